@@ -1,0 +1,129 @@
+# InferenceGym JAX. `make` lists the targets.
+#
+# Each target makes .venv if there is none and installs what it needs, once: a stamp file per set of extras in
+# .venv/.stamps says that it is there, and is older than pyproject.toml or constraints.txt when it must be done again.
+# A fresh machine needs Python 3.11 or later, make and git.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMPS := $(VENV)/.stamps
+PYTEST_ARGS ?=
+ARGS ?=
+
+# The first interpreter that is 3.11 or later; `make PYTHON=/path/to/python test` overrules it.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	if $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done)
+
+# Extras of each set, and the packages that it takes without their dependencies. rich draws the progress of every script.
+EXTRAS_demo := demo
+EXTRAS_test := server,demo,train,gym,client,cli,dev
+EXTRAS_ci := server,demo,train,gym,client,cli,rejax,dev
+EXTRAS_bench := bench,train,server,client
+EXTRAS_table := demo
+EXTRAS_serve := server
+EXTRAS_policies := train
+EXTRAS_docs := docs
+EXTRAS_live := client,cli,demo
+EXTRAS_rejax := rejax
+EXTRAS_sb3 := sb3
+EXTRAS_notebook := notebook,train,gym,client
+NODEPS_test := openenv
+NODEPS_ci := openenv aiconfigurator-core
+NODEPS_table := aiconfigurator-core
+NODEPS_bench := openenv
+NODEPS_serve := openenv
+# Everything in the lock but what is installed without dependencies.
+LOCKED := server demo train gym client cli tensorboard sb3 rejax bench docs notebook dev
+LOCKED_NODEPS := openenv==0.10.0 aiconfigurator-core==0.12.0
+
+# uv where pip could fetch it (ten times faster), pip otherwise.
+INSTALL = $$( [ -x $(VENV)/bin/uv ] && echo $(VENV)/bin/uv pip install --quiet --python $(PY) || echo $(PY) -m pip install --quiet ) -c constraints.txt
+export UV_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test lint format bench table serve policies docs live install-% lock wheel clean
+.PRECIOUS: $(STAMPS)/%
+
+help: ## Show this list
+	@echo "InferenceGym JAX: an RL environment for LLM inference control. make TARGET:"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "Each target installs what it needs into $(VENV), once."
+
+demo: $(STAMPS)/demo ## Score four policies on all tasks and draw demo.png (under 3 minutes from a fresh clone)
+	$(PY) -m training.demo $(ARGS)
+
+test: $(STAMPS)/test ## Run the tests on the CPU (PYTEST_ARGS="-k grader" narrows them)
+	JAX_PLATFORMS=cpu $(PY) -m pytest -q --timeout 900 $(PYTEST_ARGS)
+
+lint: $(STAMPS)/test ## Check style, formatting and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pyright
+
+format: $(STAMPS)/test ## Mend style and formatting in place
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(STAMPS)/bench ## Measure speed against other environments
+	$(PY) -m benchmarks $(ARGS)
+
+table: $(STAMPS)/table ## Build the latency table from measured kernels (ARGS="--system h100_sxm" for another GPU)
+	$(PY) data/build_table.py $(ARGS)
+
+serve: $(STAMPS)/serve ## Start the server and its page on port 7860
+	$(PY) -m server $(ARGS)
+
+policies: $(STAMPS)/policies ## Train the policies that ship in data/policies
+	$(PY) -m training policies $(ARGS)
+
+docs: $(STAMPS)/docs ## Build the documentation into site/
+	$(PY) -m mkdocs build --strict $(ARGS)
+
+live: $(STAMPS)/live ## Run the benchmarks against a real engine
+	$(PY) -m benchmarks.live $(ARGS)
+
+install-%: $(STAMPS)/% ; @echo "$(VENV) holds what '$*' needs"
+
+lock: $(STAMPS)/uv ## Bring constraints.txt up to date (commit the result)
+	{ echo "# Exact versions of everything that any extra installs, made by \`make lock\`."; \
+	  echo "# Use: pip install -c constraints.txt -e '.[dev]'"; \
+	  $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate $(LOCKED:%=--extra %) pyproject.toml; \
+	  echo "# Installed with --no-deps only: what they use of their own dependencies is among the extras."; \
+	  printf '%s\n' $(LOCKED_NODEPS); } > constraints.new
+	mv constraints.new constraints.txt
+
+wheel: $(STAMPS)/test ## Build the wheel and the source archive into dist/
+	$(PY) -m build --no-isolation --outdir dist .
+
+clean: ## Remove .venv, caches and builds
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMPS)/uv:
+	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or later with the venv module was found. Install one (Debian: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; fi
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "$(PYTHON) cannot make a virtual environment (Debian: apt-get install python3-venv)." >&2; exit 1; }
+	@$(PY) -m pip install --quiet -c constraints.txt uv || echo "uv could not be installed; going on with pip, which is slower." >&2
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/%: pyproject.toml constraints.txt | $(STAMPS)/uv
+	@[ -n "$(EXTRAS_$*)" ] || { echo "There is no set of extras named '$*'." >&2; exit 1; }
+	@echo "Installing the library with [$(EXTRAS_$*)]$(if $(NODEPS_$*), and $(NODEPS_$*)) into $(VENV)"
+	@$(INSTALL) -e ".[$(EXTRAS_$*)]"
+	@$(if $(NODEPS_$*),$(INSTALL) --no-deps $(NODEPS_$*),true)
+	@touch $@
+
+# The CPU build of torch, a tenth of the size, where its index can be reached; PyPI's otherwise.
+$(STAMPS)/sb3: pyproject.toml constraints.txt | $(STAMPS)/uv
+	@echo "Installing the library with [$(EXTRAS_sb3)] into $(VENV)"
+	@$(VENV)/bin/uv pip install --quiet --python $(PY) -c constraints.txt --torch-backend cpu -e ".[$(EXTRAS_sb3)]" \
+	  || $(INSTALL) -e ".[$(EXTRAS_sb3)]"
+	@touch $@

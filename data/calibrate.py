@@ -1,0 +1,126 @@
+"""Find every normaliser that is not measured, by search, and write them to ``data/calibration.json`` with how they were found.
+
+    python data/calibrate.py            writes data/calibration.json; the same bytes on every run
+    python data/calibrate.py --check    compares with the file instead and exits 1 if it differs
+
+What it may set (SPEC section 6) and how:
+
+optimal_tps      per task: the highest mean throughput of any static action that is never out of memory and, where any action
+                 manages it, keeps the mean TTFT within the SLO; exhaustive search, every action on the same seeds.
+best_static      per task: the static action with the highest mean score by the task's grader in the same search.
+cost_normaliser  per task: mean cost_per_1k of the baseline action, so that C = 1 in the reward is the baseline's cost.
+cost_scale, output length, throughput floor: properties of the table and of the graders; this script reports where the
+                 baseline's scores land and fails loudly when one leaves its range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from inferencegym_jax import policies, solver  # noqa: E402
+from inferencegym_jax.environment import Environment  # noqa: E402
+from inferencegym_jax.grader import score_aggregates  # noqa: E402
+from inferencegym_jax.rollout import evaluate  # noqa: E402
+from inferencegym_jax.table import LatencyTable, load_table  # noqa: E402
+from inferencegym_jax.tasks import TaskSpec, make_params, task_specs  # noqa: E402
+
+OUT = ROOT / "data" / "calibration.json"
+SEEDS = 64
+BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+KV_BUDGETS = (0.1, 0.175, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+BASELINE_RANGES = {
+    "static-uniform": (0.30, 0.40),
+    "bursty-sharegpt": (0.22, 0.32),
+    "adversarial-multi-tenant": (0.18, 0.28),
+}
+
+
+def rounded(value: float) -> float:
+    """Six significant digits: enough for a normaliser, and the same on machines whose last bits differ."""
+    return float(f"{float(value):.6g}")
+
+
+def calibrate_task(spec: TaskSpec, table: LatencyTable) -> dict[str, object]:
+    """One task's entry of the file."""
+    params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0})
+    env = Environment(table, params)
+    seeds = np.arange(SEEDS)
+    actions = solver.static_actions(env, params, BATCH_SIZES, KV_BUDGETS)
+    found = solver.search_static(env, params, actions, seeds)
+    best = solver.optimal_throughput(found, spec.slo_ttft_ms[0])
+    base = evaluate(env, params, policies.baseline, seeds)
+    norms = {
+        "optimal_tps": rounded(found.means.mean_tps[best]),
+        "cost_normaliser": rounded(np.asarray(base.total_cost).mean(dtype=np.float64) / int(params.episode_length)),
+        "throughput_floor": 0.0,
+    }
+    scores = score_aggregates(spec, found.per_seed, norms)["score"].mean(axis=1)
+    top = int(np.argmax(scores))
+    baseline_scores = score_aggregates(spec, base, norms)["score"]
+    return {
+        **norms,
+        "optimal_action": actions[best],
+        "optimal_mean_ttft_ms": rounded(found.means.mean_ttft_p50_ms[best]),
+        "best_static": {"action": actions[top], "mean_score": rounded(scores[top])},
+        "baseline": {
+            "score_seed_0": rounded(baseline_scores[0]),
+            "mean_score": rounded(baseline_scores.mean()),
+            "expected_range": list(BASELINE_RANGES[spec.name]),
+        },
+        "static_actions_searched": len(actions),
+    }
+
+
+def main() -> int:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the committed file instead of writing it")
+    arguments = parser.parse_args()
+    table = load_table()
+    result = {
+        "made_by": "python data/calibrate.py",
+        "table_digest": table.digest,
+        "cost_scale": float(table.metadata.get("cost_scale", "nan")),
+        "output_length": table.output_length,
+        "seeds": f"0 to {SEEDS - 1}",
+        "batch_sizes": list(BATCH_SIZES),
+        "kv_budgets": list(KV_BUDGETS),
+        "how": [" ".join(line.split()) for line in (__doc__ or "").split("\n\n")[-1].splitlines() if line.strip()],
+        "tasks": {spec.name: calibrate_task(spec, table) for spec in task_specs().values()},
+    }
+    text = json.dumps(result, indent=1) + "\n"
+    missed = 0
+    for name, entry in result["tasks"].items():
+        low, high = BASELINE_RANGES[name]
+        score = entry["baseline"]["score_seed_0"]
+        missed += not low <= score <= high
+        print(
+            f"{name}: baseline {score:.3f} (range {low} to {high}), mean {entry['baseline']['mean_score']:.3f}; "
+            f"best static {entry['best_static']['mean_score']:.3f} {entry['best_static']['action']}; "
+            f"optimal {entry['optimal_tps']:.0f} tokens/s {entry['optimal_action']}"
+        )
+    if arguments.check:
+        same = OUT.read_text() == text
+        print(
+            "data/calibration.json is up to date"
+            if same
+            else "data/calibration.json differs: run python data/calibrate.py"
+        )
+        return 0 if same and not missed else 1
+    OUT.write_text(text)
+    print(f"wrote {OUT.relative_to(ROOT)}")
+    if missed:
+        print(f"{missed} baseline scores are outside their range", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,273 @@
+"""The environment: gymnax's interface over the pure step.
+
+``state, action, params -> workload -> simulator -> reward -> observation``. ``Environment`` holds static configuration only
+(the latency table); everything that differs between tasks or episodes is in params and state.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax import random, workload
+from inferencegym_jax.models import (
+    KNOBS,
+    OBSERVATION,
+    EnvParams,
+    EnvState,
+    ServeAction,
+    ServeObservation,
+    check_action,
+    is_traced,
+)
+from inferencegym_jax.reward import reward, violation_rate
+from inferencegym_jax.simulator import TableGrid, kv_occupancy, simulate
+from inferencegym_jax.spaces import Space, action_space, observation_space
+from inferencegym_jax.table import LatencyTable
+
+
+class Environment:
+    """LLM serving under control of five knobs, one action a simulated second.
+
+    Same calls as a gymnax 1.x ``Environment``: ``reset``, ``step`` (with auto-reset), ``reset_env``, ``step_env``, spaces.
+    Two environments over equal tables are equal, so ``jax.jit`` with a static environment compiles once for all tasks.
+    """
+
+    def __init__(self, table: LatencyTable, default_params: EnvParams):
+        self.grid = TableGrid(table)
+        self._default_params = default_params
+
+    def __hash__(self) -> int:
+        """Hash of the table's content."""
+        return hash(self.grid)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other environment has the same table."""
+        return isinstance(other, Environment) and self.grid == other.grid
+
+    @property
+    def name(self) -> str:
+        """Name of the environment."""
+        return "InferenceGym"
+
+    @property
+    def table(self) -> LatencyTable:
+        """The latency table."""
+        return self.grid.table
+
+    @property
+    def default_params(self) -> EnvParams:
+        """Params of the task that the environment was made for."""
+        return self._default_params
+
+    @property
+    def num_actions(self) -> int:
+        """Number of knobs."""
+        return len(KNOBS)
+
+    def reset(self, key: jax.Array, params: EnvParams | None = None) -> tuple[ServeObservation, EnvState]:
+        """Start an episode whose seed is drawn from a JAX key (typed or raw).
+
+        Returns:
+            (observation before any request was seen, state).
+        """
+        return self.reset_env(key, params)
+
+    def reset_seed(self, seed: int | jax.Array, params: EnvParams | None = None) -> tuple[ServeObservation, EnvState]:
+        """Start the episode of an integer seed: the seed of the HTTP contract.
+
+        Args:
+            seed: 0 to 4294967295 (a traced or array seed is taken as uint32).
+            params: the task; default: the one that the environment was made for.
+
+        Raises:
+            ValueError: a Python seed outside that range.
+        """
+        params = self.default_params if params is None else params
+        if isinstance(seed, bool) or (isinstance(seed, int) and not 0 <= seed < 2**32):
+            raise ValueError(f"seed = {seed!r}: must be a whole number from 0 to {2**32 - 1}")
+        return self._reset_jit(jnp.asarray(seed, jnp.uint32), params)
+
+    def reset_env(self, key: jax.Array, params: EnvParams | None = None) -> tuple[ServeObservation, EnvState]:
+        """Same as ``reset``: gymnax's name for the reset without wrappers."""
+        params = self.default_params if params is None else params
+        return self._reset_jit(random.seed_of_key(key), params)
+
+    def step(
+        self, key: Any, state: EnvState, action: ServeAction, params: EnvParams | None = None
+    ) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+        """One second of serving, with auto-reset after the last step.
+
+        Args:
+            key: ignored (randomness comes from the state's counters); there for gymnax's signature.
+            state: from ``reset`` or ``step``.
+            action: a ``ServeAction``. Outside jit a value out of range raises; a traced one is clamped at the edge.
+            params: the task.
+
+        Returns:
+            (observation, state, reward float32, terminated bool, truncated bool, info). After the last step observation and
+            state are those of the next episode, whose seed is derived from (seed, episode number), and
+            ``info["final_observation"]`` is the last observation of the finished one.
+
+        Raises:
+            TypeError, ValueError: see ``check_action``.
+        """
+        del key
+        params = self.default_params if params is None else params
+        self.check_action(action)
+        return self._step_jit(state, action.as_arrays(), params)
+
+    def step_env(
+        self, key: Any, state: EnvState, action: ServeAction, params: EnvParams | None = None
+    ) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
+        """One second of serving without auto-reset; gymnax's five values (observation, state, reward, terminated, info).
+
+        Past the episode's end the state stays as it is, the reward is 0 and the observation and metrics are those of
+        one more second that is not counted.
+        """
+        del key
+        params = self.default_params if params is None else params
+        self.check_action(action)
+        return self._step_env_jit(state, action.as_arrays(), params)
+
+    def check_action(self, action: ServeAction) -> None:
+        """Raise for a concrete action outside the knobs' ranges or the table's; see ``models.check_action``."""
+        check_action(action)
+        if is_traced(action):
+            return
+        import numpy as np
+
+        for name in ("spec_length", "quant_tier", "prefill_disagg"):
+            nodes = self.table.axes[name]
+            value = np.asarray(getattr(action, name), np.float64)
+            if len(nodes) > 1 and not np.isin(value, nodes).all():
+                raise ValueError(f"{name} = {value}: this latency table has {', '.join(f'{x:g}' for x in nodes)}")
+
+    def is_truncated(self, state: EnvState, params: EnvParams) -> jax.Array:
+        """bool: has the episode reached its length."""
+        return state.time >= params.episode_length
+
+    def is_terminated(self, state: EnvState, params: EnvParams) -> jax.Array:
+        """bool: always false, an episode ends by truncation only."""
+        del params
+        return jnp.zeros_like(state.time, jnp.bool_)
+
+    def action_space(self, params: EnvParams | None = None) -> Space:
+        """The five knobs with their ranges; knobs that the task locks are listed in ``locked``."""
+        return action_space(self.default_params if params is None else params)
+
+    def observation_space(self, params: EnvParams | None = None) -> Space:
+        """The twelve observation fields with their ranges."""
+        del params
+        return observation_space()
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _reset_jit(self, seed: jax.Array, params: EnvParams) -> tuple[ServeObservation, EnvState]:
+        return initial(seed, jnp.zeros_like(seed, jnp.int32), params)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _step_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
+        final_observation, after, gain, terminated, info = transition(self.grid, state, action, params)
+        truncated = self.is_truncated(after, params)
+        done = terminated | truncated
+        episode = state.episode + 1
+        fresh_observation, fresh = initial(random.episode_seed(state.seed, episode), episode, params)
+        observation, after = jax.tree.map(
+            functools.partial(_choose, done), (fresh_observation, fresh), (final_observation, after)
+        )
+        info = {**info, "terminated": terminated, "truncated": truncated, "final_observation": final_observation}
+        return observation, after, gain, terminated, truncated, info
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _step_env_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
+        over = self.is_truncated(state, params)
+        observation, after, gain, terminated, info = transition(self.grid, state, action, params)
+        after = jax.tree.map(functools.partial(_choose, over), state, after)
+        return observation, after, jnp.where(over, 0.0, gain), terminated, info
+
+
+def _choose(flag: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
+    wide = jnp.reshape(flag, flag.shape + (1,) * (jnp.ndim(no) - jnp.ndim(flag)))
+    return jnp.where(wide, yes, no)
+
+
+def initial(seed: jax.Array, episode: jax.Array, params: EnvParams) -> tuple[ServeObservation, EnvState]:
+    """The state of an episode before its first step and what the agent sees of it: nothing yet.
+
+    Fields that no request has given a value stand at their lowest; class shares are the task's.
+    """
+    zero = jnp.zeros_like(seed, jnp.float32)
+    none = jnp.zeros_like(seed, jnp.int32)
+    shares = jnp.broadcast_to(jnp.asarray(params.class_shares, jnp.float32), (*jnp.shape(seed), 3))
+    state = EnvState(
+        seed=seed,
+        episode=episode,
+        time=none,
+        queue=none,
+        arrival_ema=zero,
+        class_counts=jnp.zeros_like(shares, jnp.int32),
+        cost_so_far=zero,
+    )
+    fields: dict[str, Any] = {name: zero + spec.low for name, spec in OBSERVATION.items() if spec.size == 1}
+    return ServeObservation(**{**fields, "priority_distribution": shares}), state
+
+
+def effective_action(table: LatencyTable, action: ServeAction, params: EnvParams) -> ServeAction:
+    """The knobs in force: locked ones at the baseline's value, traced ones outside their range clamped at the edge."""
+    fields = {}
+    for i, (name, knob) in enumerate(KNOBS.items()):
+        value = getattr(action, name)
+        low, high = (min(knob.choices), max(knob.choices)) if knob.choices else (knob.low, knob.high)
+        if knob.kind != "bool":
+            value = jnp.clip(value, jnp.asarray(low, value.dtype), jnp.asarray(high, value.dtype))
+        default = jnp.asarray(table.knob_defaults[name], value.dtype)
+        fields[name] = jnp.where(params.active[..., i], value, default)
+    return ServeAction(**fields)
+
+
+def transition(
+    grid: TableGrid, state: EnvState, action: ServeAction, params: EnvParams
+) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
+    """The pure step: one second of serving, no auto-reset.
+
+    Args:
+        grid: the latency table.
+        state: before the step; fields are scalars, batched under vmap.
+        action: knobs as arrays.
+        params: the task.
+
+    Returns:
+        (observation, state after the step, reward float32, terminated bool, info).
+    """
+    action = effective_action(grid.table, action, params)
+    traffic, class_counts = workload.advance(state, action.batch_size, params)
+    metrics, oom = simulate(grid, action, traffic, state.seed, state.time, params)
+    gain = reward(metrics, traffic.queue_depth, params)
+    after = EnvState(
+        seed=state.seed,
+        episode=state.episode,
+        time=state.time + 1,
+        queue=traffic.queue_depth,
+        arrival_ema=traffic.arrival_rate,
+        class_counts=class_counts,
+        cost_so_far=state.cost_so_far + metrics.cost_per_1k,
+    )
+    observation = ServeObservation(
+        queue_depth=traffic.queue_depth.astype(jnp.float32),
+        mean_prompt_len=traffic.mean_prompt_len,
+        arrival_rate=jnp.minimum(traffic.arrival_rate, OBSERVATION["arrival_rate"].high),
+        kv_cache_occupancy=kv_occupancy(grid, metrics.gpu_memory_gb, action.quant_tier, params),
+        ttft_p50=jnp.minimum(metrics.ttft_p50_ms, OBSERVATION["ttft_p50"].high),
+        tpot_p50=jnp.minimum(metrics.tpot_ms, OBSERVATION["tpot_p50"].high),
+        slo_violation_rate=violation_rate(metrics, traffic.queue_depth),
+        gpu_memory_used_gb=metrics.gpu_memory_gb,
+        spec_accept_rate=metrics.spec_accept_rate,
+        priority_distribution=traffic.priority_distribution,
+        timestep=after.time.astype(jnp.float32),
+        cost_so_far=after.cost_so_far,
+    )
+    info = {"timestep": after.time, "metrics": metrics, "workload": traffic, "oom": oom}
+    return observation, after, gain, jnp.zeros_like(oom), info

@@ -1,0 +1,164 @@
+"""GPU physics of one second: look the table up, correct for acceptance, add the queue's delay and noise, count violations.
+
+Data flows ``action, workload -> table -> metrics``. SPEC section 4, steps 2 to 4.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inferencegym_jax import random
+from inferencegym_jax.interpolation import locate, trilinear
+from inferencegym_jax.models import EnvParams, MetricsSnapshot, ServeAction, WorkloadState
+from inferencegym_jax.table import DISCRETE, METRICS, LatencyTable
+
+LATENCY_FLOOR_MS = 1.0
+
+
+@dataclass(frozen=True)
+class TableGrid:
+    """A latency table laid out for lookups; static, hashed by the table's content.
+
+    The flat array holds (spec, quant, disagg) combinations one after another, then batch, kv budget, prompt and, fastest,
+    the six metrics: the two prompt corners of a lookup lie side by side, 48 bytes in one or two cache lines.
+    """
+
+    table: LatencyTable
+
+    @functools.cached_property
+    def flat(self) -> np.ndarray:
+        """float32[combinations * batch * kv * prompt * metrics]."""
+        return np.ascontiguousarray(self.table.values).ravel()
+
+    def __hash__(self) -> int:
+        """Hash of the table's content."""
+        return hash(self.table)
+
+    def lookup(self, action: ServeAction, prompt_len: jax.Array) -> dict[str, jax.Array]:
+        """All six metrics at (batch_size, kv_budget, prompt length): linear in the raw coordinates, clamped at the edges,
+        exact on spec_length, quant_tier and prefill_disagg (a traced value that the table lacks takes the next lower one).
+
+        Args:
+            action: fields of any batch shape.
+            prompt_len: float32, tokens, of the same shape.
+
+        Returns:
+            Metric name -> float32 of that shape.
+        """
+        table = self.table
+        shape = table.values.shape
+        combination = jnp.zeros_like(prompt_len, jnp.int32)
+        for name in DISCRETE:
+            value = getattr(action, name)
+            index = sum(
+                ((value >= node).astype(jnp.int32) for node in table.axes[name][1:]), jnp.zeros_like(combination)
+            )
+            combination = combination * len(table.axes[name]) + index
+        coordinates = (action.batch_size.astype(jnp.float32), action.kv_budget, prompt_len)
+        found = [
+            locate(x, table.axes[key])
+            for x, key in zip(coordinates, ("batch_size", "kv_budget", "prompt_len_bucket"), strict=True)
+        ]
+        cells, places = zip(*found, strict=True)
+        block = int(np.prod(shape[3:]))
+        columns = trilinear(jnp.asarray(self.flat), combination * block, shape[3:], cells, places)
+        return dict(zip(METRICS, columns, strict=True))
+
+
+def tokens_per_verification(acceptance: jax.Array | float, spec_length: jax.Array) -> jax.Array:
+    """Expected tokens that one verification of ``spec_length`` drafts yields, ``(1 - a^(k+1)) / (1 - a)``.
+
+    Leviathan, Kalman and Matias, "Fast Inference from Transformers via Speculative Decoding", ICML 2023, eq. 1. Written as
+    the sum 1 + a + ... + a^k over the allowed lengths, which needs no division and holds at a = 1.
+    """
+    a = jnp.asarray(acceptance, jnp.float32)
+    square = a * a
+    fourth = square * square
+    two = 1.0 + a
+    three = two + square
+    five = 1.0 + a * (two * (1.0 + square))
+    nine = five + fourth * a * (two * (1.0 + square))
+    options = ((1, two), (2, three), (4, five), (8, nine))
+    result = jnp.ones_like(a * spec_length)
+    for length, tokens in options:
+        result = jnp.where(spec_length >= length, tokens, result)
+    return result
+
+
+def accept_rate(params: EnvParams, bucket: jax.Array, spec_length: jax.Array) -> jax.Array:
+    """Accepted share of drafted tokens: ``base (1 - 0.1 bucket) / (1 + 0.15 k)``, floored at 0 (SPEC 4); any k."""
+    rate = params.acceptance * (1.0 - 0.1 * bucket) / (1.0 + 0.15 * spec_length)
+    return jnp.maximum(rate, 0.0)
+
+
+def latency_noise(seed: jax.Array, step: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two independent factors N(1, sigma): one for both TTFT percentiles of the second (so that p99 stays above p50),
+    one for TPOT."""
+    first, second, _, _ = random.hash4(seed, step, random.NOISE)
+    return 1.0 + sigma * random.normal(first), 1.0 + sigma * random.normal(second)
+
+
+def simulate(
+    grid: TableGrid,
+    action: ServeAction,
+    workload: WorkloadState,
+    seed: jax.Array,
+    step: jax.Array,
+    params: EnvParams,
+) -> tuple[MetricsSnapshot, jax.Array]:
+    """What one second of serving measures.
+
+    Args:
+        grid: the latency table.
+        action: knobs in force (locked ones already forced), as arrays.
+        workload: the step's traffic and queue.
+        seed: uint32, the episode's seed.
+        step: int32, the step's number.
+        params: the task.
+
+    Returns:
+        The metrics and the out-of-memory flag.
+    """
+    found = grid.lookup(action, workload.mean_prompt_len)
+    rate = accept_rate(params, workload.prompt_len_bucket, action.spec_length)
+    reference = tokens_per_verification(grid.table.reference_acceptance, action.spec_length)
+    gain = tokens_per_verification(rate, action.spec_length) / reference
+
+    delay = 1000.0 * workload.queue_depth / action.batch_size
+    ttft_noise, tpot_noise = latency_noise(seed, step, params.noise_sigma)
+    ttft_p50 = jnp.maximum((found["ttft_p50_ms"] + delay) * ttft_noise, LATENCY_FLOOR_MS)
+    ttft_p99 = jnp.maximum((found["ttft_p99_ms"] + delay) * ttft_noise, LATENCY_FLOOR_MS)
+    tpot = jnp.maximum(found["tpot_ms"] / gain * tpot_noise, LATENCY_FLOOR_MS)
+
+    over = (ttft_p50[..., None] > params.slo_ms).astype(jnp.float32)
+    over_share = (workload.priority_distribution * over).sum(axis=-1)
+    # an ulp below a whole number must not lose a request
+    violations = jnp.floor(workload.queue_depth * over_share + 1e-3).astype(jnp.int32) + workload.rejected
+
+    oom = found["gpu_mem_gb"] > params.oom_limit_gb
+    violations = jnp.where(oom, jnp.maximum(action.batch_size, 5 * violations), violations)
+    metrics = MetricsSnapshot(
+        ttft_p50_ms=ttft_p50,
+        ttft_p99_ms=ttft_p99,
+        tpot_ms=tpot,
+        tokens_per_sec=jnp.where(oom, 0.0, found["tps"] * gain),
+        gpu_memory_gb=jnp.minimum(found["gpu_mem_gb"], params.oom_limit_gb),
+        cost_per_1k=found["cost_per_1k"],
+        spec_accept_rate=jnp.where(action.spec_length > 0, rate, 0.0),
+        eviction_events=jnp.floor((1.0 - action.kv_budget) * workload.queue_depth).astype(jnp.int32),
+        slo_violations=violations,
+    )
+    return metrics, oom
+
+
+def kv_occupancy(grid: TableGrid, memory_gb: jax.Array, quant_tier: jax.Array, params: EnvParams) -> jax.Array:
+    """Share of the memory left beside weights and runtime that is in use, in [0, 1]."""
+    base = jnp.zeros_like(memory_gb)
+    for node, memory in zip(grid.table.axes["quant_tier"], grid.table.base_memory_gb, strict=True):
+        base = jnp.where(quant_tier >= node, jnp.float32(memory), base)
+    return jnp.clip((memory_gb - base) / jnp.maximum(params.oom_limit_gb - base, 1e-3), 0.0, 1.0)
