@@ -1,12 +1,14 @@
-"""Find every normaliser that is not measured, by search, and write them to ``data/calibration.json`` with how they were found.
+"""Find every normaliser that is not measured, by search, and write them to ``data/calibration.json`` with how they
+were found.
 
     python data/calibrate.py            writes data/calibration.json; the same bytes on every run
     python data/calibrate.py --check    compares with the file instead and exits 1 if it differs
 
 What it may set (SPEC section 6) and how:
 
-optimal_tps      per task: the highest mean throughput of any static action that is never out of memory and, where any action
-                 manages it, keeps the mean TTFT within the SLO; exhaustive search, every action on the same seeds.
+optimal_tps      per task: the highest mean throughput of any static action that is never out of memory and, where any
+                 action manages it, keeps the mean TTFT within the SLO; exhaustive search, every action on the same
+                 seeds.
 best_static      per task: the static action with the highest mean score by the task's grader in the same search.
 cost_normaliser  per task: mean cost_per_1k of the baseline action, so that C = 1 in the reward is the baseline's cost.
 cost_scale, output length, throughput floor: properties of the table and of the graders; this script reports where the

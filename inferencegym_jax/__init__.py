@@ -8,7 +8,7 @@
 Data flows one way: table -> interpolation -> workload -> simulator -> reward -> environment -> rollout.
 """
 
-from inferencegym_jax import grader, policies
+from inferencegym_jax import grader, policies, wrappers
 from inferencegym_jax._version import __version__
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.grader import grade
@@ -22,16 +22,20 @@ from inferencegym_jax.models import (
     ServeObservation,
     WorkloadState,
 )
+from inferencegym_jax.objects import GraderModule, InferenceEnv, TraceSimulator, WorkloadGenerator
 from inferencegym_jax.registry import make
 from inferencegym_jax.rollout import EpisodeStatistics, Trajectory, evaluate, rollout, stack_params
 from inferencegym_jax.table import LatencyTable, TableError, load_table
 from inferencegym_jax.tasks import TaskSpec, get_task, task_specs
+from inferencegym_jax.verification import verify
 
 __all__ = [
     "EnvParams",
     "EnvState",
     "Environment",
     "EpisodeStatistics",
+    "GraderModule",
+    "InferenceEnv",
     "LatencyTable",
     "MetricsSnapshot",
     "Phase",
@@ -40,7 +44,9 @@ __all__ = [
     "ServeObservation",
     "TableError",
     "TaskSpec",
+    "TraceSimulator",
     "Trajectory",
+    "WorkloadGenerator",
     "WorkloadState",
     "__version__",
     "evaluate",
@@ -53,4 +59,6 @@ __all__ = [
     "rollout",
     "stack_params",
     "task_specs",
+    "verify",
+    "wrappers",
 ]

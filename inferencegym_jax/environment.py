@@ -1,7 +1,7 @@
 """The environment: gymnax's interface over the pure step.
 
-``state, action, params -> workload -> simulator -> reward -> observation``. ``Environment`` holds static configuration only
-(the latency table); everything that differs between tasks or episodes is in params and state.
+``state, action, params -> workload -> simulator -> reward -> observation``. ``Environment`` holds static
+configuration only (the latency table); everything that differs between tasks or episodes is in params and state.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from inferencegym_jax.table import LatencyTable
 class Environment:
     """LLM serving under control of five knobs, one action a simulated second.
 
-    Same calls as a gymnax 1.x ``Environment``: ``reset``, ``step`` (with auto-reset), ``reset_env``, ``step_env``, spaces.
-    Two environments over equal tables are equal, so ``jax.jit`` with a static environment compiles once for all tasks.
+    Same calls as a gymnax 1.x ``Environment``: ``reset``, ``step`` (with auto-reset), ``reset_env``, ``step_env``,
+    spaces. Two environments over equal tables are equal, so ``jax.jit`` with a static environment compiles once for
+    all tasks.
     """
 
     def __init__(self, table: LatencyTable, default_params: EnvParams):
@@ -108,8 +109,8 @@ class Environment:
             params: the task.
 
         Returns:
-            (observation, state, reward float32, terminated bool, truncated bool, info). After the last step observation and
-            state are those of the next episode, whose seed is derived from (seed, episode number), and
+            (observation, state, reward float32, terminated bool, truncated bool, info). After the last step
+            observation and state are those of the next episode, whose seed is derived from (seed, episode number), and
             ``info["final_observation"]`` is the last observation of the finished one.
 
         Raises:
@@ -123,7 +124,8 @@ class Environment:
     def step_env(
         self, key: Any, state: EnvState, action: ServeAction, params: EnvParams | None = None
     ) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
-        """One second of serving without auto-reset; gymnax's five values (observation, state, reward, terminated, info).
+        """One second of serving without auto-reset; gymnax's five values (observation, state, reward, terminated,
+        info).
 
         Past the episode's end the state stays as it is, the reward is 0 and the observation and metrics are those of
         one more second that is not counted.

@@ -1,7 +1,8 @@
-"""Policies that need no training: the fixed baseline, uniformly random, the best static action, a hand-written controller.
+"""Policies that need no training: the fixed baseline, uniformly random, the best static action, a hand-written
+controller.
 
-Every policy is ``policy(key, observation, carry) -> ServeAction`` for one environment and runs under jit and vmap. Knobs that a
-task locks are forced to the baseline's value by the environment, so a policy may set all five.
+Every policy is ``policy(key, observation, carry) -> ServeAction`` for one environment and runs under jit and vmap.
+Knobs that a task locks are forced to the baseline's value by the environment, so a policy may set all five.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def static(action: ServeAction) -> Policy:
 
 
 def best_static(task: int | str) -> Policy:
-    """The static action with the highest mean score of an exhaustive search on the shipped table (``data/calibration.json``)."""
+    """The static action with the highest mean score of an exhaustive search on the shipped table
+    (``data/calibration.json``)."""
     return static(ServeAction(**calibration()["tasks"][get_task(task).name]["best_static"]["action"]))
 
 

@@ -28,8 +28,10 @@ def make(
 
     Args:
         task: 1, 2, 3 or a name ("static-uniform", "bursty-sharegpt", "adversarial-multi-tenant").
-        table: a latency table of your own (parquet, CSV or ``LatencyTable``); its throughput and cost normalisers are then
-            found by an exhaustive search over its static actions, which takes a few seconds once. Default: the shipped one.
+        table: a latency table of your own (parquet, CSV or ``LatencyTable``); its throughput and cost normalisers are
+        then
+            found by an exhaustive search over its static actions, which takes a few seconds once. Default: the
+            shipped one.
         config: overrides among alpha, beta, gamma, delta and slo_ttft_ms.
 
     Raises:
@@ -44,7 +46,8 @@ def make(
 
 
 def normalisers(spec: TaskSpec, table: LatencyTable) -> dict[str, float]:
-    """``optimal_tps`` and ``cost_normaliser`` of a task on a table: the shipped calibration's where it is that table's."""
+    """``optimal_tps`` and ``cost_normaliser`` of a task on a table: the shipped calibration's where it is that
+    table's."""
     shipped = calibration()
     if table.digest == shipped["table_digest"]:
         return shipped["tasks"][spec.name]

@@ -1,7 +1,7 @@
 """Whole episodes in one compiled call: ``jit(scan(vmap))`` over seeds, tasks or both.
 
-``rollout`` returns every step; ``evaluate`` keeps running statistics instead, so that thousands of episodes move no memory
-beyond the state.
+``rollout`` returns every step; ``evaluate`` keeps running statistics instead, so that thousands of episodes move no
+memory beyond the state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from inferencegym_jax.models import (
 )
 
 Policy: TypeAlias = Callable[[jax.Array, ServeObservation, Any], Any]
-"""``policy(key, observation, carry)`` for one environment returns a ``ServeAction``, or (``ServeAction``, new carry)."""
+"""``policy(key, observation, carry)`` for one environment returns a ``ServeAction``, or (``ServeAction``, new
+carry)."""
 
 
 @jax.tree_util.register_dataclass

@@ -1,4 +1,5 @@
-"""GPU physics of one second: look the table up, correct for acceptance, add the queue's delay and noise, count violations.
+"""GPU physics of one second: look the table up, correct for acceptance, add the queue's delay and noise, count
+violations.
 
 Data flows ``action, workload -> table -> metrics``. SPEC section 4, steps 2 to 4.
 """
@@ -24,8 +25,8 @@ LATENCY_FLOOR_MS = 1.0
 class TableGrid:
     """A latency table laid out for lookups; static, hashed by the table's content.
 
-    The flat array holds (spec, quant, disagg) combinations one after another, then batch, kv budget, prompt and, fastest,
-    the six metrics: the two prompt corners of a lookup lie side by side, 48 bytes in one or two cache lines.
+    The flat array holds (spec, quant, disagg) combinations one after another, then batch, kv budget, prompt and,
+    fastest, the six metrics: the two prompt corners of a lookup lie side by side, 48 bytes in one or two cache lines.
     """
 
     table: LatencyTable
@@ -40,8 +41,9 @@ class TableGrid:
         return hash(self.table)
 
     def lookup(self, action: ServeAction, prompt_len: jax.Array) -> dict[str, jax.Array]:
-        """All six metrics at (batch_size, kv_budget, prompt length): linear in the raw coordinates, clamped at the edges,
-        exact on spec_length, quant_tier and prefill_disagg (a traced value that the table lacks takes the next lower one).
+        """All six metrics at (batch_size, kv_budget, prompt length): linear in the raw coordinates, clamped at the
+        edges, exact on spec_length, quant_tier and prefill_disagg (a traced value that the table lacks takes the next
+        lower one).
 
         Args:
             action: fields of any batch shape.
@@ -73,8 +75,8 @@ class TableGrid:
 def tokens_per_verification(acceptance: jax.Array | float, spec_length: jax.Array) -> jax.Array:
     """Expected tokens that one verification of ``spec_length`` drafts yields, ``(1 - a^(k+1)) / (1 - a)``.
 
-    Leviathan, Kalman and Matias, "Fast Inference from Transformers via Speculative Decoding", ICML 2023, eq. 1. Written as
-    the sum 1 + a + ... + a^k over the allowed lengths, which needs no division and holds at a = 1.
+    Leviathan, Kalman and Matias, "Fast Inference from Transformers via Speculative Decoding", ICML 2023, eq. 1.
+    Written as the sum 1 + a + ... + a^k over the allowed lengths, which needs no division and holds at a = 1.
     """
     a = jnp.asarray(acceptance, jnp.float32)
     square = a * a

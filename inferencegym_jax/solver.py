@@ -1,7 +1,7 @@
 """Exhaustive search over static actions: what is the best that never changing the knobs can do?
 
-Gives each task its throughput normaliser and the static action that a controller has to beat. ``data/calibrate.py`` runs it on the
-shipped table; ``make`` runs it, coarser, on a user's own.
+Gives each task its throughput normaliser and the static action that a controller has to beat. ``data/calibrate.py``
+runs it on the shipped table; ``make`` runs it, coarser, on a user's own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.environment import Environment
@@ -110,7 +109,8 @@ def optimal_throughput(search: StaticSearch, slo_ms: float) -> int:
 
 
 def normalise(env: Environment, params: EnvParams, seeds: Any) -> tuple[dict[str, float], StaticSearch]:
-    """Normalisers of a task on any table: ``optimal_tps`` from the search, ``cost_normaliser`` from the baseline action.
+    """Normalisers of a task on any table: ``optimal_tps`` from the search, ``cost_normaliser`` from the baseline
+    action.
 
     Returns:
         (normalisers, the search over the table's own nodes).

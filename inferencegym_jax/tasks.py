@@ -1,7 +1,7 @@
 """The task registry: names, numbers and params of each task.
 
-``data/workload_configs.json, data/calibration.json -> TaskSpec -> EnvParams``. Task differences are numbers in params, so one
-compiled step serves every task.
+``data/workload_configs.json, data/calibration.json -> TaskSpec -> EnvParams``. Task differences are numbers in
+params, so one compiled step serves every task.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def check_config(config: Mapping[str, Any] | None) -> dict[str, float]:
             strictest class).
 
     Raises:
-        ValueError: unknown key, not a number, not finite, or out of range; the message names key, value and what is allowed.
+        ValueError: unknown key, not a number, not finite, or out of range; the message names key, value and what is
+        allowed.
         TypeError: config is not a mapping.
     """
     if config is None:

@@ -48,9 +48,9 @@ def poisson(word: jax.Array, rate: jax.Array) -> jax.Array:
 
     The quantile function's Cornish-Fisher expansion with z the normal quantile of the word's uniform,
     ``floor(rate + sqrt(rate) z + (2 + z^2)/6 - (z^3 + 2z)/(72 sqrt(rate)) + (3z^4 + 7z^2 - 16)/(810 rate))``
-    (Giles, "Algorithm 955: Approximation of the Inverse Poisson Cumulative Distribution Function", ACM TOMS 42(1), 2016,
-    eq. for Q_N2). Total variation from the exact distribution: 1.4e-4 at rate 10, 2e-5 at 25, 2e-6 at 80, 7e-4 at 4;
-    rates below 4 are not accurate. Rate 0 gives 0.
+    (Giles, "Algorithm 955: Approximation of the Inverse Poisson Cumulative Distribution Function", ACM TOMS 42(1),
+    2016, eq. for Q_N2). Total variation from the exact distribution: 1.4e-4 at rate 10, 2e-5 at 25, 2e-6 at 80, 7e-4
+    at 4; rates below 4 are not accurate. Rate 0 gives 0.
     """
     z = random.normal(word)
     rate = jnp.asarray(rate, jnp.float32)
@@ -64,7 +64,8 @@ def poisson(word: jax.Array, rate: jax.Array) -> jax.Array:
 
 
 def draw_class_arrivals(seed: jax.Array, step: jax.Array, params: EnvParams) -> jax.Array:
-    """int32[..., 3] arrivals by class: a Poisson stream thinned by class shares is three independent Poisson streams."""
+    """int32[..., 3] arrivals by class: a Poisson stream thinned by class shares is three independent Poisson
+    streams."""
     total = jnp.where(is_burst_at(step, params), params.burst_rate, params.rate)
     words = random.hash4(seed, step, random.CLASSES)
     counts = [poisson(words[i], total * params.class_shares[..., i]) for i in range(3)]
@@ -91,8 +92,8 @@ def draw_traffic(seed: jax.Array, step: jax.Array, params: EnvParams) -> Traffic
 def advance(state: EnvState, batch_size: jax.Array, params: EnvParams) -> tuple[WorkloadState, jax.Array]:
     """One second of traffic and queueing.
 
-    Arrivals join the queue, ``served = min(batch_size, queue)`` leave it for the engine, and of what is left 512 may wait;
-    the rest is rejected. Requests are conserved: ``queue + arrivals = queue' + served + rejected``.
+    Arrivals join the queue, ``served = min(batch_size, queue)`` leave it for the engine, and of what is left 512 may
+    wait; the rest is rejected. Requests are conserved: ``queue + arrivals = queue' + served + rejected``.
 
     Args:
         state: the episode before the step.

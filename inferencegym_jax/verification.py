@@ -1,0 +1,176 @@
+"""Re-simulation: regenerate an episode from (task, seed, config, actions) and compare a claimed log with it.
+
+A score computed from a log that somebody wrote can be forged; the metrics of an episode cannot, because every draw is
+a function of (seed, step).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inferencegym_jax.environment import Environment
+from inferencegym_jax.grader import grade
+from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeAction, plain
+from inferencegym_jax.registry import make, normalisers
+from inferencegym_jax.table import LatencyTable
+from inferencegym_jax.tasks import get_task
+
+TOLERANCE = 1e-5  # relative; a log that went through JSON, another batch shape or another machine differs by a few ulps
+
+
+def action_from(given: Any, where: str = "action") -> ServeAction:
+    """A ``ServeAction`` of Python numbers from a mapping or an action; a missing knob takes its default.
+
+    Raises:
+        ValueError, TypeError: an unknown knob or a value out of range; ``where`` is named.
+    """
+    if isinstance(given, ServeAction):
+        return given
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{where}: got {type(given).__name__}; must be a mapping with knobs among {', '.join(KNOBS)}")
+    unknown = [key for key in given if key not in KNOBS]
+    if unknown:
+        raise ValueError(f"{where}: unknown knob {unknown[0]!r}; allowed are {', '.join(KNOBS)}")
+    return ServeAction(**given)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _replay(env: Environment, params: EnvParams, seed: jax.Array, actions: ServeAction) -> Any:
+    def body(state: Any, action: ServeAction) -> Any:
+        _, state, reward, _, info = env.step_env(None, state, action, params)
+        return state, (reward, info["metrics"])
+
+    _, state = env.reset_seed(seed, params)
+    return jax.lax.scan(body, state, actions)[1]
+
+
+def resimulate(
+    task: int | str,
+    seed: int,
+    config: Mapping[str, Any] | None,
+    actions: Sequence[Any],
+    table: str | LatencyTable | None = None,
+) -> list[dict[str, Any]]:
+    """The episode log that these actions give.
+
+    Args:
+        task: id or name.
+        seed: 0 to 4294967295.
+        config: overrides of the reset, or None.
+        actions: at most 200 actions or mappings of knobs.
+        table: latency table; default the shipped one.
+
+    Returns:
+        Entries ``{"action", "reward", "metrics"}`` of plain Python numbers.
+
+    Raises:
+        ValueError, TypeError: naming the action's index, the knob, the value and what is allowed.
+    """
+    env, params = make(task, table=table, config=config)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed = {seed!r}: must be a whole number from 0 to {2**32 - 1}")
+    if isinstance(actions, str | bytes | Mapping) or not isinstance(actions, Sequence):
+        raise TypeError(f"actions: got {type(actions).__name__}; must be a list of actions")
+    if len(actions) > EPISODE_LENGTH:
+        raise ValueError(f"actions: {len(actions)} given; an episode has at most {EPISODE_LENGTH} steps")
+    if not actions:
+        return []
+    taken = []
+    for i, given in enumerate(actions):
+        try:
+            action = action_from(given)
+            env.check_action(action)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"actions[{i}]: {error}") from error
+        taken.append(action)
+    # one compiled length serves every log: the actions are padded with the default and the padding's rows dropped
+    padded = taken + [ServeAction()] * (EPISODE_LENGTH - len(taken))
+    columns = ServeAction(**{name: np.asarray([getattr(a, name) for a in padded]) for name in KNOBS}).as_arrays()
+    rewards, metrics = _replay(env, params, jnp.asarray(seed, jnp.uint32), columns)
+    rewards, metrics = np.asarray(rewards), jax.tree.map(np.asarray, metrics)
+    return [
+        {
+            "action": action.to_dict(),
+            "reward": float(rewards[i]),
+            "metrics": plain(jax.tree.map(lambda x, row=i: x[row], metrics)),
+        }
+        for i, action in enumerate(taken)
+    ]
+
+
+def verify(
+    task: int | str,
+    seed: int,
+    config: Mapping[str, Any] | None,
+    actions: Sequence[Any],
+    episode_log: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    table: str | LatencyTable | None = None,
+) -> dict[str, Any]:
+    """Score the episode that (task, seed, config, actions) really gives, and say whether a claimed log is that episode.
+
+    Args:
+        task: id or name.
+        seed: the episode's seed.
+        config: the reset's overrides, or None.
+        actions: actions or mappings of knobs, at most 200.
+        episode_log: the claimed log; None only scores.
+        table: latency table; default the shipped one.
+
+    Returns:
+        ``grade``'s dict of the regenerated log, with ``verified`` (bool; true where nothing was claimed),
+        ``episode_log`` (the regenerated one) and, where the claim differs, ``first_difference`` {"step", "field",
+        "claimed", "simulated"}.
+    """
+    log = resimulate(task, seed, config, actions, table)
+    env, _ = make(task, table=table)
+    result = grade(task, log, normalisers(get_task(task), env.table))
+    difference = None if episode_log is None else first_difference(episode_log, log)
+    result |= {"verified": difference is None, "episode_log": log}
+    if difference is not None:
+        result["first_difference"] = difference
+        result["feedback"] += (
+            f" Not verified: the log differs at step {difference['step']}, {difference['field']}:"
+            f" claimed {difference['claimed']}, simulated {difference['simulated']}."
+        )
+    return result
+
+
+def first_difference(
+    claimed: Sequence[Mapping[str, Any]], simulated: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """Where a claimed log first leaves the simulated one, or None: integers exactly, floats to 1e-5 relative."""
+    for step, (claim, truth) in enumerate(zip(claimed, simulated, strict=False)):
+        for part in ("action", "reward", "metrics"):
+            right = truth[part]
+            left = claim.get(part) if isinstance(claim, Mapping) else None
+            pairs = (
+                [
+                    (f"{part}.{name}", left.get(name) if isinstance(left, Mapping) else None, x)
+                    for name, x in right.items()
+                ]
+                if isinstance(right, Mapping)
+                else [(part, left, right)]
+            )
+            for name, given, true in pairs:
+                if not _same(given, true):
+                    return {"step": step, "field": name, "claimed": given, "simulated": true}
+    if len(claimed) != len(simulated):
+        step = min(len(claimed), len(simulated))
+        return {"step": step, "field": "length", "claimed": len(claimed), "simulated": len(simulated)}
+    return None
+
+
+def _same(given: Any, true: Any) -> bool:
+    if isinstance(true, bool | int) and not isinstance(true, float):
+        return isinstance(given, bool | int | float) and given == true
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        return False
+    return math.isclose(given, true, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
