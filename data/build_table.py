@@ -5,8 +5,8 @@
     python data/build_table.py --check points.csv --json         # errors against measured end-to-end points
     python data/build_table.py --source synthetic --out tiny.parquet
 
-Data flow: measured kernels -> forward passes (`step_time`) -> steady state (`serving_model`) -> rows -> parquet with its
-provenance. The same arguments give the same bytes. Exit code 2 means that something asked for does not exist.
+Data flow: measured kernels -> forward passes (`step_time`) -> steady state (`serving_model`) -> rows -> parquet with
+its provenance. The same arguments give the same bytes. Exit code 2 means that something asked for does not exist.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.check_points import PointsError, check, read_points
 from data.kernels import PACKAGE, PACKAGE_VERSION, KernelDataError
 from data.serving_model import Knobs, Load, Served, serve
 from data.step_time import TIERS, Architecture, StepTimes, UnknownNameError, models, systems
 
+ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_OUT = ROOT / "data" / "traces_llama3_8b.parquet"
 DEFAULT_OUTPUT_LENGTH = 128.0
 DEFAULT_ACCEPTANCE = 0.7
@@ -82,7 +82,7 @@ def make_table(
 
 
 def write_table(table: pa.Table, metadata: dict[str, str], out: Path) -> None:
-    """Write snappy parquet with `metadata` as UTF-8 strings of the schema; no time stamp, so reruns give the same bytes."""
+    """Write snappy parquet, `metadata` as UTF-8 strings of the schema; no time stamp: a rerun gives the same bytes."""
     out.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.replace_schema_metadata(metadata), out, compression="snappy")
 
@@ -109,9 +109,10 @@ def measured_table(args: argparse.Namespace) -> tuple[pa.Table, dict[str, str]]:
 def synthetic_served(knobs: Knobs, load: Load) -> Served:
     """Formula of the synthetic table: no GPU, TTFT and TPOT linear in batch B and prompt P.
 
-    TPOT = 10 + 0.05 B + 0.001 P and TTFT = 20 + 0.1 B + 0.1 P milliseconds, p99 = 1.5 TTFT; tps = 1000 B / TPOT; memory = 16 + 0.05 B +
-    kv_budget B (P + O) 131072 / 1e9 GB. Tier i divides TPOT by 1 + i / 4; a disaggregated pair has 0.8 of TTFT and two GPUs; k
-    drafts multiply TPOT by (1 + 0.05 k) / (1 + k a / 4), at acceptance a; evicting divides TPOT by 0.5 + 0.5 kv_budget.
+    TPOT = 10 + 0.05 B + 0.001 P and TTFT = 20 + 0.1 B + 0.1 P milliseconds, p99 = 1.5 TTFT; tps = 1000 B / TPOT;
+    memory = 16 + 0.05 B + kv_budget B (P + O) 131072 / 1e9 GB. Tier i divides TPOT by 1 + i / 4; a disaggregated pair
+    has 0.8 of TTFT and two GPUs; k drafts multiply TPOT by (1 + 0.05 k) / (1 + k a / 4), at acceptance a; evicting
+    divides TPOT by 0.5 + 0.5 kv_budget.
     """
     tpot = 10 + 0.05 * knobs.batch_size + 0.001 * knobs.prompt
     tpot *= (1 + 0.05 * knobs.spec_length) / (1 + knobs.spec_length * load.acceptance / 4)
@@ -201,7 +202,7 @@ def _share(text: str) -> float:
 
 
 def command(args: argparse.Namespace) -> str:
-    """The command that rebuilds the table: arguments that differ from the defaults, without the place it is written to."""
+    """The command that rebuilds the table: arguments that differ from the defaults, without the output path."""
     defaults = parser().parse_args([])
     names = (
         "source",

@@ -1,16 +1,17 @@
 """Measured GPU kernels: read from the `aiconfigurator-core` package and interpolated. Nothing here is modelled.
 
-Data flow: parquet files of one (system, engine, version) -> `Kernels` -> `GemmGrid` and `AttentionGrid`, which answer in
-milliseconds for any shape. `step_time.py` sums them into forward passes. A measured point is returned exactly; between
-points latency is linear in each coordinate (a product a + b n + c k + d n k is therefore exact in n and k); outside the
-measured range the nearest edge is scaled by the roofline ratio, that is by bytes moved or operations done, whichever binds.
+Data flow: parquet files of one (system, engine, version) -> `Kernels` -> `GemmGrid` and `AttentionGrid`, which answer
+in milliseconds for any shape. `step_time.py` sums them into forward passes. A measured point is returned exactly;
+between points latency is linear in each coordinate (a product a + b n + c k + d n k is therefore exact in n and k);
+outside the measured range the nearest edge is scaled by the roofline ratio, that is by bytes moved or operations
+done, whichever binds.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -83,21 +84,22 @@ class GemmGrid:
 
     def _fill_missing(self) -> None:
         """Give the few unmeasured corners of the grid (largest n x k) their measured neighbour's roofline ratio."""
-        for i, j, l in np.argwhere(np.isnan(self.latency)):
-            here = (self.m[i], self.n[j], self.k[l])
+        for i, j, q in np.argwhere(np.isnan(self.latency)).tolist():
+            here = (float(self.m[i]), float(self.n[j]), float(self.k[q]))
             for di, dj, dl in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
-                near = (i - di, j - dj, l - dl)
+                near = (i - di, j - dj, q - dl)
                 if min(near) >= 0 and not np.isnan(self.latency[near]):
-                    there = (self.m[near[0]], self.n[near[1]], self.k[near[2]])
-                    self.latency[i, j, l] = self.latency[near] * self._ratio(here, there)
+                    there = (float(self.m[near[0]]), float(self.n[near[1]]), float(self.k[near[2]]))
+                    self.latency[i, j, q] = self.latency[near] * self._ratio(here, there)
                     break
 
-    def _ratio(self, wanted: tuple[float, ...], edge: tuple[float, ...]) -> float:
+    def _ratio(self, wanted: tuple[float, float, float], edge: tuple[float, float, float]) -> float:
         return self.roofline.gemm_ms(*wanted, self.weight_bytes) / self.roofline.gemm_ms(*edge, self.weight_bytes)
 
     def column(self, n: int, k: int) -> np.ndarray:
         """Latency at every measured m, shape (len(m),), for one weight matrix: bilinear in (n, k), scaled beyond."""
-        inside_n, inside_k = (float(np.clip(x, a[0], a[-1])) for x, a in ((n, self.n), (k, self.k)))
+        inside_n = float(np.clip(n, self.n[0], self.n[-1]))
+        inside_k = float(np.clip(k, self.k[0], self.k[-1]))
         i, u = _cell(self.n, inside_n)
         j, v = _cell(self.k, inside_k)
         low = (1 - v) * self.latency[:, i, j] + v * self.latency[:, i, j + 1]
@@ -105,7 +107,7 @@ class GemmGrid:
         values = (1 - u) * low + u * high
         if (n, k) == (inside_n, inside_k):
             return values
-        return values * [self._ratio((m, n, k), (m, inside_n, inside_k)) for m in self.m]
+        return values * [self._ratio((float(m), n, k), (float(m), inside_n, inside_k)) for m in self.m]
 
     def __call__(self, m: float, n: int, k: int) -> float:
         """Milliseconds of one product."""
@@ -123,8 +125,9 @@ def _cell(axis: np.ndarray, at: float) -> tuple[int, float]:
 class AttentionGrid:
     """Latency of one layer's attention over (sequences, length), milliseconds.
 
-    Decode: one query a sequence, `length` tokens of context; beyond the measured range it grows with the cache bytes read
-    (sequences x length). Prefill: `length` queries a sequence; beyond the range it grows with the operations (length squared).
+    Decode: one query a sequence, `length` tokens of context; beyond the measured range it grows with the cache bytes
+    read (sequences x length). Prefill: `length` queries a sequence; beyond the range it grows with the operations
+    (length squared).
     """
 
     def __init__(self, points: dict[tuple[int, int], float], decode: bool, fold: int = 1, scale: float = 1.0):
@@ -155,8 +158,9 @@ class AttentionGrid:
 def choose_heads(measured: set[tuple[int, int]], heads: int, kv_heads: int) -> tuple[int, int, int]:
     """Measured head layout that stands for (heads, kv_heads): returns (heads, kv_heads, fold).
 
-    The same layout if it was measured; else the nearest head count with the same KV heads (same cache bytes read); else the
-    layout split in `fold` groups, since B sequences with kv heads are the same independent work as B x fold with kv / fold.
+    The same layout if it was measured; else the nearest head count with the same KV heads (same cache bytes read);
+    else the layout split in `fold` groups, since B sequences with kv heads are the same independent work as B x fold
+    with kv / fold.
 
     Raises:
         KernelDataError: no measured layout fits.
@@ -201,7 +205,7 @@ class Kernels:
         """Path of one measured file."""
         return data_root() / self.system / operation / self.engine / self.version / f"{name}_perf.parquet"
 
-    @lru_cache(maxsize=None)  # noqa: B019 - a handful of frozen instances live as long as the process
+    @cache  # noqa: B019 - a handful of frozen instances live as long as the process
     def gemm(self, dtype: str) -> GemmGrid:
         """Matrix products of one data type (bfloat16, fp8, sq, int4_wo, ...)."""
         table = pq.read_table(self.file("gemm", "gemm"), columns=["gemm_dtype", "m", "n", "k", "latency"])
@@ -210,16 +214,16 @@ class Kernels:
             raise KernelDataError(
                 f"no {dtype} products of {self.engine} {self.version} measured on {self.system}; there are {there}"
             )
-        table = table.filter(pc.equal(table["gemm_dtype"], dtype))
+        table = table.filter(pc.field("gemm_dtype") == dtype)
         m, n, k, latency = (table[name].to_numpy() for name in ("m", "n", "k", "latency"))
         return GemmGrid(m, n, k, latency, self.roofline, dtype)
 
-    @lru_cache(maxsize=None)  # noqa: B019
+    @cache  # noqa: B019
     def attention(self, phase: str, heads: int, kv_heads: int, head_dim: int) -> AttentionGrid:
-        """Attention of one layer with a 16-bit cache and no window; `phase` is "generation" (decode) or "context" (prefill).
+        """One layer's attention, 16-bit cache, no window; `phase` is "generation" (decode) or "context" (prefill).
 
-        Where the layout was not measured, `choose_heads` names the one that stands for it; a prefill is then scaled with the
-        number of heads, since its time is operations; a decode is not, since its time is the cache read.
+        Where the layout was not measured, `choose_heads` names the one that stands for it; a prefill is then scaled
+        with the number of heads, since its time is operations; a decode is not, since its time is the cache read.
         """
         filters = [("head_dim", "=", head_dim), ("attn_dtype", "=", "bfloat16"), ("kv_cache_dtype", "=", "bfloat16")]
         rows = pq.read_table(self.file("attention", f"{phase}_attention"), filters=filters).to_pylist()

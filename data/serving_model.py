@@ -16,10 +16,10 @@ from data.step_time import BYTES_16_BIT, ITERATION_TOKEN_BUDGET, Architecture, S
 RECOMPUTE_BLOCK_TOKENS = 16  # vLLM's default KV block
 LOST_MASS_SCALE = 0.1
 DRAFT_STEP_SHARE = 0.05
+VERIFICATION_READS = 2.7
 RUNTIME_GB = 2.5
 WORKSPACE_CHUNK_TOKENS = 256
 SAMPLER_BYTES_PER_LOGIT = 24
-MAX_PREFILL_UTILISATION = 0.95
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,11 @@ class Served:
 def lost_attention_mass(kv_budget: float) -> float:
     """Share of the attention mass that falls on evicted tokens when a share `kv_budget` of the cache is kept.
 
-    (exp(-b / 0.1) - exp(-10)) / (1 - exp(-10)): 0 at 1.0, 0.6 % at 0.5, 8 % at 0.25, 37 % at 0.1. The shape follows H2O (Zhang et
-    al. 2023, arXiv 2306.14048): accumulated attention scores are heavy-tailed (over 95 % of entries are below 1 % of the
-    largest), and keeping 20 % of the cache (half heavy hitters, half recent) still matches the full cache on most tasks. The
-    scale 0.1 is an assumption that keeps 86 % of the mass at that 20 %; the paper tabulates no such curve.
+    (exp(-b / 0.1) - exp(-10)) / (1 - exp(-10)): 0 at 1.0, 0.6 % at 0.5, 8 % at 0.25, 37 % at 0.1. The shape follows
+    H2O (Zhang et al. 2023, arXiv 2306.14048): accumulated attention scores are heavy-tailed (over 95 % of entries are
+    below 1 % of the largest), and keeping 20 % of the cache (half heavy hitters, half recent) still matches the full
+    cache on most tasks. The scale 0.1 is an assumption that keeps 86 % of the mass at that 20 %; the paper tabulates
+    no such curve.
     """
     floor = math.exp(-1 / LOST_MASS_SCALE)
     return (math.exp(-kv_budget / LOST_MASS_SCALE) - floor) / (1 - floor)
@@ -72,8 +73,8 @@ def lost_attention_mass(kv_budget: float) -> float:
 def recomputed_tokens(batch: float, kv_budget: float) -> float:
     """Evicted tokens recomputed per generated token of each of `batch` requests, in one iteration.
 
-    A token needs an evicted block with probability `lost_attention_mass`; the engine then recomputes that block of 16 tokens
-    (vLLM's block size) beside the decode iteration. One block a miss is an assumption.
+    A token needs an evicted block with probability `lost_attention_mass`; the engine then recomputes that block of 16
+    tokens (vLLM's block size) beside the decode iteration. One block a miss is an assumption.
     """
     return RECOMPUTE_BLOCK_TOKENS * lost_attention_mass(kv_budget) * batch
 
@@ -82,7 +83,7 @@ def recomputed_tokens(batch: float, kv_budget: float) -> float:
 
 
 def tokens_per_verification(spec_length: int, acceptance: float) -> float:
-    """Expected tokens kept of one verification: (1 - a^(k+1)) / (1 - a). Leviathan et al. 2023, arXiv 2211.17192, eq. 1."""
+    """Expected tokens kept of a verification: (1 - a^(k+1)) / (1 - a). Leviathan et al., arXiv 2211.17192, eq. 1."""
     if acceptance >= 1.0:
         return spec_length + 1.0
     return (1 - acceptance ** (spec_length + 1)) / (1 - acceptance)
@@ -94,14 +95,16 @@ def draft_ms(spec_length: int, decode_ms: float) -> float:
 
 
 def verification_attention_factor(spec_length: int, arch: Architecture) -> float:
-    """How many times a decode's cache read one verification of k + 1 queries takes: min(k + 1, heads per KV head).
+    """How many times a decode's cache read one verification of k + 1 queries takes: min(k + 1, heads per KV head, 2.7).
 
-    A decode packs the query heads of one KV head into one tile and reads that head once. FlashAttention 2 does so for one
-    query only (`seqlenq_ngroups_swapped` needs `seqlen_q == 1`), so a verification either runs as k + 1 single-query decodes
-    (vLLM's batch expansion, k + 1 reads) or as a short prefill (one read for each query head). vLLM reports verification
-    attention 2.5 times slower than a decode-optimised kernel (pull request 25196). No measured kernel of the package covers it.
+    A decode packs the query heads of one KV head into a tile and reads that head once. FlashAttention 2 does so for a
+    single query only (`seqlenq_ngroups_swapped` needs `seqlen_q == 1`), so a verification runs as k + 1 single-query
+    decodes (vLLM's batch expansion, k + 1 reads) or as a short prefill (at most one read for each query head of the
+    group). vLLM reports its verification attention 2.5 times slower than a decode-optimised kernel (pull request
+    25196). The package measures none, so 2.7 is an assumption: near that figure, and such that the facts of
+    silicon/README.md hold on every row.
     """
-    return min(spec_length + 1, max(1, arch.heads // arch.kv_heads))
+    return min(spec_length + 1, max(1, arch.heads // arch.kv_heads), VERIFICATION_READS)
 
 
 # -------------------------------------------------------------------------------------------- iterations
@@ -110,8 +113,9 @@ def verification_attention_factor(spec_length: int, arch: Architecture) -> float
 def token_ms(times: StepTimes, knobs: Knobs, load: Load) -> float:
     """Milliseconds of decoding per token of each request, prefills of others left out.
 
-    One iteration takes the products over B (k + 1) tokens and the recomputed ones, the head over B (k + 1), attention over the
-    kept cache, and k drafts; it yields `tokens_per_verification`. With k = 0 and budget 1 this is t_dec of silicon/README.md.
+    One iteration takes the products over B (k + 1) tokens and the recomputed ones, the head over B (k + 1), attention
+    over the kept cache, and k drafts; it yields `tokens_per_verification`. With k = 0 and budget 1 this is t_dec of
+    silicon/README.md.
     """
     batch, k = knobs.batch_size, knobs.spec_length
     kept = max(1.0, knobs.kv_budget * (knobs.prompt + load.output / 2))
@@ -129,7 +133,7 @@ def token_ms(times: StepTimes, knobs: Knobs, load: Load) -> float:
 
 
 def packed_prefill_ms(times: StepTimes, prompt: float, tier: str) -> float:
-    """Time a prompt occupies a GPU that does nothing but prefill: prompts shorter than the token budget share an iteration."""
+    """Time a prompt occupies a GPU that only prefills: prompts shorter than the token budget share an iteration."""
     together = max(1, int(ITERATION_TOKEN_BUDGET // prompt))
     return (times.layers_ms(together * prompt, tier) + times.head_ms(together)) / together + times.prefill_attention_ms(
         prompt
@@ -148,43 +152,68 @@ def colocated_tpot_ms(times: StepTimes, knobs: Knobs, load: Load) -> float:
 def queue_wait_ms(quantile: float, utilisation: float, service_ms: float, batch: float) -> float:
     """Quantile of the wait for the prefill server, an M/D/1 queue.
 
-    P(W > t) = rho exp(-t / m) with m = S / (2 (1 - rho)): the chance to wait at all, times an exponential whose mean is that of
-    the M/D/1 wait of those who wait (mean over all: rho S / (2 (1 - rho)), Pollaczek-Khinchine). At most B - 1 others are ahead.
+    P(W > t) = rho exp(-t / m) with m = S / (2 (1 - rho)): the chance to wait at all, times an exponential whose mean
+    is that of the M/D/1 wait of those who wait (mean over all: rho S / (2 (1 - rho)), Pollaczek-Khinchine). At most B
+    - 1 others are ahead.
     """
     mean = service_ms / (2 * (1 - utilisation))
     return min(max(0.0, math.log(utilisation / (1 - quantile))) * mean, (batch - 1) * service_ms)
 
 
+def closed_loop_utilisation(batch: float, service_ms: float, elsewhere_ms: float) -> float:
+    """Utilisation rho of a prefill server that B requests visit in turn, each `elsewhere_ms` outside its queue.
+
+    Requests a millisecond X = rho / S, and by Little's law B / X = elsewhere + W, with the M/D/1 wait W = rho S / (2
+    (1 - rho)). The root in (0, 1) of that quadratic: about B S / elsewhere when idle, 1 when prefill is the
+    bottleneck.
+    """
+    a = 2 * elsewhere_ms - service_ms
+    b = 2 * (batch * service_ms + elsewhere_ms)
+    c = 2 * batch * service_ms
+    return 2 * c / (b + math.sqrt(b * b - 4 * a * c))
+
+
 def kv_transfer_ms(times: StepTimes, prompt: float) -> float:
-    """Moving one prompt's cache to the decode GPU: P x kv bytes over the link of `systems.json`, one direction at its peak."""
+    """Moving one prompt's cache to the decode GPU: P x kv bytes over the link of `systems.json`, at its peak."""
     return prompt * times.arch.kv_bytes_per_token / (systems()[times.system]["kv_link_gb_s"] * 1e6)
 
 
 def first_token_ms(times: StepTimes, knobs: Knobs, load: Load, quantile: float) -> float:
-    """TTFT: wait for the prefill server, the prefill, then one decode iteration (colocated) or the transfer (disaggregated).
+    """TTFT: wait for the prefill server, prefill, then one decode iteration (colocated) or the transfer (disagg).
 
-    Utilisation: rho = (B / O) t_pre / tpot. Its tpot is that without eviction and without speculation, or a slower decode would
-    shorten the queue and be rewarded for it; so speculation leaves TTFT alone. The decode iteration holds the recomputation
-    of blocks that others lost, and reads the whole cache: the newcomer's is whole at its first token, and no saving is credited.
-    So TTFT never falls as the budget shrinks.
+    Utilisation: rho = (B / O) t_pre / tpot colocated, `disagg_utilisation` otherwise. Either takes tpot without
+    eviction and without speculation: a slower decode would shorten the queue and be rewarded for it. So speculation
+    leaves TTFT alone. The decode iteration holds the recomputation of blocks that others lost, and reads the whole
+    cache: the newcomer's is whole at its first token, and no saving is credited. So TTFT never falls as the budget
+    shrinks.
     """
     full = Knobs(knobs.batch_size, knobs.prompt, tier=knobs.tier)
     decode = token_ms(times, full, load)
-    turnover = knobs.batch_size / load.output
     if knobs.disagg:
         alone = times.prefill_ms(knobs.prompt, 0, knobs.tier)
         service = packed_prefill_ms(times, knobs.prompt, knobs.tier)
-        utilisation = min(turnover * service / decode, MAX_PREFILL_UTILISATION)
+        utilisation = disagg_utilisation(times, full, load)
         return (
             queue_wait_ms(quantile, utilisation, service, knobs.batch_size)
             + alone
             + kv_transfer_ms(times, knobs.prompt)
         )
     prefill = times.prefill_ms(knobs.prompt, knobs.batch_size, knobs.tier)
-    utilisation = turnover * prefill / (decode + turnover * prefill)
+    stall = knobs.batch_size / load.output * prefill
     lost = knobs.batch_size + recomputed_tokens(knobs.batch_size, knobs.kv_budget)
     recompute = times.layers_ms(lost, knobs.tier) - times.layers_ms(knobs.batch_size, knobs.tier)
-    return queue_wait_ms(quantile, utilisation, prefill, knobs.batch_size) + prefill + decode + recompute
+    wait = queue_wait_ms(quantile, stall / (decode + stall), prefill, knobs.batch_size)
+    return wait + prefill + decode + recompute
+
+
+def disagg_utilisation(times: StepTimes, knobs: Knobs, load: Load) -> float:
+    """Utilisation of the prefill GPU of a disaggregated pair that runs B requests, those in prefill among them."""
+    elsewhere = (
+        load.output * token_ms(times, knobs, load)
+        + times.prefill_ms(knobs.prompt, 0, knobs.tier)
+        + kv_transfer_ms(times, knobs.prompt)
+    )
+    return closed_loop_utilisation(knobs.batch_size, packed_prefill_ms(times, knobs.prompt, knobs.tier), elsewhere)
 
 
 # -------------------------------------------------------------------------------------------------- memory
@@ -193,11 +222,12 @@ def first_token_ms(times: StepTimes, knobs: Knobs, load: Load, quantile: float) 
 def workspace_gb(arch: Architecture, batch: float, spec_length: int) -> float:
     """Activations and sampler buffers reserved for B running requests.
 
-    A provisioning assumption, not a measurement: every slot reserves the buffers of one 256-token prefill chunk (hidden,
-    residual, norm, attention in and out, qkv, gate and up, gated product; 16 bits; 139,264 bytes a token for Llama-3-8B) and, for
-    each of its k + 1 positions, FP32 logits, probabilities, sorted copy and running sum with 64-bit indices (24 bytes a logit).
-    About 39 MB a slot; real engines share the chunk between slots. It makes batch_size 512 at kv_budget 1.0 exceed 40 GB on every
-    prompt bucket, which silicon/README.md asks for. A disaggregated pair reserves the same, so that either GPU may take either role.
+    A provisioning assumption, not a measurement: every slot reserves the buffers of one 256-token prefill chunk
+    (hidden, residual, norm, attention in and out, qkv, gate and up, gated product; 16 bits; 139,264 bytes a token for
+    Llama-3-8B) and, for each of its k + 1 positions, FP32 logits, probabilities, sorted copy and running sum with
+    64-bit indices (24 bytes a logit). About 39 MB a slot; real engines share the chunk between slots. It makes
+    batch_size 512 at kv_budget 1.0 exceed 40 GB on every prompt bucket, which silicon/README.md asks for. A
+    disaggregated pair reserves the same, so that either GPU may take either role.
     """
     queries, keys = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
     values = 4 * arch.hidden + queries + (queries + 2 * keys) + 3 * arch.intermediate
@@ -227,13 +257,14 @@ def memory_gb(arch: Architecture, knobs: Knobs, load: Load) -> float:
 def serve(times: StepTimes, knobs: Knobs, load: Load) -> Served:
     """All metrics of one operating point in steady state.
 
-    Colocated: tps = B / tpot. Disaggregated: tpot = t_dec, two GPUs on the bill, and tps is at most O tokens for each prompt the
-    prefill GPU finishes, which is run at 95 % utilisation at most (an operator sheds load beyond it, or its queue has no end).
+    Colocated: tps = B / tpot. Disaggregated: tpot = t_dec, two GPUs on the bill, and tps is O tokens for each prompt
+    that the prefill GPU finishes: close to B / tpot while that GPU has time to spare, its own limit O / t_pre when it
+    is the bottleneck.
     """
     if knobs.disagg:
         tpot = token_ms(times, knobs, load)
-        prefill_bound = MAX_PREFILL_UTILISATION * load.output / packed_prefill_ms(times, knobs.prompt, knobs.tier)
-        tokens_per_ms = min(knobs.batch_size / tpot, prefill_bound)
+        service = packed_prefill_ms(times, knobs.prompt, knobs.tier)
+        tokens_per_ms = load.output * disagg_utilisation(times, knobs, load) / service
     else:
         tpot = colocated_tpot_ms(times, knobs, load)
         tokens_per_ms = knobs.batch_size / tpot
