@@ -141,5 +141,8 @@ def grade(
     parts = {name: float(value) for name, value in score_aggregates(spec, aggregate(episode_log), normalisers).items()}
     score = parts.pop("score")
     weakest = min(parts, key=lambda name: parts[name])
-    feedback = f"{spec.title}: score {score:.3f} over {len(episode_log)} steps; weakest component {weakest} at
-    {parts[weakest]:.3f}." return {"score": score, "breakdown": parts, "feedback": feedback}
+    feedback = (
+        f"{spec.title}: score {score:.3f} over {len(episode_log)} steps;"
+        f" weakest component {weakest} at {parts[weakest]:.3f}."
+    )
+    return {"score": score, "breakdown": parts, "feedback": feedback}
