@@ -247,7 +247,7 @@ def transition(
     action = effective_action(grid.table, action, params)
     traffic, class_counts = workload.advance(state, action.batch_size, params)
     metrics, oom = simulate(grid, action, traffic, state.seed, state.time, params)
-    gain = reward(metrics, traffic.queue_depth, params)
+    gain = reward(metrics, traffic, params)
     after = EnvState(
         seed=state.seed,
         episode=state.episode,

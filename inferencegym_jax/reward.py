@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax.models import EnvParams, MetricsSnapshot
+from inferencegym_jax.models import EnvParams, MetricsSnapshot, WorkloadState
 
 
 def violation_rate(metrics: MetricsSnapshot, queue_depth: jax.Array) -> jax.Array:
@@ -16,19 +16,36 @@ def violation_rate(metrics: MetricsSnapshot, queue_depth: jax.Array) -> jax.Arra
     return jnp.clip(metrics.slo_violations / jnp.maximum(queue_depth, 1), 0.0, 1.0)
 
 
-def reward(metrics: MetricsSnapshot, queue_depth: jax.Array, params: EnvParams) -> jax.Array:
+def mean_slo_ms(class_shares: jax.Array, slo_ms: jax.Array) -> jax.Array:
+    """TTFT objective (ms) of the mean request that has one; inf where none has.
+
+    Tasks without classes have shares [1, 0, 0], which gives their one SLO. Weighing by share keeps a long prompt of a
+    batch tenant from being held to the interactive tenant's objective alone.
+
+    Args:
+        class_shares: float32[..., 3].
+        slo_ms: float32[..., 3], inf for none.
+    """
+    bound = jnp.isfinite(slo_ms)
+    shares = jnp.where(bound, class_shares, 0.0)
+    total = shares.sum(axis=-1)
+    mean = (shares * jnp.where(bound, slo_ms, 0.0)).sum(axis=-1) / jnp.maximum(total, 1e-6)
+    return jnp.where(total > 0, mean, jnp.inf)
+
+
+def reward(metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams) -> jax.Array:
     """``alpha T - beta L - gamma V - delta C``, clipped to [-1, 1]; float32.
 
-    T = tokens_per_sec / the task's optimal, L = ttft_p50 / SLO of the strictest class, V = violation rate,
-    C = cost_per_1k / its normaliser.
+    T = tokens_per_sec / the task's optimal, L = ttft_p50 / SLO (``mean_slo_ms``), V = ``violation_rate``, C = cost_per_1k / its
+    normaliser.
     """
     throughput = metrics.tokens_per_sec / params.optimal_tps
-    latency = metrics.ttft_p50_ms / params.slo_ms[..., 0]
+    latency = metrics.ttft_p50_ms / mean_slo_ms(workload.priority_distribution, params.slo_ms)
     cost = metrics.cost_per_1k / params.cost_normaliser
     value = (
         params.alpha * throughput
         - params.beta * latency
-        - params.gamma * violation_rate(metrics, queue_depth)
+        - params.gamma * violation_rate(metrics, workload.queue_depth)
         - params.delta * cost
     )
     return jnp.clip(value, -1.0, 1.0)
