@@ -36,8 +36,8 @@ def mean_slo_ms(class_shares: jax.Array, slo_ms: jax.Array) -> jax.Array:
 def reward(metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams) -> jax.Array:
     """``alpha T - beta L - gamma V - delta C``, clipped to [-1, 1]; float32.
 
-    T = tokens_per_sec / the task's optimal, L = ttft_p50 / SLO (``mean_slo_ms``), V = ``violation_rate``, C = cost_per_1k / its
-    normaliser.
+    T = tokens_per_sec / the task's optimal, L = ttft_p50 / SLO (``mean_slo_ms``), V = ``violation_rate``, C =
+    cost_per_1k / its normaliser.
     """
     throughput = metrics.tokens_per_sec / params.optimal_tps
     latency = metrics.ttft_p50_ms / mean_slo_ms(workload.priority_distribution, params.slo_ms)
