@@ -11,8 +11,8 @@ optimal_tps      per task: the highest mean throughput of any static action that
                  seeds.
 best_static      per task: the static action with the highest mean score by the task's grader in the same search.
 cost_normaliser  per task: mean cost_per_1k of the baseline action, so that C = 1 in the reward is the baseline's cost.
-cost_scale       the cost of a GPU-second at which the baseline action spends exactly task 3's cost budget, to three digits.
-                 It is a property of the table: where the table has another, build it again with the scale that is printed.
+cost_scale       the cost of a GPU-second at which the baseline action spends task 3's cost budget, to three digits. It
+                 is a property of the table: where the table has another, build it again with the one printed.
 throughput_floor 0, and the mean output length 128 tokens (SPEC 7): no baseline needs another.
 
 Exits 1 when a baseline's score (seed 0) leaves its range or the table has another cost scale.
@@ -36,7 +36,7 @@ from inferencegym_jax.environment import Environment  # noqa: E402
 from inferencegym_jax.grader import score_aggregates  # noqa: E402
 from inferencegym_jax.rollout import evaluate  # noqa: E402
 from inferencegym_jax.table import LatencyTable, load_table  # noqa: E402
-from inferencegym_jax.tasks import TaskSpec, make_params, task_specs  # noqa: E402
+from inferencegym_jax.tasks import TaskSpec, get_task, make_params, task_specs  # noqa: E402
 
 OUT = ROOT / "data" / "calibration.json"
 SEEDS = 64
@@ -56,7 +56,8 @@ def rounded(value: Any) -> float:
 
 def cost_scale(table: LatencyTable) -> float:
     """Cost of a GPU-second at which the baseline spends the cost budget of the task that has one."""
-    spec = next(spec for spec in task_specs().values() if spec.cost_budget)
+    spec = get_task(3)
+    assert spec.cost_budget is not None
     params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0})
     spent = np.asarray(evaluate(Environment(table, params), params, policies.baseline, np.arange(SEEDS)).total_cost)
     return float(f"{float(table.metadata['cost_scale']) * spec.cost_budget / spent.mean(dtype=np.float64):.3g}")

@@ -22,6 +22,7 @@ from inferencegym_jax.models import (
     ServeObservation,
     check_action,
     is_traced,
+    shown,
 )
 from inferencegym_jax.reward import reward, violation_rate
 from inferencegym_jax.simulator import TableGrid, kv_occupancy, simulate
@@ -89,7 +90,7 @@ class Environment:
         """
         params = self.default_params if params is None else params
         if isinstance(seed, bool) or (isinstance(seed, int) and not 0 <= seed < 2**32):
-            raise ValueError(f"seed = {seed!r}: must be a whole number from 0 to {2**32 - 1}")
+            raise ValueError(f"seed = {shown(seed)}: must be a whole number from 0 to {2**32 - 1}")
         return self._reset_jit(jnp.asarray(seed, jnp.uint32), params)
 
     def reset_env(self, key: jax.Array, params: EnvParams | None = None) -> tuple[ServeObservation, EnvState]:

@@ -5,13 +5,13 @@ Formulas: SPEC section 6. Every component and the score are clipped to [0, 1].
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from inferencegym_jax.models import finite_number, shown
 from inferencegym_jax.tasks import TaskSpec, calibration, get_task
 
 LogEntry = Mapping[str, Any]
@@ -65,14 +65,9 @@ def _number(entry: Any, part: str, name: str, i: int) -> float:
     if name not in entry[part]:
         raise ValueError(f"{where}.{name}: missing")
     value = entry[part][name]
-    if isinstance(value, str | bytes) or value is None:
-        raise ValueError(f"{where}.{name} = {value!r}: must be a finite number")
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number) or abs(number) > 1e12:
-        raise ValueError(f"{where}.{name} = {str(value)[:40]}: must be a finite number (at most 1e12)")
+    number = finite_number(value)
+    if number is None or abs(number) > 1e12:
+        raise ValueError(f"{where}.{name} = {shown(value)}: must be a finite number (at most 1e12)")
     return number
 
 

@@ -102,5 +102,6 @@ def grid_interpolate(values: np.ndarray | jax.Array, axes: Sequence[Sequence[flo
     found = [locate(points[..., i], [float(node) for node in axes[i]]) for i in range(3)]
     cells, places = zip(*found, strict=True)
     offset = jnp.zeros(points.shape[:-1], jnp.int32)
-    columns = trilinear(grid.ravel(), offset, grid.shape, cells, places)
+    n0, n1, n2, metrics = grid.shape
+    columns = trilinear(grid.ravel(), offset, (n0, n1, n2, metrics), cells, places)
     return columns[0] if single else jnp.stack(columns, axis=-1)

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Scalar: TypeAlias = Any  # a Python number, a NumPy or JAX scalar, or a traced array of any batch shape
 
@@ -275,9 +276,29 @@ def plain(tree: Any) -> Any:
     return np.asarray(tree).tolist()
 
 
+def shown(value: Any) -> str:
+    """A given value as an error message shows it: cut to 60 characters, whatever it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print whole numbers of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def finite_number(value: Any) -> float | None:
+    """The value as a float where it is a finite number (not a bool, not text), else None."""
+    if isinstance(value, bool | np.bool_ | str | bytes) or value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def is_traced(tree: Any) -> bool:
     """Whether any leaf is a tracer: inside jit, vmap or grad no value can be inspected."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def check_action(action: Any) -> None:
@@ -297,9 +318,10 @@ def check_action(action: Any) -> None:
 
 def _check_knob(name: str, knob: Knob, given: Any) -> None:
     value = np.asarray(given)
+    if value.dtype == object and isinstance(given, int):  # beyond 64 bits
+        raise ValueError(f"{name} = {shown(given)}: must be {knob.allowed}")
     if value.dtype.kind not in ("b" if knob.kind == "bool" else "iuf"):
-        kind = "true or false" if knob.kind == "bool" else "a number"
-        raise TypeError(f"{name} = {given!r}: must be {kind} ({knob.allowed})")
+        raise TypeError(f"{name} = {shown(given)}: must be {knob.allowed}")
     if knob.kind == "bool":
         return
     if knob.kind == "choice":

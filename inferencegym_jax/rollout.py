@@ -158,7 +158,8 @@ def _rollout(
         return (state, after, memory), row
 
     def body(loop: Any, _: None) -> Any:
-        return jax.vmap(one, in_axes=(0, 0, 0, axis))(*loop, params)
+        state, observation, memory = loop
+        return jax.vmap(one, in_axes=(0, 0, 0, axis))(state, observation, memory, params)
 
     observation, state = jax.vmap(env.reset_seed, in_axes=(0, axis))(seeds, params)
     return jax.lax.scan(body, (state, observation, carry), None, length=length)[1]
@@ -221,7 +222,8 @@ def _evaluate(
         return state, observation, memory, knobs, sums
 
     def body(loop: Any, _: None) -> Any:
-        return jax.vmap(one, in_axes=(0, 0, 0, 0, 0, axis))(*loop, params), None
+        state, observation, memory, previous, sums = loop
+        return jax.vmap(one, in_axes=(0, 0, 0, 0, 0, axis))(state, observation, memory, previous, sums, params), None
 
     observation, state = jax.vmap(env.reset_seed, in_axes=(0, axis))(seeds, params)
     zero = jnp.zeros(seeds.shape, jnp.float32)
@@ -229,7 +231,7 @@ def _evaluate(
         "reward tps ttft_p50 ttft_p99 tpot violations violation_rate cost queue rejected arrivals evictions oom bound "
         "batch batch_square kv kv_square peak_memory"
     ).split()
-    start = (state, observation, carry, (zero, zero), dict.fromkeys(names, zero))
+    start = (state, observation, carry, (zero, zero), {str(name): zero for name in names})
     sums = jax.lax.scan(body, start, None, length=length)[0][-1]
 
     def deviation(name: str) -> jax.Array:

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
+from pyarrow import csv, parquet
 
 from inferencegym_jax.models import KNOBS
 
@@ -134,9 +133,9 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Columns and text metadata of a parquet or CSV file."""
     try:
         if path.suffix.lower() == ".csv":
-            data = pa.csv.read_csv(path)
+            data = csv.read_csv(path)
         else:
-            data = pa.parquet.read_table(path)
+            data = parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
         kind = "CSV" if path.suffix.lower() == ".csv" else "parquet"
         raise TableError(

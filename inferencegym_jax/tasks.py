@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams
+from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, finite_number, shown
 from inferencegym_jax.table import LatencyTable, data_path
 
 OOM_LIMIT_GB = 40.0
@@ -68,7 +68,7 @@ def get_task(task: int | str) -> TaskSpec:
         if task == spec.name or (not isinstance(task, bool | str) and task == spec.id):
             return spec
     known = ", ".join(f"{spec.id} ({spec.name!r})" for spec in task_specs().values())
-    raise ValueError(f"task = {task!r}: no such task; there are {known}")
+    raise ValueError(f"task = {shown(task)}: no such task; there are {known}")
 
 
 @functools.cache
@@ -92,17 +92,15 @@ def check_config(config: Mapping[str, Any] | None) -> dict[str, float]:
     if config is None:
         return {}
     if not isinstance(config, Mapping):
-        raise TypeError(f"config = {config!r}: must be a mapping with keys among {', '.join(CONFIG_KEYS)}")
+        raise TypeError(f"config = {shown(config)}: must be a mapping with keys among {', '.join(CONFIG_KEYS)}")
     checked = {}
     for key, value in config.items():
         if key not in CONFIG_KEYS:
-            raise ValueError(f"config key {key!r} is unknown; allowed are {', '.join(CONFIG_KEYS)}")
+            raise ValueError(f"config key {shown(key)} is unknown; allowed are {', '.join(CONFIG_KEYS)}")
         allowed = "a finite number above 0" if key == "slo_ttft_ms" else "a finite number of at least 0"
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-            raise ValueError(f"config {key} = {value!r}: must be {allowed}")
-        number = float(value)
-        if not math.isfinite(number) or number < 0 or (key == "slo_ttft_ms" and number == 0) or number > 1e9:
-            raise ValueError(f"config {key} = {value!r}: must be {allowed} (and at most 1e9)")
+        number = finite_number(value)
+        if number is None or not 0 <= number <= 1e9 or (key == "slo_ttft_ms" and number == 0):
+            raise ValueError(f"config {key} = {shown(value)}: must be {allowed} and at most 1e9")
         checked[key] = number
     return checked
 
