@@ -162,7 +162,13 @@ def test_every_active_knob_changes_something():
     env, params = ig.make(3)
     _, state = env.reset_seed(0, params)
     base = plain(env.step(None, state, ig.ServeAction(), params)[5]["metrics"])
-    for change in ({"kv_budget": 0.3}, {"batch_size": 99}, {"spec_length": 4}, {"prefill_disagg": True}, {"quant_tier": 1}):
+    for change in (
+        {"kv_budget": 0.3},
+        {"batch_size": 99},
+        {"spec_length": 4},
+        {"prefill_disagg": True},
+        {"quant_tier": 1},
+    ):
         assert plain(env.step(None, state, ig.ServeAction(**change), params)[5]["metrics"]) != base
 
 
@@ -236,6 +242,8 @@ def test_environments_over_equal_tables_are_equal_and_their_step_is_pure():
 
 def test_no_double_precision_anywhere():
     env, params = ig.make(3)
-    closed = jax.make_jaxpr(lambda s: env.step(None, env.reset_seed(s, params)[1], ig.ServeAction(), params))(jnp.uint32(0))
+    closed = jax.make_jaxpr(lambda s: env.step(None, env.reset_seed(s, params)[1], ig.ServeAction(), params))(
+        jnp.uint32(0)
+    )
     assert not jax.config.jax_enable_x64
     assert all(aval.dtype.itemsize <= 4 for aval in closed.out_avals)

@@ -95,7 +95,12 @@ def test_a_higher_acceptance_gives_more_tokens_and_a_lower_tpot_in_proportion():
     action = ServeAction(spec_length=4)
     low, high = (
         simulator.simulate(
-            env.grid, action.as_arrays(), traffic(), jnp.uint32(0), jnp.int32(0), params.replace(acceptance=np.float32(a))
+            env.grid,
+            action.as_arrays(),
+            traffic(),
+            jnp.uint32(0),
+            jnp.int32(0),
+            params.replace(acceptance=np.float32(a)),
         )[0]
         for a in (0.2, 0.9)
     )
@@ -107,7 +112,12 @@ def test_a_higher_acceptance_gives_more_tokens_and_a_lower_tpot_in_proportion():
 def test_latencies_have_a_floor_of_one_millisecond():
     env, params = quiet(1)
     metrics, _ = simulator.simulate(
-        env.grid, ServeAction().as_arrays(), traffic(), jnp.uint32(0), jnp.int32(0), params.replace(noise_sigma=np.float32(-50))
+        env.grid,
+        ServeAction().as_arrays(),
+        traffic(),
+        jnp.uint32(0),
+        jnp.int32(0),
+        params.replace(noise_sigma=np.float32(-50)),
     )
     noisy = [float(metrics.ttft_p50_ms), float(metrics.ttft_p99_ms), float(metrics.tpot_ms)]
     assert min(noisy) >= 1.0
@@ -122,7 +132,9 @@ def test_ttft_p99_is_never_below_p50():
 def test_reward_is_the_weighted_sum_clipped():
     _, params = quiet(1)
     load = traffic(queue=10)
-    metrics = MetricsSnapshot(250.0, 300.0, 10.0, 0.5 * float(params.optimal_tps), 20.0, 2 * float(params.cost_normaliser), 0.0, 0, 5)
+    metrics = MetricsSnapshot(
+        250.0, 300.0, 10.0, 0.5 * float(params.optimal_tps), 20.0, 2 * float(params.cost_normaliser), 0.0, 0, 5
+    )
     expected = 0.40 * 0.5 - 0.25 * 250 / 500 - 0.25 * 0.5 - 0.10 * 2
     assert float(rewards.reward(metrics, load, params)) == pytest.approx(expected, rel=1e-5)
     slow = MetricsSnapshot(1e6, 1e6, 10.0, 0.0, 20.0, 1.0, 0.0, 0, 5)
