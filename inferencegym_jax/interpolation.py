@@ -1,6 +1,6 @@
 """Multilinear interpolation on a gridded table, written for vectorised lookups.
 
-The table is one flat float32 array; a lookup finds its cell on the three continuous axes, picks the discrete
+The table is one float32 array of rows; a lookup finds its cell on the three continuous axes, picks the discrete
 combination, and blends eight corners. Linear in the raw coordinates and clamped at the edges, as
 ``scipy.interpolate.RegularGridInterpolator(method="linear")`` is on clipped queries.
 """
@@ -40,47 +40,35 @@ def locate(x: jax.Array, nodes: Sequence[float]) -> tuple[jax.Array, jax.Array]:
 
 
 def trilinear(
-    flat: jax.Array,
-    offset: jax.Array,
-    shape: tuple[int, int, int, int],
-    cells: tuple[jax.Array, jax.Array, jax.Array],
-    places: tuple[jax.Array, jax.Array, jax.Array],
-) -> list[jax.Array]:
-    """Blend the eight corners of a cell for every metric.
+    rows: jax.Array, corner: jax.Array, shape: tuple[int, int, int], places: tuple[jax.Array, ...]
+) -> jax.Array:
+    """Blend the eight corners of a cell, all metrics at once.
 
     Args:
-        flat: float32[combinations * n0 * n1 * n2 * metrics], metrics fastest: the corners along the last axis are
-            neighbours in memory, so a lookup touches four contiguous places.
-        offset: int32[...], where the discrete combination starts in ``flat``.
-        shape: (n0, n1, n2, metrics).
-        cells: lower node's index on each axis, int32[...].
-        places: place in the cell on each axis, float32[...] in [0, 1].
+        rows: float32[combinations * n0 * n1 * n2, metrics], last axis of the grid fastest: a corner's metrics lie side by side, and the
+            corners along the last axis are neighbours, so a lookup touches four contiguous places.
+        corner: int32[...], row of the cell's lower corner; must be a cell of the grid.
+        shape: (n0, n1, n2).
+        places: place in the cell on each axis, three float32[...] in [0, 1].
 
     Returns:
-        One float32[...] array a metric.
+        float32[..., metrics].
     """
-    n0, n1, n2, metrics = shape
-    strides = (n1 * n2 * metrics if n0 > 1 else 0, n2 * metrics if n1 > 1 else 0, metrics if n2 > 1 else 0)
-    base = offset + cells[0] * (n1 * n2 * metrics) + cells[1] * (n2 * metrics) + cells[2] * metrics
-    u, v, w = places
-    result = []
-    for metric in range(metrics):
-        at = [
-            [
-                [
-                    flat.at[base + (a * strides[0] + b * strides[1] + c * strides[2] + metric)].get(
-                        mode="promise_in_bounds"
-                    )
-                    for c in (0, 1)
-                ]
-                for b in (0, 1)
-            ]
-            for a in (0, 1)
-        ]
-        planes = [[at[a][b][0] + w * (at[a][b][1] - at[a][b][0]) for b in (0, 1)] for a in (0, 1)]
-        lines = [planes[a][0] + v * (planes[a][1] - planes[a][0]) for a in (0, 1)]
-        result.append(lines[0] + u * (lines[1] - lines[0]))
-    return result
+    n0, n1, n2 = shape
+    steps = (n1 * n2 if n0 > 1 else 0, n2 if n1 > 1 else 0, 1 if n2 > 1 else 0)
+    u, v, w = (place[..., None] for place in places)
+
+    def at(a: int, b: int, c: int) -> jax.Array:
+        # unsigned, so that JAX adds no test for negative indices
+        index = (corner + (a * steps[0] + b * steps[1] + c * steps[2])).astype(jnp.uint32)
+        return rows.at[index].get(mode="promise_in_bounds")
+
+    def plane(a: int) -> jax.Array:
+        low, high = (at(a, b, 0) + w * (at(a, b, 1) - at(a, b, 0)) for b in (0, 1))
+        return low + v * (high - low)
+
+    low, high = plane(0), plane(1)
+    return low + u * (high - low)
 
 
 def grid_interpolate(values: np.ndarray | jax.Array, axes: Sequence[Sequence[float]], points: jax.Array) -> jax.Array:
@@ -99,9 +87,12 @@ def grid_interpolate(values: np.ndarray | jax.Array, axes: Sequence[Sequence[flo
     if single:
         grid = grid[..., None]
     points = jnp.asarray(points, jnp.float32)
-    found = [locate(points[..., i], [float(node) for node in axes[i]]) for i in range(3)]
-    cells, places = zip(*found, strict=True)
-    offset = jnp.zeros(points.shape[:-1], jnp.int32)
+    corner = jnp.zeros(points.shape[:-1], jnp.int32)
+    places = []
+    for i in range(3):
+        cell, place = locate(points[..., i], [float(node) for node in axes[i]])
+        corner = corner * len(axes[i]) + cell
+        places.append(place)
     n0, n1, n2, metrics = grid.shape
-    columns = trilinear(grid.ravel(), offset, (n0, n1, n2, metrics), cells, places)
-    return columns[0] if single else jnp.stack(columns, axis=-1)
+    result = trilinear(grid.reshape(-1, metrics), corner, (n0, n1, n2), tuple(places))
+    return result[..., 0] if single else result

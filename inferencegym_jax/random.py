@@ -53,9 +53,49 @@ def uniform(word: jax.Array) -> jax.Array:
     return ((word >> 9).astype(jnp.float32) + 0.5) * jnp.float32(2.0**-23)
 
 
+# log(1 + r) / r on [sqrt(1/2) - 1, sqrt(2) - 1] by rising powers of r; absolute error of the logarithm 2e-7
+LOG_TERMS = (1.0000032, -0.5000196, 0.33303383, -0.24881433, 0.20603834, -0.18901202, 0.118291415)
+# sqrt(2) erfinv(x) / x by rising powers of w - 3, where w = -log(1 - x^2) runs from 0 to 15.3; relative error 2.4e-6
+QUANTILE_TERMS = (
+    2.2960298,
+    0.34171444,
+    -8.103132e-3,
+    -1.181251e-3,
+    2.713669e-4,
+    -1.7588036e-5,
+    -1.9112447e-6,
+    4.9192516e-7,
+    -4.3778261e-8,
+    1.8899966e-9,
+    -3.2913335e-11,
+)
+
+
+def _horner(x: jax.Array, terms: tuple[float, ...]) -> jax.Array:
+    result = jnp.full_like(x, terms[-1])
+    for term in terms[-2::-1]:
+        result = result * x + jnp.float32(term)
+    return result
+
+
 def normal(word: jax.Array) -> jax.Array:
-    """Standard normal float32 from one uint32 word, by the inverse CDF; |z| <= 5.3."""
-    return jnp.float32(2.0**0.5) * jax.lax.erf_inv(2.0 * uniform(word) - 1.0)
+    """Standard normal float32 from one uint32 word, by the inverse CDF; |z| <= 5.3, relative error 3e-6.
+
+    ``z = x P(-log(1 - x^2))`` with x = 2u - 1: the variable of Giles, "Approximating the erfinv function", GPU Computing Gems
+    (Jade), 2011, whose two polynomials and square root are here one minimax polynomial of degree 10; the logarithm is
+    exponent and mantissa. No branch, no division and no library call, so it vectorises and gives the same bits wherever multiplications and
+    additions are contracted alike; a third of ``lax.erf_inv``'s time. ``tests/test_random.py`` holds it to the exact quantile.
+    """
+    u = uniform(word)
+    x = u + u - 1.0
+    product = (4.0 * u) * (1.0 - u)  # 1 - x^2 without cancellation
+    bits = jax.lax.bitcast_convert_type(product, jnp.int32)
+    exponent = (
+        bits - jnp.int32(0x3F3504F3)
+    ) >> 23  # of the power of two that leaves a mantissa in [sqrt(1/2), sqrt(2))
+    r = jax.lax.bitcast_convert_type(bits - (exponent << 23), jnp.float32) - 1.0
+    log = exponent.astype(jnp.float32) * jnp.float32(0.6931472) + r * _horner(r, LOG_TERMS)
+    return x * _horner(-3.0 - log, QUANTILE_TERMS)
 
 
 def episode_seed(seed: jax.Array, episode: jax.Array) -> jax.Array:

@@ -26,11 +26,13 @@ def mean_slo_ms(class_shares: jax.Array, slo_ms: jax.Array) -> jax.Array:
         class_shares: float32[..., 3].
         slo_ms: float32[..., 3], inf for none.
     """
-    bound = jnp.isfinite(slo_ms)
-    shares = jnp.where(bound, class_shares, 0.0)
-    total = shares.sum(axis=-1)
-    mean = (shares * jnp.where(bound, slo_ms, 0.0)).sum(axis=-1) / jnp.maximum(total, 1e-6)
-    return jnp.where(total > 0, mean, jnp.inf)
+    total, weighted = jnp.zeros_like(class_shares[..., 0]), jnp.zeros_like(class_shares[..., 0])
+    for i in range(slo_ms.shape[-1]):
+        bound = jnp.isfinite(slo_ms[..., i])
+        share = jnp.where(bound, class_shares[..., i], 0.0)
+        total = total + share
+        weighted = weighted + share * jnp.where(bound, slo_ms[..., i], 0.0)
+    return jnp.where(total > 0, weighted / jnp.maximum(total, 1e-6), jnp.inf)
 
 
 def reward(metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams) -> jax.Array:

@@ -16,7 +16,8 @@ import numpy as np
 from inferencegym_jax import random
 from inferencegym_jax.interpolation import locate, trilinear
 from inferencegym_jax.models import EnvParams, MetricsSnapshot, ServeAction, WorkloadState
-from inferencegym_jax.table import DISCRETE, METRICS, LatencyTable
+from inferencegym_jax.staging import stage
+from inferencegym_jax.table import CONTINUOUS, DISCRETE, METRICS, LatencyTable
 
 LATENCY_FLOOR_MS = 1.0
 
@@ -25,16 +26,16 @@ LATENCY_FLOOR_MS = 1.0
 class TableGrid:
     """A latency table laid out for lookups; static, hashed by the table's content.
 
-    The flat array holds (spec, quant, disagg) combinations one after another, then batch, kv budget, prompt and,
-    fastest, the six metrics: the two prompt corners of a lookup lie side by side, 48 bytes in one or two cache lines.
+    One row of six metrics a cell; rows run over (spec, quant, disagg) combinations, batch, kv budget and, fastest, prompt, so
+    the two prompt corners of a lookup are neighbours: 48 bytes in one or two cache lines.
     """
 
     table: LatencyTable
 
     @functools.cached_property
-    def flat(self) -> np.ndarray:
-        """float32[combinations * batch * kv * prompt * metrics]."""
-        return np.ascontiguousarray(self.table.values).ravel()
+    def rows(self) -> np.ndarray:
+        """float32[combinations * batch * kv * prompt, metrics]."""
+        return np.ascontiguousarray(self.table.values).reshape(-1, len(METRICS))
 
     def __hash__(self) -> int:
         """Hash of the table's content."""
@@ -52,24 +53,29 @@ class TableGrid:
         Returns:
             Metric name -> float32 of that shape.
         """
-        table = self.table
-        shape = table.values.shape
-        combination = jnp.zeros_like(prompt_len, jnp.int32)
+        cell, places = stage(self._locate)(action, prompt_len)
+        blended = stage(self._blend)(cell, places)
+        return {name: blended[..., i] for i, name in enumerate(METRICS)}
+
+    def _locate(self, action: ServeAction, prompt_len: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """Row of the cell's lower corner (int32), and the place in the cell on each continuous axis."""
+        axes = self.table.axes
+        row = jnp.zeros_like(prompt_len, jnp.int32)
         for name in DISCRETE:
             value = getattr(action, name)
-            index = sum(
-                ((value >= node).astype(jnp.int32) for node in table.axes[name][1:]), jnp.zeros_like(combination)
-            )
-            combination = combination * len(table.axes[name]) + index
+            index = sum(((value >= node).astype(jnp.int32) for node in axes[name][1:]), jnp.zeros_like(row))
+            row = row * len(axes[name]) + index
+        places = []
         coordinates = (action.batch_size.astype(jnp.float32), action.kv_budget, prompt_len)
-        found = [
-            locate(x, table.axes[key])
-            for x, key in zip(coordinates, ("batch_size", "kv_budget", "prompt_len_bucket"), strict=True)
-        ]
-        cells, places = zip(*found, strict=True)
-        block = int(np.prod(shape[3:]))
-        columns = trilinear(jnp.asarray(self.flat), combination * block, shape[3:], cells, places)
-        return dict(zip(METRICS, columns, strict=True))
+        for x, name in zip(coordinates, CONTINUOUS, strict=True):
+            cell, place = locate(x, axes[name])
+            row = row * len(axes[name]) + cell
+            places.append(place)
+        return row, tuple(places)
+
+    def _blend(self, row: jax.Array, places: tuple[jax.Array, ...]) -> jax.Array:
+        n0, n1, n2 = self.table.values.shape[3:6]
+        return trilinear(jnp.asarray(self.rows), row, (n0, n1, n2), places)
 
 
 def tokens_per_verification(acceptance: jax.Array | float, spec_length: jax.Array) -> jax.Array:
@@ -98,6 +104,7 @@ def accept_rate(params: EnvParams, bucket: jax.Array, spec_length: jax.Array) ->
     return jnp.maximum(rate, 0.0)
 
 
+@stage
 def latency_noise(seed: jax.Array, step: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two independent factors N(1, sigma): one for both TTFT percentiles of the second (so that p99 stays above p50),
     one for TPOT."""
@@ -137,8 +144,9 @@ def simulate(
     ttft_p99 = jnp.maximum((found["ttft_p99_ms"] + delay) * ttft_noise, LATENCY_FLOOR_MS)
     tpot = jnp.maximum(found["tpot_ms"] / gain * tpot_noise, LATENCY_FLOOR_MS)
 
-    over = (ttft_p50[..., None] > params.slo_ms).astype(jnp.float32)
-    over_share = (workload.priority_distribution * over).sum(axis=-1)
+    shares, slo_ms = workload.priority_distribution, jnp.asarray(params.slo_ms)
+    over = [jnp.where(ttft_p50 > slo_ms[..., i], shares[..., i], 0.0) for i in range(3)]
+    over_share = over[0] + over[1] + over[2]
     # an ulp below a whole number must not lose a request
     violations = jnp.floor(workload.queue_depth * over_share + 1e-3).astype(jnp.int32) + workload.rejected
 

@@ -20,7 +20,7 @@ from inferencegym_jax.models import KNOBS
 
 PROMPT_LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)  # tokens of prompt_len_bucket 0 to 7
 KEYS = ("spec_length", "quant_tier", "prefill_disagg", "batch_size", "kv_budget", "prompt_len_bucket")
-DISCRETE = KEYS[:3]  # looked up exactly; the other three are interpolated
+DISCRETE, CONTINUOUS = KEYS[:3], KEYS[3:]  # looked up exactly, interpolated
 METRICS = ("ttft_p50_ms", "ttft_p99_ms", "tpot_ms", "tps", "gpu_mem_gb", "cost_per_1k")
 OPTIONAL_KEYS = ("spec_length", "quant_tier", "prefill_disagg", "kv_budget")
 DEFAULT_TABLE = "traces_llama3_8b.parquet"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from inferencegym_jax import random
 from inferencegym_jax.models import QUEUE_CAPACITY, EnvParams, EnvState, Phase, WorkloadState
+from inferencegym_jax.staging import stage
 
 EMA_STEPS = 10  # span of the arrival rate's moving average; weight of the newest step is 2 / (span + 1)
 WINDOW = 50  # steps over which class shares are reported
@@ -23,20 +24,32 @@ BUCKET_EDGES = (64, 128, 256, 512, 1024, 2048, 4096)  # prompt_len_bucket = digi
 class Traffic(NamedTuple):
     """What arrives in one second, before the queue."""
 
-    class_arrivals: jax.Array  # int32[..., 3]: interactive, batch, best effort
+    class_arrivals: tuple[jax.Array, jax.Array, jax.Array]  # int32[...]: interactive, batch, best effort
     prompt_len: jax.Array  # float32[...], tokens
+
+
+def _into_period(step: jax.Array, params: EnvParams) -> jax.Array:
+    """int32 steps since the burst calendar's period began, from -burst_start; a float division, as integer ones do not vectorise.
+
+    Half a step keeps the quotient off whole numbers, so no rounding changes its floor (steps below 2^22).
+    """
+    period = jnp.asarray(params.burst_period, jnp.float32)
+    turns = jnp.floor((step.astype(jnp.float32) + 0.5) / period).astype(jnp.int32)
+    return step - turns * params.burst_period - params.burst_start
 
 
 def is_burst_at(step: jax.Array, params: EnvParams) -> jax.Array:
     """bool: does the calendar put ``step`` (int32, from 0) inside a burst."""
-    offset = jnp.mod(step, params.burst_period) - params.burst_start
+    offset = _into_period(step, params)
     return (offset >= 0) & (offset < params.burst_length)
 
 
 def phase_at(step: jax.Array, params: EnvParams) -> jax.Array:
     """int32 ``Phase`` of a step: burst by the calendar, cooldown for 10 steps after one, warmup in the first 10."""
-    burst = is_burst_at(step, params)
-    since = jnp.mod(step - params.burst_start - params.burst_length, params.burst_period)
+    offset = _into_period(step, params)
+    burst = (offset >= 0) & (offset < params.burst_length)
+    after = offset - params.burst_length
+    since = jnp.where(after < 0, after + params.burst_period, after)
     first_end = params.burst_start + params.burst_length
     cooling = (since < COOLDOWN_STEPS) & (step >= first_end) & (params.burst_length > 0)
     quiet = jnp.where(step < WARMUP_STEPS, Phase.WARMUP, Phase.STEADY)
@@ -48,30 +61,32 @@ def poisson(word: jax.Array, rate: jax.Array) -> jax.Array:
 
     The quantile function's Cornish-Fisher expansion with z the normal quantile of the word's uniform,
     ``floor(rate + sqrt(rate) z + (2 + z^2)/6 - (z^3 + 2z)/(72 sqrt(rate)) + (3z^4 + 7z^2 - 16)/(810 rate))``
-    (Giles, "Algorithm 955: Approximation of the Inverse Poisson Cumulative Distribution Function", ACM TOMS 42(1),
-    2016, eq. for Q_N2). Total variation from the exact distribution: 1.4e-4 at rate 10, 2e-5 at 25, 2e-6 at 80, 7e-4
-    at 4; rates below 4 are not accurate. Rate 0 gives 0.
+    (Giles, "Algorithm 955: Approximation of the Inverse Poisson Cumulative Distribution Function", ACM TOMS 42(1), 2016,
+    eq. for Q_N2). Total variation from the exact distribution: 1.4e-4 at rate 10, 2e-5 at 25, 2e-6 at 80, 7e-4 at 4;
+    rates below 4 are not accurate. Rate 0 gives 0.
     """
     z = random.normal(word)
     rate = jnp.asarray(rate, jnp.float32)
-    safe = jnp.maximum(rate, 1e-3)
-    root = jnp.sqrt(safe)
+    root = jnp.sqrt(jnp.maximum(rate, 1e-3))
+    inverse = 1.0 / root
     square = z * z
-    value = safe + root * z + (2.0 + square) / 6.0
-    value = value - z * (2.0 + square) / (72.0 * root)
-    value = value + (square * (3.0 * square + 7.0) - 16.0) / (810.0 * safe)
+    value = z * root + ((2.0 / 6.0) + square * (1.0 / 6.0)) + rate
+    value = value - z * (2.0 + square) * (inverse * (1.0 / 72.0))
+    value = value + (square * (3.0 * square + 7.0) - 16.0) * (inverse * inverse * (1.0 / 810.0))
     return jnp.where(rate > 0, jnp.maximum(jnp.floor(value), 0.0), 0.0).astype(jnp.int32)
 
 
-def draw_class_arrivals(seed: jax.Array, step: jax.Array, params: EnvParams) -> jax.Array:
-    """int32[..., 3] arrivals by class: a Poisson stream thinned by class shares is three independent Poisson
-    streams."""
+@stage
+def draw_class_arrivals(seed: jax.Array, step: jax.Array, params: EnvParams) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """int32 arrivals by class: a Poisson stream thinned by class shares is three independent Poisson streams."""
     total = jnp.where(is_burst_at(step, params), params.burst_rate, params.rate)
+    shares = jnp.asarray(params.class_shares)
     words = random.hash4(seed, step, random.CLASSES)
-    counts = [poisson(words[i], total * params.class_shares[..., i]) for i in range(3)]
-    return jnp.stack(counts, axis=-1)
+    first, second, third = (poisson(words[i], total * shares[..., i]) for i in range(3))
+    return first, second, third
 
 
+@stage
 def draw_prompt_len(seed: jax.Array, step: jax.Array, params: EnvParams) -> jax.Array:
     """float32 prompt length (tokens) of the step: a two-part uniform mixture, or a clamped lognormal."""
     part, place, normal_word, _ = random.hash4(seed, step, random.WORKLOAD)
@@ -105,7 +120,7 @@ def advance(state: EnvState, batch_size: jax.Array, params: EnvParams) -> tuple[
     """
     step = state.time
     traffic = draw_traffic(state.seed, step, params)
-    arrivals = traffic.class_arrivals.sum(axis=-1)
+    arrivals = sum(traffic.class_arrivals[1:], traffic.class_arrivals[0])
     present = state.queue + arrivals
     served = jnp.minimum(batch_size, present)
     left = present - served
@@ -113,19 +128,15 @@ def advance(state: EnvState, batch_size: jax.Array, params: EnvParams) -> tuple[
 
     # what falls out of the window is drawn again instead of being stored: 3 draws cost less than a 50-step buffer
     leaving = draw_class_arrivals(state.seed, step - WINDOW, params)
-    leaving = jnp.where((step >= WINDOW)[..., None], leaving, 0)
-    class_counts = state.class_counts + traffic.class_arrivals - leaving
-    seen = class_counts.sum(axis=-1, keepdims=True)
-    shares = jnp.where(seen > 0, class_counts / jnp.maximum(seen, 1), params.class_shares)
+    class_counts, shares = _window(state.class_counts, traffic.class_arrivals, leaving, step, params)
 
     ema = state.arrival_ema + (2.0 / (EMA_STEPS + 1)) * (arrivals - state.arrival_ema)
-    edges = jnp.asarray(BUCKET_EDGES, jnp.float32)
     workload = WorkloadState(
         arrival_rate=ema,
         mean_prompt_len=traffic.prompt_len,
-        prompt_len_bucket=(traffic.prompt_len[..., None] >= edges).sum(axis=-1, dtype=jnp.int32),
+        prompt_len_bucket=prompt_bucket(traffic.prompt_len),
         queue_depth=queue,
-        priority_distribution=shares.astype(jnp.float32),
+        priority_distribution=shares,
         is_burst=is_burst_at(step, params),
         phase=phase_at(step, params),
         arrivals=arrivals,
@@ -133,3 +144,28 @@ def advance(state: EnvState, batch_size: jax.Array, params: EnvParams) -> tuple[
         rejected=left - queue,
     )
     return workload, class_counts
+
+
+def prompt_bucket(prompt_len: jax.Array) -> jax.Array:
+    """int32 prompt_len_bucket (0 to 7) of a length in tokens: how many edges it reaches."""
+    return sum(((prompt_len >= edge).astype(jnp.int32) for edge in BUCKET_EDGES), jnp.zeros_like(prompt_len, jnp.int32))
+
+
+@stage
+def _window(
+    counts: jax.Array,
+    entering: tuple[jax.Array, ...],
+    leaving: tuple[jax.Array, ...],
+    step: jax.Array,
+    params: EnvParams,
+) -> tuple[jax.Array, jax.Array]:
+    """Class counts (int32[..., 3]) over the last 50 steps, and class shares (float32[..., 3]); the task's own before anything arrived."""
+    is_full = step >= WINDOW
+    columns = [counts[..., i] + entering[i] - jnp.where(is_full, leaving[i], 0) for i in range(3)]
+    seen = columns[0] + columns[1] + columns[2]
+    scale = 1.0 / jnp.maximum(seen, 1).astype(jnp.float32)
+    expected = jnp.asarray(params.class_shares)
+    shares = [
+        jnp.where(seen > 0, column.astype(jnp.float32) * scale, expected[..., i]) for i, column in enumerate(columns)
+    ]
+    return jnp.stack(columns, axis=-1), jnp.stack(shares, axis=-1)
