@@ -45,8 +45,8 @@ def trilinear(
     """Blend the eight corners of a cell, all metrics at once.
 
     Args:
-        rows: float32[combinations * n0 * n1 * n2, metrics], last axis of the grid fastest: a corner's metrics lie side by side, and the
-            corners along the last axis are neighbours, so a lookup touches four contiguous places.
+        rows: float32[combinations * n0 * n1 * n2, metrics], last axis of the grid fastest: a corner's metrics lie side
+            by side, and the corners along the last axis are neighbours, so a lookup touches four contiguous places.
         corner: int32[...], row of the cell's lower corner; must be a cell of the grid.
         shape: (n0, n1, n2).
         places: place in the cell on each axis, three float32[...] in [0, 1].

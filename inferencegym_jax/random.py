@@ -81,10 +81,10 @@ def _horner(x: jax.Array, terms: tuple[float, ...]) -> jax.Array:
 def normal(word: jax.Array) -> jax.Array:
     """Standard normal float32 from one uint32 word, by the inverse CDF; |z| <= 5.3, relative error 3e-6.
 
-    ``z = x P(-log(1 - x^2))`` with x = 2u - 1: the variable of Giles, "Approximating the erfinv function", GPU Computing Gems
-    (Jade), 2011, whose two polynomials and square root are here one minimax polynomial of degree 10; the logarithm is
-    exponent and mantissa. No branch, no division and no library call, so it vectorises and gives the same bits wherever multiplications and
-    additions are contracted alike; a third of ``lax.erf_inv``'s time. ``tests/test_random.py`` holds it to the exact quantile.
+    ``z = x P(-log(1 - x^2))`` with x = 2u - 1: the variable of Giles, "Approximating the erfinv function", GPU
+    Computing Gems (Jade), 2011, whose two polynomials and square root are here one minimax polynomial of degree 10; the
+    logarithm is taken of exponent and mantissa. No branch, no division and no library call: a third of
+    ``lax.erf_inv``'s time.
     """
     u = uniform(word)
     x = u + u - 1.0

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax import random
+from inferencegym_jax import parallel, random
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.models import (
     EPISODE_LENGTH,
@@ -132,7 +132,8 @@ def rollout(
         ValueError, TypeError: seeds or length are not usable.
     """
     seeds = _check(seeds, params, length)
-    return _rollout(env, policy, length, params, seeds, _spread(carry, carry_axis, seeds))
+    spread = _spread(carry, carry_axis, seeds)
+    return parallel.run(_rollout, (env, policy, length), params, seeds, spread, axis=1, split=False)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -181,7 +182,8 @@ def evaluate(
         ``EpisodeStatistics``, each field of shape (environments,). Score them with ``grader.score_statistics``.
     """
     seeds = _check(seeds, params, length)
-    return _evaluate(env, policy, length, params, seeds, _spread(carry, carry_axis, seeds))
+    spread = _spread(carry, carry_axis, seeds)
+    return parallel.run(_evaluate, (env, policy, length), params, seeds, spread, axis=0, split=True)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -26,8 +26,8 @@ LATENCY_FLOOR_MS = 1.0
 class TableGrid:
     """A latency table laid out for lookups; static, hashed by the table's content.
 
-    One row of six metrics a cell; rows run over (spec, quant, disagg) combinations, batch, kv budget and, fastest, prompt, so
-    the two prompt corners of a lookup are neighbours: 48 bytes in one or two cache lines.
+    One row of six metrics a node; rows run over (spec, quant, disagg) combinations, batch, kv budget and, fastest,
+    prompt, so the two prompt corners of a lookup are neighbours: 48 bytes in one or two cache lines.
     """
 
     table: LatencyTable

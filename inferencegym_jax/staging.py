@@ -1,7 +1,7 @@
 """Where the compiled step is cut into parts: one function, used by the modules that compute the step.
 
-XLA's CPU backend fuses a cheap producer into each of its consumers and computes it again in each: the table's cell is found 30
-times, every hash five times. A part that is called instead of inlined computes its outputs once.
+XLA's CPU backend fuses a cheap producer into each of its consumers and computes it again in each: the table's cell was
+found 30 times a step, every hash five times. A part that is called instead of inlined computes its outputs once.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ T = TypeVar("T")
 def stage(function: Callable[P, T]) -> Callable[P, T]:
     """``function`` of arrays, compiled as a call of its own, so that what it returns is computed once.
 
-    Only for the CPU backend (elsewhere, and outside a trace, it is ``function`` itself); results are the same either way. Measured gain:
-    ``docs/performance.md``.
+    For the CPU backend only; elsewhere it is ``function`` itself. The step takes a third of the time
+    (``docs/performance.md``).
     """
     called = jax.jit(function)
 

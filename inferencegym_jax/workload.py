@@ -24,14 +24,15 @@ BUCKET_EDGES = (64, 128, 256, 512, 1024, 2048, 4096)  # prompt_len_bucket = digi
 class Traffic(NamedTuple):
     """What arrives in one second, before the queue."""
 
-    class_arrivals: tuple[jax.Array, jax.Array, jax.Array]  # int32[...]: interactive, batch, best effort
+    class_arrivals: jax.Array  # int32[..., 3]: interactive, batch, best effort
     prompt_len: jax.Array  # float32[...], tokens
 
 
 def _into_period(step: jax.Array, params: EnvParams) -> jax.Array:
-    """int32 steps since the burst calendar's period began, from -burst_start; a float division, as integer ones do not vectorise.
+    """int32 steps since the burst calendar's period began, from -burst_start.
 
-    Half a step keeps the quotient off whole numbers, so no rounding changes its floor (steps below 2^22).
+    By float division, as integer ones do not vectorise: half a step keeps the quotient off whole numbers, so that no
+    rounding changes its floor (steps below 2^22).
     """
     period = jnp.asarray(params.burst_period, jnp.float32)
     turns = jnp.floor((step.astype(jnp.float32) + 0.5) / period).astype(jnp.int32)
@@ -61,9 +62,9 @@ def poisson(word: jax.Array, rate: jax.Array) -> jax.Array:
 
     The quantile function's Cornish-Fisher expansion with z the normal quantile of the word's uniform,
     ``floor(rate + sqrt(rate) z + (2 + z^2)/6 - (z^3 + 2z)/(72 sqrt(rate)) + (3z^4 + 7z^2 - 16)/(810 rate))``
-    (Giles, "Algorithm 955: Approximation of the Inverse Poisson Cumulative Distribution Function", ACM TOMS 42(1), 2016,
-    eq. for Q_N2). Total variation from the exact distribution: 1.4e-4 at rate 10, 2e-5 at 25, 2e-6 at 80, 7e-4 at 4;
-    rates below 4 are not accurate. Rate 0 gives 0.
+    (Giles, "Algorithm 955: Approximation of the Inverse Poisson Cumulative Distribution Function", ACM TOMS 42(1),
+    2016, eq. for Q_N2). Total variation from the exact distribution: 1.4e-4 at rate 10, 2e-5 at 25, 2e-6 at 80, 7e-4
+    at 4; rates below 4 are not accurate. Rate 0 gives 0.
     """
     z = random.normal(word)
     rate = jnp.asarray(rate, jnp.float32)
@@ -77,13 +78,18 @@ def poisson(word: jax.Array, rate: jax.Array) -> jax.Array:
 
 
 @stage
-def draw_class_arrivals(seed: jax.Array, step: jax.Array, params: EnvParams) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """int32 arrivals by class: a Poisson stream thinned by class shares is three independent Poisson streams."""
+def _class_arrivals(seed: jax.Array, step: jax.Array, params: EnvParams) -> tuple[jax.Array, jax.Array, jax.Array]:
     total = jnp.where(is_burst_at(step, params), params.burst_rate, params.rate)
     shares = jnp.asarray(params.class_shares)
     words = random.hash4(seed, step, random.CLASSES)
     first, second, third = (poisson(words[i], total * shares[..., i]) for i in range(3))
     return first, second, third
+
+
+def draw_class_arrivals(seed: jax.Array, step: jax.Array, params: EnvParams) -> jax.Array:
+    """int32[..., 3] arrivals by class: a Poisson stream thinned by class shares is three independent Poisson
+    streams."""
+    return jnp.stack(_class_arrivals(seed, step, params), axis=-1)
 
 
 @stage
@@ -119,22 +125,23 @@ def advance(state: EnvState, batch_size: jax.Array, params: EnvParams) -> tuple[
         The workload of the step and the new class counts (int32[..., 3]) over the last 50 steps.
     """
     step = state.time
-    traffic = draw_traffic(state.seed, step, params)
-    arrivals = sum(traffic.class_arrivals[1:], traffic.class_arrivals[0])
+    entering = _class_arrivals(state.seed, step, params)
+    prompt_len = draw_prompt_len(state.seed, step, params)
+    arrivals = entering[0] + entering[1] + entering[2]
     present = state.queue + arrivals
     served = jnp.minimum(batch_size, present)
     left = present - served
     queue = jnp.minimum(left, QUEUE_CAPACITY)
 
     # what falls out of the window is drawn again instead of being stored: 3 draws cost less than a 50-step buffer
-    leaving = draw_class_arrivals(state.seed, step - WINDOW, params)
-    class_counts, shares = _window(state.class_counts, traffic.class_arrivals, leaving, step, params)
+    leaving = _class_arrivals(state.seed, step - WINDOW, params)
+    class_counts, shares = _window(state.class_counts, entering, leaving, step, params)
 
     ema = state.arrival_ema + (2.0 / (EMA_STEPS + 1)) * (arrivals - state.arrival_ema)
     workload = WorkloadState(
         arrival_rate=ema,
-        mean_prompt_len=traffic.prompt_len,
-        prompt_len_bucket=prompt_bucket(traffic.prompt_len),
+        mean_prompt_len=prompt_len,
+        prompt_len_bucket=prompt_bucket(prompt_len),
         queue_depth=queue,
         priority_distribution=shares,
         is_burst=is_burst_at(step, params),
@@ -159,7 +166,8 @@ def _window(
     step: jax.Array,
     params: EnvParams,
 ) -> tuple[jax.Array, jax.Array]:
-    """Class counts (int32[..., 3]) over the last 50 steps, and class shares (float32[..., 3]); the task's own before anything arrived."""
+    """Class counts (int32[..., 3]) over the last 50 steps, and class shares (float32[..., 3]), which are the task's
+    own before anything arrived."""
     is_full = step >= WINDOW
     columns = [counts[..., i] + entering[i] - jnp.where(is_full, leaving[i], 0) for i in range(3)]
     seen = columns[0] + columns[1] + columns[2]

@@ -1,0 +1,88 @@
+"""How a compiled rollout runs on a CPU: widest vectors, and one part of the batch on each core.
+
+``rollout`` and ``evaluate`` come here with a jitted function of (env, policy, length, params, seeds, carry).
+Environments never look at each other, so parts of a batch give the same numbers as the whole. On accelerators, and
+inside somebody else's trace, the function is simply called.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax.models import is_traced
+
+# XLA's own default is 256 bits. With 512, where the processor has them, a rollout takes 0.7 times as long.
+CPU_OPTIONS = {"xla_cpu_prefer_vector_width": "512"}
+PART_MINIMUM = 512  # environments a part: below, starting a thread costs more than it saves
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_parts(environments: int) -> int:
+    """Equal parts (one compiled shape for all) that a batch is run in: at most one a core."""
+    most = min(cores(), environments // PART_MINIMUM)
+    return next((parts for parts in range(most, 1, -1) if environments % parts == 0), 1)
+
+
+def run(
+    function: Any, static: tuple[Any, ...], params: Any, seeds: jax.Array, carry: Any, *, axis: int, split: bool
+) -> Any:
+    """Call ``function(*static, params, seeds, carry)``, compiled once for each combination of static values and shapes.
+
+    Args:
+        function: from ``jax.jit`` with the leading arguments static.
+        static: hashable: environment, policy, length.
+        params: one task, or with ``params.task_id`` of one dimension a batch.
+        seeds: uint32[environments].
+        carry: pytree with a leading axis of environments.
+        axis: which axis of the results runs over environments.
+        split: run parts of the batch on several cores. XLA's own threads, which share the work of each small operation,
+            lose more time in handing it over than they gain.
+    """
+    if jax.default_backend() != "cpu" or jax.local_device_count() > 1 or is_traced((params, seeds, carry)):
+        return function(*static, params, seeds, carry)
+    parts = count_parts(seeds.shape[0]) if split else 1
+    arguments = jax.tree.map(jnp.asarray, (params, seeds, carry))
+    if parts == 1:
+        return _compiled(function, static, *_signature(arguments))(*arguments)
+    pieces = [_piece(arguments, i, parts) for i in range(parts)]
+    program = _compiled(function, static, *_signature(pieces[0]))
+    results = list(_threads().map(lambda piece: jax.block_until_ready(program(*piece)), pieces))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=axis), *results)
+
+
+def _piece(arguments: tuple[Any, jax.Array, Any], i: int, parts: int) -> tuple[Any, jax.Array, Any]:
+    params, seeds, carry = arguments
+    size = seeds.shape[0] // parts
+
+    def cut(x: jax.Array) -> jax.Array:
+        return x[i * size : (i + 1) * size]
+
+    if jnp.ndim(params.task_id):
+        params = jax.tree.map(cut, params)
+    return params, cut(seeds), jax.tree.map(cut, carry)
+
+
+def _signature(arguments: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+    leaves, structure = jax.tree.flatten(arguments)
+    return structure, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(function: Any, static: tuple[Any, ...], structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
+    lowered = function.lower(*static, *jax.tree.unflatten(structure, leaves))
+    return lowered.compile(compiler_options=CPU_OPTIONS)
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores(), thread_name_prefix="rollout")
