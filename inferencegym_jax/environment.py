@@ -26,7 +26,7 @@ from inferencegym_jax.models import (
 )
 from inferencegym_jax.reward import reward, violation_rate
 from inferencegym_jax.simulator import TableGrid, kv_occupancy, simulate
-from inferencegym_jax.spaces import Space, action_space, observation_space
+from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
 from inferencegym_jax.table import LatencyTable
 
 
@@ -158,11 +158,11 @@ class Environment:
         del params
         return jnp.zeros_like(state.time, jnp.bool_)
 
-    def action_space(self, params: EnvParams | None = None) -> Space:
+    def action_space(self, params: EnvParams | None = None) -> ActionSpace:
         """The five knobs with their ranges; knobs that the task locks are listed in ``locked``."""
         return action_space(self.default_params if params is None else params)
 
-    def observation_space(self, params: EnvParams | None = None) -> Space:
+    def observation_space(self, params: EnvParams | None = None) -> ObservationSpace:
         """The twelve observation fields with their ranges."""
         del params
         return observation_space()

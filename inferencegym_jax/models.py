@@ -262,6 +262,11 @@ class EnvParams:
     noise_sigma: Scalar  # float32, standard deviation of the latency noise
     episode_length: Scalar  # int32, steps
 
+    @property
+    def max_steps_in_episode(self) -> Scalar:
+        """gymnax's name of ``episode_length``."""
+        return self.episode_length
+
     def replace(self, **changes: Any) -> EnvParams:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)

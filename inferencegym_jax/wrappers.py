@@ -212,7 +212,7 @@ class DiscreteAction(Wrapper):
         """Points of the grid."""
         return math.prod(self._shape)
 
-    def decode(self, index: jax.Array) -> ServeAction:
+    def decode(self, index: jax.Array | int) -> ServeAction:
         """The ``ServeAction`` of a grid index (int, any batch shape; beyond the grid is clamped)."""
         index = jnp.clip(jnp.asarray(index, jnp.int32), 0, self.num_actions - 1)
         places = jnp.unravel_index(index, self._shape)

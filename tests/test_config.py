@@ -23,7 +23,7 @@ def test_an_unknown_task_lists_the_known(task):
 def test_config_changes_weights_and_slo():
     _, params = ig.make(3, config={"alpha": 1, "beta": 0.0, "gamma": 2.5, "delta": 0.5, "slo_ttft_ms": 150})
     assert (params.alpha, params.beta, params.gamma, params.delta) == (1, 0, 2.5, 0.5)
-    np.testing.assert_array_equal(params.slo_ms, np.float32([150, 2000, np.inf]))
+    np.testing.assert_array_equal(params.slo_ms, np.array([150, 2000, np.inf], np.float32))
 
 
 @pytest.mark.parametrize("key", CONFIG_KEYS)

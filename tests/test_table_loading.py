@@ -4,9 +4,8 @@ import itertools
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 import pytest
+from pyarrow import csv, parquet
 
 import inferencegym_jax as ig
 from inferencegym_jax.table import METRICS, load_table, table_from_columns
@@ -35,7 +34,7 @@ def small_columns(knobs=True):
 
 def write(columns, path):
     table = pa.table(columns)
-    pa.csv.write_csv(table, path) if path.suffix == ".csv" else pa.parquet.write_table(table, path)
+    csv.write_csv(table, path) if path.suffix == ".csv" else parquet.write_table(table, path)
     return path
 
 
