@@ -179,7 +179,7 @@ def evaluate(
     """Roll a policy out and keep statistics only: same arguments and the same episodes as ``rollout``.
 
     Returns:
-        ``EpisodeStatistics``, each field of shape (environments,). Score them with ``grader.score_statistics``.
+        ``EpisodeStatistics``, each field of shape (environments,). Score them with ``grader.score_aggregates``.
     """
     seeds = _check(seeds, params, length)
     spread = _spread(carry, carry_axis, seeds)
