@@ -61,11 +61,10 @@ class PolicyNetwork:
     statistics: ObservationStatistics
 
 
-def features(observation: ServeObservation, statistics: ObservationStatistics) -> jax.Array:
-    """What a network sees: the library's normalised observation, standardised; float32[..., 14], within +-10."""
-    flat = normalise(observation)
+def standardise(normalised: jax.Array, statistics: ObservationStatistics) -> jax.Array:
+    """What a network sees of normalised observations: mean 0, variance 1, within +-10; float32[..., 14]."""
     scale = jax.lax.rsqrt(jnp.maximum(statistics.variance, VARIANCE_FLOOR))
-    return jnp.clip((flat - statistics.mean) * scale, -FEATURE_CLIP, FEATURE_CLIP)
+    return jnp.clip((normalised - statistics.mean) * scale, -FEATURE_CLIP, FEATURE_CLIP)
 
 
 def split_heads(outputs: jax.Array) -> dict[str, jax.Array]:
@@ -145,22 +144,25 @@ def sample(outputs: jax.Array, log_std: jax.Array, key: jax.Array) -> jax.Array:
 
 def forward(network: PolicyNetwork, observation: ServeObservation) -> jax.Array:
     """The actor's outputs, float32[..., HEAD_SIZE]."""
-    x = features(observation, network.statistics)
+    x = standardise(normalise(observation), network.statistics)
     for weights, bias in network.layers[:-1]:
         x = jnp.tanh(x @ weights + bias)
     weights, bias = network.layers[-1]
     return x @ weights + bias
 
 
-def deterministic(key: jax.Array, observation: ServeObservation, carry: PolicyNetwork) -> tuple[ServeAction, PolicyNetwork]:
-    """A policy whose carry is its network: the most likely action. ``rollout(..., deterministic, seeds, carry=network)``."""
-    del key
-    return decode(mode(forward(carry, observation))), carry
+def network_policy(network: PolicyNetwork, *, sample_actions: bool = False) -> Policy:
+    """The policy of a network: its most likely action, or one drawn from its distribution.
 
+    Every call makes a new function, for which ``rollout`` compiles anew; keep it.
+    """
 
-def stochastic(key: jax.Array, observation: ServeObservation, carry: PolicyNetwork) -> tuple[ServeAction, PolicyNetwork]:
-    """A policy whose carry is its network: an action drawn from its distribution."""
-    return decode(sample(forward(carry, observation), carry.log_std, key)), carry
+    def policy(key: jax.Array, observation: ServeObservation, carry: Any = None) -> Any:
+        outputs = forward(network, observation)
+        raw = sample(outputs, network.log_std, key) if sample_actions else mode(outputs)
+        return decode(raw), carry
+
+    return policy
 
 
 def save_network(path: str | Path, network: PolicyNetwork, metadata: dict[str, Any]) -> None:
@@ -224,9 +226,4 @@ def trained(task: int | str, *, sample_actions: bool = False) -> Policy:
         FileNotFoundError: no policy ships for it.
     """
     network, _ = load_network(data_path(f"policies/task{get_task(task).id}.npz"))
-    act = stochastic if sample_actions else deterministic
-
-    def policy(key: jax.Array, observation: ServeObservation, carry: Any = None) -> Any:
-        return act(key, observation, network)[0], carry
-
-    return policy
+    return network_policy(network, sample_actions=sample_actions)

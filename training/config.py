@@ -1,0 +1,180 @@
+"""What a training run is made of: frozen, checked, readable from YAML; one file a task in ``training/configs/``.
+
+``TrainConfig`` holds what fixes shapes and loops, ``Hyperparameters`` the numbers that may be traced, so that a sweep is a vmap over them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import yaml
+
+from inferencegym_jax.models import EPISODE_LENGTH
+from inferencegym_jax.tasks import get_task
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Numbers of PPO (Schulman et al., 2017) that the compiled update takes as arguments; each may be a traced scalar."""
+
+    learning_rate: Any = 1e-3  # of Adam, falling linearly to final_learning_rate over the run
+    final_learning_rate: Any = 0.0
+    discount: Any = 0.95
+    gae_lambda: Any = 0.9
+    clip: Any = 0.2  # of the probability ratio
+    entropy: Any = 1e-3  # weight of the entropy bonus
+    value_weight: Any = 0.5
+    max_gradient_norm: Any = 0.5
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. Raises ``ValueError`` where a field is out of range; the message names field, value and what is allowed."""
+
+    task: int | str = 1
+    table: str | None = None  # a latency table of your own; default: the shipped one
+    seed: int = 0
+    total_steps: int = 2_000_000  # environment steps, rounded up to whole updates
+    environments: int = 256  # over all devices
+    rollout_length: int = 16  # steps of every environment an update
+    epochs: int = 4
+    minibatches: int = 4  # random sets of the rollout's steps, every environment in each
+    hidden: tuple[int, ...] = (64, 64)  # tanh layers of the actor, and of the critic
+    initial_std: float = 0.5  # of the positions in [-1, 1] of kv_budget and batch_size
+    stagger: bool = True  # start environments at every moment of an episode instead of all at its beginning
+    evaluate_every: int = 10  # updates
+    evaluation_episodes: int = 64
+    hyper: Hyperparameters = field(default_factory=Hyperparameters)
+
+    def __post_init__(self) -> None:
+        get_task(self.task)
+        if not isinstance(self.hidden, tuple) or not self.hidden:
+            raise ValueError(f"hidden = {self.hidden!r}: must be a list of at least one layer size")
+        names = "total_steps environments rollout_length epochs minibatches evaluate_every evaluation_episodes".split()
+        for name, value in [(name, getattr(self, name)) for name in names] + [("hidden", size) for size in self.hidden]:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} = {value!r}: must be a whole number of at least 1")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed = {self.seed!r}: must be a whole number from 0 to {2**32 - 1}")
+        if self.rollout_length > EPISODE_LENGTH:
+            raise ValueError(f"rollout_length = {self.rollout_length}: must be at most an episode, {EPISODE_LENGTH}")
+        if self.rollout_length % self.minibatches:
+            raise ValueError(
+                f"minibatches = {self.minibatches}: must divide rollout_length = {self.rollout_length} (a minibatch is a set of its steps)"
+            )
+        check_number("initial_std", self.initial_std, above=0.0)
+        for item in dataclasses.fields(Hyperparameters):
+            value = getattr(self.hyper, item.name)
+            if isinstance(value, jax.Array):
+                continue
+            share = item.name in ("discount", "gae_lambda")
+            positive = item.name in ("learning_rate", "clip", "max_gradient_norm")
+            check_number(item.name, value, above=0.0 if positive else None, most=1.0 if share else math.inf)
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of one update."""
+        return self.environments * self.rollout_length
+
+    @property
+    def updates(self) -> int:
+        """Updates of the run, a whole number of evaluations."""
+        return self.chunks * self.evaluate_every
+
+    @property
+    def chunks(self) -> int:
+        """Compiled calls of the run, each ``evaluate_every`` updates and an evaluation."""
+        return math.ceil(self.total_steps / (self.steps_per_update * self.evaluate_every))
+
+    def replace(self, **changes: Any) -> TrainConfig:
+        """A checked copy; names of ``Hyperparameters`` go there.
+
+        Raises:
+            ValueError: unknown key, or a value out of range.
+        """
+        own = {f.name for f in dataclasses.fields(self)} - {"hyper"}
+        hyper = {f.name for f in dataclasses.fields(Hyperparameters)}
+        for key in changes:
+            if key not in own | hyper | {"hyper"}:
+                raise ValueError(f"config key {key!r} is unknown; allowed are {', '.join(sorted(own | hyper))}")
+        changed = dict(changes)
+        inner = {key: changed.pop(key) for key in list(changed) if key in hyper}
+        if isinstance(changed.get("hidden"), list):
+            changed["hidden"] = tuple(changed["hidden"])
+        if inner:
+            changed["hyper"] = dataclasses.replace(changed.get("hyper", self.hyper), **inner)
+        return dataclasses.replace(self, **changed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields flat, as YAML and JSON hold them."""
+        flat = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "hyper"}
+        flat["hidden"] = list(self.hidden)
+        return flat | {f.name: float(getattr(self.hyper, f.name)) for f in dataclasses.fields(self.hyper)}
+
+
+def check_number(name: str, value: Any, above: float | None = None, most: float = math.inf) -> None:
+    """Raise ``ValueError`` unless value is a finite number of at least 0 (or above ``above``) and at most ``most``."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value <= most
+    if not good or (value <= above if above is not None else value < 0):
+        low = f"above {above:g}" if above is not None else "of at least 0"
+        raise ValueError(f"{name} = {value!r}: must be a finite number {low}{f' and at most {most:g}' if most < math.inf else ''}")
+
+
+def from_mapping(entries: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
+    """A config from flat keys, on top of ``base`` or the defaults.
+
+    YAML reads ``1e-3`` as text; text that is a number is taken as one.
+
+    Raises:
+        ValueError: unknown key or bad value.
+    """
+    if not isinstance(entries, Mapping):
+        raise ValueError(f"config = {entries!r}: must be a mapping of keys to values")
+    return (base or TrainConfig()).replace(**{str(key): _number(str(key), value) for key, value in entries.items()})
+
+
+def _number(key: str, value: Any) -> Any:
+    if isinstance(value, str) and key not in ("task", "table"):
+        try:
+            return yaml.safe_load(value) if not _is_float(value) else float(value) if not value.isdigit() else int(value)
+        except yaml.YAMLError:
+            return value
+    return value
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read a YAML file of flat keys.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not YAML, unknown key or bad value; the message names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"config = {str(path)!r}: no such file")
+    try:
+        return from_mapping(yaml.safe_load(path.read_text()) or {})
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def task_config(task: int | str) -> TrainConfig:
+    """The shipped config of a task."""
+    return load_config(CONFIGS / f"task{get_task(task).id}.yaml")

@@ -1,0 +1,54 @@
+"""The policy's distribution over raw actions: log-probability and entropy, with a task's locked knobs left out of both.
+
+Sampling and decoding are the library's (``inferencegym_jax.trained``), so that training and use agree.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax.models import KNOBS
+from inferencegym_jax.trained import HEAD_SIZES, split_heads
+
+HALF_LOG_TWO_PI = 0.9189385332046727
+
+
+def log_prob_and_entropy(
+    outputs: jax.Array, log_std: jax.Array, raw: jax.Array, active: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability of raw actions and entropy of their distribution, sums over the active knobs.
+
+    A locked knob has no effect on the environment; it enters neither sum and so gets no gradient.
+
+    Args:
+        outputs: float32[..., HEAD_SIZE], the actor's.
+        log_std: float32[2], of the Gaussian positions.
+        raw: float32[..., 5], see ``trained.decode``; positions as sampled, before clipping.
+        active: bool[5], the task's.
+
+    Returns:
+        (log-probability float32[...], entropy float32[...] in nats).
+    """
+    total = jnp.zeros(outputs.shape[:-1], jnp.float32)
+    entropies = total
+    at = 0
+    for i, (name, part) in enumerate(split_heads(outputs).items()):
+        value, knob = raw[..., i], KNOBS[name]
+        if knob.kind == "choice":
+            log_p = jax.nn.log_softmax(part, axis=-1)
+            chosen = value[..., None] == jnp.arange(HEAD_SIZES[name], dtype=jnp.float32)
+            one = jnp.where(chosen, log_p, 0.0).sum(axis=-1)
+            entropy = -(jnp.exp(log_p) * log_p).sum(axis=-1)
+        elif knob.kind == "bool":
+            logit = part[..., 0]
+            one = value * logit - jax.nn.softplus(logit)
+            entropy = jax.nn.softplus(logit) - logit * jax.nn.sigmoid(logit)
+        else:
+            z = (value - part[..., 0]) * jnp.exp(-log_std[at])
+            one = -0.5 * z * z - log_std[at] - HALF_LOG_TWO_PI
+            entropy = jnp.broadcast_to(log_std[at] + 0.5 + HALF_LOG_TWO_PI, one.shape)
+            at += 1
+        total = total + jnp.where(active[i], one, 0.0)
+        entropies = entropies + jnp.where(active[i], entropy, 0.0)
+    return total, entropies

@@ -1,0 +1,273 @@
+"""The train loop: ``make_train(config)`` gives one function of a seed that trains a policy in a single compiled call.
+
+``TrainState -> update (rollout, advantages, epochs of minibatches) -> chunk (updates, evaluation) -> train (all chunks)``. All of them are
+pure, so seeds and hyperparameters are vmap axes; ``axis`` names the mesh axis over which environments are split, if they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import inferencegym_jax as ig
+from inferencegym_jax import EnvParams, EnvState, Environment, EpisodeStatistics, ServeAction, ServeObservation
+from inferencegym_jax import random as counters
+from inferencegym_jax.models import EPISODE_LENGTH
+from inferencegym_jax.trained import ObservationStatistics, decode, network_policy, sample, standardise
+from inferencegym_jax.wrappers import normalise
+from training.config import Hyperparameters, TrainConfig
+from training.distribution import log_prob_and_entropy
+from training.losses import advantages_and_targets, clipped_objective, value_loss
+from training.networks import ActorCritic, to_policy
+from training.statistics import initial_statistics, merge
+
+TRAINING_BIT = 1 << 31  # every training episode's seed has it; no evaluation seed has it
+VALIDATION_SEED = 1 << 30  # first seed of the evaluations during training; held-out seeds count up from 0
+ENVIRONMENTS = 64  # purpose of the counters that draw environment seeds; the environment's own purposes are below it
+EPSILON = 1e-5  # of Adam, after Huang et al., "The 37 Implementation Details of PPO", 2022
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that training carries from one update to the next; a checkpoint holds this."""
+
+    variables: Any  # of ActorCritic
+    optimiser: Any  # optax
+    statistics: ObservationStatistics
+    env_state: EnvState  # batched over environments
+    observation: ServeObservation  # batched over environments
+    update: jax.Array  # int32, updates done
+    seed: jax.Array  # uint32, of the run
+
+
+class Batch(NamedTuple):
+    """A rollout as the losses take it; leading axes (steps, environments)."""
+
+    x: jax.Array
+    raw: jax.Array
+    log_prob: jax.Array
+    advantage: jax.Array
+    target: jax.Array
+
+
+Metrics = dict[str, jax.Array]
+Chunk = Callable[[TrainState, Hyperparameters], tuple[TrainState, Metrics, EpisodeStatistics]]
+
+
+def network_of(config: TrainConfig) -> ActorCritic:
+    """The networks of a config."""
+    return ActorCritic(config.hidden, config.initial_std)
+
+
+def optimiser_of(config: TrainConfig, hyper: Hyperparameters) -> optax.GradientTransformation:
+    """Gradient clipping by global norm, then Adam with a linearly falling learning rate."""
+    steps = config.updates * config.epochs * config.minibatches
+    schedule = optax.linear_schedule(hyper.learning_rate, hyper.final_learning_rate, steps)
+    return optax.chain(optax.clip_by_global_norm(hyper.max_gradient_norm), optax.adam(schedule, eps=EPSILON))
+
+
+def training_seeds(seed: jax.Array, count: int) -> jax.Array:
+    """uint32[count] episode seeds of a run, all with the training bit."""
+    return counters.hash4(seed, jnp.arange(count), ENVIRONMENTS)[0] | jnp.uint32(TRAINING_BIT)
+
+
+def step_all(env: Environment, params: EnvParams, state: EnvState, action: ServeAction) -> Any:
+    """One step of every environment with auto-reset, whose fresh seeds get the training bit too."""
+    found = jax.vmap(env.step, in_axes=(None, 0, 0, None))(None, state, action, params)
+    return found[0], dataclasses.replace(found[1], seed=found[1].seed | jnp.uint32(TRAINING_BIT)), *found[2:]
+
+
+def warm_up_steps(config: TrainConfig) -> int:
+    """Environment steps that staggering takes before the first update."""
+    return sum(i * EPISODE_LENGTH // config.environments for i in range(config.environments)) if config.stagger else 0
+
+
+def initial_state(env: Environment, params: EnvParams, config: TrainConfig, seed: Any, hyper: Hyperparameters) -> TrainState:
+    """The state before the first update.
+
+    With ``stagger`` environment i starts ``200 i / environments`` steps into an episode, which it reaches under the baseline's action:
+    otherwise all of a rollout's environments stand in the same phase of the burst calendar.
+    """
+    seed = jnp.asarray(seed, jnp.uint32)
+    observation, env_state = jax.vmap(env.reset_seed, in_axes=(0, None))(training_seeds(seed, config.environments), params)
+    if config.stagger:
+        offsets = jnp.arange(config.environments) * EPISODE_LENGTH // config.environments
+        action = jax.tree.map(lambda x: jnp.broadcast_to(x, (config.environments,)), ServeAction().as_arrays())
+
+        def advance(carry: Any, step: jax.Array) -> tuple[Any, None]:
+            observation, state, *_ = step_all(env, params, carry[1], action)
+            go = step < offsets
+            fresh = (observation, state)
+            return jax.tree.map(lambda new, old: jnp.where(go.reshape(go.shape + (1,) * (new.ndim - 1)), new, old), fresh, carry), None
+
+        (observation, env_state), _ = jax.lax.scan(advance, (observation, env_state), jnp.arange(EPISODE_LENGTH))
+    variables = network_of(config).init(jax.random.key(seed), normalise(jax.tree.map(lambda x: x[:1], observation)))
+    return TrainState(
+        variables=variables,
+        optimiser=optimiser_of(config, hyper).init(variables),
+        statistics=initial_statistics(),
+        env_state=env_state,
+        observation=observation,
+        update=jnp.int32(0),
+        seed=seed,
+    )
+
+
+def collect(
+    env: Environment, params: EnvParams, config: TrainConfig, state: TrainState, hyper: Hyperparameters
+) -> tuple[TrainState, Batch, jax.Array, jax.Array]:
+    """One rollout of all environments with the current policy.
+
+    Returns:
+        (state with the environments moved on, batch, normalised observations float32[steps, environments, 14], rewards).
+    """
+    network, variables, statistics = network_of(config), state.variables, state.statistics
+    log_std = variables["params"]["log_std"]
+    active = jnp.asarray(params.active)
+
+    def step(carry: Any, _: None) -> tuple[Any, Any]:
+        env_state, observation, final = carry
+        flat = normalise(observation)
+        outputs = network.apply(variables, standardise(flat, statistics), method="actor")
+        raw = sample(outputs, log_std, counters.policy_key(env_state.seed, env_state.time))
+        log_prob, _ = log_prob_and_entropy(outputs, log_std, raw, active)
+        observation, env_state, reward, terminated, truncated, info = step_all(env, params, env_state, decode(raw))
+        final = jnp.where(truncated[:, None], normalise(info["final_observation"]), final)
+        return (env_state, observation, final), (flat, raw, log_prob, reward, terminated, truncated)
+
+    start = normalise(state.observation)
+    carry = (state.env_state, state.observation, start)
+    (env_state, observation, final), rows = jax.lax.scan(step, carry, None, config.rollout_length)
+    flat, raw, log_prob, reward, terminated, truncated = rows
+
+    x = standardise(flat, statistics)
+    # at most one truncation an environment a rollout (rollout_length <= 200), so one final observation each is enough
+    beyond = standardise(jnp.stack([normalise(observation), final]), statistics)
+    value = network.apply(variables, x, method="critic")
+    after, at_end = network.apply(variables, beyond, method="critic")
+    next_value = jnp.where(truncated, at_end, jnp.concatenate([value[1:], after[None]]))
+    advantage, target = advantages_and_targets(
+        reward, value, next_value, terminated, truncated, hyper.discount, hyper.gae_lambda
+    )
+    moved = dataclasses.replace(state, env_state=env_state, observation=observation)
+    return moved, Batch(x, raw, log_prob, advantage, target), flat, reward
+
+
+def minibatch_loss(
+    variables: Any, config: TrainConfig, active: jax.Array, batch: Batch, hyper: Hyperparameters, axis: str | None
+) -> tuple[jax.Array, Metrics]:
+    """Clipped objective + value loss - entropy bonus of a minibatch, mean over its samples (on this device)."""
+    outputs, log_std, value = network_of(config).apply(variables, batch.x)
+    log_prob, entropy = log_prob_and_entropy(outputs, log_std, batch.raw, active)
+    mean, square = batch.advantage.mean(), jnp.square(batch.advantage).mean()
+    if axis is not None:
+        mean, square = jax.lax.pmean((mean, square), axis)
+    advantage = (batch.advantage - mean) / (jnp.sqrt(jnp.maximum(square - mean * mean, 0.0)) + 1e-8)
+    policy = clipped_objective(log_prob, batch.log_prob, advantage, hyper.clip).mean()
+    critic = value_loss(value, batch.target).mean()
+    bonus = entropy.mean()
+    ratio = log_prob - batch.log_prob
+    metrics = {
+        "policy_loss": policy,
+        "value_loss": critic,
+        "entropy": bonus,
+        "kl": (jnp.expm1(ratio) - ratio).mean(),
+        "clipped": (jnp.abs(jnp.expm1(ratio)) > hyper.clip).mean(),
+    }
+    return policy + hyper.value_weight * critic - hyper.entropy * bonus, metrics
+
+
+def make_update(
+    env: Environment, params: EnvParams, config: TrainConfig, axis: str | None = None
+) -> Callable[[TrainState, Hyperparameters], tuple[TrainState, Metrics]]:
+    """One PPO update: a rollout, then ``epochs`` passes over it in minibatches.
+
+    A minibatch is a random set of the rollout's steps with every environment in each: its composition does not depend on how many
+    devices share the environments, and picking it copies contiguous rows.
+    """
+    active = jnp.asarray(params.active)
+
+    def update(state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics]:
+        state, batch, flat, reward = collect(env, params, config, state, hyper)
+        optimiser = optimiser_of(config, hyper)
+        key = jax.random.fold_in(jax.random.key(state.seed), state.update)
+        order = jax.vmap(lambda k: jax.random.permutation(k, config.rollout_length))(jax.random.split(key, config.epochs))
+        order = order.reshape(config.epochs * config.minibatches, -1)
+
+        def descend(carry: Any, steps: jax.Array) -> tuple[Any, Metrics]:
+            variables, moments = carry
+            part = jax.tree.map(lambda x: x[steps], batch)
+            gradient, metrics = jax.grad(minibatch_loss, has_aux=True)(variables, config, active, part, hyper, axis)
+            if axis is not None:
+                gradient, metrics = jax.lax.pmean((gradient, metrics), axis)
+            change, moments = optimiser.update(gradient, moments, variables)
+            return (optax.apply_updates(variables, change), moments), metrics
+
+        (variables, moments), metrics = jax.lax.scan(descend, (state.variables, state.optimiser), order)
+        metrics = jax.tree.map(jnp.mean, metrics)
+        gain = reward.mean()
+        metrics["reward"] = gain if axis is None else jax.lax.pmean(gain, axis)
+        state = dataclasses.replace(
+            state,
+            variables=variables,
+            optimiser=moments,
+            statistics=merge(state.statistics, flat, axis),
+            update=state.update + 1,
+        )
+        return state, metrics
+
+    return update
+
+
+def make_chunk(
+    env: Environment, params: EnvParams, config: TrainConfig, axis: str | None = None, devices: int = 1
+) -> Chunk:
+    """``evaluate_every`` updates and an evaluation of the most likely actions on validation seeds.
+
+    The function returns (state, metrics of each update, ``EpisodeStatistics`` of the evaluation).
+    """
+    update = make_update(env, params, config, axis)
+    split = axis is not None and config.evaluation_episodes % devices == 0
+    count = config.evaluation_episodes // devices if split else config.evaluation_episodes
+
+    def chunk(state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics, EpisodeStatistics]:
+        state, metrics = jax.lax.scan(lambda s, _: update(s, hyper), state, None, config.evaluate_every)
+        policy = network_policy(to_policy(state.variables, state.statistics))
+        seeds = VALIDATION_SEED + jnp.arange(count)
+        if split:
+            seeds = seeds + jax.lax.axis_index(axis) * count
+        found = ig.evaluate(env, params, policy, seeds)
+        if split:
+            found = jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), found)
+        return state, metrics, found
+
+    return chunk
+
+
+def make_train(config: TrainConfig) -> Callable[..., tuple[TrainState, Metrics, EpisodeStatistics]]:
+    """The whole run as one pure function, ready for ``jax.jit`` and ``jax.vmap``.
+
+    Returns:
+        ``train(seed, hyper=config.hyper)``, which returns the final state, metrics of shape (chunks, updates a chunk) and evaluation
+        statistics of shape (chunks, episodes).
+    """
+    env, params = ig.make(config.task, table=config.table)
+    chunk = make_chunk(env, params, config)
+
+    def train(seed: Any, hyper: Hyperparameters = config.hyper) -> tuple[TrainState, Metrics, EpisodeStatistics]:
+        def body(state: TrainState, _: None) -> tuple[TrainState, Any]:
+            state, metrics, found = chunk(state, hyper)
+            return state, (metrics, found)
+
+        state = initial_state(env, params, config, seed, hyper)
+        state, (metrics, found) = jax.lax.scan(body, state, None, config.chunks)
+        return state, metrics, found
+
+    return train
