@@ -34,6 +34,8 @@ class Hyperparameters:
     entropy: Any = 1e-3  # weight of the entropy bonus
     value_weight: Any = 0.5
     max_gradient_norm: Any = 0.5
+    score_weight: Any = 0.0  # of the grader's per-second score in the training signal, see training/objective.py
+    memory_weight: Any = 0.0  # of memory above the task's limit, per 10 GB and second
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from inferencegym_jax.wrappers import normalise
 from training.config import Hyperparameters, TrainConfig
 from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective, value_loss
+from training.objective import memory_excess, score_rate
 from training.networks import ActorCritic, to_policy
 from training.statistics import initial_statistics, merge
 
@@ -130,7 +131,7 @@ def collect(
     """
     network, variables, statistics = network_of(config), state.variables, state.statistics
     log_std = variables["params"]["log_std"]
-    active = jnp.asarray(params.active)
+    active, spec = jnp.asarray(params.active), ig.get_task(config.task)
 
     def step(carry: Any, _: None) -> tuple[Any, Any]:
         env_state, observation, final = carry
@@ -140,12 +141,15 @@ def collect(
         log_prob, _ = log_prob_and_entropy(outputs, log_std, raw, active)
         observation, env_state, reward, terminated, truncated, info = step_all(env, params, env_state, decode(raw))
         final = jnp.where(truncated[:, None], normalise(info["final_observation"]), final)
-        return (env_state, observation, final), (flat, raw, log_prob, reward, terminated, truncated)
+        metrics = info["metrics"]
+        signal = reward + hyper.score_weight * score_rate(spec, params, metrics)
+        signal = signal - hyper.memory_weight * memory_excess(params, metrics)
+        return (env_state, observation, final), (flat, raw, log_prob, reward, signal, terminated, truncated)
 
     start = normalise(state.observation)
     carry = (state.env_state, state.observation, start)
     (env_state, observation, final), rows = jax.lax.scan(step, carry, None, config.rollout_length)
-    flat, raw, log_prob, reward, terminated, truncated = rows
+    flat, raw, log_prob, reward, signal, terminated, truncated = rows
 
     x = standardise(flat, statistics)
     # at most one truncation an environment a rollout (rollout_length <= 200), so one final observation each is enough
@@ -154,7 +158,7 @@ def collect(
     after, at_end = network.apply(variables, beyond, method="critic")
     next_value = jnp.where(truncated, at_end, jnp.concatenate([value[1:], after[None]]))
     advantage, target = advantages_and_targets(
-        reward, value, next_value, terminated, truncated, hyper.discount, hyper.gae_lambda
+        signal, value, next_value, terminated, truncated, hyper.discount, hyper.gae_lambda
     )
     moved = dataclasses.replace(state, env_state=env_state, observation=observation)
     return moved, Batch(x, raw, log_prob, advantage, target), flat, reward
