@@ -34,8 +34,9 @@ class Hyperparameters:
     entropy: Any = 1e-3  # weight of the entropy bonus
     value_weight: Any = 0.5
     max_gradient_norm: Any = 0.5
-    score_weight: Any = 0.0  # of the grader's per-second score in the training signal, see training/objective.py
-    memory_weight: Any = 0.0  # of memory above the task's limit, per 10 GB and second
+    score_share: Any = 0.0  # share of the grader's score, beside the reward, in what is maximised: see training/objective.py
+    stability_weight: Any = 0.0  # of changes of the knobs within that score
+    memory_weight: Any = 0.0  # of memory that the action would take above the task's limit, per 10 GB
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,14 @@ class TrainConfig:
             value = getattr(self.hyper, item.name)
             if isinstance(value, jax.Array):
                 continue
-            share = item.name in ("discount", "gae_lambda")
+            share = item.name in ("discount", "gae_lambda", "score_share")
             positive = item.name in ("learning_rate", "clip", "max_gradient_norm")
             check_number(item.name, value, above=0.0 if positive else None, most=1.0 if share else math.inf)
+
+    def uses(self, weight: str) -> bool:
+        """Whether a weight of ``hyper`` is anything but a plain 0: what it weighs is computed only then."""
+        value = getattr(self.hyper, weight)
+        return not isinstance(value, int | float) or value != 0
 
     @property
     def steps_per_update(self) -> int:

@@ -24,8 +24,8 @@ from inferencegym_jax.wrappers import normalise
 from training.config import Hyperparameters, TrainConfig
 from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective, value_loss
-from training.objective import memory_excess, score_rate
 from training.networks import ActorCritic, to_policy
+from training.objective import training_signal
 from training.statistics import initial_statistics, merge
 
 TRAINING_BIT = 1 << 31  # every training episode's seed has it; no evaluation seed has it
@@ -44,6 +44,7 @@ class TrainState:
     statistics: ObservationStatistics
     env_state: EnvState  # batched over environments
     observation: ServeObservation  # batched over environments
+    action: ServeAction  # the last one, batched over environments
     update: jax.Array  # int32, updates done
     seed: jax.Array  # uint32, of the run
 
@@ -98,10 +99,9 @@ def initial_state(env: Environment, params: EnvParams, config: TrainConfig, seed
     """
     seed = jnp.asarray(seed, jnp.uint32)
     observation, env_state = jax.vmap(env.reset_seed, in_axes=(0, None))(training_seeds(seed, config.environments), params)
+    action = jax.tree.map(lambda x: jnp.broadcast_to(x, (config.environments,)), ServeAction().as_arrays())
     if config.stagger:
         offsets = jnp.arange(config.environments) * EPISODE_LENGTH // config.environments
-        action = jax.tree.map(lambda x: jnp.broadcast_to(x, (config.environments,)), ServeAction().as_arrays())
-
         def advance(carry: Any, step: jax.Array) -> tuple[Any, None]:
             observation, state, *_ = step_all(env, params, carry[1], action)
             go = step < offsets
@@ -116,6 +116,7 @@ def initial_state(env: Environment, params: EnvParams, config: TrainConfig, seed
         statistics=initial_statistics(),
         env_state=env_state,
         observation=observation,
+        action=action,
         update=jnp.int32(0),
         seed=seed,
     )
@@ -131,24 +132,24 @@ def collect(
     """
     network, variables, statistics = network_of(config), state.variables, state.statistics
     log_std = variables["params"]["log_std"]
-    active, spec = jnp.asarray(params.active), ig.get_task(config.task)
+    active = jnp.asarray(params.active)
 
     def step(carry: Any, _: None) -> tuple[Any, Any]:
-        env_state, observation, final = carry
+        env_state, observation, final, before = carry
         flat = normalise(observation)
         outputs = network.apply(variables, standardise(flat, statistics), method="actor")
         raw = sample(outputs, log_std, counters.policy_key(env_state.seed, env_state.time))
         log_prob, _ = log_prob_and_entropy(outputs, log_std, raw, active)
-        observation, env_state, reward, terminated, truncated, info = step_all(env, params, env_state, decode(raw))
+        action = decode(raw)
+        is_first = env_state.time == 0
+        observation, env_state, reward, terminated, truncated, info = step_all(env, params, env_state, action)
         final = jnp.where(truncated[:, None], normalise(info["final_observation"]), final)
-        metrics = info["metrics"]
-        signal = reward + hyper.score_weight * score_rate(spec, params, metrics)
-        signal = signal - hyper.memory_weight * memory_excess(params, metrics)
-        return (env_state, observation, final), (flat, raw, log_prob, reward, signal, terminated, truncated)
+        signal = training_signal(env, params, config, hyper, reward, info["metrics"], action, before, is_first)
+        return (env_state, observation, final, action), (flat, raw, log_prob, reward, signal, terminated, truncated)
 
     start = normalise(state.observation)
-    carry = (state.env_state, state.observation, start)
-    (env_state, observation, final), rows = jax.lax.scan(step, carry, None, config.rollout_length)
+    carry = (state.env_state, state.observation, start, state.action)
+    (env_state, observation, final, action), rows = jax.lax.scan(step, carry, None, config.rollout_length)
     flat, raw, log_prob, reward, signal, terminated, truncated = rows
 
     x = standardise(flat, statistics)
@@ -160,7 +161,7 @@ def collect(
     advantage, target = advantages_and_targets(
         signal, value, next_value, terminated, truncated, hyper.discount, hyper.gae_lambda
     )
-    moved = dataclasses.replace(state, env_state=env_state, observation=observation)
+    moved = dataclasses.replace(state, env_state=env_state, observation=observation, action=action)
     return moved, Batch(x, raw, log_prob, advantage, target), flat, reward
 
 

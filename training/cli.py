@@ -1,0 +1,234 @@
+"""The command line: ``python -m training --help``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from training.config import TrainConfig, from_mapping, load_config, task_config
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train, evaluate and look at policies for LLM inference control. Everything runs in this process, on the CPU unless JAX finds more.",
+)
+console = Console(stderr=True)
+RUNS = Path("runs")
+CACHE = Path(__file__).resolve().parent.parent / ".jax_cache"
+
+Task = Annotated[str, typer.Option("--task", "-t", help="Task: 1, 2, 3 or a name.")]
+Table = Annotated[Path | None, typer.Option(help="A latency table of your own (parquet or CSV).")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; the default is named in the command's help.")]
+Episodes = Annotated[int, typer.Option(help="Held-out episodes: seeds 0, 1, 2, ... that no training run sees.")]
+
+
+def use_cache() -> None:
+    """Keep compiled programs in the checkout's ``.jax_cache``, unless the user named a place: a second run skips compiling."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def task_of(text: str) -> int | str:
+    """A task's number or name from the command line."""
+    return int(text) if text.isdigit() else text
+
+
+def fail(error: Exception) -> typer.Exit:
+    """Say what is wrong, without a traceback."""
+    console.print(f"[bold red]error:[/] {error}", markup=True, highlight=False, soft_wrap=True)
+    return typer.Exit(2)
+
+
+def configured(task: str | None, config: Path | None, settings: list[str], changes: dict[str, Any]) -> TrainConfig:
+    """The config of a command: a file's or the task's own, then ``--set key=value``, then options."""
+    base = load_config(config) if config else task_config(task_of(task or "1"))
+    if config and task is not None:
+        base = base.replace(task=task_of(task))
+    entries: dict[str, Any] = {}
+    for item in settings:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise ValueError(f"--set {item!r}: must be key=value")
+        entries[key.strip()] = value.strip()
+    entries |= {key: value for key, value in changes.items() if value is not None}
+    return from_mapping(entries, base)
+
+
+@app.command()
+def train(
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Task: 1, 2, 3 or a name.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML; default: training/configs/task<N>.yaml.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; default: runs/task<N>-seed<S>.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of networks, exploration and training episodes.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Environment steps (total_steps).")] = None,
+    settings: Annotated[list[str], typer.Option("--set", "-s", help="key=value of any config field; may be repeated.")] = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's newest checkpoint.")] = False,
+    devices: Annotated[int | None, typer.Option(help="Split environments over this many devices (virtual ones on a CPU).")] = None,
+    table: Table = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    distributed: Annotated[bool, typer.Option("--distributed", help="Join the cluster's processes (Slurm, Kubernetes, MPI: found by JAX).")] = False,
+    coordinator: Annotated[str | None, typer.Option(help="host:port of process 0, where no cluster tells.")] = None,
+    processes: Annotated[int | None, typer.Option(help="Number of processes, with --coordinator.")] = None,
+    process_id: Annotated[int | None, typer.Option(help="This process, from 0, with --coordinator.")] = None,
+) -> None:
+    """Train a policy with PPO and save it: policy.npz, checkpoints, metrics.csv.
+
+    Ctrl-C ends after the running call and saves what was learned. Example: python -m training train --task 3 --devices 2
+    """
+    from training import devices as meshes
+    from training.progress import training_progress
+    from training.runner import NonFiniteLoss, run
+
+    try:
+        chosen = configured(task, config, settings, {"seed": seed, "total_steps": steps, "table": str(table) if table else None})
+        if distributed or coordinator:
+            meshes.join(coordinator, processes, process_id)
+        meshes.prepare(devices)
+        use_cache()
+        import inferencegym_jax as ig
+
+        folder = out or RUNS / f"task{ig.get_task(chosen.task).id}-seed{chosen.seed}"
+        with training_progress(console, chosen) as report:
+            result = run(chosen, folder, resume=resume, devices=devices, tensorboard=tensorboard, report=report)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    except NonFiniteLoss as error:
+        raise fail(error) from error
+    word = "Interrupted" if result.interrupted else "Done"
+    last = result.rows[-1] if result.rows else {"score": float("nan"), "return": float("nan")}
+    console.print(f"{word} after {result.seconds:.1f} s: score {last['score']:.4f}, return {last['return']:.2f}. Kept in {folder}/.", highlight=False)
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+@app.command()
+def evaluate(
+    policy: Annotated[str, typer.Option("--policy", "-p", help="baseline, random, reactive, best_static, trained, a run's folder or a policy file.")],
+    task: Task = "1",
+    episodes: Episodes = 1024,
+    table: Table = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Score a policy on held-out episodes, with 95 % bootstrap intervals and differences paired by seed.
+
+    Example: python -m training evaluate --task 3 --policy trained --json
+    """
+    from training.evaluation import evaluate as measure
+    from training.tables import evaluation_table
+
+    use_cache()
+    try:
+        found = measure(task_of(task), policy, episodes, str(table) if table else None)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        Console().print(evaluation_table(found))
+
+
+@app.command()
+def plot(
+    what: Annotated[str, typer.Argument(help="curves, timeline or pareto.")],
+    task: Task = "1",
+    runs: Annotated[list[Path], typer.Option("--run", "-r", help="Folders of runs (curves); default: runs/task<N>-seed*.")] = [],  # noqa: B006
+    policies: Annotated[list[str], typer.Option("--policy", "-p", help="Policies (timeline, pareto); may be repeated.")] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(help="Episode of the timeline.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Stem of the files; .png and .svg are written.")] = None,
+) -> None:
+    """Draw learning curves over seeds, an episode's timeline, or p99 TTFT against cost with every static action."""
+    from training import plots
+
+    use_cache()
+    try:
+        made = plots.draw(what, task_of(task), runs, policies, seed, out)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    for path in made:
+        console.print(f"wrote {path}", highlight=False)
+
+
+@app.command()
+def sweep(
+    task: Task = "1",
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML; default: the task's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Environment steps of each member (total_steps).")] = None,
+    settings: Annotated[list[str], typer.Option("--set", "-s", help="key=value of any config field.")] = [],  # noqa: B006
+    grid: Annotated[list[str], typer.Option("--grid", "-g", help="name=v1,v2,...: every combination; may be repeated.")] = [],  # noqa: B006
+    search: Annotated[list[str], typer.Option("--random", "-r", help="name=low:high, drawn log-uniformly; may be repeated.")] = [],  # noqa: B006
+    samples: Annotated[int, typer.Option(help="Draws of --random.")] = 8,
+    seeds: Annotated[int, typer.Option(help="Training seeds of each member.")] = 2,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV; default: runs/sweep-task<N>.csv.")] = None,
+) -> None:
+    """Train many settings at once: one compiled call, vmapped over hyperparameters and seeds.
+
+    Example: python -m training sweep --task 1 --grid learning_rate=3e-4,1e-3,3e-3 --grid entropy=0,1e-3
+    """
+    from training.sweep import run_sweep
+    from training.tables import sweep_table
+
+    use_cache()
+    try:
+        chosen = configured(task if not config else None, config, settings, {"total_steps": steps})
+        path = out or RUNS / f"sweep-task{task}.csv"
+        rows = run_sweep(chosen, grid, search, samples, seeds, path)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    Console().print(sweep_table(rows))
+    console.print(f"wrote {path}", highlight=False)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File; default: policy.npz in the folder.")] = None,
+) -> None:
+    """Write the newest checkpoint's policy as a file that ``inferencegym_jax`` loads without flax, optax or orbax."""
+    from training.policies import export_run
+
+    try:
+        path = export_run(run, out)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    console.print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)", highlight=False)
+
+
+@app.command()
+def policies(
+    seeds: Annotated[int, typer.Option(help="Training seeds a task; the best by validation score ships.")] = 1,
+    devices: Annotated[int | None, typer.Option(help="See train.")] = None,
+) -> None:
+    """Train the policies that ship in data/policies (``make policies``)."""
+    from training import devices as meshes
+    from training.policies import build
+
+    try:
+        meshes.prepare(devices)
+        use_cache()
+        build(console, seeds, devices)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+
+
+@app.command()
+def oracle(
+    task: Task = "3",
+    episodes: Annotated[int, typer.Option(help="Episodes, seeds 0, 1, 2, ...")] = 32,
+    horizon: Annotated[int, typer.Option(help="Seconds that the search looks ahead.")] = 1,
+) -> None:
+    """What control is worth: a search over actions that knows the coming arrivals and prompts, beside the other policies."""
+    from training.oracle import report
+
+    use_cache()
+    try:
+        typer.echo(report(task_of(task), episodes, horizon))
+    except (ValueError, OSError) as error:
+        raise fail(error) from error

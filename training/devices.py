@@ -1,0 +1,106 @@
+"""One training run over several devices, in one process or many: JAX's own mesh, ``shard_map`` and distributed runtime.
+
+Environments are split over the mesh, parameters are replicated, gradients and statistics are averaged by ``psum``. Every device count
+computes the same minibatches (see ``trainer.make_update``), so parameters agree to the rounding of a sum.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import inferencegym_jax as ig
+from training.config import Hyperparameters, TrainConfig
+from training.trainer import Chunk, TrainState, initial_state, make_chunk
+
+AXIS = "environments"
+
+
+def prepare(devices: int | None) -> None:
+    """Give this process that many virtual CPU devices, where it has no accelerator; before anything touches a device.
+
+    Raises:
+        ValueError: not a whole number of at least 1, or JAX has already started with fewer.
+    """
+    if devices is None:
+        return
+    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
+        raise ValueError(f"devices = {devices!r}: must be a whole number of at least 1")
+    if devices > 1:
+        try:
+            jax.config.update("jax_num_cpu_devices", devices)
+        except RuntimeError:
+            if jax.device_count() < devices:
+                raise ValueError(f"devices = {devices}: JAX has already started with {jax.device_count()}") from None
+
+
+def join(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
+    """Join JAX's distributed runtime; with no arguments the cluster (Slurm, Open MPI, Kubernetes, TPU) tells all three.
+
+    Args:
+        coordinator: "host:port" of process 0.
+        processes: how many there are.
+        process_id: 0 to processes - 1.
+    """
+    jax.distributed.initialize(coordinator, processes, process_id)
+
+
+def make_mesh(config: TrainConfig, devices: int | None = None) -> Mesh | None:
+    """The mesh of a run; None for one device.
+
+    Args:
+        config: its environments must divide evenly.
+        devices: how many to use of all processes' devices; default: all of them in a distributed run, otherwise one.
+
+    Raises:
+        ValueError: more devices than there are, or environments not divisible by them.
+    """
+    there = jax.devices()
+    count = devices or (len(there) if jax.process_count() > 1 else 1)
+    if count > len(there):
+        raise ValueError(f"devices = {count}: there are {len(there)} ({there[0].platform})")
+    if config.environments % count:
+        raise ValueError(f"environments = {config.environments}: must be divisible by devices = {count}")
+    return Mesh(np.asarray(there[:count]), (AXIS,)) if count > 1 else None
+
+
+def specs() -> TrainState:
+    """Which parts of a ``TrainState`` are split over environments."""
+    return TrainState(
+        variables=P(), optimiser=P(), statistics=P(), env_state=P(AXIS), observation=P(AXIS), action=P(AXIS), update=P(), seed=P()
+    )  # type: ignore[arg-type]
+
+
+def shardings(mesh: Mesh, state: Any) -> Any:
+    """The sharding of every leaf of a (possibly abstract) ``TrainState``."""
+    parts = specs()
+    fields = {}
+    for name in parts.__dataclass_fields__:
+        spec = NamedSharding(mesh, getattr(parts, name))
+        fields[name] = jax.tree.map(lambda _, spec=spec: spec, getattr(state, name))
+    return TrainState(**fields)
+
+
+def compiled_functions(config: TrainConfig, mesh: Mesh | None) -> tuple[Any, Chunk]:
+    """(jitted ``init(seed, hyper)``, jitted ``chunk(state, hyper)``) of a run."""
+    env, params = ig.make(config.task, table=config.table)
+
+    def init(seed: Any, hyper: Hyperparameters) -> TrainState:
+        return initial_state(env, params, config, seed, hyper)
+
+    if mesh is None:
+        return jax.jit(init), jax.jit(make_chunk(env, params, config))
+    abstract = jax.eval_shape(functools.partial(init, np.uint32(0)), config.hyper)
+    chunk = jax.shard_map(
+        make_chunk(env, params, config, AXIS, mesh.size),
+        mesh=mesh,
+        in_specs=(specs(), P()),
+        out_specs=(specs(), P(), P()),
+        check_vma=False,
+    )
+    return jax.jit(init, out_shardings=shardings(mesh, abstract)), jax.jit(chunk)

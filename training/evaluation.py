@@ -1,0 +1,114 @@
+"""Evaluation on held-out seeds: any policy, all metrics with bootstrap intervals, differences paired by seed.
+
+Held-out seeds count up from 0; every episode that training sees has a seed of at least 2^31 and its validation seeds start at 2^30, so the
+three sets are disjoint by construction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import inferencegym_jax as ig
+from inferencegym_jax.rollout import Policy
+from inferencegym_jax.trained import load_network, network_policy
+
+EPISODES = 1024
+RESAMPLES = 2000
+RIVALS = ("baseline", "best_static", "reactive")
+BUILT_IN = ("baseline", "random", "reactive", "best_static", "trained")
+METRICS = tuple(f.name for f in dataclasses.fields(ig.EpisodeStatistics))
+
+
+def policy_of(name: str, task: int | str) -> Policy:
+    """A built-in policy by name, or that of a policy file, a run's folder or its checkpoint.
+
+    Raises:
+        ValueError: no such name and no such path, or a file of another task.
+        FileNotFoundError: the trained policy of the task does not ship.
+    """
+    name = name.replace("-", "_")
+    simple = {"baseline": ig.policies.baseline, "random": ig.policies.random, "reactive": ig.policies.reactive}
+    if name in simple:
+        return simple[name]
+    if name == "best_static":
+        return ig.policies.best_static(task)
+    if name == "trained":
+        return ig.policies.trained(task)
+    return _from_path(Path(name), ig.get_task(task).name)
+
+
+@functools.cache
+def _from_path(path: Path, task: str) -> Policy:
+    file = path / "policy.npz" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"policy = {str(path)!r}: no such file or run; a name is one of {', '.join(BUILT_IN)}")
+    network, metadata = load_network(file)
+    if metadata.get("task") != task:
+        raise ValueError(f"policy = {str(path)!r}: trained for task {metadata.get('task')!r}, asked for {task!r}")
+    return network_policy(network)
+
+
+def episodes(task: int | str, policy: Policy, seeds: Any, table: str | None = None) -> dict[str, np.ndarray]:
+    """Score, return and every statistic of each episode: name -> float64[episodes]."""
+    env, params = ig.make(task, table=table)
+    found = ig.evaluate(env, params, policy, seeds)
+    columns = {name: np.asarray(getattr(found, name), np.float64) for name in METRICS}
+    score = np.asarray(ig.grader.score_aggregates(task, found)["score"], np.float64)
+    return {"score": score, "return": columns.pop("total_reward"), **columns}
+
+
+def interval(values: np.ndarray, resamples: int = RESAMPLES) -> dict[str, float]:
+    """Mean and its 95 % bootstrap interval (percentile method, a fixed generator, so that the same values give the same interval)."""
+    generator = np.random.default_rng(0)
+    count = len(values)
+    # as counts: one matrix product instead of resamples x episodes gathers
+    weights = generator.multinomial(count, np.full(count, 1.0 / count), size=resamples)
+    low, high = np.percentile(weights @ values / count, [2.5, 97.5])
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def evaluate(task: int | str, policy: str, count: int = EPISODES, table: str | None = None) -> dict[str, Any]:
+    """Everything that ``python -m training evaluate`` prints.
+
+    Args:
+        task: id or name.
+        policy: see ``policy_of``.
+        count: held-out episodes, seeds 0 to count - 1.
+        table: a latency table of your own.
+
+    Returns:
+        ``{"task", "policy", "episodes", "score", "return", "metrics": {name: interval}, "paired": {rival: {"score", "return"}}}``,
+        intervals as ``{"mean", "low", "high"}``; a paired entry is policy minus rival on the same seeds.
+
+    Raises:
+        ValueError: unknown task or policy, or no episodes.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1 << 30:
+        raise ValueError(f"episodes = {count!r}: must be a whole number from 1 to {1 << 30}")
+    seeds = np.arange(count)
+    mine = episodes(task, policy_of(policy, task), seeds, table)
+    paired = {}
+    for rival in RIVALS:
+        theirs = mine if rival == policy else episodes(task, policy_of(rival, task), seeds, table)
+        paired[rival] = {name: interval(mine[name] - theirs[name]) for name in ("score", "return")}
+    intervals = {name: interval(values) for name, values in mine.items()}
+    return {
+        "task": ig.get_task(task).id,
+        "policy": policy,
+        "episodes": count,
+        "score": intervals.pop("score"),
+        "return": intervals.pop("return"),
+        "metrics": intervals,
+        "paired": paired,
+    }
+
+
+def beats(found: Mapping[str, Any], rival: str) -> bool:
+    """Whether score and return are above a rival's with the interval of the paired difference clear of 0."""
+    return all(found["paired"][rival][name]["low"] > 0 for name in ("score", "return"))

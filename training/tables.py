@@ -1,0 +1,50 @@
+"""Results as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+UNITS = {
+    "mean_tps": "tokens/s",
+    "mean_ttft_p50_ms": "ms",
+    "mean_ttft_p99_ms": "ms",
+    "mean_tpot_ms": "ms",
+    "peak_memory_gb": "GB",
+    "mean_violations": "requests/s",
+    "mean_queue": "requests",
+}
+
+
+def span(value: Mapping[str, float], digits: int = 4) -> str:
+    """``mean [low, high]``."""
+    return f"{value['mean']:.{digits}g} [{value['low']:.{digits}g}, {value['high']:.{digits}g}]"
+
+
+def evaluation_table(found: Mapping[str, Any]) -> Table:
+    """What ``evaluation.evaluate`` returned."""
+    table = Table(title=f"task {found['task']}, {found['policy']}, {found['episodes']} held-out episodes, mean and 95 % interval")
+    table.add_column("metric")
+    table.add_column("mean [low, high]", justify="right")
+    table.add_column("unit")
+    for name in ("score", "return"):
+        table.add_row(f"[bold]{name}", span(found[name]), "")
+    for rival, differences in found["paired"].items():
+        for name, value in differences.items():
+            table.add_row(f"{name} - {rival}'s", span(value), "")
+    table.add_section()
+    for name, value in found["metrics"].items():
+        table.add_row(name, span(value), UNITS.get(name, ""))
+    return table
+
+
+def sweep_table(rows: Sequence[Mapping[str, float]], most: int = 20) -> Table:
+    """The best members of a sweep."""
+    table = Table(title=f"best {min(most, len(rows))} of {len(rows)} settings by validation score")
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for row in rows[:most]:
+        table.add_row(*(f"{value:.4g}" for value in row.values()))
+    return table
