@@ -23,7 +23,7 @@ from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, ServeAction, S
 from inferencegym_jax.rollout import Policy
 from inferencegym_jax.table import data_path
 from inferencegym_jax.tasks import get_task
-from inferencegym_jax.wrappers import normalise
+from inferencegym_jax.wrappers import action_from_box, normalise
 
 FEATURE_CLIP = 10.0  # standard deviations; beyond it a feature says no more
 VARIANCE_FLOOR = 1e-4  # of a normalised observation: a field that never moves stays near 0
@@ -76,6 +76,14 @@ def split_heads(outputs: jax.Array) -> dict[str, jax.Array]:
     return parts
 
 
+def position(logits: jax.Array) -> jax.Array:
+    """Mean position in (-1, 1) of a continuous knob, float32[...], from its head's output float32[..., 1].
+
+    tanh keeps it off the edges, beyond which every sample would be clipped to one action and nothing more be learned.
+    """
+    return jnp.tanh(logits[..., 0])
+
+
 def decode(raw: jax.Array) -> ServeAction:
     """The action that a raw vector stands for.
 
@@ -83,21 +91,15 @@ def decode(raw: jax.Array) -> ServeAction:
         raw: float32[..., 5] in the order of ``KNOBS``: a position for kv_budget (linear) and batch_size (on a log scale), clipped
             to [-1, 1], an index for the choices, 0 or 1 for prefill_disagg.
     """
-    fields: dict[str, jax.Array] = {}
-    for i, (name, knob) in enumerate(KNOBS.items()):
+    columns = []
+    for i, knob in enumerate(KNOBS.values()):
         value = raw[..., i]
-        if knob.kind == "bool":
-            fields[name] = value > 0.5
-        elif knob.kind == "choice":
-            fields[name] = jnp.asarray(knob.choices, jnp.int32)[value.astype(jnp.int32)]
-        else:
-            share = 0.5 * (jnp.clip(value, -1.0, 1.0) + 1.0)
-            if knob.kind == "int":
-                low, high = np.log(knob.low), np.log(knob.high)
-                fields[name] = jnp.round(jnp.exp(low + (high - low) * share)).astype(jnp.int32)
-            else:
-                fields[name] = knob.low + (knob.high - knob.low) * share
-    return ServeAction(**fields)
+        if knob.kind == "choice":
+            value = 2.0 * (value + 0.5) / len(knob.choices) - 1.0
+        elif knob.kind == "bool":
+            value = value - 0.5
+        columns.append(value)
+    return action_from_box(jnp.stack(columns, axis=-1))
 
 
 def mode(outputs: jax.Array) -> jax.Array:
@@ -109,7 +111,7 @@ def mode(outputs: jax.Array) -> jax.Array:
         elif KNOBS[name].kind == "bool":
             parts.append((logits[..., 0] > 0).astype(jnp.float32))
         else:
-            parts.append(logits[..., 0])
+            parts.append(position(logits))
     return jnp.stack(parts, axis=-1)
 
 
@@ -137,7 +139,7 @@ def sample(outputs: jax.Array, log_std: jax.Array, key: jax.Array) -> jax.Array:
         elif KNOBS[name].kind == "bool":
             parts.append((next(uniforms) < jax.nn.sigmoid(logits[..., 0])).astype(jnp.float32))
         else:
-            parts.append(logits[..., 0] + jnp.exp(log_std[..., at]) * next(normals))
+            parts.append(position(logits) + jnp.exp(log_std[..., at]) * next(normals))
             at += 1
     return jnp.stack(parts, axis=-1)
 

@@ -18,6 +18,7 @@ import yaml
 from inferencegym_jax.models import EPISODE_LENGTH
 from inferencegym_jax.tasks import get_task
 
+STARTS = ("middle", "baseline", "best_static")
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
@@ -53,6 +54,7 @@ class TrainConfig:
     minibatches: int = 4  # random sets of the rollout's steps, every environment in each
     hidden: tuple[int, ...] = (64, 64)  # tanh layers of the actor, and of the critic
     initial_std: float = 0.5  # of the positions in [-1, 1] of kv_budget and batch_size
+    start: str = "middle"  # of every knob, or "baseline" or "best_static": the action that the untrained policy is centred on
     stagger: bool = True  # start environments at every moment of an episode instead of all at its beginning
     evaluate_every: int = 10  # updates
     evaluation_episodes: int = 64
@@ -74,6 +76,10 @@ class TrainConfig:
             raise ValueError(
                 f"minibatches = {self.minibatches}: must divide rollout_length = {self.rollout_length} (a minibatch is a set of its steps)"
             )
+        if self.start not in STARTS:
+            raise ValueError(f"start = {self.start!r}: must be one of {', '.join(STARTS)}")
+        if not isinstance(self.stagger, bool):
+            raise ValueError(f"stagger = {self.stagger!r}: must be true or false")
         check_number("initial_std", self.initial_std, above=0.0)
         for item in dataclasses.fields(Hyperparameters):
             value = getattr(self.hyper, item.name)

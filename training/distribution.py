@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import KNOBS
-from inferencegym_jax.trained import HEAD_SIZES, split_heads
+from inferencegym_jax.trained import HEAD_SIZES, position, split_heads
 
 HALF_LOG_TWO_PI = 0.9189385332046727
 
@@ -45,7 +45,7 @@ def log_prob_and_entropy(
             one = value * logit - jax.nn.softplus(logit)
             entropy = jax.nn.softplus(logit) - logit * jax.nn.sigmoid(logit)
         else:
-            z = (value - part[..., 0]) * jnp.exp(-log_std[at])
+            z = (value - position(part)) * jnp.exp(-log_std[at])
             one = -0.5 * z * z - log_std[at] - HALF_LOG_TWO_PI
             entropy = jnp.broadcast_to(log_std[at] + 0.5 + HALF_LOG_TWO_PI, one.shape)
             at += 1

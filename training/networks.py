@@ -8,8 +8,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from inferencegym_jax.models import KNOBS, ServeAction
 from inferencegym_jax.trained import CONTINUOUS, HEAD_SIZE, ObservationStatistics, PolicyNetwork
+from inferencegym_jax.wrappers import box_from_action
 
 
 class MLP(nn.Module):
@@ -18,13 +21,18 @@ class MLP(nn.Module):
     hidden: tuple[int, ...]
     outputs: int
     output_scale: float
+    output_bias: tuple[float, ...] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Apply the layers."""
         for size in self.hidden:
             x = jnp.tanh(nn.Dense(size, kernel_init=nn.initializers.orthogonal(2.0**0.5))(x))
-        return nn.Dense(self.outputs, kernel_init=nn.initializers.orthogonal(self.output_scale))(x)
+        bias = jnp.zeros(self.outputs) if self.output_bias is None else jnp.asarray(self.output_bias)
+        last = nn.Dense(
+            self.outputs, kernel_init=nn.initializers.orthogonal(self.output_scale), bias_init=lambda *_: bias.astype(jnp.float32)
+        )
+        return last(x)
 
 
 class ActorCritic(nn.Module):
@@ -32,10 +40,11 @@ class ActorCritic(nn.Module):
 
     hidden: tuple[int, ...]
     initial_std: float
+    start: tuple[float, ...] | None = None  # the actor's output bias at first; None is the middle of every knob
 
     def setup(self) -> None:
-        """Make both networks; the actor starts near the middle of every knob."""
-        self._actor = MLP(self.hidden, HEAD_SIZE, 0.01)
+        """Make both networks."""
+        self._actor = MLP(self.hidden, HEAD_SIZE, 0.01, self.start)
         self._critic = MLP(self.hidden, 1, 1.0)
         self._log_std = self.param("log_std", nn.initializers.constant(jnp.log(self.initial_std)), (len(CONTINUOUS),))
 
@@ -50,6 +59,21 @@ class ActorCritic(nn.Module):
     def critic(self, x: jax.Array) -> jax.Array:
         """Values."""
         return self._critic(x)[..., 0]
+
+
+def starting_bias(action: ServeAction) -> tuple[float, ...]:
+    """An output bias whose most likely action is (about) ``action``: positions at most 0.9 from the middle, odds of 4 for choices."""
+    box = np.asarray(box_from_action(action))
+    bias: list[float] = []
+    for i, (name, knob) in enumerate(KNOBS.items()):
+        value = getattr(action, name)
+        if knob.kind == "choice":
+            bias += [float(np.log(4.0 * (len(knob.choices) - 1))) if value == choice else 0.0 for choice in knob.choices]
+        elif knob.kind == "bool":
+            bias.append(float(np.log(4.0)) * (1.0 if value else -1.0))
+        else:
+            bias.append(float(np.arctanh(np.clip(box[i], -0.9, 0.9))))
+    return tuple(bias)
 
 
 def to_policy(variables: Mapping[str, Any], statistics: ObservationStatistics) -> PolicyNetwork:

@@ -24,7 +24,7 @@ from inferencegym_jax.wrappers import normalise
 from training.config import Hyperparameters, TrainConfig
 from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective, value_loss
-from training.networks import ActorCritic, to_policy
+from training.networks import ActorCritic, starting_bias, to_policy
 from training.objective import training_signal
 from training.statistics import initial_statistics, merge
 
@@ -65,7 +65,9 @@ Chunk = Callable[[TrainState, Hyperparameters], tuple[TrainState, Metrics, Episo
 
 def network_of(config: TrainConfig) -> ActorCritic:
     """The networks of a config."""
-    return ActorCritic(config.hidden, config.initial_std)
+    known = {"baseline": ig.policies.baseline, "best_static": ig.policies.best_static(config.task)}
+    start = starting_bias(known[config.start](None, None)) if config.start != "middle" else None  # type: ignore[arg-type]
+    return ActorCritic(config.hidden, config.initial_std, start)
 
 
 def optimiser_of(config: TrainConfig, hyper: Hyperparameters) -> optax.GradientTransformation:
