@@ -63,7 +63,8 @@ class ActorCritic(nn.Module):
 
 def starting_bias(action: ServeAction) -> tuple[float, ...]:
     """An output bias whose most likely action is (about) ``action``: positions at most 0.9 from the middle, odds of 4 for choices."""
-    box = np.asarray(box_from_action(action))
+    with jax.ensure_compile_time_eval():  # also inside jit the start is a constant
+        box = np.asarray(box_from_action(action))
     bias: list[float] = []
     for i, (name, knob) in enumerate(KNOBS.items()):
         value = getattr(action, name)

@@ -1,0 +1,138 @@
+"""What control is worth: how much a policy could win that knows what comes.
+
+The oracle searches over actions every second, with the true draws of the next seconds (they are counters, so any step can be asked for
+ahead of time): each candidate action is held for ``horizon`` seconds, the one whose sum of the objective is highest is taken for one second.
+It is a lower bound of what a clairvoyant could reach, and no policy that sees only the past need come near it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import inferencegym_jax as ig
+from inferencegym_jax import EnvParams, Environment, EpisodeStatistics, ServeAction
+from inferencegym_jax.environment import transition
+from inferencegym_jax.models import EPISODE_LENGTH, KNOBS
+from inferencegym_jax.solver import static_actions
+from training.evaluation import episodes, interval, policy_of
+from training.objective import score_rate, unrest
+
+OBJECTIVES = ("return", "score")
+POLICIES = ("baseline", "random", "best_static", "reactive", "trained")
+BATCH_SIZES = (1, 8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384, 448, 512)
+KV_BUDGETS = (0.1, 0.175, 0.25, 0.375, 0.5, 0.75, 1.0)
+SPEC_LENGTHS = (0, 2)  # longer drafts lose at every batch size above 8
+
+
+def candidates(env: Environment, params: EnvParams) -> ServeAction:
+    """The actions that the oracle chooses from, fields of shape (candidates,)."""
+    actions = static_actions(env, params, BATCH_SIZES, KV_BUDGETS)
+    actions = [action for action in actions if action["spec_length"] in SPEC_LENGTHS]
+    return ServeAction(**{name: np.asarray([action[name] for action in actions]) for name in KNOBS}).as_arrays()
+
+
+def play(task: int | str, objective: str, seeds: Any, horizon: int = 1) -> EpisodeStatistics:
+    """Episodes under the oracle, as ``ig.evaluate`` returns them.
+
+    Args:
+        task: id or name.
+        objective: "return" (the reward) or "score" (the grader's per-second terms, task 2's peak memory, task 3's unrest).
+        seeds: whole numbers, shape (episodes,).
+        horizon: seconds that each candidate is held in the search.
+
+    Raises:
+        ValueError: unknown objective, horizon below 1.
+    """
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective = {objective!r}: must be one of {', '.join(OBJECTIVES)}")
+    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
+        raise ValueError(f"horizon = {horizon!r}: must be a whole number of at least 1")
+    env, params = ig.make(task)
+    chosen = _search(env, ig.get_task(task).id, objective, horizon, params, jnp.asarray(seeds, jnp.uint32))
+    return ig.evaluate(env, params, _replay, seeds, carry=chosen, carry_axis=0)
+
+
+def _replay(key: jax.Array, observation: Any, carry: tuple[ServeAction, jax.Array]) -> Any:
+    """The policy that plays the actions in its carry one after another."""
+    del key, observation
+    plan, step = carry
+    return jax.tree.map(lambda x: x[step], plan), (plan, step + 1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _search(env: Environment, task: int, objective: str, horizon: int, params: EnvParams, seeds: jax.Array) -> Any:
+    spec = ig.get_task(task)
+    options = candidates(env, params)
+
+    def gain(metrics: Any, reward: jax.Array, peak: jax.Array) -> jax.Array:
+        if objective == "return":
+            return reward
+        rate = score_rate(spec, params, metrics)
+        if task == 2:  # what a new peak takes from the score of the whole episode
+            limit = params.memory_limit_gb
+            new = jnp.maximum(metrics.gpu_memory_gb, peak)
+            rate = rate - 0.05 * EPISODE_LENGTH * (jnp.maximum(new, limit) - jnp.maximum(peak, limit))
+        return rate
+
+    def try_out(state: Any, action: ServeAction, before: ServeAction, peak: jax.Array) -> jax.Array:
+        total = jnp.float32(0.0)
+        if objective == "score" and task == 3:
+            total = total - jnp.where(state.time == 0, 0.0, unrest(action, before))
+        for _ in range(horizon):
+            _, state, reward, _, info = transition(env.grid, state, action, params)
+            total = total + gain(info["metrics"], reward, peak)
+            peak = jnp.maximum(peak, info["metrics"].gpu_memory_gb)
+        return total
+
+    def one(state: Any, before: ServeAction, peak: jax.Array) -> Any:
+        values = jax.vmap(try_out, in_axes=(None, 0, None, None))(state, options, before, peak)
+        action = jax.tree.map(lambda x: x[jnp.argmax(values)], options)
+        _, state, _, _, info = transition(env.grid, state, action, params)
+        return state, action, jnp.maximum(peak, info["metrics"].gpu_memory_gb)
+
+    def body(carry: Any, _: None) -> tuple[Any, Any]:
+        carry = jax.vmap(one)(*carry)
+        return carry, carry[1]
+
+    _, state = jax.vmap(env.reset_seed, in_axes=(0, None))(seeds, params)
+    before = jax.tree.map(lambda x: jnp.broadcast_to(x, seeds.shape), ServeAction().as_arrays())
+    start = (state, before, jnp.zeros(seeds.shape, jnp.float32))
+    _, plan = jax.lax.scan(body, start, None, EPISODE_LENGTH)
+    plan = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), plan)
+    return plan, jnp.zeros(seeds.shape, jnp.int32)
+
+
+def report(task: int | str, count: int = 32, horizon: int = 1) -> str:
+    """The table "What control is worth" of one task, in Markdown.
+
+    Raises:
+        ValueError: see ``play``; count below 1.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"episodes = {count!r}: must be a whole number of at least 1")
+    spec, seeds = ig.get_task(task), np.arange(count)
+    rows = []
+    for name in POLICIES:
+        try:
+            rows.append((name.replace("_", " "), episodes(task, policy_of(name, task), seeds)))
+        except FileNotFoundError:
+            continue
+    for objective in OBJECTIVES:
+        found = play(task, objective, seeds, horizon)
+        score = np.asarray(ig.grader.score_aggregates(task, found)["score"])
+        rows.append((f"oracle for {objective}", {"score": score, "return": np.asarray(found.total_reward, np.float64)}))
+    lines = [
+        f"Task {spec.id}, {spec.title}: mean [95 % interval] of {count} episodes; oracle: best of all actions for the next {horizon} s",
+        "",
+        "| policy | score | return |",
+        "| --- | --- | --- |",
+    ]
+    for name, values in rows:
+        cells = (f"{x['mean']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]" for x, digits in ((interval(values["score"]), 3), (interval(values["return"]), 1)))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"`python -m training oracle --task {spec.id} --episodes {count} --horizon {horizon}`"])
