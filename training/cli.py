@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from training.cache import use_cache
 from training.config import TrainConfig, from_mapping, load_config, task_config
 
 app = typer.Typer(
@@ -19,21 +19,11 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 RUNS = Path("runs")
-CACHE = Path(__file__).resolve().parent.parent / ".jax_cache"
 
 Task = Annotated[str, typer.Option("--task", "-t", help="Task: 1, 2, 3 or a name.")]
 Table = Annotated[Path | None, typer.Option(help="A latency table of your own (parquet or CSV).")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; the default is named in the command's help.")]
 Episodes = Annotated[int, typer.Option(help="Held-out episodes: seeds 0, 1, 2, ... that no training run sees.")]
-
-
-def use_cache() -> None:
-    """Keep compiled programs in the checkout's ``.jax_cache``, unless the user named a place: a second run skips compiling."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def task_of(text: str) -> int | str:

@@ -18,7 +18,6 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax.trained import PolicyNetwork, save_network
-from training.checkpoint import Checkpoints
 from training.config import TrainConfig
 from training.devices import compiled_functions, make_mesh
 from training.networks import to_policy
@@ -89,7 +88,11 @@ def run(
     init, chunk = compiled_functions(config, mesh)
     state = init(np.uint32(config.seed), config.hyper)
     chief = jax.process_index() == 0
-    store = Checkpoints(folder) if folder is not None else None
+    store = None
+    if folder is not None:
+        from training.checkpoint import Checkpoints  # orbax takes a second to import
+
+        store = Checkpoints(folder)
     if resume:
         if store is None:
             raise ValueError("resume: needs the folder of a run")

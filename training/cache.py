@@ -1,0 +1,18 @@
+"""JAX's persistent compilation cache, in the checkout's ``.jax_cache`` (ignored by git): a second run skips compiling."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+
+FOLDER = Path(__file__).resolve().parent.parent / ".jax_cache"
+LEAST_SECONDS = 0.2  # of compilation that are worth a file
+
+
+def use_cache() -> None:
+    """Keep compiled programs, in the place that ``JAX_COMPILATION_CACHE_DIR`` names if it is set."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(FOLDER))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)

@@ -1,0 +1,158 @@
+"""Figures of runs and policies: learning curves over seeds, one episode's timeline, latency against cost. PNG and SVG."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+import inferencegym_jax as ig
+from training import timeline
+from training.evaluation import episodes, policy_of
+
+KINDS = ("curves", "timeline", "pareto")
+COLOURS = {
+    "baseline": "#7f8c8d",
+    "random": "#bdc3c7",
+    "best_static": "#e67e22",
+    "reactive": "#2980b9",
+    "trained": "#27ae60",
+}
+OTHER_COLOUR = "#8e44ad"
+STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "lines.linewidth": 1.2}
+EPISODES = 256
+PARETO_EPISODES = 32
+
+
+def save(figure: Any, stem: str | Path, command: str) -> list[Path]:
+    """Write PNG and SVG with the command in the caption; returns the paths."""
+    figure.text(0.01, 0.003, command, fontsize=6.5, color="#555555", family="monospace")
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
+    for path in paths:
+        figure.savefig(path, dpi=160)
+    plt.close(figure)
+    return paths
+
+
+def draw(what: str, task: int | str, runs: Sequence[Path], policies: Sequence[str], seed: int, out: Path | None) -> list[Path]:
+    """Draw one kind of figure; returns the files.
+
+    Raises:
+        ValueError: unknown kind, policy or task; no runs.
+    """
+    if what not in KINDS:
+        raise ValueError(f"plot {what!r}: must be one of {', '.join(KINDS)}")
+    spec = ig.get_task(task)
+    stem = out or Path("runs") / f"{what}-task{spec.id}"
+    command = f"python -m training plot {what} --task {spec.id}"
+    with plt.rc_context(STYLE):
+        if what == "curves":
+            folders = list(runs) or sorted(Path("runs").glob(f"task{spec.id}-seed*"))
+            return save(curves(task, folders), stem, command + "".join(f" --run {run}" for run in runs))
+        names = list(policies) or ["baseline", "reactive"]
+        command += "".join(f" --policy {name}" for name in policies)
+        if what == "timeline":
+            return save(episode(task, names, seed), stem, f"{command} --seed {seed}")
+        return save(pareto(task, list(policies) or list(COLOURS)), stem, command)
+
+
+def read_run(folder: Path) -> dict[str, np.ndarray]:
+    """metrics.csv of a run as columns.
+
+    Raises:
+        ValueError: the folder holds none, or it has no rows.
+    """
+    path = Path(folder) / "metrics.csv"
+    if not path.is_file():
+        raise ValueError(f"run = {str(folder)!r}: holds no metrics.csv; train first")
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f"{path}: has no rows")
+    return {name: np.asarray([float(row[name]) for row in rows]) for name in rows[0]}
+
+
+def policy_lines(axis: Any, task: int | str, metric: str, names: Sequence[str] = ("baseline", "random", "best_static", "reactive")) -> None:
+    """A horizontal line for the mean of each policy."""
+    right = axis.get_xlim()[1]
+    for name in names:
+        level = float(episodes(task, policy_of(name, task), np.arange(EPISODES))[metric].mean())
+        axis.axhline(level, color=COLOURS[name], ls="--", lw=0.9)
+        axis.text(right, level, f" {name.replace('_', ' ')}", color=COLOURS[name], fontsize=7, va="center", ha="left", clip_on=False)
+
+
+def band(axis: Any, x: np.ndarray, curves: np.ndarray, label: str) -> None:
+    """Mean over seeds and the band from the lowest to the highest; curves float[seeds, points]."""
+    axis.plot(x, curves.mean(axis=0), color=COLOURS["trained"], label=label)
+    if len(curves) > 1:
+        axis.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=COLOURS["trained"], alpha=0.2, lw=0)
+    axis.legend(loc="lower right", frameon=False)
+
+
+def curves(task: int | str, folders: Sequence[Path]) -> Any:
+    """Score and return over environment steps, mean and range over runs, with the four policies' lines.
+
+    Raises:
+        ValueError: no runs.
+    """
+    if not folders:
+        raise ValueError(f"curves: there is no run of task {ig.get_task(task).id}; python -m training train --task {ig.get_task(task).id}")
+    found = [read_run(folder) for folder in folders]
+    length = min(len(run["env_steps"]) for run in found)
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6))
+    figure.subplots_adjust(left=0.07, right=0.91, bottom=0.17, top=0.9, wspace=0.42)
+    for axis, metric in zip(axes, ("score", "return"), strict=True):
+        x = found[0]["env_steps"][:length] / 1000
+        axis.set_xlim(0, x[-1])
+        band(axis, x, np.stack([run[metric][:length] for run in found]), f"PPO, {len(found)} seed{'s' if len(found) > 1 else ''}")
+        policy_lines(axis, task, metric)
+        axis.set_xlabel("environment steps (thousands)")
+        axis.set_ylabel(f"mean {metric} of an episode")
+    figure.suptitle(f"Task {ig.get_task(task).id}, {ig.get_task(task).title}", x=0.07, ha="left", fontsize=10)
+    return figure
+
+
+def episode(task: int | str, names: Sequence[str], seed: int) -> Any:
+    """The timeline of one episode under each policy, side by side."""
+    played = [timeline.record(task, name, policy_of(name, task), seed) for name in names]
+    figure, axes = plt.subplots(len(timeline.PANELS), len(names), figsize=(4.6 * len(names) + 0.6, 9), sharex=True, squeeze=False)
+    figure.subplots_adjust(left=0.1, right=0.98, top=0.95, bottom=0.07, hspace=0.22, wspace=0.12)
+    timeline.draw(axes, played, [COLOURS.get(name, OTHER_COLOUR) for name in names])
+    return figure
+
+
+def pareto(task: int | str, names: Sequence[str]) -> Any:
+    """p99 TTFT against cost: every static action a grey dot, policies in colour."""
+    from inferencegym_jax.solver import search_static, static_actions
+
+    env, params = ig.make(task)
+    found = search_static(env, params, static_actions(env, params), np.arange(PARETO_EPISODES))
+    figure, axis = plt.subplots(figsize=(6.2, 4.4))
+    figure.subplots_adjust(left=0.12, right=0.96, bottom=0.15, top=0.92)
+    safe = found.worst_oom_share == 0
+    x, y = found.means.total_cost / int(params.episode_length), found.means.mean_ttft_p99_ms
+    axis.scatter(x[safe], y[safe], s=5, color="#95a5a6", alpha=0.7, lw=0, label=f"static action ({safe.sum()})")
+    axis.scatter(x[~safe], y[~safe], s=5, color="#e6b0aa", alpha=0.7, lw=0, label=f"static, sometimes out of memory ({(~safe).sum()})")
+    for name in names:
+        try:
+            values = episodes(task, policy_of(name, task), np.arange(PARETO_EPISODES))
+        except FileNotFoundError:
+            continue
+        point = values["total_cost"].mean() / int(params.episode_length), values["mean_ttft_p99_ms"].mean()
+        axis.scatter(*point, s=45, color=COLOURS.get(name, OTHER_COLOUR), edgecolor="white", zorder=3, label=name.replace("_", " "))
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlabel("mean cost per 1,000 output tokens")
+    axis.set_ylabel("mean p99 TTFT (ms)")
+    axis.set_title(f"Task {ig.get_task(task).id}, {ig.get_task(task).title}", loc="left", fontsize=10)
+    axis.legend(fontsize=7, frameon=False)
+    return figure
