@@ -7,6 +7,7 @@ combination, and blends eight corners. Linear in the raw coordinates and clamped
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -56,19 +57,16 @@ def trilinear(
     """
     n0, n1, n2 = shape
     steps = (n1 * n2 if n0 > 1 else 0, n2 if n1 > 1 else 0, 1 if n2 > 1 else 0)
-    u, v, w = (place[..., None] for place in places)
+    u, v, w = places
 
     def at(a: int, b: int, c: int) -> jax.Array:
         # unsigned, so that JAX adds no test for negative indices
         index = (corner + (a * steps[0] + b * steps[1] + c * steps[2])).astype(jnp.uint32)
-        return rows.at[index].get(mode="promise_in_bounds")
+        weight = (u if a else 1.0 - u) * (v if b else 1.0 - v) * (w if c else 1.0 - w)
+        return rows.at[index].get(mode="promise_in_bounds") * weight[..., None]
 
-    def plane(a: int) -> jax.Array:
-        low, high = (at(a, b, 0) + w * (at(a, b, 1) - at(a, b, 0)) for b in (0, 1))
-        return low + v * (high - low)
-
-    low, high = plane(0), plane(1)
-    return low + u * (high - low)
+    corners = [at(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
+    return functools.reduce(jnp.add, corners)
 
 
 def grid_interpolate(values: np.ndarray | jax.Array, axes: Sequence[Sequence[float]], points: jax.Array) -> jax.Array:
