@@ -1,8 +1,9 @@
 """The library's pure step behind a thin, fast door: one array in, one array out.
 
-``Engine.kernel(task, config) -> Kernel``; ``Kernel.reset(seed) -> Outcome``; ``Kernel.step(state, action) -> Outcome``. A jitted call
-that takes and returns sixty leaves costs hundreds of microseconds of dispatch and transfer; here state and action travel as
-one int32 vector and all that the step answers comes back as another, floats by their bits, so nothing is rounded.
+``Engine.kernel(task, config) -> Kernel``; ``Kernel.reset(seed) -> Outcome``; ``Kernel.step(state, action) -> Outcome``.
+A jitted call that takes and returns sixty leaves costs hundreds of microseconds of dispatch and transfer; here state
+and action travel as one int32 vector and all that the step answers comes back as another, floats by their bits, so
+nothing is rounded.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import dataclasses
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,8 @@ from inferencegym_jax.models import KNOBS
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
+# The compiler rounds exp and log of a lone number and of a vector differently; a batch of two gives the vector's bits,
+# which are those of every rollout of two or more episodes.
 WIDTH = 2
 ACTION = struct.Struct("<fiiii")  # the knobs in the order of KNOBS, as they lie in a session's record
 
@@ -233,9 +237,32 @@ class Engine:
                 self._kernels.move_to_end(key)
             return kernel
 
+    def replay(self, kernel: Kernel, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The episode log that these actions give: entries ``{"action", "reward", "metrics"}``, bit for bit the session's.
+
+        Raises:
+            ValueError: the server's own latency table lacks a value of a knob; the action's index is named.
+        """
+        state, log = kernel.reset(seed).state, []
+        for i, action in enumerate(actions):
+            try:
+                packed = kernel.pack_action(action)
+            except ValueError as error:
+                raise ValueError(f"actions[{i}]: {error}") from error
+            outcome = kernel.step(state, packed)
+            state = outcome.state
+            log.append(
+                {"action": {k: action[k] for k in KNOBS}, "reward": outcome.reward, "metrics": outcome.info["metrics"]}
+            )
+        return log
+
     def warm_up(self) -> None:
         """Compile reset and step of every task, so that no request waits for a compiler."""
-        for spec in ig.task_specs().values():
-            kernel = self.kernel(spec.id)
-            first = kernel.reset(0)
-            kernel.step(first.state, kernel.pack_action(ig.ServeAction().to_dict()))
+        kernels = [self.kernel(spec.id) for spec in ig.task_specs().values()]
+        programs = {id(kernel.program): kernel for kernel in kernels}.values()
+        action = kernels[0].pack_action(ig.ServeAction().to_dict())
+        with ThreadPoolExecutor() as pool:  # the compiler runs outside the interpreter's lock
+            jobs = [pool.submit(kernel.reset, 0) for kernel in programs]
+            jobs += [pool.submit(kernel.step, bytes(kernel.program.state_bytes), action) for kernel in programs]
+            for job in jobs:
+                job.result()
