@@ -238,7 +238,7 @@ class Engine:
             return kernel
 
     def replay(self, kernel: Kernel, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The episode log that these actions give: entries ``{"action", "reward", "metrics"}``, bit for bit the session's.
+        """The log that these actions give, bit for bit a session's: entries ``{"action", "reward", "metrics"}``.
 
         Raises:
             ValueError: the server's own latency table lacks a value of a knob; the action's index is named.

@@ -149,8 +149,8 @@ class Service:
     ) -> dict[str, Any]:
         """Score what (task, seed, config, actions) really gives, and say whether a claimed log is that episode.
 
-        The same answer as ``inferencegym_jax.verify``, by the step that served the session rather than by a scan over it,
-        whose last bits differ.
+        The same answer as ``inferencegym_jax.verify``, by the step that served the session rather than by a scan over
+        it, whose last bits differ.
 
         Raises:
             ValueError: an action that the server's table cannot serve.
