@@ -209,6 +209,8 @@ class Engine:
     """Kernels of every task on one latency table; compiles when told to, keeps params of recent configs."""
 
     def __init__(self, table: str | Path | None = None):
+        # A step is shorter than the hop to jax's dispatch thread and back; takes effect if jax has not started yet.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
         self.table = ig.load_table(table)
         self._programs: dict[ig.Environment, Program] = {}
         self._kernels: OrderedDict[tuple[Any, ...], Kernel] = OrderedDict()

@@ -92,7 +92,16 @@ ObservationBody: Any = create_model("ServeObservation", **OBSERVATION_FIELDS)
 
 
 class _FastObservation(Observation):
+    """What ``/ws`` sends. OpenEnv would put the metadata on the wire twice, inside the observation and beside it; the
+    observation is its twelve fields."""
+
     model_config = ConfigDict(extra="forbid", validate_assignment=False)
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """The observation's fields for OpenEnv's serialisation, which excludes reward and done; else as ever."""
+        if options == {"exclude": {"reward", "done"}}:
+            return {name: self.__dict__[name] for name in OBSERVATION}
+        return super().model_dump(**options)
 
 
 ObservationModel: Any = create_model("OpenEnvObservation", __base__=_FastObservation, **OBSERVATION_FIELDS)
