@@ -20,12 +20,12 @@ from starlette.middleware.cors import CORSMiddleware
 from server import catalogue as about
 from server import errors
 from server.engine import Engine
+from server.fields import ActionModel, ObservationModel, StateModel
 from server.metrics import Metrics
 from server.middleware import BodyLimit, Observe, RateLimit
 from server.openenv_environment import DESCRIPTION, ServingEnvironment
 from server.rollouts import Rollouts
 from server.routes import catalogue, scoring, session
-from server.schemas import ActionModel, ObservationModel, StateModel
 from server.service import Service
 from server.sessions import EmbeddedStore, SessionStore
 from server.settings import Settings

@@ -10,7 +10,8 @@ from inferencegym_jax.models import EPISODE_LENGTH
 from inferencegym_jax.registry import normalisers
 from inferencegym_jax.tasks import CONFIG_KEYS, calibration
 from server.engine import Engine
-from server.schemas import POLICIES, ActionModel, ObservationBody, StateModel
+from server.fields import ActionModel, ObservationBody, StateModel
+from server.schemas import POLICIES
 from server.settings import Settings
 
 BASELINE_SEED = 0

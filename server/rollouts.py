@@ -5,6 +5,7 @@ Episodes run in blocks of few fixed sizes, so that few programs are compiled and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -136,7 +137,7 @@ class Rollouts:
 
     def _score(self, kernel: Any, found: Any, lengths: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Components and score of every episode over its own length, in float64 as the grader does; total rewards."""
-        get = found.get if isinstance(found, dict) else found.__getattribute__
+        get: Callable[[str], Any] = found.__getitem__ if isinstance(found, dict) else found.__getattribute__
         metrics, action = get("metrics"), get("action")
         inside = np.arange(EPISODE_LENGTH)[:, None] < lengths[None, :]
 

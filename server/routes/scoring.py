@@ -12,9 +12,10 @@ from pydantic import ValidationError
 import inferencegym_jax as ig
 from inferencegym_jax.registry import normalisers
 from server.errors import BadInput, responses, short
+from server.fields import ActionModel
 from server.metrics import Metrics
 from server.rollouts import ARROW, Rollouts
-from server.schemas import ActionModel, GraderRequest, GraderResponse, RolloutRequest, RolloutResponse, config_dict
+from server.schemas import GraderRequest, GraderResponse, RolloutRequest, RolloutResponse, config_dict
 from server.service import Service
 
 
@@ -34,6 +35,7 @@ def build(service: Service, rollouts: Rollouts, metrics: Metrics) -> APIRouter:
 
     def from_log(request: GraderRequest) -> dict[str, Any]:
         log = [entry.model_dump() for entry in request.episode_log or []]
+        assert request.task_id is not None
         spec = ig.get_task(request.task_id)
         if request.seed is not None and log:
             actions = [checked(i, entry["action"]) for i, entry in enumerate(log)]

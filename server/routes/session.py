@@ -11,16 +11,9 @@ from fastapi import APIRouter, Body, Query, Response
 from redis.exceptions import RedisError
 
 from server.errors import BadInput, problem, responses
+from server.fields import StateModel
 from server.metrics import Metrics
-from server.schemas import (
-    Health,
-    ResetRequest,
-    ResetResponse,
-    StateModel,
-    StepRequest,
-    StepResponse,
-    config_dict,
-)
+from server.schemas import Health, ResetRequest, ResetResponse, StepRequest, StepResponse, config_dict
 from server.service import Service
 
 JSON = "application/json"
@@ -38,7 +31,7 @@ def build(service: Service, metrics: Metrics, ws_sessions: Callable[[], int]) ->
     started = time.monotonic()
 
     @router.post("/reset", response_model=ResetResponse, responses=responses(400, 413, 422, 503))
-    async def reset(request: Annotated[ResetRequest, Body(default_factory=ResetRequest)]) -> Response:
+    async def reset(request: Annotated[ResetRequest, Body(default_factory=lambda: ResetRequest())]) -> Response:
         """Start an episode: a new session."""
         answer = await service.reset(request.task_id, request.seed, config_dict(request.config), request.episode_id)
         return Response(orjson.dumps(answer), media_type=JSON)
