@@ -93,9 +93,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     openenv.register_routes(app)
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) not in REPLACED]
-    app.include_router(session.build(service, metrics, lambda: openenv.active_sessions))
+
+    def ws_sessions() -> int:
+        return openenv.active_sessions
+
+    app.include_router(session.build(service, metrics, ws_sessions))
     app.include_router(scoring.build(service, rollouts, metrics))
-    app.include_router(catalogue.build(engine, settings, metrics, lambda: found))
+    app.include_router(catalogue.build(engine, settings, metrics, lambda: found, store.count, ws_sessions))
     if STATIC.is_dir():
         app.mount("/static", StaticFiles(directory=STATIC), name="static")
     errors.install(app)

@@ -54,10 +54,10 @@ def _knob_field(knob: Knob) -> Any:
     if knob.kind == "float":
         return (float, Field(knob.default, ge=knob.low, le=knob.high, allow_inf_nan=False, **about))
     if knob.kind == "int":
-        whole = Annotated[int, BeforeValidator(_whole), Field(ge=int(knob.low), le=int(knob.high), strict=True)]
+        whole = Annotated[int, Field(ge=int(knob.low), le=int(knob.high), strict=True), BeforeValidator(_whole)]
         return (whole, Field(knob.default, **about))
-    checks = (BeforeValidator(_whole), AfterValidator(_one_of(knob)))
-    choice = Annotated[int, *checks, Field(strict=True, json_schema_extra={"enum": list(knob.choices)})]
+    strict = Field(strict=True, json_schema_extra={"enum": list(knob.choices)})
+    choice = Annotated[int, strict, AfterValidator(_one_of(knob)), BeforeValidator(_whole)]
     return (choice, Field(knob.default, **about))
 
 
@@ -191,7 +191,7 @@ def check_task(task: Any) -> Any:
     return task
 
 
-Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_SEED, strict=True)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED, strict=True), BeforeValidator(_whole)]
 TaskId = Annotated[
     Any,
     BeforeValidator(_whole),

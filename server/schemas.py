@@ -31,9 +31,7 @@ class ResetRequest(_Request):
     model_config = STRICT | ConfigDict(json_schema_extra={"examples": [{"task_id": 2, "seed": 7}, {}]})
 
     task_id: TaskId = 1
-    seed: Seed | None = Field(
-        default=None, description="0 to 4294967295; null: drawn by the server and reported in info"
-    )
+    seed: Seed | None = Field(default=None, description="0 to 4294967295; null: drawn, and reported in info")
     config: Config | None = Field(default=None, description="overrides of reward weights and SLO")
     episode_id: str | None = Field(default=None, max_length=255, description="a name of your own for the episode")
 
@@ -47,9 +45,7 @@ class StepRequest(_Request):
 
     session_id: SessionId
     action: ActionModel = Field(description="the knobs; left out: the baseline's value")
-    step_id: str | None = Field(
-        default=None, min_length=1, max_length=64, description="makes a retry of this step safe"
-    )
+    step_id: str | None = Field(default=None, min_length=1, max_length=64, description="makes a retry safe")
     timeout_s: float | None = Field(default=None, gt=0, description="OpenEnv's; a step takes under a millisecond")
     request_id: str | None = Field(default=None, max_length=255, description="OpenEnv's; echoed in no answer")
 
@@ -125,9 +121,7 @@ class GraderResponse(BaseModel):
     breakdown: dict[str, float]
     feedback: str
     verified: bool = Field(description="true: the server regenerated this episode and it is the one scored")
-    first_difference: dict[str, Any] | None = Field(
-        default=None, description="where a claimed log leaves the simulated one"
-    )
+    first_difference: dict[str, Any] | None = Field(default=None, description="where a claimed log differs")
 
 
 class RolloutRequest(_Request):

@@ -17,30 +17,20 @@ class Settings(BaseSettings):
     host: str = Field(default="0.0.0.0", description="address to listen on")
     port: int = Field(default=7860, ge=0, le=65535, description="port to listen on")
     workers: int = Field(default=1, ge=1, le=64, description="processes; more than one needs REDIS_URL")
-    redis_url: str | None = Field(
-        default=None, description="sessions in Redis, shared by workers and hosts; unset: in process"
-    )
+    redis_url: str | None = Field(default=None, description="sessions in Redis, shared by workers; unset: in process")
     session_capacity: int = Field(
-        default=10_000, ge=1, description="HTTP sessions kept in process; the least recently used go"
+        default=10_000, ge=1, description="HTTP sessions in process; the least recently used go"
     )
-    session_idle_s: float = Field(
-        default=1800.0, gt=0, description="seconds without a request after which a session expires"
-    )
+    session_idle_s: float = Field(default=1800.0, gt=0, description="seconds without a request until a session expires")
     ws_sessions: int = Field(default=256, ge=1, description="WebSocket sessions at once")
-    rate_limit: str = Field(
-        default="100/second", description="requests per client address: N/second, N/minute, N, or off"
-    )
+    rate_limit: str = Field(default="100/second", description="requests per client address: N/second, N/minute or off")
     max_body_bytes: int = Field(default=4_000_000, ge=1024, description="largest request body and WebSocket message")
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("*",), description="allowed origins, comma-separated"
-    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(default=("*",), description="allowed origins, by comma")
     table: str | None = Field(default=None, description="path of a latency table of your own (parquet or CSV)")
     rollout_episodes: int = Field(default=4096, ge=1, description="most episodes of one POST /rollout")
-    rollout_trajectories: int = Field(
-        default=64, ge=1, description="most episodes of a POST /rollout that returns JSON steps"
-    )
+    rollout_trajectories: int = Field(default=64, ge=1, description="most episodes of a POST /rollout with JSON steps")
     log_level: str = Field(
-        default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error"
+        default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning, error"
     )
 
     @field_validator("cors_origins", mode="before")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,14 @@ FALLBACK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Infere
 """
 
 
-def build(engine: Engine, settings: Settings, metrics: Metrics, baseline: Callable[[], dict[str, Any]]) -> APIRouter:
+def build(
+    engine: Engine,
+    settings: Settings,
+    metrics: Metrics,
+    baseline: Callable[[], dict[str, Any]],
+    sessions: Callable[[], Awaitable[int]],
+    ws_sessions: Callable[[], int],
+) -> APIRouter:
     """The router of what only tells.
 
     Args:
@@ -33,6 +40,8 @@ def build(engine: Engine, settings: Settings, metrics: Metrics, baseline: Callab
         settings: for the limits.
         metrics: for /metrics.
         baseline: the scores computed at startup.
+        sessions: how many HTTP sessions live.
+        ws_sessions: how many WebSocket sessions are open.
     """
     router = APIRouter()
 
@@ -51,9 +60,11 @@ def build(engine: Engine, settings: Settings, metrics: Metrics, baseline: Callab
         """Scores of the fixed agent on every task, computed when the server started."""
         return Response(orjson.dumps(baseline()), media_type="application/json")
 
-    @router.get("/metrics", tags=["Health"], response_class=Response, responses=responses())
+    @router.get("/metrics", tags=["Health"], response_class=Response, responses=responses(503))
     async def prometheus() -> Response:
         """Counters in Prometheus' text format."""
+        metrics.sessions.labels("http").set(await sessions())
+        metrics.sessions.labels("websocket").set(ws_sessions())
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/", include_in_schema=False)
