@@ -12,6 +12,7 @@ import uuid
 from typing import Any
 
 import orjson
+from fastapi import HTTPException
 from limits import parse
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
@@ -97,10 +98,6 @@ class RateLimit:
         await problem(429, text, {"retry-after": str(wait)})(scope, receive, send)
 
 
-class _TooLarge(Exception):
-    pass
-
-
 class BodyLimit:
     """Refuse a body above a size with 413, by its Content-Length or as it arrives."""
 
@@ -112,29 +109,19 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = problem(413, f"the body is larger than {self.limit} bytes", {"connection": "close"})
+        text = f"the body is larger than {self.limit} bytes"
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > self.limit:
-            await refusal(scope, receive, send)
+            await problem(413, text, {"connection": "close"})(scope, receive, send)
             return
-        size, started = 0, False
+        size = 0
 
         async def counted() -> Message:
             nonlocal size
             message = await receive()
-            if message["type"] == "http.request":
-                size += len(message.get("body", b""))
-                if size > self.limit:
-                    raise _TooLarge
+            size += len(message.get("body", b""))
+            if size > self.limit:
+                raise HTTPException(413, text, {"connection": "close"})  # FastAPI passes this one on
             return message
 
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
-        try:
-            await self.app(scope, counted, watched)
-        except _TooLarge:
-            if not started:
-                await refusal(scope, receive, send)
+        await self.app(scope, counted, send)
