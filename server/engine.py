@@ -171,7 +171,9 @@ class Kernel:
             action: ``pack_action``'s words, already within their ranges.
         """
         program = self.program
-        raw = np.asarray(program.step(np.frombuffer((state + action) * WIDTH, np.int32).reshape(WIDTH, -1), self._packed)).tobytes()
+        raw = np.asarray(
+            program.step(np.frombuffer((state + action) * WIDTH, np.int32).reshape(WIDTH, -1), self._packed)
+        ).tobytes()
         scalars = program.scalars.read(raw, program.scalars_at)
         info = {
             "timestep": scalars["timestep"],

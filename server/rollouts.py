@@ -1,11 +1,13 @@
 """Whole episodes on request: a built-in policy or sequences of actions, vmapped in the library's ``rollout``.
 
-Episodes run in blocks of few fixed sizes, so that few programs are compiled and memory is bounded.
+Episodes run in blocks of one size, and the policies without weights are one program: a compiled rollout keeps about
+50 MB for good, so their number is what bounds the server's memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,21 +21,35 @@ from inferencegym_jax.grader import Aggregates, score_aggregates
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation
 from inferencegym_jax.registry import normalisers
 from inferencegym_jax.rollout import Policy, Trajectory
-from server.engine import Engine
+from inferencegym_jax.tasks import calibration
+from server.engine import Engine, Kernel
 from server.errors import BadInput
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
 
 ARROW = "application/vnd.apache.arrow.stream"
-BLOCKS = (4, 64, 512)  # episodes a compiled call; never 1, whose last bits differ (see engine.WIDTH)
-Replay = tuple[ServeAction, jax.Array]
+BLOCK = 256  # episodes a compiled call
+REPLAY, REACTIVE, RANDOM = range(3)
+Choice = tuple[jax.Array, ServeAction, jax.Array]
 
 
-def replay(key: jax.Array, observation: ServeObservation, carry: Replay) -> tuple[ServeAction, Replay]:
-    """The policy that takes the actions in its carry, one after the other."""
-    del key, observation
-    actions, step = carry
-    return jax.tree.map(lambda column: column[step], actions), (actions, step + 1)
+def choose(key: jax.Array, observation: ServeObservation, carry: Choice) -> tuple[ServeAction, Choice]:
+    """Every policy that needs no weights in one: the carry says which, and holds the actions to replay and the step."""
+    which, actions, step = carry
+    replayed = jax.tree.map(lambda column: column[step], actions)
+    others = (ig.policies.reactive(key, observation).as_arrays(), ig.policies.random(key, observation).as_arrays())
+    chosen = jax.tree.map(lambda *options: jnp.select([which == i for i in range(3)], options), replayed, *others)
+    return chosen, (which, actions, step + 1)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a request's actions come from."""
+
+    policy: Policy
+    lengths: np.ndarray  # steps of each episode
+    which: int | None = None  # what ``choose`` is to choose; None: the policy is not ``choose``
+    actions: ServeAction | None = None  # NumPy columns (episodes, 200) to replay
 
 
 class Rollouts:
@@ -54,34 +70,37 @@ class Rollouts:
             )
         if request.format == "arrow" and not request.trajectories:
             raise BadInput('format = "arrow": needs trajectories = true')
-        if request.policy is not None:
-            self.policy(request.policy, ig.get_task(request.task_id).id)
+        if request.policy == "trained":
+            self.trained(ig.get_task(request.task_id).id)
 
-    def policy(self, name: str, task: int) -> Policy:
-        """The built-in policy of a name.
+    def warm_up(self) -> None:
+        """Compile ``choose``, so that no request waits for it."""
+        self.run(RolloutRequest(task_id=1, seeds=[0], policy="baseline"))
+
+    def trained(self, task: int) -> Policy:
+        """The trained policy of a task.
 
         Raises:
             BadInput: this server lacks it, with the reason.
         """
-        found = getattr(ig.policies, name, None)
-        if found is None:
-            raise BadInput(f"policy = {name!r}: this version has no such policy; see /info")
-        if name not in ("best_static", "trained"):
-            return found
+        make = getattr(ig.policies, "trained", None)
+        if make is None:
+            raise BadInput("policy = 'trained': this version has no trained policies; see /info")
         try:
-            return found(task)
+            return make(task)
         except (ImportError, LookupError, OSError, ValueError) as error:
-            raise BadInput(f"policy = {name!r}: not available for task {task}: {error}") from error
+            raise BadInput(f"policy = 'trained': not available for task {task}: {error}") from error
 
     def run(self, request: RolloutRequest) -> tuple[bytes, str, int]:
         """(body, media type, steps taken) of a checked request."""
         kernel = self.engine.kernel(request.task_id, config_dict(request.config))
-        policy, lengths, columns = self._source(request, kernel.spec.id)
+        source = self._source(request, kernel)
+        lengths = source.lengths
         seeds = np.asarray(request.seeds, np.uint32)
         parts = []
-        for start in range(0, len(seeds), BLOCKS[-1]):
-            block = np.arange(start, min(start + BLOCKS[-1], len(seeds)))
-            parts.append(self._block(kernel, policy, seeds, block, columns, request.trajectories))
+        for start in range(0, len(seeds), BLOCK):
+            block = np.arange(start, min(start + BLOCK, len(seeds)))
+            parts.append(self._block(kernel, source, seeds, block, request.trajectories))
         found = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
         scores, totals = self._score(kernel, found, lengths)
         answer = {
@@ -100,42 +119,46 @@ class Rollouts:
         answer["trajectories"] = _episodes(found, lengths) if request.trajectories else None
         return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), "application/json", steps
 
-    def _source(self, request: RolloutRequest, task: int) -> tuple[Policy, np.ndarray, ServeAction | None]:
-        """The policy, each episode's length, and the actions (episodes, 200) where they are given."""
-        count = len(request.seeds)
-        if request.actions is None:
-            assert request.policy is not None
-            return self.policy(request.policy, task), np.full(count, EPISODE_LENGTH), None
-        lengths = np.array([len(sequence) for sequence in request.actions])
-        default = ServeAction().to_dict()
+    def _source(self, request: RolloutRequest, kernel: Kernel) -> Source:
+        count, task = len(request.seeds), kernel.spec.id
+        whole = np.full(count, EPISODE_LENGTH)
+        if request.policy == "trained":
+            return Source(self.trained(task), whole)
+        action = ServeAction().to_dict()
+        if request.policy == "best_static":
+            action = calibration()["tasks"][kernel.spec.name]["best_static"]["action"]
+        sequences = [[]] if request.actions is None else request.actions
         columns: dict[str, np.ndarray] = {}
         for name in KNOBS:
-            rows = np.full((len(lengths), EPISODE_LENGTH), default[name])
-            for row, sequence in zip(rows, request.actions, strict=True):
-                row[: len(sequence)] = [getattr(action, name) for action in sequence]
+            rows = np.full((len(sequences), EPISODE_LENGTH), action[name])
+            for row, sequence in zip(rows, sequences, strict=True):
+                row[: len(sequence)] = [getattr(given, name) for given in sequence]
             columns[name] = np.broadcast_to(rows, (count, EPISODE_LENGTH))
-        try:
-            self.engine.kernel(task).program.env.check_action(ServeAction(**columns))
-        except ValueError as error:
-            raise BadInput(f"actions: {error}") from error
-        return replay, np.broadcast_to(lengths, (count,)), ServeAction(**columns)
+        actions = ServeAction(**columns)
+        if request.actions is not None:
+            try:
+                kernel.program.env.check_action(actions)
+            except ValueError as error:
+                raise BadInput(f"actions: {error}") from error
+            lengths = np.broadcast_to([len(sequence) for sequence in sequences], (count,))
+            return Source(choose, lengths, REPLAY, actions)
+        which = {"reactive": REACTIVE, "random": RANDOM}.get(request.policy or "", REPLAY)
+        return Source(choose, whole, which, actions)
 
-    def _block(
-        self, kernel: Any, policy: Policy, seeds: np.ndarray, block: np.ndarray, columns: Any, whole: bool
-    ) -> Trajectory:
+    def _block(self, kernel: Kernel, source: Source, seeds: np.ndarray, block: np.ndarray, whole: bool) -> Any:
         """The episodes of a block as NumPy arrays (steps, episodes); what no answer needs is dropped."""
-        size = next(size for size in BLOCKS if size >= len(block))
-        padded = np.resize(block, size)
+        padded = np.resize(block, BLOCK)
         carry, axis = None, None
-        if columns is not None:
-            actions = jax.tree.map(lambda column: column[padded], columns).as_arrays()
-            carry, axis = (actions, jnp.zeros(size, jnp.int32)), 0
-        found = ig.rollout(kernel.program.env, kernel.params, policy, seeds[padded], carry=carry, carry_axis=axis)
-        if not whole:
-            found = {"action": found.action, "reward": found.reward, "metrics": found.metrics}
-        return jax.tree.map(lambda x: np.asarray(x)[:, : len(block)], found)
+        if source.which is not None:
+            actions = jax.tree.map(lambda column: column[padded], source.actions).as_arrays()
+            carry, axis = (jnp.full(BLOCK, source.which), actions, jnp.zeros(BLOCK, jnp.int32)), 0
+        found = ig.rollout(
+            kernel.program.env, kernel.params, source.policy, seeds[padded], carry=carry, carry_axis=axis
+        )
+        part = found if whole else {"action": found.action, "reward": found.reward, "metrics": found.metrics}
+        return jax.tree.map(lambda x: np.asarray(x)[:, : len(block)], part)
 
-    def _score(self, kernel: Any, found: Any, lengths: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def _score(self, kernel: Kernel, found: Any, lengths: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Components and score of every episode over its own length, in float64 as the grader does; total rewards."""
         get: Callable[[str], Any] = found.__getitem__ if isinstance(found, dict) else found.__getattribute__
         metrics, action = get("metrics"), get("action")

@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     table: str | None = Field(default=None, description="path of a latency table of your own (parquet or CSV)")
     rollout_episodes: int = Field(default=4096, ge=1, description="most episodes of one POST /rollout")
     rollout_trajectories: int = Field(default=64, ge=1, description="most episodes of a POST /rollout with JSON steps")
+    warm_rollouts: bool = Field(default=True, description="compile POST /rollout's program right after the start")
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning, error"
     )

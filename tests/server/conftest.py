@@ -60,6 +60,7 @@ def start_server(folder: Path, port: int | None = None, **settings: str) -> Iter
         "PORT": str(port),
         "RATE_LIMIT": "off",
         "LOG_LEVEL": "warning",
+        "WARM_ROLLOUTS": "false",
         **settings,
     }
     log = folder / f"server-{port}.log"

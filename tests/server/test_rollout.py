@@ -6,11 +6,12 @@ import json
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow as pa
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import MetricsSnapshot
+from inferencegym_jax.models import KNOBS, MetricsSnapshot
 from tests.server.twins import episodes, random_actions
 
 
@@ -54,23 +55,25 @@ def test_one_sequence_serves_all_seeds_and_a_config_counts(http: httpx.Client):
                 assert found[t]["observation"] == twin[t - 1]["observation"]
 
 
-@pytest.mark.parametrize("policy", ["baseline", "best_static"])
+@pytest.mark.parametrize("policy", ["baseline", "best_static", "reactive", "random"])
 def test_a_policy_by_name_is_the_librarys(http: httpx.Client, policy: str):
-    answer = rollout(http, task_id=1, seeds=[0, 1], policy=policy).json()
-    action = (
-        ig.ServeAction().to_dict()
-        if policy == "baseline"
-        else http.get("/info").json()["best_static"]["static-uniform"]
-    )
-    for seed, score in zip(answer["seeds"], answer["scores"], strict=True):
-        assert score == pytest.approx(grades(http, 1, seed, [action] * 200)["score"], rel=1e-6)
+    env, params = ig.make(2)
+    rule = getattr(ig.policies, policy)
+    found = ig.rollout(env, params, rule(2) if policy == "best_static" else rule, [0, 1])
+    answer = rollout(http, task_id=2, seeds=[0, 1], policy=policy, trajectories=True).json()
+    for i, episode in enumerate(answer["trajectories"]):
+        # approx: a policy that computes its action is compiled together with the step here, and its last bit may differ
+        assert [step["reward"] for step in episode] == pytest.approx(np.asarray(found.reward)[:, i].tolist(), rel=1e-5)
+        for name in KNOBS:
+            actions = [step["action"][name] for step in episode]
+            assert actions == pytest.approx(np.asarray(getattr(found.action, name))[:, i].tolist(), rel=1e-6)
 
 
 def test_many_seeds_run_in_blocks_and_come_back_in_order(http: httpx.Client):
-    many = rollout(http, task_id=1, seeds=list(range(70)), policy="baseline").json()
-    few = rollout(http, task_id=1, seeds=[69, 3], policy="baseline").json()
-    assert [many["scores"][69], many["scores"][3]] == few["scores"]
-    assert [many["total_rewards"][69], many["total_rewards"][3]] == few["total_rewards"]
+    many = rollout(http, task_id=1, seeds=list(range(300)), policy="baseline").json()
+    few = rollout(http, task_id=1, seeds=[299, 3], policy="baseline").json()
+    assert [many["scores"][299], many["scores"][3]] == few["scores"]
+    assert [many["total_rewards"][299], many["total_rewards"][3]] == few["total_rewards"]
 
 
 def test_arrow_holds_the_same_steps_as_json(http: httpx.Client):
