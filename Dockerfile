@@ -11,12 +11,12 @@ RUN python3 -m venv /venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY inferencegym_jax inferencegym_jax
 COPY data data
-# OpenEnv without its dependencies: with them it brings 111 packages. Tests and caches of the packages stay behind.
+# OpenEnv without its dependencies: with them it brings 111 packages. The packages' own tests stay behind.
 RUN /venv/bin/pip install --quiet -c constraints.txt ".[server]" \
  && /venv/bin/pip install --quiet --no-deps -c constraints.txt openenv \
  && /venv/bin/pip uninstall --quiet --yes pip setuptools \
- && find /venv -depth \( -name tests -o -name test -o -name __pycache__ \) -path '*site-packages*' -type d -exec rm -rf {} + \
- && find /venv -name '*.pyx' -delete -o -name '*.h' -path '*pyarrow/include*' -delete
+ && find /venv -depth -name tests -path '*site-packages*' -type d -exec rm -rf {} + \
+ && rm -rf /venv/lib/python3*/site-packages/pyarrow/include
 
 FROM python:3.11-slim
 RUN useradd --create-home --uid 1000 gym
