@@ -10,6 +10,11 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models import EnvParams, MetricsSnapshot, WorkloadState
 
+# Never reached. A minimum between a product and a sum keeps the compiler from contracting the two into one rounding,
+# and a product with 1 / x from replacing a division by a loop-invariant x. Which it does depends on the code around it:
+# the last bit of a reward would differ between a scan over a batch and a single step.
+CAP = 1e30
+
 
 def violation_rate(metrics: MetricsSnapshot, queue_depth: jax.Array) -> jax.Array:
     """Violations over requests waiting, in [0, 1]."""
@@ -31,7 +36,7 @@ def mean_slo_ms(class_shares: jax.Array, slo_ms: jax.Array) -> jax.Array:
         bound = jnp.isfinite(slo_ms[..., i])
         share = jnp.where(bound, class_shares[..., i], 0.0)
         total = total + share
-        weighted = weighted + share * jnp.where(bound, slo_ms[..., i], 0.0)
+        weighted = weighted + jnp.minimum(share * jnp.where(bound, slo_ms[..., i], 0.0), CAP)
     return jnp.where(total > 0, weighted / jnp.maximum(total, 1e-6), jnp.inf)
 
 
@@ -41,13 +46,15 @@ def reward(metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams)
     T = tokens_per_sec / the task's optimal, L = ttft_p50 / SLO (``mean_slo_ms``), V = ``violation_rate``, C =
     cost_per_1k / its normaliser.
     """
-    throughput = metrics.tokens_per_sec / params.optimal_tps
+    throughput = metrics.tokens_per_sec * (1.0 / params.optimal_tps)
     latency = metrics.ttft_p50_ms / mean_slo_ms(workload.priority_distribution, params.slo_ms)
-    cost = metrics.cost_per_1k / params.cost_normaliser
-    value = (
-        params.alpha * throughput
-        - params.beta * latency
-        - params.gamma * violation_rate(metrics, workload.queue_depth)
-        - params.delta * cost
+    cost = metrics.cost_per_1k * (1.0 / params.cost_normaliser)
+    terms = (
+        params.alpha * throughput,
+        params.beta * latency,
+        params.gamma * violation_rate(metrics, workload.queue_depth),
+        params.delta * cost,
     )
+    gain, late, violated, paid = (jnp.minimum(term, CAP) for term in terms)
+    value = gain - late - violated - paid
     return jnp.clip(value, -1.0, 1.0)

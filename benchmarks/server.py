@@ -1,0 +1,187 @@
+"""The server's speed, as ratios in one run: ``python -m benchmarks.server``.
+
+Starts the server and a do-nothing OpenEnv environment on this machine and steps both, turn by turn, over their
+WebSockets; then an HTTP episode with its grading, 64 WebSocket sessions at once, start-up time and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from websockets.asyncio.client import connect as connect_async
+from websockets.sync.client import connect
+
+STEP = json.dumps({"type": "step", "data": {"batch_size": 64}})
+RESET = json.dumps({"type": "reset", "data": {"seed": 1}})
+EPISODE = 200
+
+
+def nothing_app() -> Any:
+    """An OpenEnv application whose environment does nothing: what the transport alone costs."""
+    from fastapi import FastAPI
+    from openenv.core.env_server.http_server import HTTPEnvServer
+    from openenv.core.env_server.interfaces import Environment
+    from openenv.core.env_server.types import Action, ConcurrencyConfig, Observation, State
+
+    class Nothing(Environment):
+        SUPPORTS_CONCURRENT_SESSIONS = True
+
+        def reset(self, seed: Any = None, episode_id: Any = None, **kwargs: Any) -> Observation:
+            return Observation()
+
+        def step(self, action: Action, timeout_s: float | None = None, **kwargs: Any) -> Observation:
+            return Observation(reward=0.0)
+
+        @property
+        def state(self) -> State:
+            return State()
+
+    class NothingAsync(Nothing):
+        async def step_async(self, action: Action, timeout_s: float | None = None, **kwargs: Any) -> Observation:
+            return Observation(reward=0.0)
+
+    class AnyAction(Action):
+        batch_size: int = 32
+
+    app = FastAPI()
+    kind = NothingAsync if os.environ.get("NOTHING") == "async" else Nothing
+    HTTPEnvServer(
+        kind, AnyAction, Observation, concurrency_config=ConcurrencyConfig(max_concurrent_envs=128)
+    ).register_routes(app)
+    return app
+
+
+@contextmanager
+def running(command: list[str], port: int, **environment: str) -> Iterator[tuple[int, float]]:
+    """A server process that answers /health: (process id, seconds from start to healthy)."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command, env={**os.environ, "JAX_PLATFORMS": "cpu", **environment}, stdout=subprocess.DEVNULL
+    )
+    try:
+        while True:
+            if process.poll() is not None:
+                raise RuntimeError(f"{command} ended with {process.returncode}")
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
+                break
+            except OSError:
+                if time.perf_counter() - start > 120:
+                    raise
+                time.sleep(0.05)
+        yield process.pid, time.perf_counter() - start
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def steps_per_second(port: int, steps: int) -> float:
+    """Steps a second of one WebSocket client, whole episodes with their resets."""
+    with connect(f"ws://127.0.0.1:{port}/ws", max_size=None) as socket:
+        start = time.perf_counter()
+        for step in range(steps):
+            if step % EPISODE == 0:
+                socket.send(RESET)
+                socket.recv()
+            socket.send(STEP)
+            reply = socket.recv()
+        seconds = time.perf_counter() - start
+    if '"type":"observation"' not in str(reply):
+        raise RuntimeError(f"not an observation: {reply!r}")
+    return steps / seconds
+
+
+async def together(port: int, clients: int, steps: int) -> tuple[float, float, float]:
+    """Clients at once: (total steps a second, median and 99th percentile of the step latency in ms)."""
+    latencies: list[float] = []
+
+    async def one() -> None:
+        async with connect_async(f"ws://127.0.0.1:{port}/ws", max_size=None) as socket:
+            await socket.send(RESET)
+            await socket.recv()
+            await ready.wait()
+            for _ in range(steps):
+                start = time.perf_counter()
+                await socket.send(STEP)
+                await socket.recv()
+                latencies.append(time.perf_counter() - start)
+
+    ready = asyncio.Event()
+    tasks = [asyncio.create_task(one()) for _ in range(clients)]
+    await asyncio.sleep(2.0)
+    start = time.perf_counter()
+    ready.set()
+    await asyncio.gather(*tasks)
+    seconds = time.perf_counter() - start
+    found = 1000 * np.array(latencies)
+    return clients * steps / seconds, float(np.median(found)), float(np.percentile(found, 99))
+
+
+def http_episode(port: int) -> float:
+    """Seconds for reset, 200 steps and grader over HTTP on one connection."""
+    import httpx
+
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        start = time.perf_counter()
+        session = client.post("/reset", json={"task_id": 2, "seed": 1}).json()["session_id"]
+        for _ in range(EPISODE):
+            client.post("/step", json={"session_id": session, "action": {"batch_size": 64}}).raise_for_status()
+        client.post("/grader", json={"session_id": session}).raise_for_status()
+        return time.perf_counter() - start
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process, MB."""
+    with open(f"/proc/{pid}/status") as status:
+        line = next(line for line in status if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def main() -> None:
+    """Measure and print; each ratio from alternating turns."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.server", description=__doc__)
+    parser.add_argument("--steps", type=int, default=2000, help="steps a turn")
+    parser.add_argument("--turns", type=int, default=5, help="turns of each server")
+    parser.add_argument("--port", type=int, default=7870, help="first of three ports")
+    options = parser.parse_args()
+    ours, sync, nothing = options.port, options.port + 1, options.port + 2
+    server = [sys.executable, "-m", "server", "--port", str(ours)]
+    nothings = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.server:nothing_app", "--log-level", "error"]
+    with running(server, ours, RATE_LIMIT="off", LOG_LEVEL="warning") as (pid, healthy):
+        print(f"start to healthy: {healthy:.1f} s; resident memory {resident_mb(pid):.0f} MB")
+        with (
+            running([*nothings, "--port", str(sync)], sync),
+            running([*nothings, "--port", str(nothing)], nothing, NOTHING="async"),
+        ):
+            rates: dict[int, list[float]] = {ours: [], sync: [], nothing: []}
+            for port in (ours, sync, nothing):
+                steps_per_second(port, 400)
+            for _ in range(options.turns):
+                for port, found in rates.items():
+                    found.append(steps_per_second(port, options.steps))
+        mine = np.array(rates[ours])
+        print(f"steps/s over /ws, one client: {np.median(mine):.0f}")
+        for name, port in (("do-nothing", sync), ("do-nothing, coroutine step", nothing)):
+            other = np.array(rates[port])
+            print(f"  {name} OpenEnv environment: {np.median(other):.0f}; ratio {np.median(mine / other):.2f}")
+        single = asyncio.run(together(ours, 1, options.steps))
+        total, median, worst = asyncio.run(together(ours, 64, max(50, options.steps // 20)))
+        print(f"one asyncio client: {single[0]:.0f} steps/s, step latency {single[1]:.2f} ms, p99 {single[2]:.2f} ms")
+        print(f"64 clients: {total:.0f} steps/s in all, step latency {median:.1f} ms, p99 {worst:.1f} ms")
+        print(f"reset, 200 steps and grader over HTTP: {min(http_episode(ours) for _ in range(3)):.2f} s")
+        print(f"resident memory afterwards: {resident_mb(pid):.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

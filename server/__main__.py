@@ -1,0 +1,69 @@
+"""``python -m server``: start the server. Settings come from environment variables; --help lists them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+
+import uvicorn
+from pydantic import ValidationError
+
+from server.settings import Settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read settings, start uvicorn; 2 for settings that cannot be used."""
+    lines = [
+        f"  {name.upper():22} {field.description} (default {field.default!r})"
+        for name, field in Settings.model_fields.items()
+    ]
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Start the InferenceGym server and its page.",
+        epilog="environment variables:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", help="overrules HOST")
+    parser.add_argument("--port", type=int, help="overrules PORT")
+    parser.add_argument("--workers", type=int, help="overrules WORKERS")
+    parser.add_argument("--reload", action="store_true", help="start again when a source file changes")
+    options = parser.parse_args(argv)
+    for name in ("host", "port", "workers"):
+        if getattr(options, name) is not None:
+            os.environ[name.upper()] = str(getattr(options, name))  # workers are processes: they read the environment
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for entry in error.errors():
+            print(f"{str(entry['loc'][0]).upper()} = {entry['input']!r}: {entry['msg']}", file=sys.stderr)
+        return 2
+    if settings.workers > 1 and settings.redis_url is None:
+        print("WORKERS above 1 needs REDIS_URL: sessions in one process are unknown to the others.", file=sys.stderr)
+        return 2
+    if settings.workers > 1:
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="inferencegym-metrics-"))
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    logging.basicConfig(level=settings.log_level.upper(), format="%(message)s", stream=sys.stdout)
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    uvicorn.run(
+        "server.app:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        reload=options.reload,
+        loop="auto",
+        ws_max_size=settings.max_body_bytes,
+        log_level=settings.log_level,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=5,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

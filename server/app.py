@@ -1,0 +1,131 @@
+"""The application: one factory, no work at import; everything is compiled before the first request is answered."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from anyio import to_thread
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from openenv.core.env_server.http_server import HTTPEnvServer
+from openenv.core.env_server.types import ConcurrencyConfig
+from starlette.middleware.cors import CORSMiddleware
+
+from server import catalogue as about
+from server import errors
+from server.engine import Engine
+from server.fields import ActionModel, ObservationModel, StateModel
+from server.metrics import Metrics
+from server.middleware import BodyLimit, Observe, RateLimit
+from server.openenv_environment import DESCRIPTION, ServingEnvironment
+from server.rollouts import Rollouts
+from server.routes import catalogue, scoring, session
+from server.service import Service
+from server.sessions import EmbeddedStore, SessionStore
+from server.settings import Settings
+
+log = logging.getLogger("server")
+API_VERSION = "1.0.0"
+STATIC = Path(__file__).resolve().parent / "static"
+REPLACED = {"/health", "/reset", "/step", "/state"}  # OpenEnv's own are stateless; ours serve both contracts
+
+
+def trim() -> None:
+    """Give the compiler's freed memory back to the system (about 80 MB), where the C library can."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+
+
+def make_store(settings: Settings) -> SessionStore:
+    """The session store of the settings: Redis where REDIS_URL is set, in process otherwise."""
+    if settings.redis_url is None:
+        return EmbeddedStore(settings.session_capacity, settings.session_idle_s)
+    from server.redis_store import RedisStore
+
+    return RedisStore(settings.redis_url, settings.session_idle_s)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The FastAPI application.
+
+    Args:
+        settings: default: from the environment.
+
+    Raises:
+        FileNotFoundError, TableError: TABLE cannot be used.
+    """
+    settings = Settings() if settings is None else settings
+    engine, metrics, store = Engine(settings.table), Metrics(), make_store(settings)
+    service, rollouts = Service(engine, store), Rollouts(engine, settings)
+    found: dict[str, Any] = {}
+    openenv = HTTPEnvServer(
+        functools.partial(ServingEnvironment, engine, metrics.ws_steps.inc),
+        ActionModel,
+        ObservationModel,
+        concurrency_config=ConcurrencyConfig(
+            max_concurrent_envs=settings.ws_sessions, session_timeout=settings.session_idle_s
+        ),
+        env_name="inferencegym",
+        state_cls=StateModel,
+    )
+
+    def warm_up() -> None:
+        start = time.perf_counter()
+        engine.warm_up()
+        found.update(about.baseline(engine))
+        trim()
+        log.info("compiled in %.1f s", time.perf_counter() - start)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await to_thread.run_sync(warm_up)
+        await store.ping()
+        openenv._start_reaper()  # FastAPI's lifespan switches OpenEnv's own start-up handlers off
+        if settings.warm_rollouts:
+            threading.Thread(target=rollouts.warm_up, name="warm-rollouts", daemon=True).start()
+        yield
+        openenv._stop_reaper()
+        await store.close()
+
+    app = FastAPI(
+        title="InferenceGym JAX",
+        version=API_VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        license_info={"name": "Apache-2.0"},
+    )
+    openenv.register_routes(app)
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) not in REPLACED]
+
+    def ws_sessions() -> int:
+        return openenv.active_sessions
+
+    app.include_router(session.build(service, metrics, ws_sessions))
+    app.include_router(scoring.build(service, rollouts, metrics))
+    app.include_router(catalogue.build(engine, settings, metrics, lambda: found, store.count, ws_sessions))
+    if STATIC.is_dir():
+        app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    errors.install(app)
+
+    # the last one added is the outermost
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    if settings.rate_limit != "off":
+        app.add_middleware(RateLimit, limit=settings.rate_limit)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "retry-after"],
+    )
+    app.add_middleware(Observe, metrics=metrics)
+    return app

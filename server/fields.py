@@ -1,0 +1,201 @@
+"""The parts of which requests and answers are made: action, observation, state, metrics, config, task, seed.
+
+Ranges and meanings of knobs and observations come from ``inferencegym_jax.models``, where they are written once.
+Input is strict: a string is no number, an unknown field is an error, NaN and infinities are refused. Validators raise
+``PydanticCustomError`` only, because a ValueError inside one would end an OpenEnv WebSocket session.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+from openenv.core.env_server.types import Action, Observation, State
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    create_model,
+)
+from pydantic_core import PydanticCustomError
+
+import inferencegym_jax as ig
+from inferencegym_jax.models import KNOBS, OBSERVATION, Knob, ObservationField
+from inferencegym_jax.tasks import CONFIG_KEYS
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+MAX_SEED = 2**32 - 1
+TASK_IDS = tuple(spec.id for spec in ig.task_specs().values())
+TASK_NAMES = tuple(ig.task_specs())
+
+
+def _whole(value: Any) -> Any:
+    """64.0 is the integer 64, as in JSON Schema; everything else is left for the strict check."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+def _one_of(knob: Knob) -> Any:
+    def check(value: int) -> int:
+        if value not in knob.choices:
+            raise PydanticCustomError("choice", "Input should be {allowed}", {"allowed": knob.allowed})
+        return value
+
+    return check
+
+
+def _knob_field(knob: Knob) -> Any:
+    """(annotation, Field) of a knob. No Literal: it would take true for 1."""
+    about: dict[str, Any] = {"description": knob.description, "strict": True}
+    if knob.kind == "bool":
+        return (bool, Field(knob.default, **about))
+    if knob.kind == "float":
+        return (float, Field(knob.default, ge=knob.low, le=knob.high, allow_inf_nan=False, **about))
+    if knob.kind == "int":
+        whole = Annotated[int, Field(ge=int(knob.low), le=int(knob.high), strict=True), BeforeValidator(_whole)]
+        return (whole, Field(knob.default, **about))
+    strict = Field(strict=True, json_schema_extra={"enum": list(knob.choices)})
+    choice = Annotated[int, strict, AfterValidator(_one_of(knob)), BeforeValidator(_whole)]
+    return (choice, Field(knob.default, **about))
+
+
+class _ActionBase(Action):
+    """The five knobs; what is left out takes the baseline's value. Locked knobs of a task are forced to it."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=False, strict=True, allow_inf_nan=False)
+
+    def knobs(self) -> dict[str, Any]:
+        """The knobs alone."""
+        return {name: getattr(self, name) for name in KNOBS}
+
+
+if TYPE_CHECKING:
+    ActionModel = _ActionBase
+else:
+    ActionModel = create_model(
+        "ServeAction", __base__=_ActionBase, **{name: _knob_field(knob) for name, knob in KNOBS.items()}
+    )
+
+
+def _observation_field(spec: ObservationField) -> Any:
+    limits: dict[str, Any] = {"ge": spec.low} | ({} if math.isinf(spec.high) else {"le": spec.high})
+    about = f"{spec.description} ({spec.unit})"
+    number = Annotated[float, Field(**limits)]
+    if spec.size == 1:
+        return (number, Field(description=about))
+    return (Annotated[list[number], Field(min_length=spec.size, max_length=spec.size)], Field(description=about))
+
+
+OBSERVATION_FIELDS: dict[str, Any] = {name: _observation_field(spec) for name, spec in OBSERVATION.items()}
+if TYPE_CHECKING:
+    ObservationBody = BaseModel
+else:
+    ObservationBody = create_model("ServeObservation", **OBSERVATION_FIELDS)
+
+
+class _FastObservation(Observation):
+    """What ``/ws`` sends. OpenEnv would put the metadata on the wire twice, inside the observation and beside it; the
+    observation is its twelve fields."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=False)
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """The observation's fields for OpenEnv's serialisation, which excludes reward and done; else as ever."""
+        if options == {"exclude": {"reward", "done"}}:
+            return {name: self.__dict__[name] for name in OBSERVATION}
+        return super().model_dump(**options)
+
+
+if TYPE_CHECKING:
+    ObservationModel = _FastObservation
+else:
+    ObservationModel = create_model("OpenEnvObservation", __base__=_FastObservation, **OBSERVATION_FIELDS)
+
+
+class StateModel(State):
+    """Where an episode stands. Before the first reset everything is at its default."""
+
+    session_id: str | None = Field(default=None, description="the HTTP session; null over the WebSocket")
+    task_id: int | None = Field(default=None, description="the task; null before the first reset")
+    seed: int | None = Field(default=None, description="the episode's seed")
+    config: dict[str, float] = Field(default_factory=dict, description="the reset's overrides")
+    cumulative_reward: float = Field(default=0.0, description="sum of the rewards so far")
+    done: bool = Field(default=False, description="has the episode reached its last step")
+    workload_phase: str = Field(default="warmup", description="warmup, steady, burst or cooldown")
+
+
+class Metrics(BaseModel):
+    """What one second of serving measured."""
+
+    ttft_p50_ms: float = Field(description="median time to first token (ms)")
+    ttft_p99_ms: float = Field(description="99th percentile of the time to first token (ms)")
+    tpot_ms: float = Field(description="time per output token (ms)")
+    tokens_per_sec: float = Field(description="output tokens a second")
+    gpu_memory_gb: float = Field(description="GPU memory in use (GB)")
+    cost_per_1k: float = Field(description="cost per 1,000 output tokens")
+    spec_accept_rate: float = Field(description="accepted share of the drafted tokens")
+    eviction_events: int = Field(description="evicted sequences")
+    slo_violations: int = Field(description="requests that missed their objective, or were rejected")
+
+
+class Workload(BaseModel):
+    """The traffic of one second."""
+
+    arrival_rate: float = Field(description="10-step moving average of the arrivals (requests/s)")
+    mean_prompt_len: float = Field(description="mean prompt length (tokens)")
+    prompt_len_bucket: int = Field(description="0 to 7")
+    queue_depth: int = Field(description="requests left waiting")
+    priority_distribution: list[float] = Field(description="interactive, batch, best-effort shares")
+    is_burst: bool = Field(description="is this second inside a burst")
+    phase: int = Field(description="0 warmup, 1 steady, 2 burst, 3 cooldown")
+    arrivals: int = Field(description="requests that arrived")
+    served: int = Field(description="requests taken from the queue")
+    rejected: int = Field(description="requests turned away")
+
+
+class StepInfo(BaseModel):
+    """The details of a step."""
+
+    timestep: int = Field(description="steps taken in this episode")
+    metrics: Metrics
+    workload: Workload
+    oom: bool = Field(description="did the GPU run out of memory")
+
+
+def _config_field(key: str) -> Any:
+    if key == "slo_ttft_ms":
+        return (float | None, Field(None, gt=0, le=1e9, description="TTFT objective of the strictest class (ms)"))
+    return (float | None, Field(None, ge=0, le=1e9, description=f"reward weight {key}"))
+
+
+if TYPE_CHECKING:
+    Config = BaseModel
+else:
+    Config = create_model(
+        "Config",
+        __config__=STRICT,
+        __doc__="Overrides of a task's reward weights and of the TTFT objective of its strictest class.",
+        **{key: _config_field(key) for key in CONFIG_KEYS},
+    )
+
+
+def check_task(task: Any) -> Any:
+    """The task as given, if there is such a one; its message names those there are."""
+    if isinstance(task, bool) or not isinstance(task, int | str) or task not in (*TASK_IDS, *TASK_NAMES):
+        known = ", ".join(f"{spec.id} ({spec.name})" for spec in ig.task_specs().values())
+        raise PydanticCustomError(
+            "task", "{value} is no task; there are {known}", {"value": str(task)[:40], "known": known}
+        )
+    return task
+
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED, strict=True), BeforeValidator(_whole)]
+TaskId = Annotated[
+    Any,
+    BeforeValidator(_whole),
+    AfterValidator(check_task),
+    WithJsonSchema({"enum": [*TASK_IDS, *TASK_NAMES], "description": "id or name of a task"}),
+]
+SessionId = Annotated[str, Field(min_length=1, max_length=64, description="from POST /reset")]

@@ -1,0 +1,234 @@
+"""Whole episodes on request: a built-in policy or sequences of actions, vmapped in the library's ``rollout``.
+
+Episodes run in blocks of one size, and the policies without weights are one program: a compiled rollout keeps about
+50 MB for good, so their number is what bounds the server's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orjson
+import pyarrow as pa
+
+import inferencegym_jax as ig
+from inferencegym_jax.grader import Aggregates, score_aggregates
+from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation
+from inferencegym_jax.registry import normalisers
+from inferencegym_jax.rollout import Policy, Trajectory
+from inferencegym_jax.tasks import calibration
+from server.engine import Engine, Kernel
+from server.errors import BadInput
+from server.schemas import RolloutRequest, config_dict
+from server.settings import Settings
+
+ARROW = "application/vnd.apache.arrow.stream"
+BLOCK = 256  # episodes a compiled call
+REPLAY, REACTIVE, RANDOM = range(3)
+Choice = tuple[jax.Array, ServeAction, jax.Array]
+
+
+def choose(key: jax.Array, observation: ServeObservation, carry: Choice) -> tuple[ServeAction, Choice]:
+    """Every policy that needs no weights in one: the carry says which, and holds the actions to replay and the step."""
+    which, actions, step = carry
+    replayed = jax.tree.map(lambda column: column[step], actions)
+    others = (ig.policies.reactive(key, observation).as_arrays(), ig.policies.random(key, observation).as_arrays())
+    chosen = jax.tree.map(lambda *options: jnp.select([which == i for i in range(3)], options), replayed, *others)
+    return chosen, (which, actions, step + 1)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a request's actions come from."""
+
+    policy: Policy
+    lengths: np.ndarray  # steps of each episode
+    which: int | None = None  # what ``choose`` is to choose; None: the policy is not ``choose``
+    actions: ServeAction | None = None  # NumPy columns (episodes, 200) to replay
+
+
+class Rollouts:
+    """Runs and scores what POST /rollout asks for."""
+
+    def __init__(self, engine: Engine, settings: Settings):
+        self.engine, self.settings = engine, settings
+
+    def check(self, request: RolloutRequest) -> None:
+        """Raise ``BadInput`` for a request above the server's limits or for a policy that it lacks."""
+        episodes, steps = self.settings.rollout_episodes, self.settings.rollout_trajectories
+        if len(request.seeds) > episodes:
+            raise BadInput(f"seeds: {len(request.seeds)} given; at most {episodes} a call (ROLLOUT_EPISODES)")
+        if request.trajectories and request.format == "json" and len(request.seeds) > steps:
+            raise BadInput(
+                f"seeds: {len(request.seeds)} given; at most {steps} a call with trajectories as JSON "
+                '(ROLLOUT_TRAJECTORIES); format "arrow" has no such limit'
+            )
+        if request.format == "arrow" and not request.trajectories:
+            raise BadInput('format = "arrow": needs trajectories = true')
+        if request.policy == "trained":
+            self.trained(ig.get_task(request.task_id).id)
+
+    def warm_up(self) -> None:
+        """Compile ``choose``, so that no request waits for it."""
+        self.run(RolloutRequest(task_id=1, seeds=[0], policy="baseline"))
+
+    def trained(self, task: int) -> Policy:
+        """The trained policy of a task.
+
+        Raises:
+            BadInput: this server lacks it, with the reason.
+        """
+        make = getattr(ig.policies, "trained", None)
+        if make is None:
+            raise BadInput("policy = 'trained': this version has no trained policies; see /info")
+        try:
+            return make(task)
+        except (ImportError, LookupError, OSError, ValueError) as error:
+            raise BadInput(f"policy = 'trained': not available for task {task}: {error}") from error
+
+    def run(self, request: RolloutRequest) -> tuple[bytes, str, int]:
+        """(body, media type, steps taken) of a checked request."""
+        kernel = self.engine.kernel(request.task_id, config_dict(request.config))
+        source = self._source(request, kernel)
+        lengths = source.lengths
+        seeds = np.asarray(request.seeds, np.uint32)
+        parts = []
+        for start in range(0, len(seeds), BLOCK):
+            block = np.arange(start, min(start + BLOCK, len(seeds)))
+            parts.append(self._block(kernel, source, seeds, block, request.trajectories))
+        found = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
+        scores, totals = self._score(kernel, found, lengths)
+        answer = {
+            "task_id": kernel.spec.id,
+            "policy": request.policy,
+            "seeds": request.seeds,
+            "steps": lengths.tolist(),
+            "scores": scores.pop("score").tolist(),
+            "total_rewards": totals.tolist(),
+            "breakdown": {name: value.tolist() for name, value in scores.items()},
+        }
+        answer["mean_score"] = float(np.mean(answer["scores"]))
+        steps = int(lengths.sum())
+        if request.format == "arrow":
+            return _arrow(found, lengths, seeds, answer), ARROW, steps
+        answer["trajectories"] = _episodes(found, lengths) if request.trajectories else None
+        return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), "application/json", steps
+
+    def _source(self, request: RolloutRequest, kernel: Kernel) -> Source:
+        count, task = len(request.seeds), kernel.spec.id
+        whole = np.full(count, EPISODE_LENGTH)
+        if request.policy == "trained":
+            return Source(self.trained(task), whole)
+        action = ServeAction().to_dict()
+        if request.policy == "best_static":
+            action = calibration()["tasks"][kernel.spec.name]["best_static"]["action"]
+        sequences = [[]] if request.actions is None else request.actions
+        columns: dict[str, np.ndarray] = {}
+        for name in KNOBS:
+            rows = np.full((len(sequences), EPISODE_LENGTH), action[name])
+            for row, sequence in zip(rows, sequences, strict=True):
+                row[: len(sequence)] = [getattr(given, name) for given in sequence]
+            columns[name] = np.broadcast_to(rows, (count, EPISODE_LENGTH))
+        actions = ServeAction(**columns)
+        if request.actions is not None:
+            try:
+                kernel.program.env.check_action(actions)
+            except ValueError as error:
+                raise BadInput(f"actions: {error}") from error
+            lengths = np.broadcast_to([len(sequence) for sequence in sequences], (count,))
+            return Source(choose, lengths, REPLAY, actions)
+        which = {"reactive": REACTIVE, "random": RANDOM}.get(request.policy or "", REPLAY)
+        return Source(choose, whole, which, actions)
+
+    def _block(self, kernel: Kernel, source: Source, seeds: np.ndarray, block: np.ndarray, whole: bool) -> Any:
+        """The episodes of a block as NumPy arrays (steps, episodes); what no answer needs is dropped."""
+        padded = np.resize(block, BLOCK)
+        carry, axis = None, None
+        if source.which is not None:
+            actions = jax.tree.map(lambda column: column[padded], source.actions).as_arrays()
+            carry, axis = (jnp.full(BLOCK, source.which), actions, jnp.zeros(BLOCK, jnp.int32)), 0
+        found = ig.rollout(
+            kernel.program.env, kernel.params, source.policy, seeds[padded], carry=carry, carry_axis=axis
+        )
+        part = found if whole else {"action": found.action, "reward": found.reward, "metrics": found.metrics}
+        return jax.tree.map(lambda x: np.asarray(x)[:, : len(block)], part)
+
+    def _score(self, kernel: Kernel, found: Any, lengths: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Components and score of every episode over its own length, in float64 as the grader does; total rewards."""
+        get: Callable[[str], Any] = found.__getitem__ if isinstance(found, dict) else found.__getattribute__
+        metrics, action = get("metrics"), get("action")
+        inside = np.arange(EPISODE_LENGTH)[:, None] < lengths[None, :]
+
+        def total(x: np.ndarray) -> np.ndarray:
+            return np.where(inside, x, 0).sum(axis=0, dtype=np.float64)
+
+        def jitter(x: np.ndarray) -> np.ndarray:
+            change = np.diff(x.astype(np.float64), axis=0)
+            valid = inside[1:]
+            count = np.maximum(valid.sum(axis=0), 1)
+            mean = np.where(valid, change, 0).sum(axis=0) / count
+            return np.sqrt(np.where(valid, (change - mean) ** 2, 0).sum(axis=0) / count)
+
+        aggregates = Aggregates(
+            mean_tps=total(metrics.tokens_per_sec) / lengths,
+            mean_ttft_p50_ms=total(metrics.ttft_p50_ms) / lengths,
+            peak_memory_gb=np.where(inside, metrics.gpu_memory_gb, 0).max(axis=0).astype(np.float64),
+            mean_violations=total(metrics.slo_violations) / lengths,
+            total_cost=total(metrics.cost_per_1k),
+            batch_jitter=jitter(action.batch_size),
+            kv_jitter=jitter(action.kv_budget),
+        )
+        norms = normalisers(kernel.spec, self.engine.table)
+        return score_aggregates(kernel.spec, aggregates, norms), total(get("reward"))
+
+
+def _flat(found: Trajectory) -> dict[str, dict[str, np.ndarray]]:
+    """Part -> field -> array of (steps, episodes) or (steps, episodes, 3)."""
+    parts = ("observation", "action", "metrics", "workload")
+    return {part: vars(getattr(found, part)) for part in parts}
+
+
+def _episodes(found: Trajectory, lengths: np.ndarray) -> list[list[dict[str, Any]]]:
+    """The steps of every episode as JSON-ready dicts."""
+    parts = _flat(found)
+    episodes = []
+    for i, length in enumerate(lengths.tolist()):
+        columns = {part: {k: v[:length, i].tolist() for k, v in fields.items()} for part, fields in parts.items()}
+        rewards, ooms = found.reward[:length, i].tolist(), found.oom[:length, i].tolist()
+        episodes.append(
+            [
+                {part: {k: v[t] for k, v in fields.items()} for part, fields in columns.items()}
+                | {"reward": rewards[t], "oom": ooms[t]}
+                for t in range(length)
+            ]
+        )
+    return episodes
+
+
+def _arrow(found: Trajectory, lengths: np.ndarray, seeds: np.ndarray, answer: dict[str, Any]) -> bytes:
+    """One IPC stream: a row a step, columns ``part.field``; scores as JSON in the schema's metadata."""
+    steps, episodes = np.asarray(found.reward).shape
+    inside = (np.arange(steps)[None, :] < lengths[:, None]).ravel()
+    columns: dict[str, Any] = {
+        "episode": np.repeat(np.arange(episodes, dtype=np.int32), steps)[inside],
+        "seed": np.repeat(seeds, steps)[inside],
+        "step": np.tile(np.arange(steps, dtype=np.int32), episodes)[inside],
+        "reward": np.asarray(found.reward).T.ravel()[inside],
+        "oom": np.asarray(found.oom).T.ravel()[inside],
+    }
+    for part, fields in _flat(found).items():
+        for name, value in fields.items():
+            rows = np.swapaxes(value, 0, 1).reshape(steps * episodes, *value.shape[2:])[inside]
+            plain = rows if rows.ndim == 1 else pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
+            columns[f"{part}.{name}"] = plain
+    summary = {key: answer[key] for key in ("task_id", "policy", "seeds", "steps", "scores", "total_rewards")}
+    table = pa.table(columns).replace_schema_metadata({"inferencegym": orjson.dumps(summary)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,1 @@
+"""HTTP endpoints by concern; each module holds a ``build`` that makes its router."""

@@ -1,0 +1,76 @@
+"""GET /tasks, /info, /baseline, /metrics and the page at /."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from server import catalogue
+from server.engine import Engine
+from server.errors import responses
+from server.metrics import Metrics
+from server.schemas import Baseline, Info, TaskEntry
+from server.settings import Settings
+
+PAGE = Path(__file__).resolve().parent.parent / "static" / "index.html"
+FALLBACK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>InferenceGym JAX</title>
+<h1>InferenceGym JAX</h1><p>An RL environment for LLM inference control. <a href="docs">The API</a>,
+<a href="tasks">its tasks</a>, <a href="baseline">the baseline's scores</a>, <a href="info">everything else</a>.</p>
+</html>
+"""
+
+
+def build(
+    engine: Engine,
+    settings: Settings,
+    metrics: Metrics,
+    baseline: Callable[[], dict[str, Any]],
+    sessions: Callable[[], Awaitable[int]],
+    ws_sessions: Callable[[], int],
+) -> APIRouter:
+    """The router of what only tells.
+
+    Args:
+        engine: for its table.
+        settings: for the limits.
+        metrics: for /metrics.
+        baseline: the scores computed at startup.
+        sessions: how many HTTP sessions live.
+        ws_sessions: how many WebSocket sessions are open.
+    """
+    router = APIRouter()
+
+    @router.get("/tasks", response_model=list[TaskEntry], tags=["Catalogue"], responses=responses())
+    async def tasks() -> Response:
+        """The tasks and the knobs that each leaves to the agent."""
+        return Response(orjson.dumps(catalogue.tasks()), media_type="application/json")
+
+    @router.get("/info", response_model=Info, tags=["Catalogue"], responses=responses())
+    async def info() -> Response:
+        """Spaces as JSON schema, reward weights, policies, provenance of the latency table, limits."""
+        return Response(orjson.dumps(catalogue.info(engine, settings)), media_type="application/json")
+
+    @router.get("/baseline", response_model=Baseline, tags=["Catalogue"], responses=responses())
+    async def baseline_scores() -> Response:
+        """Scores of the fixed agent on every task, computed when the server started."""
+        return Response(orjson.dumps(baseline()), media_type="application/json")
+
+    @router.get("/metrics", tags=["Health"], response_class=Response, responses=responses(503))
+    async def prometheus() -> Response:
+        """Counters in Prometheus' text format."""
+        metrics.sessions.labels("http").set(await sessions())
+        metrics.sessions.labels("websocket").set(ws_sessions())
+        return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/", include_in_schema=False)
+    async def page() -> Response:
+        """The page."""
+        html = PAGE.read_bytes() if PAGE.is_file() else FALLBACK.encode()
+        return Response(html, media_type="text/html; charset=utf-8", headers={"cache-control": "no-cache"})
+
+    return router

@@ -1,0 +1,77 @@
+"""POST /reset, POST /step, GET /state, GET /health."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Body, Query, Response
+from redis.exceptions import RedisError
+
+from server.errors import BadInput, problem, responses
+from server.fields import StateModel
+from server.metrics import Metrics
+from server.schemas import Health, ResetRequest, ResetResponse, StepRequest, StepResponse, config_dict
+from server.service import Service
+
+JSON = "application/json"
+
+
+def build(service: Service, metrics: Metrics, ws_sessions: Callable[[], int]) -> APIRouter:
+    """The router of the session endpoints.
+
+    Args:
+        service: episodes of HTTP clients.
+        metrics: counts the steps.
+        ws_sessions: how many WebSocket sessions are open.
+    """
+    router = APIRouter(tags=["Environment Control"])
+    started = time.monotonic()
+
+    @router.post("/reset", response_model=ResetResponse, responses=responses(400, 413, 422, 503))
+    async def reset(request: Annotated[ResetRequest, Body(default_factory=lambda: ResetRequest())]) -> Response:
+        """Start an episode: a new session."""
+        answer = await service.reset(request.task_id, request.seed, config_dict(request.config), request.episode_id)
+        return Response(orjson.dumps(answer), media_type=JSON)
+
+    @router.post("/step", response_model=StepResponse, responses=responses(400, 404, 409, 413, 422, 503))
+    async def step(request: StepRequest) -> Response:
+        """Serve one simulated second with these knobs."""
+        try:
+            answer, taken = await service.step(request.session_id, request.action.knobs(), request.step_id)
+        except ValueError as error:
+            raise BadInput(str(error)) from error
+        if taken:
+            metrics.http_steps.inc()
+        return Response(answer, media_type=JSON)
+
+    @router.get("/state", response_model=StateModel, tags=["State Management"], responses=responses(404, 422, 503))
+    async def state(
+        session_id: Annotated[str, Query(min_length=1, max_length=64, description="from POST /reset")],
+    ) -> Response:
+        """Where a session stands."""
+        return Response(orjson.dumps(await service.state(session_id)), media_type=JSON)
+
+    @router.get("/health", response_model=Health, tags=["Health"], responses=responses(503))
+    async def health() -> Response:
+        """Is the server up; "healthy" only after everything is compiled."""
+        try:
+            sessions = await service.store.count()
+        except RedisError as error:
+            return problem(503, f"the session store cannot be reached: {type(error).__name__}", {"retry-after": "1"})
+        answer: dict[str, Any] = {
+            "status": "healthy",
+            "ok": True,
+            "active_sessions": sessions + ws_sessions(),
+            "uptime_s": round(time.monotonic() - started, 3),
+        }
+        return Response(orjson.dumps(answer), media_type=JSON)
+
+    @router.get("/healthz", tags=["Health"], responses=responses())
+    async def healthz() -> dict[str, str]:
+        """Is the process alive."""
+        return {"status": "ok"}
+
+    return router

@@ -1,0 +1,238 @@
+"""Requests and answers of the HTTP API; their parts are in ``fields``.
+
+Validators raise ``PydanticCustomError`` only: a ValueError inside one cannot be put into an answer.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from inferencegym_jax.models import EPISODE_LENGTH
+from server.fields import STRICT, ActionModel, Config, ObservationBody, Seed, SessionId, StepInfo, TaskId
+
+POLICIES = ("baseline", "random", "reactive", "best_static", "trained")
+
+
+class _Request(BaseModel):
+    model_config = STRICT
+
+
+def config_dict(config: Any) -> dict[str, float]:
+    """The overrides that were given."""
+    return {} if config is None else config.model_dump(exclude_none=True)
+
+
+class ResetRequest(_Request):
+    """Start an episode. Everything may be left out: task 1 and a seed that the server draws and reports."""
+
+    model_config = STRICT | ConfigDict(json_schema_extra={"examples": [{"task_id": 2, "seed": 7}, {}]})
+
+    task_id: TaskId = 1
+    seed: Seed | None = Field(default=None, description="0 to 4294967295; null: drawn, and reported in info")
+    config: Config | None = Field(default=None, description="overrides of reward weights and SLO")
+    episode_id: str | None = Field(default=None, max_length=255, description="a name of your own for the episode")
+
+
+class StepRequest(_Request):
+    """Take one step. A retry with the same ``step_id`` gets the first answer and does not step again."""
+
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={"examples": [{"session_id": "0f...", "action": {"batch_size": 64}}]}
+    )
+
+    session_id: SessionId
+    action: ActionModel = Field(description="the knobs; left out: the baseline's value")
+    step_id: str | None = Field(default=None, min_length=1, max_length=64, description="makes a retry safe")
+    timeout_s: float | None = Field(default=None, gt=0, description="OpenEnv's; a step takes under a millisecond")
+    request_id: str | None = Field(default=None, max_length=255, description="OpenEnv's; echoed in no answer")
+
+
+class ResetResponse(BaseModel):
+    """A new session and what the agent sees first."""
+
+    session_id: str
+    observation: ObservationBody
+    episode_length: int = Field(description="steps until done")
+    reward: float | None = Field(default=None, description="always null")
+    done: bool = Field(default=False, description="always false")
+    info: dict[str, Any] = Field(description="task_id, seed, config, active_actions")
+    metadata: dict[str, Any] = Field(description="the same as info, under OpenEnv's name")
+
+
+class StepResponse(BaseModel):
+    """What a step answers."""
+
+    observation: ObservationBody
+    reward: float = Field(ge=-1, le=1)
+    done: bool
+    info: StepInfo
+    metadata: dict[str, Any] = Field(description="session_id, step_count")
+
+
+class LogEntry(BaseModel):
+    """One step of an episode log. Fields that the graders do not read may be left out; extra ones are not read."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    action: dict[str, bool | int | float] = Field(description="the knobs")
+    reward: float | None = None
+    metrics: dict[str, int | float] = Field(description="at least the fields that the graders read")
+
+
+class GraderRequest(_Request):
+    """One of three forms: a session; a log; or task, seed, config and actions to simulate again (a log is verified)."""
+
+    model_config = STRICT | ConfigDict(json_schema_extra={"examples": [{"task_id": 1, "episode_log": []}]})
+
+    session_id: SessionId | None = None
+    task_id: TaskId | None = None
+    seed: Seed | None = None
+    config: Config | None = None
+    actions: list[ActionModel] | None = Field(default=None, max_length=EPISODE_LENGTH)
+    episode_log: list[LogEntry] | None = Field(default=None, max_length=EPISODE_LENGTH)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> GraderRequest:
+        rest = (self.task_id, self.seed, self.config, self.actions, self.episode_log)
+        if self.session_id is not None:
+            good = all(field is None for field in rest)
+        elif self.task_id is None:
+            good = False
+        elif self.actions is not None:
+            good = self.seed is not None
+        else:
+            good = self.episode_log is not None and (self.config is None or self.seed is not None)
+        if not good:
+            raise PydanticCustomError(
+                "form",
+                "give session_id alone; or task_id and episode_log (with seed, and config if any, to have it "
+                "verified); or task_id, seed and actions (with config and episode_log if any)",
+            )
+        return self
+
+
+class GraderResponse(BaseModel):
+    """A score in [0, 1] and how it came about."""
+
+    score: float = Field(ge=0, le=1)
+    breakdown: dict[str, float]
+    feedback: str
+    verified: bool = Field(description="true: the server regenerated this episode and it is the one scored")
+    first_difference: dict[str, Any] | None = Field(default=None, description="where a claimed log differs")
+
+
+class RolloutRequest(_Request):
+    """Whole episodes in one call: a built-in policy on every seed, or one sequence of actions a seed."""
+
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={"examples": [{"task_id": 2, "seeds": [0, 1, 2], "policy": "best_static"}]}
+    )
+
+    task_id: TaskId
+    seeds: list[Seed] = Field(min_length=1, description="one episode each")
+    policy: Literal[POLICIES] | None = None  # pyright: ignore[reportInvalidTypeForm]
+    actions: list[Annotated[list[ActionModel], Field(min_length=1, max_length=EPISODE_LENGTH)]] | None = Field(
+        None, min_length=1, description="a sequence a seed, or one for all; an episode ends with its sequence"
+    )
+    config: Config | None = None
+    trajectories: bool = Field(default=False, description="return every step too")
+    format: Literal["json", "arrow"] = Field(default="json", description="arrow: an IPC stream of all steps")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RolloutRequest:
+        if (self.policy is None) == (self.actions is None):
+            raise PydanticCustomError("source", "give either policy or actions")
+        if self.actions is not None and len(self.actions) not in (1, len(self.seeds)):
+            raise PydanticCustomError(
+                "source",
+                "actions: {given} sequences for {seeds} seeds; must be 1 or {seeds}",
+                {"given": len(self.actions), "seeds": len(self.seeds)},
+            )
+        return self
+
+
+class RolloutResponse(BaseModel):
+    """Scores of the episodes, and their steps where asked for."""
+
+    task_id: int
+    policy: str | None
+    seeds: list[int]
+    steps: list[int] = Field(description="length of each episode")
+    scores: list[float]
+    total_rewards: list[float]
+    breakdown: dict[str, list[float]]
+    mean_score: float
+    trajectories: list[list[dict[str, Any]]] | None = Field(
+        None, description="per episode, per step: observation (before), action, reward, metrics, workload, oom"
+    )
+
+
+class Problem(BaseModel):
+    """What went wrong, in a sentence, or one entry a field for malformed input."""
+
+    detail: str | list[dict[str, Any]]
+
+
+class Health(BaseModel):
+    """Is the server up."""
+
+    status: Literal["healthy"]
+    ok: bool
+    active_sessions: int
+    uptime_s: float
+
+
+class TaskEntry(BaseModel):
+    """One task."""
+
+    id: int
+    name: str
+    title: str
+    difficulty: str
+    description: str
+    active_actions: list[str]
+    episode_length: int
+    slo_ttft_ms: list[float | None] = Field(description="ms, of the interactive, batch and best-effort class")
+    class_shares: list[float]
+    memory_limit_gb: float
+    cost_budget: float | None
+    reward_weights: dict[str, float]
+
+
+class Info(BaseModel):
+    """What the server is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    version: str
+    action_space: dict[str, Any]
+    observation_space: dict[str, Any]
+    episode_length: int
+    reward_weights: dict[str, dict[str, float]]
+    policies: dict[str, bool]
+    table: dict[str, Any]
+    limits: dict[str, Any]
+
+
+class BaselineScore(BaseModel):
+    """The fixed agent on one task."""
+
+    task_id: int
+    name: str
+    score: float
+    breakdown: dict[str, float]
+    total_reward: float
+    expected_range: list[float] | None
+
+
+class Baseline(BaseModel):
+    """The fixed agent on every task."""
+
+    agent: str
+    action: dict[str, Any]
+    seed: int
+    tasks: list[BaselineScore]

@@ -1,0 +1,180 @@
+"""What the session endpoints do, without HTTP: reset, step, state and the grading of a session.
+
+``Service`` joins the engine (pure physics) with a session store (who stands where). Every method may run concurrently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from typing import Any
+
+import orjson
+
+import inferencegym_jax as ig
+from inferencegym_jax.models import EPISODE_LENGTH, Phase
+from inferencegym_jax.registry import normalisers
+from inferencegym_jax.verification import first_difference
+from server.engine import Engine, Kernel, Outcome, read_actions
+from server.sessions import Session, SessionStore, new_id
+
+
+class StepConflict(RuntimeError):
+    """The step cannot be applied: the episode is over, or another step of the session was applied meanwhile."""
+
+
+def draw_seed() -> int:
+    """A seed for a reset that names none."""
+    return secrets.randbits(32)
+
+
+def reset_info(kernel: Kernel, seed: int) -> dict[str, Any]:
+    """What a reset says of its episode."""
+    spec = kernel.spec
+    return {
+        "task_id": spec.id,
+        "task": spec.name,
+        "seed": seed,
+        "config": kernel.config,
+        "active_actions": list(spec.active_knobs),
+    }
+
+
+class Service:
+    """Episodes of HTTP clients."""
+
+    def __init__(self, engine: Engine, store: SessionStore):
+        self.engine, self.store = engine, store
+
+    async def reset(
+        self, task: int | str, seed: int | None, config: dict[str, float], episode_id: str | None = None
+    ) -> dict[str, Any]:
+        """Start a session; the answer of POST /reset."""
+        kernel = self.engine.kernel(task, config)
+        seed = draw_seed() if seed is None else seed
+        outcome = kernel.reset(seed)
+        session_id = new_id()
+        session = Session(
+            id=session_id,
+            task=kernel.spec.id,
+            seed=seed,
+            config=kernel.config,
+            state=outcome.state,
+            episode_id=episode_id or session_id,
+        )
+        await self.store.create(session)
+        info = reset_info(kernel, seed)
+        return {
+            "session_id": session_id,
+            "observation": outcome.observation,
+            "episode_length": EPISODE_LENGTH,
+            "reward": None,
+            "done": False,
+            "info": info,
+            "metadata": info | {"session_id": session_id, "episode_id": session.episode_id},
+        }
+
+    async def step(self, session_id: str, action: dict[str, Any], step_id: str | None = None) -> tuple[bytes, bool]:
+        """Take one step of a session.
+
+        Args:
+            session_id: from ``reset``.
+            action: all five knobs, within their ranges.
+            step_id: a retry with the step_id of the session's last step gets that step's answer again.
+
+        Returns:
+            (body of the answer, was a step taken).
+
+        Raises:
+            SessionNotFound: unknown or expired.
+            StepConflict: the episode is over, or another step came between.
+            ValueError: the server's own latency table lacks a value of a knob.
+        """
+        session = await self.store.get(session_id)
+        if step_id is not None and step_id == session.step_id:
+            return session.answer, False
+        if session.done:
+            raise StepConflict(f"session {session_id!r}: the episode is over at step {session.steps}; POST /reset")
+        kernel = self.engine.kernel(session.task, session.config)
+        packed = kernel.pack_action(action)
+        outcome = kernel.step(session.state, packed)
+        answer = step_answer(session_id, outcome)
+        after = dataclasses.replace(
+            session,
+            state=outcome.state,
+            steps=outcome.info["timestep"],
+            total_reward=session.total_reward + outcome.reward,
+            done=outcome.done,
+            phase=outcome.info["workload"]["phase"],
+            actions=session.actions + packed,
+            step_id=step_id,
+            answer=answer if step_id is not None else b"",
+        )
+        if await self.store.replace(after, session.steps):
+            return answer, True
+        now = await self.store.get(session_id)
+        if step_id is not None and step_id == now.step_id:
+            return now.answer, False
+        raise StepConflict(
+            f"session {session_id!r}: another step was applied at the same time; it stands at step {now.steps} now"
+        )
+
+    async def state(self, session_id: str) -> dict[str, Any]:
+        """Where a session stands; the answer of GET /state."""
+        session = await self.store.get(session_id)
+        return {
+            "episode_id": session.episode_id,
+            "step_count": session.steps,
+            "session_id": session.id,
+            "task_id": session.task,
+            "seed": session.seed,
+            "config": session.config,
+            "cumulative_reward": session.total_reward,
+            "done": session.done,
+            "workload_phase": Phase(session.phase).name.lower(),
+        }
+
+    async def session_episode(self, session_id: str) -> tuple[Session, list[dict[str, Any]]]:
+        """A session and the actions that it took."""
+        session = await self.store.get(session_id)
+        return session, read_actions(session.actions)
+
+    def verify(
+        self,
+        task: int | str,
+        seed: int,
+        config: dict[str, float],
+        actions: list[dict[str, Any]],
+        episode_log: list[dict[str, Any]] | None = None,
+    ) -> dict[str, Any]:
+        """Score what (task, seed, config, actions) really gives, and say whether a claimed log is that episode.
+
+        The same answer as ``inferencegym_jax.verify``, by the step that served the session rather than by a scan over
+        it, whose last bits differ.
+
+        Raises:
+            ValueError: an action that the server's table cannot serve.
+        """
+        kernel = self.engine.kernel(task, config)
+        log = self.engine.replay(kernel, seed, actions)
+        result = ig.grade(kernel.spec.id, log, normalisers(kernel.spec, self.engine.table))
+        difference = None if episode_log is None else first_difference(episode_log, log)
+        if difference is not None:
+            result["feedback"] += (
+                f" Not verified: the log differs at step {difference['step']}, {difference['field']}: claimed"
+                f" {difference['claimed']}, simulated {difference['simulated']}; the score is the simulated episode's."
+            )
+        return result | {"verified": difference is None, "first_difference": difference}
+
+
+def step_answer(session_id: str, outcome: Outcome) -> bytes:
+    """The body of POST /step's answer."""
+    return orjson.dumps(
+        {
+            "observation": outcome.observation,
+            "reward": outcome.reward,
+            "done": outcome.done,
+            "info": outcome.info,
+            "metadata": {"session_id": session_id, "step_count": outcome.info["timestep"]},
+        }
+    )

@@ -1,0 +1,56 @@
+"""The server's settings: environment variables, checked at start."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every setting, its environment variable (the same name in capitals) and its default."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    host: str = Field(default="0.0.0.0", description="address to listen on")
+    port: int = Field(default=7860, ge=0, le=65535, description="port to listen on")
+    workers: int = Field(default=1, ge=1, le=64, description="processes; more than one needs REDIS_URL")
+    redis_url: str | None = Field(default=None, description="sessions in Redis, shared by workers; unset: in process")
+    session_capacity: int = Field(
+        default=10_000, ge=1, description="HTTP sessions in process; the least recently used go"
+    )
+    session_idle_s: float = Field(default=1800.0, gt=0, description="seconds without a request until a session expires")
+    ws_sessions: int = Field(default=256, ge=1, description="WebSocket sessions at once")
+    rate_limit: str = Field(default="100/second", description="requests per client address: N/second, N/minute or off")
+    max_body_bytes: int = Field(default=4_000_000, ge=1024, description="largest request body and WebSocket message")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(default=("*",), description="allowed origins, by comma")
+    table: str | None = Field(default=None, description="path of a latency table of your own (parquet or CSV)")
+    rollout_episodes: int = Field(default=4096, ge=1, description="most episodes of one POST /rollout")
+    rollout_trajectories: int = Field(default=64, ge=1, description="most episodes of a POST /rollout with JSON steps")
+    warm_rollouts: bool = Field(default=True, description="compile POST /rollout's program right after the start")
+    log_level: str = Field(
+        default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning, error"
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("redis_url", "table", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _limit(cls, value: str) -> str:
+        text = value.strip().lower()
+        if text == "off":
+            return text
+        match = re.fullmatch(r"([1-9]\d{0,8})(?:\s*/\s*(second|minute|hour))?", text)
+        if match is None:
+            raise ValueError("must be off, a number of requests a second, or N/second, N/minute, N/hour")
+        return f"{match[1]}/{match[2] or 'second'}"

@@ -1,0 +1,105 @@
+"""The OpenEnv contract: its own validator and its own client, over real sockets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from openenv import GenericEnvClient
+from openenv.cli._validation import validate_running_environment
+from openenv.validation import Level, Verdict, run_validation
+from websockets.sync.client import connect
+
+from inferencegym_jax.models import OBSERVATION
+from tests.server.conftest import ROOT, Running
+from tests.server.twins import episodes, random_actions
+
+
+def test_openenv_validates_the_running_server(server: Running):
+    """`openenv validate --url`: what the command runs; the command line itself needs packages that we leave out."""
+    report = validate_running_environment(server.url)
+    assert report["passed"], report
+    assert all(criterion["passed"] for criterion in report["criteria"])
+
+
+def test_openenv_validates_the_checkout():
+    """`openenv validate --level static`."""
+    report = run_validation(ROOT, max_level=Level.STATIC)
+    assert report.verdict is Verdict.PASS, report
+
+
+@pytest.mark.parametrize("task", [1, 2, 3])
+def test_openenvs_own_client_plays_the_rollouts_episode(server: Running, task: int):
+    actions = random_actions(70 + task, 200)
+    twin = episodes(task, [9], [actions])[0]
+    with GenericEnvClient(base_url=server.url).sync() as env:
+        first = env.reset(seed=9, task_id=task, episode_id="mine")
+        assert list(first.observation) == list(OBSERVATION) and first.reward is None and not first.done
+        for t, action in enumerate(actions):
+            result = env.step(action)
+            assert (result.observation, result.reward) == (twin[t]["observation"], twin[t]["reward"])
+            assert result.metadata is not None and result.metadata["metrics"] == twin[t]["metrics"]
+            assert result.done == (t == 199)
+        state = env.state()
+    assert (state["step_count"], state["task_id"], state["seed"], state["episode_id"]) == (200, task, 9, "mine")
+    assert state["cumulative_reward"] == pytest.approx(sum(row["reward"] for row in twin))
+
+
+def ask(socket: Any, message: dict[str, Any] | str) -> dict[str, Any]:
+    socket.send(message if isinstance(message, str) else json.dumps(message))
+    return json.loads(socket.recv(timeout=30))
+
+
+def test_bad_messages_are_answered_and_the_session_goes_on(server: Running):
+    with connect(server.ws) as socket:
+        early = ask(socket, {"type": "step", "data": {}})
+        assert early["type"] == "error" and "reset" in early["data"]["message"]
+        assert ask(socket, {"type": "reset", "data": {"seed": 3, "task_id": 2}})["type"] == "observation"
+        bad: list[dict[str, Any] | str] = [
+            {"type": "step", "data": {"batch_size": 0}},
+            {"type": "step", "data": {"batch_size": "64"}},
+            {"type": "step", "data": {"kv_budget": 2.0}},
+            {"type": "step", "data": {"spec_length": 3}},
+            {"type": "step", "data": {"no_such_knob": 1}},
+            {"type": "step"},
+            '{"type": "step", "data": {"kv_budget": NaN}}',
+            '{"type": "step", "data": {"kv_budget": Infinity}}',
+            "{not json",
+            {"type": "dance"},
+            {"type": "reset", "data": {"seed": -1}},
+            {"type": "reset", "data": {"task_id": 99}},
+            {"type": "reset", "data": {"config": {"alpha": -1}}},
+            {"type": "reset", "data": {"unknown": 1}},
+        ]
+        for message in bad:
+            assert ask(socket, message)["type"] == "error", message
+        assert ask(socket, {"type": "state"})["data"]["step_count"] == 0
+        good = ask(socket, {"type": "step", "data": {"batch_size": 64}})
+        assert good["type"] == "observation" and good["data"]["observation"]["timestep"] == 1
+        assert "metadata" not in good["data"]["observation"]
+
+
+def test_a_step_after_the_last_is_an_error_until_the_next_reset(server: Running):
+    with connect(server.ws) as socket:
+        ask(socket, {"type": "reset", "data": {"seed": 0}})
+        last = [ask(socket, {"type": "step", "data": {}}) for _ in range(200)][-1]
+        assert last["data"]["done"]
+        assert "over" in ask(socket, {"type": "step", "data": {}})["data"]["message"]
+        ask(socket, {"type": "reset", "data": {"seed": 0}})
+        assert ask(socket, {"type": "step", "data": {}})["data"]["observation"]["timestep"] == 1
+
+
+def test_a_socket_beyond_the_limit_is_told_so(server: Running, http: httpx.Client):
+    limit = http.get("/info").json()["limits"]["ws_sessions"]
+    assert limit >= 64  # the rest is OpenEnv's; that many at once are measured by benchmarks/server.py
+
+
+def test_metadata_and_schema_are_ours(http: httpx.Client):
+    metadata = http.get("/metadata").json()
+    assert metadata["name"] == "inferencegym-jax" and "serving knobs" in metadata["description"]
+    schema = http.get("/schema").json()
+    assert set(OBSERVATION) <= set(schema["observation"]["properties"])
+    assert {"task_id", "seed", "cumulative_reward"} <= set(schema["state"]["properties"])
+    assert schema["action"]["additionalProperties"] is False

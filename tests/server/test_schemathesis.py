@@ -1,0 +1,39 @@
+"""The application against its own OpenAPI: no 5xx, no undocumented status, answers of the documented shape."""
+
+from __future__ import annotations
+
+import pytest
+
+schemathesis = pytest.importorskip("schemathesis")
+
+from hypothesis import HealthCheck, Phase, settings  # noqa: E402
+from schemathesis.checks import not_a_server_error  # noqa: E402
+from schemathesis.specs.openapi.checks import (  # noqa: E402
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from server.app import create_app  # noqa: E402
+from server.settings import Settings  # noqa: E402
+from tests.server.conftest import Running  # noqa: E402
+
+OURS = r"^/(reset|step|state|health|healthz|grader|rollout|tasks|info|baseline|metrics)$"
+
+
+schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi()).include(path_regex=OURS)
+
+
+@schema.parametrize()
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_the_server_keeps_its_own_openapi(case, server: Running):
+    case.call_and_validate(
+        base_url=server.url,
+        checks=(not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance),
+    )
