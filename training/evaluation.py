@@ -32,7 +32,7 @@ def policy_of(name: str, task: int | str) -> Policy:
         ValueError: no such name and no such path, or a file of another task.
         FileNotFoundError: the trained policy of the task does not ship.
     """
-    name = name.replace("-", "_")
+    given, name = name, name.replace("-", "_")
     simple = {"baseline": ig.policies.baseline, "random": ig.policies.random, "reactive": ig.policies.reactive}
     if name in simple:
         return simple[name]
@@ -40,7 +40,7 @@ def policy_of(name: str, task: int | str) -> Policy:
         return ig.policies.best_static(task)
     if name == "trained":
         return ig.policies.trained(task)
-    return _from_path(Path(name), ig.get_task(task).name)
+    return _from_path(Path(given), ig.get_task(task).name)
 
 
 @functools.cache

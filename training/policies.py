@@ -1,0 +1,81 @@
+"""The policies that ship: trained by ``make policies``, written to ``data/policies/task{1,2,3}.npz``."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+import inferencegym_jax as ig
+from inferencegym_jax.trained import network_policy, save_network
+from training.checkpoint import Checkpoints
+from training.config import task_config
+from training.devices import compiled_functions
+from training.evaluation import episodes
+from training.networks import to_policy
+from training.progress import training_progress
+from training.runner import metadata, run
+from training.trainer import VALIDATION_SEED
+
+FOLDER = Path(__file__).resolve().parent.parent / "data" / "policies"
+TASKS = (1, 2, 3)
+VALIDATION_EPISODES = 512
+
+
+def validate(task: int, network: Any) -> dict[str, float]:
+    """Mean score and return on validation seeds, which choose among training seeds; held-out seeds stay untouched."""
+    found = episodes(task, network_policy(network), VALIDATION_SEED + np.arange(VALIDATION_EPISODES))
+    return {name: float(found[name].mean()) for name in ("score", "return")}
+
+
+def build(console: Console, seeds: int = 1, devices: int | None = None) -> list[Path]:
+    """Train every task on training seeds 0 to seeds - 1 and write the policy with the best validation score.
+
+    Raises:
+        ValueError: seeds below 1, or environments not divisible by devices.
+    """
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise ValueError(f"seeds = {seeds!r}: must be a whole number of at least 1")
+    paths = []
+    for task in TASKS:
+        best: tuple[dict[str, float], Any, dict[str, Any]] | None = None
+        for seed in range(seeds):
+            config = task_config(task).replace(seed=seed)
+            with training_progress(console, config) as report:
+                result = run(config, devices=devices, report=report)
+            found = validate(task, result.network)
+            if best is None or found["score"] > best[0]["score"]:
+                about = metadata(config, int(result.state.update), result.rows)
+                about |= {"validation": found, "made_by": "make policies", "table_digest": ig.make(task)[0].table.digest}
+                about |= {"date": datetime.date.today().isoformat(), "seconds": round(result.seconds, 1), "jax": jax.__version__}
+                best = (found, result.network, about)
+        assert best is not None
+        path = FOLDER / f"task{task}.npz"
+        save_network(path, best[1], best[2])
+        paths.append(path)
+        console.print(f"task {task}: validation score {best[0]['score']:.4f}, return {best[0]['return']:.2f}; wrote {path}", highlight=False)
+    return paths
+
+
+def export_run(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Write the policy of a run's newest checkpoint; returns the file.
+
+    Raises:
+        CheckpointError: there is no usable checkpoint.
+        ValueError: no such folder.
+    """
+    if not (Path(folder) / "checkpoints").is_dir():
+        raise ValueError(f"run = {str(folder)!r}: no such run (it would hold a folder checkpoints); python -m training train --out {folder}")
+    store = Checkpoints(folder)
+    config = store.config()
+    init, _ = compiled_functions(config, None)
+    state = store.restore(jax.eval_shape(init, np.uint32(config.seed), config.hyper), config)
+    store.close()
+    path = Path(out) if out is not None else Path(folder) / "policy.npz"
+    network = to_policy(*jax.tree.map(np.asarray, (state.variables, state.statistics)))
+    save_network(path, network, metadata(config, int(state.update), []))
+    return path
