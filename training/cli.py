@@ -192,6 +192,27 @@ def export(
 
 
 @app.command()
+def study(
+    task: Task = "1",
+    seeds: Annotated[int, typer.Option(help="Training seeds 0, 1, 2, ...")] = 10,
+    settings: Annotated[list[str], typer.Option("--set", "-s", help="key=value of any config field.")] = [],  # noqa: B006
+    devices: Annotated[int | None, typer.Option(help="See train.")] = None,
+) -> None:
+    """Train several seeds and say which beat the best static action and the reactive controller on held-out episodes."""
+    from training import devices as meshes
+    from training import study as studies
+
+    try:
+        meshes.prepare(devices)
+        use_cache()
+        chosen = configured(task, None, settings, {})
+        rows = studies.study(chosen, seeds, devices, report=lambda text: console.print(text, highlight=False, soft_wrap=True))
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    typer.echo(studies.summary(chosen, rows))
+
+
+@app.command()
 def policies(
     seeds: Annotated[int, typer.Option(help="Training seeds a task; the best by validation score ships.")] = 1,
     devices: Annotated[int | None, typer.Option(help="See train.")] = None,

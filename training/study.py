@@ -1,0 +1,77 @@
+"""Does training work on every seed? Train several, evaluate each on the held-out episodes, say which beat their rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import inferencegym_jax as ig
+from inferencegym_jax.trained import network_policy
+from training.config import TrainConfig
+from training.evaluation import EPISODES, episodes, interval, policy_of
+from training.runner import run
+
+RIVALS = ("best_static", "reactive")
+
+
+def study(
+    config: TrainConfig, seeds: int, devices: int | None = None, report: Callable[[str], None] = lambda _: None
+) -> list[dict[str, Any]]:
+    """Train seeds 0 to seeds - 1 one after another.
+
+    Returns:
+        A row a seed: ``score``, ``return`` (held-out means), ``share`` of the best static action's score, ``seconds`` (wall clock with
+        compilation), ``steps_to_065`` (environment steps until validation score 0.65, NaN if never), and for each rival the paired
+        differences with their intervals and ``beats_<rival>``: both intervals clear of 0.
+
+    Raises:
+        ValueError: seeds below 1.
+    """
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise ValueError(f"seeds = {seeds!r}: must be a whole number of at least 1")
+    held_out = np.arange(EPISODES)
+    rivals = {name: episodes(config.task, policy_of(name, config.task), held_out) for name in RIVALS}
+    rows = []
+    for seed in range(seeds):
+        result = run(config.replace(seed=seed), devices=devices)
+        mine = episodes(config.task, network_policy(result.network), held_out)
+        reached = [row["env_steps"] for row in result.rows if row["score"] >= 0.65]
+        row: dict[str, Any] = {
+            "seed": seed,
+            "score": float(mine["score"].mean()),
+            "return": float(mine["return"].mean()),
+            "share": float(mine["score"].mean() / rivals["best_static"]["score"].mean()),
+            "seconds": result.seconds,
+            "steps_to_065": float(reached[0]) if reached else float("nan"),
+        }
+        for name, theirs in rivals.items():
+            row[name] = {metric: interval(mine[metric] - theirs[metric]) for metric in ("score", "return")}
+            row[f"beats_{name}"] = all(value["low"] > 0 for value in row[name].values())
+        rows.append(row)
+        report(line(row))
+    return rows
+
+
+def line(row: dict[str, Any]) -> str:
+    """One seed in words."""
+    parts = [f"seed {row['seed']}: score {row['score']:.4f} ({row['share']:.3f} of best static), return {row['return']:.2f}"]
+    for name in RIVALS:
+        score, gain = row[name]["score"], row[name]["return"]
+        verdict = "beats" if row[f"beats_{name}"] else "does not beat"
+        parts.append(
+            f"{verdict} {name.replace('_', ' ')} (score {score['mean']:+.4f} [{score['low']:+.4f}, {score['high']:+.4f}], "
+            f"return {gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}])"
+        )
+    return "; ".join([*parts, f"{row['seconds']:.1f} s; 0.65 after {row['steps_to_065']:,.0f} steps"])
+
+
+def summary(config: TrainConfig, rows: list[dict[str, Any]]) -> str:
+    """All seeds in one line."""
+    both = sum(row["beats_best_static"] and row["beats_reactive"] for row in rows)
+    return (
+        f"task {ig.get_task(config.task).id}: {both} of {len(rows)} seeds beat best static and reactive in score and return; lowest score "
+        f"{min(row['score'] for row in rows):.4f}, {min(row['share'] for row in rows):.3f} of best static; at most "
+        f"{max(row['seconds'] for row in rows):.1f} s a seed"
+    )
