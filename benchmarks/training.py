@@ -2,9 +2,10 @@
 
     python -m benchmarks.training
 
-Both get the same networks (two tanh MLPs 64 x 64), environments, rollout length, epochs and minibatches. Each measurement is a process of
-its own; the contenders alternate, so that a busy machine slows all of them, and the figure is the ratio of medians. CartPole's actor has 2
-outputs on 4 inputs, this environment's 11 on 14. Compilation is not counted; evaluation is in neither.
+Both get the same networks (two tanh MLPs 64 x 64), environments, rollout length, epochs and minibatches. Each
+measurement is a process of its own; the contenders alternate, so that a busy machine slows all of them, and the
+figure is the ratio of medians. CartPole's actor has 2 outputs on 4 inputs, this environment's 11 on 14. Compilation
+is not counted; evaluation is in neither.
 """
 
 from __future__ import annotations
@@ -94,7 +95,17 @@ def ours(task: int, devices: int, repeats: int) -> float:
 
 def measure(contender: str, devices: int, repeats: int) -> float:
     """One contender in a process of its own."""
-    words = [sys.executable, "-m", "benchmarks.training", "--child", contender, "--devices", str(devices), "--repeats", str(repeats)]
+    words = [
+        sys.executable,
+        "-m",
+        "benchmarks.training",
+        "--child",
+        contender,
+        "--devices",
+        str(devices),
+        "--repeats",
+        str(repeats),
+    ]
     done = subprocess.run(words, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{contender}: {done.stderr[-2000:]}")
@@ -103,7 +114,9 @@ def measure(contender: str, devices: int, repeats: int) -> float:
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds (default 3)")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls in each process (default 5)")
     parser.add_argument("--devices", type=int, default=2, help="virtual CPU devices of ours besides 1 (default 2)")
@@ -115,17 +128,24 @@ def main() -> None:
         else:
             print(json.dumps(ours(int(options.child[-1]), options.devices, options.repeats)))
         return
-    plan = [("rejax-cartpole", 1)] + [(name, devices) for name in CONTENDERS[1:] for devices in sorted({1, options.devices})]
+    plan = [("rejax-cartpole", 1)] + [
+        (name, devices) for name in CONTENDERS[1:] for devices in sorted({1, options.devices})
+    ]
     found: dict[tuple[str, int], list[float]] = {entry: [] for entry in plan}
     for _ in range(options.rounds):
         for entry in plan:
             found[entry].append(measure(*entry, options.repeats))
     base = statistics.median(found[plan[0]])
-    print(f"{ENVIRONMENTS} environments x {ROLLOUT} steps, {EPOCHS} epochs x {MINIBATCHES} minibatches, 64 x 64 tanh; {os.cpu_count()} cores")
+    print(
+        f"{ENVIRONMENTS} environments x {ROLLOUT} steps, {EPOCHS} epochs x {MINIBATCHES} minibatches, "
+        f"64 x 64 tanh; {os.cpu_count()} cores"
+    )
     print("| trainer | devices | steps/s, median (range) | ratio to rejax |\n| --- | --- | --- | --- |")
     for (name, devices), values in found.items():
         middle = statistics.median(values)
-        print(f"| {name} | {devices} | {middle:,.0f} ({min(values):,.0f} to {max(values):,.0f}) | {middle / base:.2f} |")
+        print(
+            f"| {name} | {devices} | {middle:,.0f} ({min(values):,.0f} to {max(values):,.0f}) | {middle / base:.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The environment as Gymnasium sees it: ``InferenceGymEnv``, a vector env that steps in one compiled call, registered ids.
+"""The environment as Gymnasium sees it: ``InferenceGymEnv``, a vector env that steps in one compiled call, registered
+ids.
 
     import gymnasium
     import inferencegym_jax.gymnasium_env
@@ -65,7 +66,7 @@ def to_action(action: Any, batch: tuple[int, ...] = ()) -> ServeAction:
         raise ValueError(f"action: shape {array.shape}; must be {(*batch, len(KNOBS))}, one number a knob")
     if not np.isfinite(array).all():
         raise ValueError(f"action = {array.tolist()}: must be finite numbers from -1 to 1")
-    return jax.tree.map(np.asarray, action_from_box(array))
+    return jax.tree.map(np.asarray, action_from_box(jnp.asarray(array)))
 
 
 def flatten(observation: ServeObservation, normalised: bool) -> np.ndarray:
@@ -87,9 +88,10 @@ def check_seed(seed: Any) -> int:
 class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
     """One environment.
 
-    ``reset(seed=s)`` starts the episode of seed s; a reset without one starts the next episode as auto-reset would, with a seed derived from
-    (s, episode number). Episodes end by truncation at 200 steps. ``step`` takes float32[5] in [-1, 1], a ``ServeAction``, or a mapping of
-    knobs in natural units. ``info`` holds timestep, metrics, workload and oom as plain numbers.
+    ``reset(seed=s)`` starts the episode of seed s; a reset without one starts the next episode as auto-reset would,
+    with a seed derived from (s, episode number). Episodes end by truncation at 200 steps. ``step`` takes float32[5]
+    in [-1, 1], a ``ServeAction``, or a mapping of knobs in natural units. ``info`` holds timestep, metrics, workload
+    and oom as plain numbers.
 
     Args:
         task_id: id or name.
@@ -120,7 +122,9 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
         self._episode = 0
         self._line = "no step yet"
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode; ``info["seed"]`` is its seed."""
         super().reset(seed=None if seed is None else check_seed(seed))
         if seed is not None:
@@ -145,7 +149,8 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
         details = {name: plain(value) for name, value in info.items()}
         metrics = details["metrics"]
         self._line = (
-            f"t {int(self._state.time):3d}  queue {details['workload']['queue_depth']:3d}  TTFT {metrics['ttft_p50_ms']:.0f} ms  "
+            f"t {int(self._state.time):3d}  queue {details['workload']['queue_depth']:3d}  "
+            f"TTFT {metrics['ttft_p50_ms']:.0f} ms  "
             f"{metrics['tokens_per_sec']:.0f} tokens/s  {metrics['gpu_memory_gb']:.1f} GB  reward {float(reward):+.3f}"
         )
         return flatten(observation, self.normalised), float(reward), bool(terminated), truncated, details
@@ -156,10 +161,11 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
 
 
 class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
-    """Many environments in one compiled call; same-step auto-reset, ``infos["final_obs"]`` holds the finished episodes' last observations.
+    """Many environments in one compiled call; same-step auto-reset, ``infos["final_obs"]`` holds the finished
+    episodes' last observations.
 
-    ``reset(seed=s)`` gives environment i the seed s + i (modulo 2^32); a list gives each its own. Sub-environment i has the
-    same trajectory as ``InferenceGymEnv`` with its seed.
+    ``reset(seed=s)`` gives environment i the seed s + i (modulo 2^32); a list gives each its own. Sub-environment i
+    has the same trajectory as ``InferenceGymEnv`` with its seed.
 
     Args:
         num_envs: how many.
@@ -201,7 +207,9 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
             if len(seeds) != self.num_envs:
                 raise ValueError(f"seed: {len(seeds)} given; must be one for each of {self.num_envs} environments")
         seeds = seeds.astype(np.uint32)
-        observation, self._state = jax.vmap(self.inference_env.reset_seed, in_axes=(0, None))(jnp.asarray(seeds), self.params)
+        observation, self._state = jax.vmap(self.inference_env.reset_seed, in_axes=(0, None))(
+            jnp.asarray(seeds), self.params
+        )
         return flatten(observation, self.normalised), {"seed": seeds}
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:

@@ -55,8 +55,11 @@ class HTTPGymEnv(gymnasium.Env[np.ndarray, Any]):
         self._seed: int | None = None
         self._episode = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode; ``info`` holds its seed and session_id. Without a seed: the next one, as auto-reset would choose it."""
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode; ``info`` holds its seed and session_id. Without a seed: the next one, as auto-reset would
+        choose it."""
         super().reset(seed=None if seed is None else check_seed(seed))
         if seed is not None:
             self._seed, self._episode = int(seed), 0

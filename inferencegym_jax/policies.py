@@ -1,5 +1,5 @@
-"""Policies by name: the fixed baseline, uniformly random, the best static action, a hand-written controller, the trained
-ones that ship.
+"""Policies by name: the fixed baseline, uniformly random, the best static action, a hand-written controller, the
+trained ones that ship.
 
 Every policy is ``policy(key, observation, carry) -> ServeAction`` for one environment and runs under jit and vmap.
 Knobs that a task locks are forced to the baseline's value by the environment, so a policy may set all five.
@@ -17,7 +17,7 @@ from inferencegym_jax import random as counters
 from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation
 from inferencegym_jax.rollout import Policy
 from inferencegym_jax.tasks import calibration, get_task
-from inferencegym_jax.trained import trained
+from inferencegym_jax.trained import trained as trained
 
 
 def baseline(key: jax.Array, observation: ServeObservation, carry: Any = None) -> ServeAction:

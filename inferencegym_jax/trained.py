@@ -1,7 +1,8 @@
-"""Policies learned by ``training/``, as plain jnp: what a network's outputs mean, the forward pass, the file they ship in.
+"""Policies learned by ``training/``, as plain jnp: what a network's outputs mean, the forward pass, the file they
+ship in.
 
-``observation -> features -> MLP -> one head a knob -> ServeAction``. Training uses the same features and heads, so a policy acts in a
-user's rollout exactly as it did when it was evaluated. Needs neither flax nor optax nor orbax.
+``observation -> features -> MLP -> one head a knob -> ServeAction``. Training uses the same features and heads, so a
+policy acts in a user's rollout exactly as it did when it was evaluated. Needs neither flax nor optax nor orbax.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ FORMAT = 1
 
 HEAD_SIZES: dict[str, int] = {name: max(len(knob.choices), 1) for name, knob in KNOBS.items()}
 HEAD_SIZE = sum(HEAD_SIZES.values())
-"""Outputs of the actor: one each for kv_budget, batch_size (positions) and prefill_disagg (logit), logits for the choices."""
+"""Outputs of the actor: one each for kv_budget, batch_size (positions) and prefill_disagg (logit), logits for the
+choices."""
 CONTINUOUS = tuple(name for name, knob in KNOBS.items() if knob.kind in ("float", "int"))
 
 
@@ -88,8 +90,8 @@ def decode(raw: jax.Array) -> ServeAction:
     """The action that a raw vector stands for.
 
     Args:
-        raw: float32[..., 5] in the order of ``KNOBS``: a position for kv_budget (linear) and batch_size (on a log scale), clipped
-            to [-1, 1], an index for the choices, 0 or 1 for prefill_disagg.
+        raw: float32[..., 5] in the order of ``KNOBS``: a position for kv_budget (linear) and batch_size (on a log
+            scale), clipped to [-1, 1], an index for the choices, 0 or 1 for prefill_disagg.
     """
     columns = []
     for i, knob in enumerate(KNOBS.values()):
@@ -210,7 +212,8 @@ def load_network(path: str | Path) -> tuple[PolicyNetwork, dict[str, Any]]:
     shape = (network.layers[0][0].shape[0], network.layers[-1][0].shape[1])
     if shape != (FLAT_OBSERVATION_SIZE, HEAD_SIZE):
         raise ValueError(
-            f"policy = {str(path)!r}: takes {shape[0]} numbers and gives {shape[1]}; must be {FLAT_OBSERVATION_SIZE} and {HEAD_SIZE}"
+            f"policy = {str(path)!r}: takes {shape[0]} numbers and gives {shape[1]}; "
+            f"must be {FLAT_OBSERVATION_SIZE} and {HEAD_SIZE}"
         )
     return network, metadata
 

@@ -46,7 +46,9 @@ def test_vector_env_has_the_trajectories_of_single_envs_across_autoreset() -> No
     singles = [InferenceGymEnv(2) for _ in range(3)]
     expected = [single.reset(seed=5 + i)[0] for i, single in enumerate(singles)]
     for rows in np.concatenate([actions(3), actions(3, seed=1)[:3]]):
-        np.testing.assert_allclose(flat, np.stack(expected), rtol=1e-5, atol=1e-6)  # one rounding between batched and single code
+        np.testing.assert_allclose(
+            flat, np.stack(expected), rtol=1e-5, atol=1e-6
+        )  # one rounding between batched and single code
         flat, rewards, _, truncated, infos = envs.step(rows)
         for i, single in enumerate(singles):
             expected[i], gain, _, done, _ = single.step(rows[i])

@@ -32,7 +32,12 @@ def stub() -> FastAPI:
         if env is None:
             raise HTTPException(404, f"no session {body['session_id']}")
         observation, reward, done, info = env.step(ig.ServeAction(**body["action"]))
-        return {"observation": observation.to_dict(), "reward": reward, "done": done, "info": {"timestep": int(info["timestep"])}}
+        return {
+            "observation": observation.to_dict(),
+            "reward": reward,
+            "done": done,
+            "info": {"timestep": int(info["timestep"])},
+        }
 
     return app
 

@@ -1,10 +1,12 @@
-"""PPO's pure parts: advantages and objective against slow references, the distribution against scipy, running statistics."""
+"""PPO's pure parts: advantages and objective against slow references, the distribution against scipy, running
+statistics."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +36,11 @@ SLOW = load_reference()
 ALL = jnp.ones(5, bool)
 
 
-def random_rollout(steps: int = 40, environments: int = 3) -> dict[str, np.ndarray]:
+def random_rollout(steps: int = 40, environments: int = 3) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    draw = {name: rng.normal(size=(steps, environments)).astype(np.float32) for name in ("reward", "value", "next_value")}
+    draw = {
+        name: rng.normal(size=(steps, environments)).astype(np.float32) for name in ("reward", "value", "next_value")
+    }
     return draw | {name: rng.random((steps, environments)) < 0.1 for name in ("terminated", "truncated")}
 
 
@@ -75,7 +79,7 @@ def test_log_probability_and_entropy_equal_scipy() -> None:
     raw = jnp.asarray([0.3, 2.0, -0.6, 1.0, 1.0], jnp.float32)
     expected, entropy = 0.0, 0.0
     for name, value, scale in (("kv_budget", 0.3, -0.7), ("batch_size", -0.6, -1.1)):
-        law = stats.norm(np.tanh(parts[name][0]), np.exp(scale))
+        law: Any = stats.norm(np.tanh(parts[name][0]), np.exp(scale))
         expected, entropy = expected + law.logpdf(value), entropy + law.entropy()
     for name, index in (("spec_length", 2), ("quant_tier", 1)):
         p = np.exp(parts[name]) / np.exp(parts[name]).sum()

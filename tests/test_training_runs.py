@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -30,13 +31,27 @@ from training.trainer import TRAINING_BIT, VALIDATION_SEED, initial_state, make_
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = TrainConfig(
-    task=2, environments=8, rollout_length=8, minibatches=2, epochs=2, hidden=(16,), total_steps=256, evaluate_every=2, evaluation_episodes=4
+    task=2,
+    environments=8,
+    rollout_length=8,
+    minibatches=2,
+    epochs=2,
+    hidden=(16,),
+    total_steps=256,
+    evaluate_every=2,
+    evaluation_episodes=4,
 )
-ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "XLA_FLAGS": ""}
+ENVIRONMENT = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+    "XLA_FLAGS": "",
+}
 
 
 def parameters(result: Result) -> np.ndarray:
-    return np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves((result.state.variables, result.state.statistics))])
+    return np.concatenate(
+        [np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves((result.state.variables, result.state.statistics))]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +88,8 @@ if len(sys.argv) > 3:
 found = run(TrainConfig().replace(**json.loads(sys.argv[1])), devices=2)
 leaves = jax.tree.leaves((found.state.variables, found.state.statistics))
 if jax.process_index() == 0:
-    print(json.dumps({"devices": jax.device_count(), "values": np.concatenate([np.ravel(np.asarray(x)) for x in leaves]).tolist()}))
+    values = np.concatenate([np.ravel(np.asarray(x)) for x in leaves]).tolist()
+    print(json.dumps({"devices": jax.device_count(), "values": values}))
 """
 
 
@@ -108,13 +124,15 @@ def test_two_processes_reach_the_parameters_of_one_device(whole: Result) -> None
 
 
 def test_no_training_episode_has_an_evaluation_seed() -> None:
-    seeds = np.asarray(training_seeds(np.uint32(3), 4096))
+    seeds = np.asarray(training_seeds(jnp.uint32(3), 4096))
     assert (seeds >= TRAINING_BIT).all() and len(np.unique(seeds)) > 4090
     env, params = ig.make(2)
     config = SMALL.replace(rollout_length=200, minibatches=1)
     state = initial_state(env, params, config, 0, config.hyper)
     after, _ = jax.jit(make_update(env, params, config))(state, config.hyper)
-    assert (np.asarray(after.env_state.episode) > np.asarray(state.env_state.episode)).all()  # all were reset in between
+    assert (
+        np.asarray(after.env_state.episode) > np.asarray(state.env_state.episode)
+    ).all()  # all were reset in between
     assert (np.asarray(after.env_state.seed) >= TRAINING_BIT).all()
     assert 1 << 30 <= VALIDATION_SEED < TRAINING_BIT
 
@@ -216,7 +234,10 @@ def test_evaluate_prints_what_the_issue_asks_for() -> None:
 
 def test_paired_intervals_are_narrower_than_unpaired_ones() -> None:
     found = evaluate(3, "reactive", 128)
-    width = {name: value["high"] - value["low"] for name, value in (("paired", found["paired"]["best_static"]["return"]), ("alone", found["return"]))}
+    width = {
+        name: value["high"] - value["low"]
+        for name, value in (("paired", found["paired"]["best_static"]["return"]), ("alone", found["return"]))
+    }
     assert 0 < width["paired"] < width["alone"] * 1.5
 
 
@@ -243,7 +264,9 @@ def test_the_command_line_says_what_is_wrong(words: list[str], message: str) -> 
 def test_ctrl_c_saves_what_was_learned(tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = [sys.executable, "-m", "training", "train", "--task", "1", "--steps", "500000000", "--out", str(out)]
-    process = subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     try:
         for _ in range(600):
             if (out / "metrics.csv").is_file() and len((out / "metrics.csv").read_text().splitlines()) > 2:

@@ -1,4 +1,5 @@
-"""JAX's persistent compilation cache, in the checkout's ``.jax_cache`` (ignored by git): a second run skips compiling."""
+"""JAX's persistent compilation cache, in the checkout's ``.jax_cache`` (ignored by git): a second run skips
+compiling."""
 
 from __future__ import annotations
 

@@ -62,11 +62,17 @@ class Checkpoints:
         """
         stored = self.config()
         if get_task(stored.task).id != get_task(config.task).id:
-            raise CheckpointError(f"{self.folder}: a checkpoint of task {get_task(stored.task).id}; the run is of task {get_task(config.task).id}")
+            raise CheckpointError(
+                f"{self.folder}: a checkpoint of task {get_task(stored.task).id}; "
+                f"the run is of task {get_task(config.task).id}"
+            )
         ours, theirs = config.to_dict(), stored.to_dict()
         for name in ours:
             if name not in CHANGEABLE and name != "task" and ours[name] != theirs[name]:
-                raise CheckpointError(f"{self.folder}: its {name} is {theirs[name]}, the run's is {ours[name]}; resume with the same config")
+                raise CheckpointError(
+                    f"{self.folder}: its {name} is {theirs[name]}, the run's is {ours[name]}; "
+                    f"resume with the same config"
+                )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, flat(like))
         leaves = self._restore(state=ocp.args.StandardRestore(abstract))["state"]
         return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in flat(like)])

@@ -15,14 +15,17 @@ from training.config import TrainConfig, from_mapping, load_config, task_config
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Train, evaluate and look at policies for LLM inference control. Everything runs in this process, on the CPU unless JAX finds more.",
+    help="Train, evaluate and look at policies for LLM inference control. Everything runs in this process, "
+    "on the CPU unless JAX finds more.",
 )
 console = Console(stderr=True)
 RUNS = Path("runs")
 
 Task = Annotated[str, typer.Option("--task", "-t", help="Task: 1, 2, 3 or a name.")]
 Table = Annotated[Path | None, typer.Option(help="A latency table of your own (parquet or CSV).")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; the default is named in the command's help.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Where to write; the default is named in the command's help.")
+]
 Episodes = Annotated[int, typer.Option(help="Held-out episodes: seeds 0, 1, 2, ... that no training run sees.")]
 
 
@@ -55,30 +58,43 @@ def configured(task: str | None, config: Path | None, settings: list[str], chang
 @app.command()
 def train(
     task: Annotated[str | None, typer.Option("--task", "-t", help="Task: 1, 2, 3 or a name.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML; default: training/configs/task<N>.yaml.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; default: runs/task<N>-seed<S>.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="YAML; default: training/configs/task<N>.yaml.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run; default: runs/task<N>-seed<S>.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of networks, exploration and training episodes.")] = None,
     steps: Annotated[int | None, typer.Option(help="Environment steps (total_steps).")] = None,
-    settings: Annotated[list[str], typer.Option("--set", "-s", help="key=value of any config field; may be repeated.")] = [],  # noqa: B006
+    settings: Annotated[
+        list[str], typer.Option("--set", "-s", help="key=value of any config field; may be repeated.")
+    ] = [],  # noqa: B006
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's newest checkpoint.")] = False,
-    devices: Annotated[int | None, typer.Option(help="Split environments over this many devices (virtual ones on a CPU).")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Split environments over this many devices (virtual ones on a CPU).")
+    ] = None,
     table: Table = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
-    distributed: Annotated[bool, typer.Option("--distributed", help="Join the cluster's processes (Slurm, Kubernetes, MPI: found by JAX).")] = False,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Join the cluster's processes (Slurm, Kubernetes, MPI: found by JAX).")
+    ] = False,
     coordinator: Annotated[str | None, typer.Option(help="host:port of process 0, where no cluster tells.")] = None,
     processes: Annotated[int | None, typer.Option(help="Number of processes, with --coordinator.")] = None,
     process_id: Annotated[int | None, typer.Option(help="This process, from 0, with --coordinator.")] = None,
 ) -> None:
     """Train a policy with PPO and save it: policy.npz, checkpoints, metrics.csv.
 
-    Ctrl-C ends after the running call and saves what was learned. Example: python -m training train --task 3 --devices 2
+    Ctrl-C ends after the running call and saves what was learned. Example: python -m training train --task 3
+    --devices 2
     """
     from training import devices as meshes
     from training.progress import training_progress
     from training.runner import NonFiniteLoss, run
 
     try:
-        chosen = configured(task, config, settings, {"seed": seed, "total_steps": steps, "table": str(table) if table else None})
+        chosen = configured(
+            task, config, settings, {"seed": seed, "total_steps": steps, "table": str(table) if table else None}
+        )
         if distributed or coordinator:
             meshes.join(coordinator, processes, process_id)
         meshes.prepare(devices)
@@ -94,14 +110,23 @@ def train(
         raise fail(error) from error
     word = "Interrupted" if result.interrupted else "Done"
     last = result.rows[-1] if result.rows else {"score": float("nan"), "return": float("nan")}
-    console.print(f"{word} after {result.seconds:.1f} s: score {last['score']:.4f}, return {last['return']:.2f}. Kept in {folder}/.", highlight=False)
+    console.print(
+        f"{word} after {result.seconds:.1f} s: score {last['score']:.4f}, return {last['return']:.2f}. "
+        f"Kept in {folder}/.",
+        highlight=False,
+    )
     if result.interrupted:
         raise typer.Exit(130)
 
 
 @app.command()
 def evaluate(
-    policy: Annotated[str, typer.Option("--policy", "-p", help="baseline, random, reactive, best_static, trained, a run's folder or a policy file.")],
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--policy", "-p", help="baseline, random, reactive, best_static, trained, a run's folder or a policy file."
+        ),
+    ],
     task: Task = "1",
     episodes: Episodes = 1024,
     table: Table = None,
@@ -129,10 +154,16 @@ def evaluate(
 def plot(
     what: Annotated[str, typer.Argument(help="curves, timeline or pareto.")],
     task: Task = "1",
-    runs: Annotated[list[Path], typer.Option("--run", "-r", help="Folders of runs (curves); default: runs/task<N>-seed*.")] = [],  # noqa: B006
-    policies: Annotated[list[str], typer.Option("--policy", "-p", help="Policies (timeline, pareto); may be repeated.")] = [],  # noqa: B006
+    runs: Annotated[
+        list[Path], typer.Option("--run", "-r", help="Folders of runs (curves); default: runs/task<N>-seed*.")
+    ] = [],  # noqa: B006
+    policies: Annotated[
+        list[str], typer.Option("--policy", "-p", help="Policies (timeline, pareto); may be repeated.")
+    ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(help="Episode of the timeline.")] = 0,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Stem of the files; .png and .svg are written.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Stem of the files; .png and .svg are written.")
+    ] = None,
 ) -> None:
     """Draw learning curves over seeds, an episode's timeline, or p99 TTFT against cost with every static action."""
     from training import plots
@@ -152,8 +183,12 @@ def sweep(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML; default: the task's.")] = None,
     steps: Annotated[int | None, typer.Option(help="Environment steps of each member (total_steps).")] = None,
     settings: Annotated[list[str], typer.Option("--set", "-s", help="key=value of any config field.")] = [],  # noqa: B006
-    grid: Annotated[list[str], typer.Option("--grid", "-g", help="name=v1,v2,...: every combination; may be repeated.")] = [],  # noqa: B006
-    search: Annotated[list[str], typer.Option("--random", "-r", help="name=low:high, drawn log-uniformly; may be repeated.")] = [],  # noqa: B006
+    grid: Annotated[
+        list[str], typer.Option("--grid", "-g", help="name=v1,v2,...: every combination; may be repeated.")
+    ] = [],  # noqa: B006
+    search: Annotated[
+        list[str], typer.Option("--random", "-r", help="name=low:high, drawn log-uniformly; may be repeated.")
+    ] = [],  # noqa: B006
     samples: Annotated[int, typer.Option(help="Draws of --random.")] = 8,
     seeds: Annotated[int, typer.Option(help="Training seeds of each member.")] = 2,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV; default: runs/sweep-task<N>.csv.")] = None,
@@ -198,7 +233,8 @@ def study(
     settings: Annotated[list[str], typer.Option("--set", "-s", help="key=value of any config field.")] = [],  # noqa: B006
     devices: Annotated[int | None, typer.Option(help="See train.")] = None,
 ) -> None:
-    """Train several seeds and say which beat the best static action and the reactive controller on held-out episodes."""
+    """Train several seeds and say which beat the best static action and the reactive controller on held-out
+    episodes."""
     from training import devices as meshes
     from training import study as studies
 
@@ -206,7 +242,9 @@ def study(
         meshes.prepare(devices)
         use_cache()
         chosen = configured(task, None, settings, {})
-        rows = studies.study(chosen, seeds, devices, report=lambda text: console.print(text, highlight=False, soft_wrap=True))
+        rows = studies.study(
+            chosen, seeds, devices, report=lambda text: console.print(text, highlight=False, soft_wrap=True)
+        )
     except (ValueError, OSError) as error:
         raise fail(error) from error
     typer.echo(studies.summary(chosen, rows))
@@ -235,7 +273,8 @@ def oracle(
     episodes: Annotated[int, typer.Option(help="Episodes, seeds 0, 1, 2, ...")] = 32,
     horizon: Annotated[int, typer.Option(help="Seconds that the search looks ahead.")] = 1,
 ) -> None:
-    """What control is worth: a search over actions that knows the coming arrivals and prompts, beside the other policies."""
+    """What control is worth: a search over actions that knows the coming arrivals and prompts, beside the other
+    policies."""
     from training.oracle import report
 
     use_cache()

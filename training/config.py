@@ -1,6 +1,7 @@
 """What a training run is made of: frozen, checked, readable from YAML; one file a task in ``training/configs/``.
 
-``TrainConfig`` holds what fixes shapes and loops, ``Hyperparameters`` the numbers that may be traced, so that a sweep is a vmap over them.
+``TrainConfig`` holds what fixes shapes and loops, ``Hyperparameters`` the numbers that may be traced, so that a sweep
+is a vmap over them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Numbers of PPO (Schulman et al., 2017) that the compiled update takes as arguments; each may be a traced scalar."""
+    """Numbers of PPO (Schulman et al., 2017) that the compiled update takes as arguments; each may be a traced
+    scalar."""
 
     learning_rate: Any = 1e-3  # of Adam, falling linearly to final_learning_rate over the run
     final_learning_rate: Any = 0.0
@@ -35,14 +37,17 @@ class Hyperparameters:
     entropy: Any = 1e-3  # weight of the entropy bonus
     value_weight: Any = 0.5
     max_gradient_norm: Any = 0.5
-    score_share: Any = 0.0  # share of the grader's score, beside the reward, in what is maximised: see training/objective.py
+    score_share: Any = (
+        0.0  # share of the grader's score, beside the reward, in what is maximised: see training/objective.py
+    )
     stability_weight: Any = 0.0  # of changes of the knobs within that score
     memory_weight: Any = 0.0  # of memory that the action would take above the task's limit, per 10 GB
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. Raises ``ValueError`` where a field is out of range; the message names field, value and what is allowed."""
+    """One training run. Raises ``ValueError`` where a field is out of range; the message names field, value and what
+    is allowed."""
 
     task: int | str = 1
     table: str | None = None  # a latency table of your own; default: the shipped one
@@ -54,7 +59,9 @@ class TrainConfig:
     minibatches: int = 4  # random sets of the rollout's steps, every environment in each
     hidden: tuple[int, ...] = (64, 64)  # tanh layers of the actor, and of the critic
     initial_std: float = 0.5  # of the positions in [-1, 1] of kv_budget and batch_size
-    start: str = "middle"  # of every knob, or "baseline" or "best_static": the action that the untrained policy is centred on
+    start: str = (
+        "middle"  # of every knob, or "baseline" or "best_static": the action that the untrained policy is centred on
+    )
     stagger: bool = True  # start environments at every moment of an episode instead of all at its beginning
     evaluate_every: int = 10  # updates
     evaluation_episodes: int = 64
@@ -74,7 +81,8 @@ class TrainConfig:
             raise ValueError(f"rollout_length = {self.rollout_length}: must be at most an episode, {EPISODE_LENGTH}")
         if self.rollout_length % self.minibatches:
             raise ValueError(
-                f"minibatches = {self.minibatches}: must divide rollout_length = {self.rollout_length} (a minibatch is a set of its steps)"
+                f"minibatches = {self.minibatches}: must divide rollout_length = {self.rollout_length} "
+                "(a minibatch is a set of its steps)"
             )
         if self.start not in STARTS:
             raise ValueError(f"start = {self.start!r}: must be one of {', '.join(STARTS)}")
@@ -140,7 +148,9 @@ def check_number(name: str, value: Any, above: float | None = None, most: float 
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value <= most
     if not good or (value <= above if above is not None else value < 0):
         low = f"above {above:g}" if above is not None else "of at least 0"
-        raise ValueError(f"{name} = {value!r}: must be a finite number {low}{f' and at most {most:g}' if most < math.inf else ''}")
+        raise ValueError(
+            f"{name} = {value!r}: must be a finite number {low}{f' and at most {most:g}' if most < math.inf else ''}"
+        )
 
 
 def from_mapping(entries: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
@@ -159,7 +169,9 @@ def from_mapping(entries: Mapping[str, Any], base: TrainConfig | None = None) ->
 def _number(key: str, value: Any) -> Any:
     if isinstance(value, str) and key not in ("task", "table"):
         try:
-            return yaml.safe_load(value) if not _is_float(value) else float(value) if not value.isdigit() else int(value)
+            return (
+                yaml.safe_load(value) if not _is_float(value) else float(value) if not value.isdigit() else int(value)
+            )
         except yaml.YAMLError:
             return value
     return value

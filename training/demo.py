@@ -1,7 +1,7 @@
 """``make demo``: every policy on every task, a figure of one episode, and a policy that learns in front of you.
 
-1. Roll out baseline, random, reactive, best static (and trained, where it ships) over 1,024 vmapped episodes of each task; print a table.
-2. Draw task 3's first episode under baseline and reactive control into demo.png.
+1. Roll out baseline, random, reactive, best static (and trained, where it ships) over 1,024 vmapped episodes of each
+task; print a table. 2. Draw task 3's first episode under baseline and reactive control into demo.png.
 3. Train task 1 from scratch and add its learning curve to the figure.
 """
 
@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 EPISODES = 1024
+TABLE_WIDTH = 108  # a narrower terminal wraps the lines rather than lose columns
 POLICIES = ("baseline", "random", "reactive", "best_static", "trained")
 COMMAND = "make demo   (python -m training.demo)"
 TIMELINE_TASK, TIMELINE_SEED, CURVE_TASK = 3, 0, 1
@@ -46,10 +48,13 @@ def score_policies(task: int, count: int, advance: Callable[[str], None]) -> lis
 
 def results_table(results: dict[int, list[dict[str, Any]]], count: int) -> Table:
     """All rows as a table for the terminal."""
-    table = Table(title=f"{count:,} episodes of each task, seeds 0 to {count - 1}; score: mean and 95 % bootstrap interval")
-    columns = ("task", "policy", "score", "return", "tokens/s", "TTFT p50 (ms)", "TTFT p99 (ms)", "violation rate", "cost", "episodes/s")
-    for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i < 2 else "right", no_wrap=i > 1)
+    table = Table(
+        title=f"{count:,} episodes a row (seeds 0 to {count - 1}); score: mean and half its 95 % bootstrap interval",
+        box=SIMPLE_HEAD,
+    )
+    heads = "task,policy,score,return,tokens/s,TTFT p50\nms,TTFT p99\nms,violation\nrate,cost,episodes/s"
+    for i, head in enumerate(heads.split(",")):
+        table.add_column(head, justify="left" if i < 2 else "right", no_wrap=True)
     for task, rows in results.items():
         best = max(row["score"]["mean"] for row in rows)
         for row in rows:
@@ -57,7 +62,7 @@ def results_table(results: dict[int, list[dict[str, Any]]], count: int) -> Table
             table.add_row(
                 str(task),
                 row["policy"].replace("_", " "),
-                f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]",
+                f"{score['mean']:.3f} ± {(score['high'] - score['low']) / 2:.3f}",
                 f"{means['return']:.1f}",
                 f"{means['mean_tps']:,.0f}",
                 f"{means['mean_ttft_p50_ms']:,.0f}",
@@ -83,29 +88,55 @@ def draw(path: Path, results: dict[int, list[dict[str, Any]]], curve: Sequence[d
     from training.evaluation import policy_of
     from training.plots import COLOURS, STYLE
 
+    axes: Any
     names = ("baseline", "reactive")
     played = [timeline.record(TIMELINE_TASK, name, policy_of(name, TIMELINE_TASK), TIMELINE_SEED) for name in names]
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(10.5, 12))
-        upper, lower = figure.add_gridspec(2, 1, height_ratios=(4.6, 1), left=0.08, right=0.9, top=0.93, bottom=0.07, hspace=0.16)
-        axes = upper.subgridspec(len(timeline.PANELS), 2, hspace=0.2, wspace=0.1).subplots(sharex=True)
+        upper, lower = figure.add_gridspec(
+            2, 1, height_ratios=(4.6, 1), left=0.08, right=0.9, top=0.93, bottom=0.07, hspace=0.16
+        )
+        axes = upper.subgridspec(len(timeline.PANELS), 2, hspace=0.2, wspace=0.1).subplots(sharex=True, squeeze=False)
         timeline.draw(axes, played, [COLOURS[name] for name in names])
         axis = figure.add_subplot(lower)
-        axis.plot([row["env_steps"] / 1000 for row in curve], [row["score"] for row in curve], color=COLOURS["trained"], label="PPO")
+        axis.plot(
+            [row["env_steps"] / 1000 for row in curve],
+            [row["score"] for row in curve],
+            color=COLOURS["trained"],
+            label="PPO",
+        )
         axis.set_xlim(0, curve[-1]["env_steps"] / 1000)
         axis.set_ylim(0, 1.05)
         for row in results[CURVE_TASK]:
             if row["policy"] in ("baseline", "random", "reactive", "best_static"):
                 level, colour = row["score"]["mean"], COLOURS[row["policy"]]
                 axis.axhline(level, color=colour, ls="--", lw=0.9)
-                axis.text(1.004, level, row["policy"].replace("_", " "), color=colour, fontsize=7, va="center", transform=axis.get_yaxis_transform())
+                axis.text(
+                    1.004,
+                    level,
+                    row["policy"].replace("_", " "),
+                    color=colour,
+                    fontsize=7,
+                    va="center",
+                    transform=axis.get_yaxis_transform(),
+                )
         axis.set_xlabel("environment steps (thousands)")
         axis.set_ylabel("mean score")
         spec = ig.get_task(CURVE_TASK)
-        axis.set_title(f"Learning task {spec.id}, {spec.title}: PPO from scratch in {curve[-1]['seconds']:.0f} s", loc="left", fontsize=10, fontweight="bold")
+        axis.set_title(
+            f"Learning task {spec.id}, {spec.title}: PPO from scratch in {curve[-1]['seconds']:.0f} s",
+            loc="left",
+            fontsize=10,
+            fontweight="bold",
+        )
         axis.legend(loc="lower right", frameon=False)
         spec = ig.get_task(TIMELINE_TASK)
-        figure.suptitle(f"Task {spec.id}, {spec.title}, seed {TIMELINE_SEED}: the same traffic under two policies (shaded: bursts)", x=0.08, ha="left", fontsize=11)
+        figure.suptitle(
+            f"Task {spec.id}, {spec.title}, seed {TIMELINE_SEED}: the same traffic under two policies (shaded: bursts)",
+            x=0.08,
+            ha="left",
+            fontsize=11,
+        )
         figure.text(0.01, 0.006, COMMAND, fontsize=7, color="#555555", family="monospace")
         figure.savefig(path, dpi=130)
         plt.close(figure)
@@ -113,9 +144,13 @@ def draw(path: Path, results: dict[int, list[dict[str, Any]]], curve: Sequence[d
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo."""
-    parser = argparse.ArgumentParser(prog="python -m training.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m training.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("demo.png"), help="the figure (default: demo.png)")
-    parser.add_argument("--episodes", type=int, default=EPISODES, help=f"episodes of each task and policy (default: {EPISODES})")
+    parser.add_argument(
+        "--episodes", type=int, default=EPISODES, help=f"episodes of each task and policy (default: {EPISODES})"
+    )
     options = parser.parse_args(arguments)
     if options.episodes < 2:
         parser.error(f"--episodes {options.episodes}: must be at least 2")
@@ -130,7 +165,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     tasks = [spec.id for spec in ig.task_specs().values() if spec.id <= 3]
     config = task_config(CURVE_TASK)
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         stage = bar.add_task("starting", total=len(tasks) * len(POLICIES), status="")
 
@@ -143,16 +183,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = run(
             config,
             report=lambda report: bar.update(
-                learning, completed=report.done, status=f"score {report.row['score']:.3f}, {report.row['steps_per_second']:,.0f} steps/s"
+                learning,
+                completed=report.done,
+                status=f"score {report.row['score']:.3f}, {report.row['steps_per_second']:,.0f} steps/s",
             ),
         )
         drawing = bar.add_task(f"drawing {options.out}", total=1.0, status="")
         draw(options.out, results, result.rows)
         bar.update(drawing, completed=1.0)
+    console.width = max(console.width, TABLE_WIDTH)
     console.print(results_table(results, options.episodes))
     last = result.rows[-1]
     console.print(
-        f"PPO on task {CURVE_TASK}: score {last['score']:.3f} after {last['env_steps']:,.0f} environment steps, {result.seconds:.0f} s with compilation.\n"
+        f"PPO on task {CURVE_TASK}: score {last['score']:.3f} after {last['env_steps']:,.0f} environment steps, "
+        f"{result.seconds:.0f} s with compilation.\n"
         f"Figure: {options.out}. All of it took {time.perf_counter() - started:.0f} s. Next: python -m training --help",
         highlight=False,
     )

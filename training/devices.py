@@ -1,11 +1,13 @@
 """One training run over several devices, in one process or many: JAX's own mesh, ``shard_map`` and distributed runtime.
 
-Environments are split over the mesh, parameters are replicated, gradients and statistics are averaged by ``psum``. Every device count
-computes the same minibatches (see ``trainer.make_update``), so parameters agree to the rounding of a sum.
+Environments are split over the mesh, parameters are replicated, gradients and statistics are averaged by ``psum``.
+Every device count computes the same minibatches (see ``trainer.make_update``), so parameters agree to the rounding of
+a sum.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -71,9 +73,9 @@ def make_mesh(config: TrainConfig, devices: int | None = None) -> Mesh | None:
 
 def specs() -> TrainState:
     """Which parts of a ``TrainState`` are split over environments."""
-    return TrainState(
-        variables=P(), optimiser=P(), statistics=P(), env_state=P(AXIS), observation=P(AXIS), action=P(AXIS), update=P(), seed=P()
-    )  # type: ignore[arg-type]
+    split = ("env_state", "observation", "action")
+    parts: dict[str, Any] = {f.name: P(AXIS) if f.name in split else P() for f in dataclasses.fields(TrainState)}
+    return TrainState(**parts)
 
 
 def shardings(mesh: Mesh, state: Any) -> Any:

@@ -1,7 +1,7 @@
 """Evaluation on held-out seeds: any policy, all metrics with bootstrap intervals, differences paired by seed.
 
-Held-out seeds count up from 0; every episode that training sees has a seed of at least 2^31 and its validation seeds start at 2^30, so the
-three sets are disjoint by construction.
+Held-out seeds count up from 0; every episode that training sees has a seed of at least 2^31 and its validation seeds
+start at 2^30, so the three sets are disjoint by construction.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def episodes(task: int | str, policy: Policy, seeds: Any, table: str | None = No
 
 
 def interval(values: np.ndarray, resamples: int = RESAMPLES) -> dict[str, float]:
-    """Mean and its 95 % bootstrap interval (percentile method, a fixed generator, so that the same values give the same interval)."""
+    """Mean and its 95 % bootstrap interval (percentile method, a fixed generator, so that the same values give the
+    same interval)."""
     generator = np.random.default_rng(0)
     count = len(values)
     # as counts: one matrix product instead of resamples x episodes gathers
@@ -83,8 +84,8 @@ def evaluate(task: int | str, policy: str, count: int = EPISODES, table: str | N
         table: a latency table of your own.
 
     Returns:
-        ``{"task", "policy", "episodes", "score", "return", "metrics": {name: interval}, "paired": {rival: {"score", "return"}}}``,
-        intervals as ``{"mean", "low", "high"}``; a paired entry is policy minus rival on the same seeds.
+        ``{"task", "policy", "episodes", "score", "return", "metrics": {name: interval}, "paired": {rival: {"score",
+        "return"}}}``, intervals as ``{"mean", "low", "high"}``; a paired entry is policy minus rival on the same seeds.
 
     Raises:
         ValueError: unknown task or policy, or no episodes.

@@ -15,15 +15,18 @@ def advantages_and_targets(
     discount: jax.Array | float,
     gae_lambda: jax.Array | float,
 ) -> tuple[jax.Array, jax.Array]:
-    """GAE (Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage Estimation", 2016, eq. 16).
+    """GAE (Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage Estimation", 2016, eq.
+    16).
 
-    ``delta_t = r_t + discount V(s_{t+1}) (1 - terminated_t) - V(s_t)``; ``A_t = delta_t + discount lambda A_{t+1}`` within an episode.
-    Truncation is no end of the process: the sum stops there, the bootstrap value of the episode's final observation stays.
+    ``delta_t = r_t + discount V(s_{t+1}) (1 - terminated_t) - V(s_t)``; ``A_t = delta_t + discount lambda A_{t+1}``
+    within an episode.
+    Truncation is no end of the process: the sum stops there, the bootstrap value of the episode's final observation
+        stays.
 
     Args:
         reward, value: float32[steps, ...].
-        next_value: float32[steps, ...], value of the observation after the step; at an episode's end of its final observation,
-            not of the one that reset gave.
+        next_value: float32[steps, ...], value of the observation after the step; at an episode's end of its final
+            observation, not of the one that reset gave.
         terminated, truncated: bool[steps, ...].
         discount, gae_lambda: in [0, 1].
 
@@ -45,7 +48,8 @@ def advantages_and_targets(
 def clipped_objective(
     log_prob: jax.Array, old_log_prob: jax.Array, advantage: jax.Array, clip: jax.Array | float
 ) -> jax.Array:
-    """``-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A)``, to be minimised; float32[...] (Schulman et al., 2017, eq. 7)."""
+    """``-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A)``, to be minimised; float32[...] (Schulman et al., 2017, eq.
+    7)."""
     ratio = jnp.exp(log_prob - old_log_prob)
     return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)
 

@@ -30,13 +30,16 @@ class MLP(nn.Module):
             x = jnp.tanh(nn.Dense(size, kernel_init=nn.initializers.orthogonal(2.0**0.5))(x))
         bias = jnp.zeros(self.outputs) if self.output_bias is None else jnp.asarray(self.output_bias)
         last = nn.Dense(
-            self.outputs, kernel_init=nn.initializers.orthogonal(self.output_scale), bias_init=lambda *_: bias.astype(jnp.float32)
+            self.outputs,
+            kernel_init=nn.initializers.orthogonal(self.output_scale),
+            bias_init=lambda *_: bias.astype(jnp.float32),
         )
         return last(x)
 
 
 class ActorCritic(nn.Module):
-    """Actor and critic. ``actor`` gives float32[..., HEAD_SIZE] (see ``trained.split_heads``), ``critic`` float32[...]."""
+    """Actor and critic. ``actor`` gives float32[..., HEAD_SIZE] (see ``trained.split_heads``), ``critic``
+    float32[...]."""
 
     hidden: tuple[int, ...]
     initial_std: float
@@ -62,14 +65,17 @@ class ActorCritic(nn.Module):
 
 
 def starting_bias(action: ServeAction) -> tuple[float, ...]:
-    """An output bias whose most likely action is (about) ``action``: positions at most 0.9 from the middle, odds of 4 for choices."""
+    """An output bias whose most likely action is (about) ``action``: positions at most 0.9 from the middle, odds of 4
+    for choices."""
     with jax.ensure_compile_time_eval():  # also inside jit the start is a constant
         box = np.asarray(box_from_action(action))
     bias: list[float] = []
     for i, (name, knob) in enumerate(KNOBS.items()):
         value = getattr(action, name)
         if knob.kind == "choice":
-            bias += [float(np.log(4.0 * (len(knob.choices) - 1))) if value == choice else 0.0 for choice in knob.choices]
+            bias += [
+                float(np.log(4.0 * (len(knob.choices) - 1))) if value == choice else 0.0 for choice in knob.choices
+            ]
         elif knob.kind == "bool":
             bias.append(float(np.log(4.0)) * (1.0 if value else -1.0))
         else:
@@ -81,5 +87,7 @@ def to_policy(variables: Mapping[str, Any], statistics: ObservationStatistics) -
     """The library's form of a trained actor."""
     parameters = variables["params"]
     actor = parameters["_actor"]
-    layers = tuple((actor[name]["kernel"], actor[name]["bias"]) for name in sorted(actor, key=lambda n: int(n.split("_")[1])))
+    layers = tuple(
+        (actor[name]["kernel"], actor[name]["bias"]) for name in sorted(actor, key=lambda n: int(n.split("_")[1]))
+    )
     return PolicyNetwork(layers, parameters["log_std"], statistics)

@@ -1,8 +1,9 @@
 """What training maximises: the environment's reward and, where a config asks for it, what the grader scores besides.
 
-``signal = (1 - score_share) reward + score_share (score rate - stability_weight unrest) - memory_weight planned excess``. The reward says
-nothing of a task's memory limit or of unrest, which graders ask for, so a policy trained on return alone may score less than a static
-action (``docs/training.md`` has the figures). The environment's reward is never changed: every return reported is the environment's.
+``signal = (1 - score_share) reward + score_share (score rate - stability_weight unrest) - memory_weight planned
+excess``. The reward says nothing of a task's memory limit or of unrest, which graders ask for, so a policy trained on
+return alone may score less than a static action (``docs/training.md`` has the figures). The environment's reward is
+never changed: every return reported is the environment's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax import EnvParams, Environment, MetricsSnapshot, ServeAction, TaskSpec
+from inferencegym_jax import Environment, EnvParams, MetricsSnapshot, ServeAction, TaskSpec
 from inferencegym_jax.environment import effective_action
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS
 from inferencegym_jax.tasks import get_task
@@ -20,8 +21,10 @@ from training.config import Hyperparameters, TrainConfig
 def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot) -> jax.Array:
     """One second's share in the grader's score (SPEC 6), float32[...], clipped to [-1, 1].
 
-    Its mean over an episode is the score as long as no component of the grader is clipped, less the two parts that are no sum over
-    seconds: task 2's peak memory counts as kept (``planned_excess`` is its part of the signal), task 3's stability as 0 (``unrest``).
+    Its mean over an episode is the score as long as no component of the grader is clipped, less the two parts that
+    are no sum over
+    seconds: task 2's peak memory counts as kept (``planned_excess`` is its part of the signal), task 3's stability as
+        0 (``unrest``).
     """
     if spec.id == 1:
         value = metrics.tokens_per_sec / params.optimal_tps
@@ -37,16 +40,19 @@ def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot) -> j
 
 
 def unrest(action: ServeAction, before: ServeAction) -> jax.Array:
-    """What a change of knobs costs in task 3's stability, as a mean of absolute changes instead of their standard deviation."""
+    """What a change of knobs costs in task 3's stability, as a mean of absolute changes instead of their standard
+    deviation."""
     low, high = KNOBS["batch_size"].low, KNOBS["batch_size"].high
     batch = jnp.abs(action.batch_size - before.batch_size) / (high - low + 1)
     return 0.10 * (batch + jnp.abs(action.kv_budget - before.kv_budget)) / 0.5
 
 
 def planned_excess(env: Environment, params: EnvParams, action: ServeAction) -> jax.Array:
-    """``log(1 + x)``, x the GPU memory above the task's limit, in the grader's unit of 10 GB, if the task's longest prompts came now.
+    """``log(1 + x)``, x the GPU memory above the task's limit, in the grader's unit of 10 GB, if the task's longest
+    prompts came now.
 
-    A function of the action alone: the same constraint as the peak over an episode, without waiting for the rare prompt that shows it.
+    A function of the action alone: the same constraint as the peak over an episode, without waiting for the rare
+        prompt that shows it.
     """
     longest = jnp.maximum(params.short_high, params.long_high)
     action = effective_action(env.table, action, params)

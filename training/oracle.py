@@ -1,8 +1,9 @@
 """What control is worth: how much a policy could win that knows what comes.
 
-The oracle searches over actions every second, with the true draws of the next seconds (they are counters, so any step can be asked for
-ahead of time): each candidate action is held for ``horizon`` seconds, the one whose sum of the objective is highest is taken for one second.
-It is a lower bound of what a clairvoyant could reach, and no policy that sees only the past need come near it.
+The oracle searches over actions every second, with the true draws of the next seconds (they are counters, so any step
+can be asked for ahead of time): each candidate action is held for ``horizon`` seconds, the one whose sum of the
+objective is highest is taken for one second. It is a lower bound of what a clairvoyant could reach, and no policy
+that sees only the past need come near it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax import EnvParams, Environment, EpisodeStatistics, ServeAction
+from inferencegym_jax import Environment, EnvParams, EpisodeStatistics, ServeAction
 from inferencegym_jax.environment import transition
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS
 from inferencegym_jax.solver import static_actions
@@ -41,7 +42,8 @@ def play(task: int | str, objective: str, seeds: Any, horizon: int = 1) -> Episo
 
     Args:
         task: id or name.
-        objective: "return" (the reward) or "score" (the grader's per-second terms, task 2's peak memory, task 3's unrest).
+        objective: "return" (the reward) or "score" (the grader's per-second terms, task 2's peak memory, task 3's
+            unrest).
         seeds: whole numbers, shape (episodes,).
         horizon: seconds that each candidate is held in the search.
 
@@ -127,12 +129,18 @@ def report(task: int | str, count: int = 32, horizon: int = 1) -> str:
         score = np.asarray(ig.grader.score_aggregates(task, found)["score"])
         rows.append((f"oracle for {objective}", {"score": score, "return": np.asarray(found.total_reward, np.float64)}))
     lines = [
-        f"Task {spec.id}, {spec.title}: mean [95 % interval] of {count} episodes; oracle: best of all actions for the next {horizon} s",
+        f"Task {spec.id}, {spec.title}: mean [95 % interval] of {count} episodes; "
+        f"oracle: best of all actions for the next {horizon} s",
         "",
         "| policy | score | return |",
         "| --- | --- | --- |",
     ]
     for name, values in rows:
-        cells = (f"{x['mean']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]" for x, digits in ((interval(values["score"]), 3), (interval(values["return"]), 1)))
+        cells = (
+            f"{x['mean']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]"
+            for x, digits in ((interval(values["score"]), 3), (interval(values["return"]), 1))
+        )
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"`python -m training oracle --task {spec.id} --episodes {count} --horizon {horizon}`"])
+    return "\n".join(
+        [*lines, "", f"`python -m training oracle --task {spec.id} --episodes {count} --horizon {horizon}`"]
+    )

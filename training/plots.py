@@ -1,4 +1,5 @@
-"""Figures of runs and policies: learning curves over seeds, one episode's timeline, latency against cost. PNG and SVG."""
+"""Figures of runs and policies: learning curves over seeds, one episode's timeline, latency against cost. PNG and
+SVG."""
 
 from __future__ import annotations
 
@@ -26,7 +27,14 @@ COLOURS = {
     "trained": "#27ae60",
 }
 OTHER_COLOUR = "#8e44ad"
-STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "lines.linewidth": 1.2}
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "lines.linewidth": 1.2,
+}
 EPISODES = 256
 PARETO_EPISODES = 32
 
@@ -43,7 +51,9 @@ def save(figure: Any, stem: str | Path, command: str) -> list[Path]:
     return paths
 
 
-def draw(what: str, task: int | str, runs: Sequence[Path], policies: Sequence[str], seed: int, out: Path | None) -> list[Path]:
+def draw(
+    what: str, task: int | str, runs: Sequence[Path], policies: Sequence[str], seed: int, out: Path | None
+) -> list[Path]:
     """Draw one kind of figure; returns the files.
 
     Raises:
@@ -81,13 +91,24 @@ def read_run(folder: Path) -> dict[str, np.ndarray]:
     return {name: np.asarray([float(row[name]) for row in rows]) for name in rows[0]}
 
 
-def policy_lines(axis: Any, task: int | str, metric: str, names: Sequence[str] = ("baseline", "random", "best_static", "reactive")) -> None:
+def policy_lines(
+    axis: Any, task: int | str, metric: str, names: Sequence[str] = ("baseline", "random", "best_static", "reactive")
+) -> None:
     """A horizontal line for the mean of each policy."""
     right = axis.get_xlim()[1]
     for name in names:
         level = float(episodes(task, policy_of(name, task), np.arange(EPISODES))[metric].mean())
         axis.axhline(level, color=COLOURS[name], ls="--", lw=0.9)
-        axis.text(right, level, f" {name.replace('_', ' ')}", color=COLOURS[name], fontsize=7, va="center", ha="left", clip_on=False)
+        axis.text(
+            right,
+            level,
+            f" {name.replace('_', ' ')}",
+            color=COLOURS[name],
+            fontsize=7,
+            va="center",
+            ha="left",
+            clip_on=False,
+        )
 
 
 def band(axis: Any, x: np.ndarray, curves: np.ndarray, label: str) -> None:
@@ -105,7 +126,10 @@ def curves(task: int | str, folders: Sequence[Path]) -> Any:
         ValueError: no runs.
     """
     if not folders:
-        raise ValueError(f"curves: there is no run of task {ig.get_task(task).id}; python -m training train --task {ig.get_task(task).id}")
+        raise ValueError(
+            f"curves: there is no run of task {ig.get_task(task).id}; "
+            f"python -m training train --task {ig.get_task(task).id}"
+        )
     found = [read_run(folder) for folder in folders]
     length = min(len(run["env_steps"]) for run in found)
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6))
@@ -113,7 +137,12 @@ def curves(task: int | str, folders: Sequence[Path]) -> Any:
     for axis, metric in zip(axes, ("score", "return"), strict=True):
         x = found[0]["env_steps"][:length] / 1000
         axis.set_xlim(0, x[-1])
-        band(axis, x, np.stack([run[metric][:length] for run in found]), f"PPO, {len(found)} seed{'s' if len(found) > 1 else ''}")
+        band(
+            axis,
+            x,
+            np.stack([run[metric][:length] for run in found]),
+            f"PPO, {len(found)} seed{'s' if len(found) > 1 else ''}",
+        )
         policy_lines(axis, task, metric)
         axis.set_xlabel("environment steps (thousands)")
         axis.set_ylabel(f"mean {metric} of an episode")
@@ -124,7 +153,9 @@ def curves(task: int | str, folders: Sequence[Path]) -> Any:
 def episode(task: int | str, names: Sequence[str], seed: int) -> Any:
     """The timeline of one episode under each policy, side by side."""
     played = [timeline.record(task, name, policy_of(name, task), seed) for name in names]
-    figure, axes = plt.subplots(len(timeline.PANELS), len(names), figsize=(4.6 * len(names) + 0.6, 9), sharex=True, squeeze=False)
+    figure, axes = plt.subplots(
+        len(timeline.PANELS), len(names), figsize=(4.6 * len(names) + 0.6, 9), sharex=True, squeeze=False
+    )
     figure.subplots_adjust(left=0.1, right=0.98, top=0.95, bottom=0.07, hspace=0.22, wspace=0.12)
     timeline.draw(axes, played, [COLOURS.get(name, OTHER_COLOUR) for name in names])
     return figure
@@ -141,14 +172,29 @@ def pareto(task: int | str, names: Sequence[str]) -> Any:
     safe = found.worst_oom_share == 0
     x, y = found.means.total_cost / int(params.episode_length), found.means.mean_ttft_p99_ms
     axis.scatter(x[safe], y[safe], s=5, color="#95a5a6", alpha=0.7, lw=0, label=f"static action ({safe.sum()})")
-    axis.scatter(x[~safe], y[~safe], s=5, color="#e6b0aa", alpha=0.7, lw=0, label=f"static, sometimes out of memory ({(~safe).sum()})")
+    axis.scatter(
+        x[~safe],
+        y[~safe],
+        s=5,
+        color="#e6b0aa",
+        alpha=0.7,
+        lw=0,
+        label=f"static, sometimes out of memory ({(~safe).sum()})",
+    )
     for name in names:
         try:
             values = episodes(task, policy_of(name, task), np.arange(PARETO_EPISODES))
         except FileNotFoundError:
             continue
         point = values["total_cost"].mean() / int(params.episode_length), values["mean_ttft_p99_ms"].mean()
-        axis.scatter(*point, s=45, color=COLOURS.get(name, OTHER_COLOUR), edgecolor="white", zorder=3, label=name.replace("_", " "))
+        axis.scatter(
+            *point,
+            s=45,
+            color=COLOURS.get(name, OTHER_COLOUR),
+            edgecolor="white",
+            zorder=3,
+            label=name.replace("_", " "),
+        )
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("mean cost per 1,000 output tokens")

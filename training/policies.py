@@ -50,14 +50,25 @@ def build(console: Console, seeds: int = 1, devices: int | None = None) -> list[
             found = validate(task, result.network)
             if best is None or found["score"] > best[0]["score"]:
                 about = metadata(config, int(result.state.update), result.rows)
-                about |= {"validation": found, "made_by": "make policies", "table_digest": ig.make(task)[0].table.digest}
-                about |= {"date": datetime.date.today().isoformat(), "seconds": round(result.seconds, 1), "jax": jax.__version__}
+                about |= {
+                    "validation": found,
+                    "made_by": "make policies",
+                    "table_digest": ig.make(task)[0].table.digest,
+                }
+                about |= {
+                    "date": datetime.date.today().isoformat(),
+                    "seconds": round(result.seconds, 1),
+                    "jax": jax.__version__,
+                }
                 best = (found, result.network, about)
         assert best is not None
         path = FOLDER / f"task{task}.npz"
         save_network(path, best[1], best[2])
         paths.append(path)
-        console.print(f"task {task}: validation score {best[0]['score']:.4f}, return {best[0]['return']:.2f}; wrote {path}", highlight=False)
+        console.print(
+            f"task {task}: validation score {best[0]['score']:.4f}, return {best[0]['return']:.2f}; wrote {path}",
+            highlight=False,
+        )
     return paths
 
 
@@ -69,7 +80,10 @@ def export_run(folder: str | Path, out: str | Path | None = None) -> Path:
         ValueError: no such folder.
     """
     if not (Path(folder) / "checkpoints").is_dir():
-        raise ValueError(f"run = {str(folder)!r}: no such run (it would hold a folder checkpoints); python -m training train --out {folder}")
+        raise ValueError(
+            f"run = {str(folder)!r}: no such run (it would hold a folder checkpoints); "
+            f"python -m training train --out {folder}"
+        )
     store = Checkpoints(folder)
     config = store.config()
     init, _ = compiled_functions(config, None)

@@ -27,7 +27,10 @@ def training_progress(console: Console, config: TrainConfig) -> Iterator[Callabl
 
         def show(report: Report) -> None:
             row = report.row
-            status = f"score {row['score']:.3f}  return {row['return']:.1f}  {row['steps_per_second']:,.0f} steps/s  {report.seconds_left:.0f} s left"
+            status = (
+                f"score {row['score']:.3f}  return {row['return']:.1f}  "
+                f"{row['steps_per_second']:,.0f} steps/s  {report.seconds_left:.0f} s left"
+            )
             bar.update(handle, completed=report.done, status=status)
 
         yield show

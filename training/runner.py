@@ -80,7 +80,8 @@ def run(
         report: called after every evaluation.
 
     Raises:
-        ValueError: the config does not fit the devices, or (``CheckpointError``) the checkpoint does not fit the config.
+        ValueError: the config does not fit the devices, or (``CheckpointError``) the checkpoint does not fit the
+            config.
         NonFiniteLoss: NaN or inf; the last good state has been saved.
     """
     started = time.perf_counter()
@@ -97,7 +98,11 @@ def run(
         if store is None:
             raise ValueError("resume: needs the folder of a run")
         state = store.restore(state, config)
-    log = Log(Path(folder), config, tensorboard, after=int(state.update) if resume else None) if folder and chief else None
+    log = (
+        Log(Path(folder), config, tensorboard, after=int(state.update) if resume else None)
+        if folder and chief
+        else None
+    )
     rows, interrupted, saved, first = [], False, time.perf_counter(), int(state.update)
     try:
         while int(state.update) < config.updates:
@@ -108,8 +113,14 @@ def run(
             if bad is not None:
                 if store is not None:
                     store.save(state, config)
-                kept = f"the state after update {before} is kept in {store.folder}" if store else "no folder was given, nothing is kept"
-                raise NonFiniteLoss(f"update {bad}: the loss is not finite; {kept}. A lower learning_rate usually helps.")
+                kept = (
+                    f"the state after update {before} is kept in {store.folder}"
+                    if store
+                    else "no folder was given, nothing is kept"
+                )
+                raise NonFiniteLoss(
+                    f"update {bad}: the loss is not finite; {kept}. A lower learning_rate usually helps."
+                )
             state, now = after, time.perf_counter()
             row = summarise(config, metrics, found, int(state.update), now - started, now - tick)
             rows.append(row)
@@ -136,11 +147,22 @@ def run(
 def metadata(config: TrainConfig, updates: int, rows: list[dict[str, float]]) -> dict[str, Any]:
     """How a policy was trained, for its file."""
     last = {key: rows[-1][key] for key in ("env_steps", "return", "score")} if rows else {}
-    return {"task": ig.get_task(config.task).name, "algorithm": "PPO", "updates": updates, "config": config.to_dict(), "last_evaluation": last}
+    return {
+        "task": ig.get_task(config.task).name,
+        "algorithm": "PPO",
+        "updates": updates,
+        "config": config.to_dict(),
+        "last_evaluation": last,
+    }
 
 
 def summarise(
-    config: TrainConfig, metrics: dict[str, np.ndarray], found: ig.EpisodeStatistics, update: int, seconds: float, chunk_seconds: float
+    config: TrainConfig,
+    metrics: dict[str, np.ndarray],
+    found: ig.EpisodeStatistics,
+    update: int,
+    seconds: float,
+    chunk_seconds: float,
 ) -> dict[str, float]:
     """One row of metrics.csv: losses are means over the chunk, the rest is the evaluation's mean over episodes."""
     row = {name: float(np.mean(value)) for name, value in metrics.items()}
@@ -168,7 +190,7 @@ class Log:
             with path.open() as file:
                 old = [row for row in csv.DictReader(file) if int(float(row["update"])) <= after]
         self._file = path.open("w", newline="")
-        self._csv = csv.DictWriter(self._file, COLUMNS)
+        self._csv: Any = csv.DictWriter(self._file, COLUMNS)
         self._csv.writeheader()
         self._csv.writerows(old)
         self._events = event_writer(folder) if tensorboard else None

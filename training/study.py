@@ -1,4 +1,5 @@
-"""Does training work on every seed? Train several, evaluate each on the held-out episodes, say which beat their rivals."""
+"""Does training work on every seed? Train several, evaluate each on the held-out episodes, say which beat their
+rivals."""
 
 from __future__ import annotations
 
@@ -22,9 +23,10 @@ def study(
     """Train seeds 0 to seeds - 1 one after another.
 
     Returns:
-        A row a seed: ``score``, ``return`` (held-out means), ``share`` of the best static action's score, ``seconds`` (wall clock with
-        compilation), ``steps_to_065`` (environment steps until validation score 0.65, NaN if never), and for each rival the paired
-        differences with their intervals and ``beats_<rival>``: both intervals clear of 0.
+        A row a seed: ``score``, ``return`` (held-out means), ``share`` of the best static action's score, ``seconds``
+            (wall clock with
+        compilation), ``steps_to_065`` (environment steps until validation score 0.65, NaN if never), and for each
+        rival the paired differences with their intervals and ``beats_<rival>``: both intervals clear of 0.
 
     Raises:
         ValueError: seeds below 1.
@@ -56,12 +58,15 @@ def study(
 
 def line(row: dict[str, Any]) -> str:
     """One seed in words."""
-    parts = [f"seed {row['seed']}: score {row['score']:.4f} ({row['share']:.3f} of best static), return {row['return']:.2f}"]
+    parts = [
+        f"seed {row['seed']}: score {row['score']:.4f} ({row['share']:.3f} of best static), return {row['return']:.2f}"
+    ]
     for name in RIVALS:
         score, gain = row[name]["score"], row[name]["return"]
         verdict = "beats" if row[f"beats_{name}"] else "does not beat"
         parts.append(
-            f"{verdict} {name.replace('_', ' ')} (score {score['mean']:+.4f} [{score['low']:+.4f}, {score['high']:+.4f}], "
+            f"{verdict} {name.replace('_', ' ')} (score {score['mean']:+.4f} "
+            f"[{score['low']:+.4f}, {score['high']:+.4f}], "
             f"return {gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}])"
         )
     return "; ".join([*parts, f"{row['seconds']:.1f} s; 0.65 after {row['steps_to_065']:,.0f} steps"])
@@ -71,7 +76,8 @@ def summary(config: TrainConfig, rows: list[dict[str, Any]]) -> str:
     """All seeds in one line."""
     both = sum(row["beats_best_static"] and row["beats_reactive"] for row in rows)
     return (
-        f"task {ig.get_task(config.task).id}: {both} of {len(rows)} seeds beat best static and reactive in score and return; lowest score "
+        f"task {ig.get_task(config.task).id}: {both} of {len(rows)} seeds beat best static and reactive "
+        f"in score and return; lowest score "
         f"{min(row['score'] for row in rows):.4f}, {min(row['share'] for row in rows):.3f} of best static; at most "
         f"{max(row['seconds'] for row in rows):.1f} s a seed"
     )

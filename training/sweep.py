@@ -27,7 +27,9 @@ def _entry(text: str, separator: str, option: str) -> tuple[str, list[float]]:
     except ValueError:
         numbers = []
     if not equals or not numbers or not np.isfinite(numbers).all():
-        raise ValueError(f"{option} {text!r}: must be name={'v1,v2,...' if separator == ',' else 'low:high'} with finite numbers")
+        raise ValueError(
+            f"{option} {text!r}: must be name={'v1,v2,...' if separator == ',' else 'low:high'} with finite numbers"
+        )
     return name, numbers
 
 
@@ -58,11 +60,18 @@ def settings(grid: Sequence[str], search: Sequence[str], samples: int, seed: int
         for _ in range(samples if ranges else 1)
     ]
     combinations = itertools.product(*(values for _, values in axes))
-    return [dict(zip((name for name, _ in axes), values, strict=True)) | draw for values in combinations for draw in draws]
+    return [
+        dict(zip((name for name, _ in axes), values, strict=True)) | draw for values in combinations for draw in draws
+    ]
 
 
 def run_sweep(
-    config: TrainConfig, grid: Sequence[str], search: Sequence[str], samples: int, seeds: int, path: str | Path | None = None
+    config: TrainConfig,
+    grid: Sequence[str],
+    search: Sequence[str],
+    samples: int,
+    seeds: int,
+    path: str | Path | None = None,
 ) -> list[dict[str, float]]:
     """Train every member on every seed in one compiled call.
 
@@ -84,7 +93,12 @@ def run_sweep(
     found = jax.tree.map(lambda x: np.asarray(x)[:, :, -1], found)  # members, seeds, episodes of the last evaluation
     score = np.asarray(ig.grader.score_aggregates(config.task, found)["score"]).mean(axis=-1)
     rows = [
-        {**member, "score": float(score[i].mean()), "lowest_score": float(score[i].min()), "return": float(found.total_reward[i].mean())}
+        {
+            **member,
+            "score": float(score[i].mean()),
+            "lowest_score": float(score[i].min()),
+            "return": float(found.total_reward[i].mean()),
+        }
         for i, member in enumerate(members)
     ]
     rows.sort(key=lambda row: -row["score"])

@@ -25,7 +25,9 @@ def span(value: Mapping[str, float], digits: int = 4) -> str:
 
 def evaluation_table(found: Mapping[str, Any]) -> Table:
     """What ``evaluation.evaluate`` returned."""
-    table = Table(title=f"task {found['task']}, {found['policy']}, {found['episodes']} held-out episodes, mean and 95 % interval")
+    table = Table(
+        title=f"task {found['task']}, {found['policy']}, {found['episodes']} held-out episodes, mean and 95 % interval"
+    )
     table.add_column("metric")
     table.add_column("mean [low, high]", justify="right")
     table.add_column("unit")

@@ -14,6 +14,7 @@ from inferencegym_jax.environment import effective_action
 from inferencegym_jax.rollout import Policy
 
 PANELS = ("arrivals", "queue", "ttft", "memory", "batch", "budget")
+LABEL = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 0.8}
 OOM_COLOUR, LIMIT_COLOUR = "#c0392b", "#7f8c8d"
 
 
@@ -66,7 +67,9 @@ def _column(axes: Any, timeline: Timeline, colour: str, first: bool) -> None:
         one.tick_params(labelbottom=one is axes[-1])
         one.set_xlim(0, len(seconds))
     total = float(data.reward.sum())
-    panels["arrivals"].set_title(f"{timeline.title}: score {timeline.score:.2f}, return {total:.0f}", loc="left", fontsize=10, fontweight="bold")
+    panels["arrivals"].set_title(
+        f"{timeline.title}: score {timeline.score:.2f}, return {total:.0f}", loc="left", fontsize=10, fontweight="bold"
+    )
     panels["arrivals"].plot(seconds, data.workload.arrivals, color="#34495e", lw=0.8)
     panels["queue"].plot(seconds, data.workload.queue_depth, color=colour)
     panels["ttft"].semilogy(seconds, data.metrics.ttft_p50_ms, color=colour, label="p50")
@@ -74,28 +77,54 @@ def _column(axes: Any, timeline: Timeline, colour: str, first: bool) -> None:
     names = ("interactive", "batch") if len(timeline.slo_ms) > 1 else ("all",)
     for name, slo in zip(names, timeline.slo_ms, strict=False):
         panels["ttft"].axhline(slo, color=LIMIT_COLOUR, ls="--", lw=0.9)
-        panels["ttft"].text(len(seconds) - 1, slo, f"SLO {name}", fontsize=6.5, color=LIMIT_COLOUR, ha="right", va="bottom")
+        panels["ttft"].text(
+            len(seconds) - 1, slo, f"SLO {name}", fontsize=6.5, color="#2c3e50", ha="right", va="bottom", bbox=LABEL
+        )
     panels["memory"].plot(seconds, data.metrics.gpu_memory_gb, color=colour, lw=0.9)
     out = np.flatnonzero(data.oom)
-    panels["memory"].plot(seconds[out], data.metrics.gpu_memory_gb[out], "x", ms=3.5, color=OOM_COLOUR, label=f"out of memory, {len(out)} s")
-    panels["memory"].axhline(timeline.memory_limit_gb, color=LIMIT_COLOUR, ls="--", lw=0.9)
-    panels["memory"].text(1, timeline.memory_limit_gb, f"limit {timeline.memory_limit_gb:g} GB", fontsize=6.5, color=LIMIT_COLOUR, va="bottom")
-    if len(out):
-        panels["memory"].legend(loc="lower right", fontsize=6.5, frameon=False)
+    panels["memory"].plot(
+        seconds[out],
+        data.metrics.gpu_memory_gb[out],
+        "x",
+        ms=3.5,
+        color=OOM_COLOUR,
+        label=f"out of memory, {len(out)} s",
+    )
+    limit = f"limit {timeline.memory_limit_gb:g} GB"
+    panels["memory"].axhline(timeline.memory_limit_gb, color=LIMIT_COLOUR, ls="--", lw=0.9, label=limit)
+    panels["memory"].set_ylim(top=48)
+    panels["memory"].legend(loc="upper center", fontsize=6.5, frameon=False, ncols=2)
     panels["batch"].step(seconds, timeline.action.batch_size, color=colour, where="post")
     panels["budget"].step(seconds, timeline.action.kv_budget, color=colour, where="post")
-    panels["budget"].text(0.99, 0.93, _other_knobs(timeline.action), transform=panels["budget"].transAxes, fontsize=6.5, ha="right", va="top")
+    panels["budget"].text(
+        0.99,
+        0.93,
+        _other_knobs(timeline.action),
+        transform=panels["budget"].transAxes,
+        fontsize=6.5,
+        ha="right",
+        va="top",
+    )
     panels["budget"].set_ylim(0, 1.08)
     panels["budget"].set_xlabel("time (s)")
     if first:
-        units = ("arrivals\n(requests/s)", "queue\n(requests)", "TTFT\n(ms)", "GPU memory\n(GB)", "batch size\n(requests)", "KV budget\n(share)")
+        units = (
+            "arrivals\n(requests/s)",
+            "queue\n(requests)",
+            "TTFT\n(ms)",
+            "GPU memory\n(GB)",
+            "batch size\n(requests)",
+            "KV budget\n(share)",
+        )
         for one, label in zip(axes, units, strict=True):
             one.set_ylabel(label)
         panels["ttft"].legend(loc="upper right", fontsize=6.5, frameon=False, ncols=2)
 
 
 def _shade(axis: Any, seconds: np.ndarray, burst: np.ndarray) -> None:
-    axis.fill_between(seconds, 0, 1, where=burst, transform=axis.get_xaxis_transform(), color="#f39c12", alpha=0.15, lw=0, step="post")
+    axis.fill_between(
+        seconds, 0, 1, where=burst, transform=axis.get_xaxis_transform(), color="#f39c12", alpha=0.15, lw=0, step="post"
+    )
 
 
 def _other_knobs(action: ig.ServeAction) -> str:
@@ -109,6 +138,8 @@ def _other_knobs(action: ig.ServeAction) -> str:
     ):
         found, counts = np.unique(np.asarray(values), return_counts=True)
         order = np.argsort(-counts)
-        words = [label(found[i]) + (f" {100 * counts[i] / counts.sum():.0f} %" if len(found) > 1 else "") for i in order]
+        words = [
+            label(found[i]) + (f" {100 * counts[i] / counts.sum():.0f} %" if len(found) > 1 else "") for i in order
+        ]
         parts.append(" / ".join(words))
     return ", ".join(parts)

@@ -1,7 +1,8 @@
 """The train loop: ``make_train(config)`` gives one function of a seed that trains a policy in a single compiled call.
 
-``TrainState -> update (rollout, advantages, epochs of minibatches) -> chunk (updates, evaluation) -> train (all chunks)``. All of them are
-pure, so seeds and hyperparameters are vmap axes; ``axis`` names the mesh axis over which environments are split, if they are.
+``TrainState -> update (rollout, advantages, epochs of minibatches) -> chunk (updates, evaluation) -> train (all
+chunks)``. All of them are pure, so seeds and hyperparameters are vmap axes; ``axis`` names the mesh axis over which
+environments are split, if they are.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 import inferencegym_jax as ig
-from inferencegym_jax import EnvParams, EnvState, Environment, EpisodeStatistics, ServeAction, ServeObservation
+from inferencegym_jax import Environment, EnvParams, EnvState, EpisodeStatistics, ServeAction, ServeObservation
 from inferencegym_jax import random as counters
 from inferencegym_jax.models import EPISODE_LENGTH
 from inferencegym_jax.trained import ObservationStatistics, decode, network_policy, sample, standardise
@@ -70,6 +71,11 @@ def network_of(config: TrainConfig) -> ActorCritic:
     return ActorCritic(config.hidden, config.initial_std, start)
 
 
+def apply(config: TrainConfig, variables: Any, x: jax.Array, method: str = "__call__") -> Any:
+    """Outputs of the networks or of one of them (``method`` "actor" or "critic")."""
+    return network_of(config).apply(variables, x, method=method)
+
+
 def optimiser_of(config: TrainConfig, hyper: Hyperparameters) -> optax.GradientTransformation:
     """Gradient clipping by global norm, then Adam with a linearly falling learning rate."""
     steps = config.updates * config.epochs * config.minibatches
@@ -93,22 +99,29 @@ def warm_up_steps(config: TrainConfig) -> int:
     return sum(i * EPISODE_LENGTH // config.environments for i in range(config.environments)) if config.stagger else 0
 
 
-def initial_state(env: Environment, params: EnvParams, config: TrainConfig, seed: Any, hyper: Hyperparameters) -> TrainState:
+def initial_state(
+    env: Environment, params: EnvParams, config: TrainConfig, seed: Any, hyper: Hyperparameters
+) -> TrainState:
     """The state before the first update.
 
-    With ``stagger`` environment i starts ``200 i / environments`` steps into an episode, which it reaches under the baseline's action:
-    otherwise all of a rollout's environments stand in the same phase of the burst calendar.
+    With ``stagger`` environment i starts ``200 i / environments`` steps into an episode, which it reaches under the
+    baseline's action: otherwise all of a rollout's environments stand in the same phase of the burst calendar.
     """
     seed = jnp.asarray(seed, jnp.uint32)
-    observation, env_state = jax.vmap(env.reset_seed, in_axes=(0, None))(training_seeds(seed, config.environments), params)
+    observation, env_state = jax.vmap(env.reset_seed, in_axes=(0, None))(
+        training_seeds(seed, config.environments), params
+    )
     action = jax.tree.map(lambda x: jnp.broadcast_to(x, (config.environments,)), ServeAction().as_arrays())
     if config.stagger:
         offsets = jnp.arange(config.environments) * EPISODE_LENGTH // config.environments
+
         def advance(carry: Any, step: jax.Array) -> tuple[Any, None]:
             observation, state, *_ = step_all(env, params, carry[1], action)
             go = step < offsets
             fresh = (observation, state)
-            return jax.tree.map(lambda new, old: jnp.where(go.reshape(go.shape + (1,) * (new.ndim - 1)), new, old), fresh, carry), None
+            return jax.tree.map(
+                lambda new, old: jnp.where(go.reshape(go.shape + (1,) * (new.ndim - 1)), new, old), fresh, carry
+            ), None
 
         (observation, env_state), _ = jax.lax.scan(advance, (observation, env_state), jnp.arange(EPISODE_LENGTH))
     variables = network_of(config).init(jax.random.key(seed), normalise(jax.tree.map(lambda x: x[:1], observation)))
@@ -130,18 +143,19 @@ def collect(
     """One rollout of all environments with the current policy.
 
     Returns:
-        (state with the environments moved on, batch, normalised observations float32[steps, environments, 14], rewards).
+        (state with the environments moved on, batch, normalised observations float32[steps, environments, 14],
+        rewards).
     """
-    network, variables, statistics = network_of(config), state.variables, state.statistics
-    log_std = variables["params"]["log_std"]
+    variables, statistics = state.variables, state.statistics
+    log_std: jax.Array = variables["params"]["log_std"]
     active = jnp.asarray(params.active)
 
-    def step(carry: Any, _: None) -> tuple[Any, Any]:
+    def step(carry: Any, _: Any) -> tuple[Any, Any]:
         env_state, observation, final, before = carry
         flat = normalise(observation)
-        outputs = network.apply(variables, standardise(flat, statistics), method="actor")
+        outputs = apply(config, variables, standardise(flat, statistics), "actor")
         raw = sample(outputs, log_std, counters.policy_key(env_state.seed, env_state.time))
-        log_prob, _ = log_prob_and_entropy(outputs, log_std, raw, active)
+        log_prob = log_prob_and_entropy(outputs, log_std, raw, active)[0]
         action = decode(raw)
         is_first = env_state.time == 0
         observation, env_state, reward, terminated, truncated, info = step_all(env, params, env_state, action)
@@ -157,8 +171,8 @@ def collect(
     x = standardise(flat, statistics)
     # at most one truncation an environment a rollout (rollout_length <= 200), so one final observation each is enough
     beyond = standardise(jnp.stack([normalise(observation), final]), statistics)
-    value = network.apply(variables, x, method="critic")
-    after, at_end = network.apply(variables, beyond, method="critic")
+    value = apply(config, variables, x, "critic")
+    after, at_end = apply(config, variables, beyond, "critic")
     next_value = jnp.where(truncated, at_end, jnp.concatenate([value[1:], after[None]]))
     advantage, target = advantages_and_targets(
         signal, value, next_value, terminated, truncated, hyper.discount, hyper.gae_lambda
@@ -171,7 +185,7 @@ def minibatch_loss(
     variables: Any, config: TrainConfig, active: jax.Array, batch: Batch, hyper: Hyperparameters, axis: str | None
 ) -> tuple[jax.Array, Metrics]:
     """Clipped objective + value loss - entropy bonus of a minibatch, mean over its samples (on this device)."""
-    outputs, log_std, value = network_of(config).apply(variables, batch.x)
+    outputs, log_std, value = apply(config, variables, batch.x)
     log_prob, entropy = log_prob_and_entropy(outputs, log_std, batch.raw, active)
     mean, square = batch.advantage.mean(), jnp.square(batch.advantage).mean()
     if axis is not None:
@@ -196,8 +210,8 @@ def make_update(
 ) -> Callable[[TrainState, Hyperparameters], tuple[TrainState, Metrics]]:
     """One PPO update: a rollout, then ``epochs`` passes over it in minibatches.
 
-    A minibatch is a random set of the rollout's steps with every environment in each: its composition does not depend on how many
-    devices share the environments, and picking it copies contiguous rows.
+    A minibatch is a random set of the rollout's steps with every environment in each: its composition does not depend
+    on how many devices share the environments, and picking it copies contiguous rows.
     """
     active = jnp.asarray(params.active)
 
@@ -205,7 +219,9 @@ def make_update(
         state, batch, flat, reward = collect(env, params, config, state, hyper)
         optimiser = optimiser_of(config, hyper)
         key = jax.random.fold_in(jax.random.key(state.seed), state.update)
-        order = jax.vmap(lambda k: jax.random.permutation(k, config.rollout_length))(jax.random.split(key, config.epochs))
+        order = jax.vmap(lambda k: jax.random.permutation(k, config.rollout_length))(
+            jax.random.split(key, config.epochs)
+        )
         order = order.reshape(config.epochs * config.minibatches, -1)
 
         def descend(carry: Any, steps: jax.Array) -> tuple[Any, Metrics]:
@@ -262,8 +278,8 @@ def make_train(config: TrainConfig) -> Callable[..., tuple[TrainState, Metrics, 
     """The whole run as one pure function, ready for ``jax.jit`` and ``jax.vmap``.
 
     Returns:
-        ``train(seed, hyper=config.hyper)``, which returns the final state, metrics of shape (chunks, updates a chunk) and evaluation
-        statistics of shape (chunks, episodes).
+        ``train(seed, hyper=config.hyper)``, which returns the final state, metrics of shape (chunks, updates a chunk)
+        and evaluation statistics of shape (chunks, episodes).
     """
     env, params = ig.make(config.task, table=config.table)
     chunk = make_chunk(env, params, config)

@@ -16,7 +16,8 @@ def generalised_advantages(
     discount: float,
     gae_lambda: float,
 ) -> np.ndarray:
-    """The definition: a discounted sum of the temporal-difference errors from t to the end of the episode or of the rollout."""
+    """The definition: a discounted sum of the temporal-difference errors from t to the end of the episode or of the
+    rollout."""
     steps, environments = reward.shape
     result = np.zeros((steps, environments))
     for e in range(environments):
