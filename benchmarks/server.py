@@ -86,6 +86,13 @@ def running(command: list[str], port: int, **environment: str) -> Iterator[tuple
         process.wait(20)
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used."""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def steps_per_second(port: int, steps: int) -> float:
     """Steps a second of one WebSocket client, whole episodes with their resets."""
     with connect(f"ws://127.0.0.1:{port}/ws", max_size=None) as socket:
@@ -158,23 +165,31 @@ def main() -> None:
     ours, sync, nothing = options.port, options.port + 1, options.port + 2
     server = [sys.executable, "-m", "server", "--port", str(ours)]
     nothings = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.server:nothing_app", "--log-level", "error"]
-    with running(server, ours, RATE_LIMIT="off", LOG_LEVEL="warning") as (pid, healthy):
+    with running(server, ours, RATE_LIMIT="off", LOG_LEVEL="warning", WARM_ROLLOUTS="false") as (pid, healthy):
         print(f"start to healthy: {healthy:.1f} s; resident memory {resident_mb(pid):.0f} MB")
         with (
-            running([*nothings, "--port", str(sync)], sync),
-            running([*nothings, "--port", str(nothing)], nothing, NOTHING="async"),
+            running([*nothings, "--port", str(sync)], sync) as (sync_pid, _),
+            running([*nothings, "--port", str(nothing)], nothing, NOTHING="async") as (nothing_pid, _),
         ):
+            pids = {ours: pid, sync: sync_pid, nothing: nothing_pid}
+            busy = dict.fromkeys(pids, 0.0)
             rates: dict[int, list[float]] = {ours: [], sync: [], nothing: []}
             for port in (ours, sync, nothing):
                 steps_per_second(port, 400)
             for _ in range(options.turns):
                 for port, found in rates.items():
+                    before = cpu_seconds(pids[port])
                     found.append(steps_per_second(port, options.steps))
+                    busy[port] += cpu_seconds(pids[port]) - before
         mine = np.array(rates[ours])
-        print(f"steps/s over /ws, one client: {np.median(mine):.0f}")
+        cpu = {port: 1e6 * seconds / (options.turns * options.steps) for port, seconds in busy.items()}
+        print(f"steps/s over /ws, one client: {np.median(mine):.0f}; {cpu[ours]:.0f} us of processor a step")
         for name, port in (("do-nothing", sync), ("do-nothing, coroutine step", nothing)):
             other = np.array(rates[port])
-            print(f"  {name} OpenEnv environment: {np.median(other):.0f}; ratio {np.median(mine / other):.2f}")
+            print(
+                f"  {name} OpenEnv environment: {np.median(other):.0f}; {cpu[port]:.0f} us of processor a step;"
+                f" ratio of the rates {np.median(mine / other):.2f}"
+            )
         single = asyncio.run(together(ours, 1, options.steps))
         total, median, worst = asyncio.run(together(ours, 64, max(50, options.steps // 20)))
         print(f"one asyncio client: {single[0]:.0f} steps/s, step latency {single[1]:.2f} ms, p99 {single[2]:.2f} ms")
