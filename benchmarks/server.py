@@ -93,20 +93,23 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def steps_per_second(port: int, steps: int) -> float:
-    """Steps a second of one WebSocket client, whole episodes with their resets."""
+def stepped(port: int, steps: int) -> tuple[float, float]:
+    """One WebSocket client, whole episodes with their resets: (steps a second, median latency of a step in us)."""
+    latencies = np.empty(steps)
     with connect(f"ws://127.0.0.1:{port}/ws", max_size=None) as socket:
         start = time.perf_counter()
         for step in range(steps):
             if step % EPISODE == 0:
                 socket.send(RESET)
                 socket.recv()
+            sent = time.perf_counter()
             socket.send(STEP)
             reply = socket.recv()
+            latencies[step] = time.perf_counter() - sent
         seconds = time.perf_counter() - start
     if '"type":"observation"' not in str(reply):
         raise RuntimeError(f"not an observation: {reply!r}")
-    return steps / seconds
+    return steps / seconds, 1e6 * float(np.median(latencies))
 
 
 async def together(port: int, clients: int, steps: int) -> tuple[float, float, float]:
@@ -174,26 +177,36 @@ def main() -> None:
             pids = {ours: pid, sync: sync_pid, nothing: nothing_pid}
             busy = dict.fromkeys(pids, 0.0)
             rates: dict[int, list[float]] = {ours: [], sync: [], nothing: []}
-            for port in (ours, sync, nothing):
-                steps_per_second(port, 400)
+            medians: dict[int, list[float]] = {ours: [], sync: [], nothing: []}
+            for port in rates:
+                stepped(port, 400)
             for _ in range(options.turns):
-                for port, found in rates.items():
+                for port in rates:
                     before = cpu_seconds(pids[port])
-                    found.append(steps_per_second(port, options.steps))
+                    rate, median = stepped(port, options.steps)
+                    rates[port].append(rate)
+                    medians[port].append(median)
                     busy[port] += cpu_seconds(pids[port]) - before
-        mine = np.array(rates[ours])
-        cpu = {port: 1e6 * seconds / (options.turns * options.steps) for port, seconds in busy.items()}
-        print(f"steps/s over /ws, one client: {np.median(mine):.0f}; {cpu[ours]:.0f} us of processor a step")
-        for name, port in (("do-nothing", sync), ("do-nothing, coroutine step", nothing)):
-            other = np.array(rates[port])
-            print(
-                f"  {name} OpenEnv environment: {np.median(other):.0f}; {cpu[port]:.0f} us of processor a step;"
-                f" ratio of the rates {np.median(mine / other):.2f}"
-            )
-        single = asyncio.run(together(ours, 1, options.steps))
-        total, median, worst = asyncio.run(together(ours, 64, max(50, options.steps // 20)))
-        print(f"one asyncio client: {single[0]:.0f} steps/s, step latency {single[1]:.2f} ms, p99 {single[2]:.2f} ms")
-        print(f"64 clients: {total:.0f} steps/s in all, step latency {median:.1f} ms, p99 {worst:.1f} ms")
+        names = {ours: "this server", sync: "do-nothing OpenEnv", nothing: "do-nothing OpenEnv, coroutine step"}
+        print("one client over /ws                  steps/s  ratio  median step  ratio  processor a step")
+        for port, name in names.items():
+            rate, median = np.median(rates[port]), np.median(medians[port])
+            faster = np.median(np.array(rates[ours]) / np.array(rates[port]))
+            shorter = np.median(np.array(medians[port]) / np.array(medians[ours]))
+            processor = 1e6 * busy[port] / (options.turns * options.steps)
+            print(f"{name:36} {rate:7.0f}  {faster:5.2f}  {median:8.0f} us  {shorter:5.2f}  {processor:13.0f} us")
+        print("ratios: this server against that one; the median does not see what else runs on the machine")
+        each = max(50, options.steps // 20)
+        turns = [
+            (asyncio.run(together(ours, 1, 10 * each)), asyncio.run(together(ours, 64, each)))
+            for _ in range(options.turns)
+        ]
+        one, many = (np.median([turn[i] for turn in turns], axis=0) for i in (0, 1))
+        print(f"one asyncio client: {one[0]:.0f} steps/s, step latency {one[1]:.2f} ms, p99 {one[2]:.2f} ms")
+        print(
+            f"64 clients: {many[0]:.0f} steps/s in all ({many[0] / one[0]:.2f} of one's), step latency {many[1]:.1f} ms,"
+            f" p99 {many[2]:.1f} ms"
+        )
         print(f"reset, 200 steps and grader over HTTP: {min(http_episode(ours) for _ in range(3)):.2f} s")
         print(f"resident memory afterwards: {resident_mb(pid):.0f} MB")
 
