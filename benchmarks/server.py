@@ -204,7 +204,7 @@ def main() -> None:
         one, many = (np.median([turn[i] for turn in turns], axis=0) for i in (0, 1))
         print(f"one asyncio client: {one[0]:.0f} steps/s, step latency {one[1]:.2f} ms, p99 {one[2]:.2f} ms")
         print(
-            f"64 clients: {many[0]:.0f} steps/s in all ({many[0] / one[0]:.2f} of one's), step latency {many[1]:.1f} ms,"
+            f"64 clients: {many[0]:.0f} steps/s in all ({many[0] / one[0]:.2f} of one), step latency {many[1]:.1f} ms,"
             f" p99 {many[2]:.1f} ms"
         )
         print(f"reset, 200 steps and grader over HTTP: {min(http_episode(ours) for _ in range(3)):.2f} s")
