@@ -2,7 +2,7 @@
 #
 #   docker build -t inferencegym . && docker run -p 7860:7860 inferencegym
 #
-# Almost all of its size is jaxlib, numpy, scipy, pyarrow and what OpenEnv needs (docs/server.md has the list).
+# Half of its size is jaxlib; docs/server.md has the list.
 
 FROM python:3.11-slim AS build
 WORKDIR /src
@@ -11,12 +11,15 @@ RUN python3 -m venv /venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY inferencegym_jax inferencegym_jax
 COPY data data
-# OpenEnv without its dependencies: with them it brings 111 packages. The packages' own tests stay behind.
+# OpenEnv without its dependencies: with them it brings 111 packages. Left behind are what nothing here imports: scipy
+# (111 MB; jax asks for it, for functions that the library does not use), pyarrow's RPC and S3 clients, the packages' tests.
 RUN /venv/bin/pip install --quiet -c constraints.txt ".[server]" \
  && /venv/bin/pip install --quiet --no-deps -c constraints.txt openenv \
- && /venv/bin/pip uninstall --quiet --yes pip setuptools \
- && find /venv -depth -name tests -path '*site-packages*' -type d -exec rm -rf {} + \
- && rm -rf /venv/lib/python3*/site-packages/pyarrow/include
+ && /venv/bin/pip uninstall --quiet --yes scipy pip setuptools \
+ && cd /venv/lib/python3*/site-packages \
+ && find . -depth -name tests -type d -exec rm -rf {} + \
+ && rm -rf pyarrow/include pyarrow/src pyarrow/libarrow_flight* pyarrow/libarrow_python_flight* pyarrow/_flight* \
+      pyarrow/libarrow_s3* pyarrow/_s3fs*
 
 FROM python:3.11-slim
 RUN useradd --create-home --uid 1000 gym

@@ -86,20 +86,30 @@ def running(command: list[str], port: int, **environment: str) -> Iterator[tuple
         process.wait(20)
 
 
-def steps_per_second(port: int, steps: int) -> float:
-    """Steps a second of one WebSocket client, whole episodes with their resets."""
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used."""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def stepped(port: int, steps: int) -> tuple[float, float]:
+    """One WebSocket client, whole episodes with their resets: (steps a second, median latency of a step in us)."""
+    latencies = np.empty(steps)
     with connect(f"ws://127.0.0.1:{port}/ws", max_size=None) as socket:
         start = time.perf_counter()
         for step in range(steps):
             if step % EPISODE == 0:
                 socket.send(RESET)
                 socket.recv()
+            sent = time.perf_counter()
             socket.send(STEP)
             reply = socket.recv()
+            latencies[step] = time.perf_counter() - sent
         seconds = time.perf_counter() - start
     if '"type":"observation"' not in str(reply):
         raise RuntimeError(f"not an observation: {reply!r}")
-    return steps / seconds
+    return steps / seconds, 1e6 * float(np.median(latencies))
 
 
 async def together(port: int, clients: int, steps: int) -> tuple[float, float, float]:
@@ -158,27 +168,45 @@ def main() -> None:
     ours, sync, nothing = options.port, options.port + 1, options.port + 2
     server = [sys.executable, "-m", "server", "--port", str(ours)]
     nothings = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.server:nothing_app", "--log-level", "error"]
-    with running(server, ours, RATE_LIMIT="off", LOG_LEVEL="warning") as (pid, healthy):
+    with running(server, ours, RATE_LIMIT="off", LOG_LEVEL="warning", WARM_ROLLOUTS="false") as (pid, healthy):
         print(f"start to healthy: {healthy:.1f} s; resident memory {resident_mb(pid):.0f} MB")
         with (
-            running([*nothings, "--port", str(sync)], sync),
-            running([*nothings, "--port", str(nothing)], nothing, NOTHING="async"),
+            running([*nothings, "--port", str(sync)], sync) as (sync_pid, _),
+            running([*nothings, "--port", str(nothing)], nothing, NOTHING="async") as (nothing_pid, _),
         ):
+            pids = {ours: pid, sync: sync_pid, nothing: nothing_pid}
+            busy = dict.fromkeys(pids, 0.0)
             rates: dict[int, list[float]] = {ours: [], sync: [], nothing: []}
-            for port in (ours, sync, nothing):
-                steps_per_second(port, 400)
+            medians: dict[int, list[float]] = {ours: [], sync: [], nothing: []}
+            for port in rates:
+                stepped(port, 400)
             for _ in range(options.turns):
-                for port, found in rates.items():
-                    found.append(steps_per_second(port, options.steps))
-        mine = np.array(rates[ours])
-        print(f"steps/s over /ws, one client: {np.median(mine):.0f}")
-        for name, port in (("do-nothing", sync), ("do-nothing, coroutine step", nothing)):
-            other = np.array(rates[port])
-            print(f"  {name} OpenEnv environment: {np.median(other):.0f}; ratio {np.median(mine / other):.2f}")
-        single = asyncio.run(together(ours, 1, options.steps))
-        total, median, worst = asyncio.run(together(ours, 64, max(50, options.steps // 20)))
-        print(f"one asyncio client: {single[0]:.0f} steps/s, step latency {single[1]:.2f} ms, p99 {single[2]:.2f} ms")
-        print(f"64 clients: {total:.0f} steps/s in all, step latency {median:.1f} ms, p99 {worst:.1f} ms")
+                for port in rates:
+                    before = cpu_seconds(pids[port])
+                    rate, median = stepped(port, options.steps)
+                    rates[port].append(rate)
+                    medians[port].append(median)
+                    busy[port] += cpu_seconds(pids[port]) - before
+        names = {ours: "this server", sync: "do-nothing OpenEnv", nothing: "do-nothing OpenEnv, coroutine step"}
+        print("one client over /ws                  steps/s  ratio  median step  ratio  processor a step")
+        for port, name in names.items():
+            rate, median = np.median(rates[port]), np.median(medians[port])
+            faster = np.median(np.array(rates[ours]) / np.array(rates[port]))
+            shorter = np.median(np.array(medians[port]) / np.array(medians[ours]))
+            processor = 1e6 * busy[port] / (options.turns * options.steps)
+            print(f"{name:36} {rate:7.0f}  {faster:5.2f}  {median:8.0f} us  {shorter:5.2f}  {processor:13.0f} us")
+        print("ratios: this server against that one; the median does not see what else runs on the machine")
+        each = max(50, options.steps // 20)
+        turns = [
+            (asyncio.run(together(ours, 1, 10 * each)), asyncio.run(together(ours, 64, each)))
+            for _ in range(options.turns)
+        ]
+        one, many = (np.median([turn[i] for turn in turns], axis=0) for i in (0, 1))
+        print(f"one asyncio client: {one[0]:.0f} steps/s, step latency {one[1]:.2f} ms, p99 {one[2]:.2f} ms")
+        print(
+            f"64 clients: {many[0]:.0f} steps/s in all ({many[0] / one[0]:.2f} of one), step latency {many[1]:.1f} ms,"
+            f" p99 {many[2]:.1f} ms"
+        )
         print(f"reset, 200 steps and grader over HTTP: {min(http_episode(ours) for _ in range(3)):.2f} s")
         print(f"resident memory afterwards: {resident_mb(pid):.0f} MB")
 

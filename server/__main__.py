@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         reload=options.reload,
         loop="auto",
         ws_max_size=settings.max_body_bytes,
+        ws_per_message_deflate=False,  # compressing a kilobyte costs more than the step that it holds
         log_level=settings.log_level,
         access_log=False,
         log_config=None,

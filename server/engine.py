@@ -9,6 +9,7 @@ nothing is rounded.
 from __future__ import annotations
 
 import dataclasses
+import os
 import struct
 import threading
 from collections import OrderedDict
@@ -211,7 +212,9 @@ class Engine:
     """Kernels of every task on one latency table; compiles when told to, keeps params of recent configs."""
 
     def __init__(self, table: str | Path | None = None):
-        # A step is shorter than the hop to jax's dispatch thread and back; takes effect if jax has not started yet.
+        # A step is shorter than a hop to jax's dispatch thread and back, and its seventy small operations gain nothing
+        # from a pool of threads, which cost a third of the processor time. Takes effect if jax has not started yet.
+        os.environ.setdefault("PJRT_NPROC", "1")
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         self.table = ig.load_table(table)
         self._programs: dict[ig.Environment, Program] = {}
