@@ -1,4 +1,4 @@
-"""Trajectories stay what they were: a change of any number is wanted, regenerated and written in CHANGELOG.md, or a defect."""
+"""Trajectories stay what they were: a changed number is a defect, or wanted, regenerated and in CHANGELOG.md."""
 
 import json
 

@@ -1,7 +1,7 @@
 """The obvious implementation of the environment: scipy interpolators, a NumPy generator and a Python loop, in float64.
 
-Written from SPEC sections 3 and 4 alone, one line a rule, and slow. Two uses: with the same draws it is the oracle for the
-deterministic part of the step, and with its own draws it is what ``benchmarks/rollout.py`` measures the library's speed against.
+Written from SPEC sections 3 and 4 alone, one line a rule, and slow. Two uses: with the same draws it is the oracle for
+the deterministic part of the step, and with its own draws it is what ``benchmarks/rollout.py`` measures speed against.
 """
 
 from __future__ import annotations

@@ -1,0 +1,107 @@
+"""Rollouts: steps a second over batch sizes, against gymnax and against the obvious implementation.
+
+    python -m benchmarks.rollout [--quick]
+
+``evaluate`` is measured: 200 steps with observation, reward and auto-reset, every metric summed into its results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import inferencegym_jax as ig
+from benchmarks.measure import alternate
+from benchmarks.rivals import STEPS, gymnax_rollout, scipy_steps_per_second
+
+BATCH = 4096
+SIZES = (1, 8, 64, 512, 4096, 16384, 65536)
+
+
+def network_policy(key: jax.Array, observation: ig.ServeObservation, carry: Any) -> ig.ServeAction:
+    """A policy network of 64 x 64 tanh units with fixed weights in the carry, acting on all five knobs."""
+    del key
+    hidden = jnp.log1p(observation.to_array())
+    for weight in carry[:-1]:
+        hidden = jnp.tanh(hidden @ weight)
+    share = jax.nn.sigmoid(hidden @ carry[-1])
+    return ig.ServeAction(
+        kv_budget=0.1 + 0.9 * share[0],
+        spec_length=jnp.asarray((0, 1, 2, 4, 8))[(share[1] * 4.99).astype(jnp.int32)],
+        batch_size=1 + (share[2] * 511).astype(jnp.int32),
+        prefill_disagg=share[3] > 0.5,
+        quant_tier=(share[4] * 2.99).astype(jnp.int32),
+    )
+
+
+def network_weights() -> list[jax.Array]:
+    """Fixed weights of ``network_policy``."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = ((14, 64), (64, 64), (64, 5))
+    return [jax.random.normal(k, s) / np.sqrt(s[0]) for k, s in zip(keys, shapes, strict=True)]
+
+
+def ours(
+    task: int | str, environments: int, policy: Any = ig.policies.random, carry: Any = None
+) -> Callable[[int], Any]:
+    """``evaluate`` of one task, or of tasks 1, 2, 3 in turn ("mixed")."""
+    env, params = ig.make(3 if task == "mixed" else task)
+    if task == "mixed":
+        singles = [ig.make(1 + i)[1] for i in range(3)]
+        index = np.arange(environments) % 3
+        params = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)[index]), *singles)
+    return lambda turn: ig.evaluate(env, params, policy, np.arange(environments) + turn * environments, carry=carry)
+
+
+def against_gymnax(repeats: int) -> dict[str, float]:
+    """Seconds of 4,096 x 200 steps of every contender, taking turns."""
+    calls = {name: gymnax_rollout(name, BATCH) for name in ("CartPole-v1", "Pendulum-v1")}
+    calls |= {f"task {task}": ours(task, BATCH) for task in (1, 2, 3)} | {"mixed": ours("mixed", BATCH)}
+    calls["task 3, policy network"] = ours(3, BATCH, network_policy, network_weights())
+    return alternate(calls, repeats)
+
+
+def over_sizes(repeats: int, sizes: tuple[int, ...] = SIZES) -> dict[str, dict[int, float]]:
+    """Steps a second for each batch size and contender."""
+    found: dict[str, dict[int, float]] = {}
+    for size in sizes:
+        calls = {f"task {task}": ours(task, size) for task in (1, 2, 3)} | {"mixed": ours("mixed", size)}
+        calls["policy network"] = ours(3, size, network_policy, network_weights())
+        calls["CartPole-v1"] = gymnax_rollout("CartPole-v1", size)
+        for name, seconds in alternate(calls, repeats).items():
+            found.setdefault(name, {})[size] = size * STEPS / seconds
+    return found
+
+
+def measure(repeats: int = 15) -> dict[str, Any]:
+    """Seconds, steps a second and the ratios that ``results.json`` names."""
+    seconds = against_gymnax(repeats)
+    speed = {name: BATCH * STEPS / value for name, value in seconds.items()}
+    scipy = scipy_steps_per_second(3, 5.0)
+    single = sum(seconds[f"task {task}"] for task in (1, 2, 3)) / 3
+    return {
+        "steps_per_second": speed | {"scipy loop": scipy},
+        "ratios": {
+            "rollout_over_cartpole": speed["task 3"] / speed["CartPole-v1"],
+            "rollout_over_pendulum": speed["task 3"] / speed["Pendulum-v1"],
+            "rollout_over_scipy": speed["task 3"] / scipy,
+            "mixed_over_single": seconds["mixed"] / single,
+        },
+    }
+
+
+def main() -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="5 turns instead of 15")
+    print(json.dumps(measure(5 if parser.parse_args().quick else 15), indent=1))
+
+
+if __name__ == "__main__":
+    main()
