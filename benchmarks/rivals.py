@@ -15,7 +15,8 @@ STEPS = 200
 
 def gymnax_rollout(name: str, environments: int) -> Callable[[int], Any]:
     """200 steps of gymnax's own random policy with its auto-reset; observations, rewards and dones are all summed."""
-    env, params = gymnax.make(name)
+    made: Any = gymnax.make(name)
+    env, params = made
     sample = env.action_space(params).sample
 
     @jax.jit
@@ -40,7 +41,8 @@ def gymnax_rollout(name: str, environments: int) -> Callable[[int], Any]:
 
 def gymnax_single(name: str) -> Callable[[int], Any]:
     """One jitted step of one environment after another, as a server would take them."""
-    env, params = gymnax.make(name)
+    made: Any = gymnax.make(name)
+    env, params = made
     step = jax.jit(env.step)
     key = jax.random.key(0)
     _, state = env.reset(key, params)

@@ -116,7 +116,8 @@ def test_classes_take_their_shares():
 
 
 def correlation_p(a, b):
-    return stats.pearsonr(np.ravel(a), np.ravel(b)).pvalue
+    r, p = stats.pearsonr(np.ravel(a), np.ravel(b))
+    return float(np.asarray(p)) if abs(float(np.asarray(r))) < 1 else 0.0
 
 
 def test_draws_are_independent_across_classes_steps_and_seeds():
