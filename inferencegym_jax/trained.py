@@ -27,7 +27,8 @@ from inferencegym_jax.tasks import get_task
 from inferencegym_jax.wrappers import action_from_box, normalise
 
 FEATURE_CLIP = 5.0  # standard deviations; beyond it a feature says no more
-VARIANCE_FLOOR = 1e-2  # of a normalised observation: a field that hardly moves must not throw the network far off when it does
+# of a normalised observation: a field that hardly moves must not throw the network far off when it does
+VARIANCE_FLOOR = 1e-2
 FORMAT = 1
 
 HEAD_SIZES: dict[str, int] = {name: max(len(knob.choices), 1) for name, knob in KNOBS.items()}
