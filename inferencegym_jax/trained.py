@@ -26,8 +26,9 @@ from inferencegym_jax.table import data_path
 from inferencegym_jax.tasks import get_task
 from inferencegym_jax.wrappers import action_from_box, normalise
 
-FEATURE_CLIP = 10.0  # standard deviations; beyond it a feature says no more
-VARIANCE_FLOOR = 1e-4  # of a normalised observation: a field that never moves stays near 0
+FEATURE_CLIP = 5.0  # standard deviations; beyond it a feature says no more
+# of a normalised observation: a field that hardly moves must not throw the network far off when it does
+VARIANCE_FLOOR = 1e-2
 FORMAT = 1
 
 HEAD_SIZES: dict[str, int] = {name: max(len(knob.choices), 1) for name, knob in KNOBS.items()}
@@ -64,7 +65,7 @@ class PolicyNetwork:
 
 
 def standardise(normalised: jax.Array, statistics: ObservationStatistics) -> jax.Array:
-    """What a network sees of normalised observations: mean 0, variance 1, within +-10; float32[..., 14]."""
+    """What a network sees of normalised observations: mean 0, variance 1, within +-5; float32[..., 14]."""
     scale = jax.lax.rsqrt(jnp.maximum(statistics.variance, VARIANCE_FLOOR))
     return jnp.clip((normalised - statistics.mean) * scale, -FEATURE_CLIP, FEATURE_CLIP)
 

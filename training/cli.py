@@ -252,7 +252,8 @@ def study(
 
 @app.command()
 def policies(
-    seeds: Annotated[int, typer.Option(help="Training seeds a task; the best by validation score ships.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Training seeds a task; the best by validation score ships.")] = 2,
+    tasks: Annotated[list[int], typer.Option("--task", "-t", help="Tasks; may be repeated.")] = [1, 2, 3],  # noqa: B006
     devices: Annotated[int | None, typer.Option(help="See train.")] = None,
 ) -> None:
     """Train the policies that ship in data/policies (``make policies``)."""
@@ -262,7 +263,7 @@ def policies(
     try:
         meshes.prepare(devices)
         use_cache()
-        build(console, seeds, devices)
+        build(console, seeds, devices, tuple(tasks))
     except (ValueError, OSError) as error:
         raise fail(error) from error
 

@@ -55,7 +55,9 @@ def play(task: int | str, objective: str, seeds: Any, horizon: int = 1) -> Episo
     if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
         raise ValueError(f"horizon = {horizon!r}: must be a whole number of at least 1")
     env, params = ig.make(task)
-    chosen = _search(env, ig.get_task(task).id, objective, horizon, params, jnp.asarray(seeds, jnp.uint32))
+    chosen = _search(
+        env, ig.get_task(task).id, objective, horizon, params, candidates(env, params), jnp.asarray(seeds, jnp.uint32)
+    )
     return ig.evaluate(env, params, _replay, seeds, carry=chosen, carry_axis=0)
 
 
@@ -67,9 +69,10 @@ def _replay(key: jax.Array, observation: Any, carry: tuple[ServeAction, jax.Arra
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _search(env: Environment, task: int, objective: str, horizon: int, params: EnvParams, seeds: jax.Array) -> Any:
+def _search(
+    env: Environment, task: int, objective: str, horizon: int, params: EnvParams, options: ServeAction, seeds: jax.Array
+) -> Any:
     spec = ig.get_task(task)
-    options = candidates(env, params)
 
     def gain(metrics: Any, reward: jax.Array, peak: jax.Array) -> jax.Array:
         if objective == "return":

@@ -32,7 +32,7 @@ def validate(task: int, network: Any) -> dict[str, float]:
     return {name: float(found[name].mean()) for name in ("score", "return")}
 
 
-def build(console: Console, seeds: int = 1, devices: int | None = None) -> list[Path]:
+def build(console: Console, seeds: int = 1, devices: int | None = None, tasks: tuple[int, ...] = TASKS) -> list[Path]:
     """Train every task on training seeds 0 to seeds - 1 and write the policy with the best validation score.
 
     Raises:
@@ -41,7 +41,7 @@ def build(console: Console, seeds: int = 1, devices: int | None = None) -> list[
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds = {seeds!r}: must be a whole number of at least 1")
     paths = []
-    for task in TASKS:
+    for task in tasks:
         best: tuple[dict[str, float], Any, dict[str, Any]] | None = None
         for seed in range(seeds):
             config = task_config(task).replace(seed=seed)
