@@ -48,8 +48,8 @@ class Running:
 
 
 @contextmanager
-def start_server(folder: Path, port: int | None = None, **settings: str) -> Iterator[Running]:
-    """``python -m server`` with these settings; healthy when it is handed over, ended afterwards."""
+def start_server(folder: Path, port: int | None = None, wait: bool = True, **settings: str) -> Iterator[Running]:
+    """``python -m server`` with these settings; healthy when it is handed over (``wait``), ended afterwards."""
     port = port or free_port()
     environment = {
         **os.environ,
@@ -70,7 +70,8 @@ def start_server(folder: Path, port: int | None = None, **settings: str) -> Iter
         )
     running = Running(port, process, log)
     try:
-        wait_healthy(running)
+        if wait:
+            wait_healthy(running)
         yield running
     finally:
         process.terminate()

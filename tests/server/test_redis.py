@@ -12,7 +12,7 @@ import pytest
 
 from server.redis_store import RedisStore
 from server.sessions import SessionNotFound
-from tests.server.conftest import free_port, start_server
+from tests.server.conftest import free_port, start_server, wait_healthy
 from tests.server.test_sessions import session
 from tests.server.twins import episodes, random_actions, seen
 
@@ -86,9 +86,10 @@ def test_two_servers_share_sessions_and_a_kill_loses_nothing(redis_url: str, tmp
     actions = [random_actions(i, steps) for i in range(count)]
     second = free_port()
     with (
-        start_server(tmp_path, REDIS_URL=redis_url) as first,
+        start_server(tmp_path, wait=False, REDIS_URL=redis_url) as first,
         start_server(tmp_path, port=second, REDIS_URL=redis_url) as other,
     ):
+        wait_healthy(first)
 
         async def run() -> list[list[dict[str, Any]]]:
             found: list[list[dict[str, Any]]] = [[] for _ in range(count)]

@@ -86,7 +86,7 @@ def test_replace_is_a_compare_and_set():
 
 def test_a_thousand_interleaved_sessions_are_their_twins(server: Running):
     """64 clients step 1,000 sessions in random order; every trajectory equals its in-process twin, none is lost."""
-    count, steps, clients = 1000, 4, 64
+    count, steps, clients = 1000, 3, 64
     tasks = [1 + i % 3 for i in range(count)]
     actions = [random_actions(i, steps) for i in range(count)]
     order = [i for i in range(count) for _ in range(steps)]
