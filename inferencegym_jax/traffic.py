@@ -88,6 +88,12 @@ def draw_fitted(seed: jax.Array, step: jax.Array, params: EngineParams) -> Reque
     )
 
 
+def mean_output(seed: jax.Array, step: jax.Array, params: EngineParams, arrivals: jax.Array) -> jax.Array:
+    """float32 mean output (tokens) of a second whose arrivals come from elsewhere."""
+    word = random.hash4(seed, step, LENGTHS)[2]
+    return jnp.clip(mean_length(word, params.output_mean, params.output_cv, arrivals), 1.0, LONGEST_OUTPUT)
+
+
 def replay(seed: jax.Array, step: jax.Array, rows: jax.Array, length: int) -> Requests:
     """Second ``(seed x length + step) mod seconds`` of a log: seed 0 starts at its first second, seed 1 one episode later.
 
