@@ -18,7 +18,6 @@ from inferencegym_jax.engine_models import TRAFFIC_FITTED, TRAFFIC_OF_TASK, TRAF
 from inferencegym_jax.models import (
     EPISODE_LENGTH,
     OBSERVATION,
-    QUEUE_CAPACITY,
     EnvParams,
     EnvState,
     MetricsSnapshot,
@@ -130,14 +129,14 @@ def count(
     """Whole requests: arrived = finished + rejected + growth of waiting and running, to the request.
 
     Present are ``ceil(waiting + running)`` and waiting are ``ceil(waiting)`` of the fluid's real numbers, so both move by whole
-    requests and none is made or lost. Of the waiting, 512 may; the rest is rejected. When memory runs out, the running are
+    requests and none is made or lost. Of the waiting, ``queue_capacity`` may; the rest is rejected. When memory runs out, the running are
     lost and count as rejected.
     """
     present = state.queue + before.running + requests.arrivals
     ceiling = jnp.ceil(jnp.stack([after.waiting, after.waiting + after.concurrency]) - WHOLE).astype(jnp.int32)
     remaining = jnp.clip(ceiling[1], 0, present)
     waiting = jnp.clip(ceiling[0], 0, remaining)
-    overflow = jnp.maximum(waiting - QUEUE_CAPACITY, 0)
+    overflow = jnp.maximum(waiting - params.engine.queue_capacity, 0)
     gone = present - remaining
     engine = params.engine
     drawn = engine.traffic != TRAFFIC_OF_TASK

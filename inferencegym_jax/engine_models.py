@@ -49,6 +49,7 @@ class EngineParams:
     overhead_ms: Scalar = 0.0  # float32, scheduler and sampler time of an iteration, from the table's metadata
     token_budget: Scalar = 2048.0  # float32, tokens of one iteration: max_num_batched_tokens
     arrival_scv: Scalar = 1.0  # float32, squared coefficient of variation of gaps within a second: 1 Poisson, 0 even
+    queue_capacity: Scalar = 512  # int32, requests that may wait; what does not fit is rejected
     slo_tpot_ms: Scalar = float("inf")  # float32, objective on the time per output token; for the grader
     traffic: Scalar = TRAFFIC_OF_TASK  # int32, TRAFFIC_*
     rate: Scalar = 0.0  # float32, requests/s, long-run mean of the fitted traffic

@@ -158,7 +158,7 @@ def engine_params(
 
 
 def _engine_dtype(name: str) -> type:
-    return np.int32 if name in ("open_loop", "traffic", "periods") else np.float32
+    return np.int32 if name in ("open_loop", "traffic", "periods", "queue_capacity") else np.float32
 
 
 def make_params(
