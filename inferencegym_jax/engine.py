@@ -145,7 +145,9 @@ def count(
     arrivals = requests.arrivals
     workload = WorkloadState(
         arrival_rate=state.arrival_ema + (2.0 / (EMA_STEPS + 1)) * (arrivals - state.arrival_ema),
-        mean_prompt_len=jnp.clip(requests.prompt, OBSERVATION["mean_prompt_len"].low, OBSERVATION["mean_prompt_len"].high),
+        mean_prompt_len=jnp.clip(
+            requests.prompt, OBSERVATION["mean_prompt_len"].low, OBSERVATION["mean_prompt_len"].high
+        ),
         prompt_len_bucket=task.prompt_len_bucket,
         queue_depth=waiting - overflow,
         priority_distribution=jnp.where(drawn, params.class_shares, task.priority_distribution),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,8 @@ import numpy as np
 
 from inferencegym_jax.interpolation import locate, trilinear
 from inferencegym_jax.models import ServeAction
-from inferencegym_jax.table import METRICS, LatencyTable
+from inferencegym_jax.staging import stage
+from inferencegym_jax.table import CONTINUOUS, METRICS, LatencyTable
 
 LEAST_GB = 1e-6  # a request's memory is never nothing: the pool is divided by it
 
@@ -46,29 +46,24 @@ class EngineGrid:
         return len(self.table.axes["prefill_disagg"]) == 2
 
     @functools.cached_property
-    def decode(self) -> np.ndarray:
-        """float32[spec, quant, batch, kv, prompt]: ms that n running requests take for a token of each, prefills apart."""
-        return self._metric("tpot_ms")[:, :, -1].astype(np.float32)
+    def running(self) -> np.ndarray:
+        """float32[rows, 2]: ms that n running requests take for a token of each, prefills apart, and GB that they need.
+
+        Rows are (spec, quant, batch, kv, prompt), the last fastest.
+        """
+        both = (self._metric("tpot_ms")[:, :, -1], self._metric("gpu_mem_gb")[:, :, 0])
+        return np.stack(both, axis=-1).astype(np.float32).reshape(-1, 2)
 
     @functools.cached_property
-    def memory(self) -> np.ndarray:
-        """float32[spec, quant, batch, kv, prompt]: GB that n running requests need."""
-        return self._metric("gpu_mem_gb")[:, :, 0].astype(np.float32)
-
-    @functools.cached_property
-    def request_memory(self) -> np.ndarray:
-        """float32[spec, quant, 1, kv, prompt]: GB that one more request needs, the slope of ``memory`` over all batches."""
-        batch = self.table.axes["batch_size"]
-        slope = (self.memory[:, :, -1:] - self.memory[:, :, :1]) / max(batch[-1] - batch[0], 1.0)
-        return np.maximum(slope, LEAST_GB).astype(np.float32)
-
-    @functools.cached_property
-    def prefill(self) -> np.ndarray:
-        """float32[spec, quant, batch, kv, prompt]: ms that one prompt adds to the iterations of n running requests."""
-        tpot = self._metric("tpot_ms")
-        batch = np.asarray(self.table.axes["batch_size"])[:, None, None]
-        added = (tpot[:, :, 0] - tpot[:, :, -1]) * self.table.output_length / batch
-        return np.maximum(added, 0.0).astype(np.float32)
+    def joining(self) -> np.ndarray:
+        """float32[rows, 2]: ms that one prompt adds to the iterations of n running requests, and GB that one more
+        request needs (the slope of memory over all batches). Rows as ``running``."""
+        tpot, memory = self._metric("tpot_ms"), self._metric("gpu_mem_gb")[:, :, 0]
+        batch = np.asarray(self.table.axes["batch_size"])
+        added = (tpot[:, :, 0] - tpot[:, :, -1]) * self.table.output_length / batch[:, None, None]
+        slope = (memory[:, :, -1:] - memory[:, :, :1]) / max(batch[-1] - batch[0], 1.0)
+        slope = np.broadcast_to(np.maximum(slope, LEAST_GB), memory.shape)
+        return np.stack([np.maximum(added, 0.0), slope], axis=-1).astype(np.float32).reshape(-1, 2)
 
     @functools.cached_property
     def first_token(self) -> np.ndarray:
@@ -90,28 +85,34 @@ class EngineGrid:
         nodes = self.table.axes[name][1:]
         return sum(((value >= node).astype(jnp.int32) for node in nodes), jnp.zeros_like(value, jnp.int32))
 
-    def place(self, action: ServeAction) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Where the knobs put an engine in the grid: (spec, quant) combination, cell and place on the KV axis."""
-        spec, quant = self._index("spec_length", action.spec_length), self._index("quant_tier", action.quant_tier)
-        return spec * len(self.table.axes["quant_tier"]) + quant, locate(action.kv_budget, self.table.axes["kv_budget"])
+    def look_up(
+        self, rows: np.ndarray, action: ServeAction, running: jax.Array, prompt: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Both columns of ``rows`` for n running requests of a mean prompt (tokens) under the knobs, linear in the raw
+        coordinates and clamped at the edges."""
+        corner, places = stage(self._locate)(action, running, prompt)
+        found = stage(functools.partial(self._blend, rows))(corner, places)
+        return found[..., 0], found[..., 1]
 
-    def look_up(self, values: np.ndarray, knobs: Any, running: jax.Array, prompt: jax.Array) -> jax.Array:
-        """``values`` at (running requests, KV budget, prompt tokens), linear in the raw coordinates, clamped at the edges."""
-        combination, (kv_cell, kv_place) = knobs
-        nodes = self.table.axes["batch_size"] if values.shape[2] > 1 else (1.0,)
-        batch_cell, batch_place = locate(running, nodes)
-        prompt_cell, prompt_place = locate(prompt, self.table.axes["prompt_len_bucket"])
-        shape = values.shape[2:]
-        return trilinear(
-            jnp.asarray(values).ravel(),
-            combination * int(np.prod(shape)),
-            (shape[0], shape[1], shape[2], 1),
-            (batch_cell, kv_cell, prompt_cell),
-            (batch_place, kv_place, prompt_place),
-        )[0]
+    def _locate(
+        self, action: ServeAction, running: jax.Array, prompt: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        axes = self.table.axes
+        corner = self._index("spec_length", action.spec_length) * len(axes["quant_tier"])
+        corner = corner + self._index("quant_tier", action.quant_tier)
+        places = []
+        for x, name in zip((running, action.kv_budget, prompt), CONTINUOUS, strict=True):
+            cell, place = locate(x, axes[name])
+            corner = corner * len(axes[name]) + cell
+            places.append(place)
+        return corner, tuple(places)
+
+    def _blend(self, rows: np.ndarray, corner: jax.Array, places: tuple[jax.Array, ...]) -> jax.Array:
+        batches, budgets, prompts = self.table.values.shape[3:6]
+        return trilinear(jnp.asarray(rows), corner, (batches, budgets, prompts), places)
 
     def stand_alone_ms(self, quant_tier: jax.Array, prompt: jax.Array) -> jax.Array:
-        """ms of a prefill that nothing shares, linear between the prompt lengths and growing in proportion beyond them."""
+        """ms of a prefill that nothing shares, linear between the prompt lengths and clamped at the longest."""
         nodes = self.table.axes["prompt_len_bucket"]
         cell, place = locate(prompt, nodes)
         flat = jnp.asarray(self.first_token).ravel()

@@ -60,7 +60,9 @@ def read_runs(path: str | Path) -> list[MeasuredRun]:
     """
     file = Path(path)
     if not file.is_file():
-        raise RunError(f"{file}: no such file; give a CSV of runs or the JSON that `vllm bench serve --save-result` writes")
+        raise RunError(
+            f"{file}: no such file; give a CSV of runs or the JSON that `vllm bench serve --save-result` writes"
+        )
     text = file.read_text(encoding="utf-8-sig", errors="replace")
     if not text.strip():
         raise RunError(f"{file.name}: the file is empty")
@@ -96,7 +98,9 @@ def _from_row(where: str, row: Mapping[str, Any]) -> MeasuredRun:
 
     rate, prompt, output = number("rate_rps"), number("mean_prompt_tokens"), number("mean_output_tokens")
     if output <= 1:
-        raise RunError(f"{where}: mean_output_tokens is {output:g}; wanted: more than 1, or there is no time between tokens")
+        raise RunError(
+            f"{where}: mean_output_tokens is {output:g}; wanted: more than 1, or there is no time between tokens"
+        )
     ttft, latency = number("ttft_mean_ms"), number("latency_mean_ms")
     if latency <= ttft:
         raise RunError(f"{where}: latency_mean_ms is {latency:g}; wanted: more than ttft_mean_ms, {ttft:g}")
@@ -141,7 +145,9 @@ def _json_runs(name: str, text: str) -> list[MeasuredRun]:
 def _from_bench(where: str, run: Any) -> MeasuredRun:
     """A run as `vllm bench serve --save-result` writes it; arrivals are Poisson where its burstiness is 1."""
     if not isinstance(run, Mapping):
-        raise RunError(f"{where}: got {type(run).__name__}; wanted: an object as `vllm bench serve --save-result` writes")
+        raise RunError(
+            f"{where}: got {type(run).__name__}; wanted: an object as `vllm bench serve --save-result` writes"
+        )
     done = _positive(where, "completed", run.get("completed"))
     rate = run.get("request_rate")
     if rate in ("inf", None) or rate == math.inf:

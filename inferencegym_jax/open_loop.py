@@ -1,19 +1,20 @@
 """Open-loop dynamics: one second of a continuous-batching engine as a fluid, on the same latency table. SPEC section 9.
 
-``arrivals, knobs, engine state -> admissions, completions, tokens, TTFT -> engine state``. A request that has arrived is
-admitted while a slot, the KV pool and the iterations' token budget have room; its prompt rides along with the decode
-iterations (chunked prefill); it then stays for as many iterations as it has output tokens. Throughput is what was asked for.
+``arrivals, knobs, engine -> Inflow -> Outlook -> sub-steps -> Second, engine``. A request that has arrived is admitted while
+a slot, the KV pool and the iterations' token budget have room; its prompt rides along with the decode iterations
+(chunked prefill); it then stays for as many iterations as it has output tokens. Throughput is what was asked for.
 
-With n running requests, t(n) ms a decode iteration (table, plus the engine's overhead c), p ms that a prompt adds, O output
-tokens and A admissions a ms:
+With n running requests, t(n) ms a decode iteration (the table's, and the engine's overhead c), p ms that a prompt adds, O
+output tokens and A admissions a ms:
 
-    iteration    T = t(n) / (1 - A p)                 each iteration carries A T prompts
-    decode       dn/dt = A - n / (O T)                each request leaves after O iterations
-    steady state n = A O T                            Little's law; with A = n / (O T): T = t(n) + (n / O) p, the table's TPOT
-    admission    A <= k / (t(n) + k p),  k = (budget - n) / prompt      prompts that one iteration has room for
+    iteration     T = t(n) / (1 - A p)              each iteration carries A T prompts
+    decode        dn/dt = A - n / (O T)             a request leaves after O iterations
+    steady state  n = A O T                         Little's law; A = n / (O T) gives T = t(n) + (n / O) p, the table's TPOT
+    admission     A <= k / (t(n) + k p)             with k = (budget - n) / prompt, the prompts an iteration has room for
 
-The equation is solved exactly for a t(n) that is constant over a sub-step, ``SUB_STEPS`` a second; t(n) is linear between
-the n at the second's start and the n foreseen at its end, so that a second costs two lookups.
+The equation is solved exactly for a t(n) that is constant over a sub-step, ``SUB_STEPS`` a second. t(n) is linear between
+the n at the second's start and the n foreseen at its end, so that a second costs three lookups whatever the sub-steps.
+Errors against a request-by-request engine: ``docs/fidelity.md``.
 """
 
 from __future__ import annotations
@@ -26,21 +27,69 @@ import jax.numpy as jnp
 from inferencegym_jax.engine_grid import EngineGrid
 from inferencegym_jax.engine_models import EngineParams, EngineState
 from inferencegym_jax.models import ServeAction
+from inferencegym_jax.staging import stage
 
 SUB_STEPS = 4
 SECOND_MS = 1000.0
-OOM_TOLERANCE = 0.02  # drift of the running prompts' mean that an engine absorbs by preemption
+STEP_MS = SECOND_MS / SUB_STEPS
+OOM_TOLERANCE = 0.02  # growth of the running requests' mean prompt that an engine absorbs by preemption
 TINY = 1e-6
+
+
+class Inflow(NamedTuple):
+    """Who waits, arrives and runs; requests and tokens."""
+
+    running: jax.Array  # requests in decode at the start
+    waiting: jax.Array  # requests waiting at the start
+    arriving: jax.Array  # requests/ms
+    prompt: jax.Array  # mean prompt of those that wait or arrive
+    output: jax.Array  # their mean output
+    own_prompt: jax.Array  # mean prompt of those that run
+    own_output: jax.Array  # their mean output
+
+
+class Outlook(NamedTuple):
+    """What the second has to work with, and where n goes."""
+
+    begin_ms: jax.Array  # a decode iteration a token of each, at the start
+    end_ms: jax.Array  # the same at the n foreseen for the end
+    slope: jax.Array  # ms a running request
+    prefill_ms: jax.Array  # that a prompt adds to the iterations
+    stall_ms: jax.Array  # the same, 0 where another GPU prefills
+    output: jax.Array  # mean output of those that run in this second, tokens
+    cap: jax.Array  # most requests that may run: slots, KV pool
+    chunk: jax.Array  # prompt tokens that one iteration has room for
+    memory_gb: jax.Array  # of those that run at the start
+    request_gb: jax.Array  # of one more
+    oom: jax.Array  # bool: those that run do not fit
+
+
+class Flow(NamedTuple):
+    """The fluid within the second; requests, request-ms, ms."""
+
+    running: jax.Array
+    waiting: jax.Array
+    admitted: jax.Array
+    completed: jax.Array
+    busy: jax.Array  # integral of running
+    mean_wait: jax.Array  # of the second's arrivals for admission
+    longest_wait: jax.Array
+
+
+class FirstToken(NamedTuple):
+    """TTFT of a request that finds no queue, ms."""
+
+    mean: jax.Array
+    p50: jax.Array
+    p90: jax.Array
+    p99: jax.Array
 
 
 class Second(NamedTuple):
     """What one second of serving came to; float32 unless noted."""
 
-    admitted: jax.Array  # requests, a real number
-    completed: jax.Array  # requests, a real number
     tokens: jax.Array  # output tokens
     tpot_ms: jax.Array
-    iteration_ms: jax.Array
     ttft_mean_ms: jax.Array
     ttft_p50_ms: jax.Array
     ttft_p90_ms: jax.Array
@@ -55,6 +104,119 @@ def mix(amount: jax.Array, value: jax.Array, more: jax.Array, other: jax.Array) 
     return jnp.where(total > TINY, (amount * value + more * other) / jnp.maximum(total, TINY), other)
 
 
+@stage
+def take_in(engine: EngineState, arrivals: jax.Array, prompt: jax.Array, output: jax.Array) -> Inflow:
+    """The second's arrivals (float32, evenly over it; mean prompt and output in tokens) join those that wait."""
+    x, q = engine.concurrency, engine.waiting
+    in_prompt = mix(q, engine.waiting_prompt, arrivals, prompt)
+    in_output = jnp.maximum(mix(q, engine.waiting_output, arrivals, output), 1.0)
+    empty = x <= TINY
+    own_prompt = jnp.where(empty, in_prompt, engine.running_prompt)
+    own_output = jnp.where(empty, in_output, jnp.maximum(engine.owed / jnp.maximum(x, TINY), 1.0))
+    return Inflow(x, q, arrivals / SECOND_MS, in_prompt, in_output, own_prompt, own_output)
+
+
+def foresee(
+    grid: EngineGrid,
+    inflow: Inflow,
+    action: ServeAction,
+    gain: jax.Array,
+    per_iteration: jax.Array,
+    memory_limit_gb: jax.Array,
+    params: EngineParams,
+) -> Outlook:
+    """Look the table up where the second starts and where it will end.
+
+    Args:
+        grid: the table, taken apart.
+        inflow: who waits, arrives and runs.
+        action: knobs in force.
+        gain: tokens a verification yields over what the table assumes.
+        per_iteration: tokens that one iteration yields for each request; 1 without drafts.
+        memory_limit_gb: what the GPU has.
+        params: the engine.
+    """
+    x, slots = inflow.running, action.batch_size.astype(jnp.float32)
+
+    def context(prompt: jax.Array, output: jax.Array) -> jax.Array:
+        # the table's decode attention reads prompt + O / 2 tokens of its own O
+        return prompt + 0.5 * (output - grid.table.output_length)
+
+    def token_ms(table_ms: jax.Array) -> jax.Array:
+        return table_ms / gain + params.overhead_ms / per_iteration
+
+    table_ms, memory = grid.look_up(grid.running, action, x, context(inflow.own_prompt, inflow.own_output))
+    prefill, request_gb = grid.look_up(grid.joining, action, x, inflow.prompt)
+
+    def plan() -> tuple[jax.Array, ...]:
+        begin = token_ms(table_ms)
+        stall = jnp.where(action.prefill_disagg, 0.0, prefill)
+        pool = x + (memory_limit_gb - memory) / request_gb
+        cap = jnp.minimum(slots, jnp.maximum(pool, 1.0))
+        stay = begin * inflow.own_output + stall * jnp.maximum(x, 1.0)
+        present = inflow.waiting + inflow.arriving * SECOND_MS
+        leaving = x * jnp.minimum(1.0, SECOND_MS / stay)
+        joining = jnp.minimum(present, jnp.maximum(cap - x, 0.0) + leaving)
+        output = mix(x, inflow.own_output, joining, inflow.output)
+        settled = jnp.minimum(present / SECOND_MS * stay, cap)
+        change = (settled - x) * (1.0 - jnp.exp(-SECOND_MS / stay))
+        return begin, stall, cap, output, change, context(mix(x, inflow.own_prompt, joining, inflow.prompt), output)
+
+    begin, stall, cap, output, change, end_context = stage(plan)()
+    end = token_ms(grid.look_up(grid.running, action, x + change, end_context)[0])
+    moves = jnp.abs(change) > 0.25
+    return Outlook(
+        begin_ms=begin,
+        end_ms=end,
+        slope=jnp.where(moves, (end - begin) / jnp.where(moves, change, 1.0), 0.0),
+        prefill_ms=prefill,
+        stall_ms=stall,
+        output=output,
+        cap=cap,
+        chunk=jnp.maximum(params.token_budget - jnp.maximum(x, x + change) * per_iteration, 1.0),
+        memory_gb=memory,
+        request_gb=request_gb,
+        oom=(memory > memory_limit_gb * (1.0 + OOM_TOLERANCE)) & (x > TINY),
+    )
+
+
+def decode_ms(outlook: Outlook, start: jax.Array, running: jax.Array) -> jax.Array:
+    """t(n): ms a decode iteration for each token that it yields, on the line from the second's start to its end."""
+    low, high = jnp.minimum(outlook.begin_ms, outlook.end_ms), jnp.maximum(outlook.begin_ms, outlook.end_ms)
+    return jnp.clip(outlook.begin_ms + outlook.slope * (running - start), 0.8 * low, 1.5 * high)
+
+
+@stage
+def advance(flow: Flow, inflow: Inflow, outlook: Outlook, per_iteration: jax.Array, disagg: jax.Array) -> Flow:
+    """One sub-step: admit what may enter, let the running decay exponentially towards balance."""
+    x, q = flow.running, flow.waiting
+    t = decode_ms(outlook, inflow.running, x)
+    room = outlook.chunk / inflow.prompt
+    prefill_bound = jnp.where(
+        disagg,
+        1.0 / jnp.maximum(outlook.prefill_ms, TINY),
+        room / (t * per_iteration + room * outlook.prefill_ms),
+    )
+    slots_bound = jnp.maximum(outlook.cap - x, 0.0) / STEP_MS + x / (t * outlook.output + outlook.stall_ms * x)
+    admission = jnp.minimum(jnp.minimum(q / STEP_MS + inflow.arriving, prefill_bound), slots_bound)
+    rate = (1.0 - admission * outlook.stall_ms) / (t * outlook.output)
+    kept = jnp.exp(-rate * STEP_MS)
+    reach = (1.0 - kept) / rate
+    admission = jnp.clip(admission, 0.0, jnp.maximum((outlook.cap - x * kept) / reach, 0.0))
+    after = x * kept + admission * reach
+    left = jnp.maximum(q + (inflow.arriving - admission) * STEP_MS, 0.0)
+    drain = jnp.maximum(jnp.maximum(admission, x * rate), TINY)
+    return Flow(
+        running=after,
+        waiting=left,
+        admitted=flow.admitted + admission * STEP_MS,
+        completed=flow.completed + jnp.maximum(x + admission * STEP_MS - after, 0.0),
+        busy=flow.busy + 0.5 * (x + after) * STEP_MS,
+        mean_wait=flow.mean_wait + 0.5 * (q + left) / drain / SUB_STEPS,
+        longest_wait=jnp.maximum(flow.longest_wait, left / drain),
+    )
+
+
 def serve_second(
     grid: EngineGrid,
     engine: EngineState,
@@ -63,203 +225,98 @@ def serve_second(
     prompt: jax.Array,
     output: jax.Array,
     gain: jax.Array,
-    tokens_an_iteration: jax.Array,
+    per_iteration: jax.Array,
     memory_limit_gb: jax.Array,
     params: EngineParams,
 ) -> tuple[Second, EngineState]:
-    """One second of serving for one environment.
-
-    Args:
-        grid: the table, taken apart.
-        engine: before the second; of its counts only the real numbers are read.
-        action: knobs in force, as arrays.
-        arrivals: float32, requests that arrive, evenly over the second.
-        prompt: float32, their mean prompt, tokens.
-        output: float32, their mean output, tokens, at least 1.
-        gain: float32, tokens a verification yields over what the table assumes.
-        tokens_an_iteration: float32, tokens that one iteration yields for each request; 1 without drafts.
-        memory_limit_gb: float32.
-        params: the engine.
+    """One second of serving for one environment; arguments as ``take_in`` and ``foresee``.
 
     Returns:
         What the second came to, and the engine after it (``running`` and the waiting line's cap are the caller's).
     """
-    dt = SECOND_MS / SUB_STEPS
-    knobs = grid.place(action)
-    slots = action.batch_size.astype(jnp.float32)
-    x, q = engine.concurrency, engine.waiting
-    arriving = arrivals / SECOND_MS
-    in_prompt = mix(q, engine.waiting_prompt, arrivals, prompt)
-    in_output = jnp.maximum(mix(q, engine.waiting_output, arrivals, output), 1.0)
-
-    def token_ms(table_ms: jax.Array) -> jax.Array:
-        return table_ms / gain + params.overhead_ms / tokens_an_iteration
-
-    def longer(mean_output: jax.Array) -> jax.Array:
-        # the table's decode attention reads prompt + O / 2 tokens of its own O
-        return 0.5 * (mean_output - grid.table.output_length)
-
-    # where the second starts
-    own_prompt = jnp.where(x > TINY, engine.running_prompt, in_prompt)
-    own_output = jnp.where(x > TINY, jnp.maximum(engine.owed / jnp.maximum(x, TINY), 1.0), in_output)
-    begin_ms = token_ms(grid.look_up(grid.decode, knobs, x, own_prompt + longer(own_output)))
-    begin_memory = grid.look_up(grid.memory, knobs, x, own_prompt)
-    request_memory = grid.look_up(grid.request_memory, knobs, x, in_prompt)
-    prefill_ms = grid.look_up(grid.prefill, knobs, x, in_prompt)
-    decode_share = jnp.where(action.prefill_disagg, 0.0, prefill_ms)  # what a prompt takes from decoding
-    oom = (begin_memory > memory_limit_gb * (1.0 + OOM_TOLERANCE)) & (x > TINY)
-    pool = x + (memory_limit_gb - begin_memory) / request_memory
-    cap = jnp.minimum(slots, jnp.maximum(pool, 1.0))
-
-    # what it will bring: which requests run in it, and where n goes
-    stay = begin_ms * own_output + decode_share * jnp.maximum(x, 1.0)
-    leaving = x * jnp.minimum(1.0, SECOND_MS / stay)
-    expected = jnp.minimum(q + arrivals, jnp.maximum(cap - x, 0.0) + leaving)
-    mean_output = mix(x, own_output, expected, in_output)
-    settled = jnp.minimum((q + arrivals) / SECOND_MS * stay, cap)
-    change = (settled - x) * (1.0 - jnp.exp(-SECOND_MS / stay))
-    mean_prompt = mix(x, own_prompt, expected, in_prompt)
-    end_ms = token_ms(grid.look_up(grid.decode, knobs, x + change, mean_prompt + longer(mean_output)))
-    slope = jnp.where(jnp.abs(change) > 0.25, (end_ms - begin_ms) / jnp.where(change == 0, 1.0, change), 0.0)
-
-    def foreseen_ms(running: jax.Array) -> jax.Array:
-        low, high = jnp.minimum(begin_ms, end_ms), jnp.maximum(begin_ms, end_ms)
-        return jnp.clip(begin_ms + slope * (running - begin), 0.8 * low, 1.5 * high)
-
-    chunk = jnp.maximum(params.token_budget - jnp.maximum(x, x + change) * tokens_an_iteration, 1.0)
-    room = chunk / in_prompt  # prompts that one iteration has room for
-
-    begin = x
-    admitted = completed = busy = mean_wait = longest_wait = jnp.zeros_like(x)
+    inflow = take_in(engine, arrivals, prompt, output)
+    outlook = foresee(grid, inflow, action, gain, per_iteration, memory_limit_gb, params)
+    zero = jnp.zeros_like(inflow.running)
+    flow = Flow(inflow.running, inflow.waiting, zero, zero, zero, zero, zero)
     for _ in range(SUB_STEPS):
-        t = foreseen_ms(x)
-        capacity = jnp.where(
-            action.prefill_disagg,
-            1.0 / jnp.maximum(prefill_ms, TINY),
-            room / (t * tokens_an_iteration + room * prefill_ms),
-        )
-        full = jnp.maximum(cap - x, 0.0) / dt + x / (t * mean_output + decode_share * x)
-        admission = jnp.minimum(jnp.minimum(q / dt + arriving, capacity), full)
-        rate = (1.0 - admission * decode_share) / (t * mean_output)
-        kept = jnp.exp(-rate * dt)
-        reach = (1.0 - kept) / rate
-        admission = jnp.clip(admission, 0.0, jnp.maximum((cap - x * kept) / reach, 0.0))
-        after = x * kept + admission * reach
-        left = jnp.maximum(q + (arriving - admission) * dt, 0.0)
-        drain = jnp.maximum(jnp.maximum(admission, x * rate), TINY)
-        mean_wait = mean_wait + 0.5 * (q + left) / drain / SUB_STEPS
-        longest_wait = jnp.maximum(longest_wait, left / drain)
-        completed = completed + x + admission * dt - after
-        admitted = admitted + admission * dt
-        busy = busy + 0.5 * (x + after) * dt
-        x, q = after, left
+        flow = advance(flow, inflow, outlook, per_iteration, action.prefill_disagg)
+    alone = stage(grid.stand_alone_ms)(action.quant_tier, inflow.prompt)
+    first = first_token(flow, inflow, outlook, per_iteration, action.prefill_disagg, alone, params.arrival_scv)
+    return settle(engine, flow, inflow, outlook, first)
 
-    output_mean = mix(begin, own_output, admitted, in_output)
-    tokens = completed * output_mean
-    t = foreseen_ms(busy / SECOND_MS)
-    load = jnp.minimum(admitted / SECOND_MS * decode_share, 0.95)
-    tpot = jnp.where(tokens > 1.0, busy / jnp.maximum(tokens, TINY), t / (1.0 - load))
-    alone = grid.stand_alone_ms(action.quant_tier, in_prompt)
-    first = first_token_times(
-        iteration=t * tokens_an_iteration,
-        prefill=decode_share,
-        service=jnp.where(action.prefill_disagg, prefill_ms, t * tokens_an_iteration / room + prefill_ms),
-        chunks=jnp.ceil(in_prompt / chunk),
-        alone=alone,
-        colocated=~action.prefill_disagg,
-        admission=jnp.maximum(admitted, 0.0) / SECOND_MS,
-        running=busy / SECOND_MS,
-        room=room,
-        scv=params.arrival_scv,
-    )
-    memory = begin_memory + request_memory * jnp.maximum(x - begin, 0.0)
-    result = Second(
-        admitted=admitted,
-        completed=completed,
+
+@stage
+def settle(
+    engine: EngineState, flow: Flow, inflow: Inflow, outlook: Outlook, first: FirstToken
+) -> tuple[Second, EngineState]:
+    """Metrics of the second and the engine after it; where memory ran out, the running requests are lost."""
+    start, oom = inflow.running, outlook.oom
+    output = mix(start, inflow.own_output, flow.admitted, inflow.output)
+    tokens = flow.completed * output  # tokens owed are conserved: running x mean output, before and after
+    load = jnp.minimum(flow.admitted / SECOND_MS * outlook.stall_ms, 0.95)
+    idle_tpot = decode_ms(outlook, start, flow.busy / SECOND_MS) / (1.0 - load)
+    second = Second(
         tokens=tokens,
-        tpot_ms=tpot,
-        iteration_ms=t * tokens_an_iteration / (1.0 - load),
-        ttft_mean_ms=mean_wait + first[0],
-        ttft_p50_ms=mean_wait + first[1],
-        ttft_p90_ms=jnp.maximum(mean_wait, 0.9 * longest_wait) + first[2],
-        ttft_p99_ms=jnp.maximum(mean_wait, longest_wait) + first[3],
-        memory_gb=jnp.where(oom, begin_memory, memory),
+        tpot_ms=jnp.where(tokens > 1.0, flow.busy / jnp.maximum(tokens, TINY), idle_tpot),
+        ttft_mean_ms=flow.mean_wait + first.mean,
+        ttft_p50_ms=flow.mean_wait + first.p50,
+        ttft_p90_ms=jnp.maximum(flow.mean_wait, 0.9 * flow.longest_wait) + first.p90,
+        ttft_p99_ms=jnp.maximum(flow.mean_wait, flow.longest_wait) + first.p99,
+        memory_gb=outlook.memory_gb + jnp.where(oom, 0.0, outlook.request_gb * jnp.maximum(flow.running - start, 0.0)),
         oom=oom,
     )
-    after_second = engine.replace(
-        concurrency=x,
-        owed=x * output_mean,
-        running_prompt=mix(begin, own_prompt, admitted, in_prompt),
-        waiting=q,
-        waiting_prompt=in_prompt,
-        waiting_output=in_output,
+    return second, engine.replace(
+        concurrency=jnp.where(oom, 0.0, flow.running),
+        owed=jnp.where(oom, 0.0, flow.running * output),
+        running_prompt=jnp.where(oom, inflow.own_prompt, mix(start, inflow.own_prompt, flow.admitted, inflow.prompt)),
+        waiting=jnp.where(oom, inflow.waiting + inflow.arriving * SECOND_MS, flow.waiting),
+        waiting_prompt=inflow.prompt,
+        waiting_output=inflow.output,
     )
-    crashed = engine.replace(
-        concurrency=jnp.zeros_like(x),
-        owed=jnp.zeros_like(x),
-        running_prompt=own_prompt,
-        waiting=engine.waiting + arrivals,
-        waiting_prompt=in_prompt,
-        waiting_output=in_output,
-    )
-    return result, jax.tree.map(lambda lost, kept: jnp.where(oom, lost, kept), crashed, after_second)
 
 
-def first_token_times(
-    *,
-    iteration: jax.Array,
-    prefill: jax.Array,
-    service: jax.Array,
-    chunks: jax.Array,
+@stage
+def first_token(
+    flow: Flow,
+    inflow: Inflow,
+    outlook: Outlook,
+    per_iteration: jax.Array,
+    disagg: jax.Array,
     alone: jax.Array,
-    colocated: jax.Array,
-    admission: jax.Array,
-    running: jax.Array,
-    room: jax.Array,
     scv: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+) -> FirstToken:
     """TTFT of a request that finds no queue: mean, median, 90th and 99th percentile, ms.
 
-    The rest of the iteration under way, the prefills ahead, the prefill itself at its stand-alone cost, and the decode
-    iterations that it shares.
+    The rest of the iteration under way, the prefills ahead, the prefill itself at its stand-alone cost ``alone``, and the
+    decode iterations that it shares; on a GPU of its own (``disagg``) no iteration is waited for.
 
-    - Rest of an iteration, if the engine is not idle: the mean of an inspected interval is E[T^2] / (2 E[T]); with a prefill
-      every 1 / A ms, T has variance ``p^2 A T``. Idle with probability exp(-n) under Poisson arrivals (M/G/infinity).
+    - Rest of an iteration, if the engine is not idle: the mean of an inspected interval is E[T^2] / (2 E[T]); with a
+      prefill every 1 / A ms, T has variance ``p^2 A T``. Idle with probability exp(-n) under Poisson arrivals (M/G/inf).
     - Prefills ahead: those that fit into the same iteration, ``A T p``, where it has room for several; and those queued at
-      a prefill server of utilisation ``A S``, ``(A S)^2 S / (2 (1 - A S))`` (Pollaczek-Khinchine without the rest of the one in
-      service, which the iteration holds); the longer of the two. Scaled by the gaps' squared coefficient of variation
-      (Kingman). Within a second no mean wait exceeds half the spread of that second's arrivals, ``S sqrt(1 s / S) / 4``:
-      longer ones are the queue's, which the step carries.
-
-    Args:
-        iteration: a decode iteration without prefill.
-        prefill: ms that a prompt adds to it; 0 where another GPU prefills.
-        service: ms a prompt when the engine does nothing but admit.
-        chunks: iterations that a prompt is spread over.
-        alone: ms of the prefill alone.
-        colocated: whether the prefill shares the decode iterations; on a GPU of its own no iteration is waited for.
-        admission: requests a ms.
-        running: requests in decode.
-        room: prompts that one iteration has room for.
-        scv: squared coefficient of variation of the gaps between arrivals.
+      a prefill server of utilisation ``A S``, ``(A S)^2 S / (2 (1 - A S))`` (Pollaczek-Khinchine without the rest of the
+      one in service, which the iteration holds); the longer of the two. Scaled by ``scv``, the squared coefficient of
+      variation of the gaps between arrivals (Kingman). Within a second no mean wait exceeds half the spread of that
+      second's arrivals, ``S sqrt(1 s / S) / 4``: longer ones are the queue's, which the step carries.
     """
-    load = jnp.minimum(admission * prefill, 0.95)
-    whole = iteration / (1.0 - load)
+    running, admission = flow.busy / SECOND_MS, jnp.maximum(flow.admitted, 0.0) / SECOND_MS
+    iteration = decode_ms(outlook, inflow.running, running) * per_iteration
+    prefill, room = outlook.stall_ms, outlook.chunk / inflow.prompt
+    service = jnp.where(disagg, outlook.prefill_ms, iteration / room + outlook.prefill_ms)
+    whole = iteration / (1.0 - jnp.minimum(admission * prefill, 0.95))
     even = jnp.minimum(running, 1.0)
-    at_work = jnp.where(colocated, even + scv * (1.0 - jnp.exp(-running) - even), 0.0)
-    rest = at_work * 0.5 * whole * (1.0 + prefill * prefill * admission / whole)
+    at_work = jnp.where(disagg, 0.0, even + scv * (1.0 - jnp.exp(-running) - even))
+    rest = at_work * 0.5 * (whole + prefill * prefill * admission)
     busy = jnp.clip(admission * service, 0.0, 0.99)
     spread = 0.25 * jnp.sqrt(SECOND_MS * service)
+    delay = 0.5 * service / (1.0 - busy)  # mean wait of those who wait
     beside = jnp.clip(room - 1.0, 0.0, 1.0) * admission * whole * prefill
-    ahead = scv * jnp.maximum(beside, jnp.minimum(0.5 * busy * busy / (1.0 - busy) * service, spread))
-    own = alone + jnp.where(colocated, chunks * iteration, 0.0)
+    ahead = scv * jnp.maximum(beside, jnp.minimum(busy * busy * delay, spread))
+    own = alone + jnp.where(disagg, 0.0, jnp.ceil(inflow.prompt / outlook.chunk) * iteration)
 
     def quantile(share: float) -> jax.Array:
         # an arrival falls into an iteration that holds a prefill with probability A (t + p)
         residue = jnp.maximum(share * whole, iteration + prefill - (1.0 - share) / jnp.maximum(admission, TINY))
-        residue = jnp.where(colocated, jnp.where(1.0 - share < at_work, residue, 0.0), 0.0)
         tail = jnp.maximum(jnp.log(jnp.maximum(busy, TINY) / (1.0 - share)), 0.0)
-        wait = scv * jnp.minimum(tail * 0.5 / (1.0 - busy) * service, 4.0 * spread)
-        return residue + wait + own
+        return jnp.where(at_work > 1.0 - share, residue, 0.0) + scv * jnp.minimum(tail * delay, 4.0 * spread) + own
 
-    return rest + ahead + own, quantile(0.5), quantile(0.9), quantile(0.99)
+    return FirstToken(rest + ahead + own, quantile(0.5), quantile(0.9), quantile(0.99))
