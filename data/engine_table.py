@@ -121,6 +121,28 @@ def resolve(run: MeasuredRun, model: str | None, system: str | None) -> tuple[st
     return found[0], found[1]
 
 
+def check_names(model: str | None, system: str | None) -> None:
+    """Raise UnknownNameError where a model or GPU that the user names has no entry."""
+    if model is not None:
+        model_of_alias(model)
+    if system is not None:
+        system_of(system)
+
+
+def selected(run: MeasuredRun, model: str | None, system: str | None) -> bool:
+    """Whether the run is one of `model` on `system`: where it names its own, and we know them, they must be the same."""
+    pairs: Any = ((run.model, model, model_of_alias), (run.gpu, system, system_of))
+    for given, wanted, name_of in pairs:
+        if given is None or wanted is None:
+            continue
+        try:
+            if name_of(given) != name_of(wanted):
+                return False
+        except UnknownNameError:
+            continue
+    return True
+
+
 def table_of(run: MeasuredRun, model: str | None = None, system: str | None = None) -> EngineTable:
     """`engine_table` of a run; see `resolve` for `model` and `system`."""
     name, gpu = resolve(run, model, system)

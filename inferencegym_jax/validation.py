@@ -7,6 +7,7 @@ from the caller (``data/engine_table.py`` makes it from measured kernels); the s
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.measured_runs import MeasuredRun
 from inferencegym_jax.models import KNOBS, EnvParams, ServeAction
-from inferencegym_jax.table import LatencyTable
+from inferencegym_jax.table import LatencyTable, data_path
 from inferencegym_jax.tasks import get_task, make_params
 from inferencegym_jax.traces import RequestLog
 
@@ -48,6 +49,11 @@ class Prediction:
     latency_mean_ms: float
     concurrency: float  # mean requests in decode
     throughput_rps: float
+
+
+def shipped_overhead_ms() -> float:
+    """The overhead (ms an iteration) in ``data/engine_overhead.json``, where its fit is written down."""
+    return float(json.loads(data_path("engine_overhead.json").read_text())["overhead_ms"])
 
 
 def arrivals_of(run: MeasuredRun) -> RequestLog:
