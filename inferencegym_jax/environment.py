@@ -177,7 +177,7 @@ class Environment:
 
     @functools.partial(jax.jit, static_argnums=0)
     def _step_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
-        final_observation, after, gain, terminated, info = transition(self.grid, self.trace, state, action, params)
+        final_observation, after, gain, terminated, info = transition(self.grid, state, action, params, self.trace)
         truncated = self.is_truncated(after, params)
         done = terminated | truncated
         episode = state.episode + 1
@@ -191,7 +191,7 @@ class Environment:
     @functools.partial(jax.jit, static_argnums=0)
     def _step_env_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
         over = self.is_truncated(state, params)
-        observation, after, gain, terminated, info = transition(self.grid, self.trace, state, action, params)
+        observation, after, gain, terminated, info = transition(self.grid, state, action, params, self.trace)
         after = jax.tree.map(functools.partial(_choose, over), state, after)
         return observation, after, jnp.where(over, 0.0, gain), terminated, info
 
@@ -237,16 +237,16 @@ def effective_action(table: LatencyTable, action: ServeAction, params: EnvParams
 
 
 def transition(
-    grid: TableGrid, trace: RequestLog | None, state: EnvState, action: ServeAction, params: EnvParams
+    grid: TableGrid, state: EnvState, action: ServeAction, params: EnvParams, trace: RequestLog | None = None
 ) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
     """The pure step: one second of serving, no auto-reset.
 
     Args:
         grid: the latency table.
-        trace: the request log that params may say is replayed, or None.
         state: before the step; fields are scalars, batched under vmap.
         action: knobs as arrays.
         params: the task.
+        trace: the request log that params may say is replayed.
 
     Returns:
         (observation, state after the step, reward float32, terminated bool, info).

@@ -17,11 +17,10 @@ from inferencegym_jax.tasks import TaskSpec, calibration, check_config, get_task
 from inferencegym_jax.traces import RequestLog, load_trace
 
 OWN_TABLE_SEEDS = 16  # episodes a static action when a user's own table or traffic is normalised
-DEFAULT_TASK, TRACE_TASK = 1, 4  # where none is named, without and with a request log
 
 
 def make(
-    task: int | str | None = None,
+    task: int | str = 1,
     *,
     table: str | Path | LatencyTable | None = None,
     config: Mapping[str, Any] | None = None,
@@ -32,7 +31,7 @@ def make(
 
     Args:
         task: a number or a name: 1 "static-uniform", 2 "bursty-sharegpt", 3 "adversarial-multi-tenant",
-            4 "azure-conversation", 5 "mooncake-conversation". Default: 1; with ``trace`` 4.
+            4 "azure-conversation", 5 "mooncake-conversation".
         table: a latency table of your own (parquet, CSV or ``LatencyTable``); its throughput and cost normalisers are
             then found by an exhaustive search over its static actions, which takes a few seconds once. Default: the
             shipped one.
@@ -45,8 +44,6 @@ def make(
         ValueError: unknown task or dynamics, unknown or bad config (the message says what is allowed).
         FileNotFoundError, TableError, TraceError: the table or the log cannot be used.
     """
-    if task is None:
-        task = DEFAULT_TASK if trace is None else TRACE_TASK
     spec = get_task(task)
     check_config(config)
     loaded = load_table(table)
