@@ -158,8 +158,9 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
             first = float(block.times[0]) * scale
             origin = int(np.floor(first))
         times = block.times * scale
-        disordered += int((np.diff(times, prepend=last) < 0).sum())
-        last = max(last, float(times.max()))
+        latest = np.maximum.accumulate(np.concatenate(([last], times)))
+        disordered += int((times < latest[:-1]).sum())
+        last = float(latest[-1])
         zeros += int(((block.prompts == 0) | (block.outputs == 0)).sum())
         requests += len(times)
         second = np.floor(times).astype(np.int64)

@@ -16,6 +16,7 @@ from inferencegym_jax.engine_models import EngineParams, EngineState
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.open_loop import serve_second
 from inferencegym_jax.solver import follow
+from inferencegym_jax.tasks import make_params
 
 ONE = jnp.float32(1.0)
 STEPS = 60
@@ -45,7 +46,7 @@ def constant(rate):
     return jnp.full((STEPS,), rate, jnp.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     rate=st.floats(0.5, 8.0),
     prompt=st.floats(64, 1024),
@@ -84,7 +85,7 @@ def test_steady_state_is_the_tables_tpot_at_the_running_batch(rate, batch):
     assert n == pytest.approx(rate * output * float(second.tpot_ms[-1]) / 1000, rel=2e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     arrivals=st.lists(st.integers(0, 60), min_size=STEPS, max_size=STEPS),
     prompt=st.floats(32, 8192),
@@ -139,6 +140,13 @@ ACTIONS = st.builds(
 )
 
 
+def open_params(task):
+    """Params of any task under open-loop dynamics, without the search for normalisers."""
+    return make_params(
+        ig.get_task(task), ig.load_table(), {"optimal_tps": 1.0, "cost_normaliser": 1.0}, None, "open_loop"
+    )
+
+
 @functools.cache
 def player():
     env, _ = ig.make(1)
@@ -155,15 +163,14 @@ def player():
     return play
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     task=st.sampled_from([1, 2, 3, 4, 5]),
     actions=st.lists(ACTIONS, min_size=8, max_size=8),
 )
 def test_every_request_is_accounted_for(seed, task, actions):
-    _, params = ig.make(task, dynamics="open_loop")
-    params = params.replace(active=np.ones(5, bool))
+    params = open_params(task).replace(active=np.ones(5, bool))
     columns = {name: np.repeat([getattr(a, name) for a in actions], 25) for name in KNOBS}
     traffic, _ = player()(jnp.uint32(seed), ig.ServeAction(**columns).as_arrays(), params)
     arrived, finished, rejected, waiting, running = (
@@ -189,7 +196,7 @@ def test_raising_the_kv_budget_under_a_full_engine_runs_out_of_memory_and_loses_
 
 def test_a_mixed_batch_gives_each_task_the_trajectory_it_has_alone():
     env, _ = ig.make(1)
-    tasks = [ig.make(t)[1] for t in (1, 4, 3, 5)] + [ig.make(2, dynamics="open_loop")[1]]
+    tasks = [ig.make(t)[1] for t in (1, 4, 3, 5)] + [open_params(2)]
     seeds = np.array([3, 4, 5, 6, 7])
     action = ig.ServeAction(batch_size=48).as_arrays()
     carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (5,)), action)
@@ -225,7 +232,7 @@ def test_other_dynamics_and_impossible_ones_are_refused():
 
 def test_the_general_grader_scores_a_log_as_it_scores_statistics():
     env, params = ig.make(4)
-    for policy in (ig.policies.baseline, ig.policies.random, ig.policies.reactive, ig.policies.best_static(4)):
+    for policy in (ig.policies.random,):
         seeds = np.array([0])
         statistics = ig.evaluate(env, params, policy, seeds)
         t = ig.rollout(env, params, policy, seeds)
