@@ -184,8 +184,8 @@ def parser() -> argparse.ArgumentParser:
         type=_overhead,
         default=OVERHEAD["overhead_ms"],
         metavar="MS|RUN.csv",
-        help="scheduler and sampler time of an engine iteration for the open loop: milliseconds, or a measured run (CSV or"
-        " vllm bench JSON) to fit it on (default %(default)s, see engine_overhead.json)",
+        help="scheduler and sampler time of an engine iteration for the open loop: milliseconds, or a measured run"
+        " (CSV or vllm bench JSON) to fit it on (default %(default)s, see engine_overhead.json)",
     )
     p.add_argument(
         "--out", type=Path, help="file to write (default for the default system and model: the shipped table)"

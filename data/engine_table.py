@@ -1,10 +1,11 @@
 """A latency table for one measured run: its model, GPU, prompt and output lengths, from measured kernels.
 
-Data flow: kernels -> `StepTimes` -> rows of the table's columns -> `inferencegym_jax` table, on which the compiled step then plays
-the run. The table has the run's own prompt as its one prompt length, so nothing is lost to interpolation over prompts.
+Data flow: kernels -> `StepTimes` -> rows of the table's columns -> `inferencegym_jax` table, on which the compiled
+step then plays the run. The table has the run's own prompt as its one prompt length, so nothing is lost to
+interpolation over prompts.
 
-Unlike the shipped table's prefill, a prompt here always rides along with the decode iterations, as vLLM's chunked prefill
-does: it adds gemms(chunk + B) - gemms(B) for each chunk of the token budget, and its attention.
+Unlike the shipped table's prefill, a prompt here always rides along with the decode iterations, as vLLM's chunked
+prefill does: it adds gemms(chunk + B) - gemms(B) for each chunk of the token budget, and its attention.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def engine_table(model: str, system: str, prompt: float, output: float, budget: 
             for name, value in row.items():
                 columns[name].append(value)
     metadata = {
-        "source": f"measured kernels of {system} ({times.kernels.engine} {times.kernels.version}), data/engine_table.py",
+        "source": f"measured kernels of {system}, {times.kernels.engine} {times.kernels.version}; data/engine_table.py",
         "model": model,
         "system": system,
         "reference_output_length": repr(output),
@@ -130,7 +131,8 @@ def check_names(model: str | None, system: str | None) -> None:
 
 
 def selected(run: MeasuredRun, model: str | None, system: str | None) -> bool:
-    """Whether the run is one of `model` on `system`: where it names its own, and we know them, they must be the same."""
+    """Whether the run is one of `model` on `system`: where it names its own, and we know them, they must be the
+    same."""
     pairs: Any = ((run.model, model, model_of_alias), (run.gpu, system, system_of))
     for given, wanted, name_of in pairs:
         if given is None or wanted is None:

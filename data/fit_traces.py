@@ -3,16 +3,16 @@
     python data/fit_traces.py ../shared/traces/AzureLLMInferenceTrace_conv.csv
     python data/fit_traces.py ../shared/traces/mooncake_conversation_first4000.jsonl --share 0.25
 
-Prints the JSON that goes into `workload_configs.json` under "traffic" and the figures of the fit. The logs are not part of
-the project; anybody who has them can repeat this.
+Prints the JSON that goes into `workload_configs.json` under "traffic" and the figures of the fit. The logs are not
+part of the project; anybody who has them can repeat this.
 
-Arrivals: log rate = sum of smooth noises (`inferencegym_jax/traffic.py`). What a log shows of the rate is the relative variance
-of its counts over windows of w seconds, less the Poisson part: V(w) = (var(N) - E N) / (E N)^2. A noise of period T
-contributes v g(w / T), with g computed from the noise's own autocovariance; the v >= 0 are found by non-negative least
-squares over a grid of periods, and sigma^2 = log(1 + v).
+Arrivals: log rate = sum of smooth noises (`inferencegym_jax/traffic.py`). What a log shows of the rate is the relative
+variance of its counts over windows of w seconds, less the Poisson part: V(w) = (var(N) - E N) / (E N)^2. A noise of
+period T contributes v g(w / T), with g computed from the noise's own autocovariance; the v >= 0 are found by
+non-negative least squares over a grid of periods, and sigma^2 = log(1 + v).
 
-Lengths: mean and coefficient of variation of the tokens (prompts clamped to 32 to 8,192, the observation's range). The step
-uses the mean over each second's requests, so that is what the fit is judged on: Kolmogorov-Smirnov distance
+Lengths: mean and coefficient of variation of the tokens (prompts clamped to 32 to 8,192, the observation's range). The
+step uses the mean over each second's requests, so that is what the fit is judged on: Kolmogorov-Smirnov distance
 between the log's and the model's mean lengths a second.
 """
 
@@ -126,7 +126,7 @@ def fit_lengths(tokens: np.ndarray, seconds: np.ndarray, low: float, high: float
             "log_a_request": [round(float(x)) for x in np.percentile(tokens, [5, 25, 50, 75, 95])],
             "log_a_second": [round(float(x)) for x in np.percentile(of_log, [5, 25, 50, 75, 95])],
             "model_a_second": [round(float(x)) for x in np.percentile(of_model, [5, 25, 50, 75, 95])],
-            "ks_distance_a_second": round(float(ks_2samp(of_log, of_model).statistic), 3),
+            "ks_distance_a_second": round(float(np.asarray(ks_2samp(of_log, of_model))[0]), 3),
         },
     }
 
@@ -136,7 +136,8 @@ def fit(path: Path, share: float = 1.0, seed: int = 0) -> dict[str, Any]:
 
     Args:
         path: CSV or JSON lines.
-        share: of the log's requests, chosen at random, that go to the one GPU: a log of a cluster is more than one can serve.
+        share: of the log's requests, chosen at random, that go to the one GPU: a log of a cluster is more than one can
+            serve.
         seed: of that choice.
     """
     log = load_trace(path)
@@ -148,7 +149,8 @@ def fit(path: Path, share: float = 1.0, seed: int = 0) -> dict[str, Any]:
     times = (times - times.min()) * scale
     kept = np.random.default_rng(seed).random(len(times)) < share
     # a log written in steps coarser than a second (Mooncake's: 3 s) says nothing about what happens within one
-    step = float(np.median(np.diff(np.unique(times))))
+    gaps = np.asarray(np.diff(np.unique(times)), np.float64)
+    step = float(np.median(gaps))
     windows = tuple(w for w in WINDOWS if w >= 2 * step) if step > 1 else WINDOWS
     spread = np.random.default_rng(seed).random(len(times)) * (step if step > 1 else 0.0)
     counts = np.bincount(np.floor(times + spread).astype(int))

@@ -1,7 +1,7 @@
 """The command line: ``inferencegym calibrate`` and ``inferencegym validate`` against measured runs of a real engine.
 
-Needs the extra ``cli``. What reads the measured kernels lives in the repository's ``data/`` folder, so these two commands
-run from a checkout (or an editable install) with ``aiconfigurator-core`` beside it; the messages say so.
+Needs the extra ``cli``. What reads the measured kernels lives in the repository's ``data/`` folder, so these two
+commands run from a checkout (or an editable install) with ``aiconfigurator-core`` beside it; the messages say so.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def _kernel_tables() -> Any:
     root = Path(__file__).resolve().parent.parent
     if not (root / "data" / "engine_table.py").is_file():
         raise _fail(
-            "predicting a run needs the measured kernels and the scripts that read them, which are not in the wheel; clone"
-            " the repository and run it there: pip install -e '.[cli,demo]' && pip install --no-deps"
+            "predicting a run needs the measured kernels and the scripts that read them, which are not in the wheel;"
+            " clone the repository and run it there: pip install -e '.[cli,demo]' && pip install --no-deps"
             " aiconfigurator-core==0.12.0"
         )
     if str(root) not in sys.path:
@@ -51,7 +51,8 @@ def _kernel_tables() -> Any:
 
 
 def _select(tables: Any, path: Path, model: str | None, system: str | None) -> list[Any]:
-    """The file's runs of ``model`` on ``system`` that the kernels cover; says on stderr which were left out, and why."""
+    """The file's runs of ``model`` on ``system`` that the kernels cover; says on stderr which were left out, and
+    why."""
     from inferencegym_jax.measured_runs import RunError, read_runs
 
     try:

@@ -1,7 +1,9 @@
-"""The open-loop step: traffic, engine, and the counts, metrics and flags that the closed loop reports too. SPEC section 9.
+"""The open-loop step: traffic, engine, and the counts, metrics and flags that the closed loop reports too. SPEC
+section 9.
 
-``state, action, params -> traffic -> open_loop.serve_second -> workload, metrics, oom, engine``. ``apply`` runs it in a loop
-whose number of turns is a param: none for a batch of closed-loop tasks, which then pay nothing for it, one otherwise.
+``state, action, params -> traffic -> open_loop.serve_second -> workload, metrics, oom, engine``. ``apply`` runs it in
+a loop whose number of turns is a param: none for a batch of closed-loop tasks, which then pay nothing for it, one
+otherwise.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 
 from inferencegym_jax import traffic as open_traffic
 from inferencegym_jax.engine_grid import EngineGrid
-from inferencegym_jax.engine_models import TRAFFIC_FITTED, TRAFFIC_OF_TASK, TRAFFIC_TRACE, EngineState
+from inferencegym_jax.engine_models import TRAFFIC_OF_TASK, TRAFFIC_TRACE, EngineState
 from inferencegym_jax.models import (
     EPISODE_LENGTH,
     OBSERVATION,
@@ -128,9 +130,9 @@ def count(
 ) -> tuple[WorkloadState, EngineState]:
     """Whole requests: arrived = finished + rejected + growth of waiting and running, to the request.
 
-    Present are ``ceil(waiting + running)`` and waiting are ``ceil(waiting)`` of the fluid's real numbers, so both move by whole
-    requests and none is made or lost. Of the waiting, ``queue_capacity`` may; the rest is rejected. When memory runs out, the running are
-    lost and count as rejected.
+    Present are ``ceil(waiting + running)`` and waiting are ``ceil(waiting)`` of the fluid's real numbers, so both move
+    by whole requests and none is made or lost. Of the waiting, ``queue_capacity`` may; the rest is rejected. When
+    memory runs out, the running are lost and count as rejected.
     """
     present = state.queue + before.running + requests.arrivals
     ceiling = jnp.ceil(jnp.stack([after.waiting, after.waiting + after.concurrency]) - WHOLE).astype(jnp.int32)
@@ -172,8 +174,8 @@ def measure(
 ) -> MetricsSnapshot:
     """The second's metrics; noise, violations, memory and cost by the closed loop's rules (SPEC section 4).
 
-    A second costs its GPUs whether they are busy or not, so the cost of 1,000 tokens falls as more are asked for; a second
-    with fewer tokens than one request gets is billed as if it had those.
+    A second costs its GPUs whether they are busy or not, so the cost of 1,000 tokens falls as more are asked for; a
+    second with fewer tokens than one request gets is billed as if it had those.
     """
     ttft_noise, tpot_noise = latency_noise(state.seed, state.time, params.noise_sigma)
     ttft_p50 = jnp.maximum(second.ttft_p50_ms * ttft_noise, LATENCY_FLOOR_MS)

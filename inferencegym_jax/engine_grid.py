@@ -24,10 +24,10 @@ LEAST_GB = 1e-6  # a request's memory is never nothing: the pool is divided by i
 class EngineGrid:
     """The latency table taken apart into what an iteration does; static, hashed by the table's content.
 
-    The table's colocated TPOT holds one prefill for each request that leaves, ``tpot = t + (n / O) p`` at its own mean output O;
-    the disaggregated one holds none. So ``t = tpot_disagg`` and ``p = (tpot - tpot_disagg) O / n``. A table without
-    prefill_disagg cannot be taken apart: its TPOT stands as it is and prompts add nothing, which is exact where the
-    traffic's mean output is the table's.
+    The table's colocated TPOT holds one prefill for each request that leaves, ``tpot = t + (n / O) p`` at its own mean
+    output O; the disaggregated one holds none. So ``t = tpot_disagg`` and ``p = (tpot - tpot_disagg) O / n``. A table
+    without prefill_disagg cannot be taken apart: its TPOT stands as it is and prompts add nothing, which is exact
+    where the traffic's mean output is the table's.
     """
 
     table: LatencyTable
@@ -69,7 +69,8 @@ class EngineGrid:
     def first_token(self) -> np.ndarray:
         """float32[quant, prompt]: ms of a prefill that nothing shares, the table's TTFT at its smallest batch.
 
-        A disaggregated TTFT is prefill and transfer; a colocated one holds a decode iteration besides, which is taken off.
+        A disaggregated TTFT is prefill and transfer; a colocated one holds a decode iteration besides, which is taken
+        off.
         """
         ttft, tpot = self._metric("ttft_p50_ms")[0, :, -1, 0, -1], self._metric("tpot_ms")[0, :, -1, 0, -1]
         alone = ttft if self.table.axes["prefill_disagg"][-1] == 1 else ttft - tpot
@@ -77,7 +78,8 @@ class EngineGrid:
 
     @functools.cached_property
     def cost_rate(self) -> np.ndarray:
-        """float32[disagg]: cost a second of serving, ``cost_per_1k x tps / 1000``: the GPUs are paid for, busy or not."""
+        """float32[disagg]: cost a second of serving, ``cost_per_1k x tps / 1000``: the GPUs are paid for, busy or
+        not."""
         rate = self._metric("cost_per_1k") * self._metric("tps") / 1000.0
         return np.median(rate, axis=(0, 1, 3, 4, 5)).astype(np.float32)
 

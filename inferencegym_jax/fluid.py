@@ -1,4 +1,5 @@
-"""The fluid's quantities, and the time to first token that follows from them. Used by ``open_loop.py``, which moves them.
+"""The fluid's quantities, and the time to first token that follows from them. Used by ``open_loop.py``, which moves
+them.
 
 ``Flow, Inflow, Outlook -> FirstToken``.
 """
@@ -83,16 +84,17 @@ def first_token(
 ) -> FirstToken:
     """TTFT of a request that finds no queue: mean, median, 90th and 99th percentile, ms.
 
-    The rest of the iteration under way, the prefills ahead, the prefill itself at its stand-alone cost ``alone``, and the
-    decode iterations that it shares; on a GPU of its own (``disagg``) no iteration is waited for.
+    The rest of the iteration under way, the prefills ahead, the prefill itself at its stand-alone cost ``alone``, and
+    the decode iterations that it shares; on a GPU of its own (``disagg``) no iteration is waited for.
 
     - Rest of an iteration, if the engine is not idle: the mean of an inspected interval is E[T^2] / (2 E[T]); with a
-      prefill every 1 / A ms, T has variance ``p^2 A T``. Idle with probability exp(-n) under Poisson arrivals (M/G/inf).
-    - Prefills ahead: those that fit into the same iteration, ``A T p``, where it has room for several; and those queued at
-      a prefill server of utilisation ``A S``, ``(A S)^2 S / (2 (1 - A S))`` (Pollaczek-Khinchine without the rest of the
-      one in service, which the iteration holds); the longer of the two. Scaled by ``scv``, the squared coefficient of
-      variation of the gaps between arrivals (Kingman). Within a second no mean wait exceeds half the spread of that
-      second's arrivals, ``S sqrt(1 s / S) / 4``: longer ones are the queue's, which the step carries.
+      prefill every 1 / A ms, T has variance ``p^2 A T``. Idle with probability exp(-n) under Poisson arrivals
+      (M/G/inf).
+    - Prefills ahead: those that fit into the same iteration, ``A T p``, where it has room for several; and those
+      queued at a prefill server of utilisation ``A S``, ``(A S)^2 S / (2 (1 - A S))`` (Pollaczek-Khinchine without the
+      rest of the one in service, which the iteration holds); the longer of the two. Scaled by ``scv``, the squared
+      coefficient of variation of the gaps between arrivals (Kingman). Within a second no mean wait exceeds half the
+      spread of that second's arrivals, ``S sqrt(1 s / S) / 4``: longer ones are the queue's, which the step carries.
     """
     running, admission = flow.busy / SECOND_MS, jnp.maximum(flow.admitted, 0.0) / SECOND_MS
     iteration = decode_ms(outlook, inflow.running, running) * per_iteration

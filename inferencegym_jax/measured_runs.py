@@ -52,11 +52,12 @@ class MeasuredRun:
 
 
 def read_runs(path: str | Path) -> list[MeasuredRun]:
-    """Runs of a CSV (columns of ``silicon/vllm_open_loop.csv``; further ones are ignored) or of one or more JSON objects as
-    ``vllm bench serve --save-result`` writes them.
+    """Runs of a CSV (columns of ``silicon/vllm_open_loop.csv``; further ones are ignored) or of one or more JSON
+    objects as ``vllm bench serve --save-result`` writes them.
 
     Raises:
-        RunError: no such file, no rows, a column is missing, or a cell is not what it must be; row and column are named.
+        RunError: no such file, no rows, a column is missing, or a cell is not what it must be; row and column are
+            named.
     """
     file = Path(path)
     if not file.is_file():

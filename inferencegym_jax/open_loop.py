@@ -1,20 +1,20 @@
 """Open-loop dynamics: one second of a continuous-batching engine as a fluid, on the same latency table. SPEC section 9.
 
-``arrivals, knobs, engine -> Inflow -> Outlook -> sub-steps -> Second, engine``. A request that has arrived is admitted while
-a slot, the KV pool and the iterations' token budget have room; its prompt rides along with the decode iterations
+``arrivals, knobs, engine -> Inflow -> Outlook -> sub-steps -> Second, engine``. A request that has arrived is admitted
+while a slot, the KV pool and the iterations' token budget have room; its prompt rides along with the decode iterations
 (chunked prefill); it then stays for as many iterations as it has output tokens. Throughput is what was asked for.
 
-With n running requests, t(n) ms a decode iteration (the table's, and the engine's overhead c), p ms that a prompt adds, O
-output tokens and A admissions a ms:
+With n running requests, t(n) ms a decode iteration (the table's, and the engine's overhead c), p ms that a prompt
+adds, O output tokens and A admissions a ms:
 
     iteration     T = t(n) / (1 - A p)              each iteration carries A T prompts
     decode        dn/dt = A - n / (O T)             a request leaves after O iterations
-    steady state  n = A O T                         Little's law; A = n / (O T) gives T = t(n) + (n / O) p, the table's TPOT
-    admission     A <= k / (t(n) + k p)             with k = (budget - n) / prompt, the prompts an iteration has room for
+    steady state  n = A O T                         Little's law; with A = n / (O T): T = t(n) + (n / O) p, as the table
+    admission     A <= k / (t(n) + k p)             k = (budget - n) / prompt: prompts that an iteration has room for
 
-The equation is solved exactly for a t(n) that is constant over a sub-step, ``SUB_STEPS`` a second. t(n) is linear between
-the n at the second's start and the n foreseen at its end, so that a second costs four lookups whatever the sub-steps.
-Errors against a request-by-request engine: ``docs/fidelity.md``.
+The equation is solved exactly for a t(n) that is constant over a sub-step, ``SUB_STEPS`` a second. t(n) is linear
+between the n at the second's start and the n foreseen at its end, so that a second costs four lookups whatever the
+sub-steps. Errors against a request-by-request engine: ``docs/fidelity.md``.
 """
 
 from __future__ import annotations

@@ -36,9 +36,10 @@ def make(
             then found by an exhaustive search over its static actions, which takes a few seconds once. Default: the
             shipped one.
         config: overrides among alpha, beta, gamma, delta and slo_ttft_ms.
-        dynamics: "open_loop" serves the task's traffic by continuous batching (SPEC section 9). Default: the task's own.
-        trace: a request log of your own (CSV or JSON lines, see ``load_trace``), replayed second by second in place of the
-            task's traffic, open-loop. Seed s starts at its second 200 s, and past its end it begins again.
+        dynamics: "open_loop" serves the task's traffic by continuous batching (SPEC section 9). Default: the task's
+            own.
+        trace: a request log of your own (CSV or JSON lines, see ``load_trace``), replayed second by second in place of
+            the task's traffic, open-loop. Seed s starts at its second 200 s, and past its end it begins again.
 
     Raises:
         ValueError: unknown task or dynamics, unknown or bad config (the message says what is allowed).
@@ -55,7 +56,8 @@ def make(
 def normalisers(
     spec: TaskSpec, table: LatencyTable, dynamics: str | None = None, trace: RequestLog | None = None
 ) -> dict[str, float]:
-    """``optimal_tps`` and ``cost_normaliser`` of a task: the shipped calibration's where table, dynamics and traffic are."""
+    """``optimal_tps`` and ``cost_normaliser`` of a task: the shipped calibration's where table, dynamics and traffic
+    are."""
     shipped = calibration()
     if table.digest == shipped["table_digest"] and trace is None and dynamics in (None, spec.dynamics):
         return shipped["tasks"][spec.name]

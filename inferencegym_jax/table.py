@@ -72,7 +72,8 @@ class LatencyTable:
 
     @property
     def engine_overhead_ms(self) -> float:
-        """Scheduler and sampler time of one iteration, which kernels do not hold; the open loop adds it. 0 if not stated."""
+        """Scheduler and sampler time of one iteration, which kernels do not hold; the open loop adds it. 0 if not
+        stated."""
         return float(self.metadata.get("engine_overhead_ms", "0"))
 
     @property

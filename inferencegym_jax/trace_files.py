@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
+from pyarrow import csv
 
 TIME_NAMES = (
-    "timestamp time arrival arrivaltime arrivaltimestamp arrivedat arrival_at requesttime requesttimestamp starttime ts "
-    "createdat datetime date"
+    "timestamp time arrival arrivaltime arrivaltimestamp arrivedat arrival_at requesttime requesttimestamp starttime "
+    "ts createdat datetime date"
 ).split()
 PROMPT_NAMES = (
-    "prompttokens prompt promptlength promptlen contexttokens context contextlength inputtokens input inputlength inputlen "
-    "requesttokens numprefilltokens prefilltokens numprompttokens numinputtokens isl"
+    "prompttokens prompt promptlength promptlen contexttokens context contextlength inputtokens input inputlength "
+    "inputlen requesttokens numprefilltokens prefilltokens numprompttokens numinputtokens isl"
 ).split()
 OUTPUT_NAMES = (
     "outputtokens output outputlength outputlen generatedtokens generated generationtokens completiontokens completion "
@@ -97,20 +97,20 @@ def _csv_blocks(file: Path) -> tuple[list[str], Iterator[Block]]:
     def blocks() -> Iterator[Block]:
         bad: list[tuple[int | None, str]] = []
 
-        def refuse(row: pa.csv.InvalidRow) -> str:
+        def refuse(row: csv.InvalidRow) -> str:
             bad.append((row.number, f"{row.actual_columns} cells where the header has {row.expected_columns}"))
             return "skip"
 
         try:
-            reader = pa.csv.open_csv(
+            reader = csv.open_csv(
                 file,
-                read_options=pa.csv.ReadOptions(
+                read_options=csv.ReadOptions(
                     block_size=BLOCK_BYTES, use_threads=False, column_names=columns, skip_rows=1
                 ),
-                parse_options=pa.csv.ParseOptions(
+                parse_options=csv.ParseOptions(
                     delimiter=delimiter, invalid_row_handler=refuse, ignore_empty_lines=True
                 ),
-                convert_options=pa.csv.ConvertOptions(
+                convert_options=csv.ConvertOptions(
                     include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True
                 ),
             )
@@ -143,7 +143,7 @@ def _fail(file: str, line: int, index: int, column: str, value: object, wanted: 
 
 def _numbers(file: str, line: int, name: str, column: pa.Array) -> np.ndarray:
     wanted = "a whole number of tokens, 0 or more"
-    stripped = pc.utf8_trim_whitespace(column)
+    stripped = pc.call_function("utf8_trim_whitespace", [column])
     try:
         values = np.asarray(pc.cast(stripped, pa.float64()).fill_null(np.nan), np.float64)
     except pa.ArrowInvalid:
@@ -162,20 +162,19 @@ def _is_number(cell: str | None) -> bool:
     return cell is not None
 
 
-def _check_tokens(file: str, line: int, name: str, values: np.ndarray, shown: pa.Array | list[object]) -> np.ndarray:
+def _check_tokens(file: str, line: int, name: str, values: np.ndarray, shown: pa.Array) -> np.ndarray:
     bad = ~((values >= 0) & (values <= MOST_TOKENS))
     if bad.any():
         i = int(np.argmax(bad))
-        cell = shown[i].as_py() if isinstance(shown, pa.Array) else shown[i]
-        raise _fail(file, line, i, name, cell, "a whole number of tokens, 0 or more")
+        raise _fail(file, line, i, name, shown[i].as_py(), "a whole number of tokens, 0 or more")
     return values
 
 
 def _times(file: str, line: int, name: str, column: pa.Array) -> tuple[np.ndarray, bool]:
     """(values, whether they are seconds since 1970, from dates)."""
     wanted = "a number, or a date and time like 2023-11-16 18:15:46.68"
-    stripped = pc.utf8_trim_whitespace(column)
-    if stripped.null_count or pc.any(pc.equal(stripped, "")).as_py():
+    stripped = pc.call_function("utf8_trim_whitespace", [column])
+    if stripped.null_count or pc.call_function("min", [pc.call_function("utf8_length", [stripped])]).as_py() == 0:
         i = next(i for i, cell in enumerate(stripped.to_pylist()) if not cell)
         raise _fail(file, line, i, name, None, wanted)
     kind = (pa.float64(), False) if _is_number(stripped[0].as_py()) else (pa.timestamp("ns"), True)

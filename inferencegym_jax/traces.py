@@ -87,8 +87,8 @@ def load_trace(trace: str | Path | RequestLog, unit: str | None = None) -> Reque
     """Read a request log.
 
     Args:
-        trace: a CSV or JSON-lines file with a time, prompt tokens and output tokens under one of their usual names (in any
-            case and with any separators), or a ``RequestLog``, which is returned.
+        trace: a CSV or JSON-lines file with a time, prompt tokens and output tokens under one of their usual names (in
+            any case and with any separators), or a ``RequestLog``, which is returned.
         unit: "s", "ms", "us" or "ns"; default: from the column's name, from the size of the numbers, or from the rate.
 
     Returns:
@@ -169,8 +169,9 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
         if high - low >= LONGEST_SECONDS:
             i = int(np.argmax(np.abs(second - origin)))
             raise TraceError(
-                f"{file} line {block.first_line + i}: {names[0]} is {block.times[i]:.10g}, {abs(second[i] - origin) / 86400:.0f}"
-                f" days from the first row; wanted: a log of at most 31 days (is the unit right? pass unit='s', 'ms', ...)"
+                f"{file} line {block.first_line + i}: {names[0]} is {block.times[i]:.10g},"
+                f" {abs(second[i] - origin) / 86400:.0f} days from the first row; wanted: a log of at most 31 days"
+                " (is the unit right? pass unit='s', 'ms', ...)"
             )
         sums, origin = _room(sums, origin, low, high)
         for i, values in enumerate((None, np.maximum(block.prompts, 1.0), np.maximum(block.outputs, 1.0))):
@@ -181,9 +182,9 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
     rate = requests / sums.shape[1]
     if requests > 1 and not RATES[0] <= rate <= RATES[1]:
         raise TraceError(
-            f"{file}: {requests} requests in {sums.shape[1]} s are {rate:.3g} requests/s, which no log has (allowed: {RATES[0]:g} to"
-            f" {RATES[1]:g}); the times are probably not in {'seconds' if scale == 1 else 'this unit'}: pass unit='s', 'ms',"
-            " 'us' or 'ns'"
+            f"{file}: {requests} requests in {sums.shape[1]} s are {rate:.3g} requests/s, which no log has (allowed:"
+            f" {RATES[0]:g} to {RATES[1]:g}); the times are probably not in"
+            f" {'seconds' if scale == 1 else 'this unit'}: pass unit='s', 'ms', 'us' or 'ns'"
         )
     if disordered:
         notices.append(f"{disordered} of {requests} rows are earlier than a row before them; sorted by time")

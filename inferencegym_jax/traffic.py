@@ -1,11 +1,12 @@
 """Traffic of an open-loop task in one second: fitted to a public log, or a log itself.
 
-``(seed, step, params) -> requests, mean prompt, mean output``; nothing is carried, so any second can be regenerated alone.
+``(seed, step, params) -> requests, mean prompt, mean output``; nothing is carried, so any second can be regenerated
+alone.
 
 The fitted arrivals are a doubly stochastic Poisson process. The log of the rate is a sum of smooth noises, one a time
-scale: standard normals drawn at a lattice of ``period`` steps (with the episode's own phase) and blended linearly between
-its points at unit variance. Lengths are lognormal with the log's mean and coefficient of variation; a second with k
-requests draws their mean, which has 1/k of the variance (lognormal again, by moments: Fenton and Wilkinson).
+scale: standard normals drawn at a lattice of ``period`` steps (with the episode's own phase) and blended linearly
+between its points at unit variance. Lengths are lognormal with the log's mean and coefficient of variation; a second
+with k requests draws their mean, which has 1/k of the variance (lognormal again, by moments: Fenton and Wilkinson).
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def mean_output(seed: jax.Array, step: jax.Array, params: EngineParams, arrivals
 
 
 def replay(seed: jax.Array, step: jax.Array, rows: jax.Array, length: int) -> Requests:
-    """Second ``(seed x length + step) mod seconds`` of a log: seed 0 starts at its first second, seed 1 one episode later.
+    """Second ``(seed x length + step) mod seconds`` of a log: seed 0 starts at its first second, seed 1 one episode
+    later.
 
     Args:
         seed: uint32.

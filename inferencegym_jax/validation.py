@@ -1,7 +1,8 @@
 """Prediction of measured runs by the compiled step, and the fit of the one constant that kernels do not hold.
 
-``MeasuredRun, table of its model, GPU and lengths -> environment fed the run's arrivals -> Prediction -> errors``. The table comes
-from the caller (``data/engine_table.py`` makes it from measured kernels); the step is ``Environment.step_env``, as it is.
+``MeasuredRun, table of its model, GPU and lengths -> environment fed the run's arrivals -> Prediction -> errors``. The
+table comes from the caller (``data/engine_table.py`` makes it from measured kernels); the step is
+``Environment.step_env``, as it is.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def shipped_overhead_ms() -> float:
 
 
 def arrivals_of(run: MeasuredRun) -> RequestLog:
-    """The run's requests, second by second: evenly spaced, or Poisson with a fixed seed; every second of the run's mean lengths."""
+    """The run's requests, second by second: evenly spaced, or Poisson with a fixed seed; every second of the run's
+    mean lengths."""
     seconds = max(1, int(np.ceil(run.duration_s)))
     if run.arrivals == "constant":
         due = np.floor(np.arange(seconds + 1) * run.rate_rps + 1e-9)
@@ -72,7 +74,8 @@ def arrivals_of(run: MeasuredRun) -> RequestLog:
 
 
 def environment_of(run: MeasuredRun, engine: EngineTable, overhead_ms: float) -> tuple[Environment, EnvParams, Any]:
-    """Environment, params and action of a run: its arrivals and lengths, its engine's settings, no noise, no rejection."""
+    """Environment, params and action of a run: its arrivals and lengths, its engine's settings, no noise, no
+    rejection."""
     log = arrivals_of(run)
     task = get_task(4)
     params = make_params(task, engine.table, {"optimal_tps": 1.0, "cost_normaliser": 1.0}, trace=log)
@@ -95,7 +98,7 @@ def environment_of(run: MeasuredRun, engine: EngineTable, overhead_ms: float) ->
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _play(env: Environment, seconds: int, params: EnvParams, action: ServeAction) -> dict[str, jax.Array]:
     def body(state: Any, _: None) -> Any:
-        _, state, _, _, info = env.step_env(None, state, action, params)
+        _seen, state, _reward, _terminated, info = env.step_env(None, state, action, params)
         metrics, traffic = info["metrics"], info["workload"]
         return state, {
             "arrivals": traffic.arrivals,
@@ -116,8 +119,8 @@ def _play(env: Environment, seconds: int, params: EnvParams, action: ServeAction
 def predict(run: MeasuredRun, engine: EngineTable, overhead_ms: float) -> Prediction:
     """Play the run on the compiled step.
 
-    The mean ITL weighs seconds by their tokens, TTFT by their arrivals; a quantile over the run is taken from the mixture of the
-    seconds' distributions, each of them linear between its 10th, 50th, 90th and 99th percentile.
+    The mean ITL weighs seconds by their tokens, TTFT by their arrivals; a quantile over the run is taken from the
+    mixture of the seconds' distributions, each of them linear between its 10th, 50th, 90th and 99th percentile.
     """
     env, params, action = environment_of(run, engine, overhead_ms)
     assert env.trace is not None
@@ -145,7 +148,8 @@ def predict(run: MeasuredRun, engine: EngineTable, overhead_ms: float) -> Predic
 
 
 def compare(run: MeasuredRun, predicted: Prediction) -> dict[str, Any]:
-    """One row of a report: the run's settings, predicted and measured values, and signed errors as shares (0.05 is 5 % high)."""
+    """One row of a report: the run's settings, predicted and measured values, and signed errors as shares (0.05 is 5 %
+    high)."""
     measured = {
         "itl_mean": run.itl_mean_ms,
         "ttft_mean": run.ttft_mean_ms,
@@ -205,8 +209,8 @@ def fit_overhead(runs: Sequence[MeasuredRun], table_of: Callable[[MeasuredRun], 
     overhead = round(0.5 * (low + high), 3)
     if overhead < 0.01 or overhead > OVERHEAD_RANGE_MS[1] - 0.01:
         raise ValueError(
-            f"the best overhead is {overhead:g} ms, at the edge of {OVERHEAD_RANGE_MS[0]:g} to {OVERHEAD_RANGE_MS[1]:g} ms:"
-            " these kernels are not those of the measured engine, model or GPU"
+            f"the best overhead is {overhead:g} ms, at the edge of {OVERHEAD_RANGE_MS[0]:g} to"
+            f" {OVERHEAD_RANGE_MS[1]:g} ms: these kernels are not those of the measured engine, model or GPU"
         )
     rows = [compare(run, predict(run, engine, overhead)) for run, engine in zip(runs, engines, strict=True)]
     return {"overhead_ms": overhead, "rows": rows}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import inferencegym_jax as ig
 from inferencegym_jax.engine_grid import engine_grid
 from inferencegym_jax.engine_models import EngineParams, EngineState
-from inferencegym_jax.models import KNOBS
+from inferencegym_jax.models import KNOBS, plain
 from inferencegym_jax.open_loop import serve_second
 from inferencegym_jax.solver import follow
 from inferencegym_jax.tasks import make_params
@@ -238,9 +238,9 @@ def test_the_general_grader_scores_a_log_as_it_scores_statistics():
         t = ig.rollout(env, params, policy, seeds)
         log = [
             {
-                "action": ig.models.plain(jax.tree.map(lambda x, i=i: x[i, 0], t.action)),
+                "action": plain(jax.tree.map(lambda x, i=i: x[i, 0], t.action)),
                 "reward": float(t.reward[i, 0]),
-                "metrics": ig.models.plain(jax.tree.map(lambda x, i=i: x[i, 0], t.metrics)),
+                "metrics": plain(jax.tree.map(lambda x, i=i: x[i, 0], t.metrics)),
             }
             for i in range(200)
         ]

@@ -83,7 +83,7 @@ def both(prompt, output, load):
     times = np.sort(rng.uniform(0, 1000 * SECONDS, rng.poisson(rate * SECONDS)))
     counts = np.bincount((times / 1000).astype(int), minlength=SECONDS)
     count = len(times)
-    result = serve(times, [prompt] * count, [output] * count, kernels(), EngineLimits(SLOTS, 2048))
+    result = serve(times.tolist(), [prompt] * count, [output] * count, kernels(), EngineLimits(SLOTS, 2048))
     second, running = fluid()(jnp.asarray(counts, jnp.float32), jnp.float32(prompt), jnp.float32(output))
     second = jax.tree.map(lambda x: np.asarray(x, np.float64)[WARMUP:], second)
     weights, start, end = counts[WARMUP:], 1000 * WARMUP, 1000 * SECONDS

@@ -14,7 +14,7 @@ from inferencegym_jax import traffic
 from inferencegym_jax.engine_models import EngineParams
 from inferencegym_jax.solver import follow
 from inferencegym_jax.table import data_path
-from inferencegym_jax.tasks import engine_params
+from inferencegym_jax.tasks import engine_params, make_params
 
 TASKS = ("azure-conversation", "mooncake-conversation")
 
@@ -86,7 +86,7 @@ def logged(tmp_path_factory):
 
 def test_a_log_is_replayed_second_by_second(logged):
     table = ig.load_table()
-    params = ig.tasks.make_params(ig.get_task(4), table, {"optimal_tps": 1000.0, "cost_normaliser": 0.02}, trace=logged)
+    params = make_params(ig.get_task(4), table, {"optimal_tps": 1000.0, "cost_normaliser": 0.02}, trace=logged)
     env = ig.Environment(table, params, logged)
     action = ig.ServeAction(batch_size=128).as_arrays()
     found = ig.rollout(env, params, follow, np.array([0, 1, 2]), carry=action)
@@ -98,7 +98,7 @@ def test_a_log_is_replayed_second_by_second(logged):
             np.asarray(found.workload.mean_prompt_len)[:, seed], np.clip(logged.prompts[at], 32, 8192), rtol=1e-6
         )
     # the same environment plays the other tasks beside it
-    closed = ig.tasks.make_params(ig.get_task(1), table, {"optimal_tps": 8000.0, "cost_normaliser": 0.02})
+    closed = make_params(ig.get_task(1), table, {"optimal_tps": 8000.0, "cost_normaliser": 0.02})
     mixed = ig.rollout(env, ig.stack_params([params, closed]), follow, np.array([0, 5]), carry=action)
     np.testing.assert_array_equal(np.asarray(mixed.workload.arrivals)[:, 0], arrivals[:, 0])
     assert not np.array_equal(np.asarray(mixed.workload.arrivals)[:, 1], arrivals[:, 0])

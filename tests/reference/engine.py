@@ -1,9 +1,10 @@
-"""A request-by-request, iteration-by-iteration serving engine in plain Python: the slow, obvious reference of the fluid step.
+"""A request-by-request, iteration-by-iteration serving engine in plain Python: the slow, obvious reference of the
+fluid step.
 
-Continuous batching as vLLM's V1 scheduler does it: one loop of iterations; each iteration decodes one token of every running
-request and fills what is left of the token budget (`max_num_batched_tokens`) with chunks of prompts, first come first served;
-at most `max_num_seqs` requests hold a slot, and a request is let in only while the KV pool has room for its whole length (so
-nothing is preempted). An arrival is seen when the iteration that is under way ends.
+Continuous batching as vLLM's V1 scheduler does it: one loop of iterations; each iteration decodes one token of every
+running request and fills what is left of the token budget (`max_num_batched_tokens`) with chunks of prompts, first
+come first served; at most `max_num_seqs` requests hold a slot, and a request is let in only while the KV pool has room
+for its whole length (so nothing is preempted). An arrival is seen when the iteration that is under way ends.
 
 Times come from three functions, so that the engine runs on exactly the kernel times of what it is compared with.
 """
