@@ -145,8 +145,9 @@ def advance(flow: Flow, inflow: Inflow, outlook: Outlook, per_iteration: jax.Arr
     slots_bound = jnp.maximum(outlook.cap - x, 0.0) / STEP_MS + x / (t * outlook.output + outlook.stall_ms * x)
     admission = jnp.minimum(jnp.minimum(q / STEP_MS + inflow.arriving, prefill_bound), slots_bound)
     rate = (1.0 - admission * outlook.stall_ms) / (t * outlook.output)
-    kept = jnp.exp(-rate * STEP_MS)
-    reach = (1.0 - kept) / rate
+    gone = -jnp.expm1(-rate * STEP_MS)
+    kept = 1.0 - gone
+    reach = gone / rate
     admission = jnp.clip(admission, 0.0, jnp.maximum((outlook.cap - x * kept) / reach, 0.0))
     after = x * kept + admission * reach
     left = jnp.maximum(q + (inflow.arriving - admission) * STEP_MS, 0.0)
@@ -155,7 +156,7 @@ def advance(flow: Flow, inflow: Inflow, outlook: Outlook, per_iteration: jax.Arr
         running=after,
         waiting=left,
         admitted=flow.admitted + admission * STEP_MS,
-        completed=flow.completed + jnp.maximum(x + admission * STEP_MS - after, 0.0),
+        completed=flow.completed + jnp.maximum(x * gone + admission * (STEP_MS - reach), 0.0),
         busy=flow.busy + 0.5 * (x + after) * STEP_MS,
         mean_wait=flow.mean_wait + 0.5 * (q + left) / drain / SUB_STEPS,
         longest_wait=jnp.maximum(flow.longest_wait, left / drain),
