@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_OUT = ROOT / "data" / "traces_llama3_8b.parquet"
 DEFAULT_OUTPUT_LENGTH = 128.0
 DEFAULT_ACCEPTANCE = 0.7
+OVERHEAD = json.loads((ROOT / "data" / "engine_overhead.json").read_text())
 DEFAULT_COST_SCALE = 0.0175  # cost units a GPU-second; found by `calibrate.py`: the baseline spends task 3's budget
 
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -179,6 +180,14 @@ def parser() -> argparse.ArgumentParser:
         "--cost-scale", type=_positive, default=DEFAULT_COST_SCALE, help="cost units a GPU-second (default %(default)s)"
     )
     p.add_argument(
+        "--overhead",
+        type=_overhead,
+        default=OVERHEAD["overhead_ms"],
+        metavar="MS|RUN.csv",
+        help="scheduler and sampler time of an engine iteration for the open loop: milliseconds, or a measured run"
+        " (CSV or vllm bench JSON) to fit it on (default %(default)s, see engine_overhead.json)",
+    )
+    p.add_argument(
         "--out", type=Path, help="file to write (default for the default system and model: the shipped table)"
     )
     p.add_argument("--list", action="store_true", help="list systems and models, and stop")
@@ -191,6 +200,24 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _overhead(text: str) -> float:
+    """Milliseconds, given or fitted on all rows of a file of measured runs."""
+    try:
+        value = float(text)
+    except ValueError:
+        from data.engine_table import table_of
+        from inferencegym_jax.measured_runs import RunError, read_runs
+        from inferencegym_jax.validation import fit_overhead
+
+        try:
+            value = fit_overhead(read_runs(text), table_of)["overhead_ms"]
+        except (RunError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    if not 0 <= value < 100:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 100 ms")
     return value
 
 
@@ -213,6 +240,7 @@ def command(args: argparse.Namespace) -> str:
         "output_length",
         "reference_acceptance",
         "cost_scale",
+        "overhead",
     )
     given = [(n, getattr(args, n)) for n in names if getattr(args, n) != getattr(defaults, n)]
     words = [f"--{n.replace('_', '-')} {f'{v:.10g}' if isinstance(v, float) else v}" for n, v in given]
@@ -231,6 +259,7 @@ def build(args: argparse.Namespace) -> Path:
         "reference_acceptance": f"{args.reference_acceptance:g}",
         "reference_output_length": f"{args.output_length:g}",
         "cost_scale": f"{args.cost_scale:.10g}",
+        "engine_overhead_ms": f"{args.overhead:.10g}",
         "created_by": command(args),
     }
     write_table(table, metadata, out)

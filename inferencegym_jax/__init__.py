@@ -27,6 +27,7 @@ from inferencegym_jax.registry import make
 from inferencegym_jax.rollout import EpisodeStatistics, Trajectory, evaluate, rollout, stack_params
 from inferencegym_jax.table import LatencyTable, TableError, load_table
 from inferencegym_jax.tasks import TaskSpec, get_task, task_specs
+from inferencegym_jax.traces import RequestLog, TraceError, load_trace
 from inferencegym_jax.verification import verify
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "GraderModule",
     "InferenceEnv",
     "LatencyTable",
+    "RequestLog",
     "MetricsSnapshot",
     "Phase",
     "QuantTier",
@@ -44,6 +46,7 @@ __all__ = [
     "ServeObservation",
     "TableError",
     "TaskSpec",
+    "TraceError",
     "TraceSimulator",
     "Trajectory",
     "WorkloadGenerator",
@@ -54,6 +57,7 @@ __all__ = [
     "grade",
     "grader",
     "load_table",
+    "load_trace",
     "make",
     "policies",
     "rollout",

@@ -12,7 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax import random, workload
+from inferencegym_jax import engine, random, workload
+from inferencegym_jax.engine_grid import engine_grid
+from inferencegym_jax.engine_models import EngineState
 from inferencegym_jax.models import (
     KNOBS,
     OBSERVATION,
@@ -28,6 +30,7 @@ from inferencegym_jax.reward import reward, violation_rate
 from inferencegym_jax.simulator import TableGrid, kv_occupancy, simulate
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
 from inferencegym_jax.table import LatencyTable
+from inferencegym_jax.traces import RequestLog
 
 
 class Environment:
@@ -38,17 +41,18 @@ class Environment:
     all tasks.
     """
 
-    def __init__(self, table: LatencyTable, default_params: EnvParams):
+    def __init__(self, table: LatencyTable, default_params: EnvParams, trace: RequestLog | None = None):
         self.grid = TableGrid(table)
+        self.trace = trace
         self._default_params = default_params
 
     def __hash__(self) -> int:
-        """Hash of the table's content."""
-        return hash(self.grid)
+        """Hash of the table's and the request log's content."""
+        return hash((self.grid, self.trace))
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other environment has the same table."""
-        return isinstance(other, Environment) and self.grid == other.grid
+        """Whether the other environment has the same table and request log."""
+        return isinstance(other, Environment) and (self.grid, self.trace) == (other.grid, other.trace)
 
     @property
     def name(self) -> str:
@@ -173,7 +177,7 @@ class Environment:
 
     @functools.partial(jax.jit, static_argnums=0)
     def _step_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
-        final_observation, after, gain, terminated, info = transition(self.grid, state, action, params)
+        final_observation, after, gain, terminated, info = transition(self.grid, state, action, params, self.trace)
         truncated = self.is_truncated(after, params)
         done = terminated | truncated
         episode = state.episode + 1
@@ -187,7 +191,7 @@ class Environment:
     @functools.partial(jax.jit, static_argnums=0)
     def _step_env_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
         over = self.is_truncated(state, params)
-        observation, after, gain, terminated, info = transition(self.grid, state, action, params)
+        observation, after, gain, terminated, info = transition(self.grid, state, action, params, self.trace)
         after = jax.tree.map(functools.partial(_choose, over), state, after)
         return observation, after, jnp.where(over, 0.0, gain), terminated, info
 
@@ -213,6 +217,7 @@ def initial(seed: jax.Array, episode: jax.Array, params: EnvParams) -> tuple[Ser
         arrival_ema=zero,
         class_counts=jnp.zeros_like(shares, jnp.int32),
         cost_so_far=zero,
+        engine=EngineState(none, zero, zero, zero, zero, zero, zero),
     )
     fields: dict[str, Any] = {name: zero + spec.low for name, spec in OBSERVATION.items() if spec.size == 1}
     return ServeObservation(**{**fields, "priority_distribution": shares}), state
@@ -232,7 +237,7 @@ def effective_action(table: LatencyTable, action: ServeAction, params: EnvParams
 
 
 def transition(
-    grid: TableGrid, state: EnvState, action: ServeAction, params: EnvParams
+    grid: TableGrid, state: EnvState, action: ServeAction, params: EnvParams, trace: RequestLog | None = None
 ) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
     """The pure step: one second of serving, no auto-reset.
 
@@ -241,6 +246,7 @@ def transition(
         state: before the step; fields are scalars, batched under vmap.
         action: knobs as arrays.
         params: the task.
+        trace: the request log that params may say is replayed.
 
     Returns:
         (observation, state after the step, reward float32, terminated bool, info).
@@ -248,6 +254,10 @@ def transition(
     action = effective_action(grid.table, action, params)
     traffic, class_counts = workload.advance(state, action.batch_size, params)
     metrics, oom = simulate(grid, action, traffic, state.seed, state.time, params)
+    served = engine.Served(traffic, metrics, oom, state.engine, metrics.ttft_p50_ms, metrics.ttft_p99_ms)
+    rows = None if trace is None else trace.rows
+    served = engine.apply(engine_grid(grid.table), rows, state, action, params, served)
+    traffic, metrics, oom = served.workload, served.metrics, served.oom
     gain = reward(metrics, traffic, params)
     after = EnvState(
         seed=state.seed,
@@ -257,6 +267,7 @@ def transition(
         arrival_ema=traffic.arrival_rate,
         class_counts=class_counts,
         cost_so_far=state.cost_so_far + metrics.cost_per_1k,
+        engine=served.engine,
     )
     observation = ServeObservation(
         queue_depth=traffic.queue_depth.astype(jnp.float32),
@@ -272,5 +283,12 @@ def transition(
         timestep=after.time.astype(jnp.float32),
         cost_so_far=after.cost_so_far,
     )
-    info = {"timestep": after.time, "metrics": metrics, "workload": traffic, "oom": oom}
+    info = {
+        "timestep": after.time,
+        "metrics": metrics,
+        "workload": traffic,
+        "oom": oom,
+        "ttft_mean_ms": served.ttft_mean_ms,
+        "ttft_p90_ms": served.ttft_p90_ms,
+    }
     return observation, after, gain, jnp.zeros_like(oom), info

@@ -1,6 +1,8 @@
 """Graders: pure functions of an episode log. Same log, same score, always; NumPy only, no jax needed to grade.
 
-Formulas: SPEC section 6. Every component and the score are clipped to [0, 1].
+Formulas: SPEC section 6 for tasks 1 to 3; all others are scored alike, by goodput (DistServe, Zhong et al. 2024: what
+is served within both latency objectives), SLO attainment, cost and stability. Every component and the score are
+clipped to [0, 1].
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from inferencegym_jax.models import finite_number, shown
+from inferencegym_jax.models import EPISODE_LENGTH, finite_number, shown
 from inferencegym_jax.tasks import TaskSpec, calibration, get_task
 
+LAST_OWN = 3  # tasks up to this one have graders of their own
 LogEntry = Mapping[str, Any]
 """``{"action": {...}, "reward": r, "metrics": {...}}`` with the fields of ``ServeAction`` and ``MetricsSnapshot``."""
 
+LATENCIES_READ = ("ttft_p99_ms", "tpot_ms")  # besides, by the general grader
 METRICS_READ = ("tokens_per_sec", "ttft_p50_ms", "gpu_memory_gb", "slo_violations", "cost_per_1k")
 
 
@@ -31,23 +35,35 @@ class Aggregates:
     total_cost: Any
     batch_jitter: Any  # standard deviation of the step-to-step change of batch_size
     kv_jitter: Any
+    goodput: Any = 0.0  # tokens/s of the seconds whose median TTFT and TPOT meet the objectives
+    slo_attainment: Any = 0.0  # share of seconds whose 99th percentile of TTFT and whose TPOT do
+    steps: int = EPISODE_LENGTH
 
 
-def aggregate(episode_log: Sequence[LogEntry]) -> Aggregates:
-    """Aggregates of a non-empty log, in float64.
+def aggregate(episode_log: Sequence[LogEntry], spec: TaskSpec | None = None) -> Aggregates:
+    """Aggregates of a non-empty log, in float64; with an open-loop task's spec also those of the general grader.
 
     Raises:
         ValueError: an entry lacks a field or holds something that is not a finite number; names entry and field.
     """
     metrics = {
-        name: np.array([_number(log, "metrics", name, i) for i, log in enumerate(episode_log)]) for name in METRICS_READ
+        name: np.array([_number(log, "metrics", name, i) for i, log in enumerate(episode_log)])
+        for name in METRICS_READ + (LATENCIES_READ if spec is not None and spec.id > LAST_OWN else ())
     }
     actions = {
         name: np.array([_number(log, "action", name, i) for i, log in enumerate(episode_log)])
         for name in ("batch_size", "kv_budget")
     }
     jitter = {name: float(np.std(np.diff(x))) if len(x) > 1 else 0.0 for name, x in actions.items()}
+    good, attained = 0.0, 0.0
+    if spec is not None and spec.id > LAST_OWN:
+        slo, quick = spec.slo_ttft_ms[0], metrics["tpot_ms"] <= spec.slo_tpot_ms
+        good = float(np.where(quick & (metrics["ttft_p50_ms"] <= slo), metrics["tokens_per_sec"], 0.0).mean())
+        attained = float((quick & (metrics["ttft_p99_ms"] <= slo)).mean())
     return Aggregates(
+        goodput=good,
+        slo_attainment=attained,
+        steps=len(episode_log),
         mean_tps=float(metrics["tokens_per_sec"].mean()),
         mean_ttft_p50_ms=float(metrics["ttft_p50_ms"].mean()),
         peak_memory_gb=float(metrics["gpu_memory_gb"].max()),
@@ -69,6 +85,12 @@ def _number(entry: Any, part: str, name: str, i: int) -> float:
     if number is None or abs(number) > 1e12:
         raise ValueError(f"{where}.{name} = {shown(value)}: must be a finite number (at most 1e12)")
     return number
+
+
+def stability(found: Any) -> Any:
+    """How steadily the knobs were held, in [0, 1]: 1 - clip((std(diff batch) / 512 + std(diff kv)) / 0.5)."""
+    unrest = np.asarray(found.batch_jitter) / 512.0 + np.asarray(found.kv_jitter)
+    return 1.0 - np.clip(unrest / 0.5, 0.0, 1.0)
 
 
 def score_aggregates(
@@ -99,14 +121,22 @@ def score_aggregates(
             "latency": (0.5, clip(1.0 - np.asarray(found.mean_ttft_p50_ms) / spec.slo_ttft_ms[0])),
             "memory": (0.5, np.where(over < 0, 1.0, clip(1.0 - over / 10.0))),
         }
+    elif spec.id > LAST_OWN:
+        steps = getattr(found, "steps", EPISODE_LENGTH)
+        mean_cost = np.asarray(found.total_cost) / steps
+        parts = {
+            "goodput": (0.40, clip(np.asarray(found.goodput) / optimal)),
+            "slo": (0.30, clip(found.slo_attainment)),
+            "cost": (0.20, clip(1.0 - mean_cost / (2.0 * norms["cost_normaliser"]))),
+            "stability": (0.10, stability(found)),
+        }
     else:
         budget = spec.cost_budget or 5.0
-        unrest = np.asarray(found.batch_jitter) / 512.0 + np.asarray(found.kv_jitter)
         parts = {
             "throughput": (0.40, clip(np.asarray(found.mean_tps) / optimal)),
             "slo": (0.30, clip(1.0 - np.asarray(found.mean_violations) / 100.0)),
             "cost": (0.20, clip(1.0 - np.asarray(found.total_cost) / budget)),
-            "stability": (0.10, 1.0 - clip(unrest / 0.5)),
+            "stability": (0.10, stability(found)),
         }
     score = clip(sum(weight * value for weight, value in parts.values()))
     return {name: value for name, (_, value) in parts.items()} | {"score": score}
@@ -133,7 +163,9 @@ def grade(
         raise ValueError(f"episode_log: got {type(episode_log).__name__}; must be a list of log entries")
     if not episode_log:
         return {"score": 0.0, "breakdown": {}, "feedback": "The episode log is empty: nothing to score."}
-    parts = {name: float(value) for name, value in score_aggregates(spec, aggregate(episode_log), normalisers).items()}
+    parts = {
+        name: float(value) for name, value in score_aggregates(spec, aggregate(episode_log, spec), normalisers).items()
+    }
     score = parts.pop("score")
     weakest = min(parts, key=lambda name: parts[name])
     feedback = (

@@ -1,6 +1,6 @@
 """What the agent sets, what the simulator answers, and the ranges of both.
 
-First room of the data flow: everything else imports from here and this module imports nothing of the package.
+First room of the data flow: everything else imports from here; this module imports only the engine's pytrees.
 The range, unit and meaning of every knob and of every observation field are written once, in ``KNOBS`` and
 ``OBSERVATION``; action spaces, the HTTP schemas, the command line's help and the docs read them from here.
 """
@@ -11,14 +11,14 @@ import dataclasses
 import enum
 import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-Scalar: TypeAlias = Any  # a Python number, a NumPy or JAX scalar, or a traced array of any batch shape
+from inferencegym_jax.engine_models import EngineParams, EngineState, Scalar
 
 
 class QuantTier(enum.IntEnum):
@@ -172,7 +172,8 @@ class WorkloadState:
     phase: Scalar  # int32, a Phase
     arrivals: Scalar  # int32, requests that arrived in this step
     served: Scalar  # int32, requests taken from the queue in this step
-    rejected: Scalar  # int32, requests turned away because the queue was full
+    rejected: Scalar  # int32, requests turned away because the queue was full, or lost when memory ran out
+    running: Scalar = 0  # int32, open loop: requests in the decode batch after the step; there `served` has finished
 
 
 @jax.tree_util.register_dataclass
@@ -221,6 +222,7 @@ class EnvState:
     arrival_ema: jax.Array  # float32, requests/s
     class_counts: jax.Array  # int32[3], arrivals by class over the last 50 steps
     cost_so_far: jax.Array  # float32
+    engine: EngineState = EngineState()  # what an open-loop engine carries; untouched by the closed loop
 
 
 @jax.tree_util.register_dataclass
@@ -261,6 +263,7 @@ class EnvParams:
     active: Scalar  # bool[5], which knobs the task leaves to the agent, in the order of KNOBS
     noise_sigma: Scalar  # float32, standard deviation of the latency noise
     episode_length: Scalar  # int32, steps
+    engine: EngineParams = EngineParams()  # the open-loop part
 
     @property
     def max_steps_in_episode(self) -> Scalar:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax import workload
+from inferencegym_jax import traffic, workload
 from inferencegym_jax.grader import grade
 from inferencegym_jax.models import (
     EnvParams,
@@ -153,22 +153,31 @@ class WorkloadGenerator:
         self._state = self.env.reset_seed(self.seed, self.params)[1]
 
     def step(self, batch_size: int = 32) -> WorkloadState:
-        """One second of traffic of which at most ``batch_size`` requests are served."""
+        """One second of traffic of which at most ``batch_size`` requests are served; of an open-loop task at most so
+        many run at once, on the shipped table."""
         check_action(ServeAction(batch_size=batch_size))
-        traffic, counts = _advance(self._state, jnp.int32(batch_size), self.params)
+        if int(self.params.engine.open_loop):
+            _, self._state, _, _, info = self.env.step_env(
+                None, self._state, ServeAction(batch_size=batch_size), self.params
+            )
+            return info["workload"]
+        drawn, counts = _advance(self._state, jnp.int32(batch_size), self.params)
         self._state = EnvState(
             seed=self._state.seed,
             episode=self._state.episode,
             time=self._state.time + 1,
-            queue=traffic.queue_depth,
-            arrival_ema=traffic.arrival_rate,
+            queue=drawn.queue_depth,
+            arrival_ema=drawn.arrival_rate,
             class_counts=counts,
             cost_so_far=self._state.cost_so_far,
         )
-        return traffic
+        return drawn
 
     def is_burst_active(self) -> bool:
-        """Whether the next step lies in a burst."""
+        """Whether the next step lies in a burst; of fitted traffic: whether its rate is over 1.5 times the mean."""
+        if int(self.params.engine.traffic):
+            log_rate = traffic.log_modulation(self._state.seed, self._state.time, self.params.engine)
+            return bool(jnp.exp(log_rate) > traffic.BURST)
         return bool(workload.is_burst_at(self._state.time, self.params))
 
 

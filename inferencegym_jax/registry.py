@@ -14,8 +14,9 @@ from inferencegym_jax.models import EnvParams
 from inferencegym_jax.solver import normalise
 from inferencegym_jax.table import LatencyTable, load_table
 from inferencegym_jax.tasks import TaskSpec, calibration, check_config, get_task, make_params
+from inferencegym_jax.traces import RequestLog, load_trace
 
-OWN_TABLE_SEEDS = 16  # episodes a static action when a user's own table is normalised
+OWN_TABLE_SEEDS = 16  # episodes a static action when a user's own table or traffic is normalised
 
 
 def make(
@@ -23,40 +24,49 @@ def make(
     *,
     table: str | Path | LatencyTable | None = None,
     config: Mapping[str, Any] | None = None,
+    dynamics: str | None = None,
+    trace: str | Path | RequestLog | None = None,
 ) -> tuple[Environment, EnvParams]:
     """An environment and the params of a task.
 
     Args:
-        task: 1, 2, 3 or a name ("static-uniform", "bursty-sharegpt", "adversarial-multi-tenant").
+        task: a number or a name: 1 "static-uniform", 2 "bursty-sharegpt", 3 "adversarial-multi-tenant",
+            4 "azure-conversation", 5 "mooncake-conversation".
         table: a latency table of your own (parquet, CSV or ``LatencyTable``); its throughput and cost normalisers are
-        then
-            found by an exhaustive search over its static actions, which takes a few seconds once. Default: the
+            then found by an exhaustive search over its static actions, which takes a few seconds once. Default: the
             shipped one.
         config: overrides among alpha, beta, gamma, delta and slo_ttft_ms.
+        dynamics: "open_loop" serves the task's traffic by continuous batching (SPEC section 9). Default: the task's
+            own.
+        trace: a request log of your own (CSV or JSON lines, see ``load_trace``), replayed second by second in place of
+            the task's traffic, open-loop. Seed s starts at its second 200 s, and past its end it begins again.
 
     Raises:
-        ValueError: unknown task, unknown or bad config (the message says what is allowed).
-        FileNotFoundError, TableError: the table cannot be used.
+        ValueError: unknown task or dynamics, unknown or bad config (the message says what is allowed).
+        FileNotFoundError, TableError, TraceError: the table or the log cannot be used.
     """
     spec = get_task(task)
     check_config(config)
     loaded = load_table(table)
-    params = make_params(spec, loaded, normalisers(spec, loaded), config)
-    return Environment(loaded, params), params
+    log = None if trace is None else load_trace(trace)
+    params = make_params(spec, loaded, normalisers(spec, loaded, dynamics, log), config, dynamics, log)
+    return Environment(loaded, params, log), params
 
 
-def normalisers(spec: TaskSpec, table: LatencyTable) -> dict[str, float]:
-    """``optimal_tps`` and ``cost_normaliser`` of a task on a table: the shipped calibration's where it is that
-    table's."""
+def normalisers(
+    spec: TaskSpec, table: LatencyTable, dynamics: str | None = None, trace: RequestLog | None = None
+) -> dict[str, float]:
+    """``optimal_tps`` and ``cost_normaliser`` of a task: the shipped calibration's where table, dynamics and traffic
+    are."""
     shipped = calibration()
-    if table.digest == shipped["table_digest"]:
+    if table.digest == shipped["table_digest"] and trace is None and dynamics in (None, spec.dynamics):
         return shipped["tasks"][spec.name]
-    return _search(spec.name, table)
+    return _search(spec.name, table, dynamics, trace)
 
 
 @functools.lru_cache(maxsize=32)
-def _search(name: str, table: LatencyTable) -> dict[str, float]:
+def _search(name: str, table: LatencyTable, dynamics: str | None, trace: RequestLog | None) -> dict[str, float]:
     spec = get_task(name)
-    params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0})
-    found, _ = normalise(Environment(table, params), params, np.arange(OWN_TABLE_SEEDS))
+    params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0}, None, dynamics, trace)
+    found, _ = normalise(Environment(table, params, trace), params, np.arange(OWN_TABLE_SEEDS))
     return {**found, "throughput_floor": 0.0}

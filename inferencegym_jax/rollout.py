@@ -69,6 +69,8 @@ class EpisodeStatistics:
     evictions: jax.Array  # events in the episode
     oom_share: jax.Array  # share of steps out of memory
     bound_share: jax.Array  # share of rewards at -1 or 1
+    goodput: jax.Array  # tokens/s of the seconds whose median TTFT and TPOT meet the strictest class's objectives
+    slo_attainment: jax.Array  # share of seconds whose 99th percentile of TTFT and whose TPOT do
 
 
 def _check(seeds: Any, params: EnvParams, length: int) -> jax.Array:
@@ -198,6 +200,7 @@ def _evaluate(
         observation, state, reward, _, _, info = env.step(None, state, action, task)
         metrics, traffic, final = info["metrics"], info["workload"], info["final_observation"]
         knobs = (action.batch_size.astype(jnp.float32), action.kv_budget)
+        slo, quick = task.slo_ms[..., 0], metrics.tpot_ms <= task.engine.slo_tpot_ms
         changes = tuple(jnp.where(first, 0.0, now - before) for now, before in zip(knobs, previous, strict=True))
         terms = {
             "reward": reward,
@@ -214,6 +217,8 @@ def _evaluate(
             "evictions": metrics.eviction_events,
             "oom": info["oom"],
             "bound": jnp.abs(reward) >= 1.0,
+            "good": jnp.where(quick & (metrics.ttft_p50_ms <= slo), metrics.tokens_per_sec, 0.0),
+            "attained": quick & (metrics.ttft_p99_ms <= slo),
             "batch": changes[0],
             "batch_square": changes[0] ** 2,
             "kv": changes[1],
@@ -231,7 +236,7 @@ def _evaluate(
     zero = jnp.zeros(seeds.shape, jnp.float32)
     names = (
         "reward tps ttft_p50 ttft_p99 tpot violations violation_rate cost queue rejected arrivals evictions oom bound "
-        "batch batch_square kv kv_square peak_memory"
+        "good attained batch batch_square kv kv_square peak_memory"
     ).split()
     start = (state, observation, carry, (zero, zero), {str(name): zero for name in names})
     sums = jax.lax.scan(body, start, None, length=length)[0][-1]
@@ -259,6 +264,8 @@ def _evaluate(
         evictions=sums["evictions"],
         oom_share=sums["oom"] / length,
         bound_share=sums["bound"] / length,
+        goodput=sums["good"] / length,
+        slo_attainment=sums["attained"] / length,
     )
 
 

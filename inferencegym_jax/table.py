@@ -49,7 +49,7 @@ class LatencyTable:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the axes, values and the metadata that the physics reads."""
-        text = repr((self.axes, self.reference_acceptance)).encode()
+        text = repr((self.axes, self.reference_acceptance, self.output_length, self.engine_overhead_ms)).encode()
         return hashlib.sha256(text + np.ascontiguousarray(self.values).tobytes()).hexdigest()
 
     def __hash__(self) -> int:
@@ -69,6 +69,12 @@ class LatencyTable:
     def output_length(self) -> float:
         """Mean output tokens a request that the table assumes."""
         return float(self.metadata.get("reference_output_length", "128"))
+
+    @property
+    def engine_overhead_ms(self) -> float:
+        """Scheduler and sampler time of one iteration, which kernels do not hold; the open loop adds it. 0 if not
+        stated."""
+        return float(self.metadata.get("engine_overhead_ms", "0"))
 
     @property
     def locked_knobs(self) -> tuple[str, ...]:

@@ -10,17 +10,20 @@ import functools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from inferencegym_jax.engine_models import TRAFFIC_FITTED, TRAFFIC_TRACE, EngineParams
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, finite_number, shown
 from inferencegym_jax.table import LatencyTable, data_path
+from inferencegym_jax.traces import RequestLog
 
 OOM_LIMIT_GB = 40.0
 NOISE_SIGMA = 0.05
 REWARD_WEIGHTS = ("alpha", "beta", "gamma", "delta")
+DYNAMICS = ("closed_loop", "open_loop")
 CONFIG_KEYS = (*REWARD_WEIGHTS, "slo_ttft_ms")
 
 
@@ -42,6 +45,9 @@ class TaskSpec:
     active_knobs: tuple[str, ...]
     reward: dict[str, float]
     cost_budget: float | None = None
+    dynamics: str = "closed_loop"  # or "open_loop", SPEC section 9
+    traffic: dict[str, Any] | None = None  # fitted to a public log by data/fit_traces.py; None: arrivals and prompts
+    slo_tpot_ms: float = math.inf  # objective on the time per output token, for the general grader
 
 
 @functools.cache
@@ -105,8 +111,63 @@ def check_config(config: Mapping[str, Any] | None) -> dict[str, float]:
     return checked
 
 
+def engine_params(
+    spec: TaskSpec, table: LatencyTable, dynamics: str | None = None, trace: RequestLog | None = None
+) -> EngineParams:
+    """The open-loop part of a task's params.
+
+    Args:
+        spec: the task.
+        table: its metadata hold the engine's overhead and the mean output of tasks that state none.
+        dynamics: "open_loop" makes any task one; default: the task's own.
+        trace: a request log to replay instead of the task's traffic.
+
+    Raises:
+        ValueError: dynamics that there are not, or that the task cannot have.
+    """
+    wanted = dynamics or ("open_loop" if trace is not None else spec.dynamics)
+    if wanted not in DYNAMICS:
+        raise ValueError(f"dynamics = {shown(wanted)}: must be one of {', '.join(DYNAMICS)}")
+    if wanted == "closed_loop" and (trace is not None or spec.traffic is not None):
+        what = "a replayed log" if trace is not None else f"task {spec.id}'s traffic, fitted to a log,"
+        raise ValueError(f"dynamics = 'closed_loop': {what} is served open_loop only")
+    if wanted == "closed_loop":
+        return EngineParams(**{f.name: np.asarray(f.default, _engine_dtype(f.name)) for f in fields(EngineParams)})
+    found: dict[str, Any] = {
+        "open_loop": 1,
+        "overhead_ms": table.engine_overhead_ms,
+        "slo_tpot_ms": spec.slo_tpot_ms,
+        "output_mean": table.output_length,
+    }
+    if trace is not None:
+        found |= {"traffic": TRAFFIC_TRACE, "rate": trace.rate, "output_mean": trace.mean_output}
+    elif spec.traffic is not None:
+        fitted = spec.traffic
+        found |= {
+            "traffic": TRAFFIC_FITTED,
+            "rate": fitted["rate"],
+            "modulation": fitted["sigma"],
+            "periods": fitted["periods"],
+            "prompt_mean": fitted["prompt"]["mean"],
+            "prompt_cv": fitted["prompt"]["cv"],
+            "output_mean": fitted["output"]["mean"],
+            "output_cv": fitted["output"]["cv"],
+        }
+    values = {f.name: found.get(f.name, f.default) for f in fields(EngineParams)}
+    return EngineParams(**{name: np.asarray(value, _engine_dtype(name)) for name, value in values.items()})
+
+
+def _engine_dtype(name: str) -> type:
+    return np.int32 if name in ("open_loop", "traffic", "periods", "queue_capacity") else np.float32
+
+
 def make_params(
-    spec: TaskSpec, table: LatencyTable, normalisers: Mapping[str, float], config: Mapping[str, Any] | None = None
+    spec: TaskSpec,
+    table: LatencyTable,
+    normalisers: Mapping[str, float],
+    config: Mapping[str, Any] | None = None,
+    dynamics: str | None = None,
+    trace: RequestLog | None = None,
 ) -> EnvParams:
     """The params pytree of a task: float32, int32 and bool scalars and two vectors of three.
 
@@ -115,6 +176,7 @@ def make_params(
         table: knobs that it lacks are locked.
         normalisers: ``optimal_tps`` (tokens/s) and ``cost_normaliser`` (cost_per_1k), from calibration.
         config: overrides, see ``check_config``.
+        dynamics, trace: see ``engine_params``.
     """
     overrides = check_config(config)
     weights = {key: overrides.get(key, spec.reward[key]) for key in REWARD_WEIGHTS}
@@ -151,5 +213,6 @@ def make_params(
         slo_ms=slo,
         active=np.asarray(active),
         episode_length=np.int32(EPISODE_LENGTH),
+        engine=engine_params(spec, table, dynamics, trace),
         **{key: np.float32(value) for key, value in numbers.items()},
     )

@@ -44,12 +44,12 @@ class Outcome(NamedTuple):
 
 
 class Layout:
-    """One flat dataclass of float32, int32, uint32 and bool fields of fixed shape as a run of 32-bit words."""
+    """A dataclass, or one of dataclasses, of float32, int32, uint32 and bool fields as a run of 32-bit words."""
 
     def __init__(self, example: Any):
-        self.type = type(example)
-        self.names = [field.name for field in dataclasses.fields(example)]
-        leaves = [getattr(example, name) for name in self.names]
+        paths, self.structure = jax.tree.flatten_with_path(example)
+        self.names = [".".join(str(key.name) for key in path) for path, _ in paths]
+        leaves = [leaf for _, leaf in paths]
         self.shapes = [tuple(np.shape(leaf)) for leaf in leaves]
         self.dtypes = [np.dtype(leaf.dtype) for leaf in leaves]
         sizes = [int(np.prod(shape, dtype=np.int64)) for shape in self.shapes]
@@ -70,19 +70,19 @@ class Layout:
     def pack(self, tree: Any) -> jax.Array:
         """int32[words] of a (traced) tree."""
         parts = []
-        for name, dtype in zip(self.names, self.dtypes, strict=True):
-            value = jnp.asarray(getattr(tree, name), dtype)
+        for leaf, dtype in zip(jax.tree.leaves(tree), self.dtypes, strict=True):
+            value = jnp.asarray(leaf, dtype)
             value = value.astype(jnp.int32) if dtype == np.bool_ else jax.lax.bitcast_convert_type(value, jnp.int32)
             parts.append(jnp.reshape(value, (-1,)))
         return jnp.concatenate(parts)
 
     def unpack(self, words: jax.Array) -> Any:
         """The tree of a (traced) int32[words]."""
-        fields = {}
-        for name, (start, end), shape, dtype in zip(self.names, self.spans, self.shapes, self.dtypes, strict=True):
+        leaves = []
+        for (start, end), shape, dtype in zip(self.spans, self.shapes, self.dtypes, strict=True):
             part = jnp.reshape(words[start:end], shape)
-            fields[name] = part != 0 if dtype == np.bool_ else jax.lax.bitcast_convert_type(part, dtype)
-        return self.type(**fields)
+            leaves.append(part != 0 if dtype == np.bool_ else jax.lax.bitcast_convert_type(part, dtype))
+        return jax.tree.unflatten(self.structure, leaves)
 
     def read(self, buffer: bytes, offset: int = 0) -> dict[str, Any]:
         """The fields in a buffer as Python numbers, bools and lists: what ``models.plain`` gives of the tree."""

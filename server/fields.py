@@ -153,6 +153,7 @@ class Workload(BaseModel):
     arrivals: int = Field(description="requests that arrived")
     served: int = Field(description="requests taken from the queue")
     rejected: int = Field(description="requests turned away")
+    running: int = Field(default=0, description="open loop: requests in the decode batch after the step")
 
 
 class StepInfo(BaseModel):

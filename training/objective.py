@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from inferencegym_jax import Environment, EnvParams, MetricsSnapshot, ServeAction, TaskSpec
 from inferencegym_jax.environment import effective_action
+from inferencegym_jax.grader import LAST_OWN
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS
 from inferencegym_jax.tasks import get_task
 from training.config import Hyperparameters, TrainConfig
@@ -30,6 +31,14 @@ def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot) -> j
         value = metrics.tokens_per_sec / params.optimal_tps
     elif spec.id == 2:
         value = 1.0 - 0.5 * metrics.ttft_p50_ms / params.slo_ms[0]
+    elif spec.id > LAST_OWN:
+        slo, quick = params.slo_ms[0], metrics.tpot_ms <= params.engine.slo_tpot_ms
+        good = jnp.where(quick & (metrics.ttft_p50_ms <= slo), metrics.tokens_per_sec, 0.0)
+        value = (
+            0.40 * good / params.optimal_tps
+            + 0.30 * (quick & (metrics.ttft_p99_ms <= slo))
+            + 0.20 * (1.0 - metrics.cost_per_1k / (2.0 * params.cost_normaliser))
+        )
     else:
         value = (
             0.40 * metrics.tokens_per_sec / params.optimal_tps

@@ -1,0 +1,152 @@
+"""A latency table for one measured run: its model, GPU, prompt and output lengths, from measured kernels.
+
+Data flow: kernels -> `StepTimes` -> rows of the table's columns -> `inferencegym_jax` table, on which the compiled
+step then plays the run. The table has the run's own prompt as its one prompt length, so nothing is lost to
+interpolation over prompts.
+
+Unlike the shipped table's prefill, a prompt here always rides along with the decode iterations, as vLLM's chunked
+prefill does: it adds gemms(chunk + B) - gemms(B) for each chunk of the token budget, and its attention.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from data.step_time import StepTimes, UnknownNameError, model_of_alias, systems  # noqa: E402
+from inferencegym_jax.measured_runs import MeasuredRun, RunError  # noqa: E402
+from inferencegym_jax.table import KEYS, METRICS, table_from_columns  # noqa: E402
+from inferencegym_jax.validation import EngineTable  # noqa: E402
+
+BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+TIER = "FP16"
+ACTIVATIONS_GB = 2.5  # runtime, CUDA graphs and activations, which vLLM profiles before it sizes the KV pool
+MEMORY_SHARE = 0.9  # vLLM's gpu_memory_utilization
+
+
+def system_of(name: str) -> str:
+    """Our name of a GPU known elsewhere as `name`: "h100_sxm", "H100", "NVIDIA A100-SXM4-80GB".
+
+    Raises:
+        UnknownNameError: it has no entry in `systems.json`.
+    """
+    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
+    for key in systems():
+        if plain == key or key.split("_")[0] in plain.split("_"):
+            return key
+    raise UnknownNameError(f"unknown GPU {name!r}; there are: {', '.join(sorted(systems()))}")
+
+
+def chunked_prefill_ms(times: StepTimes, prompt: float, running: float, budget: float) -> float:
+    """What one prompt adds to the decode iterations of `running` requests, chunk by chunk of the token budget."""
+    room = max(budget - running, 1.0)
+    base = times.layers_ms(running, TIER) if running else 0.0
+    whole, rest = divmod(prompt, room)
+    products = whole * (times.layers_ms(running + room, TIER) - base)
+    if rest:
+        products += times.layers_ms(running + rest, TIER) - base
+    return products + times.prefill_attention_ms(prompt)
+
+
+def alone_ms(times: StepTimes, prompt: float, budget: float) -> float:
+    """A prefill that nothing shares: its chunks, the head over one position, its attention."""
+    return chunked_prefill_ms(times, prompt, 0, budget) + times.head_ms(1)
+
+
+@cache
+def engine_table(model: str, system: str, prompt: float, output: float, budget: float) -> EngineTable:
+    """The table and the memory limit of a run.
+
+    Raises:
+        UnknownNameError, KernelDataError: model or system has no entry or no measured kernels.
+    """
+    times = StepTimes.load(system, model)
+    columns: dict[str, list[float]] = {name: [] for name in (*KEYS, *METRICS)}
+    alone = alone_ms(times, prompt, budget)
+    weights_gb = times.arch.weight_bytes(TIER) / 1e9
+    request_gb = (prompt + output / 2) * times.arch.kv_bytes_per_token / 1e9
+    for disagg in (0, 1):
+        for batch in BATCH_SIZES:
+            decode = times.decode_ms(batch, prompt + output / 2)
+            added = 0.0 if disagg else batch / output * chunked_prefill_ms(times, prompt, batch, budget)
+            row = {
+                "spec_length": 0,
+                "quant_tier": 0,
+                "prefill_disagg": disagg,
+                "batch_size": batch,
+                "kv_budget": 1.0,
+                "prompt_len_bucket": 0,
+                "ttft_p50_ms": alone + (0.0 if disagg else decode),
+                "ttft_p99_ms": alone + decode,
+                "tpot_ms": decode + added,
+                "tps": 1000 * batch / (decode + added),
+                "gpu_mem_gb": weights_gb + ACTIVATIONS_GB + batch * request_gb,
+                "cost_per_1k": (1 + disagg) * (decode + added) / batch,
+            }
+            for name, value in row.items():
+                columns[name].append(value)
+    metadata = {
+        "source": f"measured kernels of {system}, {times.kernels.engine} {times.kernels.version}; data/engine_table.py",
+        "model": model,
+        "system": system,
+        "reference_output_length": repr(output),
+    }
+    table = table_from_columns(columns, metadata, f"{model} on {system}, {prompt:g} in, {output:g} out")
+    return EngineTable(table, MEMORY_SHARE * systems()[system]["memory_gb"])
+
+
+def resolve(run: MeasuredRun, model: str | None, system: str | None) -> tuple[str, str]:
+    """Our names of the run's model and GPU; `model` and `system` stand in where the run has none or an unknown one.
+
+    Raises:
+        RunError: neither is known, or the run used more than one GPU; the row is named.
+    """
+    if run.tp != 1:
+        raise RunError(f"{run.where}: tp is {run.tp}; the kernels are those of one GPU, wanted: 1")
+    found: list[str] = []
+    pairs: Any = (("model", run.model, model, model_of_alias), ("gpu", run.gpu, system, system_of))
+    for what, given, fallback, name_of in pairs:
+        if given is None and fallback is None:
+            raise RunError(f"{run.where}: no {what}; add the column or pass --{'system' if what == 'gpu' else what}")
+        try:
+            found.append(name_of(given if given is not None else fallback))
+        except UnknownNameError as error:
+            if fallback is None:
+                raise RunError(f"{run.where}: {error}") from error
+            found.append(name_of(fallback))
+    return found[0], found[1]
+
+
+def check_names(model: str | None, system: str | None) -> None:
+    """Raise UnknownNameError where a model or GPU that the user names has no entry."""
+    if model is not None:
+        model_of_alias(model)
+    if system is not None:
+        system_of(system)
+
+
+def selected(run: MeasuredRun, model: str | None, system: str | None) -> bool:
+    """Whether the run is one of `model` on `system`: where it names its own, and we know them, they must be the
+    same."""
+    pairs: Any = ((run.model, model, model_of_alias), (run.gpu, system, system_of))
+    for given, wanted, name_of in pairs:
+        if given is None or wanted is None:
+            continue
+        try:
+            if name_of(given) != name_of(wanted):
+                return False
+        except UnknownNameError:
+            continue
+    return True
+
+
+def table_of(run: MeasuredRun, model: str | None = None, system: str | None = None) -> EngineTable:
+    """`engine_table` of a run; see `resolve` for `model` and `system`."""
+    name, gpu = resolve(run, model, system)
+    budget = float(run.max_num_batched_tokens)
+    return engine_table(name, gpu, run.mean_prompt_tokens, run.mean_output_tokens, budget)

@@ -1,0 +1,219 @@
+"""The command line: ``inferencegym calibrate`` and ``inferencegym validate`` against measured runs of a real engine.
+
+Needs the extra ``cli``. What reads the measured kernels lives in the repository's ``data/`` folder, so these two
+commands run from a checkout (or an editable install) with ``aiconfigurator-core`` beside it; the messages say so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="InferenceGym JAX: an RL environment for LLM inference control.", no_args_is_help=True, add_completion=False
+)
+
+RunFile = Annotated[
+    Path, typer.Argument(metavar="RUN.csv", help="measured runs: CSV, or the JSON of `vllm bench serve --save-result`")
+]
+Model = Annotated[str | None, typer.Option(help="model of runs that name none, e.g. llama2-7b; selects where they do")]
+System = Annotated[str | None, typer.Option(help="GPU of runs that name none, e.g. h100_sxm; selects where they do")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+
+
+@app.callback()
+def main() -> None:
+    """InferenceGym JAX."""
+
+
+def _fail(message: object) -> typer.Exit:
+    typer.echo(f"error: {message}", err=True)
+    return typer.Exit(2)
+
+
+def _kernel_tables() -> Any:
+    """``data/engine_table.py`` of the checkout that this package runs from."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "data" / "engine_table.py").is_file():
+        raise _fail(
+            "predicting a run needs the measured kernels and the scripts that read them, which are not in the wheel;"
+            " clone the repository and run it there: pip install -e '.[cli,demo]' && pip install --no-deps"
+            " aiconfigurator-core==0.12.0"
+        )
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    return importlib.import_module("data.engine_table")
+
+
+def _select(tables: Any, path: Path, model: str | None, system: str | None) -> list[Any]:
+    """The file's runs of ``model`` on ``system`` that the kernels cover; says on stderr which were left out, and
+    why."""
+    from inferencegym_jax.measured_runs import RunError, read_runs
+
+    try:
+        tables.check_names(model, system)
+        runs = read_runs(path)
+    except ValueError as error:
+        raise _fail(error) from error
+    kept, left = [], []
+    for run in runs:
+        try:
+            if tables.selected(run, model, system):
+                tables.table_of(run, model, system)
+                kept.append(run)
+        except ValueError as error:
+            left.append(str(error) if isinstance(error, RunError) else f"{run.where}: {error}")
+    for reason in left:
+        typer.echo(f"left out: {reason}", err=True)
+    if not kept:
+        raise _fail(f"{path}: no run that could be predicted among {len(runs)}")
+    return kept
+
+
+def _table(rows: list[dict[str, Any]], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left")
+    for name in (
+        "run",
+        "rate/s",
+        "in",
+        "out",
+        "n",
+        "ITL ms",
+        "error",
+        "TTFT ms",
+        "error",
+        "p50",
+        "p90",
+        "p99",
+        "latency",
+    ):
+        shown.add_column(name, justify="left" if name == "run" else "right", overflow="fold")
+
+    def error(row: dict[str, Any], name: str) -> str:
+        value = row.get(f"{name}_error")
+        return "" if value is None else f"{100 * value:+.1f} %"
+
+    for row in rows:
+        shown.add_row(
+            f"{row['model'] or ''} {row['run']}".strip(),
+            f"{row['rate_rps']:g}",
+            f"{row['mean_prompt_tokens']:g}",
+            f"{row['mean_output_tokens']:g}",
+            f"{row['concurrency']:.1f}",
+            f"{row['itl_mean_predicted_ms']:.2f} / {row['itl_mean_ms']:.2f}",
+            error(row, "itl_mean"),
+            f"{row['ttft_mean_predicted_ms']:.1f} / {row['ttft_mean_ms']:.1f}",
+            error(row, "ttft_mean"),
+            *(error(row, f"ttft_{q}") for q in ("p50", "p90", "p99")),
+            error(row, "latency_mean"),
+        )
+    Console(width=None if sys.stdout.isatty() else 170).print(shown)
+
+
+def _plot(rows: list[dict[str, Any]], out: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
+    for axis, (name, label) in zip(
+        axes, (("itl_mean", "mean ITL"), ("ttft_mean", "mean TTFT"), ("latency_mean", "mean latency")), strict=True
+    ):
+        measured = [row[f"{name}_ms"] for row in rows]
+        guessed = [row[f"{name}_predicted_ms"] for row in rows]
+        ends = [0.9 * min(measured + guessed), 1.1 * max(measured + guessed)]
+        axis.plot(ends, ends, color="0.6", linewidth=1, label="equal")
+        axis.scatter(measured, guessed, color="C0", s=22, label="runs")
+        axis.set(xlabel=f"measured {label} (ms)", ylabel=f"predicted {label} (ms)", xscale="log", yscale="log")
+        axis.legend(frameon=False)
+    figure.suptitle(f"inferencegym validate: {len(rows)} measured runs", fontsize=10)
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    from statistics import median
+
+    parts = [f"{what} {100 * median(abs(r[f'{name}_error']) for r in rows):.1f} %" for name, what in NAMES.items()]
+    return f"median absolute error of {len(rows)} runs: " + ", ".join(parts)
+
+
+NAMES = {"itl_mean": "mean ITL", "ttft_mean": "mean TTFT", "latency_mean": "mean latency"}
+
+
+@app.command()
+def validate(
+    run: RunFile,
+    model: Model = None,
+    system: System = None,
+    overhead: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=100.0, help="engine overhead, ms an iteration; default: the shipped one"),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="write a plot of predicted against measured here")] = None,
+    as_json: Json = False,
+) -> None:
+    """Play every measured run on the compiled step and compare: ITL, TTFT, latency, predicted / measured."""
+    from inferencegym_jax.validation import compare, predict, shipped_overhead_ms
+
+    tables = _kernel_tables()
+    constant = shipped_overhead_ms() if overhead is None else overhead
+    rows = [
+        compare(r, predict(r, tables.table_of(r, model, system), constant)) for r in _select(tables, run, model, system)
+    ]
+    if plot is not None:
+        _plot(rows, plot)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    _table(rows, f"predicted / measured, engine overhead {constant:g} ms an iteration")
+    typer.echo(_summary(rows) + (f"; plot: {plot}" if plot else ""))
+
+
+@app.command()
+def calibrate(
+    run: RunFile,
+    model: Model = None,
+    system: System = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="fit on the first so many runs only")] = None,
+    out: Annotated[Path | None, typer.Option(help="write the constant and its fit here, as JSON")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit the one constant that kernels do not hold: scheduler and sampler time, milliseconds an iteration."""
+    from inferencegym_jax.validation import fit_overhead
+
+    tables = _kernel_tables()
+    runs = _select(tables, run, model, system)[:rows]
+    try:
+        found = fit_overhead(runs, lambda r: tables.table_of(r, model, system))
+    except ValueError as error:
+        raise _fail(error) from error
+    found = {
+        "overhead_ms": found["overhead_ms"],
+        "fitted_on": [
+            f"{row['run']}, {row['model']} on {row['gpu']}, {row['rate_rps']:g} requests/s" for row in found["rows"]
+        ],
+        "rows": found["rows"],
+    }
+    text = json.dumps(found, indent=2)
+    if out is not None:
+        out.write_text(text + "\n")
+    if as_json:
+        typer.echo(text)
+        return
+    _table(found["rows"], f"engine overhead {found['overhead_ms']:g} ms an iteration, fitted on {len(runs)} run(s)")
+    typer.echo(_summary(found["rows"]))
+    typer.echo(f"use it: python data/build_table.py --overhead {found['overhead_ms']:g}, or validate --overhead")
+
+
+if __name__ == "__main__":
+    app()

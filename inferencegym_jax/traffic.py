@@ -1,0 +1,112 @@
+"""Traffic of an open-loop task in one second: fitted to a public log, or a log itself.
+
+``(seed, step, params) -> requests, mean prompt, mean output``; nothing is carried, so any second can be regenerated
+alone.
+
+The fitted arrivals are a doubly stochastic Poisson process. The log of the rate is a sum of smooth noises, one a time
+scale: standard normals drawn at a lattice of ``period`` steps (with the episode's own phase) and blended linearly
+between its points at unit variance. Lengths are lognormal with the log's mean and coefficient of variation; a second
+with k requests draws their mean, which has 1/k of the variance (lognormal again, by moments: Fenton and Wilkinson).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax import random
+from inferencegym_jax.engine_models import TIME_SCALES, EngineParams
+from inferencegym_jax.workload import poisson
+
+LENGTHS, PHASES, MODULATION = 8, 9, 16  # purposes of random.hash4; MODULATION takes one a time scale
+BURST = 1.5  # times the mean rate from which a second is reported as a burst
+SMALL_RATE = 4.0
+SMALL_TERMS = 16
+SHORTEST, LONGEST = 32.0, 8192.0  # prompts of the fitted traffic, tokens: the observation's range
+LONGEST_OUTPUT = 8192.0
+
+
+class Requests(NamedTuple):
+    """What arrives in one second."""
+
+    arrivals: jax.Array  # int32
+    prompt: jax.Array  # float32, mean tokens
+    output: jax.Array  # float32, mean tokens
+    multiplier: jax.Array  # float32, rate over its long-run mean
+
+
+def poisson_count(word: jax.Array, rate: jax.Array) -> jax.Array:
+    """Poisson draw (int32) at any rate: exact inversion below 4 (it sums 16 terms; P(X > 16) < 2e-6 there), else
+    ``workload.poisson``."""
+    u = random.uniform(word)
+    low = jnp.minimum(rate, SMALL_RATE)
+    term = jnp.exp(-low)
+    below = term
+    count = jnp.zeros_like(u, jnp.int32)
+    for k in range(1, SMALL_TERMS + 1):
+        count = count + (u > below).astype(jnp.int32)
+        term = term * low / k
+        below = below + term
+    return jnp.where(rate < SMALL_RATE, count, poisson(word, rate))
+
+
+def log_modulation(seed: jax.Array, step: jax.Array, params: EngineParams) -> jax.Array:
+    """float32: log of the rate over its long-run mean, at any step."""
+    phases = random.hash4(seed, jnp.zeros_like(step), PHASES)
+    total = jnp.zeros_like(seed, jnp.float32)
+    for scale in range(TIME_SCALES):
+        period, sigma = params.periods[..., scale], params.modulation[..., scale]
+        offset = (phases[scale] >> 1).astype(jnp.int32) % period
+        cell = (step + offset) // period
+        u = ((step + offset) % period).astype(jnp.float32) / period
+        left = random.normal(random.hash4(seed, cell, MODULATION + scale)[0])
+        right = random.normal(random.hash4(seed, cell + 1, MODULATION + scale)[0])
+        blend = (left + u * (right - left)) / jnp.sqrt(1.0 - 2.0 * u * (1.0 - u))
+        total = total + sigma * blend - 0.5 * sigma * sigma
+    return total
+
+
+def mean_length(word: jax.Array, mean: jax.Array, cv: jax.Array, count: jax.Array) -> jax.Array:
+    """float32 mean of ``count`` lognormal lengths (tokens), as one lognormal of the same mean and variance."""
+    variance = jnp.log1p(cv * cv / jnp.maximum(count, 1))
+    return mean * jnp.exp(jnp.sqrt(variance) * random.normal(word) - 0.5 * variance)
+
+
+def draw_fitted(seed: jax.Array, step: jax.Array, params: EngineParams) -> Requests:
+    """The fitted traffic of any second of the episode ``seed``."""
+    multiplier = jnp.exp(log_modulation(seed, step, params))
+    count_word, prompt_word, output_word, _ = random.hash4(seed, step, LENGTHS)
+    arrivals = poisson_count(count_word, params.rate * multiplier)
+    prompt = mean_length(prompt_word, params.prompt_mean, params.prompt_cv, arrivals)
+    output = mean_length(output_word, params.output_mean, params.output_cv, arrivals)
+    return Requests(
+        arrivals,
+        jnp.clip(prompt, SHORTEST, LONGEST),
+        jnp.clip(output, 1.0, LONGEST_OUTPUT),
+        multiplier,
+    )
+
+
+def mean_output(seed: jax.Array, step: jax.Array, params: EngineParams, arrivals: jax.Array) -> jax.Array:
+    """float32 mean output (tokens) of a second whose arrivals come from elsewhere."""
+    word = random.hash4(seed, step, LENGTHS)[2]
+    return jnp.clip(mean_length(word, params.output_mean, params.output_cv, arrivals), 1.0, LONGEST_OUTPUT)
+
+
+def replay(seed: jax.Array, step: jax.Array, rows: jax.Array, length: int) -> Requests:
+    """Second ``(seed x length + step) mod seconds`` of a log: seed 0 starts at its first second, seed 1 one episode
+    later.
+
+    Args:
+        seed: uint32.
+        step: int32.
+        rows: float32[seconds, 3]: requests, mean prompt, mean output.
+        length: steps of an episode.
+    """
+    seconds = rows.shape[0]
+    episode = (seed % jnp.uint32(seconds)).astype(jnp.int32) * (length % seconds) % seconds
+    row = rows[(episode + step) % seconds]
+    mean = jnp.maximum(rows[:, 0].mean(), 1e-6)
+    return Requests(row[..., 0].astype(jnp.int32), row[..., 1], row[..., 2], row[..., 0] / mean)
