@@ -6,11 +6,13 @@ configuration only (the latency table); everything that differs between tasks or
 
 from __future__ import annotations
 
+import copy
 import functools
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from inferencegym_jax import engine, random, workload
 from inferencegym_jax.engine_grid import engine_grid
@@ -32,6 +34,8 @@ from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space,
 from inferencegym_jax.table import LatencyTable
 from inferencegym_jax.traces import RequestLog
 
+Loops: TypeAlias = Literal["both", "closed_loop", "open_loop"]
+
 
 class Environment:
     """LLM serving under control of five knobs, one action a simulated second.
@@ -44,15 +48,29 @@ class Environment:
     def __init__(self, table: LatencyTable, default_params: EnvParams, trace: RequestLog | None = None):
         self.grid = TableGrid(table)
         self.trace = trace
+        self.loops: Loops = "both"
         self._default_params = default_params
 
     def __hash__(self) -> int:
         """Hash of the table's and the request log's content."""
-        return hash((self.grid, self.trace))
+        return hash((self.grid, self.trace, self.loops))
 
     def __eq__(self, other: object) -> bool:
         """Whether the other environment has the same table and request log."""
-        return isinstance(other, Environment) and (self.grid, self.trace) == (other.grid, other.trace)
+        mine = (self.grid, self.trace, self.loops)
+        return isinstance(other, Environment) and mine == (other.grid, other.trace, other.loops)
+
+    def suited_to(self, params: EnvParams) -> Environment:
+        """This environment, compiled for the dynamics that ``params`` have where they can be inspected: without the
+        other loop, a step takes half the time. Traced params get both loops, and the same numbers."""
+        if self.loops != "both" or is_traced(params.engine.open_loop):
+            return self
+        flags = np.asarray(params.engine.open_loop) > 0
+        if flags.any() and not flags.all():
+            return self
+        twin = copy.copy(self)
+        twin.loops = "open_loop" if flags.all() else "closed_loop"
+        return twin
 
     @property
     def name(self) -> str:
@@ -124,7 +142,7 @@ class Environment:
         del key
         params = self.default_params if params is None else params
         self.check_action(action)
-        return self._step_jit(state, action.as_arrays(), params)
+        return self.suited_to(params)._step_jit(state, action.as_arrays(), params)
 
     def step_env(
         self, key: Any, state: EnvState, action: ServeAction, params: EnvParams | None = None
@@ -138,15 +156,13 @@ class Environment:
         del key
         params = self.default_params if params is None else params
         self.check_action(action)
-        return self._step_env_jit(state, action.as_arrays(), params)
+        return self.suited_to(params)._step_env_jit(state, action.as_arrays(), params)
 
     def check_action(self, action: ServeAction) -> None:
         """Raise for a concrete action outside the knobs' ranges or the table's; see ``models.check_action``."""
         check_action(action)
         if is_traced(action):
             return
-        import numpy as np
-
         for name in ("spec_length", "quant_tier", "prefill_disagg"):
             nodes = self.table.axes[name]
             value = np.asarray(getattr(action, name), np.float64)
@@ -177,7 +193,9 @@ class Environment:
 
     @functools.partial(jax.jit, static_argnums=0)
     def _step_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
-        final_observation, after, gain, terminated, info = transition(self.grid, state, action, params, self.trace)
+        final_observation, after, gain, terminated, info = transition(
+            self.grid, state, action, params, self.trace, self.loops
+        )
         truncated = self.is_truncated(after, params)
         done = terminated | truncated
         episode = state.episode + 1
@@ -191,7 +209,9 @@ class Environment:
     @functools.partial(jax.jit, static_argnums=0)
     def _step_env_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
         over = self.is_truncated(state, params)
-        observation, after, gain, terminated, info = transition(self.grid, state, action, params, self.trace)
+        observation, after, gain, terminated, info = transition(
+            self.grid, state, action, params, self.trace, self.loops
+        )
         after = jax.tree.map(functools.partial(_choose, over), state, after)
         return observation, after, jnp.where(over, 0.0, gain), terminated, info
 
@@ -237,7 +257,12 @@ def effective_action(table: LatencyTable, action: ServeAction, params: EnvParams
 
 
 def transition(
-    grid: TableGrid, state: EnvState, action: ServeAction, params: EnvParams, trace: RequestLog | None = None
+    grid: TableGrid,
+    state: EnvState,
+    action: ServeAction,
+    params: EnvParams,
+    trace: RequestLog | None = None,
+    loops: Loops = "both",
 ) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
     """The pure step: one second of serving, no auto-reset.
 
@@ -247,6 +272,7 @@ def transition(
         action: knobs as arrays.
         params: the task.
         trace: the request log that params may say is replayed.
+        loops: which dynamics to compile, where it is known that all of ``params`` have one of them.
 
     Returns:
         (observation, state after the step, reward float32, terminated bool, info).
@@ -255,8 +281,10 @@ def transition(
     traffic, class_counts = workload.advance(state, action.batch_size, params)
     metrics, oom = simulate(grid, action, traffic, state.seed, state.time, params)
     served = engine.Served(traffic, metrics, oom, state.engine, metrics.ttft_p50_ms, metrics.ttft_p99_ms)
-    rows = None if trace is None else trace.rows
-    served = engine.apply(engine_grid(grid.table), rows, state, action, params, served)
+    if loops != "closed_loop":
+        rows = None if trace is None else trace.rows
+        run = engine.step if loops == "open_loop" else engine.apply
+        served = run(engine_grid(grid.table), rows, state, action, params, served)
     traffic, metrics, oom = served.workload, served.metrics, served.oom
     gain = reward(metrics, traffic, params)
     after = EnvState(

@@ -135,7 +135,7 @@ def rollout(
     """
     seeds = _check(seeds, params, length)
     spread = _spread(carry, carry_axis, seeds)
-    return parallel.run(_rollout, (env, policy, length), params, seeds, spread, axis=1, split=False)
+    return parallel.run(_rollout, (env.suited_to(params), policy, length), params, seeds, spread, axis=1, split=False)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -185,7 +185,7 @@ def evaluate(
     """
     seeds = _check(seeds, params, length)
     spread = _spread(carry, carry_axis, seeds)
-    return parallel.run(_evaluate, (env, policy, length), params, seeds, spread, axis=0, split=True)
+    return parallel.run(_evaluate, (env.suited_to(params), policy, length), params, seeds, spread, axis=0, split=True)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
