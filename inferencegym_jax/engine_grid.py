@@ -66,6 +66,17 @@ class EngineGrid:
         return np.stack([np.maximum(added, 0.0), slope], axis=-1).astype(np.float32).reshape(-1, 2)
 
     @functools.cached_property
+    def token_gb(self) -> float:
+        """GB that one more token of one request's context needs at a KV budget of 1."""
+        memory = self._metric("gpu_mem_gb")[0, 0, 0, :, -1]
+        batch, prompt = self.table.axes["batch_size"], self.table.axes["prompt_len_bucket"]
+        if len(batch) < 2 or len(prompt) < 2:
+            return 0.0
+        corners = memory[-1, -1] - memory[-1, 0] - memory[0, -1] + memory[0, 0]
+        whole = (batch[-1] - batch[0]) * (prompt[-1] - prompt[0]) * self.table.axes["kv_budget"][-1]
+        return max(float(corners) / whole, 0.0)
+
+    @functools.cached_property
     def first_token(self) -> np.ndarray:
         """float32[quant, prompt]: ms of a prefill that nothing shares, the table's TTFT at its smallest batch.
 

@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -111,10 +112,12 @@ def first_token(
     ahead = scv * jnp.maximum(beside, jnp.minimum(busy * busy * delay, spread))
     own = alone + jnp.where(disagg, 0.0, jnp.ceil(inflow.prompt / outlook.chunk) * iteration)
 
+    log_busy = jnp.log(jnp.maximum(busy, TINY))
+
     def quantile(share: float) -> jax.Array:
         # an arrival falls into an iteration that holds a prefill with probability A (t + p)
         residue = jnp.maximum(share * whole, iteration + prefill - (1.0 - share) / jnp.maximum(admission, TINY))
-        tail = jnp.maximum(jnp.log(jnp.maximum(busy, TINY) / (1.0 - share)), 0.0)
+        tail = jnp.maximum(log_busy - math.log(1.0 - share), 0.0)
         return jnp.where(at_work > 1.0 - share, residue, 0.0) + scv * jnp.minimum(tail * delay, 4.0 * spread) + own
 
     return FirstToken(rest + ahead + own, quantile(0.5), quantile(0.9), quantile(0.99))

@@ -13,7 +13,7 @@ adds, O output tokens and A admissions a ms:
     admission     A <= k / (t(n) + k p)             k = (budget - n) / prompt: prompts that an iteration has room for
 
 The equation is solved exactly for a t(n) that is constant over a sub-step, ``SUB_STEPS`` a second. t(n) is linear
-between the n at the second's start and the n foreseen at its end, so that a second costs four lookups whatever the
+between the n at the second's start and the n foreseen at its end, so that a second costs three lookups whatever the
 sub-steps. Errors against a request-by-request engine: ``docs/fidelity.md``.
 """
 
@@ -30,7 +30,7 @@ from inferencegym_jax.fluid import SECOND_MS, TINY, FirstToken, Flow, Inflow, Ou
 from inferencegym_jax.models import ServeAction
 from inferencegym_jax.staging import stage
 
-SUB_STEPS = 4
+SUB_STEPS = 2
 STEP_MS = SECOND_MS / SUB_STEPS
 OOM_TOLERANCE = 0.02  # growth of the running requests' mean prompt that an engine absorbs by preemption
 
@@ -96,8 +96,9 @@ def foresee(
         return table_ms / gain + params.overhead_ms / per_iteration
 
     table_ms, memory = grid.look_up(grid.running, action, x, context(inflow.own_prompt, inflow.own_output))
-    prefill, _ = grid.look_up(grid.joining, action, x, inflow.prompt)
-    _, request_gb = grid.look_up(grid.joining, action, x, context(inflow.prompt, inflow.output))
+    prefill, request_gb = grid.look_up(grid.joining, action, x, inflow.prompt)
+    longer = 0.5 * (inflow.output - grid.table.output_length)
+    request_gb = jnp.maximum(request_gb + action.kv_budget * grid.token_gb * longer, TINY)
 
     def plan() -> tuple[jax.Array, ...]:
         begin = token_ms(table_ms)
@@ -131,6 +132,14 @@ def foresee(
     )
 
 
+def decay(u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``1 - exp(-u)`` and ``1 - (1 - exp(-u)) / u`` without cancellation, for u > 0; by series below 0.2 (to 1e-7)."""
+    tail = 1.0 - u / 3.0 * (1.0 - u / 4.0 * (1.0 - u / 5.0 * (1.0 - u / 6.0)))
+    small = 0.5 * u * tail
+    gone = jnp.where(u < 0.2, u * (1.0 - small), 1.0 - jnp.exp(-u))
+    return gone, jnp.where(u < 0.2, small, 1.0 - gone / u)
+
+
 @stage
 def advance(flow: Flow, inflow: Inflow, outlook: Outlook, per_iteration: jax.Array, disagg: jax.Array) -> Flow:
     """One sub-step: admit what may enter, let the running decay exponentially towards balance."""
@@ -145,9 +154,8 @@ def advance(flow: Flow, inflow: Inflow, outlook: Outlook, per_iteration: jax.Arr
     slots_bound = jnp.maximum(outlook.cap - x, 0.0) / STEP_MS + x / (t * outlook.output + outlook.stall_ms * x)
     admission = jnp.minimum(jnp.minimum(q / STEP_MS + inflow.arriving, prefill_bound), slots_bound)
     rate = (1.0 - admission * outlook.stall_ms) / (t * outlook.output)
-    gone = -jnp.expm1(-rate * STEP_MS)
-    kept = 1.0 - gone
-    reach = gone / rate
+    gone, held = decay(rate * STEP_MS)
+    kept, reach = 1.0 - gone, STEP_MS * (1.0 - held)
     admission = jnp.clip(admission, 0.0, jnp.maximum((outlook.cap - x * kept) / reach, 0.0))
     after = x * kept + admission * reach
     left = jnp.maximum(q + (inflow.arriving - admission) * STEP_MS, 0.0)
@@ -156,7 +164,7 @@ def advance(flow: Flow, inflow: Inflow, outlook: Outlook, per_iteration: jax.Arr
         running=after,
         waiting=left,
         admitted=flow.admitted + admission * STEP_MS,
-        completed=flow.completed + jnp.maximum(x * gone + admission * (STEP_MS - reach), 0.0),
+        completed=flow.completed + jnp.maximum(x * gone + admission * STEP_MS * held, 0.0),
         busy=flow.busy + 0.5 * (x + after) * STEP_MS,
         mean_wait=flow.mean_wait + 0.5 * (q + left) / drain / SUB_STEPS,
         longest_wait=jnp.maximum(flow.longest_wait, left / drain),

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from inferencegym_jax import random
 from inferencegym_jax.engine_models import TIME_SCALES, EngineParams
+from inferencegym_jax.staging import stage
 from inferencegym_jax.workload import poisson
 
 LENGTHS, PHASES, MODULATION = 8, 9, 16  # purposes of random.hash4; MODULATION takes one a time scale
@@ -58,9 +59,12 @@ def log_modulation(seed: jax.Array, step: jax.Array, params: EngineParams) -> ja
     total = jnp.zeros_like(seed, jnp.float32)
     for scale in range(TIME_SCALES):
         period, sigma = params.periods[..., scale], params.modulation[..., scale]
-        offset = (phases[scale] >> 1).astype(jnp.int32) % period
-        cell = (step + offset) // period
-        u = ((step + offset) % period).astype(jnp.float32) / period
+        # in floats, since integer divisions do not vectorise; half a step keeps quotients off whole numbers
+        length = jnp.asarray(period, jnp.float32)
+        at = step.astype(jnp.float32) + jnp.floor(random.uniform(phases[scale]) * length)
+        turns = jnp.floor((at + 0.5) / length)
+        cell = turns.astype(jnp.int32)
+        u = (at - turns * length) / length
         left = random.normal(random.hash4(seed, cell, MODULATION + scale)[0])
         right = random.normal(random.hash4(seed, cell + 1, MODULATION + scale)[0])
         blend = (left + u * (right - left)) / jnp.sqrt(1.0 - 2.0 * u * (1.0 - u))
@@ -74,6 +78,7 @@ def mean_length(word: jax.Array, mean: jax.Array, cv: jax.Array, count: jax.Arra
     return mean * jnp.exp(jnp.sqrt(variance) * random.normal(word) - 0.5 * variance)
 
 
+@stage
 def draw_fitted(seed: jax.Array, step: jax.Array, params: EngineParams) -> Requests:
     """The fitted traffic of any second of the episode ``seed``."""
     multiplier = jnp.exp(log_modulation(seed, step, params))
