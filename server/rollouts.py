@@ -75,7 +75,7 @@ class Rollouts:
 
     def warm_up(self) -> None:
         """Compile ``choose``, so that no request waits for it."""
-        self.run(RolloutRequest(task_id=1, seeds=[0], policy="baseline"))
+        self.run(RolloutRequest(task_id=1, seeds=[0], policy="baseline", actions=None))
 
     def trained(self, task: int) -> Policy:
         """The trained policy of a task.

@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from openenv import GenericEnvClient
 from openenv.cli._validation import validate_running_environment
+from openenv.core.generic_client import GenericEnvClient
 from openenv.validation import Level, Verdict, run_validation
 from websockets.sync.client import connect
 
