@@ -1,0 +1,299 @@
+// The page: reads the controls, runs the episode, and keeps charts, knobs, result and code in step with it.
+
+import { recall, remember } from "./address.js";
+import { api, explain } from "./api.js";
+import { Chart } from "./charts.js";
+import { Episode, policyName, REQUESTS_PER_SECOND } from "./episode.js";
+import { Knobs } from "./knobs.js";
+import { limitsOf, PANELS, readings } from "./panels.js";
+import { legend, resultOf, tableOf, taskFacts } from "./readout.js";
+import { curl, python } from "./snippets.js";
+import { recallTheme, switchTheme } from "./theme.js";
+
+const $ = (id) => document.getElementById(id);
+const page = { tasks: [], episode: null, knobs: null, charts: [], playing: false, busy: false, inspected: null, language: "python" };
+
+const task = () => page.tasks.find((entry) => entry.id === Number($("task").value));
+const manual = () => page.episode?.driver.policy === "manual";
+const speed = () => Number(document.querySelector("input[name=speed]:checked").value);
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/* Episode */
+
+async function begin() {
+  const mine = (page.begun = (page.begun ?? 0) + 1);
+  page.playing = false;
+  while (page.busy) await pause(10);
+  if (mine !== page.begun) return; // a newer choice is on its way
+  if (!$("seed").reportValidity()) return;
+  clearTrouble();
+  $("result").hidden = true;
+  const setup = { taskId: task().id, seed: $("seed").valueAsNumber, policy: $("policy").value, rival: $("rival").value };
+  remember(setup);
+  showTask();
+  await guarded(begin, async () => {
+    const episode = new Episode(setup);
+    await episode.open();
+    page.episode = episode;
+    page.inspected = null;
+    page.knobs.lock(locks(), !manual());
+    $("knobs-hint").textContent = manual() ? "Move them at any time; each step uses them as they stand." : `${episode.driver.name} sets them; choose “You” to drive.`;
+    for (const chart of page.charts) chart.begin(episode.length, limitsOf(chart.panel.id, task()), episode.lanes);
+    $("progress").max = episode.length;
+    $("legend").replaceChildren(...legend(episode));
+    render();
+    say(`${task().title}, seed ${setup.seed}: ready. ${episode.length} seconds.`);
+  });
+}
+
+/** Why a knob cannot be moved, by name. */
+function locks() {
+  const why = {};
+  for (const name of Object.keys(page.knobs.values)) {
+    if (!task().active_actions.includes(name)) why[name] = "Locked in this task: it stays at the baseline's value.";
+    else if (page.info.table.locked_knobs.includes(name)) why[name] = "Locked: this server's latency table does not vary it.";
+  }
+  return why;
+}
+
+async function stepOnce() {
+  const { episode } = page;
+  await episode.advance(manual() ? page.knobs.action : undefined);
+  render();
+  if (episode.done) await grade();
+}
+
+async function grade() {
+  page.playing = false;
+  await page.episode.grade();
+  const result = $("result");
+  result.replaceChildren(...resultOf(page.episode, task()));
+  result.hidden = false;
+  result.scrollIntoView({ block: "nearest" });
+  render();
+  say(page.episode.lanes.map((lane) => `${lane.name}: score ${lane.grade.score.toFixed(3)}.`).join(" "));
+}
+
+/** Wait for a request under way (a step just asked for, an episode being opened), but not for a whole run. */
+async function turn() {
+  while (page.busy && !page.playing) await pause(5);
+}
+
+/** Step until paused or done, `perSecond()` steps a second. */
+async function run(perSecond) {
+  await turn();
+  if (page.playing || !page.episode) return;
+  page.playing = true;
+  await guarded(() => run(perSecond), async () => {
+    render();
+    while (page.playing && !page.episode.done) {
+      const due = performance.now() + 1000 / perSecond();
+      await stepOnce();
+      while (page.playing && performance.now() < due) await pause(Math.min(50, due - performance.now()));
+    }
+    if (page.episode.done && $("result").hidden) await grade();
+  });
+}
+
+async function play() {
+  if (page.playing) return stop();
+  if (page.episode?.done) await begin();
+  run(speed);
+}
+
+const finish = () => run(() => (manual() ? REQUESTS_PER_SECOND : 1000));
+
+function stop() {
+  page.playing = false;
+  render();
+  say(`Paused at second ${page.episode.time}.`);
+}
+
+async function single() {
+  if (page.playing) return;
+  await turn();
+  if (!page.playing && page.episode && !page.episode.done) guarded(single, stepOnce);
+}
+
+/* Trouble: one request at a time; a failure is told in words with a way on, and the episode stays where it was. */
+
+async function guarded(again, work) {
+  if (page.busy) return;
+  busy(true);
+  try {
+    await work();
+    clearTrouble();
+  } catch (error) {
+    trouble(error, again);
+  } finally {
+    page.playing = false;
+    busy(false);
+    render();
+  }
+}
+
+function busy(yes) {
+  page.busy = yes;
+  document.querySelector("main").setAttribute("aria-busy", String(yes));
+}
+
+function trouble(error, again) {
+  const { text, action, label } = explain(error);
+  const [message, button] = $("trouble").children;
+  message.textContent = text;
+  button.textContent = label;
+  button.onclick = () => {
+    clearTrouble();
+    if (action === "retry") again();
+    if (action === "restart") location.reload();
+    if (action === "resume") resume(again);
+    if (action === "drive") {
+      $("policy").value = "manual";
+      $("rival").value = "baseline";
+      begin();
+    }
+  };
+  $("trouble").hidden = false;
+}
+
+/** A new session in the old one's place, then whatever could not be done in that. */
+async function resume(again) {
+  await guarded(() => resume(again), () => page.episode.resume());
+  if ($("trouble").hidden) again();
+}
+
+function clearTrouble() {
+  $("trouble").hidden = true;
+}
+
+function say(text) {
+  $("said").textContent = text;
+}
+
+/* What is shown */
+
+function render() {
+  const { episode } = page;
+  const over = !episode || episode.done;
+  $("play").textContent = page.playing ? "Pause" : episode?.done ? "Again" : "Play";
+  $("play").disabled = !episode;
+  $("step").disabled = over || page.playing;
+  $("finish").disabled = over || page.playing;
+  if (!episode) return;
+  const latest = episode.driver.rows[episode.time - 1];
+  $("time").value = `${episode.time} / ${episode.length} s`;
+  $("progress").value = episode.time;
+  $("readings").textContent = readings(latest);
+  const burst = Boolean(latest?.workload.is_burst);
+  $("phase").textContent = episode.done ? "Finished" : !latest ? "Ready: press Play" : burst ? "Burst" : "Normal traffic";
+  $("phase").classList.toggle("burst", burst && !episode.done);
+  if (!manual()) page.knobs.show(latest?.action ?? episode.driver.rows[0].action);
+  draw();
+  showCode();
+  if ($("table").open && (!page.playing || episode.time % 10 === 0)) showTable();
+}
+
+function draw() {
+  for (const chart of page.charts) chart.draw(page.inspected);
+}
+
+function showTable() {
+  if (page.episode) $("table").querySelector(".scroll").replaceChildren(tableOf(page.episode));
+}
+
+function showTask() {
+  $("task-description").textContent = task().description;
+  $("task-facts").replaceChildren(...taskFacts(task()));
+}
+
+function showCode() {
+  const write = page.language === "curl" ? curl : python;
+  $("code").firstElementChild.textContent = write(page.episode, page.knobs.action);
+}
+
+function selectLanguage(language) {
+  page.language = language;
+  for (const name of ["python", "curl"]) {
+    $(`tab-${name}`).setAttribute("aria-selected", String(name === language));
+    $(`tab-${name}`).tabIndex = name === language ? 0 : -1;
+  }
+  $("code").setAttribute("aria-labelledby", `tab-${language}`);
+  if (page.episode) showCode();
+}
+
+/* Wiring */
+
+function download() {
+  const { taskId, seed } = page.episode;
+  const blob = new Blob([JSON.stringify(page.episode.export(), null, 1)], { type: "application/json" });
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: `inferencegym-task${taskId}-seed${seed}.json` });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+async function copy() {
+  const text = $("code").textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    say("Copied.");
+    $("copy").textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren($("code"));
+    $("copy").textContent = "Selected: press Ctrl+C";
+  }
+  setTimeout(() => ($("copy").textContent = "Copy"), 2000);
+}
+
+function newSeed() {
+  $("seed").value = crypto.getRandomValues(new Uint32Array(1))[0] % 10_000;
+  begin();
+}
+
+const KEYS = { " ": play, s: single, ArrowRight: single, f: finish, r: begin, n: newSeed };
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const at = event.target;
+  const typing = at.matches("input, select, textarea, [role=tab], summary") || (at.matches("pre, .scroll") && event.key === "ArrowRight");
+  if (typing || (event.key === " " && at.matches("button, a"))) return;
+  const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  if (!act) return;
+  event.preventDefault();
+  act();
+}
+
+async function start() {
+  recallTheme();
+  const inspect = (step) => {
+    page.inspected = step;
+    draw();
+  };
+  page.charts = PANELS.map((panel) => new Chart($("charts"), panel, inspect));
+  const [tasks, info] = await Promise.all([api.tasks(), api.info()]);
+  Object.assign(page, { tasks, info });
+  $("task").append(...tasks.map((entry) => new Option(`${entry.id}. ${entry.title} (${entry.difficulty})`, entry.id)));
+  const policies = () => Object.entries(info.policies).map(([id, here]) => {
+    const option = new Option(here ? policyName(id) : `${policyName(id)} (none on this server)`, id);
+    option.disabled = !here;
+    return option;
+  });
+  $("policy").append(new Option(policyName("manual"), "manual"), ...policies());
+  $("rival").append(new Option("Nobody", ""), ...policies());
+  page.knobs = new Knobs($("knobs"), info.action_space.properties, showCode);
+  recall();
+  for (const id of ["task", "policy", "rival", "seed"]) $(id).addEventListener("change", begin);
+  const clicks = { play, step: single, finish, restart: begin, dice: newSeed, theme: switchTheme, download, copy };
+  for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
+  for (const name of ["python", "curl"]) $(`tab-${name}`).addEventListener("click", () => selectLanguage(name));
+  document.querySelector("[role=tablist]").addEventListener("keydown", (event) => {
+    if (!["ArrowLeft", "ArrowRight"].includes(event.key)) return;
+    selectLanguage(page.language === "python" ? "curl" : "python");
+    $(`tab-${page.language}`).focus();
+  });
+  $("table").addEventListener("toggle", () => $("table").open && showTable());
+  document.addEventListener("keydown", onKey);
+  await begin();
+  document.documentElement.dataset.ready = "true";
+}
+
+start().catch((error) => trouble(error, () => location.reload()));

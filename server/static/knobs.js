@@ -1,0 +1,125 @@
+// The five knobs, built from the action schema of /info: a slider with a number beside it, choices, or a switch.
+
+const TITLES = {
+  kv_budget: "KV budget", spec_length: "Speculative drafts", batch_size: "Batch size", prefill_disagg: "Separate prefill GPU",
+  quant_tier: "Weights",
+};
+
+/** "weight format: 0 FP16, 1 INT8, 2 INT4" names its choices; others are written as numbers, 0 drafts as "off". */
+function choiceLabel(name, value, description) {
+  const named = description.match(new RegExp(`\\b${value} ([A-Z][A-Z0-9]+)`));
+  if (named) return named[1];
+  return value === 0 && name === "spec_length" ? "off" : `${value}`;
+}
+
+function element(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== undefined) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+export class Knobs {
+  /** @param {HTMLElement} host @param {object} properties name -> JSON schema of a knob. @param {(action) => void} onChange */
+  constructor(host, properties, onChange) {
+    // OpenEnv adds an object of metadata to every action; a knob is a number or a switch.
+    this.properties = Object.fromEntries(Object.entries(properties).filter(([, schema]) => schema.type !== "object"));
+    this.onChange = onChange;
+    this.values = {};
+    this.parts = {};
+    for (const [name, schema] of Object.entries(this.properties)) {
+      const part = this.build(name, schema);
+      this.parts[name] = part;
+      host.append(part.group);
+      this.set(name, schema.default);
+    }
+  }
+
+  build(name, schema) {
+    const why = element("p", { class: "why", id: `why-${name}` });
+    const body = element("div", { class: "control" });
+    const legend = element("legend", {}, TITLES[name] ?? name);
+    const hint = element("p", { class: "hint", id: `hint-${name}` }, schema.description ?? "");
+    const group = element("fieldset", { class: "knob", "data-knob": name, "aria-describedby": `hint-${name} why-${name}` }, legend, body, hint, why);
+    const part = { group, why, show: () => {} };
+    if (schema.type === "boolean") this.buildSwitch(name, body, part);
+    else if (schema.enum) this.buildChoices(name, schema, body, part);
+    else this.buildSlider(name, schema, body, part);
+    return part;
+  }
+
+  buildSwitch(name, body, part) {
+    const input = element("input", { type: "checkbox", role: "switch", "aria-label": TITLES[name] ?? name });
+    const said = element("span", { "aria-hidden": "true" });
+    input.addEventListener("change", () => this.change(name, input.checked));
+    body.append(element("label", { class: "switch" }, input, said));
+    part.show = (value) => {
+      input.checked = value;
+      said.textContent = value ? "on" : "off";
+    };
+  }
+
+  buildChoices(name, schema, body, part) {
+    const inputs = schema.enum.map((value) => {
+      const input = element("input", { type: "radio", name: `knob-${name}`, value: String(value) });
+      input.addEventListener("change", () => this.change(name, value));
+      body.append(element("label", {}, input, element("span", {}, choiceLabel(name, value, schema.description ?? ""))));
+      return input;
+    });
+    body.classList.add("choices");
+    part.show = (value) => inputs.forEach((input) => (input.checked = Number(input.value) === value));
+  }
+
+  buildSlider(name, schema, body, part) {
+    const step = schema.type === "integer" ? 1 : 0.01;
+    const range = { min: schema.minimum, max: schema.maximum, step };
+    const slider = element("input", { type: "range", ...range, "aria-label": TITLES[name] ?? name });
+    const number = element("input", { type: "number", ...range, "aria-label": `${TITLES[name] ?? name}, exact value` });
+    slider.addEventListener("input", () => this.change(name, slider.valueAsNumber));
+    number.addEventListener("change", () => {
+      const value = number.valueAsNumber;
+      const inside = Number.isFinite(value) && value >= schema.minimum && value <= schema.maximum;
+      if (inside) this.change(name, schema.type === "integer" ? Math.round(value) : value);
+      number.setCustomValidity(inside ? "" : `${name} must be from ${schema.minimum} to ${schema.maximum}.`);
+      number.reportValidity();
+    });
+    body.append(slider, number);
+    part.show = (value) => {
+      number.setCustomValidity("");
+      slider.value = value;
+      slider.style.setProperty("--filled", `${(100 * (value - schema.minimum)) / (schema.maximum - schema.minimum)}%`);
+      number.value = +value.toFixed(3);
+    };
+  }
+
+  change(name, value) {
+    this.set(name, value);
+    this.onChange(this.action);
+  }
+
+  set(name, value) {
+    this.values[name] = value;
+    this.parts[name].show(value);
+  }
+
+  /** Show an action without reporting it: what a policy just did. */
+  show(action) {
+    for (const name of Object.keys(this.properties)) this.set(name, action[name]);
+  }
+
+  /** Locked knobs stand at the default, say why, and cannot be moved; nor can any while a policy drives. */
+  lock(reasons, driven) {
+    for (const [name, part] of Object.entries(this.parts)) {
+      part.why.textContent = reasons[name] ?? "";
+      part.group.classList.toggle("locked", Boolean(reasons[name]));
+      part.group.disabled = Boolean(reasons[name]) || driven;
+      if (reasons[name]) this.set(name, this.properties[name].default);
+    }
+  }
+
+  get action() {
+    return { ...this.values };
+  }
+}

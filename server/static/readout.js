@@ -1,0 +1,69 @@
+// The episode in words and numbers: the task's facts, the legend, the grade, the table of steps. Functions that build elements.
+
+import { PANELS, shownSlos } from "./panels.js";
+
+function element(tag, className, ...children) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  node.append(...children);
+  return node;
+}
+
+export function taskFacts(task) {
+  const facts = [
+    ...shownSlos(task).map(({ label, value }) => `${label} ${value.toLocaleString("en")} ms TTFT`),
+    `memory limit ${task.memory_limit_gb} GB`,
+    ...(task.cost_budget ? [`cost budget ${task.cost_budget}`] : []),
+    `${task.active_actions.length} of 5 knobs`,
+  ];
+  return facts.map((fact) => element("li", "", fact));
+}
+
+export function legend(episode) {
+  const items = episode.lanes.map((lane) => element("span", "", element("i", `key ${lane.kind}`), lane.kind === "b" ? `${lane.name} (same seed)` : lane.name));
+  items.push(element("span", "", element("i", "key limit"), "limit"), element("span", "", element("i", "swatch"), "burst"), element("span", "", element("i", "key oom"), "out of memory"));
+  return items;
+}
+
+/** One card a lane: score, verification, a bar for each component, and the grader's own words. */
+export function resultOf(episode, task) {
+  const title = element("h2", "", `Final grade: ${task.title}, seed ${episode.seed}`);
+  title.id = "result-title";
+  const cards = episode.lanes.map((lane) => {
+    const { score, breakdown, feedback, verified } = lane.grade;
+    const parts = element("dl", "parts");
+    for (const [name, value] of Object.entries(breakdown)) {
+      const fill = element("i", "");
+      fill.style.width = `${100 * value}%`;
+      const bar = element("dd", "bar", fill);
+      bar.setAttribute("aria-hidden", "true");
+      parts.append(element("dt", "", name), bar, element("dd", "", value.toFixed(3)));
+    }
+    const told = verified ? "✓ verified by simulating it again" : "not verified";
+    return element(
+      "div",
+      `grade ${lane.kind}`,
+      element("output", "score", score.toFixed(3)),
+      element("div", "", element("strong", "", lane.name), element("p", `verified${verified ? "" : " no"}`, told)),
+      parts,
+      element("p", "feedback", feedback),
+    );
+  });
+  return [title, element("div", "grades", ...cards)];
+}
+
+/** Every step shown so far, newest first, one column a panel and lane. */
+export function tableOf(episode) {
+  const columns = PANELS.flatMap((panel) => (panel.shared ? episode.lanes.slice(0, 1) : episode.lanes).map((lane) => ({ panel, lane })));
+  const heading = columns.map(({ panel, lane }) => {
+    const cell = element("th", "", `${panel.title}${panel.shared ? "" : `, ${lane.name}`} (${panel.unit})`);
+    cell.scope = "col";
+    return cell;
+  });
+  const body = element("tbody", "");
+  for (let i = episode.time - 1; i >= 0; i--) {
+    const cells = columns.map(({ panel, lane }) => element("td", "", lane.rows[i] ? panel.format(panel.value(lane.rows[i])) : ""));
+    body.append(element("tr", "", element("td", "", `${i + 1}`), ...cells));
+  }
+  return element("table", "", element("thead", "", element("tr", "", element("th", "", "Second"), ...heading)), body);
+}

@@ -1,0 +1,67 @@
+// The episode on the page as code that a user can run: Python in process, and curl against this server.
+
+/** Runs of equal actions: [[steps, action], ...]. */
+function runs(actions) {
+  const found = [];
+  for (const action of actions) {
+    const last = found.at(-1);
+    if (last && JSON.stringify(last[1]) === JSON.stringify(action)) last[0] += 1;
+    else found.push([1, action]);
+  }
+  return found;
+}
+
+/** The actions taken so far, held to the end with the knobs as they stand. */
+function plan(episode, action) {
+  const rows = episode.driver.rows.slice(0, episode.driver.shown).map((row) => row.action);
+  return runs([...rows, ...Array(episode.length - rows.length).fill(action)]);
+}
+
+const BOOLS = { true: "True", false: "False" };
+const keywords = (action) => Object.entries(action).map(([name, value]) => `${name}=${BOOLS[value] ?? value}`).join(", ");
+
+export function python(episode, action) {
+  const { taskId, seed, driver } = episode;
+  const head = `import inferencegym_jax as ig\n\nenv, params = ig.make(${taskId})\n`;
+  if (driver.policy === "manual") {
+    const lines = plan(episode, action).map(([steps, held]) => `    (${steps}, ig.ServeAction(${keywords(held)})),`);
+    return `${head}obs, state = env.reset_seed(${seed}, params)
+plan = [  # (seconds, action)
+${lines.join("\n")}
+]
+log = []
+for seconds, action in plan:
+    for _ in range(seconds):
+        obs, state, reward, terminated, truncated, info = env.step(None, state, action, params)
+        log.append({"action": vars(action), "reward": float(reward), "metrics": vars(info["metrics"])})
+print(ig.grade(${taskId}, log))
+`;
+  }
+  const ofTask = ["best_static", "trained"].includes(driver.policy) ? `(${taskId})` : "";
+  const policy = `ig.policies.${driver.policy}${ofTask}`;
+  return `${head}statistics = ig.evaluate(env, params, ${policy}, seeds=[${seed}])
+scores = ig.grader.score_aggregates(${taskId}, statistics)
+print({name: float(value[0]) for name, value in scores.items()})
+`;
+}
+
+export function curl(episode, action) {
+  const { taskId, seed, driver } = episode;
+  const head = `BASE=${base()}
+post() { curl -sSf --retry 5 "$BASE/$1" -H 'content-type: application/json' -d "$2"; echo; }
+`;
+  if (driver.policy !== "manual") {
+    return `${head}post rollout '${JSON.stringify({ policy: driver.policy, task_id: taskId, seeds: [seed], trajectories: true })}'\n`;
+  }
+  const lines = plan(episode, action).map(([steps, held]) => `step ${steps} '${JSON.stringify(held)}'`);
+  return `${head}SESSION=$(post reset '{"task_id":${taskId},"seed":${seed}}' | sed 's/.*"session_id": *"\\([^"]*\\)".*/\\1/')
+step() { for i in $(seq "$1"); do post step "{\\"session_id\\":\\"$SESSION\\",\\"action\\":$2}"; done; }
+${lines.join("\n")}
+post grader "{\\"session_id\\":\\"$SESSION\\"}"
+`;
+}
+
+/** This server's address as the page was reached, without a slash at the end. */
+function base() {
+  return new URL(".", document.baseURI).href.replace(/\/$/, "");
+}
