@@ -18,7 +18,7 @@ from inferencegym_jax.live.engine import read_metrics
 from inferencegym_jax.live.gate import CLASSES, Gate
 from inferencegym_jax.live.observer import Observer, Snapshot
 from inferencegym_jax.live.policy import PolicyError
-from inferencegym_jax.models import ServeAction, ServeObservation
+from inferencegym_jax.models import ServeAction, ServeObservation, check_action
 
 log = logging.getLogger(__name__)
 
@@ -71,24 +71,30 @@ class Controller:
                 await asyncio.sleep(max(due - time.perf_counter(), 0.0))
                 engine = await read_metrics(client, timeout_s=self.step_seconds / 2)
                 now = time.perf_counter()
-                self.snapshot = self.observer.close(now, now - last, engine)
+                try:
+                    self.snapshot = self.observer.close(now, now - last, engine)
+                    await self._decide(self.snapshot.observation)
+                except Exception as error:  # whatever it is, requests go on
+                    log.exception("the control loop failed")
+                    self._fall_back(f"the control loop failed: {error}")
                 last = now
-                await self._decide(self.snapshot.observation)
                 due = max(due + self.step_seconds, time.perf_counter())
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def _fall_back(self, reason: str) -> None:
+        if self.fallback is None or self.fallback_steps == 0:
+            log.warning("policy %s: %s; passing everything through", self.name, reason)
+        self.fallback = reason[:300]
+        self.fallback_steps += 1
+        self.metrics.policy_failures.inc()
+        self.gate.limit = None
+
     async def _decide(self, observation: ServeObservation) -> None:
         try:
-            action = await self._ask(observation)
+            action = await self._checked(observation)
         except (PolicyError, TimeoutError) as error:
-            reason = str(error) or "no answer in time"
-            if self.fallback is None or self.fallback_steps == 0:
-                log.warning("policy %s: %s; passing everything through", self.name, reason)
-            self.fallback = reason[:300]
-            self.fallback_steps += 1
-            self.metrics.policy_failures.inc()
-            self.gate.limit = None
+            self._fall_back(str(error) or "no answer in time")
             return
         if self.fallback is not None and self.fallback_steps:
             log.warning("policy %s: answers again", self.name)
@@ -108,6 +114,14 @@ class Controller:
             raise
         except Exception as error:
             raise PolicyError(f"the policy failed: {error}") from error
+
+    async def _checked(self, observation: ServeObservation) -> ServeAction:
+        action = await self._ask(observation)
+        try:
+            check_action(action)
+        except (TypeError, ValueError) as error:
+            raise PolicyError(str(error)) from None
+        return action
 
     def status(self) -> dict[str, Any]:
         """What ``GET /status`` answers."""
