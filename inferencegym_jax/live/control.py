@@ -1,7 +1,9 @@
-"""An HTTP proxy for the OpenAI API that admits requests as a policy says; what an engineer deploys in front of an engine.
+"""An HTTP proxy for the OpenAI API that admits requests as a policy says; what an engineer deploys in front of an
+engine.
 
-``client -> gate -> exchange -> upstream``. Bytes pass through untouched in both directions. Requests that generate wait at the gate;
-everything else (models, health, tokenize) goes straight on. Nothing is retried, so nothing is answered twice.
+``client -> gate -> exchange -> upstream``. Bytes pass through untouched in both directions. Requests that generate
+wait at the gate; everything else (models, health, tokenize) goes straight on. Nothing is retried, so nothing is
+answered twice.
 
 - queue full: 429 with Retry-After; a client that leaves takes its request out of the queue, or cancels it upstream;
 - the upstream does not answer: 502, or 504 when it is too slow; its own errors reach the client as they are;

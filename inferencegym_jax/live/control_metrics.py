@@ -17,7 +17,10 @@ class ControlMetrics:
         self.registry = CollectorRegistry()
         prefix = "inferencegym_control"
         self.requests = Counter(
-            f"{prefix}_requests", "Generation requests by class and outcome", ("priority", "outcome"), registry=self.registry
+            f"{prefix}_requests",
+            "Generation requests by class and outcome",
+            ("priority", "outcome"),
+            registry=self.registry,
         )
         self.tokens = Counter(f"{prefix}_output_tokens", "Output tokens passed on", registry=self.registry)
         self.ttft = Histogram(
@@ -27,13 +30,19 @@ class ControlMetrics:
             buckets=TTFT_BUCKETS,
             registry=self.registry,
         )
-        self.waiting = Gauge(f"{prefix}_waiting_requests", "Requests in the queue", ("priority",), registry=self.registry)
+        self.waiting = Gauge(
+            f"{prefix}_waiting_requests", "Requests in the queue", ("priority",), registry=self.registry
+        )
         self.running = Gauge(f"{prefix}_running_requests", "Requests at the upstream", registry=self.registry)
         self.batch_size = Gauge(
-            f"{prefix}_batch_size", "Most requests at the upstream at once; +Inf is plain pass-through", registry=self.registry
+            f"{prefix}_batch_size",
+            "Most requests at the upstream at once; +Inf is plain pass-through",
+            registry=self.registry,
         )
         self.fallback = Gauge(f"{prefix}_fallback", "1 while the policy is out of use", registry=self.registry)
-        self.policy_failures = Counter(f"{prefix}_policy_failures", "Seconds without a usable answer", registry=self.registry)
+        self.policy_failures = Counter(
+            f"{prefix}_policy_failures", "Seconds without a usable answer", registry=self.registry
+        )
         for name in CLASSES:
             for outcome in OUTCOMES:
                 self.requests.labels(name, outcome)

@@ -1,6 +1,7 @@
 """What a server is: its model, version, limits, whether it streams, and what its ``/metrics`` page says.
 
-``probe`` is what every command runs first, so that a wrong URL, model, key or server is one sentence and not a failed run.
+``probe`` is what every command runs first, so that a wrong URL, model, key or server is one sentence and not a failed
+run.
 """
 
 from __future__ import annotations
@@ -57,12 +58,13 @@ async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
         answer = await client.get("/v1/models", timeout=PROBE_TIMEOUT_S)
     except httpx.HTTPError as error:
         raise EngineError(
-            f"base_url = {endpoint.shown}: does not answer ({error or type(error).__name__}); is the server up, and the port right?"
+            f"base_url = {endpoint.shown}: does not answer ({error or type(error).__name__}); is the server up, and the "
+            "port right?"
         ) from None
     if answer.status_code in (401, 403):
         raise EngineError(
-            f"base_url = {endpoint.shown}: refused the API key ({answer.status_code}); set it in the environment variable "
-            "that --api-key-env names"
+            f"base_url = {endpoint.shown}: refused the API key ({answer.status_code}); set it in the environment "
+            "variable that --api-key-env names"
         )
     if answer.status_code != 200:
         raise EngineError(f"{http_error(endpoint, answer.status_code, answer.text).message}; expected /v1/models")
@@ -71,7 +73,9 @@ async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
     except (ValueError, KeyError, TypeError):
         raise EngineError(f"base_url = {endpoint.shown}: /v1/models is not an OpenAI model list") from None
     if endpoint.model not in cards:
-        raise EngineError(f"model = {endpoint.model!r}: not on this server; it has {', '.join(sorted(cards)) or 'none'}")
+        raise EngineError(
+            f"model = {endpoint.model!r}: not on this server; it has {', '.join(sorted(cards)) or 'none'}"
+        )
     endpoint = await _accepted(client, endpoint)
     metrics = await read_metrics(client)
     limit = cards[endpoint.model].get("max_model_len")
@@ -87,15 +91,17 @@ async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
 async def _accepted(client: httpx.AsyncClient, endpoint: Endpoint) -> Endpoint:
     """The endpoint with the extensions that the server takes: stream a few tokens, dropping a field at each refusal."""
     trial = dataclasses.replace(endpoint, first_token_timeout_s=60.0)
+    failure = ""
     for change in ({}, {"ignore_eos": False}, {"ignore_eos": False, "include_usage": False}):
         trial = dataclasses.replace(trial, **change)
         stream = await stream_completion(client, trial, Generation(8, 4))
         if stream.error is None:
             return dataclasses.replace(endpoint, ignore_eos=trial.ignore_eos, include_usage=trial.include_usage)
+        failure = stream.error.message
         if stream.error.kind == "http" and stream.error.status in (400, 422):
             continue
         break
-    raise EngineError(f"base_url = {endpoint.shown}: a streamed completion failed: {stream.error.message}")
+    raise EngineError(f"base_url = {endpoint.shown}: a streamed completion failed: {failure}")
 
 
 async def _version(client: httpx.AsyncClient) -> str | None:

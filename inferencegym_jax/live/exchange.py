@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,8 @@ from inferencegym_jax.live.watch import EventCounter, Seen, completion_tokens
 
 log = logging.getLogger(__name__)
 HOP_BY_HOP = frozenset(  # RFC 9110, 7.6.1: for one connection only, never forwarded
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection "
+    b"te trailer transfer-encoding upgrade".split()
 )
 KEEP_ANSWER = 1_000_000  # bytes of an answer in one piece that are kept to read its token count
 
@@ -127,7 +127,9 @@ class Exchange:
 
 async def answer(send: Any, status: int, message: str, headers: dict[str, str] | None = None) -> None:
     """An error of the proxy's own, in OpenAI's format."""
-    kind = {429: "rate_limit_error", 400: "invalid_request_error", 413: "invalid_request_error"}.get(status, "upstream_error")
+    kind = {429: "rate_limit_error", 400: "invalid_request_error", 413: "invalid_request_error"}.get(
+        status, "upstream_error"
+    )
     body = json.dumps({"error": {"message": message, "type": kind, "code": status}}).encode()
     lines = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     lines += [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]

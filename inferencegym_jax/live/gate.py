@@ -1,7 +1,7 @@
 """The bounded priority queue in front of an engine: at most ``limit`` requests inside, the most urgent class first.
 
-One gate serves the live environment and the deployed proxy, so that what is tried is what runs. Single-threaded: it belongs to one
-event loop. Conservation: entered = inside + waiting + left + rejected + given up, to the request.
+One gate serves the live environment and the deployed proxy, so that what is tried is what runs. Single-threaded: it
+belongs to one event loop. Conservation: entered = inside + waiting + left + rejected + given up, to the request.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""One second of measured timings as the environment's own types: ``MetricsSnapshot``, ``WorkloadState``, ``ServeObservation``.
+"""One second of measured timings as the environment's own types: ``MetricsSnapshot``, ``WorkloadState``,
+``ServeObservation``.
 
-The live environment and the proxy both report their requests here, so that a policy sees the same numbers in both. What is measured
-differs from what the simulator models in three places, on purpose: TTFT is that of the requests whose first token came in this second
-(arrival at the gate to first token), violations are requests (each counted once: late, failed or turned away), and a second
-without tokens costs the run's average.
+The live environment and the proxy both report their requests here, so that a policy sees the same numbers in both.
+What is measured differs from what the simulator models in three places, on purpose: TTFT is that of the requests
+whose first token came in this second (arrival at the gate to first token), violations are requests (each counted
+once: late, failed or turned away), and a second without tokens costs the run's average.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Observer:
         slo_ms: TTFT objective of each class; inf for none.
         gate: whose queue is reported.
         base_memory_gb: memory of weights and runtime; the KV cache's used share is added where the server tells it.
-        cost_scale: cost of one GPU-second, as in the latency table (``scale x 1000 / tokens per second``); default: calibration's.
+        cost_scale: cost of one GPU-second, as in the latency table (``scale x 1000 / tokens per second``); default:
+            calibration's.
     """
 
     def __init__(
@@ -151,9 +153,7 @@ class Observer:
             watched.violated = True
             self._second.violations += 1
 
-    def close(
-        self, now: float, seconds: float, engine: EngineMetrics | None, phase: Phase = Phase.STEADY
-    ) -> Snapshot:
+    def close(self, now: float, seconds: float, engine: EngineMetrics | None, phase: Phase = Phase.STEADY) -> Snapshot:
         """End the window.
 
         Args:

@@ -60,7 +60,8 @@ def _static(name: str) -> Policy:
 
 
 class PolicyRunner:
-    """Keeps a policy's carry and counters between calls; compiled on construction, so that the first second is not late."""
+    """Keeps a policy's carry and counters between calls; compiled on construction, so that the first second is not
+    late."""
 
     def __init__(self, policy: Policy, seed: int = 0, carry: Any = None):
         self.seed, self.step, self.carry = seed, 0, carry

@@ -1,7 +1,7 @@
 """One streamed ``/v1/completions`` request, timed token by token; failures are values, not exceptions.
 
-All times are of ``time.perf_counter`` (monotonic, seconds), so a clock that jumps changes nothing. The API key is sent in one
-header and appears nowhere else: not in ``repr``, not in an error, not in a log line.
+All times are of ``time.perf_counter`` (monotonic, seconds), so a clock that jumps changes nothing. The API key is
+sent in one header and appears nowhere else: not in ``repr``, not in an error, not in a log line.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -32,7 +32,8 @@ class Endpoint:
         connect_timeout_s: until a connection is there.
         first_token_timeout_s: from sending to the first token.
         stall_timeout_s: between two tokens.
-        ignore_eos: ask for exactly ``max_tokens`` tokens (vLLM, SGLang); ``engine.probe`` says whether the server takes it.
+        ignore_eos: ask for exactly ``max_tokens`` tokens (vLLM, SGLang); ``engine.probe`` says whether the server
+            takes it.
         include_usage: ask for token counts at the end of the stream.
     """
 
@@ -74,8 +75,8 @@ def hide_user(url: str) -> str:
 def open_client(endpoint: Endpoint, keepalive_s: float = 2.0) -> httpx.AsyncClient:
     """A client with enough connections for any concurrency; proxies of the environment are not used for this machine.
 
-    Idle connections are dropped after ``keepalive_s``, before the server does (uvicorn: 5 s), so that no request meets a connection
-    that is just being closed.
+    Idle connections are dropped after ``keepalive_s``, before the server does (uvicorn: 5 s), so that no request
+    meets a connection that is just being closed.
     """
     headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
     return httpx.AsyncClient(
@@ -138,7 +139,8 @@ def prompt_ids(number: int, length: int) -> list[int]:
 class StreamError:
     """Why a stream did not end as it should.
 
-    ``kind``: connect, timeout (no first token), stall (between tokens), http (a status), truncated (ended early), server (an error
+    ``kind``: connect, timeout (no first token), stall (between tokens), http (a status), truncated (ended early),
+        server (an error
     event in the stream), protocol (not an event stream), cancelled.
     """
 
@@ -192,17 +194,15 @@ async def stream_completion(
         on_token: called with (stream, arrival time) at every token.
 
     Returns:
-        The stream; ``error`` says what went wrong, if anything did. Cancelling the task closes the connection, which tells the
-        server to stop, and raises ``CancelledError`` as usual.
+        The stream; ``error`` says what went wrong, if anything did. Cancelling the task closes the connection, which
+        tells the server to stop, and raises ``CancelledError`` as usual.
     """
     loop = asyncio.get_running_loop()
     body = json.dumps(request.body(endpoint)).encode()
     result = Stream(request, time.perf_counter())
     try:
         async with asyncio.timeout(endpoint.first_token_timeout_s) as deadline:
-            call = client.stream(
-                "POST", "/v1/completions", content=body, headers={"Content-Type": "application/json"}
-            )
+            call = client.stream("POST", "/v1/completions", content=body, headers={"Content-Type": "application/json"})
             async with call as response:
                 if response.status_code != 200:
                     text = (await response.aread()).decode("utf-8", "replace")
@@ -228,7 +228,9 @@ async def stream_completion(
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         result.error = StreamError("connect", f"{endpoint.shown} does not answer: {error or type(error).__name__}")
     except httpx.HTTPError as error:
-        result.error = StreamError("truncated", endpoint.redact(f"the connection broke: {error or type(error).__name__}"))
+        result.error = StreamError(
+            "truncated", endpoint.redact(f"the connection broke: {error or type(error).__name__}")
+        )
     result.end_s = time.perf_counter()
     return result
 
@@ -244,7 +246,7 @@ def http_error(endpoint: Endpoint, status: int, text: str) -> StreamError:
     return StreamError("http", endpoint.redact(f"{endpoint.shown} answered {status}: {str(message)[:300]}"), status)
 
 
-async def events(response: httpx.Response) -> Any:
+async def events(response: httpx.Response) -> AsyncIterator[bytes]:
     """The data of each server-sent event, as bytes."""
     rest = b""
     async for chunk in response.aiter_bytes():

@@ -31,8 +31,9 @@ class Seen:
 def read_request(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Seen:
     """Class, estimated prompt length and whether it streams.
 
-    The class is the ``x-priority`` header's (interactive, batch, best_effort or 0, 1, 2), else that of the body's ``priority`` as vLLM
-    reads it (lower is sooner: 0 and below interactive, 1 batch, 2 and above best effort), else interactive.
+    The class is the ``x-priority`` header's (interactive, batch, best_effort or 0, 1, 2), else that of the body's
+    ``priority`` as vLLM reads it (lower is sooner: 0 and below interactive, 1 batch, 2 and above best effort), else
+    interactive.
 
     Raises:
         BadPriority: naming the value and what is allowed.
@@ -55,7 +56,9 @@ def _klass(headers: Iterable[tuple[bytes, bytes]], data: dict[str, Any]) -> int:
             return _NAMES[text]
     priority = data.get("priority", 0)
     if isinstance(priority, bool) or not isinstance(priority, int):
-        raise BadPriority(f"priority = {str(priority)[:40]!r}: must be a whole number (0 interactive, 1 batch, 2 best effort)")
+        raise BadPriority(
+            f"priority = {str(priority)[:40]!r}: must be a whole number (0 interactive, 1 batch, 2 best effort)"
+        )
     return min(max(priority, 0), 2)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+from tests.live.fake_engine import listen
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,7 +77,7 @@ def serving(app: Any) -> Iterator[str]:
     """An ASGI app on a free port, in a thread; gives its URL."""
     import uvicorn
 
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen(0)
     config = uvicorn.Config(app, log_level="critical", access_log=False, server_header=False, date_header=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

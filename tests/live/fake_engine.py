@@ -1,9 +1,9 @@
 """A small OpenAI-compatible streaming server whose service times are known in closed form.
 
-Continuous batching as an engine does it: every iteration admits what waits while fewer than ``max_num_seqs`` run, prefills
-what it admitted and yields one token a request, in ``a + b * running + c * prompt tokens admitted`` milliseconds. So in
-steady state with n running, prompts of P and outputs of O tokens, the mean inter-token latency is the solution of
-``t = a + b n + c P n / O``, which is what the tests compare with.
+Continuous batching as an engine does it: every iteration admits what waits while fewer than ``max_num_seqs`` run,
+prefills what it admitted and yields one token a request, in ``a + b * running + c * prompt tokens admitted``
+milliseconds. So in steady state with n running, prompts of P and outputs of O tokens, the mean inter-token latency is
+the solution of ``t = a + b n + c P n / O``, which is what the tests compare with.
 
     python -m tests.live.fake_engine --a 4 --b 0.1 --c 0.01      # prints its port
 
@@ -19,6 +19,7 @@ import contextlib
 import json
 import socket
 from collections import deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -201,7 +202,7 @@ def create_app(engine: FakeEngine, options: argparse.Namespace) -> Starlette:
         return JSONResponse({"version": "fake-1"})
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> Any:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         task = asyncio.create_task(engine.loop())
         yield
         task.cancel()
@@ -220,6 +221,16 @@ def create_app(engine: FakeEngine, options: argparse.Namespace) -> Starlette:
     )
 
 
+def listen(port: int) -> socket.socket:
+    """A socket whose protocol is named: only then asyncio turns Nagle's algorithm off, which delays tokens by up to
+    40 ms."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(2048)
+    return listener
+
+
 def main() -> None:
     """Serve until killed; the first line of stdout is the port."""
     parser = argparse.ArgumentParser()
@@ -235,10 +246,10 @@ def main() -> None:
     parser.add_argument("--no-stream", action="store_true")
     parser.add_argument("--strict", action="store_true", help="refuse fields that OpenAI does not have")
     options = parser.parse_args()
-    listener = socket.create_server(("127.0.0.1", options.port))
+    listener = listen(options.port)
     print(listener.getsockname()[1], flush=True)
     engine = FakeEngine(Times(options.a, options.b, options.c, options.max_num_seqs))
-    config = uvicorn.Config(create_app(engine, options), log_level="error", access_log=False)
+    config = uvicorn.Config(create_app(engine, options), log_level="critical", access_log=False)
     asyncio.run(uvicorn.Server(config).serve([listener]))
 
 

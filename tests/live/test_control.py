@@ -1,4 +1,5 @@
-"""The proxy over real sockets: bytes untouched, nobody lost, nobody answered twice, every failure seen by its client."""
+"""The proxy over real sockets: bytes untouched, nobody lost, nobody answered twice, every failure seen by its
+client."""
 
 from __future__ import annotations
 
@@ -80,7 +81,9 @@ def test_a_stream_passes_through_byte_for_byte(engine: Any) -> None:
         ("POST", "/v1/completions", json.dumps(body(9000)).encode()),
     ],
 )
-def test_everything_else_is_the_upstreams_own_answer(engine: Any, method: str, path: str, content: bytes | None) -> None:
+def test_everything_else_is_the_upstreams_own_answer(
+    engine: Any, method: str, path: str, content: bytes | None
+) -> None:
     with proxy(engine.url) as url:
         answers = [httpx.request(method, root + path, content=content, trust_env=False) for root in (engine.url, url)]
     direct, passed = answers
@@ -219,7 +222,9 @@ def test_killing_the_upstream_in_mid_stream_gives_errors_and_no_hangs(launch: Ca
     assert found["running"] == 0
 
 
-@pytest.mark.parametrize(("fault", "outcome"), [("reset", "truncated"), ("stall", "truncated"), ("500", "upstream_error")])
+@pytest.mark.parametrize(
+    ("fault", "outcome"), [("reset", "truncated"), ("stall", "truncated"), ("500", "upstream_error")]
+)
 def test_an_upstream_fault_reaches_the_client_and_counts_as_a_violation(engine: Any, fault: str, outcome: str) -> None:
     policy = Fixed()
     with proxy(engine.url, policy, stall_timeout_s=0.3) as url:

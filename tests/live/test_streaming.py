@@ -15,10 +15,10 @@ from inferencegym_jax.live.streaming import Endpoint, Generation, Stream, open_c
 KEY = "sk-very-secret-1234"
 
 
-def ask(endpoint: Endpoint, request: Generation = Generation(16, 8)) -> Stream:
+def ask(endpoint: Endpoint, request: Generation | None = None) -> Stream:
     async def run() -> Stream:
         async with open_client(endpoint) as client:
-            return await stream_completion(client, endpoint, request)
+            return await stream_completion(client, endpoint, request or Generation(16, 8))
 
     return asyncio.run(run())
 
@@ -58,7 +58,7 @@ def test_prompts_are_of_the_length_asked_and_share_no_prefix() -> None:
     ],
 )
 def test_a_failure_is_a_value_that_says_what_happened(
-    launch: Callable[..., Any], flags: list[str], changes: dict[str, float], kind: str, said: str
+    launch: Callable[..., Any], flags: list[str], changes: dict[str, Any], kind: str, said: str
 ) -> None:
     stream = ask(Endpoint(launch(*flags).url, "fake", **changes))
     assert stream.error is not None
@@ -108,7 +108,7 @@ def test_probe_drops_fields_that_a_strict_server_refuses(launch: Callable[..., A
     ],
 )
 def test_probe_refuses_a_server_that_cannot_be_measured(
-    launch: Callable[..., Any], flags: list[str], changes: dict[str, str], said: str
+    launch: Callable[..., Any], flags: list[str], changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(EngineError, match=said):
         probing(Endpoint(**{"base_url": launch(*flags).url, "model": "fake", **changes}))
