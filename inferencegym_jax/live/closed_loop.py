@@ -8,6 +8,7 @@ state has) nor always arrive just after an iteration has begun.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from inferencegym_jax.live.streaming import Endpoint, Generation, Stream, stream
 
 SUB_WINDOWS = 4  # of a slice: their scatter is the interval
 METRICS_EVERY_S = 0.5
+FEWEST_REQUESTS = 4  # whose first token a slice waits for
 MOST_FAILURES = 3  # in a row, of one worker, until the cell is given up
 
 
@@ -29,7 +31,7 @@ class Slice:
     Attributes:
         seconds: its length.
         tpot_ms: mean time between tokens in each sub-window.
-        ttft_ms: time to first token of every request that was sent in it.
+        ttft_ms: time to first token of every request whose first token came in it.
         tps: output tokens a second in each sub-window.
         memory_share: mean share of the KV cache in use, or None.
         waiting: mean requests that the server itself kept waiting, or None.
@@ -62,7 +64,7 @@ class _Tally:
         self.tokens.append(now)
         if len(stream.token_s) > 1:
             self.gaps.append((now, now - stream.token_s[-2]))
-        elif stream.sent_s >= self.started:
+        else:
             self.ttft_ms.append(1000.0 * (now - stream.sent_s))
 
 
@@ -125,13 +127,14 @@ async def run_cell(
             await asyncio.sleep(float(rng.uniform(0.0, pause_s)))
 
     async def story() -> tuple[float, list[EngineMetrics]]:
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(warm.wait(), most_seconds)
-        except TimeoutError:
-            pass
-        length = min(max(seconds, typical[0]), most_seconds)
         tally.started = time.perf_counter()
-        return length, await _watch(client, tally.started + length)
+        readings = await _watch(client, tally.started + min(max(seconds, typical[0]), most_seconds))
+        enough = max(FEWEST_REQUESTS, concurrency // 2)
+        while len(tally.ttft_ms) < enough and time.perf_counter() < tally.started + most_seconds:
+            readings += await _watch(client, time.perf_counter() + METRICS_EVERY_S)
+        return time.perf_counter() - tally.started, readings
 
     workers = [asyncio.create_task(worker(place)) for place in range(concurrency)]
     main = asyncio.create_task(story())

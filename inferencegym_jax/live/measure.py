@@ -224,7 +224,7 @@ class Measurement:
             self.settings.output_tokens,
             seconds=self.settings.slice_s,
             spacing_s=spacing,
-            most_seconds=max(self.settings.budget_s / 15.0, 2.0 * self.settings.slice_s),
+            most_seconds=max(self.settings.budget_s / 12.0, 8.0 * self.settings.slice_s),
             seed=self.settings.seed + len(self.cells.slices.get(cell, [])),
         )
         self.cells.elapsed_s += time.monotonic() - begun

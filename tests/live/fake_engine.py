@@ -167,7 +167,9 @@ def create_app(engine: FakeEngine, options: argparse.Namespace) -> Starlette:
             stream(sequence, usage if wants_usage else None, fault, body), media_type="text/event-stream"
         )
 
-    async def stream(sequence: Sequence, usage: dict[str, int] | None, fault: str, body: dict[str, Any]) -> Any:
+    async def stream(
+        sequence: Sequence, usage: dict[str, int] | None, fault: str, body: dict[str, Any]
+    ) -> AsyncIterator[str]:
         number = 0
         tag = body.get("user", "w")
         try:
