@@ -122,10 +122,10 @@ class Measurement:
 
     def table(self, path: Path) -> LatencyTable:
         """Write what was measured as a latency table."""
-        output = self.settings.output_tokens
-        columns = build_columns(self.cells, self.batch_sizes, self.buckets, self.engine, self.settings.base_memory_gb)
+        output, base = self.settings.output_tokens, self.settings.base_memory_gb
+        columns = build_columns(self.cells, self.batch_sizes, self.buckets, self.engine, base)
         fitted = fit(self.cells, columns, output)
-        metadata = build_metadata(self.cells, self.batch_sizes, self.buckets, self.engine, fitted, output)
+        metadata = build_metadata(self.cells, self.batch_sizes, self.buckets, self.engine, fitted, output, base)
         return write_table(columns, metadata, path)
 
     async def _scan(self) -> None:

@@ -114,7 +114,13 @@ def fit(cells: Cells, columns: dict[str, list[float]], output_tokens: int) -> di
 
 
 def build_metadata(
-    cells: Cells, batch_sizes: list[int], buckets: list[int], engine: Engine, fitted: dict[str, Any], output_tokens: int
+    cells: Cells,
+    batch_sizes: list[int],
+    buckets: list[int],
+    engine: Engine,
+    fitted: dict[str, Any],
+    output_tokens: int,
+    base_memory_gb: float,
 ) -> dict[str, str]:
     """The table's text metadata: engine, version, model, when, spread of every cell, what was fitted."""
 
@@ -138,6 +144,8 @@ def build_metadata(
         "licence": "the measurer's own",
         "reference_output_length": str(output_tokens),
         "memory_source": memory,
+        "kv_cache_gb": str(engine.kv_cache_gb or 0.0),
+        "base_memory_gb": str(base_memory_gb),
         "engine_overhead_ms": "0",  # wall-clock iterations hold the scheduler's time already
         "prefill_ms": json.dumps(fitted["prefill_ms"]),
         "fitted": json.dumps(fitted),
