@@ -116,6 +116,71 @@ def measure(
         print(json.dumps(summary))
 
 
+@app.command()
+def trial(
+    base_url: Annotated[str, typer.Option(help="root URL of an OpenAI-compatible server")],
+    model: Annotated[str, typer.Option(help="name of the model, as the server knows it")],
+    table: Annotated[Path, typer.Option(help="latency table that `measure` made of this server")],
+    policies: Annotated[str, typer.Option(help="comma-separated; names, batch_size=N, or policy files")] = (
+        "baseline,best_static,reactive"
+    ),
+    trace: Annotated[Path | None, typer.Option(help="request log to send; without it the task's traffic")] = None,
+    task: Annotated[str, typer.Option(help="whose calendar, SLOs and grader")] = "2",
+    load: Annotated[float, typer.Option(help="mean rate over the task's calendar, as a share of saturation")] = 0.8,
+    rate_scale: Annotated[float, typer.Option(help="sends a trace that many times faster")] = 1.0,
+    prompt_scale: Annotated[float, typer.Option(help="multiplies the task's prompt lengths")] = 1.0,
+    seconds: Annotated[int, typer.Option(help="length of a run; a trace is cut there")] = 60,
+    repeats: Annotated[int, typer.Option(help="runs of each policy")] = 2,
+    warmup: Annotated[float, typer.Option(help="seconds of each run that are not counted")] = 10.0,
+    slo_ttft_ms: Annotated[
+        str, typer.Option(help="TTFT objective: one, or by class 200,2000,none; default: task's")
+    ] = "",
+    slo_itl_ms: Annotated[float, typer.Option(help="objective on a request's mean ITL")] = math.inf,
+    max_num_seqs: Annotated[int, typer.Option(help="the engine's own limit on running requests")] = 256,
+    seed: Annotated[int, typer.Option(help="of the first repeat's traffic")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="PNG or SVG of predicted against measured")] = None,
+    api_key_env: Annotated[str, API_KEY_ENV] = "OPENAI_API_KEY",
+    json_output: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Send the same traffic under each policy to a live server; measured beside predicted.
+
+    Gains are taken to the first policy named.
+    """
+    from inferencegym_jax.live.compare import TrialRequest, compare
+    from inferencegym_jax.live.report import plot_trial, trial_table, verdict
+    from inferencegym_jax.live.streaming import Endpoint
+    from inferencegym_jax.live.trial import TrialSettings
+
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    try:
+        request = TrialRequest(
+            endpoint=Endpoint(base_url, model, api_key(api_key_env)),
+            policies=names,
+            table=table,
+            trace=trace,
+            task=int(task) if task.isdigit() else task,
+            load=load,
+            rate_scale=rate_scale,
+            prompt_scale=prompt_scale,
+            seconds=seconds,
+            slo_ttft_ms=parse_slo(slo_ttft_ms) if slo_ttft_ms else None,
+            slo_itl_ms=slo_itl_ms,
+            settings=TrialSettings(repeats=repeats, warmup_s=warmup, seed=seed, max_num_seqs=max_num_seqs),
+        )
+        with console.status("starting") as status:
+            found = compare(request, lambda text: status.update(text))
+    except (ValueError, RuntimeError, OSError) as error:
+        fail(str(error))
+    console.print(trial_table(found))
+    for line in verdict(found, names[0]):
+        console.print(line, highlight=False, soft_wrap=True)
+    if plot is not None:
+        plot_trial(found, plot)
+        console.print(f"[bold]{plot}[/]: predicted against measured")
+    if json_output:
+        print(json.dumps(found))
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening TCP socket. Its protocol is named, because asyncio turns Nagle's algorithm off for those only, and
     with it on every streamed token waits up to 40 ms for an acknowledgement."""

@@ -131,6 +131,7 @@ def replay(
     *,
     token_budget: int = TOKEN_BUDGET,
     max_num_seqs: int = 10**9,
+    step_seconds: float = 1.0,
 ) -> list[Record]:
     """Serve ``traffic`` by the table's iteration times under a policy.
 
@@ -142,11 +143,13 @@ def replay(
         first: what the policy sees before the first second.
         token_budget: tokens of one iteration.
         max_num_seqs: the engine's own limit.
+        step_seconds: length of a step; the traffic's seconds are steps.
 
     Returns:
         One record a request, in the order of arrival.
     """
     times = IterationTimes(table)
+    arrivals_s = traffic.time_s * step_seconds
     line = _Line(QUEUE_CAPACITY)
     observer = Observer(slo_ms, cast(Gate, line), times.base_gb)
     records: dict[int, Record] = {}
@@ -154,7 +157,7 @@ def replay(
     running: list[_Request] = []
     line.limit = int(ask(first).batch_size)
     now, arrived, second = 0.0, 0, 0
-    end = traffic.seconds + DRAIN_S
+    end = traffic.seconds * step_seconds + DRAIN_S
 
     def keep(request: _Request, outcome: str) -> None:
         watched = request.watched
@@ -164,7 +167,7 @@ def replay(
             else None
         )
         records[request.number] = Record(
-            arrival_s=watched.arrived_s,
+            arrival_s=watched.arrived_s / step_seconds,
             klass=watched.klass,
             prompt=request.prompt,
             output=request.output,
@@ -177,8 +180,8 @@ def replay(
 
     def accept(until: float) -> None:
         nonlocal arrived
-        while arrived < len(traffic) and traffic.time_s[arrived] <= until:
-            moment, klass = float(traffic.time_s[arrived]), int(traffic.klass[arrived])
+        while arrived < len(traffic) and arrivals_s[arrived] <= until:
+            moment, klass = float(arrivals_s[arrived]), int(traffic.klass[arrived])
             prompt, output = int(traffic.prompt[arrived]), int(traffic.output[arrived])
             request = _Request(arrived, observer.arrive(moment, klass, prompt), prompt, output)
             arrived += 1
@@ -197,10 +200,10 @@ def replay(
     while now < end:
         accept(now)
         admit(now)
-        if now >= second + 1:
+        if now >= (second + 1) * step_seconds:
             second += 1
             engine_says = times.engine_metrics(len(running), observer.prompt_len)
-            observation = observer.close(now, 1.0, engine_says).observation
+            observation = observer.close(now, step_seconds, engine_says).observation
             if second < traffic.seconds:
                 line.limit = int(ask(observation).batch_size)
             continue
@@ -209,8 +212,8 @@ def replay(
         if not running:
             if arrived >= len(traffic) and not line.waiting:
                 break
-            following = float(traffic.time_s[arrived]) if arrived < len(traffic) else end
-            now = max(min(following, float(second + 1)), now)
+            following = float(arrivals_s[arrived]) if arrived < len(traffic) else end
+            now = max(min(following, (second + 1) * step_seconds), now)
             continue
         now += _iteration(times, running, token_budget) / 1000.0
         accept(now)

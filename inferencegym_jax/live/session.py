@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import numpy as np
 
 from inferencegym_jax.live.engine import EngineMetrics, read_metrics
 from inferencegym_jax.live.gate import Gate, QueueFull
@@ -24,7 +23,7 @@ from inferencegym_jax.models import QUEUE_CAPACITY, Phase
 
 @dataclass(frozen=True)
 class Record:
-    """How one request went; times in seconds from the episode's start, latencies in ms.
+    """How one request went; arrival in steps (seconds) from the episode's start, latencies in ms.
 
     ``outcome``: completed, rejected (queue full), failed (``error`` says how), unfinished (the episode ended first).
     """
@@ -156,7 +155,7 @@ class Session:
     ) -> Record:
         traffic = self.traffic
         return Record(
-            arrival_s=arrived_s - self.start_s,
+            arrival_s=(arrived_s - self.start_s) / self.step_seconds,
             klass=int(traffic.klass[i]),
             prompt=int(traffic.prompt[i]),
             output=int(traffic.output[i]),
@@ -186,8 +185,3 @@ class Session:
     def arrived(self) -> int:
         """Requests that have arrived so far."""
         return len(self.records) + len(self._tasks)
-
-
-def mean(values: list[float]) -> float:
-    """Mean, or NaN of nothing."""
-    return float(np.mean(values)) if values else float("nan")

@@ -125,8 +125,8 @@ def run_trial(
         for number, (repeat, name) in enumerate(plan):
             report(f"run {number + 1} of {len(plan)}: {name}")
             seed = settings.seed + repeat
-            found[(repeat, name)] = run_policy(env, policies[name], seed, by_seed[seed])
-            log = [entry for i, entry in enumerate(env.log) if i >= settings.warmup_s]
+            found[(repeat, name)], log = run_policy(env, policies[name], seed, by_seed[seed])
+            log = log[int(settings.warmup_s) :]
             trial.scores[name].append(grade(int(params.task_id), log, normalisers)["score"] if log else 0.0)
             trial.order.append(name)
             time.sleep(settings.pause_s * settings.step_seconds)
@@ -136,15 +136,15 @@ def run_trial(
     return trial
 
 
-def run_policy(env: LiveEnv, policy: Policy, seed: int, traffic: Traffic) -> list[Record]:
-    """One run: as many steps as the traffic has seconds, then what is in flight may finish."""
+def run_policy(env: LiveEnv, policy: Policy, seed: int, traffic: Traffic) -> tuple[list[Record], list[dict[str, Any]]]:
+    """One run: as many steps as the traffic has seconds, then what is in flight may finish. Records and log."""
     runner = PolicyRunner(policy, seed)
     observation, state = env.reset_seed(seed)
     for _ in range(int(np.ceil(traffic.seconds))):
         observation, state, _, _, truncated, info = env.step(None, state, runner.ask(observation))
         if truncated:
-            return info["records"]
-    return env.finish()
+            return info["records"], info["log"]
+    return env.finish(), env.log
 
 
 def predict(
@@ -153,7 +153,15 @@ def predict(
     """The records that the table foretells for a policy on this traffic."""
     first, _ = initial(jnp.uint32(0), jnp.int32(0), params)
     runner = PolicyRunner(policy, settings.seed)
-    return replay(table, traffic, runner.ask, params.slo_ms, first, max_num_seqs=settings.max_num_seqs)
+    return replay(
+        table,
+        traffic,
+        runner.ask,
+        params.slo_ms,
+        first,
+        max_num_seqs=settings.max_num_seqs,
+        step_seconds=settings.step_seconds,
+    )
 
 
 def results(
