@@ -6,7 +6,6 @@ what the measured table can finish. Bursts and lulls keep their proportions.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -92,31 +91,22 @@ def compare(request: TrialRequest, report: Callable[[str], None] = lambda _: Non
 
 def scenario(request: TrialRequest, table: LatencyTable) -> tuple[EnvParams, Callable[[int], Traffic], dict[str, Any]]:
     """The task's params on this table, the traffic of a seed, and how it was scaled."""
-    _, params = ig.make(request.task, table=table)
     output = int(table.output_length)
     longest = int(max(table.axes["prompt_len_bucket"]))
     if request.trace is not None:
+        _, params = ig.make(request.task, table=table)
         traffic = read_log(request.trace, request.rate_scale, longest, request.seconds)
         how = {"trace": str(request.trace), "rate_scale": request.rate_scale, "requests": len(traffic)}
         return params, lambda _: traffic, how
 
-    def sample(scaled: EnvParams, seed: int) -> Traffic:
-        return task_traffic(
-            scaled,
-            seed,
-            request.seconds,
-            output_tokens=output,
-            longest_prompt=longest,
-            prompt_scale=request.prompt_scale,
-        )
-
+    _, params = ig.make(request.task, table=table)
+    shaped = scaled_params(params, 1.0, request.prompt_scale, longest)
     seeds = [request.settings.seed + repeat for repeat in range(request.settings.repeats)]
-    prompts = np.concatenate([sample(params, seed).prompt for seed in seeds])
+    prompts = np.concatenate([task_traffic(shaped, seed, request.seconds, output).prompt for seed in seeds])
     most = saturation(table, float(prompts.mean()), output)
     share = float(params.burst_length) / float(params.burst_period)
     mean_rate = float(params.rate) * (1.0 - share) + float(params.burst_rate) * share
-    scale = request.load * most / mean_rate
-    scaled = scaled_params(params, scale)
+    scaled = scaled_params(shaped, request.load * most / mean_rate)
     how = {
         "task": request.task,
         "saturation_requests_per_s": most,
@@ -126,7 +116,7 @@ def scenario(request: TrialRequest, table: LatencyTable) -> tuple[EnvParams, Cal
         "output_tokens": output,
         "load": request.load,
     }
-    return scaled, functools.partial(sample, scaled), how
+    return scaled, lambda seed: task_traffic(scaled, seed, request.seconds, output), how
 
 
 def best_batch_size(

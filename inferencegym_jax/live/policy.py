@@ -15,6 +15,7 @@ import numpy as np
 import inferencegym_jax as ig
 from inferencegym_jax.models import ServeAction, ServeObservation, check_action
 from inferencegym_jax.rollout import Policy, act
+from inferencegym_jax.trained import load_network, network_policy, trained
 
 NAMES = ("baseline", "reactive", "random", "best_static", "trained")
 
@@ -39,14 +40,14 @@ def load_policy(name: str, task: int | str = 2) -> Policy:
         return ig.policies.best_static(task)
     if name.startswith("batch_size="):
         return _static(name)
-    loader = getattr(ig.policies, "trained", None)
-    if name == "trained" or Path(name).is_file():
-        if loader is None:
-            raise PolicyError(f"policy = {name!r}: this version of the library does not load trained policies")
-        try:
-            return loader(task if name == "trained" else name)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PolicyError(f"policy = {name!r}: {error}") from error
+    try:
+        if name == "trained":
+            return trained(task)
+        if Path(name).is_file():
+            network, _ = load_network(name)
+            return network_policy(network)
+    except (OSError, ValueError) as error:
+        raise PolicyError(str(error)) from error
     raise PolicyError(f"policy = {name!r}: no such file; give one, {', '.join(NAMES)}, or batch_size=N")
 
 

@@ -46,42 +46,54 @@ class Traffic:
         return Traffic(self.time_s * factor, self.prompt, self.output, self.klass, self.seconds * factor, self.phase)
 
 
-def scaled_params(params: EnvParams, rate_scale: float) -> EnvParams:
-    """A task with every rate multiplied, so that an engine of another size meets the same calendar.
+def scaled_params(
+    params: EnvParams, rate_scale: float, prompt_scale: float = 1.0, longest_prompt: float = np.inf
+) -> EnvParams:
+    """A task for an engine of another size: the same calendar, with rates and prompt lengths multiplied.
+
+    Args:
+        params: the task.
+        rate_scale: of every rate.
+        prompt_scale: of every prompt length.
+        longest_prompt: lengths are cut there (the server's context, or the table's end).
 
     Raises:
-        ValueError: ``rate_scale`` is not above 0.
+        ValueError: a scale is not above 0.
     """
-    if not 0 < rate_scale < np.inf:
-        raise ValueError(f"rate_scale = {rate_scale}: must be a number above 0")
+    for name, value in (("rate_scale", rate_scale), ("prompt_scale", prompt_scale), ("longest_prompt", longest_prompt)):
+        if not value > 0:
+            raise ValueError(f"{name} = {value}: must be a number above 0")
+    lengths = {
+        name: np.float32(min(max(float(getattr(params, name)) * prompt_scale, 1.0), longest_prompt))
+        for name in ("short_low", "short_high", "long_low", "long_high")
+    }
     return params.replace(
-        rate=np.float32(params.rate * rate_scale), burst_rate=np.float32(params.burst_rate * rate_scale)
+        rate=np.float32(params.rate * rate_scale),
+        burst_rate=np.float32(params.burst_rate * rate_scale),
+        log_mean=np.float32(params.log_mean + np.log(prompt_scale)),
+        **lengths,
     )
 
 
-def task_traffic(
-    params: EnvParams, seed: int, seconds: int, *, output_tokens: int, longest_prompt: int, prompt_scale: float = 1.0
-) -> Traffic:
+def task_traffic(params: EnvParams, seed: int, seconds: int, output_tokens: int) -> Traffic:
     """The traffic of a task's episode.
 
     Args:
-        params: the task; scale its rates with ``scaled_params``.
+        params: the task; ``scaled_params`` fits it to an engine.
         seed: the episode's seed.
         seconds: how many steps of it.
         output_tokens: mean output length; each is uniform over half to one and a half of it.
-        longest_prompt: prompts are cut there (the server's context).
-        prompt_scale: prompt lengths are multiplied by it before, for engines that are too small for the task's prompts.
     """
     steps = jnp.arange(seconds)
     key = jnp.uint32(seed)
     counts = np.asarray(jax.vmap(lambda step: class_counts(key, step, params))(steps))
-    lengths = np.asarray(jax.vmap(lambda step: workload.draw_prompt_len(key, step, params))(steps)) * prompt_scale
+    lengths = np.asarray(jax.vmap(lambda step: workload.draw_prompt_len(key, step, params))(steps))
     phases = np.asarray(jax.vmap(lambda step: workload.phase_at(step, params))(steps))
     parts: list[tuple[np.ndarray, ...]] = []
     for step in range(seconds):
         rng = np.random.default_rng([seed, step])
         total = int(counts[step].sum())
-        prompt = np.full(total, int(np.clip(lengths[step], 1, longest_prompt)))
+        prompt = np.full(total, max(int(lengths[step]), 1))
         klass = rng.permutation(np.repeat(np.arange(3), counts[step]))
         parts.append((step + np.sort(rng.uniform(size=total)), prompt, _outputs(rng, total, output_tokens), klass))
     return _joined(parts, float(seconds), phases)
