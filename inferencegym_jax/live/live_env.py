@@ -160,7 +160,7 @@ class LiveEnv:
         check_action(action)
         effective = self._effective(action)
         snapshot = self._run(self.session.step(int(effective.batch_size)))
-        gain = np.float32(reward(snapshot.metrics, snapshot.workload.queue_depth, self.params))
+        gain = np.float32(reward(snapshot.metrics, snapshot.workload, self.params))
         after = self._after(state, snapshot)
         info = {
             "timestep": after.time,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax import workload
+from inferencegym_jax import random, workload
 from inferencegym_jax.models import EnvParams
 
 
@@ -84,11 +84,7 @@ def task_traffic(params: EnvParams, seed: int, seconds: int, output_tokens: int)
         seconds: how many steps of it.
         output_tokens: mean output length; each is uniform over half to one and a half of it.
     """
-    steps = jnp.arange(seconds)
-    key = jnp.uint32(seed)
-    counts = np.asarray(jax.vmap(lambda step: class_counts(key, step, params))(steps))
-    lengths = np.asarray(jax.vmap(lambda step: workload.draw_prompt_len(key, step, params))(steps))
-    phases = np.asarray(jax.vmap(lambda step: workload.phase_at(step, params))(steps))
+    counts, lengths, phases = (np.asarray(x) for x in _draws(jnp.uint32(seed), jnp.arange(seconds), params))
     parts: list[tuple[np.ndarray, ...]] = []
     for step in range(seconds):
         rng = np.random.default_rng([seed, step])
@@ -99,14 +95,26 @@ def task_traffic(params: EnvParams, seed: int, seconds: int, output_tokens: int)
     return _joined(parts, float(seconds), phases)
 
 
+@jax.jit
+def _draws(seed: jax.Array, steps: jax.Array, params: EnvParams) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Class counts, prompt length and phase of every step."""
+
+    def draw(step: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return (
+            class_counts(seed, step, params),
+            workload.draw_prompt_len(seed, step, params),
+            workload.phase_at(step, params),
+        )
+
+    return jax.vmap(draw)(steps)
+
+
 def class_counts(seed: jax.Array, step: jax.Array, params: EnvParams) -> jax.Array:
     """int32[3] arrivals of a second by class; exact Poisson draws where a scaled rate is too low for the simulator's.
 
     ``workload.poisson`` is accurate from about 4 a second on; below that, the quantile is found by summing
     probabilities.
     """
-    from inferencegym_jax import random
-
     total = jnp.where(workload.is_burst_at(step, params), params.burst_rate, params.rate)
     words = random.hash4(seed, step, random.CLASSES)
     rates = [total * params.class_shares[..., i] for i in range(3)]
@@ -119,8 +127,6 @@ def class_counts(seed: jax.Array, step: jax.Array, params: EnvParams) -> jax.Arr
 
 def low_poisson(word: jax.Array, rate: jax.Array) -> jax.Array:
     """int32 Poisson quantile of a word's uniform by summing probabilities; exact for rates below 4 (30 terms)."""
-    from inferencegym_jax import random
-
     uniform = random.uniform(word)
     k = jnp.arange(30, dtype=jnp.float32)
     log_probability = k * jnp.log(jnp.maximum(rate, 1e-9)) - rate - jax.lax.lgamma(k + 1.0)
