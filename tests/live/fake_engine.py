@@ -43,6 +43,15 @@ class Times:
         """Mean inter-token latency (ms) with ``running`` requests in steady state: the oracle."""
         return self.a + self.b * running + self.c * prompt * running / output
 
+    def seen_ms(self, rate: float, prompt: float, output: float) -> float:
+        """Mean inter-token latency (ms) that a request meets under Poisson arrivals at ``rate`` a second.
+
+        It finds as many others running as there are on average (arrivals see time averages) and is one more itself; prefills
+        of others come at the arrivals' rate.
+        """
+        others = self.running_at(rate, prompt, output)
+        return (self.a + self.b * (1.0 + others)) / (1.0 - rate / 1000.0 * self.c * prompt)
+
     def running_at(self, rate: float, prompt: float, output: float) -> float:
         """Mean running requests at ``rate`` requests/s, from n = rate x output x t(n)."""
         per_token = self.b + self.c * prompt / output
