@@ -38,7 +38,9 @@ def main(
     seconds: Annotated[int, typer.Option(help="length of a trial run; two calendar periods are 120")] = 60,
     repeats: Annotated[int, typer.Option(help="trial runs of each policy")] = 2,
     predict_seconds: Annotated[float, typer.Option(help="length of each prediction run")] = 40.0,
-    output_tokens: Annotated[int, typer.Option(help="mean output length")] = 64,
+    output_tokens: Annotated[int, typer.Option(help="mean output length")] = 32,
+    max_concurrency: Annotated[int, typer.Option(help="largest batch size that is measured")] = 16,
+    max_prompt: Annotated[int, typer.Option(help="longest prompt that is measured")] = 256,
     max_num_seqs: Annotated[int, typer.Option(help="of the engine")] = 64,
     policies: Annotated[str, typer.Option(help="of the trial, reference first")] = "baseline,best_static,reactive",
     load: Annotated[float, typer.Option(help="of the trial, as a share of saturation")] = 0.8,
@@ -63,7 +65,11 @@ def main(
     with running(folder, model, max_num_seqs, out / "vllm.log") as engine:
         endpoint = Endpoint(engine.url, model)
         settings = MeasureSettings(
-            budget_s=budget, output_tokens=output_tokens, most_concurrency=32, longest_prompt=256, slice_s=3.0
+            budget_s=budget,
+            output_tokens=output_tokens,
+            most_concurrency=max_concurrency,
+            longest_prompt=max_prompt,
+            slice_s=3.0,
         )
         table_path = out / f"{model}.parquet"
         if "measure" in chosen:

@@ -46,7 +46,7 @@ class Times:
     def seen_ms(self, rate: float, prompt: float, output: float) -> float:
         """Mean inter-token latency (ms) that a request meets under Poisson arrivals at ``rate`` a second.
 
-        It finds as many others running as there are on average (arrivals see time averages) and is one more itself; prefills
+        It finds as many others running as there are on average (arrivals see time averages) and is one more; prefills
         of others come at the arrivals' rate.
         """
         others = self.running_at(rate, prompt, output)

@@ -110,13 +110,13 @@ def test_a_trial_on_a_real_socket_measures_what_was_predicted(
         Endpoint(engine.url, "fake"),
         policies,
         params,
-        lambda seed: poisson_traffic(rate, 12, 64, OUTPUT, seed),
+        lambda seed: poisson_traffic(rate, 10, 64, OUTPUT, seed),
         settings,
         table=table,
     )
     assert trial.order == ["one", "many", "many", "one"]
     objective = Objective((400.0, math.inf, math.inf))
-    found = results(trial, 12, settings, objective, "one")
+    found = results(trial, 10, settings, objective, "one")
     for name in policies:
         measured, predicted = found["measured"][name], found["predicted"][name]
         assert measured["itl_ms"]["mean"] == pytest.approx(predicted["itl_ms"]["mean"], rel=0.3)
