@@ -18,6 +18,7 @@ import inferencegym_jax as ig
 from inferencegym_jax.live.outcome import Objective, measures
 from inferencegym_jax.live.policy import load_policy
 from inferencegym_jax.live.replay import saturation
+from inferencegym_jax.live.request_log import read_log
 from inferencegym_jax.live.streaming import Endpoint
 from inferencegym_jax.live.traffic import Traffic, scaled_params, task_traffic
 from inferencegym_jax.live.trial import TrialSettings, predict, results, run_trial
@@ -131,15 +132,3 @@ def best_batch_size(
         records = predict(table, traffic, ig.policies.static(ServeAction(batch_size=size)), params, settings)
         goodput[size] = measures(records, traffic.seconds, objective)["goodput"]
     return max(sizes, key=lambda size: (round(goodput[size], 6), -size))
-
-
-def read_log(path: Path, rate_scale: float, longest_prompt: int, seconds: int) -> Traffic:
-    """A user's request log as traffic, cut after ``seconds``.
-
-    Raises:
-        PolicyError, ValueError: the log cannot be read; the row is named.
-    """
-    raise NotImplementedError
-
-
-__all__ = ["TrialRequest", "best_batch_size", "compare", "read_log", "scenario"]
