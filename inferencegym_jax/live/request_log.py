@@ -1,7 +1,7 @@
 """A request log as live traffic: each row is one request, at its own moment.
 
-Files, column names, units and errors are the library's (``trace_files``, ``traces``); the simulator counts the rows
-into seconds.
+Files, column names, units and errors are the library's (``trace_files``, ``traces``); the simulator counts the same
+rows into seconds.
 """
 
 from __future__ import annotations

@@ -139,9 +139,8 @@ def prompt_ids(number: int, length: int) -> list[int]:
 class StreamError:
     """Why a stream did not end as it should.
 
-    ``kind``: connect, timeout (no first token), stall (between tokens), http (a status), truncated (ended early),
-        server (an error
-    event in the stream), protocol (not an event stream), cancelled.
+    ``kind`` is one of connect, timeout (no first token), stall (between tokens), http (a status), truncated (ended
+    early), server (an error event in the stream), protocol (not an event stream).
     """
 
     kind: str
