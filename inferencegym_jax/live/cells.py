@@ -48,12 +48,13 @@ class Cells:
         self.slices.setdefault(cell, []).append(found)
 
     def tpot_ms(self, cell: Cell) -> float:
-        """Mean time per output token: mean of the sub-windows."""
-        return float(np.mean(self._sub(cell, "tpot_ms")))
+        """Mean time per output token of the median sub-window: a second in which something else took the machine is no
+        property of the engine."""
+        return float(np.median(self._sub(cell, "tpot_ms")))
 
     def tps(self, cell: Cell) -> float:
-        """Output tokens a second."""
-        return float(np.mean(self._sub(cell, "tps")))
+        """Output tokens a second, of the median sub-window."""
+        return float(np.median(self._sub(cell, "tps")))
 
     def ttft_ms(self, cell: Cell, percentile: float) -> float:
         """A percentile of all times to first token of the cell."""
