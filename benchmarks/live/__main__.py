@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,10 @@ console = Console()
 
 def main(
     out: Annotated[Path, typer.Option(help="folder for tables, plot and results.json")] = Path("runs/live"),
-    model: Annotated[str, typer.Option(help="tiny or small")] = "small",
+    model: Annotated[str, typer.Option(help="tiny or small; with --base-url that server's")] = "small",
+    base_url: Annotated[
+        str | None, typer.Option(help="an engine that runs already, instead of vLLM on the CPU")
+    ] = None,
     stages: Annotated[str, typer.Option(help="comma-separated")] = ",".join(STAGES),
     folder: Annotated[Path, typer.Option(help="where vLLM is, or is installed")] = VLLM_FOLDER,
     budget: Annotated[float, typer.Option(help="seconds of each measurement")] = 300.0,
@@ -62,7 +66,12 @@ def main(
         shown = {key: value for key, value in found.items() if not isinstance(value, dict | list)}
         console.print(f"[bold]{name}[/] {json.dumps(shown)}", highlight=False, soft_wrap=True)
 
-    with running(folder, model, max_num_seqs, out / "vllm.log") as engine:
+    own = (
+        running(folder, model, max_num_seqs, out / "vllm.log")
+        if base_url is None
+        else nullcontext(Engine(base_url, None))
+    )
+    with own as engine:
         endpoint = Endpoint(engine.url, model)
         settings = MeasureSettings(
             budget_s=budget,
@@ -138,13 +147,14 @@ def trial(
 
 
 def control(engine: Engine, model: str, streams: int) -> dict[str, Any]:
-    """The proxy's cost and what it keeps. Kills the engine."""
+    """The proxy's cost and what it keeps. Kills the engine if it is ours."""
     with proxy(engine.url, "reactive") as url:
         direct, through = Endpoint(engine.url, model), Endpoint(url, model)
         found: dict[str, Any] = asyncio.run(added_ttft(direct, through, 100))
         found["many"] = asyncio.run(many_streams(through, streams, 64))
-        found["kill"] = asyncio.run(killed_upstream(through, engine))
-    console.print(json.dumps({"many": found["many"], "kill": found["kill"]}), highlight=False, soft_wrap=True)
+        if engine.process is not None:
+            found["kill"] = asyncio.run(killed_upstream(through, engine))
+    console.print(json.dumps({key: found.get(key) for key in ("many", "kill")}), highlight=False, soft_wrap=True)
     return found
 
 

@@ -20,13 +20,15 @@ START_S = 300.0
 
 @dataclass
 class Engine:
-    """A running engine."""
+    """A running engine; ``process`` is None where it is not ours."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | None
 
     def kill(self) -> None:
         """End it and its workers at once, as a crash would."""
+        if self.process is None:
+            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
