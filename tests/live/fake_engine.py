@@ -1,0 +1,268 @@
+"""A small OpenAI-compatible streaming server whose service times are known in closed form.
+
+Continuous batching as an engine does it: every iteration admits what waits while fewer than ``max_num_seqs`` run,
+prefills what it admitted and yields one token a request, in ``a + b * running + c * prompt tokens admitted``
+milliseconds. So in steady state with n running, prompts of P and outputs of O tokens, the mean inter-token latency is
+the solution of ``t = a + b n + c P n / O``, which is what the tests compare with.
+
+    python -m tests.live.fake_engine --a 4 --b 0.1 --c 0.01      # prints its port
+
+Faults on demand: a request header ``x-fake-fault`` of ``stall``, ``reset`` or ``500``; flags for a server that stalls,
+does not stream or wants an API key. ``GET /fake/state`` counts what was started, finished and cancelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import socket
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+
+@dataclass(frozen=True)
+class Times:
+    """Service times: ``a`` ms an iteration, ``b`` ms a running request, ``c`` ms a prompt token."""
+
+    a: float = 4.0
+    b: float = 0.1
+    c: float = 0.01
+    max_num_seqs: int = 64
+
+    def iteration_ms(self, running: float, prompt: float, output: float) -> float:
+        """Mean inter-token latency (ms) with ``running`` requests in steady state: the oracle."""
+        return self.a + self.b * running + self.c * prompt * running / output
+
+    def seen_ms(self, rate: float, prompt: float, output: float) -> float:
+        """Mean inter-token latency (ms) that a request meets under Poisson arrivals at ``rate`` a second.
+
+        It finds as many others running as there are on average (arrivals see time averages) and is one more; prefills
+        of others come at the arrivals' rate.
+        """
+        others = self.running_at(rate, prompt, output)
+        return (self.a + self.b * (1.0 + others)) / (1.0 - rate / 1000.0 * self.c * prompt)
+
+    def running_at(self, rate: float, prompt: float, output: float) -> float:
+        """Mean running requests at ``rate`` requests/s, from n = rate x output x t(n)."""
+        per_token = self.b + self.c * prompt / output
+        load = rate * output / 1000.0
+        return load * self.a / (1.0 - load * per_token)
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One request in the engine."""
+
+    prompt: int
+    remaining: int
+    tokens: asyncio.Queue[bool] = field(default_factory=asyncio.Queue)  # True for a token, False at the end
+
+
+class FakeEngine:
+    """The iteration loop."""
+
+    def __init__(self, times: Times):
+        self.times = times
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.wake = asyncio.Event()
+        self.counts = {"started": 0, "finished": 0, "cancelled": 0, "peak_running": 0, "iterations": 0}
+
+    def submit(self, prompt: int, output: int) -> Sequence:
+        """Queue a request."""
+        sequence = Sequence(prompt, output)
+        self.waiting.append(sequence)
+        self.counts["started"] += 1
+        self.wake.set()
+        return sequence
+
+    def drop(self, sequence: Sequence) -> None:
+        """Forget a request whose client went away."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self.counts["cancelled"] += 1
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+            self.counts["cancelled"] += 1
+
+    async def loop(self) -> None:
+        """Iterate for ever; deadlines are absolute, so that sleeping late does not add up."""
+        clock = asyncio.get_running_loop().time
+        end = clock()
+        while True:
+            if not self.running and not self.waiting:
+                self.wake.clear()
+                await self.wake.wait()
+                end = clock()
+            prefill = 0
+            while self.waiting and len(self.running) < self.times.max_num_seqs:
+                admitted = self.waiting.popleft()
+                prefill += admitted.prompt
+                self.running.append(admitted)
+            n = len(self.running)
+            self.counts["peak_running"] = max(self.counts["peak_running"], n)
+            self.counts["iterations"] += 1
+            end = max(end, clock() - 0.02) + (self.times.a + self.times.b * n + self.times.c * prefill) / 1000.0
+            await asyncio.sleep(max(end - clock(), 0.0))
+            for sequence in list(self.running):
+                sequence.tokens.put_nowait(True)
+                sequence.remaining -= 1
+                if sequence.remaining <= 0:
+                    sequence.tokens.put_nowait(False)
+                    self.running.remove(sequence)
+                    self.counts["finished"] += 1
+
+
+def prompt_length(body: dict[str, Any]) -> int:
+    """Tokens of a prompt: its ids, or its words."""
+    if "messages" in body:
+        return sum(len(str(message.get("content", "")).split()) for message in body["messages"])
+    prompt = body.get("prompt", "")
+    return len(prompt) if isinstance(prompt, list) else max(len(prompt.split()), 1)
+
+
+def error(status: int, message: str) -> JSONResponse:
+    """An error as OpenAI writes it."""
+    return JSONResponse({"error": {"message": message, "type": "error", "code": status}}, status)
+
+
+def create_app(engine: FakeEngine, options: argparse.Namespace) -> Starlette:
+    """The HTTP face of the engine."""
+
+    def refused(request: Request) -> Response | None:
+        if options.api_key and request.headers.get("authorization") != f"Bearer {options.api_key}":
+            return error(401, f"Unauthorized: {request.headers.get('authorization')}")  # echoes, as some servers do
+        return None
+
+    async def models(request: Request) -> Response:
+        card = {"id": options.model, "object": "model", "max_model_len": options.max_model_len}
+        return refused(request) or JSONResponse({"object": "list", "data": [card]})
+
+    async def complete(request: Request) -> Response:
+        if (answer := refused(request)) is not None:
+            return answer
+        body = await request.json()
+        if body.get("model") != options.model:
+            return error(404, f"The model `{body.get('model')}` does not exist.")
+        if "ignore_eos" in body and options.strict:
+            return error(400, "ignore_eos: Extra inputs are not permitted")
+        fault = request.headers.get("x-fake-fault", options.fault)
+        if fault == "500":
+            return error(500, "the engine is out of order")
+        prompt, output = prompt_length(body), int(body.get("max_tokens", 16))
+        if prompt + output > options.max_model_len:
+            return error(400, f"This model's maximum context length is {options.max_model_len} tokens.")
+        sequence = engine.submit(prompt, output)
+        usage = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
+        if not body.get("stream") or options.no_stream:
+            try:
+                while await sequence.tokens.get():
+                    pass
+            finally:
+                engine.drop(sequence)
+            return JSONResponse({"id": "x", "choices": [{"index": 0, "text": "w " * output}], "usage": usage})
+        wants_usage = (body.get("stream_options") or {}).get("include_usage", False)
+        return StreamingResponse(
+            stream(sequence, usage if wants_usage else None, fault, body), media_type="text/event-stream"
+        )
+
+    async def stream(
+        sequence: Sequence, usage: dict[str, int] | None, fault: str, body: dict[str, Any]
+    ) -> AsyncIterator[str]:
+        number = 0
+        tag = body.get("user", "w")
+        try:
+            while await sequence.tokens.get():
+                yield f'data: {{"id":"x","choices":[{{"index":0,"text":" {tag}-{number}"}}]}}\n\n'
+                number += 1
+                if number == 3 and fault == "stall":
+                    await asyncio.sleep(3600)
+                if number == 3 and fault == "reset":
+                    raise RuntimeError("fault asked for by the test")
+            if usage is not None:
+                yield f"data: {json.dumps({'id': 'x', 'choices': [], 'usage': usage})}\n\n"
+            yield "data: [DONE]\n\n"
+        finally:
+            engine.drop(sequence)
+
+    async def metrics(_: Request) -> Response:
+        used = sum(s.prompt for s in engine.running)
+        label = f'{{engine="0",model_name="{options.model}"}}'
+        return PlainTextResponse(
+            f"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{label} {len(engine.running)}\n"
+            f"# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting{label} {len(engine.waiting)}\n"
+            f"# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc{label} {used / 65536}\n"
+            f"# TYPE vllm:num_preemptions counter\nvllm:num_preemptions_total{label} 0\n"
+            '# TYPE vllm:cache_config_info gauge\nvllm:cache_config_info{kv_cache_memory_bytes="4000000000"} 1.0\n'
+        )
+
+    async def state(_: Request) -> Response:
+        return JSONResponse({**engine.counts, "running": len(engine.running), "waiting": len(engine.waiting)})
+
+    async def version(_: Request) -> Response:
+        return JSONResponse({"version": "fake-1"})
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        task = asyncio.create_task(engine.loop())
+        yield
+        task.cancel()
+
+    return Starlette(
+        routes=[
+            Route("/v1/models", models),
+            Route("/v1/completions", complete, methods=["POST"]),
+            Route("/v1/chat/completions", complete, methods=["POST"]),
+            Route("/metrics", metrics),
+            Route("/version", version),
+            Route("/health", version),
+            Route("/fake/state", state),
+        ],
+        lifespan=lifespan,
+    )
+
+
+def listen(port: int) -> socket.socket:
+    """A socket whose protocol is named: only then asyncio turns Nagle's algorithm off, which delays tokens by up to
+    40 ms."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(2048)
+    return listener
+
+
+def main() -> None:
+    """Serve until killed; the first line of stdout is the port."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--model", default="fake")
+    parser.add_argument("--a", type=float, default=Times.a)
+    parser.add_argument("--b", type=float, default=Times.b)
+    parser.add_argument("--c", type=float, default=Times.c)
+    parser.add_argument("--max-num-seqs", type=int, default=Times.max_num_seqs)
+    parser.add_argument("--max-model-len", type=int, default=4096)
+    parser.add_argument("--api-key", default="")
+    parser.add_argument("--fault", default="")
+    parser.add_argument("--no-stream", action="store_true")
+    parser.add_argument("--strict", action="store_true", help="refuse fields that OpenAI does not have")
+    options = parser.parse_args()
+    listener = listen(options.port)
+    print(listener.getsockname()[1], flush=True)
+    engine = FakeEngine(Times(options.a, options.b, options.c, options.max_num_seqs))
+    config = uvicorn.Config(create_app(engine, options), log_level="critical", access_log=False)
+    asyncio.run(uvicorn.Server(config).serve([listener]))
+
+
+if __name__ == "__main__":
+    main()

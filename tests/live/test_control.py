@@ -1,0 +1,283 @@
+"""The proxy over real sockets: bytes untouched, nobody lost, nobody answered twice, every failure seen by its
+client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from inferencegym_jax.live.control import ControlSettings, create_app
+from inferencegym_jax.models import ServeAction
+from tests.live.conftest import serving
+
+STEP = 0.05
+
+
+class Fixed:
+    """A policy that is what a test sets."""
+
+    def __init__(self, batch_size: Any = 512):
+        self.batch_size = batch_size
+        self.sleep_s = 0.0
+        self.seen: list[Any] = []
+
+    def ask(self, observation: Any) -> ServeAction:
+        self.seen.append(observation)
+        time.sleep(self.sleep_s)
+        if isinstance(self.batch_size, Exception):
+            raise self.batch_size
+        return ServeAction(batch_size=self.batch_size)
+
+
+def proxy(url: str, policy: Any = None, **changes: Any) -> Any:
+    settings = ControlSettings(url, step_seconds=STEP, **changes)
+    return serving(create_app(settings, policy or Fixed(), "fixed"))
+
+
+def body(output: int = 5, prompt: int = 4, tag: str = "w", stream: bool = True, **more: Any) -> dict[str, Any]:
+    return {"model": "fake", "prompt": [7] * prompt, "max_tokens": output, "stream": stream, "user": tag, **more}
+
+
+def status(url: str, until: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
+    """``/status``, once it is as wanted (or what it is after five seconds)."""
+    deadline = time.monotonic() + 5
+    while True:
+        found = httpx.get(f"{url}/status", trust_env=False).json()
+        if until(found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
+
+
+def controlling(found: dict[str, Any]) -> bool:
+    return found["mode"] == "control"
+
+
+def test_a_stream_passes_through_byte_for_byte(engine: Any) -> None:
+    with proxy(engine.url) as url:
+        request = body(20, stream_options={"include_usage": True})
+        direct = httpx.post(f"{engine.url}/v1/completions", json=request, trust_env=False)
+        passed = httpx.post(f"{url}/v1/completions", json=request, trust_env=False)
+    assert passed.content == direct.content and direct.content.endswith(b"data: [DONE]\n\n")
+    kept = {name: value for name, value in direct.headers.items() if name not in ("date", "server")}
+    assert {name: value for name, value in passed.headers.items() if name in kept} == kept
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content"),
+    [
+        ("GET", "/v1/models", None),
+        ("GET", "/version?x=1&y=%20z", None),
+        ("GET", "/nowhere%2Fat/all", None),
+        ("POST", "/v1/completions", b"{not json"),
+        ("POST", "/v1/completions", json.dumps(body(stream=False)).encode()),
+        ("POST", "/v1/completions", json.dumps({**body(), "model": "llama"}).encode()),
+        ("POST", "/v1/completions", json.dumps(body(9000)).encode()),
+    ],
+)
+def test_everything_else_is_the_upstreams_own_answer(
+    engine: Any, method: str, path: str, content: bytes | None
+) -> None:
+    with proxy(engine.url) as url:
+        answers = [httpx.request(method, root + path, content=content, trust_env=False) for root in (engine.url, url)]
+    direct, passed = answers
+    assert (passed.status_code, passed.content) == (direct.status_code, direct.content)
+
+
+def test_a_thousand_streams_64_at_a_time_come_back_whole_and_each_once(launch: Callable[..., Any]) -> None:
+    fast = launch("--a", 1, "--b", 0.02, "--c", 0)
+
+    async def one(client: httpx.AsyncClient, url: str, number: int, room: asyncio.Semaphore) -> None:
+        output = 3 + number % 6
+        async with room:
+            answer = await client.post(f"{url}/v1/completions", json=body(output, tag=f"r{number}"))
+        events = [line for line in answer.text.splitlines() if line]
+        texts = [json.loads(event[6:])["choices"][0]["text"] for event in events[:-1]]
+        assert events[-1] == "data: [DONE]"
+        assert texts == [f" r{number}-{i}" for i in range(output)]
+
+    async def run(url: str) -> None:
+        room = asyncio.Semaphore(64)
+        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=64), timeout=60, trust_env=False) as client:
+            await asyncio.gather(*(one(client, url, number, room) for number in range(1000)))
+
+    with proxy(fast.url, Fixed(24)) as url:
+        status(url, controlling)
+        asyncio.run(run(url))
+        found = status(url)
+    state = fast.settled(finished=1000)
+    assert (state["started"], state["finished"], state["cancelled"]) == (1000, 1000, 0)
+    assert state["peak_running"] <= 24
+    assert found["requests"]["finished"] == found["requests"]["entered"] == 1000
+    assert found["running"] == 0 and sum(found["waiting"].values()) == 0
+
+
+def test_a_full_queue_answers_429_with_retry_after_and_loses_none(launch: Callable[..., Any]) -> None:
+    slow = launch("--a", 20)
+
+    async def run(url: str) -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+            return await asyncio.gather(*(client.post(f"{url}/v1/completions", json=body(5)) for _ in range(10)))
+
+    with proxy(slow.url, Fixed(1), queue=3) as url:
+        status(url, controlling)
+        answers = asyncio.run(run(url))
+        found = status(url)
+        page = httpx.get(f"{url}/metrics", trust_env=False).text
+    refused = [answer for answer in answers if answer.status_code == 429]
+    served = [answer for answer in answers if answer.status_code == 200]
+    assert len(served) == 4 and len(refused) == 6
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert all(answer.json()["error"]["code"] == 429 for answer in refused)
+    assert all(answer.text.endswith("[DONE]\n\n") for answer in served)
+    assert found["requests"]["rejected"] == 6
+    assert 'requests_total{outcome="rejected",priority="interactive"} 6.0' in page
+    assert 'requests_total{outcome="completed",priority="interactive"} 4.0' in page
+
+
+def test_urgent_requests_overtake_by_header_and_by_body(launch: Callable[..., Any]) -> None:
+    slow = launch("--a", 10)
+
+    async def run(url: str) -> list[str]:
+        order: list[str] = []
+
+        async def one(client: httpx.AsyncClient, name: str, **more: Any) -> None:
+            await client.post(f"{url}/v1/completions", **more)
+            order.append(name)
+
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+            first = asyncio.create_task(one(client, "first", json=body(20)))
+            await asyncio.sleep(0.1)
+            tasks = []
+            for name, more in [
+                ("best effort", {"json": body(2), "headers": {"x-priority": "best_effort"}}),
+                ("batch", {"json": body(2, priority=1)}),
+                ("interactive", {"json": body(2)}),
+            ]:
+                tasks.append(asyncio.create_task(one(client, name, **more)))
+                await asyncio.sleep(0.02)
+            await asyncio.gather(first, *tasks)
+        return order
+
+    with proxy(slow.url, Fixed(1)) as url:
+        status(url, controlling)
+        assert asyncio.run(run(url)) == ["first", "interactive", "batch", "best effort"]
+
+
+@pytest.mark.parametrize("more", [{"headers": {"x-priority": "vip"}}, {"json": body(priority="high")}])
+def test_a_priority_that_is_none_is_refused_with_what_is_allowed(engine: Any, more: dict[str, Any]) -> None:
+    with proxy(engine.url) as url:
+        answer = httpx.post(f"{url}/v1/completions", **{"json": body(), **more}, trust_env=False)
+    assert answer.status_code == 400 and "must be" in answer.json()["error"]["message"]
+
+
+def test_a_client_that_leaves_cancels_upstream_and_leaves_the_queue(launch: Callable[..., Any]) -> None:
+    slow = launch("--a", 20)
+
+    async def run(url: str) -> None:
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+            tasks = []
+            for _ in range(2):
+                tasks.append(asyncio.create_task(client.post(f"{url}/v1/completions", json=body(1000))))
+                await asyncio.sleep(0.2)
+            for task in reversed(tasks):  # the waiting one first
+                task.cancel()
+                await asyncio.sleep(0.2)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    with proxy(slow.url, Fixed(1)) as url:
+        status(url, controlling)
+        asyncio.run(run(url))
+        found = status(url, lambda x: x["running"] == 0 and x["waiting"]["interactive"] == 0)
+        state = slow.settled(running=0)
+        page = httpx.get(f"{url}/metrics", trust_env=False).text
+    assert found["running"] == 0 and found["requests"]["given_up"] == 1
+    assert (state["started"], state["cancelled"], state["running"]) == (1, 1, 0)
+    assert 'requests_total{outcome="client_gone",priority="interactive"} 2.0' in page
+
+
+def test_killing_the_upstream_in_mid_stream_gives_errors_and_no_hangs(launch: Callable[..., Any]) -> None:
+    dying = launch("--a", 20)
+
+    async def run(url: str) -> list[Any]:
+        async with httpx.AsyncClient(timeout=20, trust_env=False) as client:
+            calls = [client.post(f"{url}/v1/completions", json=body(1000)) for _ in range(8)]
+            gathered = asyncio.gather(*calls, return_exceptions=True)
+            await asyncio.sleep(0.5)
+            dying.process.kill()
+            return await asyncio.wait_for(gathered, 10)
+
+    with proxy(dying.url) as url:
+        answers = asyncio.run(run(url))
+        after = httpx.post(f"{url}/v1/completions", json=body(), trust_env=False)
+        found = status(url)
+    assert all(isinstance(answer, httpx.RemoteProtocolError) for answer in answers), answers
+    assert after.status_code == 502 and "does not answer" in after.json()["error"]["message"]
+    assert found["running"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"), [("reset", "truncated"), ("stall", "truncated"), ("500", "upstream_error")]
+)
+def test_an_upstream_fault_reaches_the_client_and_counts_as_a_violation(engine: Any, fault: str, outcome: str) -> None:
+    policy = Fixed()
+    with proxy(engine.url, policy, stall_timeout_s=0.3) as url:
+        if fault == "500":
+            answer = httpx.post(f"{url}/v1/completions", json=body(), headers={"x-fake-fault": fault}, trust_env=False)
+            assert answer.status_code == 500 and "out of order" in answer.text
+        else:
+            with pytest.raises(httpx.RemoteProtocolError):
+                httpx.post(f"{url}/v1/completions", json=body(), headers={"x-fake-fault": fault}, trust_env=False)
+        steps = status(url)["steps"]
+        status(url, lambda found: found["steps"] > steps + 1)
+        page = httpx.get(f"{url}/metrics", trust_env=False).text
+    assert f'requests_total{{outcome="{outcome}",priority="interactive"}} 1.0' in page
+    assert sum(float(seen.slo_violation_rate) for seen in policy.seen) == 1.0
+
+
+@pytest.mark.parametrize("answer", [RuntimeError("no idea"), math.nan, math.inf, 0, 10**6])
+def test_a_policy_that_fails_means_plain_pass_through_until_it_answers_again(engine: Any, answer: Any) -> None:
+    policy = Fixed(answer)
+    with proxy(engine.url, policy) as url:
+        found = status(url, lambda x: x["fallback_steps"] > 0)
+        assert (found["mode"], found["batch_size"]) == ("pass-through", None) and found["fallback"]
+        assert httpx.post(f"{url}/v1/completions", json=body(), trust_env=False).text.endswith("[DONE]\n\n")
+        page = httpx.get(f"{url}/metrics", trust_env=False).text
+        assert "inferencegym_control_fallback 1.0" in page and "batch_size +Inf" in page
+        policy.batch_size = 7
+        found = status(url, controlling)
+        assert (found["mode"], found["batch_size"], found["fallback"]) == ("control", 7, None)
+
+
+def test_a_policy_that_hangs_delays_no_request(engine: Any) -> None:
+    policy = Fixed()
+    policy.sleep_s = 3.0
+    with proxy(engine.url, policy) as url:
+        found = status(url, lambda x: x["fallback_steps"] > 2)
+        assert found["mode"] == "pass-through"
+        assert httpx.post(f"{url}/v1/completions", json=body(), trust_env=False, timeout=2.0).status_code == 200
+
+
+def test_the_policy_sees_the_traffic_as_an_observation(engine: Any) -> None:
+    policy = Fixed()
+    with proxy(engine.url, policy) as url:
+        for _ in range(5):
+            httpx.post(f"{url}/v1/completions", json=body(10, prompt=50), trust_env=False)
+        found = status(url, lambda x: x["steps"] > 3)
+    assert found["observation"]["mean_prompt_len"] == 50.0
+    assert max(float(seen.arrival_rate) for seen in policy.seen) > 0
+    assert max(float(seen.tpot_p50) for seen in policy.seen) > 3.0  # 4 ms an iteration
+    assert [int(seen.timestep) for seen in policy.seen[:3]] == [1, 2, 3]
+
+
+def test_an_upstream_that_is_not_there_is_a_502_and_a_large_body_a_413(engine: Any) -> None:
+    with proxy("http://127.0.0.1:9") as url:
+        assert httpx.get(f"{url}/v1/models", trust_env=False).status_code == 502
+    with proxy(engine.url, max_body_bytes=1000) as url:
+        assert httpx.post(f"{url}/v1/completions", content=b"x" * 5000, trust_env=False).status_code == 413

@@ -1,0 +1,91 @@
+"""The commands as a user types them: errors are one sentence and exit status 2, and the API key is never shown."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from inferencegym_jax.live.cli import app
+from inferencegym_jax.table import load_table
+from tests.live.conftest import ROOT
+
+KEY = "sk-very-secret-1234"
+
+
+def call(*arguments: Any, **environment: str) -> Any:
+    return CliRunner().invoke(app, [str(x) for x in arguments], env=environment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["measure", "--base-url", "http://127.0.0.1:9", "--model", "m"], "http://127.0.0.1:9: does not answer"),
+        (["measure", "--base-url", "localhost", "--model", "m"], "must be http://HOST:PORT"),
+        (
+            ["measure", "--base-url", "http://h:1", "--model", "m", "--budget", "soon"],
+            "--budget 'soon': must be a time",
+        ),
+        (["measure", "--base-url", "http://h:1", "--model", "m", "--precision", "2"], "precision = 2.0"),
+        (["control", "--upstream", "http://h:1", "--policy", "nobody"], "policy = 'nobody': no such file"),
+        (["control", "--upstream", "nowhere", "--policy", "baseline"], "must be http://HOST:PORT"),
+        (["control", "--upstream", "http://h:1", "--policy", "baseline", "--slo-ttft-ms", "0"], "'0' must be"),
+        (["control", "--upstream", "http://h:1", "--policy", "baseline", "--queue", "-1"], "--queue -1"),
+        (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "none.parquet"], "no such file"),
+        (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "x", "--policies", ","], "none given"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(arguments: list[str], said: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert said in result.output.replace("\n", " ") and "Traceback" not in result.output
+
+
+def test_measure_writes_a_table_and_says_so_in_json(launch: Callable[..., Any], tmp_path: Path) -> None:
+    guarded = launch("--api-key", KEY, "--a", 5)
+    out = tmp_path / "t.parquet"
+    options = ["--base-url", guarded.url, "--model", "fake", "--out", out, "--budget", "3s", "--output-tokens", "8"]
+    options += ["--max-concurrency", "2", "--max-prompt", "128", "--api-key-env", "MY_KEY"]
+    refused = call("measure", *options, MY_KEY="sk-wrong-9876")
+    assert refused.exit_code == 2 and "refused the API key" in refused.output
+    result = call("measure", *options, "--json", MY_KEY=KEY)
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert summary["batch_sizes"] == [1, 2] and summary["cells"] >= 4
+    assert load_table(out).metadata["model"] == "fake"
+    written = "".join(path.read_text(errors="replace") for path in tmp_path.iterdir())
+    for text in (refused.output, result.output, written):
+        assert KEY not in text and "sk-wrong-9876" not in text
+
+
+def test_control_listens_where_it_says_and_refuses_a_port_in_use(engine: Any) -> None:
+    command = [sys.executable, "-m", "inferencegym_jax.live", "control", "--upstream", engine.url]
+    command += ["--policy", "batch_size=3", "--port"]
+    process = subprocess.Popen([*command, "0"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        url = process.stderr.readline().split(" ")[0]
+        models = httpx.get(f"{url}/v1/models", trust_env=False, timeout=20).json()
+        assert models["data"][0]["id"] == "fake"
+        taken = url.rpartition(":")[2]
+        second = subprocess.run([*command, taken], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert second.returncode == 2 and "cannot listen there" in second.stderr
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_help_lists_the_three_commands_without_importing_a_server() -> None:
+    result = call("--help")
+    assert all(name in result.output for name in ("measure", "trial", "control"))
+    code = (
+        "import sys, inferencegym_jax; sys.exit(any(x in sys.modules for x in ('httpx', 'typer', 'starlette', 'rich')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

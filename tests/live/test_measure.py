@@ -1,0 +1,203 @@
+"""``measure`` against an engine whose times are known: the table is the closed form, and an interrupted run goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from inferencegym_jax.live.cells import Cells, StateError, half_width
+from inferencegym_jax.live.closed_loop import Slice
+from inferencegym_jax.live.engine import EngineError, probe
+from inferencegym_jax.live.measure import Measurement, MeasureSettings, Progress
+from inferencegym_jax.live.measured_table import read_off
+from inferencegym_jax.live.replay import IterationTimes, saturation
+from inferencegym_jax.live.sitting import measure_server
+from inferencegym_jax.live.streaming import Endpoint, open_client
+from inferencegym_jax.table import METRICS, LatencyTable, load_table
+from tests.live.fake_engine import Times
+
+TIMES = Times(a=12.0, b=1.0, c=0.06)
+OUTPUT = 16
+SETTINGS = MeasureSettings(
+    budget_s=14.0, output_tokens=OUTPUT, most_concurrency=8, longest_prompt=256, slice_s=0.7, base_memory_gb=1.0
+)
+
+
+@pytest.fixture(scope="module")
+def slow_engine(launch: Callable[..., Any]) -> Any:
+    return launch("--a", TIMES.a, "--b", TIMES.b, "--c", TIMES.c)
+
+
+@pytest.fixture(scope="module")
+def measured(slow_engine: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LatencyTable, str]:
+    """A table, interrupted once on the way."""
+    out = tmp_path_factory.mktemp("measure") / "fake.parquet"
+    endpoint = Endpoint(slow_engine.url, "fake")
+    screen = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(endpoint, out)
+    measure_server(endpoint, SETTINGS, out, False, Console(file=screen, width=200))
+    return out, load_table(out), screen.getvalue()
+
+
+def interrupted(endpoint: Endpoint, out: Path) -> None:
+    """What Ctrl-C after three cells leaves behind."""
+    done: list[Progress] = []
+
+    def report(progress: Progress) -> None:
+        done.append(progress)
+        if len(done) == 7:
+            raise KeyboardInterrupt
+
+    async def run() -> None:
+        async with open_client(endpoint) as client:
+            engine = await probe(client, endpoint)
+            config = {"model": "fake", "version": "fake-1", "output_tokens": OUTPUT, "max_model_len": 4096}
+            state = out.with_name(out.name + ".state.json")
+            await Measurement(client, engine, SETTINGS, Cells(config), state, report).run()
+
+    asyncio.run(run())
+
+
+def test_every_cell_is_the_closed_form(measured: Any) -> None:
+    _, table, _ = measured
+    tpot = table.values[0, 0, 0, :, 0, :, METRICS.index("tpot_ms")]
+    batch, prompt = np.meshgrid(table.axes["batch_size"], table.axes["prompt_len_bucket"], indexing="ij")
+    expected = TIMES.iteration_ms(batch, prompt, OUTPUT)  # type: ignore[arg-type]
+    assert np.median(np.abs(tpot / expected - 1.0)) < 0.10, (tpot, expected)
+    assert table.values[0, 0, 0, :, 0, :, METRICS.index("tps")] == pytest.approx(1000.0 * batch / tpot, rel=1e-5)
+
+
+def test_the_fit_finds_what_an_iteration_and_a_prompt_cost(measured: Any) -> None:
+    _, table, _ = measured
+    fitted = json.loads(table.metadata["fitted"])
+    assert fitted["iteration_ms"] == pytest.approx(TIMES.a, rel=0.25)
+    prompts = np.asarray(table.axes["prompt_len_bucket"])
+    slope = np.polyfit(prompts, fitted["prefill_ms"], 1)[0]
+    assert slope == pytest.approx(TIMES.c, rel=0.4)
+    assert fitted["request_overhead_ms"] < TIMES.a
+
+
+def test_the_grid_spans_what_was_asked_and_locks_the_other_knobs(measured: Any) -> None:
+    _, table, _ = measured
+    assert min(table.axes["batch_size"]) == 1 and max(table.axes["batch_size"]) == 8
+    assert min(table.axes["prompt_len_bucket"]) == 64 and max(table.axes["prompt_len_bucket"]) == 256
+    assert set(table.locked_knobs) == {"kv_budget", "spec_length", "prefill_disagg", "quant_tier"}
+    memory = table.values[..., METRICS.index("gpu_mem_gb")]
+    assert memory.min() >= 1.0 and memory.max() > 1.0  # the base, and the server's own KV figure
+
+
+def test_metadata_says_of_what_when_and_how_well(measured: Any) -> None:
+    _, table, _ = measured
+    for key in ("engine", "version", "model", "base_url", "measured_at", "seconds", "reference_output_length"):
+        assert table.metadata[key]
+    assert table.output_length == OUTPUT
+    spread = json.loads(table.metadata["spread"])
+    cells = {
+        f"{int(n)}:{i}"
+        for n in table.axes["batch_size"]
+        for i in (0, 1, 2)
+        if 64 * 2**i in table.axes["prompt_len_bucket"]
+    }
+    assert set(spread) == cells and all(0 <= x["tpot"] < 1 for x in spread.values())
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(measured: Any) -> None:
+    out, _, shown = measured
+    assert "going on from" in shown and "3 cells" in shown
+    state = json.loads(Path(f"{out}.state.json").read_text())
+    first = [entry for entry in state["cells"] if (entry["concurrency"], entry["bucket"]) == (1, 0)]
+    assert len(first) == 1 and first[0]["slices"]
+
+
+def test_a_table_that_is_measured_makes_an_environment(measured: Any) -> None:
+    import inferencegym_jax as ig
+
+    _, table, _ = measured
+    env, params = ig.make(1, table=table)
+    _, state = env.reset_seed(0, params)
+    *_, info = env.step(None, state, ig.ServeAction(batch_size=4), params)
+    assert np.isfinite(float(info["metrics"].ttft_p50_ms))
+
+
+def test_times_and_saturation_read_from_the_table_are_the_engines(measured: Any) -> None:
+    _, table, _ = measured
+    times = IterationTimes(table)
+    assert times.decode_ms(4, 128) == pytest.approx(TIMES.a + 4 * TIMES.b, rel=0.2)
+    top = 8 * 1000.0 / (OUTPUT * TIMES.iteration_ms(8, 128, OUTPUT))
+    assert saturation(table, 128, OUTPUT) == pytest.approx(top, rel=0.2)
+
+
+def test_a_state_file_of_another_run_is_refused_by_name_of_the_difference(measured: Any, slow_engine: Any) -> None:
+    out, _, _ = measured
+    other = dataclasses.replace(SETTINGS, output_tokens=32)
+    with pytest.raises(StateError, match="output_tokens = 16, not 32.*--restart"):
+        measure_server(Endpoint(slow_engine.url, "fake"), other, out, False, Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": 1}', '{"config": {}, "elapsed_s": 0, "cells": [{}]}'])
+def test_a_broken_state_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.state.json"
+    path.write_text(text)
+    with pytest.raises(StateError, match="cannot be read"):
+        Cells.load(path, {})
+
+
+def test_cells_survive_their_file(tmp_path: Path) -> None:
+    cells = Cells({"model": "m"}, elapsed_s=3.5)
+    cells.add((4, 1), Slice(1.0, [5.0, 5.2], [9.0, 11.0], [700.0, 710.0], 0.25, 0.0))
+    cells.save(tmp_path / "s.json")
+    assert Cells.load(tmp_path / "s.json", {"model": "m"}) == cells
+    assert cells.tpot_ms((4, 1)) == pytest.approx(5.1) and cells.ttft_ms((4, 1), 50) == 10.0
+
+
+def test_half_width_is_students() -> None:
+    from scipy import stats
+
+    values = [5.0, 5.5, 4.8, 5.1]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert half_width(values) == pytest.approx((high - low) / 2 / np.mean(values), rel=5e-3)
+    assert half_width([1.0]) == float("inf")
+
+
+def test_curves_are_read_off_at_whole_numbers() -> None:
+    at = np.array([0.9, 3.6, 7.2])
+    assert read_off([1, 4, 8], at, 10.0 + 2.0 * at) == pytest.approx([12.0, 18.0, 26.0])
+    assert read_off([1, 4], np.array([3.0, 2.0]), np.array([5.0, 6.0])) == pytest.approx([5.0, 6.0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"budget_s": 0}, "budget = 0"),
+        ({"most_concurrency": 600}, "from 1 to 512"),
+        ({"longest_prompt": 10}, "at least 64"),
+        ({"precision": float("nan")}, "precision = nan"),
+        ({"output_tokens": 1}, "at least 4"),
+    ],
+)
+def test_settings_out_of_range_are_named(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        MeasureSettings(**changes)
+
+
+def test_a_context_too_short_and_a_server_that_fails_are_said(launch: Callable[..., Any], tmp_path: Path) -> None:
+    console = Console(file=io.StringIO())
+    short = launch("--max-model-len", 80)
+    with pytest.raises(EngineError, match="no room for a prompt of 64"):
+        measure_server(Endpoint(short.url, "fake"), SETTINGS, tmp_path / "t.parquet", False, console)
+    stalling = launch("--fault", "stall")
+    endpoint = Endpoint(stalling.url, "fake", stall_timeout_s=0.2)
+    with pytest.raises(EngineError, match="no token for 0.2 s"):
+        measure_server(endpoint, SETTINGS, tmp_path / "t.parquet", False, console)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        measure_server(endpoint, SETTINGS, tmp_path / "none" / "t.parquet", False, console)

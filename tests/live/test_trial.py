@@ -1,0 +1,234 @@
+"""Prediction from a table, and a trial on an engine whose times are known: what is foretold is what is measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import inferencegym_jax as ig
+from inferencegym_jax.live.compare import TrialRequest, best_batch_size, compare, scenario
+from inferencegym_jax.live.outcome import Objective, measures, ranking, segments, summarise
+from inferencegym_jax.live.policy import PolicyError, PolicyRunner, load_policy
+from inferencegym_jax.live.replay import saturation
+from inferencegym_jax.live.report import plot_trial, trial_table, verdict
+from inferencegym_jax.live.session import Record
+from inferencegym_jax.live.streaming import Endpoint
+from inferencegym_jax.live.traffic import Traffic, poisson_traffic
+from inferencegym_jax.live.trial import TrialSettings, predict, results, run_trial, schedule
+from inferencegym_jax.models import ServeAction
+from inferencegym_jax.table import LatencyTable, table_from_columns
+from tests.live.fake_engine import Times
+
+TIMES = Times(a=10.0, b=0.5, c=0.1)
+OUTPUT = 16
+
+
+@pytest.fixture(scope="module")
+def table() -> LatencyTable:
+    """The table that a perfect measurement of ``TIMES`` gives."""
+    columns: dict[str, list[float]] = {}
+    for n in (1, 4, 16, 64):
+        for bucket, prompt in enumerate((64, 128, 256)):
+            tpot = TIMES.iteration_ms(n, prompt, OUTPUT)
+            first = TIMES.a + TIMES.b * n + TIMES.c * prompt
+            row = {"batch_size": n, "prompt_len_bucket": bucket, "ttft_p50_ms": first, "ttft_p99_ms": 2 * first}
+            row |= {"tpot_ms": tpot, "tps": 1000 * n / tpot, "gpu_mem_gb": 1.0, "cost_per_1k": 0.05 * tpot / n}
+            for name, value in row.items():
+                columns.setdefault(name, []).append(float(value))
+    fitted = {"prefill_ms": [6.4, 12.8, 25.6], "request_overhead_ms": 0.0}
+    return table_from_columns(columns, {"reference_output_length": str(OUTPUT), "fitted": json.dumps(fitted)})
+
+
+@pytest.fixture(scope="module")
+def params(table: LatencyTable) -> Any:
+    _, found = ig.make(2, table=table)
+    return found
+
+
+def unlimited() -> Any:
+    return ig.policies.static(ServeAction(batch_size=512))
+
+
+def mean(records: list[Record], name: str) -> float:
+    return float(np.mean([getattr(r, name) for r in records if r.arrival_s > 5 and getattr(r, name) is not None]))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("prompt", [96, 192])
+def test_the_replay_meets_the_closed_form_at_any_load(table: Any, params: Any, share: float, prompt: int) -> None:
+    rate = share * saturation(table, prompt, OUTPUT)
+    traffic = poisson_traffic(rate, 60.0, prompt, OUTPUT, seed=3)
+    records = predict(table, traffic, unlimited(), params, TrialSettings())
+    true_rate = len(traffic) / 60.0
+    assert mean(records, "tpot_ms") == pytest.approx(TIMES.seen_ms(true_rate, prompt, OUTPUT), rel=0.08)
+    assert all(record.outcome == "completed" for record in records) and len(records) == len(traffic)
+
+
+def test_the_replay_admits_no_more_than_the_policy_says_and_rejects_when_full(table: Any, params: Any) -> None:
+    count = 700
+    burst = Traffic(
+        np.zeros(count), np.full(count, 64), np.full(count, 2), np.zeros(count, int), 5.0, np.ones(5, np.int64)
+    )
+    one = predict(table, burst, ig.policies.static(ServeAction(batch_size=1)), params, TrialSettings())
+    assert [r.outcome for r in one].count("rejected") == count - 1 - 512
+    served = sorted(r.ttft_ms or 0.0 for r in one if r.outcome == "completed")
+    assert np.diff(served).min() >= TIMES.a  # one after another
+
+
+def test_saturation_is_the_largest_rate_of_the_closed_form(table: Any) -> None:
+    assert saturation(table, 128, OUTPUT) == pytest.approx(
+        1000 * 64 / (OUTPUT * TIMES.iteration_ms(64, 128, OUTPUT)), rel=1e-3
+    )
+
+
+def test_the_best_static_batch_is_large_where_waiting_is_all_that_counts(table: Any, params: Any) -> None:
+    traffic = poisson_traffic(0.8 * saturation(table, 64, OUTPUT), 20.0, 64, OUTPUT, seed=0)
+    late = Objective((200.0, math.inf, math.inf))
+    assert best_batch_size(table, traffic, params, late, TrialSettings()) >= 16
+    smooth = Objective((math.inf,) * 3, itl_ms=15.0)
+    assert best_batch_size(table, traffic, params, smooth, TrialSettings()) <= 8
+
+
+def test_a_trial_on_a_real_socket_measures_what_was_predicted(
+    launch: Callable[..., Any], table: Any, params: Any
+) -> None:
+    engine = launch("--a", TIMES.a, "--b", TIMES.b, "--c", TIMES.c)
+    step = 0.25
+    policies = {
+        "one": ig.policies.static(ServeAction(batch_size=1)),
+        "many": ig.policies.static(ServeAction(batch_size=64)),
+    }
+    settings = TrialSettings(repeats=2, warmup_s=2.0, step_seconds=step)
+    rate = 8.0 * step  # a step; eight a real second are more than one slot serves
+    trial = run_trial(
+        Endpoint(engine.url, "fake"),
+        policies,
+        params,
+        lambda seed: poisson_traffic(rate, 10, 64, OUTPUT, seed),
+        settings,
+        table=table,
+    )
+    assert trial.order == ["one", "many", "many", "one"]
+    objective = Objective((400.0, math.inf, math.inf))
+    found = results(trial, 10, settings, objective, "one")
+    for name in policies:
+        measured, predicted = found["measured"][name], found["predicted"][name]
+        assert measured["itl_ms"]["mean"] == pytest.approx(predicted["itl_ms"]["mean"], rel=0.3)
+    for side in ("measured", "predicted"):
+        assert ranking({name: row["goodput"]["mean"] for name, row in found[side].items()}) == ["many", "one"]
+    for one, many in zip(trial.measured["one"], trial.measured["many"], strict=True):
+        assert [(r.prompt, r.output) for r in one] == [(r.prompt, r.output) for r in many]  # the same traffic
+
+
+def record(arrival: float, ttft: float | None = 100.0, outcome: str = "completed", klass: int = 0) -> Record:
+    return Record(arrival, klass, 10, 10, outcome, 0.0, ttft, 20.0, 10)
+
+
+def test_goodput_counts_completed_requests_within_their_own_objective() -> None:
+    objective = Objective((200.0, 2000.0, math.inf), itl_ms=30.0)
+    records = [record(0.0), record(1.0, 300.0), record(2.0, 300.0, klass=1), record(3.0, 9999.0, klass=2)]
+    records += [record(4.0, None, "rejected"), record(4.5, 50.0, "failed")]
+    found = measures(records, 10.0, objective)
+    assert found["goodput"] == pytest.approx(0.3) and found["violation_share"] == pytest.approx(0.5)
+    slow = Objective((200.0, 2000.0, math.inf), itl_ms=10.0)
+    assert measures(records, 10.0, slow)["goodput"] == 0.0
+    assert math.isnan(measures([], 10.0, objective)["violation_share"])
+
+
+def test_warm_up_is_left_out_and_segments_hold_every_other_request() -> None:
+    records = [record(x) for x in np.arange(0.5, 30.0)]
+    parts = segments(records, 10.0, 30.0)
+    assert [len(part) for part in parts] == [5, 5, 5, 5]
+
+
+def test_gains_are_paired_and_an_interval_clear_of_zero_is_said() -> None:
+    good = [[record(float(x)) for x in range(60)] for _ in range(2)]
+    bad = [[record(float(x), 9999.0 if x % 3 == 0 else 100.0) for x in range(60)] for _ in range(2)]
+    objective = Objective((200.0, math.inf, math.inf))
+    measured = summarise({"baseline": bad, "better": good, "same": bad}, 10.0, 60.0, objective, "baseline")
+    gain = measured["better"]["goodput_gain"]
+    assert gain["mean"] == pytest.approx(1 / 3, abs=0.05) and 0 < gain["low"] <= gain["mean"] <= gain["high"]
+    assert measured["same"]["goodput_gain"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    found = {"measured": measured, "predicted": measured}
+    said = " ".join(verdict(found, "baseline"))
+    assert "better has the highest goodput" in said and "clear of 0" in said and "rank as predicted" in said
+    swapped = {
+        "measured": measured,
+        "predicted": {**measured, "baseline": measured["better"], "better": measured["baseline"]},
+    }
+    assert "Misplaced beyond their intervals" in " ".join(verdict(swapped, "baseline"))
+
+
+def test_the_order_of_runs_cancels_drift() -> None:
+    plan = schedule(["a", "b", "c"], 2)
+    assert plan == [(0, "a"), (0, "b"), (0, "c"), (1, "c"), (1, "b"), (1, "a")]
+    places = {name: sum(i for i, (_, x) in enumerate(plan) if x == name) for name in "abc"}
+    assert len(set(places.values())) == 1
+
+
+def test_a_plot_and_a_table_show_every_policy(tmp_path: Path) -> None:
+    runs = {name: [[record(float(x)) for x in range(60)]] for name in ("baseline", "other")}
+    summary = summarise(runs, 10.0, 60.0, Objective((200.0,) * 3), "baseline")
+    found = {"measured": summary, "predicted": summary}
+    plot_trial(found, tmp_path / "trial.png")
+    assert (tmp_path / "trial.png").read_bytes()[:4] == b"\x89PNG"
+    assert trial_table(found).row_count == 2
+
+
+def test_the_calendar_is_scaled_to_the_engine(table: Any, tmp_path: Path) -> None:
+    request = TrialRequest(
+        Endpoint("http://h:1", "m"), ["baseline"], tmp_path / "t.parquet", load=0.5, prompt_scale=0.3
+    )
+    scaled, traffic, how = scenario(request, table)
+    assert float(scaled.burst_rate) / float(scaled.rate) == pytest.approx(80 / 25)
+    mean_rate = (float(scaled.rate) + float(scaled.burst_rate)) / 2
+    assert mean_rate == pytest.approx(0.5 * how["saturation_requests_per_s"], rel=1e-5)
+    assert len(traffic(0)) == pytest.approx(60 * mean_rate, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"policies": []}, "none given"),
+        ({"policies": ["a", "a"]}, "twice"),
+        ({"load": 0}, "load = 0"),
+        ({"seconds": 5}, "more than the warm-up"),
+    ],
+)
+def test_a_trial_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    arguments = {"endpoint": Endpoint("http://h:1", "m"), "policies": ["baseline"], "table": tmp_path / "t", **changes}
+    with pytest.raises(ValueError, match=said):
+        TrialRequest(**arguments)
+
+
+def test_a_trial_without_its_table_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        compare(TrialRequest(Endpoint("http://h:1", "m"), ["baseline"], tmp_path / "none.parquet"))
+
+
+@pytest.mark.parametrize("name", ["nobody", "batch_size=0", "batch_size=x", "/etc/hostname"])
+def test_a_policy_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(PolicyError, match="policy = |batch_size = "):
+        load_policy(name)
+
+
+def test_policies_by_name_answer_within_the_ranges_and_a_bad_one_is_an_error() -> None:
+    from inferencegym_jax.live.policy import initial_observation
+
+    observation = initial_observation()
+    assert PolicyRunner(load_policy("batch_size=7")).ask(observation).batch_size == 7
+    assert PolicyRunner(load_policy("baseline")).ask(observation) == ServeAction()
+    for name in ("reactive", "random", "best_static"):
+        assert 1 <= PolicyRunner(load_policy(name)).ask(observation).batch_size <= 512
+
+    def broken(key: Any, seen: Any, carry: Any) -> ServeAction:
+        return ServeAction(kv_budget=seen.queue_depth / 0.0)
+
+    with pytest.raises(PolicyError, match="kv_budget = nan"):
+        PolicyRunner(broken).ask(observation)
