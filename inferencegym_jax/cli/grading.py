@@ -37,7 +37,7 @@ def grade(
         entries = given["episode_log"]
         spec, loaded = get_task(chosen), load_table(table_file)
         if seed is None:
-            result = grader.grade(chosen, entries, normalisers(spec, loaded)) | {"verified": None}
+            result: dict[str, Any] = grader.grade(chosen, entries, normalisers(spec, loaded)) | {"verified": None}
         else:
             actions = [entry.get("action") if isinstance(entry, dict) else entry for entry in entries]
             result = verification.verify(chosen, seed, overrides, actions, entries, table=loaded)

@@ -106,10 +106,8 @@ def trained_policy(name: str, task: int | str) -> Policy:
     Raises:
         ValueError, OSError: there is none for the task, or the file is none.
     """
-    try:
-        from inferencegym_jax import trained
-    except ImportError:
-        raise ValueError(f"policy = {name!r}: this version of the library has no trained policies") from None
+    from inferencegym_jax import trained
+
     if name == "trained":
         return trained.trained(task)
     return trained.network_policy(trained.load_network(name)[0])
