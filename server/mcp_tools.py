@@ -1,7 +1,7 @@
 """The environment as tools of the Model Context Protocol, on /mcp: reset, step, state, grade.
 
-The tools call the same ``Service`` as the HTTP endpoints, so an MCP client's session is a session. Transport is streamable HTTP
-without MCP sessions: every answer is one JSON body, and any worker may give it.
+The tools call the same ``Service`` as the HTTP endpoints, so an MCP client's session is a session. Transport is
+streamable HTTP without MCP sessions: every answer is one JSON body, and any worker may give it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from server.sessions import SessionNotFound
 
 PATH = "/mcp"
 INSTRUCTIONS = (
-    "Control a simulated LLM serving engine. Call reset, then step once for each of the 200 simulated seconds with the knobs"
-    " that the task leaves free, then grade. Watch queue_depth, ttft_p50 and gpu_memory_used_gb."
+    "Control a simulated LLM serving engine. Call reset, then step once for each of the 200 simulated seconds with the"
+    " knobs that the task leaves free, then grade. Watch queue_depth, ttft_p50 and gpu_memory_used_gb."
 )
 
 
@@ -46,7 +46,7 @@ def build_tools(service: Service, metrics: Metrics) -> FastMCP:
         seed: Annotated[Seed | None, Field(description="left out: drawn, and reported in info")] = None,
         config: Config | None = None,
     ) -> dict[str, Any]:
-        """Start an episode of 200 seconds. Gives session_id, the first observation, and the knobs that the task leaves free."""
+        """Start an episode of 200 seconds. Gives session_id, the first observation, and the free knobs."""
         try:
             return await service.reset(task_id, seed, config_dict(config))
         except ValueError as error:
@@ -86,8 +86,8 @@ def build_tools(service: Service, metrics: Metrics) -> FastMCP:
 class MCPEndpoint:
     """The ASGI application on /mcp.
 
-    A POST whose body is no JSON-RPC request (OpenEnv's validator sends ``{}``) is answered 200 with a JSON-RPC error; everything else
-    goes to the MCP server, with the Accept header that it insists on.
+    A POST whose body is no JSON-RPC request (OpenEnv's validator sends ``{}``) is answered 200 with a JSON-RPC error;
+    everything else goes to the MCP server, with the Accept header that it insists on.
     """
 
     def __init__(self, mcp: FastMCP):
