@@ -15,6 +15,7 @@ from typing import Any
 
 from anyio import to_thread
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from openenv.core.env_server.http_server import HTTPEnvServer
 from openenv.core.env_server.types import ConcurrencyConfig
@@ -24,6 +25,8 @@ from server import catalogue as about
 from server import errors
 from server.engine import Engine
 from server.fields import ActionModel, ObservationModel, StateModel
+from server.mcp_tools import PATH as MCP_PATH
+from server.mcp_tools import MCPEndpoint, as_route, build_tools
 from server.metrics import Metrics
 from server.middleware import BodyLimit, Observe, RateLimit
 from server.openenv_environment import DESCRIPTION, ServingEnvironment
@@ -44,6 +47,12 @@ def trim() -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
+
+
+def replaced(route: Any) -> bool:
+    """Whether a route of OpenEnv gives way to ours; its WebSocket on /mcp stays."""
+    path = getattr(route, "path", None)
+    return path in REPLACED or (path == MCP_PATH and isinstance(route, APIRoute))
 
 
 def make_store(settings: Settings) -> SessionStore:
@@ -67,6 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = Settings() if settings is None else settings
     engine, metrics, store = Engine(settings.table), Metrics(), make_store(settings)
     service, rollouts = Service(engine, store), Rollouts(engine, settings)
+    mcp = MCPEndpoint(build_tools(service, metrics))
     found: dict[str, Any] = {}
     openenv = HTTPEnvServer(
         functools.partial(ServingEnvironment, engine, metrics.ws_steps.inc),
@@ -95,7 +105,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openenv._start_reaper()  # FastAPI's lifespan switches OpenEnv's own start-up handlers off
         if settings.warm_rollouts:
             threading.Thread(target=rollouts.warm_up, name="warm-rollouts", daemon=True).start()
-        yield
+        async with mcp.lifespan():
+            yield
         openenv._stop_reaper()
         await store.close()
 
@@ -107,7 +118,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         license_info={"name": "Apache-2.0"},
     )
     openenv.register_routes(app)
-    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) not in REPLACED]
+    app.router.routes[:] = [route for route in app.router.routes if not replaced(route)]
+    app.router.routes.append(as_route(mcp))
 
     def ws_sessions() -> int:
         return openenv.active_sessions

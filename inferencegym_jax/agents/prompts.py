@@ -1,0 +1,182 @@
+"""What a language model is told, and how its answer becomes an action.
+
+Every range, unit and meaning comes from ``models.KNOBS`` and ``models.OBSERVATION``. No network in here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from inferencegym_jax.models import (
+    EPISODE_LENGTH,
+    KNOBS,
+    OBSERVATION,
+    ServeAction,
+    check_action,
+    finite_number,
+    plain,
+    shown,
+)
+from inferencegym_jax.tasks import TaskSpec
+
+TOOL = "set_knobs"
+
+
+def knob_schema(name: str) -> dict[str, Any]:
+    """JSON schema of one knob."""
+    knob = KNOBS[name]
+    if knob.kind == "bool":
+        rule: dict[str, Any] = {"type": "boolean"}
+    elif knob.kind == "choice":
+        rule = {"type": "integer", "enum": list(knob.choices)}
+    else:
+        kind, number = ("integer", int) if knob.kind == "int" else ("number", float)
+        rule = {"type": kind, "minimum": number(knob.low), "maximum": number(knob.high)}
+    return rule | {"description": knob.description}
+
+
+def action_schema(knobs: Sequence[str] = tuple(KNOBS)) -> dict[str, Any]:
+    """JSON schema of an action over these knobs; strict: all of them, nothing else."""
+    return {
+        "type": "object",
+        "properties": {name: knob_schema(name) for name in knobs},
+        "required": list(knobs),
+        "additionalProperties": False,
+    }
+
+
+def action_tool(knobs: Sequence[str]) -> dict[str, Any]:
+    """The tool that sets these knobs, as the chat-completions API takes it."""
+    function = {
+        "name": TOOL,
+        "description": "Set the serving engine's knobs for the seconds until you are asked again.",
+        "parameters": action_schema(knobs),
+    }
+    return {"type": "function", "function": function}
+
+
+def system_prompt(spec: TaskSpec) -> str:
+    """The task in words: goal, objectives, knobs, and how to answer."""
+    classes = zip(("interactive", "batch", "best effort"), spec.slo_ttft_ms, spec.class_shares, strict=True)
+    objectives = [
+        f"{name} ({share:.0%} of requests): {'none' if math.isinf(slo) else f'{slo:g} ms'}"
+        for name, slo, share in classes
+        if share > 0
+    ]
+    objective = "; ".join(objectives) if len(objectives) > 1 else f"{spec.slo_ttft_ms[0]:g} ms"
+    weights = spec.reward
+    lines = [
+        "You control a GPU server that runs a large language model."
+        " Once in a while you see what it measured and set its knobs.",
+        f"Task: {spec.title}. {spec.description}",
+        f"An episode is {EPISODE_LENGTH} seconds. Objective on the time to first token (TTFT): {objective}."
+        f" Keep GPU memory under {spec.memory_limit_gb:g} GB; above 40 GB every running request fails.",
+        f"Reward a second: {weights['alpha']:g} x throughput - {weights['beta']:g} x TTFT/objective"
+        f" - {weights['gamma']:g} x violation rate - {weights['delta']:g} x cost, each relative to a reference.",
+        "A request that finds all slots taken waits, and waiting counts into its TTFT.",
+        "Knobs:",
+        *(f"- {name}: {KNOBS[name].allowed}; {KNOBS[name].description}" for name in spec.active_knobs),
+        f"Answer with one call of the tool {TOOL}, or, without tools, with one JSON object holding"
+        f" {', '.join(spec.active_knobs)} and nothing else.",
+    ]
+    return "\n".join(lines)
+
+
+def observation_text(observation: Any, action: ServeAction, reward: float | None, knobs: Sequence[str]) -> str:
+    """One observation as lines of ``name: value unit``, the knobs in force and the last reward.
+
+    Args:
+        observation: a ``ServeObservation`` of one environment, or its dict.
+        action: what is set now.
+        reward: of the last second; None at the start.
+        knobs: which knobs to show.
+    """
+    values = observation if isinstance(observation, Mapping) else plain(observation)
+    lines = []
+    for name, field in OBSERVATION.items():
+        value = values[name]
+        text = ", ".join(f"{x:.2f}" for x in value) if isinstance(value, list | tuple) else f"{value:.4g}"
+        unit = "" if field.unit in ("share", "cost") else f" {field.unit}"
+        lines.append(f"{name}: {text}{unit}")
+    now = action.to_dict()
+    lines.append("knobs now: " + json.dumps({name: now[name] for name in knobs}))
+    if reward is not None:
+        lines.append(f"reward of the last second: {reward:.3f}")
+    return "\n".join(lines)
+
+
+class MalformedAnswer(ValueError):
+    """An answer that is no action; the message is what the model is told."""
+
+
+def parse_action(message: Mapping[str, Any], knobs: Sequence[str]) -> ServeAction:
+    """The action in a chat message: of its tool call, else of the one JSON object in its text.
+
+    Args:
+        message: ``choices[0].message`` of a chat completion.
+        knobs: those that the task leaves free; the others stay at their defaults.
+
+    Raises:
+        MalformedAnswer: no JSON object, an unknown or missing knob, or a value out of range.
+    """
+    calls = message.get("tool_calls") or []
+    if calls:
+        function = calls[0].get("function") if isinstance(calls[0], Mapping) else None
+        if not isinstance(function, Mapping) or function.get("name") != TOOL:
+            raise MalformedAnswer(f"call the tool {TOOL}, no other")
+        text = function.get("arguments")
+        given = text if isinstance(text, Mapping) else _json_object(str(text))
+    else:
+        given = _json_object(_text(message.get("content")))
+    unknown = [name for name in given if name not in KNOBS]
+    if unknown:
+        raise MalformedAnswer(f"unknown knob {shown(unknown[0])}; allowed are {', '.join(knobs)}")
+    missing = [name for name in knobs if name not in given]
+    if missing:
+        raise MalformedAnswer(f"{missing[0]} is missing; set all of {', '.join(knobs)}")
+    values = {name: _value(name, given[name]) for name in knobs}
+    action = ServeAction(**values)
+    try:
+        check_action(action)
+    except (TypeError, ValueError) as error:
+        raise MalformedAnswer(str(error)) from None
+    return action
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):  # parts, as some servers answer
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    return content if isinstance(content, str) else ""
+
+
+def _value(name: str, given: Any) -> Any:
+    """Whole numbers that came as 64.0, and nothing else, are mended."""
+    number = finite_number(given)
+    if (
+        KNOBS[name].kind in ("int", "choice")
+        and isinstance(given, float)
+        and number is not None
+        and number == int(number)
+    ):
+        return int(number)
+    return given
+
+
+def _json_object(text: str) -> Mapping[str, Any]:
+    """The last JSON object in a text; models wrap it in prose, in a code fence or behind their reasoning."""
+    text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
+    decoder, found, at = json.JSONDecoder(), None, text.find("{")
+    while at >= 0:
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except ValueError:
+            at = text.find("{", at + 1)
+            continue
+        found, at = value, text.find("{", end)
+    if not isinstance(found, Mapping):
+        raise MalformedAnswer("no JSON object found in the answer; answer with one, or call the tool")
+    return found

@@ -1,0 +1,7 @@
+"""``python -m inferencegym_jax.cli``."""
+
+import sys
+
+from inferencegym_jax.cli import main
+
+sys.exit(main())

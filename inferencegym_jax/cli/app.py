@@ -1,0 +1,49 @@
+"""The typer application: every group of commands under one name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from inferencegym_jax._version import __version__
+from inferencegym_jax.cli import episodes, grading, serving, tables, tasks
+
+app = typer.Typer(
+    name="inferencegym",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="LLM inference control: simulate a serving engine, score controllers on it, find the configuration to deploy.",
+)
+app.command("tasks")(tasks.tasks)
+app.command("rollout")(episodes.rollout)
+app.command("compare")(episodes.compare)
+app.command("grade")(grading.grade)
+app.add_typer(tables.app, name="table")
+app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serving.serve)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """LLM inference control: simulate a serving engine, score controllers on it, find the configuration to deploy."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line on these arguments and return its exit code (see ``cli.main``)."""
+    try:
+        app(list(arguments), prog_name="inferencegym")
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 0
+    return 0

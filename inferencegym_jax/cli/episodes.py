@@ -1,0 +1,145 @@
+"""``inferencegym rollout`` and ``compare``: policies on a task, thousands of episodes in one compiled call."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import typer
+
+from inferencegym_jax import grader, verification
+from inferencegym_jax.cli.options import POLICY_HELP, Config, TableFile, Task, config_values, policy_of, task_of
+from inferencegym_jax.cli.output import JSON, answers, jsonable, notices, print_json, sentences, spread, table, working
+from inferencegym_jax.models import KNOBS
+from inferencegym_jax.registry import make, normalisers
+from inferencegym_jax.rollout import EpisodeStatistics, evaluate
+from inferencegym_jax.rollout import rollout as roll_out
+from inferencegym_jax.tasks import get_task
+
+SHOWN = {
+    "score": "score",
+    "total_reward": "reward",
+    "mean_tps": "tokens/s",
+    "mean_ttft_p50_ms": "TTFT p50 ms",
+    "mean_ttft_p99_ms": "TTFT p99 ms",
+    "mean_violation_rate": "violations",
+    "peak_memory_gb": "peak GB",
+    "total_cost": "cost",
+}
+
+Seeds = Annotated[int, typer.Option("--episodes", "-n", min=1, max=1_000_000, help="Episodes, of seeds 0, 1, 2, ...")]
+
+
+def interval(values: np.ndarray) -> float:
+    """Half-width of the 95 % interval of the mean over independent episodes (normal); NaN of one episode."""
+    return float(1.96 * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def statistics(found: EpisodeStatistics, scores: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Every statistic and the score's components, one number an episode."""
+    parts = {f.name: np.asarray(getattr(found, f.name), np.float64) for f in dataclasses.fields(found)}
+    count = len(parts["total_reward"])
+    return parts | {name: np.broadcast_to(np.asarray(value, np.float64), (count,)) for name, value in scores.items()}
+
+
+def summary(columns: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Mean and 95 % half-width of every column."""
+    return {name: {"mean": float(column.mean()), "ci95": interval(column)} for name, column in columns.items()}
+
+
+def rollout(
+    task: Task = "1",
+    policy: Annotated[str, typer.Option("--policy", "-p", help=POLICY_HELP)] = "baseline",
+    episodes: Seeds = 256,
+    first_seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of the first episode.")] = 0,
+    table_file: TableFile = None,
+    config: Config = None,
+    log: Annotated[Path | None, typer.Option(help="Write the first episode's log (JSON) for `grade`.")] = None,
+    json_output: Annotated[bool, JSON] = False,
+) -> None:
+    """Run a policy on a task and print what it came to, with 95 % intervals."""
+    with sentences():
+        number = task_of(task)
+        spec, overrides = get_task(number), config_values(config)
+        env, params = make(number, table=table_file, config=overrides)
+        chosen = policy_of(policy, number)
+        if first_seed + episodes > 2**32:
+            raise ValueError(f"--seed {first_seed}: with {episodes} episodes it must be at most {2**32 - episodes}")
+        seeds = np.arange(first_seed, first_seed + episodes)
+        with working(f"{episodes:,} episodes of {spec.name}"):
+            found = jax.block_until_ready(evaluate(env, params, chosen, seeds))
+            columns = statistics(found, grader.score_aggregates(spec, found, normalisers(spec, env.table)))
+        if log is not None:
+            write_log(log, env, params, chosen, spec, first_seed, overrides)
+    result = summary(columns)
+    if json_output:
+        about = {"task": spec.name, "policy": policy, "episodes": episodes, "seed": first_seed, "config": overrides}
+        print_json(about | result)
+        return
+    rows = [(label, spread(result[key]["mean"], result[key]["ci95"])) for key, label in SHOWN.items()]
+    title = f"{spec.title}, policy {policy}, {episodes:,} episodes (mean ± 95 % interval)"
+    answers().print(table(title, ("", "an episode"), rows))
+
+
+def write_log(path: Path, env: Any, params: Any, policy: Any, spec: Any, seed: int, config: Any) -> None:
+    """Write one episode as ``grade`` reads it: its actions, simulated again, with task, seed and config."""
+    steps = roll_out(env, params, policy, np.asarray([seed]))
+    taken = jax.tree.map(lambda x: np.asarray(x)[:, 0], steps.action)
+    actions = [
+        dataclasses.replace(taken, **{name: getattr(taken, name)[i] for name in KNOBS}).to_dict()
+        for i in range(len(taken.batch_size))
+    ]
+    entries = verification.resimulate(spec.id, seed, config, actions, env.table)
+    document = {"task": spec.name, "seed": seed, "config": config, "episode_log": entries}
+    path.write_text(json.dumps(jsonable(document)), encoding="utf-8")
+    notices().print(f"wrote {path}")
+
+
+def compare(
+    task: Task = "2",
+    policies: Annotated[
+        str, typer.Option("--policies", "-p", help="Names separated by spaces or semicolons: " + POLICY_HELP)
+    ] = "baseline random reactive best_static",
+    episodes: Seeds = 256,
+    table_file: TableFile = None,
+    config: Config = None,
+    json_output: Annotated[bool, JSON] = False,
+) -> None:
+    """Compare policies on the same episodes; differences to the first are paired, seed by seed."""
+    with sentences():
+        number = task_of(task)
+        spec = get_task(number)
+        env, params = make(number, table=table_file, config=config_values(config))
+        names = policies.replace(";", " ").split()
+        if not names:
+            raise ValueError("--policies: names none")
+        chosen = {name: policy_of(name, number) for name in names}
+        norms, seeds = normalisers(spec, env.table), np.arange(episodes)
+        results: dict[str, dict[str, np.ndarray]] = {}
+        for name, one in chosen.items():
+            with working(f"{name}: {episodes:,} episodes of {spec.name}"):
+                found = jax.block_until_ready(evaluate(env, params, one, seeds))
+                results[name] = statistics(found, grader.score_aggregates(spec, found, norms))
+    first = results[names[0]]["score"]
+    gains = {name: summary({"gain": columns["score"] - first})["gain"] for name, columns in results.items()}
+    if json_output:
+        print_json(
+            {
+                "task": spec.name,
+                "episodes": episodes,
+                "policies": {name: summary(c) | {"score_gain": gains[name]} for name, c in results.items()},
+            }
+        )
+        return
+    rows = [
+        (label, *(spread(float(c[key].mean()), interval(c[key])) for c in results.values()))
+        for key, label in SHOWN.items()
+    ]
+    if len(names) > 1:
+        rows.append((f"score over {names[0]}", "", *(spread(*gains[name].values()) for name in names[1:])))
+    title = f"{spec.title}, {episodes:,} episodes (mean ± 95 % interval)"
+    answers().print(table(title, ("", *names), rows))

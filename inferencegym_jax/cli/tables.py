@@ -1,0 +1,126 @@
+"""``inferencegym table``: check, describe and build latency tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from inferencegym_jax import bench_results
+from inferencegym_jax.cli.output import (
+    ANSWER_NO,
+    JSON,
+    answers,
+    escape,
+    fail,
+    number,
+    print_json,
+    sentences,
+    table,
+)
+from inferencegym_jax.models import KNOBS
+from inferencegym_jax.table import KEYS, METRICS, LatencyTable, TableError, load_table
+
+app = typer.Typer(no_args_is_help=True, help="Latency tables: check, describe, build from measurements.")
+
+TableArgument = Annotated[Path | None, typer.Argument(help="Parquet or CSV file; default: the shipped table.")]
+
+
+def description(found: LatencyTable) -> dict[str, Any]:
+    """Axes, ranges and provenance of a table."""
+    flat = found.values.reshape(-1, len(METRICS))
+    return {
+        "name": found.name,
+        "rows": int(np.prod(found.values.shape[:-1])),
+        "axes": {key: list(found.axes[key]) for key in KEYS},
+        "locked_knobs": list(found.locked_knobs),
+        "metrics": {
+            name: {"min": float(flat[:, i].min()), "max": float(flat[:, i].max())} for i, name in enumerate(METRICS)
+        },
+        "metadata": found.metadata,
+        "digest": found.digest,
+    }
+
+
+def print_axes(about: dict[str, Any]) -> None:
+    """The values on each axis of a table's description."""
+    rows = [(key, ", ".join(f"{x:g}" for x in values)) for key, values in about["axes"].items()]
+    answers().print(table(None, ("axis", "values"), rows, 2))
+
+
+@app.command()
+def check(file: TableArgument = None, json_output: Annotated[bool, JSON] = False) -> None:
+    """Check a table: exit code 0 if the environment can use it, 1 with the first offending row if not."""
+    try:
+        found = load_table(file)
+    except TableError as error:
+        if json_output:
+            print_json({"ok": False, "error": str(error)})
+            raise typer.Exit(ANSWER_NO) from None
+        fail(error, ANSWER_NO)
+    except OSError as error:
+        fail(error)
+    about = description(found)
+    if json_output:
+        print_json({"ok": True, "rows": about["rows"], "locked_knobs": about["locked_knobs"]})
+        return
+    axes = " x ".join(f"{len(values)} {key}" for key, values in about["axes"].items() if len(values) > 1)
+    console = answers()
+    console.print(f"ok: {about['rows']:,} rows = {axes or 'one point'}")
+    for name in found.locked_knobs:
+        value = found.axes[name][0]
+        console.print(f"    {name} has one value, {value:g}: the knob is locked ({KNOBS[name].description})")
+
+
+@app.command()
+def info(file: TableArgument = None, json_output: Annotated[bool, JSON] = False) -> None:
+    """Axes, ranges and provenance of a table."""
+    with sentences():
+        about = description(load_table(file))
+    if json_output:
+        print_json(about)
+        return
+    console = answers()
+    console.print(f"[bold]{escape(about['name'])}[/]  {about['rows']:,} rows")
+    print_axes(about)
+    console.print()
+    rows = [(name, number(found["min"]), number(found["max"])) for name, found in about["metrics"].items()]
+    console.print(table(None, ("metric", "least", "most"), rows))
+    console.print()
+    for name, value in about["metadata"].items():
+        console.print(f"[bold]{escape(name)}[/]  {escape(str(value))}", soft_wrap=True)
+
+
+@app.command()
+def build(
+    folder: Annotated[Path, typer.Argument(help="Folder of JSON files that `vllm bench serve --save-result` wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Table to write (.parquet or .csv).")] = Path(
+        "measured.parquet"
+    ),
+    gpu_mem_gb: Annotated[
+        float | None, typer.Option(help="GPU memory (GB) of every run that does not state gpu_mem_gb itself.")
+    ] = None,
+    price: Annotated[
+        float, typer.Option(help="Price of a GPU second; cost_per_1k = price x GPUs x 1000 / tokens/s.")
+    ] = 1.0,
+    json_output: Annotated[bool, JSON] = False,
+) -> None:
+    """Build a table from `vllm bench serve` results: one JSON file a point, closed-loop runs with --max-concurrency.
+
+    Knobs that a run does not state are at their defaults; state them with `--metadata spec_length=4 quant_tier=1`.
+    """
+    with sentences():
+        points = bench_results.read_folder(folder)
+        built = bench_results.build_table(points, gpu_mem_gb=gpu_mem_gb, price=price)
+        bench_results.write_table(built, out)
+    summary = {"out": str(out), "runs": len(points), **description(built)}
+    if json_output:
+        print_json(summary)
+        return
+    console = answers()
+    console.print(f"{len(points)} runs -> {escape(str(out))}: {summary['rows']} rows")
+    print_axes(summary)
+    if built.locked_knobs:
+        console.print(f"locked, as one value was measured: {', '.join(built.locked_knobs)}")
