@@ -201,7 +201,7 @@ def main() -> None:
             (asyncio.run(together(ours, 1, 10 * each)), asyncio.run(together(ours, 64, each)))
             for _ in range(options.turns)
         ]
-        one, many = (np.median([turn[i] for turn in turns], axis=0) for i in (0, 1))
+        one, many = (np.median(np.asarray([turn[i] for turn in turns]), axis=0) for i in (0, 1))
         print(f"one asyncio client: {one[0]:.0f} steps/s, step latency {one[1]:.2f} ms, p99 {one[2]:.2f} ms")
         print(
             f"64 clients: {many[0]:.0f} steps/s in all ({many[0] / one[0]:.2f} of one), step latency {many[1]:.1f} ms,"

@@ -8,7 +8,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from inferencegym_jax.cli import app
+from inferencegym_jax.cli.app import app
 from inferencegym_jax.measured_runs import RunError, read_runs
 from inferencegym_jax.validation import arrivals_of, compare, predict, shipped_overhead_ms
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from inferencegym_jax._version import __version__
-from inferencegym_jax.cli import episodes, grading, serving, tables, tasks
+from inferencegym_jax.cli import episodes, grading, measured, serving, tables, tasks
 
 app = typer.Typer(
     name="inferencegym",
@@ -22,7 +23,15 @@ app.command("rollout")(episodes.rollout)
 app.command("compare")(episodes.compare)
 app.command("grade")(grading.grade)
 app.add_typer(tables.app, name="table")
+app.command("validate")(measured.validate)
+app.command("calibrate")(measured.calibrate)
 app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serving.serve)
+
+if importlib.util.find_spec("httpx") is not None:  # the extra `live`
+    from inferencegym_jax.live import cli as live
+
+    for _command in (live.measure, live.trial, live.control):
+        app.command(_command.__name__)(_command)
 
 
 def _version(wanted: bool) -> None:

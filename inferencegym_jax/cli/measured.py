@@ -1,6 +1,6 @@
-"""The command line: ``inferencegym calibrate`` and ``inferencegym validate`` against measured runs of a real engine.
+"""``inferencegym calibrate`` and ``inferencegym validate``: against measured runs of a real engine.
 
-Needs the extra ``cli``. What reads the measured kernels lives in the repository's ``data/`` folder, so these two
+What reads the measured kernels lives in the repository's ``data/`` folder, so these two
 commands run from a checkout (or an editable install) with ``aiconfigurator-core`` beside it; the messages say so.
 """
 
@@ -14,21 +14,12 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(
-    help="InferenceGym JAX: an RL environment for LLM inference control.", no_args_is_help=True, add_completion=False
-)
-
 RunFile = Annotated[
     Path, typer.Argument(metavar="RUN.csv", help="measured runs: CSV, or the JSON of `vllm bench serve --save-result`")
 ]
 Model = Annotated[str | None, typer.Option(help="model of runs that name none, e.g. llama2-7b; selects where they do")]
 System = Annotated[str | None, typer.Option(help="GPU of runs that name none, e.g. h100_sxm; selects where they do")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
-
-
-@app.callback()
-def main() -> None:
-    """InferenceGym JAX."""
 
 
 def _fail(message: object) -> typer.Exit:
@@ -38,7 +29,7 @@ def _fail(message: object) -> typer.Exit:
 
 def _kernel_tables() -> Any:
     """``data/engine_table.py`` of the checkout that this package runs from."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / "data" / "engine_table.py").is_file():
         raise _fail(
             "predicting a run needs the measured kernels and the scripts that read them, which are not in the wheel;"
@@ -150,7 +141,6 @@ def _summary(rows: list[dict[str, Any]]) -> str:
 NAMES = {"itl_mean": "mean ITL", "ttft_mean": "mean TTFT", "latency_mean": "mean latency"}
 
 
-@app.command()
 def validate(
     run: RunFile,
     model: Model = None,
@@ -179,7 +169,6 @@ def validate(
     typer.echo(_summary(rows) + (f"; plot: {plot}" if plot else ""))
 
 
-@app.command()
 def calibrate(
     run: RunFile,
     model: Model = None,
@@ -213,7 +202,3 @@ def calibrate(
     _table(found["rows"], f"engine overhead {found['overhead_ms']:g} ms an iteration, fitted on {len(runs)} run(s)")
     typer.echo(_summary(found["rows"]))
     typer.echo(f"use it: python data/build_table.py --overhead {found['overhead_ms']:g}, or validate --overhead")
-
-
-if __name__ == "__main__":
-    app()
