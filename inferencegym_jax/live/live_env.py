@@ -167,6 +167,8 @@ class LiveEnv:
             "metrics": snapshot.metrics,
             "workload": snapshot.workload,
             "oom": np.bool_(False),
+            "ttft_mean_ms": np.float32(snapshot.ttft_mean_ms),
+            "ttft_p90_ms": np.float32(snapshot.ttft_p90_ms),
             "seconds": snapshot.seconds,
             "action": effective,
             "final_observation": snapshot.observation,

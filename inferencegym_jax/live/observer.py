@@ -62,6 +62,8 @@ class Snapshot:
     workload: WorkloadState
     observation: ServeObservation
     seconds: float
+    ttft_p90_ms: float
+    ttft_mean_ms: float
 
 
 class Observer:
@@ -95,7 +97,7 @@ class Observer:
         self._last = EngineMetrics()
         self.ema = 0.0
         self.prompt_len = float(OBSERVATION["mean_prompt_len"].low)
-        self.ttft = (1.0, 1.0)
+        self.ttft = (1.0, 1.0, 1.0, 1.0)  # ms: p50, p90, p99, mean
         self.tpot = 1.0
         self.total_tokens = 0
         self.total_s = 0.0
@@ -179,7 +181,7 @@ class Observer:
         self.cost_so_far += cost
         metrics = MetricsSnapshot(
             ttft_p50_ms=np.float32(max(self.ttft[0], 1.0)),
-            ttft_p99_ms=np.float32(max(self.ttft[1], 1.0)),
+            ttft_p99_ms=np.float32(max(self.ttft[2], 1.0)),
             tpot_ms=np.float32(max(self.tpot, 1.0)),
             tokens_per_sec=np.float32(second.tokens / seconds),
             gpu_memory_gb=np.float32(self._memory(engine)),
@@ -190,14 +192,16 @@ class Observer:
         )
         self._last = engine
         workload = self._workload(second, arrivals, served, phase)
-        return Snapshot(metrics, workload, self._observation(metrics, workload, engine), seconds)
+        p90, mean = self.ttft[1], self.ttft[3]
+        return Snapshot(metrics, workload, self._observation(metrics, workload, engine), seconds, p90, mean)
 
     def _latencies(self, second: _Second, now: float) -> None:
         if second.ttft_ms:
-            self.ttft = tuple(float(x) for x in np.percentile(second.ttft_ms, (50, 99)))
+            percentiles = (float(x) for x in np.percentile(second.ttft_ms, (50, 90, 99)))
+            self.ttft = (*percentiles, float(np.mean(second.ttft_ms)))
         elif self._pending:  # nothing came: at least as long as the oldest has waited
             oldest = 1000.0 * (now - next(iter(self._pending)).arrived_s)
-            self.ttft = (max(oldest, self.ttft[0]), max(oldest, self.ttft[1]))
+            self.ttft = tuple(max(oldest, before) for before in self.ttft)
         if second.gaps:
             self.tpot = 1000.0 * second.gap_s / second.gaps
 
