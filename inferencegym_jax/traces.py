@@ -33,6 +33,7 @@ class RequestLog:
         prompts: float32[seconds], their mean prompt, tokens; in a second without requests the log's mean.
         outputs: float32[seconds], their mean output, tokens, likewise.
         requests: rows read.
+        start_s: the first second, in seconds of the log's own clock.
         notices: what was put right while reading (order, unit, zero tokens), one sentence each.
         name: where it came from.
     """
@@ -41,6 +42,7 @@ class RequestLog:
     prompts: np.ndarray
     outputs: np.ndarray
     requests: int
+    start_s: float = 0.0
     notices: tuple[str, ...] = ()
     name: str = "trace"
 
@@ -120,7 +122,7 @@ def _load(path: str, stamp: tuple[int, int], unit: str | None) -> RequestLog:
     return _count(file.name, names, blocks, unit)
 
 
-def _seconds_a_unit(file: str, column: str, block: Block, unit: str | None) -> tuple[float, str | None]:
+def seconds_a_unit(file: str, column: str, block: Block, unit: str | None) -> tuple[float, str | None]:
     """Seconds in one unit of the time column, and a notice where it was guessed."""
     if block.dates:
         return 1.0, None
@@ -153,7 +155,7 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
     last, disordered, zeros, requests = -np.inf, 0, 0, 0
     for block in blocks:
         if first is None:
-            scale, notice = _seconds_a_unit(file, names[0], block, unit)
+            scale, notice = seconds_a_unit(file, names[0], block, unit)
             notices += [notice] if notice else []
             first = float(block.times[0]) * scale
             origin = int(np.floor(first))
@@ -192,7 +194,7 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
         notices.append(f"{zeros} of {requests} rows have 0 tokens, counted as 1")
     means = [sums[i].sum() / requests for i in (1, 2)]
     filled = [np.where(sums[0] > 0, sums[i] / np.maximum(sums[0], 1), means[i - 1]).astype(np.float32) for i in (1, 2)]
-    return RequestLog(sums[0].astype(np.int32), filled[0], filled[1], requests, tuple(notices), file)
+    return RequestLog(sums[0].astype(np.int32), filled[0], filled[1], requests, float(low), tuple(notices), file)
 
 
 def _room(sums: np.ndarray, origin: int, low: int, high: int) -> tuple[np.ndarray, int]:

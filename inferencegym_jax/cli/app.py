@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from inferencegym_jax._version import __version__
-from inferencegym_jax.cli import episodes, grading, measured, serving, tables, tasks
+from inferencegym_jax.cli import episodes, grading, measured, recommending, serving, tables, tasks
 
 app = typer.Typer(
     name="inferencegym",
@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="LLM inference control: simulate a serving engine, score controllers on it, find the configuration to deploy.",
 )
+app.command("recommend")(recommending.recommend)
 app.command("tasks")(tasks.tasks)
 app.command("rollout")(episodes.rollout)
 app.command("compare")(episodes.compare)
