@@ -61,7 +61,7 @@ demo: $(STAMPS)/demo ## Score four policies on all tasks and draw demo.png (unde
 	$(PY) -m training.demo $(ARGS)
 
 test: $(STAMPS)/test ## Run the tests on the CPU (PYTEST_ARGS="-k grader" narrows them)
-	JAX_PLATFORMS=cpu $(PY) -m pytest -q --timeout 900 $(PYTEST_ARGS)
+	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist loadfile --timeout 900 $(PYTEST_ARGS)
 
 lint: $(STAMPS)/test ## Check style, formatting and types
 	$(PY) -m ruff check .
