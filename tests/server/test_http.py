@@ -9,7 +9,6 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import KNOBS, OBSERVATION, MetricsSnapshot, WorkloadState
-from tests.server.conftest import Running
 from tests.server.twins import episodes, random_actions, seen
 
 
