@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import gc
 import logging
@@ -27,6 +26,7 @@ from server.engine import Engine
 from server.fields import ActionModel, ObservationModel, StateModel
 from server.mcp_tools import PATH as MCP_PATH
 from server.mcp_tools import MCPEndpoint, as_route, build_tools
+from server.memory import trim
 from server.metrics import Metrics
 from server.middleware import BodyLimit, Observe, RateLimit
 from server.openenv_environment import DESCRIPTION, ServingEnvironment
@@ -40,13 +40,6 @@ log = logging.getLogger("server")
 API_VERSION = "1.0.0"
 STATIC = Path(__file__).resolve().parent / "static"
 REPLACED = {"/health", "/reset", "/step", "/state"}  # OpenEnv's own are stateless; ours serve both contracts
-
-
-def trim() -> None:
-    """Give the compiler's freed memory back to the system (about 80 MB), where the C library can."""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):
-        library.malloc_trim(0)
 
 
 def replaced(route: Any) -> bool:

@@ -24,6 +24,7 @@ from inferencegym_jax.rollout import Policy, Trajectory
 from inferencegym_jax.tasks import calibration
 from server.engine import Engine, Kernel
 from server.errors import BadInput
+from server.memory import trim
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
 
@@ -57,6 +58,7 @@ class Rollouts:
 
     def __init__(self, engine: Engine, settings: Settings):
         self.engine, self.settings = engine, settings
+        self._compiled: set[Policy] = set()
 
     def check(self, request: RolloutRequest) -> None:
         """Raise ``BadInput`` for a request above the server's limits or for a policy that it lacks."""
@@ -101,6 +103,9 @@ class Rollouts:
         for start in range(0, len(seeds), BLOCK):
             block = np.arange(start, min(start + BLOCK, len(seeds)))
             parts.append(self._block(kernel, source, seeds, block, request.trajectories))
+        if source.policy not in self._compiled:
+            self._compiled.add(source.policy)
+            trim()
         found = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
         scores, totals = self._score(kernel, found, lengths)
         answer = {

@@ -12,6 +12,7 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import KNOBS, MetricsSnapshot
+from tests.server.conftest import Running
 from tests.server.twins import episodes, random_actions
 
 
@@ -55,11 +56,11 @@ def test_one_sequence_serves_all_seeds_and_a_config_counts(http: httpx.Client):
                 assert found[t]["observation"] == twin[t - 1]["observation"]
 
 
-@pytest.mark.parametrize("policy", ["baseline", "best_static", "reactive", "random"])
+@pytest.mark.parametrize("policy", ["baseline", "best_static", "reactive", "random", "trained"])
 def test_a_policy_by_name_is_the_librarys(http: httpx.Client, policy: str):
     env, params = ig.make(2)
     rule = getattr(ig.policies, policy)
-    found = ig.rollout(env, params, rule(2) if policy == "best_static" else rule, [0, 1])
+    found = ig.rollout(env, params, rule(2) if policy in ("best_static", "trained") else rule, [0, 1])
     answer = rollout(http, task_id=2, seeds=[0, 1], policy=policy, trajectories=True).json()
     for i, episode in enumerate(answer["trajectories"]):
         # approx: a policy that computes its action is compiled together with the step here, and its last bit may differ
@@ -95,10 +96,10 @@ def test_arrow_holds_the_same_steps_as_json(http: httpx.Client):
         assert row["observation.priority_distribution"] == step["observation"]["priority_distribution"]
 
 
-def test_a_policy_that_is_not_there_is_said_so(http: httpx.Client):
-    has = http.get("/info").json()["policies"]["trained"]
-    answer = http.post("/rollout", json={"task_id": 1, "seeds": [0], "policy": "trained"})
-    if not has:
-        assert answer.status_code == 422 and "trained" in answer.json()["detail"]
-    else:
-        assert answer.status_code in (200, 422)
+def test_memory_stays_under_700_mb_with_every_program_compiled(server: Running, http: httpx.Client):
+    for task in (1, 2, 3):
+        assert http.post("/rollout", json={"task_id": task, "seeds": [0], "policy": "trained"}).status_code == 200
+    rollout(http, task_id=1, seeds=[0], policy="random")
+    with open(f"/proc/{server.process.pid}/status") as lines:
+        resident = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+    assert resident < 700e6
