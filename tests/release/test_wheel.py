@@ -1,4 +1,4 @@
-"""The wheel in an empty environment, outside the checkout: README's ten lines run, and so does the command line's hint."""
+"""The wheel in an empty environment, outside the checkout: README's ten lines run, and the command line's hint."""
 
 from __future__ import annotations
 
