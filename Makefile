@@ -47,7 +47,7 @@ INSTALL = $$( [ -x $(VENV)/bin/uv ] && echo $(VENV)/bin/uv pip install --quiet -
 export UV_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint format bench table serve policies docs notebook release live install-% lock wheel clean
+.PHONY: help demo test lint format bench table serve policies docs notebook release audit live install-% lock wheel clean
 .PRECIOUS: $(STAMPS)/%
 
 help: ## Show this list
@@ -90,9 +90,12 @@ docs: $(STAMPS)/docs ## Build the documentation into site/
 notebook: $(STAMPS)/notebook ## Run the notebook against a server of its own (under 3 minutes)
 	$(PY) notebooks/run.py $(ARGS)
 
-release: $(STAMPS)/test ## Build the wheel, try it in an empty environment, look for known vulnerabilities
-	$(PY) -m pytest -q --timeout 900 -m release tests/release $(PYTEST_ARGS)
-	$(PY) -m pip_audit --strict --progress-spinner off --no-deps --disable-pip -r constraints.txt $(ARGS) || { echo "See docs/release.md for what is known and accepted." >&2; exit 1; }
+release: $(STAMPS)/test ## Build the wheel and try it in an empty environment, outside the checkout
+	JAX_PLATFORMS=cpu $(PY) -m pytest -q --timeout 900 tests/release $(PYTEST_ARGS)
+
+audit: $(STAMPS)/test ## Look for known vulnerabilities in everything that is locked
+	$(INSTALL) pip-audit
+	$(PY) -m pip_audit --strict --progress-spinner off --no-deps --disable-pip -r constraints.txt $(ARGS)
 
 live: $(STAMPS)/live ## Run the benchmarks against a real engine
 	$(PY) -m benchmarks.live $(ARGS)

@@ -80,11 +80,11 @@ def serve(
             chosen = jax.tree.map(functools.partial(jnp.where, which == i), answers, chosen)
         return chosen
 
-    def body(loop: Any, _: None) -> Any:
+    def body(loop: Any, _: Any) -> Any:
         state, observation, paid = loop
         paid = jnp.where(state.time % EPISODE_LENGTH == 0, observation.cost_so_far, paid)
         taken = jax.lax.cond(any_controller, decide, lambda *_: actions, state, observation, paid)
-        observation, after, _, _, info = jax.vmap(env.step_env, in_axes=(None, 0, 0, None))(None, state, taken, params)
+        observation, after, _gain, _over, info = jax.vmap(lambda s, a: env.step_env(None, s, a, params))(state, taken)
         row = jax.vmap(functools.partial(_second, grid, params))(state, after, taken, info)
         return (after, observation, paid), row
 

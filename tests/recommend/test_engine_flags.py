@@ -71,6 +71,6 @@ def test_every_configuration_has_commands_a_shell_can_read():
     ("weights", "expected"), [('{"INT8": "fp8 products"}', "fp8"), ("{}", "int8"), ("no json", "int8")]
 )
 def test_the_eight_bit_tier_is_what_the_table_measured(weights: str, expected: str):
-    table = ig.table.LatencyTable({}, ig.load_table().values, {"weights": weights})
+    table = ig.LatencyTable({}, ig.load_table().values, {"weights": weights})
     assert precision(1, table) == expected
     assert (precision(0, table), precision(2, table)) == ("fp16", "int4")

@@ -16,6 +16,7 @@ from inferencegym_jax.log_requests import load_requests, stretches
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.recommend import recommend
 from inferencegym_jax.solver import static_actions
+from inferencegym_jax.table import table_from_columns
 from inferencegym_jax.traces import TraceError, load_trace
 from tests.reference.table_engine import TableEngine
 
@@ -132,7 +133,7 @@ def test_a_table_of_one_engine_setting_varies_what_it_has(tmp_path: Path):
     keep = (columns["spec_length"] == 0) & (columns["quant_tier"] == 0) & (columns["prefill_disagg"] == 0)
     keep &= columns["kv_budget"] == 1.0
     drop = ("spec_length", "quant_tier", "prefill_disagg", "kv_budget")
-    small = ig.table.table_from_columns({name: x[keep] for name, x in columns.items() if name not in drop})
+    small = table_from_columns({name: x[keep] for name, x in columns.items() if name not in drop})
     log = write_log(tmp_path / "log.csv", rate=3.0, seconds=120, prompt=300)
     found = recommend(log, table=small, controllers={}, slo_ttft_ms=500)
     assert found.searched == 9 and found.knobs["quant_tier"] == 0

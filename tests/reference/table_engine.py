@@ -1,7 +1,8 @@
 """The request-level reference engine on a latency table's own kernel times, for one static action.
 
-``LatencyTable, knobs -> KernelTimes, EngineLimits -> engine.serve -> TTFT of every request``. Where prefill has a GPU of its own,
-``serve_apart``: one prompt after the other there, then the decode batch here; a request holds its slot through both.
+``LatencyTable, knobs -> KernelTimes, EngineLimits -> engine.serve -> TTFT of every request``. Where prefill has a GPU
+of its own, ``serve_apart``: one prompt after the other there, then the decode batch here; a request holds its slot
+through both.
 """
 
 from __future__ import annotations
