@@ -51,7 +51,7 @@ def main() -> None:
     sections = {
         "rollout": lambda: rollout.measure(turns),
         "single": lambda: single.measure(turns),
-        "parts": lambda: parts.measure(turns),
+        "parts": lambda: parts.measure_on_one_core(turns),
         "startup": lambda: startup.measure(max(turns // 2, 3)),
         "sizes": lambda: rollout.over_sizes(max(turns // 3, 3), sizes),
     }
