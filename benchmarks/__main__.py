@@ -51,7 +51,7 @@ def main() -> None:
     sections = {
         "rollout": lambda: rollout.measure(turns),
         "single": lambda: single.measure(turns),
-        "parts": lambda: parts.measure(turns),
+        "parts": lambda: parts.measure_on_one_core(turns),
         "startup": lambda: startup.measure(max(turns // 2, 3)),
         "sizes": lambda: rollout.over_sizes(max(turns // 3, 3), sizes),
     }
@@ -65,9 +65,13 @@ def main() -> None:
     draw(results, options.out)
     for name, value in results["ratios"].items():
         word, target = TARGETS.get(name, ("", 0.0))
-        print(f"{name:26s} {value:10.2f}   {f'target: {word} {target:g}' if word else ''}")
+        print(f"{name:32s} {value:10.2f}   {f'target: {word} {target:g}' if word else ''}")
     for name, value in results["rollout"]["steps_per_second"].items():
-        print(f"{name:26s} {value / 1e6:10.4f} million steps/s")
+        print(f"{name:32s} {value / 1e6:10.4f} million steps/s")
+    for name, value in results["rollout"]["steps_per_second_one_core"].items():
+        print(f"{name + ', one core':32s} {value / 1e6:10.4f} million steps/s")
+    for name, value in results["single"]["microseconds"].items():
+        print(f"{name + ', jitted step':32s} {value:10.1f} us")
     for name, value in results["parts"]["nanoseconds"].items():
         print(f"{name:40s} {value:8.2f} ns")
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -79,18 +82,30 @@ def over_sizes(repeats: int, sizes: tuple[int, ...] = SIZES) -> dict[str, dict[i
     return found
 
 
+def on_one_core(repeats: int) -> dict[str, float]:
+    """Steps a second of task 3, of CartPole and of the scipy loop, all on one core of this process's."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before JAX starts its threads
+    calls = {"CartPole-v1": gymnax_rollout("CartPole-v1", BATCH), "task 3": ours(3, BATCH)}
+    speed = {name: BATCH * STEPS / value for name, value in alternate(calls, repeats).items()}
+    return speed | {"scipy loop": scipy_steps_per_second(3, 5.0)}
+
+
 def measure(repeats: int = 15) -> dict[str, Any]:
-    """Seconds, steps a second and the ratios that ``results.json`` names."""
+    """Steps a second and the ratios that ``results.json`` names; those of one core from a process of its own."""
     seconds = against_gymnax(repeats)
     speed = {name: BATCH * STEPS / value for name, value in seconds.items()}
-    scipy = scipy_steps_per_second(3, 5.0)
+    words = [sys.executable, "-m", "benchmarks.rollout", "--one-core", str(repeats)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    one = json.loads(done.stdout.splitlines()[-1])
     single = sum(seconds[f"task {task}"] for task in (1, 2, 3)) / 3
     return {
-        "steps_per_second": speed | {"scipy loop": scipy},
+        "steps_per_second": speed,
+        "steps_per_second_one_core": one,
         "ratios": {
             "rollout_over_cartpole": speed["task 3"] / speed["CartPole-v1"],
+            "rollout_over_cartpole_one_core": one["task 3"] / one["CartPole-v1"],
             "rollout_over_pendulum": speed["task 3"] / speed["Pendulum-v1"],
-            "rollout_over_scipy": speed["task 3"] / scipy,
+            "rollout_over_scipy": one["task 3"] / one["scipy loop"],
             "mixed_over_single": seconds["mixed"] / single,
         },
     }
@@ -98,9 +113,14 @@ def measure(repeats: int = 15) -> dict[str, Any]:
 
 def main() -> None:
     """Print the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rollout", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="5 turns instead of 15")
-    print(json.dumps(measure(5 if parser.parse_args().quick else 15), indent=1))
+    parser.add_argument("--one-core", type=int, metavar="TURNS", help="only what one core does, with so many turns")
+    options = parser.parse_args()
+    if options.one_core:
+        print(json.dumps(on_one_core(options.one_core)))
+    else:
+        print(json.dumps(measure(5 if options.quick else 15), indent=1))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -33,10 +37,77 @@ def our_single() -> Callable[[int], Any]:
     return run
 
 
+def known_single() -> Callable[[int], Any]:
+    """The same with the params known when it is compiled: a closure, not an argument."""
+    env, params = ig.make(3)
+    step = jax.jit(lambda state, action: env.step(None, state, action, params))
+    action = ig.ServeAction().as_arrays()
+    _, state = env.reset_seed(0, params)
+
+    def run(turn: int) -> Any:
+        nonlocal state
+        del turn
+        out: Any = None
+        for _ in range(STEPS):
+            out = step(state, action)
+            state = out[1]
+        return out
+
+    return run
+
+
+def packed_single() -> Callable[[int], Any]:
+    """What the server does for a step: its packed program, and every answer read into Python numbers."""
+    from server.engine import Engine
+
+    kernel = Engine().kernel(3)
+    action = kernel.pack_action(ig.ServeAction().to_dict())
+
+    def run(turn: int) -> Any:
+        outcome = kernel.reset(turn)
+        for _ in range(STEPS):
+            outcome = kernel.step(outcome.state, action)
+        return outcome.reward
+
+    return run
+
+
+def measure_packed(repeats: int) -> dict[str, float]:
+    """Microseconds of CartPole's step and of the server's, both under the server's settings of JAX."""
+    packed = packed_single()  # first: the settings hold from JAX's start
+    return in_microseconds(alternate({"CartPole-v1": gymnax_single("CartPole-v1"), "packed": packed}, repeats))
+
+
+def in_microseconds(seconds: dict[str, float]) -> dict[str, float]:
+    """Of one step, from seconds of 200."""
+    return {name: 1e6 * value / STEPS for name, value in seconds.items()}
+
+
 def measure(repeats: int = 15) -> dict[str, Any]:
-    """Microseconds a step and their ratio."""
-    seconds = alternate({"CartPole-v1": gymnax_single("CartPole-v1"), "task 3": our_single()}, repeats)
+    """Microseconds a step and their ratios; the server's from a process of its own."""
+    calls = {"CartPole-v1": gymnax_single("CartPole-v1"), "task 3": our_single(), "params known": known_single()}
+    found = in_microseconds(alternate(calls, repeats))
+    words = [sys.executable, "-m", "benchmarks.single", "--packed", str(repeats)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    packed = json.loads(done.stdout.splitlines()[-1])
     return {
-        "microseconds": {name: 1e6 * value / STEPS for name, value in seconds.items()},
-        "ratios": {"jit_step_over_cartpole": seconds["task 3"] / seconds["CartPole-v1"]},
+        "microseconds": found,
+        "microseconds_under_server_settings": packed,
+        "ratios": {
+            "jit_step_over_cartpole": found["task 3"] / found["CartPole-v1"],
+            "known_params_step_over_cartpole": found["params known"] / found["CartPole-v1"],
+            "packed_step_over_cartpole": packed["packed"] / packed["CartPole-v1"],
+        },
     }
+
+
+def main() -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.single", description=__doc__)
+    parser.add_argument("--packed", type=int, metavar="TURNS", help="only the server's step, with so many turns")
+    turns = parser.parse_args().packed
+    print(json.dumps(measure_packed(turns) if turns else measure()))
+
+
+if __name__ == "__main__":
+    main()

@@ -57,6 +57,11 @@ def run(
     pieces = [_piece(arguments, i, parts) for i in range(parts)]
     program = _compiled(function, static, *_signature(pieces[0]))
     results = list(_threads().map(lambda piece: jax.block_until_ready(program(*piece)), pieces))
+    return _join(axis, results)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _join(axis: int, results: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=axis), *results)
 
 
