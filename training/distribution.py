@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import KNOBS
-from inferencegym_jax.trained import HEAD_SIZES, position, split_heads
+from inferencegym_jax.trained import HEAD_SIZES, position
 
 HALF_LOG_TWO_PI = 0.9189385332046727
 
@@ -30,22 +30,23 @@ def log_prob_and_entropy(
     Returns:
         (log-probability float32[...], entropy float32[...] in nats).
     """
-    total = jnp.zeros(outputs.shape[:-1], jnp.float32)
+    outputs, raw = jnp.moveaxis(outputs, -1, 0), jnp.moveaxis(raw, -1, 0)  # samples last: every operation is a vector's
+    total = jnp.zeros(outputs.shape[1:], jnp.float32)
     entropies = total
-    at = 0
-    for i, (name, part) in enumerate(split_heads(outputs).items()):
-        value, knob = raw[..., i], KNOBS[name]
+    at = start = 0
+    for i, (name, knob) in enumerate(KNOBS.items()):
+        part, value = outputs[start : start + HEAD_SIZES[name]], raw[i]
+        start += HEAD_SIZES[name]
         if knob.kind == "choice":
-            log_p = jax.nn.log_softmax(part, axis=-1)
-            chosen = value[..., None] == jnp.arange(HEAD_SIZES[name], dtype=jnp.float32)
-            one = jnp.where(chosen, log_p, 0.0).sum(axis=-1)
-            entropy = -(jnp.exp(log_p) * log_p).sum(axis=-1)
+            log_p = jax.nn.log_softmax(part, axis=0)
+            options = jnp.arange(len(part), dtype=jnp.float32).reshape(-1, *(1,) * value.ndim)
+            one = jnp.where(value == options, log_p, 0.0).sum(axis=0)
+            entropy = -(jnp.exp(log_p) * log_p).sum(axis=0)
         elif knob.kind == "bool":
-            logit = part[..., 0]
-            one = value * logit - jax.nn.softplus(logit)
-            entropy = jax.nn.softplus(logit) - logit * jax.nn.sigmoid(logit)
+            one = value * part[0] - jax.nn.softplus(part[0])
+            entropy = jax.nn.softplus(part[0]) - part[0] * jax.nn.sigmoid(part[0])
         else:
-            z = (value - position(part)) * jnp.exp(-log_std[at])
+            z = (value - position(part[0][..., None])) * jnp.exp(-log_std[at])
             one = -0.5 * z * z - log_std[at] - HALF_LOG_TWO_PI
             entropy = jnp.broadcast_to(log_std[at] + 0.5 + HALF_LOG_TWO_PI, one.shape)
             at += 1
