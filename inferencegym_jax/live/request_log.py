@@ -28,7 +28,7 @@ def read_log(path: Path, rate_scale: float, longest_prompt: int, seconds: int) -
         ValueError: ``rate_scale`` is not above 0, or nothing falls into these seconds.
     """
     from inferencegym_jax.trace_files import open_log
-    from inferencegym_jax.traces import seconds_a_unit as seconds_a_unit
+    from inferencegym_jax.traces import seconds_a_unit
 
     if not 0 < rate_scale < np.inf:
         raise ValueError(f"rate_scale = {rate_scale}: must be a number above 0")
