@@ -10,6 +10,7 @@ import inferencegym_jax as ig
 from inferencegym_jax.live.live_env import LiveEnv
 from inferencegym_jax.live.replay import saturation
 from inferencegym_jax.live.session import Record
+from inferencegym_jax.live.simulated import simulate_traffic
 from inferencegym_jax.live.streaming import Endpoint
 from inferencegym_jax.live.traffic import poisson_traffic
 from inferencegym_jax.live.trial import TrialSettings, predict, run_policy
@@ -58,8 +59,17 @@ def predict_and_measure(
                 measured, predicted = mean_of(seen, name, warmup_s), mean_of(foretold, name, warmup_s)
                 row |= {f"{label}_measured": measured, f"{label}_predicted": predicted}
                 row[f"{label}_error"] = predicted / measured - 1.0
+            simulated = simulate_traffic(table, traffic, policy, warmup_s=warmup_s)
+            row["itl_simulated"], row["ttft_simulated"] = simulated["itl_ms"], simulated["ttft_mean_ms"]
             rows.append(row)
+    simulator = {
+        f"simulator_{label}_median_error": float(
+            np.median([abs(row[f"{label}_simulated"] / row[f"{label}_measured"] - 1.0) for row in rows])
+        )
+        for label in ("itl", "ttft")
+    }
     return {
+        **simulator,
         "rows": rows,
         "itl_median_error": float(np.median([abs(row["itl_error"]) for row in rows])),
         "ttft_median_error": float(np.median([abs(row["ttft_error"]) for row in rows])),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 
+from inferencegym_jax.live.cancellation import cancel_all
 from inferencegym_jax.live.engine import EngineError, EngineMetrics, read_metrics
 from inferencegym_jax.live.streaming import Endpoint, Generation, Stream, stream_completion
 
@@ -145,9 +146,7 @@ async def run_cell(
                 task.result()
         length, readings = await main
     finally:
-        for task in (main, *workers):
-            task.cancel()
-        await asyncio.gather(main, *workers, return_exceptions=True)
+        await cancel_all((main, *workers))
     return _summary(tally, length, readings)
 
 

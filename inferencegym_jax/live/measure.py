@@ -24,7 +24,7 @@ from inferencegym_jax.table import PROMPT_LENGTHS, LatencyTable
 
 SCAN_STEP = 4  # factor between scanned concurrencies
 KNEE = 1.05  # throughput that rises by less over a scan step has reached its knee
-SERVER_WAITS = 0.05  # share of the requests in flight that the server itself keeps waiting, beyond which it is full
+SERVER_WAITS = 0.25  # share of the requests in flight that the server itself keeps waiting, beyond which it is full
 CURVATURE = 0.05  # a node is worth its column where the straight line misses it by more
 
 
@@ -135,8 +135,11 @@ class Measurement:
             self.batch_sizes.append(n)
             tps, waiting = self.cells.tps((n, bucket)), self.cells.slices[(n, bucket)][-1].waiting
             full = waiting is not None and waiting > SERVER_WAITS * n
-            if full and len(self.batch_sizes) > 1:
+            if full and len(self.batch_sizes) > 2:
                 self.batch_sizes.pop()
+            if tps < KNEE * before:  # once more: a slice in which something else took the machine is no knee
+                await self._measure((n, bucket))
+                tps = self.cells.tps((n, bucket))
             if full or tps < KNEE * before or n >= self.settings.most_concurrency:
                 return
             before, n = tps, min(n * SCAN_STEP, self.settings.most_concurrency)

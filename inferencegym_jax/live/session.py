@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from inferencegym_jax.live.cancellation import cancel_all
 from inferencegym_jax.live.engine import EngineMetrics, read_metrics
 from inferencegym_jax.live.gate import Gate, QueueFull
 from inferencegym_jax.live.observer import Observer, Snapshot, Watched
@@ -176,9 +177,7 @@ class Session:
     async def stop(self) -> None:
         """End at once: nothing more is sent, and what is in flight is cancelled, which tells the server."""
         tasks = [*self._tasks, *([self._sender] if self._sender is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(tasks)
         self.records.sort(key=lambda record: record.arrival_s)
 
     @property

@@ -117,3 +117,26 @@ def test_every_request_is_in_one_place(moves: list[tuple[str, int]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     run(story())
+
+
+def test_a_task_that_swallows_its_first_cancellation_is_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from inferencegym_jax.live import cancellation
+
+    monkeypatch.setattr(cancellation, "AGAIN_S", 0.01)
+    swallowed = []
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            swallowed.append(True)
+        await asyncio.sleep(3600)
+
+    async def story() -> None:
+        task = asyncio.create_task(stubborn())
+        await asyncio.sleep(0)
+        await cancellation.cancel_all([task])
+        assert task.cancelled()
+
+    run(story())
+    assert swallowed == [True]

@@ -190,6 +190,14 @@ def test_settings_out_of_range_are_named(changes: dict[str, Any], said: str) -> 
         MeasureSettings(**changes)
 
 
+def test_the_scan_stops_where_the_server_itself_queues(launch: Callable[..., Any], tmp_path: Path) -> None:
+    two_slots = launch("--max-num-seqs", 2, "--a", 20)
+    settings = MeasureSettings(budget_s=1.0, output_tokens=4, longest_prompt=64, slice_s=0.5)
+    out = tmp_path / "t.parquet"
+    measure_server(Endpoint(two_slots.url, "fake"), settings, out, False, Console(file=io.StringIO()))
+    assert load_table(out).axes["batch_size"] == (1.0, 4.0)
+
+
 def test_a_context_too_short_and_a_server_that_fails_are_said(launch: Callable[..., Any], tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     short = launch("--max-model-len", 80)

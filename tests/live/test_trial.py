@@ -17,7 +17,9 @@ from inferencegym_jax.live.outcome import Objective, measures, ranking, segments
 from inferencegym_jax.live.policy import PolicyError, PolicyRunner, load_policy
 from inferencegym_jax.live.replay import saturation
 from inferencegym_jax.live.report import plot_trial, trial_table, verdict
+from inferencegym_jax.live.request_log import read_log
 from inferencegym_jax.live.session import Record
+from inferencegym_jax.live.simulated import request_log, simulate_traffic
 from inferencegym_jax.live.streaming import Endpoint
 from inferencegym_jax.live.traffic import Traffic, poisson_traffic
 from inferencegym_jax.live.trial import TrialSettings, predict, results, run_trial, schedule
@@ -68,6 +70,35 @@ def test_the_replay_meets_the_closed_form_at_any_load(table: Any, params: Any, s
     true_rate = len(traffic) / 60.0
     assert mean(records, "tpot_ms") == pytest.approx(TIMES.seen_ms(true_rate, prompt, OUTPUT), rel=0.08)
     assert all(record.outcome == "completed" for record in records) and len(records) == len(traffic)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_the_open_loop_environment_agrees_with_the_replay(table: Any, params: Any, share: float) -> None:
+    traffic = poisson_traffic(share * saturation(table, 96, OUTPUT), 40.0, 96, OUTPUT, seed=3)
+    records = predict(table, traffic, unlimited(), params, TrialSettings())
+    simulated = simulate_traffic(table, traffic, unlimited(), warmup_s=5.0)
+    assert simulated["itl_ms"] == pytest.approx(mean(records, "tpot_ms"), rel=0.1)
+    assert simulated["ttft_mean_ms"] == pytest.approx(mean(records, "ttft_ms"), rel=0.25)
+
+
+def test_traffic_counted_into_seconds_keeps_every_request() -> None:
+    traffic = poisson_traffic(7.0, 20.0, 96, OUTPUT, seed=1)
+    log = request_log(traffic)
+    assert log.counts.sum() == len(traffic) == log.requests and len(log.counts) == 20
+    assert log.mean_output == pytest.approx(traffic.output.mean(), rel=1e-5)
+
+
+def test_a_log_is_sent_row_by_row_and_cut_where_the_run_ends(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("time,prompt_tokens,output_tokens\n10.0,50,5\n11.5,9000,6\n13.0,70,7\n99.0,80,8\n")
+    traffic = read_log(log, rate_scale=2.0, longest_prompt=256, seconds=10)
+    assert traffic.time_s.tolist() == [0.0, 0.75, 1.5]
+    assert traffic.prompt.tolist() == [50, 256, 70] and traffic.output.tolist() == [5, 6, 7]
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_log(tmp_path / "none.csv", 1.0, 256, 10)
+    log.write_text("time,prompt_tokens,output_tokens\n10.0,-5,5\n")
+    with pytest.raises(ValueError, match="line 2"):
+        read_log(log, 1.0, 256, 10)
 
 
 def test_the_replay_admits_no_more_than_the_policy_says_and_rejects_when_full(table: Any, params: Any) -> None:
