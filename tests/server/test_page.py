@@ -171,6 +171,7 @@ def test_a_failed_step_is_told_in_words_and_the_episode_goes_on(
     for second in (1, 2):
         page.press("s")
         page.wait(f"{SECOND} === {second}")
+    sessions = sum(url.endswith("/reset") for url in page.requests)
     fail_next(page, "/step", status, {"detail": "a word from the server"}, {"retry-after": "3"})
     page.press("s")
     page.wait("!document.getElementById('trouble').hidden")
@@ -179,6 +180,8 @@ def test_a_failed_step_is_told_in_words_and_the_episode_goes_on(
     page.click("#trouble button")
     page.wait(f"{SECOND} === 3")
     assert page.js("document.getElementById('trouble').hidden")
+    opened = sum(url.endswith("/reset") for url in page.requests) - sessions
+    assert opened == (1 if "Replay" in button else 0)
     for panel in ("queue", "ttft", "throughput", "reward"):  # untouched knobs are the baseline's: the same three steps
         assert page.text(f"[data-panel={panel}] .now .a") == page.text(f"[data-panel={panel}] .now .b")
     paths = page.js("[...document.querySelectorAll('[data-panel=ttft] .lines path')].map((p) => p.getAttribute('d'))")

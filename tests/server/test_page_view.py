@@ -36,6 +36,17 @@ def test_locked_knobs_say_why_and_cannot_be_moved(page: Browser, site: str) -> N
             assert ("Locked" in page.js(f"{knob}.innerText")) is (name not in active)
 
 
+def test_a_locked_knob_stays_at_its_default_whatever_a_policy_asks_for(page: Browser, site: str) -> None:
+    visit(page, site, "task=1&seed=0&policy=random&rival=")
+    page.press("f")
+    page.wait(RESULT)
+    for name in ("spec_length", "quant_tier"):
+        assert page.js(f"document.querySelector('[data-knob={name}] input:checked').value") == str(KNOBS[name].default)
+    assert (
+        page.js("document.querySelector('[data-knob=prefill_disagg] input').checked") is KNOBS["prefill_disagg"].default
+    )
+
+
 def test_knobs_take_their_ranges_from_the_server(page: Browser) -> None:
     for name, knob in KNOBS.items():
         inputs = page.js(
