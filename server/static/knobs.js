@@ -104,9 +104,11 @@ export class Knobs {
     this.parts[name].show(value);
   }
 
-  /** Show an action without reporting it: what a policy just did. */
+  /** Show an action without reporting it: what a policy just did. Locked knobs stay where the environment forces them. */
   show(action) {
-    for (const name of Object.keys(this.properties)) this.set(name, action[name]);
+    for (const [name, part] of Object.entries(this.parts)) {
+      if (!part.why.textContent) this.set(name, action[name]);
+    }
   }
 
   /** Locked knobs stand at the default, say why, and cannot be moved; nor can any while a policy drives. */

@@ -27,6 +27,12 @@ FLAGS = (
 KEY_CODES = {" ": "Space", "ArrowRight": "ArrowRight"}
 
 
+READY = "document.documentElement.dataset.ready"
+RESULT = "!document.getElementById('result').hidden"
+SECOND = "Number(document.getElementById('time').value.split(' ')[0])"
+IDLE = "document.querySelector('main').ariaBusy === 'false'"
+
+
 class PageError(AssertionError):
     """JavaScript on the page threw, or never became what the test waits for."""
 
@@ -182,3 +188,8 @@ class Browser:
         """Write a PNG of the viewport, or of the whole page."""
         image = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         Path(path).write_bytes(base64.b64decode(image))
+
+
+def visit(page: Browser, site: str, query: str) -> None:
+    page.open(f"{site}?{query}")
+    page.wait(READY)

@@ -17,6 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.server.browser import CHROMIUM, READY, Browser
+
 pytest.importorskip("openenv", reason="OpenEnv is not installed (make install-test installs it)")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,3 +131,34 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield f"redis://127.0.0.1:{port}/0"
     process.terminate()
     process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server for the page, with the rate limit that a user meets."""
+    with start_server(tmp_path_factory.mktemp("site"), RATE_LIMIT="100/second") as running:
+        yield f"{running.url}/"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        pytest.skip("no chromium on the path (Debian: chromium)")
+    with Browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Browser, site: str, tmp_path: Path) -> Iterator[Browser]:
+    """A fresh page at its defaults. Whatever a test does, it must log no error and ask no other host for anything."""
+    browser.problems.clear()
+    browser.requests.clear()
+    browser.resize(1280, 900)
+    browser.media(prefers_color_scheme="light")
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    browser.open(site)
+    browser.js("localStorage.clear()")
+    browser.wait(READY)
+    yield browser
+    assert browser.problems == []
+    assert [url for url in browser.requests if not url.startswith((site, "data:", f"blob:{site}"))] == []

@@ -1,86 +1,24 @@
-"""The page at /, in a headless Chromium against the real server: whole episodes, and what a user sees on the way."""
+"""The page at /, in a headless Chromium against the real server: whole episodes, code that repeats them, failures."""
 
 from __future__ import annotations
 
 import ast
 import json
-import os
-import re
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import KNOBS, plain
+from inferencegym_jax.models import plain
 from inferencegym_jax.tasks import calibration
-from tests.server.browser import CHROMIUM, Browser
+from tests.server.browser import IDLE, RESULT, SECOND, Browser, visit
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM, reason="no chromium on the path (Debian: chromium)"),
-]
+pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
-READY = "document.documentElement.dataset.ready"
-RESULT = "!document.getElementById('result').hidden"
-SECOND = "Number(document.getElementById('time').value.split(' ')[0])"
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = os.environ | {"PORT": str(port), "HOST": "127.0.0.1", "JAX_PLATFORMS": "cpu", "LOG_LEVEL": "warning"}
-    process = subprocess.Popen([sys.executable, "-m", "server"], cwd=ROOT, env=settings)
-    address = f"http://127.0.0.1:{port}/"
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if httpx.get(f"{address}health", timeout=5).json()["status"] == "healthy":
-                    break
-            except httpx.TransportError:
-                pass
-            assert process.poll() is None, f"the server ended with status {process.returncode}"
-            assert time.monotonic() < deadline, "the server is not healthy after two minutes"
-            time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with Browser() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(browser: Browser, site: str, tmp_path: Path) -> Iterator[Browser]:
-    """A fresh page at its defaults. Whatever a test does, it must log no error and ask no other host for anything."""
-    browser.problems.clear()
-    browser.requests.clear()
-    browser.resize(1280, 900)
-    browser.media(prefers_color_scheme="light")
-    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
-    browser.open(site)
-    browser.js("localStorage.clear()")
-    browser.wait(READY)
-    yield browser
-    assert browser.problems == []
-    assert [url for url in browser.requests if not url.startswith((site, "data:", f"blob:{site}"))] == []
-
-
-def visit(page: Browser, site: str, query: str) -> None:
-    page.open(f"{site}?{query}")
-    page.wait(READY)
 
 
 def replay(task: int, seed: int, actions: list[dict]) -> list[dict]:
@@ -120,6 +58,7 @@ def test_a_whole_episode_by_hand_is_the_one_that_the_library_plays(page: Browser
     page.wait(f"{SECOND} > 6")
     page.press(" ")  # ... and pause
     page.wait("document.getElementById('play').innerText === 'Play'")
+    page.wait(IDLE)  # the step under way still lands
     held = page.js(SECOND)
     time.sleep(0.3)
     assert page.js(SECOND) == held
@@ -215,149 +154,6 @@ def test_a_built_in_policy_plays_to_its_grade(page: Browser, site: str, policy: 
     assert page.js("document.querySelector('[data-knob=batch_size] input').valueAsNumber") == action["batch_size"]
 
 
-def test_two_policies_are_drawn_over_each_other_with_a_legend(page: Browser, site: str) -> None:
-    visit(page, site, "task=2&seed=0&policy=best_static&rival=baseline")
-    page.press("f")
-    page.wait(RESULT)
-    legend = page.text("#legend")
-    assert "Best static" in legend and "Baseline" in legend
-    for panel in ("queue", "ttft", "tpot", "throughput", "memory", "reward"):
-        paths = page.js(
-            f"[...document.querySelectorAll('[data-panel={panel}] .lines path')].map((p) => p.getAttribute('d'))"
-        )
-        assert len(paths) == 2 and paths[0] != paths[1]
-        assert all(path.count("L") == 199 and "NaN" not in path for path in paths)
-    assert page.js("document.querySelectorAll('#result .grade').length") == 2
-
-
-def test_locked_knobs_say_why_and_cannot_be_moved(page: Browser, site: str) -> None:
-    for task, active in ((1, {"kv_budget", "batch_size"}), (3, set(KNOBS))):
-        visit(page, site, f"task={task}&seed=0&policy=manual&rival=")
-        for name in KNOBS:
-            knob = f"document.querySelector('[data-knob={name}]')"
-            assert page.js(f"{knob}.disabled") is (name not in active)
-            assert ("Locked" in page.js(f"{knob}.innerText")) is (name not in active)
-
-
-def test_knobs_take_their_ranges_from_the_server(page: Browser) -> None:
-    for name, knob in KNOBS.items():
-        inputs = page.js(
-            f"[...document.querySelectorAll('[data-knob={name}] input')].map((i) => [i.type, i.min, i.max, i.value])"
-        )
-        if knob.kind in ("float", "int"):
-            assert {(kind, float(low), float(high)) for kind, low, high, _ in inputs} == {
-                ("range", knob.low, knob.high), ("number", knob.low, knob.high)
-            }  # fmt: skip
-        elif knob.kind == "choice":
-            assert [int(value) for *_, value in inputs] == list(knob.choices)
-        else:
-            assert [kind for kind, *_ in inputs] == ["checkbox"]
-
-
-def test_every_axis_has_a_label_and_a_unit(page: Browser) -> None:
-    panels = page.js(
-        "[...document.querySelectorAll('.panel')].map((p) => ({id: p.dataset.panel,"
-        " axes: [...p.querySelectorAll('text.axis')].map((t) => t.textContent),"
-        " label: p.querySelector('svg').getAttribute('aria-label')}))"
-    )
-    assert {panel["id"] for panel in panels} >= {"queue", "arrivals", "ttft", "tpot", "throughput", "memory", "reward"}
-    for panel in panels:
-        assert "time (s)" in panel["axes"] and len(panel["axes"]) == 2 and all(panel["axes"])
-        assert panel["label"]
-    limits = page.js("[...document.querySelectorAll('.limits text')].map((t) => t.textContent)")
-    assert limits == ["SLO 300 ms", "limit 36 GB"]
-
-
-@pytest.mark.parametrize(("width", "height"), [(390, 844), (768, 1024), (1280, 900)])
-def test_nothing_is_cut_off_at_this_width(page: Browser, width: int, height: int) -> None:
-    page.resize(width, height, mobile=width < 500)
-    page.press("s")
-    page.wait(f"{SECOND} === 1")
-    assert page.js("document.documentElement.scrollWidth") <= width
-    outside = page.js(
-        "[...document.querySelectorAll('button, select, input, figure, .knob')].filter((e) => e.checkVisibility())"
-        f".filter((e) => {{ const b = e.getBoundingClientRect(); return b.left < -0.5 || b.right > {width} + 0.5; }})"
-        ".map((e) => e.outerHTML.slice(0, 80))"
-    )
-    assert outside == []
-
-
-def test_dark_mode_follows_the_system_and_the_button(page: Browser, site: str) -> None:
-    def brightness() -> float:
-        colour = page.js("getComputedStyle(document.body).backgroundColor")
-        return sum(map(float, colour[colour.index("(") + 1 : -1].split(",")[:3])) / (3 * 255)
-
-    assert brightness() > 0.8
-    page.media(prefers_color_scheme="dark")
-    assert brightness() < 0.2
-    page.click("#theme")
-    assert brightness() > 0.8
-    visit(page, site, "")
-    assert brightness() > 0.8  # kept over a reload
-    page.js("localStorage.clear()")
-
-
-def test_every_control_has_a_name_and_is_reached_with_the_tab_key(page: Browser) -> None:
-    tree = page.call("Accessibility.getFullAXTree")["nodes"]
-    controls = {"button", "combobox", "slider", "spinbutton", "switch", "radio", "tab", "link", "progressbar", "image"}
-    nameless = [
-        node["role"]["value"]
-        for node in tree
-        if node.get("role", {}).get("value") in controls and not node.get("name", {}).get("value", "").strip()
-    ]
-    assert nameless == []
-    reached = set()
-    for _ in range(40):
-        page.press("Tab")
-        reached.add(page.js("document.activeElement.id || document.activeElement.closest('[data-knob]')?.dataset.knob"))
-        visible = page.js(
-            "(() => { const e = document.activeElement; return e === document.body || e.matches('[type=radio]')"
-            " || getComputedStyle(e).outlineStyle !== 'none'; })()"
-        )
-        assert visible, page.js("document.activeElement.outerHTML")
-    wanted = {
-        "task",
-        "policy",
-        "rival",
-        "seed",
-        "dice",
-        "play",
-        "step",
-        "finish",
-        "restart",
-        "download",
-        "copy",
-        "theme",
-    }
-    assert reached >= wanted | {"kv_budget", "batch_size", "spec_length"}
-
-
-def test_reduced_motion_leaves_no_transition(page: Browser) -> None:
-    moving = (
-        "[...document.querySelectorAll('*')]"
-        ".filter((e) => getComputedStyle(e, '::after').transitionDuration !== '0s').length"
-    )
-    page.media(prefers_reduced_motion="no-preference")
-    assert page.js(moving) > 0
-    page.media(prefers_reduced_motion="reduce")
-    assert page.js(moving) == 0
-
-
-def test_pointing_at_one_chart_reads_all_of_them(page: Browser, site: str) -> None:
-    visit(page, site, "task=2&seed=0&policy=baseline&rival=")
-    page.press("f")
-    page.wait(RESULT)
-    x, y = page.js(
-        "(() => { const b = document.querySelector('[data-panel=queue] svg').getBoundingClientRect();"
-        " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
-    )
-    page.point(x, y)
-    page.wait("document.querySelectorAll('.cross line').length === document.querySelectorAll('.panel').length")
-    labels = page.js("[...document.querySelectorAll('.panel svg')].map((s) => s.getAttribute('aria-label'))")
-    seconds = {re.search(r"at second (\d+)", label)[1] for label in labels}  # type: ignore[index]
-    assert len(seconds) == 1 and 80 < int(seconds.pop()) < 120
-
-
 @pytest.mark.parametrize(
     ("status", "says", "button"),
     [
@@ -375,6 +171,7 @@ def test_a_failed_step_is_told_in_words_and_the_episode_goes_on(
     for second in (1, 2):
         page.press("s")
         page.wait(f"{SECOND} === {second}")
+    sessions = sum(url.endswith("/reset") for url in page.requests)
     fail_next(page, "/step", status, {"detail": "a word from the server"}, {"retry-after": "3"})
     page.press("s")
     page.wait("!document.getElementById('trouble').hidden")
@@ -383,6 +180,8 @@ def test_a_failed_step_is_told_in_words_and_the_episode_goes_on(
     page.click("#trouble button")
     page.wait(f"{SECOND} === 3")
     assert page.js("document.getElementById('trouble').hidden")
+    opened = sum(url.endswith("/reset") for url in page.requests) - sessions
+    assert opened == (1 if "Replay" in button else 0)
     for panel in ("queue", "ttft", "throughput", "reward"):  # untouched knobs are the baseline's: the same three steps
         assert page.text(f"[data-panel={panel}] .now .a") == page.text(f"[data-panel={panel}] .now .b")
     paths = page.js("[...document.querySelectorAll('[data-panel=ttft] .lines path')].map((p) => p.getAttribute('d'))")
@@ -406,24 +205,12 @@ def test_a_session_stepped_from_elsewhere_is_noticed_and_replayed(page: Browser,
     assert page.text("[data-panel=reward] .now .a") == page.text("[data-panel=reward] .now .b")
 
 
-def test_the_table_holds_every_step(page: Browser) -> None:
-    for second in range(1, 4):
-        page.press("s")
-        page.wait(f"{SECOND} === {second}")
-    page.click("#table summary")
-    page.wait("document.querySelectorAll('#table tbody tr').length === 3")
-    assert page.text("#table tbody tr").split("\t")[0] == "3"
-    heading = page.text("#table thead")
-    assert "Queue, You (requests)" in heading and "Queue, Baseline (requests)" in heading
-    assert "NaN" not in page.text("#table") and "undefined" not in page.text("#table")
-
-
 def test_quick_presses_are_not_lost(page: Browser) -> None:
     for _ in range(5):
         page.press("s")
     page.wait(f"{SECOND} === 5")
     page.press("n")
-    page.wait(f"{SECOND} === 0 && document.querySelector('main').ariaBusy === 'false'")
+    page.wait(f"{SECOND} === 0 && {IDLE}")
     assert "seed=" + page.js("document.getElementById('seed').value") in page.js("location.search")
 
 
@@ -445,7 +232,7 @@ def test_a_policy_that_the_server_lacks_leaves_a_way_on(page: Browser) -> None:
     assert "this server holds none for task 2" in page.text("#trouble")
     page.click("#trouble button")
     page.wait("document.getElementById('policy').value === 'manual'")
-    page.wait("document.querySelector('main').ariaBusy === 'false' && document.getElementById('trouble').hidden")
+    page.wait(f"{IDLE} && document.getElementById('trouble').hidden")
     page.js("document.activeElement.blur()")
     page.press("s")
     page.wait(f"{SECOND} === 1")
