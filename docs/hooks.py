@@ -25,3 +25,12 @@ def present(items: list[Any], root: Path) -> list[Any]:
         elif (root / target).is_file():
             kept.append(item)
     return kept
+
+
+def on_page_markdown(markdown: str, *, config: Any, **_: Any) -> str:
+    """A page that stands for a file of the repository's root takes its text, with links seen from ``docs/``."""
+    words = markdown.strip().split('"')
+    if len(words) != 3 or words[0].strip() != "--8<--":
+        return markdown
+    text = (Path(config.docs_dir).parent / words[1]).read_text(encoding="utf-8")
+    return text.replace("](docs/", "](")

@@ -107,7 +107,8 @@ def recommend(
     Args:
         trace: request log (CSV or JSON lines: time, prompt tokens, output tokens).
         table: latency table; default the shipped one.
-        slo_ttft_ms, slo_tpot_ms: objectives on a request's time to first token and time per output token.
+        slo_ttft_ms: objective on a request's time to first token.
+        slo_tpot_ms: objective on a request's time per output token.
         attainment: share of requests that must be within them.
         memory_gb: what the engine may use.
         acceptance: base acceptance rate of drafted tokens; default that of task 4.

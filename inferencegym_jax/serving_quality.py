@@ -155,7 +155,8 @@ def gain_intervals(before: Quality, after: Quality, seconds: int, seed: int = 0)
     """What changing from one controller to another gains on the same log, with 95 % intervals.
 
     Args:
-        before, after: of one controller each (``take([i])``).
+        before: of one controller (``take([i])``).
+        after: of the other.
         seconds: of the log.
         seed: of the resampling.
 

@@ -92,7 +92,7 @@ def check_config(config: Mapping[str, Any] | None) -> dict[str, float]:
 
     Raises:
         ValueError: unknown key, not a number, not finite, or out of range; the message names key, value and what is
-        allowed.
+            allowed.
         TypeError: config is not a mapping.
     """
     if config is None:
@@ -176,7 +176,8 @@ def make_params(
         table: knobs that it lacks are locked.
         normalisers: ``optimal_tps`` (tokens/s) and ``cost_normaliser`` (cost_per_1k), from calibration.
         config: overrides, see ``check_config``.
-        dynamics, trace: see ``engine_params``.
+        dynamics: see ``engine_params``.
+        trace: see ``engine_params``.
     """
     overrides = check_config(config)
     weights = {key: overrides.get(key, spec.reward[key]) for key in REWARD_WEIGHTS}

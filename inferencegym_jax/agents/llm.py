@@ -119,7 +119,8 @@ def play(
     Args:
         agent: which also says the task.
         seed: of the episode.
-        table, config: as in ``make``.
+        table: as in ``make``.
+        config: as in ``make``.
         steps: fewer than 200 to try things out.
         progress: called after every step.
 
