@@ -85,6 +85,16 @@ def check_seed(seed: Any) -> int:
     return int(seed)
 
 
+def next_episode(given: int | None, seed: int | None, episode: int, rng: np.random.Generator) -> tuple[int, int]:
+    """(seed, episode number) that a Gymnasium reset starts: the given seed, else a first one drawn, else the one that
+    auto-reset would choose after ``seed``."""
+    if given is not None:
+        return int(given), 0
+    if seed is None:
+        return int(rng.integers(SEEDS)), 0
+    return int(counters.episode_seed(jnp.uint32(seed), jnp.int32(episode + 1))), episode + 1
+
+
 class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
     """One environment.
 
@@ -127,13 +137,7 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode; ``info["seed"]`` is its seed."""
         super().reset(seed=None if seed is None else check_seed(seed))
-        if seed is not None:
-            self._seed, self._episode = int(seed), 0
-        elif self._seed is None:
-            self._seed, self._episode = int(self.np_random.integers(SEEDS)), 0
-        else:
-            self._episode += 1
-            self._seed = int(counters.episode_seed(jnp.uint32(self._seed), jnp.int32(self._episode)))
+        self._seed, self._episode = next_episode(seed, self._seed, self._episode, self.np_random)
         observation, self._state = self.inference_env.reset_seed(self._seed, self.params)
         self._line = "no step yet"
         return flatten(observation, self.normalised), {"seed": self._seed}

@@ -12,8 +12,7 @@ import gymnasium
 import httpx
 import numpy as np
 
-from inferencegym_jax import random as counters
-from inferencegym_jax.gymnasium_env import SEEDS, action_space, check_seed, flatten, observation_space, to_action
+from inferencegym_jax.gymnasium_env import action_space, check_seed, flatten, next_episode, observation_space, to_action
 from inferencegym_jax.models import OBSERVATION, ServeObservation
 from inferencegym_jax.tasks import get_task
 
@@ -61,13 +60,7 @@ class HTTPGymEnv(gymnasium.Env[np.ndarray, Any]):
         """Start an episode; ``info`` holds its seed and session_id. Without a seed: the next one, as auto-reset would
         choose it."""
         super().reset(seed=None if seed is None else check_seed(seed))
-        if seed is not None:
-            self._seed, self._episode = int(seed), 0
-        elif self._seed is None:
-            self._seed, self._episode = int(self.np_random.integers(SEEDS)), 0
-        else:
-            self._episode += 1
-            self._seed = int(counters.episode_seed(np.uint32(self._seed), np.int32(self._episode)))  # type: ignore[arg-type]
+        self._seed, self._episode = next_episode(seed, self._seed, self._episode, self.np_random)
         body: dict[str, Any] = {"task_id": self.task_id, "seed": self._seed}
         if self.config:
             body["config"] = self.config
