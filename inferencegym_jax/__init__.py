@@ -11,6 +11,7 @@ Data flows one way: table -> interpolation -> workload -> simulator -> reward ->
 from inferencegym_jax import grader, policies, wrappers
 from inferencegym_jax._version import __version__
 from inferencegym_jax.environment import Environment
+from inferencegym_jax.episode_statistics import EpisodeStatistics, evaluate
 from inferencegym_jax.grader import grade
 from inferencegym_jax.models import (
     EnvParams,
@@ -24,7 +25,7 @@ from inferencegym_jax.models import (
 )
 from inferencegym_jax.objects import GraderModule, InferenceEnv, TraceSimulator, WorkloadGenerator
 from inferencegym_jax.registry import make
-from inferencegym_jax.rollout import EpisodeStatistics, Trajectory, evaluate, rollout, stack_params
+from inferencegym_jax.rollout import Trajectory, fold, rollout, stack_params
 from inferencegym_jax.table import LatencyTable, TableError, load_table
 from inferencegym_jax.tasks import TaskSpec, get_task, task_specs
 from inferencegym_jax.traces import RequestLog, TraceError, load_trace
@@ -53,6 +54,7 @@ __all__ = [
     "WorkloadState",
     "__version__",
     "evaluate",
+    "fold",
     "get_task",
     "grade",
     "grader",

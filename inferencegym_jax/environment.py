@@ -31,6 +31,7 @@ from inferencegym_jax.models import (
 from inferencegym_jax.reward import reward, violation_rate
 from inferencegym_jax.simulator import TableGrid, kv_occupancy, simulate
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
+from inferencegym_jax.staging import stage
 from inferencegym_jax.table import LatencyTable
 from inferencegym_jax.traces import RequestLog
 
@@ -277,7 +278,7 @@ def transition(
     Returns:
         (observation, state after the step, reward float32, terminated bool, info).
     """
-    action = effective_action(grid.table, action, params)
+    action = stage(functools.partial(effective_action, grid.table))(action, params)
     traffic, class_counts = workload.advance(state, action.batch_size, params)
     metrics, oom = simulate(grid, action, traffic, state.seed, state.time, params)
     served = engine.Served(traffic, metrics, oom, state.engine, metrics.ttft_p50_ms, metrics.ttft_p99_ms)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from inferencegym_jax import random as counters
 from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation
 from inferencegym_jax.rollout import Policy
+from inferencegym_jax.staging import stage
 from inferencegym_jax.tasks import calibration, get_task
 from inferencegym_jax.trained import trained as trained
 
@@ -30,7 +31,7 @@ def random(key: jax.Array, observation: ServeObservation, carry: Any = None) -> 
     """Every knob uniform over its range."""
     del observation, carry
     data = jax.random.key_data(key)
-    first, second, third, fourth = counters.hash4(data[..., 0], data[..., 1], counters.POLICY)
+    first, second, third, fourth = _words(data[..., 0], data[..., 1])
     spec = jnp.asarray(KNOBS["spec_length"].choices, jnp.int32)
     low, high = KNOBS["kv_budget"].low, KNOBS["kv_budget"].high
     most = int(KNOBS["batch_size"].high)
@@ -41,6 +42,11 @@ def random(key: jax.Array, observation: ServeObservation, carry: Any = None) -> 
         prefill_disagg=(fourth >> 31).astype(jnp.bool_),
         quant_tier=_below(fourth << 1, len(KNOBS["quant_tier"].choices)),
     )
+
+
+@stage
+def _words(high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    return counters.hash4(high, low, counters.POLICY)
 
 
 def _below(word: jax.Array, n: int) -> jax.Array:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import EnvParams, MetricsSnapshot, WorkloadState
+from inferencegym_jax.staging import stage
 
 # Never reached. A minimum between a product and a sum keeps the compiler from contracting the two into one rounding,
 # and a product with 1 / x from replacing a division by a loop-invariant x. Which it does depends on the code around it:
@@ -40,6 +41,7 @@ def mean_slo_ms(class_shares: jax.Array, slo_ms: jax.Array) -> jax.Array:
     return jnp.where(total > 0, weighted / jnp.maximum(total, 1e-6), jnp.inf)
 
 
+@stage
 def reward(metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams) -> jax.Array:
     """``alpha T - beta L - gamma V - delta C``, clipped to [-1, 1]; float32.
 

@@ -134,24 +134,16 @@ def simulate(
         The metrics and the out-of-memory flag.
     """
     found = grid.lookup(action, workload.mean_prompt_len)
-    rate = accept_rate(params, workload.prompt_len_bucket, action.spec_length)
-    reference = tokens_per_verification(grid.table.reference_acceptance, action.spec_length)
-    gain = tokens_per_verification(rate, action.spec_length) / reference
-
-    delay = 1000.0 * workload.queue_depth / action.batch_size
+    rate, gain = stage(functools.partial(_drafting, grid.table.reference_acceptance))(
+        params, workload.prompt_len_bucket, action.spec_length
+    )
     ttft_noise, tpot_noise = latency_noise(seed, step, params.noise_sigma)
-    ttft_p50 = jnp.maximum((found["ttft_p50_ms"] + delay) * ttft_noise, LATENCY_FLOOR_MS)
-    ttft_p99 = jnp.maximum((found["ttft_p99_ms"] + delay) * ttft_noise, LATENCY_FLOOR_MS)
+    ttft_p50, ttft_p99 = _first_tokens(
+        found["ttft_p50_ms"], found["ttft_p99_ms"], workload.queue_depth, action.batch_size, ttft_noise
+    )
     tpot = jnp.maximum(found["tpot_ms"] / gain * tpot_noise, LATENCY_FLOOR_MS)
-
-    shares, slo_ms = workload.priority_distribution, jnp.asarray(params.slo_ms)
-    over = [jnp.where(ttft_p50 > slo_ms[..., i], shares[..., i], 0.0) for i in range(3)]
-    over_share = over[0] + over[1] + over[2]
-    # an ulp below a whole number must not lose a request
-    violations = jnp.floor(workload.queue_depth * over_share + 1e-3).astype(jnp.int32) + workload.rejected
-
     oom = found["gpu_mem_gb"] > params.oom_limit_gb
-    violations = jnp.where(oom, jnp.maximum(action.batch_size, 5 * violations), violations)
+    violations = _violations(ttft_p50, workload, action.batch_size, oom, jnp.asarray(params.slo_ms))
     metrics = MetricsSnapshot(
         ttft_p50_ms=ttft_p50,
         ttft_p99_ms=ttft_p99,
@@ -164,6 +156,37 @@ def simulate(
         slo_violations=violations,
     )
     return metrics, oom
+
+
+def _drafting(
+    reference: float, params: EnvParams, bucket: jax.Array, spec_length: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Acceptance, and tokens a verification yields over what the table's reference acceptance gives."""
+    rate = accept_rate(params, bucket, spec_length)
+    return rate, tokens_per_verification(rate, spec_length) / tokens_per_verification(reference, spec_length)
+
+
+@stage
+def _first_tokens(
+    table_p50: jax.Array, table_p99: jax.Array, queue: jax.Array, batch_size: jax.Array, noise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """TTFT percentiles (ms) with the queue's delay and the second's noise."""
+    delay = 1000.0 * queue / batch_size
+    p50, p99 = ((ttft + delay) * noise for ttft in (table_p50, table_p99))
+    return jnp.maximum(p50, LATENCY_FLOOR_MS), jnp.maximum(p99, LATENCY_FLOOR_MS)
+
+
+@stage
+def _violations(
+    ttft_p50: jax.Array, workload: WorkloadState, batch_size: jax.Array, oom: jax.Array, slo_ms: jax.Array
+) -> jax.Array:
+    """int32 requests of classes whose SLO is missed, and rejected ones; out of memory the whole batch at least."""
+    shares = workload.priority_distribution
+    over = [jnp.where(ttft_p50 > slo_ms[..., i], shares[..., i], 0.0) for i in range(3)]
+    over_share = over[0] + over[1] + over[2]
+    # an ulp below a whole number must not lose a request
+    late = jnp.floor(workload.queue_depth * over_share + 1e-3).astype(jnp.int32) + workload.rejected
+    return jnp.where(oom, jnp.maximum(batch_size, 5 * late), late)
 
 
 def kv_occupancy(grid: TableGrid, memory_gb: jax.Array, quant_tier: jax.Array, params: EnvParams) -> jax.Array:

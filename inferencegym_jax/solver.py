@@ -15,7 +15,7 @@ import numpy as np
 
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, ServeObservation
-from inferencegym_jax.rollout import EpisodeStatistics, evaluate
+from inferencegym_jax.episode_statistics import EpisodeStatistics, evaluate
 
 CHUNK = 65536  # environments a call: bounds memory, and one compiled shape serves the whole search
 

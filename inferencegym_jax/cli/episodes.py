@@ -16,7 +16,7 @@ from inferencegym_jax.cli.options import POLICY_HELP, Config, TableFile, Task, c
 from inferencegym_jax.cli.output import JSON, answers, jsonable, notices, print_json, sentences, spread, table, working
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.registry import make, normalisers
-from inferencegym_jax.rollout import EpisodeStatistics, evaluate
+from inferencegym_jax.episode_statistics import EpisodeStatistics, evaluate
 from inferencegym_jax.rollout import rollout as roll_out
 from inferencegym_jax.tasks import get_task
 
