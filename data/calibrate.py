@@ -33,8 +33,8 @@ sys.path.insert(0, str(ROOT))
 
 from inferencegym_jax import policies, solver  # noqa: E402
 from inferencegym_jax.environment import Environment  # noqa: E402
-from inferencegym_jax.grader import score_aggregates  # noqa: E402
 from inferencegym_jax.episode_statistics import evaluate  # noqa: E402
+from inferencegym_jax.grader import score_aggregates  # noqa: E402
 from inferencegym_jax.table import LatencyTable, load_table  # noqa: E402
 from inferencegym_jax.tasks import TaskSpec, get_task, make_params, task_specs  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""How a compiled rollout runs on a CPU: widest vectors, one part of the batch on each core, in chunks that fit its cache.
+"""How a compiled rollout runs on a CPU: widest vectors, and one part of the batch on each core.
 
 ``rollout`` and ``fold`` come here with a jitted function of (static arguments, params, seeds, carry).
 Environments never look at each other, so parts of a batch give the same numbers as the whole. On accelerators, and
@@ -21,10 +21,6 @@ from inferencegym_jax.models import is_traced
 # XLA's own default is 256 bits. With 512, where the processor has them, a rollout takes 0.7 times as long.
 CPU_OPTIONS = {"xla_cpu_prefer_vector_width": "512"}
 PART_MINIMUM = 512  # environments a part: below, starting a thread costs more than it saves
-# Environments that run through their episodes before the next ones do. XLA gives a kernel to several threads by its
-# size, and handing over costs more than a step's kernels take; at 512 it leaves them whole, and what a step moves stays
-# in the second-level cache. 4,096 episodes on two cores: 15 ms, against 21 in one piece (docs/performance.md).
-CHUNK = 512
 
 
 def cores() -> int:
@@ -71,28 +67,9 @@ def run(
     if parts == 1:
         return _compiled(function, static, *_signature(given))(*given)
     pieces = [_piece(given, i, parts) for i in range(parts)]
-    size = seeds.shape[0] // parts
-    chunks = size // CHUNK if size % CHUNK == 0 else 1
-    program = _compiled(_in_chunks, (function, static, chunks), *_signature(pieces[0]))
+    program = _compiled(function, static, *_signature(pieces[0]))
     results = list(_threads().map(lambda piece: jax.block_until_ready(program(*piece)), pieces))
     return _join(axis, results)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _in_chunks(
-    function: Any, static: tuple[Any, ...], chunks: int, params: Any, seeds: jax.Array, carry: Any, shared: Any
-) -> Any:
-    """``function`` of a batch in so many equal chunks, one after the other; environments are the leading axis."""
-    if chunks == 1:
-        return function(*static, params, seeds, carry, shared)
-    batched = jnp.ndim(params.task_id) > 0
-    cut = functools.partial(jax.tree.map, lambda x: x.reshape(chunks, -1, *x.shape[1:]))
-
-    def one(piece: Any) -> Any:
-        return function(*static, piece[0] if batched else params, *piece[1:], shared)
-
-    found = jax.lax.map(one, (cut(params) if batched else None, cut(seeds), cut(carry)))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
 
 @functools.partial(jax.jit, static_argnums=0)

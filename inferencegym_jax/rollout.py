@@ -159,8 +159,8 @@ def fold(
 ) -> Any:
     """Roll a policy out and reduce its steps as they come instead of keeping them: a rollout that needs no memory.
 
-    Same episodes as ``rollout``, several times as fast on a CPU: chunks of the batch that fit in a core's own cache run
-    on every core. Compiles once per (environment, policy, function, shapes), so pass the same function again.
+    Same episodes as ``rollout``, several times as fast on a CPU: a part of the batch runs on each core, and only totals
+    move. Compiles once per (environment, policy, function, shapes), so pass the same function again.
 
     Args:
         env, params, policy, seeds, length, carry, carry_axis: as for ``rollout``.

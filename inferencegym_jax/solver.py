@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, ServeObservation
 from inferencegym_jax.episode_statistics import EpisodeStatistics, evaluate
+from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, ServeObservation
 
 CHUNK = 65536  # environments a call: bounds memory, and one compiled shape serves the whole search
 

@@ -110,3 +110,45 @@ def test_bad_lengths_and_batches_are_told_what_is_allowed():
         ig.rollout(env, params, ig.policies.baseline, [1], length=0)
     with pytest.raises(ValueError, match="one task a seed"):
         ig.rollout(env, ig.stack_params([params] * 3), ig.policies.baseline, [1, 2])
+
+
+def add(total, step, task):
+    """Sums that need the step, the observation after it and the task."""
+    reward, seen, late = total
+    over = step.metrics.ttft_p50_ms > task.slo_ms[0]
+    return reward + step.reward, jax.tree.map(jnp.add, seen, step.next_observation), late + over
+
+
+def zeros(env):
+    return 0.0, jax.tree.map(jnp.zeros_like, env.reset_seed(0)[0]), 0
+
+
+@pytest.mark.parametrize("count", [3, 1024], ids=["one part", "a part a core"])
+def test_fold_sums_the_steps_of_rollout(count):
+    env, params = ig.make(3)
+    seeds = np.arange(count)
+    reward, seen, late = ig.fold(env, params, ig.policies.random, seeds, add, zeros(env), length=30)
+    steps = ig.rollout(env, params, ig.policies.random, seeds, length=30)
+    np.testing.assert_allclose(reward, steps.reward.sum(axis=0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(late, (steps.metrics.ttft_p50_ms > params.slo_ms[0]).sum(axis=0))
+    for name in ("queue_depth", "priority_distribution", "cost_so_far"):
+        wanted = getattr(steps.next_observation, name).sum(axis=0)
+        np.testing.assert_allclose(getattr(seen, name), wanted, rtol=1e-4)
+
+
+def test_fold_gives_each_environment_its_own_task_and_carry():
+    env, _ = ig.make(1)
+    tasks = ig.stack_params([ig.make(1 + i)[1] for i in range(3)])
+
+    def policy(key, observation, carry):
+        del key, observation
+        return ig.ServeAction(batch_size=carry), carry + 1
+
+    def last(total, step, task):
+        del total
+        return step.action.batch_size, task.task_id
+
+    first = jnp.asarray([10, 20, 30])
+    batch, task = ig.fold(env, tasks, policy, [0, 1, 2], last, (0, 0), length=5, carry=first, carry_axis=0)
+    assert batch.tolist() == [14, 24, 34]
+    assert task.tolist() == [1, 2, 3]

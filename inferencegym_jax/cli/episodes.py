@@ -14,9 +14,9 @@ import typer
 from inferencegym_jax import grader, verification
 from inferencegym_jax.cli.options import POLICY_HELP, Config, TableFile, Task, config_values, policy_of, task_of
 from inferencegym_jax.cli.output import JSON, answers, jsonable, notices, print_json, sentences, spread, table, working
+from inferencegym_jax.episode_statistics import EpisodeStatistics, evaluate
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.registry import make, normalisers
-from inferencegym_jax.episode_statistics import EpisodeStatistics, evaluate
 from inferencegym_jax.rollout import rollout as roll_out
 from inferencegym_jax.tasks import get_task
 
