@@ -199,7 +199,7 @@ def _fold(
         return loop, function(total, row, task)
 
     def body(both: Any, _: None) -> Any:
-        return jax.vmap(one, in_axes=(0, 0, axis))(*both, params), None
+        return jax.vmap(one, in_axes=(0, 0, axis))(both[0], both[1], params), None
 
     carry, start = (_spread(tree, None, seeds) for tree in shared)
     observation, state = jax.vmap(env.reset_seed, in_axes=(0, axis))(seeds, params)
