@@ -4,6 +4,7 @@ client."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import time
@@ -274,6 +275,54 @@ def test_the_policy_sees_the_traffic_as_an_observation(engine: Any) -> None:
     assert max(float(seen.arrival_rate) for seen in policy.seen) > 0
     assert max(float(seen.tpot_p50) for seen in policy.seen) > 3.0  # 4 ms an iteration
     assert [int(seen.timestep) for seen in policy.seen[:3]] == [1, 2, 3]
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    true, calls = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: true() + 3600.0 * (-1) ** next(calls))
+    policy = Fixed(7)
+    with proxy(engine.url, policy) as url:
+        status(url, controlling)
+        answer = httpx.post(f"{url}/v1/completions", json=body(), trust_env=False)
+        found = status(url, lambda x: x["requests"]["finished"] == 1)
+    assert answer.text.endswith("[DONE]\n\n") and found["mode"] == "control"
+    assert 0.0 < found["uptime_s"] < 600 and 0 < found["steps"] < 10_000
+    assert max(float(seen.ttft_p50) for seen in policy.seen) < 60_000
+
+
+@pytest.mark.parametrize("header", ["caf\u00e9".encode(), b"caf\xe9"])
+def test_headers_pass_through_and_those_of_the_connection_do_not(header: bytes) -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def upstream(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == "/echo":
+            seen.extend(scope["headers"])
+            lines = [
+                (b"x-back", b"a, b"),
+                (b"set-cookie", b"a=1"),
+                (b"set-cookie", b"b=2"),
+                (b"content-encoding", b"gzip"),
+            ]
+            await send({"type": "http.response.start", "status": 299, "headers": lines})
+            await send({"type": "http.response.body", "body": b"not gzip at all"})
+
+    with serving(upstream) as root, proxy(root) as url, httpx.Client(trust_env=False) as client:
+        sent = [
+            (b"x-mine", header),
+            (b"x-mine", b"2"),
+            (b"cookie", b"c=3"),
+            (b"connection", b"close"),
+            (b"te", b"gzip"),
+        ]
+        with client.stream("GET", f"{url}/echo?q=%20", headers=sent) as answer:
+            content = b"".join(answer.iter_raw())
+        assert (answer.status_code, content) == (299, b"not gzip at all")
+        assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"] and answer.headers["x-back"] == "a, b"
+    got = dict(seen)
+    mine = [value for name, value in seen if name == b"x-mine"]
+    assert mine[1] == b"2" and mine[0].decode(errors="replace").startswith("caf") and got[b"cookie"] == b"c=3"
+    assert b"te" not in got and got[b"user-agent"].startswith(b"python-httpx")  # the client's, not the proxy's
+    assert got[b"accept-encoding"] == client.headers["accept-encoding"].encode()
 
 
 def test_an_upstream_that_is_not_there_is_a_502_and_a_large_body_a_413(engine: Any) -> None:
