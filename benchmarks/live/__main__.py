@@ -18,7 +18,7 @@ from benchmarks.live.learn import learn
 from benchmarks.live.prediction import predict_and_measure, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
 from benchmarks.live.vllm import Engine, running
-from inferencegym_jax.live.cli import parse_slo
+from inferencegym_jax.live.cli import parse_shares, parse_slo
 from inferencegym_jax.live.compare import TrialRequest, compare
 from inferencegym_jax.live.measure import MeasureSettings
 from inferencegym_jax.live.outcome import ranking
@@ -43,7 +43,7 @@ def main(
     folder: Annotated[Path, typer.Option(help="where vLLM is, or is installed")] = VLLM_FOLDER,
     budget: Annotated[float, typer.Option(help="seconds of each measurement")] = 360.0,
     seconds: Annotated[int, typer.Option(help="length of a trial run; two calendar periods are 120")] = 60,
-    repeats: Annotated[int, typer.Option(help="trial runs of each policy")] = 3,
+    repeats: Annotated[int, typer.Option(help="trial runs of each policy")] = 2,
     predict_seconds: Annotated[float, typer.Option(help="length of each prediction run")] = 30.0,
     output_tokens: Annotated[int, typer.Option(help="mean output length")] = 32,
     max_concurrency: Annotated[int, typer.Option(help="largest batch size that is measured")] = 32,
@@ -54,7 +54,10 @@ def main(
         typer.Option(help="of the trial, reference first: the engine's own limit; learned is the stage's of that name"),
     ] = "batch_size=64,baseline,best_static,learned",
     load: Annotated[float, typer.Option(help="of the trial, as a share of saturation")] = 0.8,
-    slo_ttft_ms: Annotated[str, typer.Option(help="of the trial, by class; this engine is slow")] = "2000,10000,none",
+    classes: Annotated[str, typer.Option(help="of the trial: task 3's shares")] = "0.2,0.5,0.3",
+    slo_ttft_ms: Annotated[
+        str, typer.Option(help="of the trial, by class: ten times task 3's, for a lone prefill takes up to 240 ms here")
+    ] = "2000,20000,none",
     slo_itl_ms: Annotated[float, typer.Option(help="of the trial: ten tokens a second, faster than one reads")] = 100.0,
     streams: Annotated[int, typer.Option(help="of the control stage")] = 1000,
 ) -> None:
@@ -113,6 +116,7 @@ def main(
             seconds=seconds,
             slo_ttft_ms=parse_slo(slo_ttft_ms),
             slo_itl_ms=slo_itl_ms,
+            class_shares=parse_shares(classes),
             settings=TrialSettings(repeats=repeats, max_num_seqs=max_num_seqs),
         )
         if "learn" in chosen:

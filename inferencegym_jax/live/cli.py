@@ -64,6 +64,15 @@ def parse_slo(text: str) -> tuple[float, float, float]:
     return first, second, third
 
 
+def parse_shares(text: str) -> tuple[float, float, float]:
+    """Shares "0.2,0.5,0.3" of interactive, batch and best-effort requests; ``TrialRequest`` checks their sum."""
+    try:
+        first, second, third = map(float, text.split(","))
+    except ValueError:
+        fail(f"--classes {text!r}: must be three numbers such as 0.2,0.5,0.3")
+    return first, second, third
+
+
 def duration(text: str) -> float:
     """Seconds of "90", "90s", "10m" or "1.5h"."""
     word = text.strip().lower()
@@ -143,6 +152,9 @@ def trial(
         str, typer.Option(help="TTFT objective: one, or by class 200,2000,none; default: task's")
     ] = "",
     slo_itl_ms: Annotated[float, typer.Option(help="objective on a request's mean ITL")] = math.inf,
+    classes: Annotated[
+        str, typer.Option(help="shares of interactive, batch, best-effort requests: 0.2,0.5,0.3; default: task's")
+    ] = "",
     max_num_seqs: Annotated[int, typer.Option(help="the engine's own limit on running requests")] = 256,
     seed: Annotated[int, typer.Option(help="of the first repeat's traffic")] = 0,
     plot: Annotated[Path | None, typer.Option(help="PNG or SVG of predicted against measured")] = None,
@@ -172,6 +184,7 @@ def trial(
             seconds=seconds,
             slo_ttft_ms=parse_slo(slo_ttft_ms) if slo_ttft_ms else None,
             slo_itl_ms=slo_itl_ms,
+            class_shares=parse_shares(classes) if classes else None,
             settings=TrialSettings(repeats=repeats, warmup_s=warmup, seed=seed, max_num_seqs=max_num_seqs),
         )
         with console.status("starting") as status:

@@ -208,7 +208,7 @@ def test_a_late_caller_gets_a_longer_second_and_rates_divided_by_it(make: Callab
 
 
 def test_a_wall_clock_that_jumps_changes_nothing(make: Callable[..., LiveEnv], monkeypatch: pytest.MonkeyPatch) -> None:
-    env = make(poisson_traffic(40.0, 8, 16, 4, seed=1))
+    env = make(poisson_traffic(40.0, 4, 16, 4, seed=1))
     _, state = env.reset_seed(3)
     true, calls = time.time, itertools.count()
     monkeypatch.setattr(time, "time", lambda: true() + 3600.0 * (-1) ** next(calls))
