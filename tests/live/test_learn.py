@@ -60,9 +60,7 @@ def test_the_environment_is_the_trials_scenario_on_this_engine(request_of: Trial
     assert float(params.rate) == pytest.approx(float(scaled.rate)) and float(params.rate) < 10
     assert np.asarray(params.class_shares) == pytest.approx([0.2, 0.5, 0.3]) and how["class_shares"][0] < 0.21
     assert np.asarray(params.slo_ms).tolist() == [20000.0] * 3  # the one queue's: of the class that can wait longest
-    assert float(params.oom_limit_gb) == pytest.approx(
-        6.01, abs=0.01
-    )  # least memory, and the pool
+    assert float(params.oom_limit_gb) == pytest.approx(6.01, abs=0.01)  # least memory, and the pool
 
 
 def test_what_is_learned_is_a_policy_of_the_trial_and_the_best_of_its_seeds(request_of: TrialRequest) -> None:
