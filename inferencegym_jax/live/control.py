@@ -2,7 +2,7 @@
 engine.
 
 ``client -> gate -> exchange -> upstream``. Bytes pass through untouched in both directions. Requests that generate
-wait at the gate; everything else (models, health, tokenize) goes straight on. Nothing is retried, so nothing is
+wait at the gate; everything else (models, health, tokenize) goes straight on. No POST is retried, so none is
 answered twice.
 
 - queue full: 429 with Retry-After; a client that leaves takes its request out of the queue, or cancels it upstream;
