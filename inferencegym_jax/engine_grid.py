@@ -17,6 +17,7 @@ from inferencegym_jax.models import ServeAction
 from inferencegym_jax.staging import stage
 from inferencegym_jax.table import CONTINUOUS, METRICS, LatencyTable
 
+LEAST_DECODE = 0.1  # of a TPOT is decode, whatever the metadata says of prompts
 LEAST_GB = 1e-6  # a request's memory is never nothing: the pool is divided by it
 
 
@@ -26,8 +27,9 @@ class EngineGrid:
 
     The table's colocated TPOT holds one prefill for each request that leaves, ``tpot = t + (n / O) p`` at its own mean
     output O; the disaggregated one holds none. So ``t = tpot_disagg`` and ``p = (tpot - tpot_disagg) O / n``. A table
-    without prefill_disagg cannot be taken apart: its TPOT stands as it is and prompts add nothing, which is exact
-    where the traffic's mean output is the table's.
+    without prefill_disagg is taken apart by the ``p`` in its metadata (``prefill_ms``, as ``measure`` writes it), at
+    least a tenth of the TPOT being t. Without that either, its TPOT stands as it is and prompts add nothing, which is
+    exact where the traffic's mean output is the table's.
     """
 
     table: LatencyTable
@@ -40,10 +42,16 @@ class EngineGrid:
         """float64[spec, quant, disagg, batch, kv, prompt]."""
         return self.table.values[..., METRICS.index(name)].astype(np.float64)
 
-    @property
-    def splits(self) -> bool:
-        """Whether the table has both values of prefill_disagg."""
-        return len(self.table.axes["prefill_disagg"]) == 2
+    @functools.cached_property
+    def parts_ms(self) -> tuple[np.ndarray, np.ndarray]:
+        """t and p (ms), float64[spec, quant, batch, kv, prompt] each: a decode iteration, and what one prompt adds."""
+        tpot, disagg = self._metric("tpot_ms"), self.table.axes["prefill_disagg"]
+        batch, output = np.asarray(self.table.axes["batch_size"])[:, None, None], self.table.output_length
+        if len(disagg) == 1 and disagg[0] == 0 and self.table.prefill_ms:
+            whole = tpot[:, :, 0]
+            added = np.broadcast_to(np.asarray(self.table.prefill_ms), whole.shape)
+            return np.maximum(whole - batch / output * added, LEAST_DECODE * whole), added
+        return tpot[:, :, -1], np.maximum((tpot[:, :, 0] - tpot[:, :, -1]) * output / batch, 0.0)
 
     @functools.cached_property
     def running(self) -> np.ndarray:
@@ -51,19 +59,17 @@ class EngineGrid:
 
         Rows are (spec, quant, batch, kv, prompt), the last fastest.
         """
-        both = (self._metric("tpot_ms")[:, :, -1], self._metric("gpu_mem_gb")[:, :, 0])
+        both = (self.parts_ms[0], self._metric("gpu_mem_gb")[:, :, 0])
         return np.stack(both, axis=-1).astype(np.float32).reshape(-1, 2)
 
     @functools.cached_property
     def joining(self) -> np.ndarray:
         """float32[rows, 2]: ms that one prompt adds to the iterations of n running requests, and GB that one more
         request needs (the slope of memory over all batches). Rows as ``running``."""
-        tpot, memory = self._metric("tpot_ms"), self._metric("gpu_mem_gb")[:, :, 0]
-        batch = np.asarray(self.table.axes["batch_size"])
-        added = (tpot[:, :, 0] - tpot[:, :, -1]) * self.table.output_length / batch[:, None, None]
+        memory, batch = self._metric("gpu_mem_gb")[:, :, 0], self.table.axes["batch_size"]
         slope = (memory[:, :, -1:] - memory[:, :, :1]) / max(batch[-1] - batch[0], 1.0)
         slope = np.broadcast_to(np.maximum(slope, LEAST_GB), memory.shape)
-        return np.stack([np.maximum(added, 0.0), slope], axis=-1).astype(np.float32).reshape(-1, 2)
+        return np.stack([self.parts_ms[1], slope], axis=-1).astype(np.float32).reshape(-1, 2)
 
     @functools.cached_property
     def token_gb(self) -> float:
@@ -83,8 +89,8 @@ class EngineGrid:
         A disaggregated TTFT is prefill and transfer; a colocated one holds a decode iteration besides, which is taken
         off.
         """
-        ttft, tpot = self._metric("ttft_p50_ms")[0, :, -1, 0, -1], self._metric("tpot_ms")[0, :, -1, 0, -1]
-        alone = ttft if self.table.axes["prefill_disagg"][-1] == 1 else ttft - tpot
+        ttft = self._metric("ttft_p50_ms")[0, :, -1, 0, -1]
+        alone = ttft if self.table.axes["prefill_disagg"][-1] == 1 else ttft - self.parts_ms[0][0, :, 0, -1]
         return np.maximum(alone, 0.0).astype(np.float32)
 
     @functools.cached_property

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,8 +51,9 @@ class LatencyTable:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the axes, values and the metadata that the physics reads."""
-        text = repr((self.axes, self.reference_acceptance, self.output_length, self.engine_overhead_ms)).encode()
-        return hashlib.sha256(text + np.ascontiguousarray(self.values).tobytes()).hexdigest()
+        text = repr((self.axes, self.reference_acceptance, self.output_length, self.engine_overhead_ms))
+        text += repr(self.prefill_ms) if self.prefill_ms else ""
+        return hashlib.sha256(text.encode() + np.ascontiguousarray(self.values).tobytes()).hexdigest()
 
     def __hash__(self) -> int:
         """Hash of the content."""
@@ -75,6 +78,12 @@ class LatencyTable:
         """Scheduler and sampler time of one iteration, which kernels do not hold; the open loop adds it. 0 if not
         stated."""
         return float(self.metadata.get("engine_overhead_ms", "0"))
+
+    @property
+    def prefill_ms(self) -> tuple[float, ...]:
+        """ms that one prompt of each length on the axis adds to the iterations, where the table's maker measured it
+        apart (``inferencegym measure`` does); else empty."""
+        return tuple(json.loads(self.metadata.get("prefill_ms", "[]")))
 
     @property
     def locked_knobs(self) -> tuple[str, ...]:
@@ -223,6 +232,7 @@ def table_from_columns(
     values[index] = np.stack([data[metric] for metric in METRICS], axis=-1)
     nodes = {key: tuple(float(x) for x in axis) for key, axis in axes.items()}
     nodes["prompt_len_bucket"] = tuple(float(PROMPT_LENGTHS[int(i)]) for i in axes["prompt_len_bucket"])
+    _check_prefill((metadata or {}).get("prefill_ms", "[]"), len(nodes["prompt_len_bucket"]), name)
     return LatencyTable(nodes, values.reshape(*shape, len(METRICS)), dict(metadata or {}), name)
 
 
@@ -241,6 +251,19 @@ def _check_key(key: str, values: np.ndarray) -> None:
     if not good.all():
         row = int(np.argmax(~good))
         raise TableError(f"row {row}: {key} = {values[row]}; must be {allowed}")
+
+
+def _check_prefill(text: str, lengths: int, name: str) -> None:
+    try:
+        found = json.loads(text)
+        good = isinstance(found, list) and all(math.isfinite(x) and x >= 0 for x in found)
+    except (ValueError, TypeError):
+        good, found = False, []
+    if not good or len(found) not in (0, lengths):
+        raise TableError(
+            f"{name}: metadata prefill_ms = {text[:80]}; must be a JSON list of {lengths} numbers of at least 0, one a "
+            "prompt length"
+        )
 
 
 def _cell(data: dict[str, np.ndarray], row: int) -> str:

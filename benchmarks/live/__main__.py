@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +14,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.live.learn import learn
 from benchmarks.live.prediction import predict_and_measure, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
 from benchmarks.live.vllm import Engine, running
+from inferencegym_jax.live.cli import parse_shares, parse_slo
 from inferencegym_jax.live.compare import TrialRequest, compare
 from inferencegym_jax.live.measure import MeasureSettings
 from inferencegym_jax.live.outcome import ranking
@@ -26,7 +29,7 @@ from inferencegym_jax.live.trial import TrialSettings
 from inferencegym_jax.table import load_table
 
 VLLM_FOLDER = Path(os.environ.get("VLLM_CPU_DIR", "/opt/vllm"))
-STAGES = ("measure", "predict", "trial", "repeat", "control")
+STAGES = ("measure", "predict", "learn", "trial", "repeat", "control")
 console = Console()
 
 
@@ -38,17 +41,24 @@ def main(
     ] = None,
     stages: Annotated[str, typer.Option(help="comma-separated")] = ",".join(STAGES),
     folder: Annotated[Path, typer.Option(help="where vLLM is, or is installed")] = VLLM_FOLDER,
-    budget: Annotated[float, typer.Option(help="seconds of each measurement")] = 300.0,
+    budget: Annotated[float, typer.Option(help="seconds of each measurement")] = 360.0,
     seconds: Annotated[int, typer.Option(help="length of a trial run; two calendar periods are 120")] = 60,
     repeats: Annotated[int, typer.Option(help="trial runs of each policy")] = 2,
-    predict_seconds: Annotated[float, typer.Option(help="length of each prediction run")] = 40.0,
+    predict_seconds: Annotated[float, typer.Option(help="length of each prediction run")] = 30.0,
     output_tokens: Annotated[int, typer.Option(help="mean output length")] = 32,
-    max_concurrency: Annotated[int, typer.Option(help="largest batch size that is measured")] = 16,
+    max_concurrency: Annotated[int, typer.Option(help="largest batch size that is measured")] = 32,
     max_prompt: Annotated[int, typer.Option(help="longest prompt that is measured")] = 256,
     max_num_seqs: Annotated[int, typer.Option(help="of the engine")] = 64,
-    policies: Annotated[str, typer.Option(help="of the trial, reference first")] = "baseline,best_static,reactive",
+    policies: Annotated[
+        str,
+        typer.Option(help="of the trial, reference first: the engine's own limit; learned is the stage's of that name"),
+    ] = "batch_size=64,baseline,best_static,learned",
     load: Annotated[float, typer.Option(help="of the trial, as a share of saturation")] = 0.8,
-    slo_ttft_ms: Annotated[float, typer.Option(help="of the trial; this engine is slow")] = 2000.0,
+    classes: Annotated[str, typer.Option(help="of the trial: task 3's shares")] = "0.2,0.5,0.3",
+    slo_ttft_ms: Annotated[
+        str, typer.Option(help="of the trial, by class: ten times task 3's, for a lone prefill takes up to 240 ms here")
+    ] = "2000,20000,none",
+    slo_itl_ms: Annotated[float, typer.Option(help="of the trial: ten tokens a second, faster than one reads")] = 100.0,
     streams: Annotated[int, typer.Option(help="of the control stage")] = 1000,
 ) -> None:
     """Run the stages against a real vLLM on this machine's CPU and print what was found beside the targets."""
@@ -80,7 +90,7 @@ def main(
             longest_prompt=max_prompt,
             slice_s=3.0,
         )
-        table_path = out / f"{model}.parquet"
+        table_path, learned = out / f"{model}.parquet", out / "learned.npz"
         if "measure" in chosen:
             keep("measure", measure_server(endpoint, settings, table_path, True, console))
         if "predict" in chosen:
@@ -92,18 +102,29 @@ def main(
                 seconds=predict_seconds,
                 warmup_s=5.0,
                 max_num_seqs=max_num_seqs,
-                report=lambda text: console.print(text, highlight=False),
+                report=say,
             )
             for row in found["rows"]:
                 console.print(json.dumps({k: round(v, 3) for k, v in row.items()}), highlight=False, soft_wrap=True)
             keep("predict", found)
+        request = TrialRequest(
+            endpoint=endpoint,
+            policies=[str(learned) if name == "learned" else name for name in policies.split(",")],
+            table=table_path,
+            load=load,
+            prompt_scale=0.3,
+            seconds=seconds,
+            slo_ttft_ms=parse_slo(slo_ttft_ms),
+            slo_itl_ms=slo_itl_ms,
+            class_shares=parse_shares(classes),
+            settings=TrialSettings(repeats=repeats, max_num_seqs=max_num_seqs),
+        )
+        if "learn" in chosen:
+            begun = time.monotonic()
+            learn(request, learned, say)
+            keep("learn", {"policy": str(learned), "seconds": time.monotonic() - begun})
         if "trial" in chosen:
-            keep(
-                "trial",
-                trial(
-                    endpoint, table_path, policies.split(","), load, seconds, repeats, slo_ttft_ms, max_num_seqs, out
-                ),
-            )
+            keep("trial", trial(request, out))
         if "repeat" in chosen:
             second = out / f"{model}-second.parquet"
             measure_server(endpoint, dataclasses.replace(settings, seed=1000), second, True, console)
@@ -112,31 +133,16 @@ def main(
             keep("control", control(engine, model, streams))
 
 
-def trial(
-    endpoint: Endpoint,
-    table: Path,
-    policies: list[str],
-    load: float,
-    seconds: int,
-    repeats: int,
-    slo_ttft_ms: float,
-    max_num_seqs: int,
-    out: Path,
-) -> dict[str, Any]:
+def say(text: str) -> None:
+    """One line of progress."""
+    console.print(text, highlight=False)
+
+
+def trial(request: TrialRequest, out: Path) -> dict[str, Any]:
     """Task 2's calendar, scaled to the engine, under each policy."""
-    request = TrialRequest(
-        endpoint=endpoint,
-        policies=policies,
-        table=table,
-        load=load,
-        prompt_scale=0.3,
-        seconds=seconds,
-        slo_ttft_ms=(slo_ttft_ms, float("inf"), float("inf")),
-        settings=TrialSettings(repeats=repeats, max_num_seqs=max_num_seqs),
-    )
-    found = compare(request, lambda text: console.print(text, highlight=False))
+    found = compare(request, say)
     console.print(trial_table(found))
-    lines = verdict(found, policies[0])
+    lines = verdict(found, request.policies[0])
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     plot_trial(found, out / "trial.png")
@@ -150,7 +156,7 @@ def control(engine: Engine, model: str, streams: int) -> dict[str, Any]:
     """The proxy's cost and what it keeps. Kills the engine if it is ours."""
     with proxy(engine.url, "reactive") as url:
         direct, through = Endpoint(engine.url, model), Endpoint(url, model)
-        found: dict[str, Any] = asyncio.run(added_ttft(direct, through, 100))
+        found: dict[str, Any] = asyncio.run(added_ttft(direct, through, 200))
         found["many"] = asyncio.run(many_streams(through, streams, 64))
         if engine.process is not None:
             found["kill"] = asyncio.run(killed_upstream(through, engine))

@@ -64,6 +64,7 @@ def running(folder: Path, model: str, max_num_seqs: int, log: Path) -> Iterator[
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
     engine = Engine(f"http://127.0.0.1:{port}", process)
+    leave_the_first_core()
     try:
         deadline = time.monotonic() + START_S
         while not healthy(engine.url):
@@ -73,6 +74,15 @@ def running(folder: Path, model: str, max_num_seqs: int, log: Path) -> Iterator[
         yield engine
     finally:
         engine.kill()
+
+
+def leave_the_first_core() -> None:
+    """Keep this process, and those that it starts from now on, off the core to which vLLM binds its worker (all but the
+    last, which it reserves for its own front end)."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[-1:])
 
 
 def healthy(url: str) -> bool:

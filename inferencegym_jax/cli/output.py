@@ -47,11 +47,11 @@ def escape(text: str) -> str:
 
 
 @contextmanager
-def sentences() -> Iterator[None]:
-    """Turn the library's errors about what was given into one line on stderr and exit code 2."""
+def sentences(*more: type[Exception]) -> Iterator[None]:
+    """Turn the library's errors about what was given, and ``more``, into one line on stderr and exit code 2."""
     try:
         yield
-    except (ValueError, TypeError, OSError, LookupError) as error:
+    except (ValueError, TypeError, OSError, LookupError, *more) as error:
         fail(error)
 
 

@@ -48,13 +48,21 @@ class Cells:
         self.slices.setdefault(cell, []).append(found)
 
     def tpot_ms(self, cell: Cell) -> float:
-        """Mean time per output token of the median sub-window: a second in which something else took the machine is no
-        property of the engine."""
-        return float(np.median(self._sub(cell, "tpot_ms")))
+        """Mean gap between a request's tokens, of the median slice: a slice in which something else took the machine is
+        no property of the engine, but a burst of prefills within one is, so that slices count by their means."""
+        return float(np.median([found.itl_ms for found in self.slices[cell]]))
+
+    def decode_ms(self, cell: Cell, prefill_ms: float) -> float:
+        """The same without the prefills of others: an iteration that only decodes."""
+        return float(np.median([found.itl_ms - found.prefills * prefill_ms for found in self.slices[cell]]))
+
+    def inside(self, cell: Cell) -> float:
+        """Requests in an iteration, as a token sees it."""
+        return float(np.median([found.inside for found in self.slices[cell]]))
 
     def tps(self, cell: Cell) -> float:
-        """Output tokens a second, of the median sub-window."""
-        return float(np.median(self._sub(cell, "tps")))
+        """Output tokens a second, of the median slice."""
+        return float(np.median([np.mean(found.tps) for found in self.slices[cell]]))
 
     def ttft_ms(self, cell: Cell, percentile: float) -> float:
         """A percentile of all times to first token of the cell."""

@@ -8,19 +8,29 @@ import math
 import os
 import socket
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from inferencegym_jax.cli.options import task_of
+from inferencegym_jax.cli.output import fail, notices, sentences
 from inferencegym_jax.models import QUEUE_CAPACITY
 
-app = typer.Typer(no_args_is_help=True, help="Measure a live engine, try policies on it, control it.")
-console = Console(stderr=True)
+if TYPE_CHECKING:
+    from inferencegym_jax.live.streaming import Endpoint
 
-API_KEY_ENV = typer.Option(
-    "--api-key-env", help="environment variable that holds the server's API key; the key itself is never an argument"
-)
+app = typer.Typer(no_args_is_help=True, help="Measure a live engine, try policies on it, control it.")
+console = notices()
+
+BaseUrl = Annotated[
+    str, typer.Option(help="root URL of an OpenAI-compatible server, for example http://127.0.0.1:8000")
+]
+Model = Annotated[str, typer.Option(help="name of the model, as the server knows it")]
+ApiKeyEnv = Annotated[
+    str, typer.Option(help="environment variable that holds the server's API key; the key itself is never an argument")
+]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+BaseMemory = Annotated[float, typer.Option(help="memory of weights and runtime, which no server tells")]
 
 
 @app.callback()
@@ -28,10 +38,11 @@ def main() -> None:
     """Measure a live engine, try policies on it, control it."""
 
 
-def fail(message: str) -> NoReturn:
-    """Say what is wrong and exit with status 2."""
-    console.print(f"[bold red]error[/]: {message}", highlight=False, soft_wrap=True)
-    raise typer.Exit(2)
+def server(base_url: str, model: str, api_key_env: str) -> Endpoint:
+    """The server that a command is about, with the key that the environment holds for it."""
+    from inferencegym_jax.live.streaming import Endpoint
+
+    return Endpoint(base_url, model, os.environ.get(api_key_env, ""))
 
 
 def parse_slo(text: str) -> tuple[float, float, float]:
@@ -53,6 +64,15 @@ def parse_slo(text: str) -> tuple[float, float, float]:
     return first, second, third
 
 
+def parse_shares(text: str) -> tuple[float, float, float]:
+    """Shares "0.2,0.5,0.3" of interactive, batch and best-effort requests; ``TrialRequest`` checks their sum."""
+    try:
+        first, second, third = map(float, text.split(","))
+    except ValueError:
+        fail(f"--classes {text!r}: must be three numbers such as 0.2,0.5,0.3")
+    return first, second, third
+
+
 def duration(text: str) -> float:
     """Seconds of "90", "90s", "10m" or "1.5h"."""
     word = text.strip().lower()
@@ -68,10 +88,8 @@ def duration(text: str) -> float:
 
 @app.command()
 def measure(
-    base_url: Annotated[
-        str, typer.Option(help="root URL of an OpenAI-compatible server, for example http://127.0.0.1:8000")
-    ],
-    model: Annotated[str, typer.Option(help="name of the model, as the server knows it")],
+    base_url: BaseUrl,
+    model: Model,
     out: Annotated[Path, typer.Option(help="latency table to write (parquet)")] = Path("measured.parquet"),
     budget: Annotated[str, typer.Option(help="time for the whole, earlier sittings included: 90s, 10m, 1h")] = "10m",
     output_tokens: Annotated[int, typer.Option(help="mean output length")] = 64,
@@ -80,35 +98,33 @@ def measure(
     precision: Annotated[
         float, typer.Option(help="95 % half-width of a cell, as a share, that is small enough")
     ] = 0.05,
-    base_memory_gb: Annotated[float, typer.Option(help="memory of weights and runtime, which no server tells")] = 0.0,
+    base_memory_gb: BaseMemory = 0.0,
     seed: Annotated[int, typer.Option(help="of prompts and lengths")] = 0,
     restart: Annotated[bool, typer.Option("--restart", help="forget what an earlier sitting measured")] = False,
-    api_key_env: Annotated[str, API_KEY_ENV] = "OPENAI_API_KEY",
-    json_output: Annotated[bool, typer.Option("--json", help="print a JSON summary")] = False,
+    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
+    json_output: Json = False,
 ) -> None:
     """Build a latency table from a live server in minutes.
 
     Closed-loop runs over concurrency and prompt length; where and how often is decided by what was seen so far.
     Interrupt it with Ctrl-C and run the same command to go on: what was measured is in OUT.state.json.
     """
+    from inferencegym_jax.live.engine import EngineError
     from inferencegym_jax.live.measure import MeasureSettings
     from inferencegym_jax.live.sitting import measure_server
-    from inferencegym_jax.live.streaming import Endpoint
 
     try:
-        settings = MeasureSettings(
-            budget_s=duration(budget),
-            output_tokens=output_tokens,
-            most_concurrency=max_concurrency,
-            longest_prompt=max_prompt,
-            precision=precision,
-            base_memory_gb=base_memory_gb,
-            seed=seed,
-        )
-        endpoint = Endpoint(base_url, model, api_key(api_key_env))
-        summary = measure_server(endpoint, settings, out, restart, console)
-    except (ValueError, RuntimeError, OSError) as error:
-        fail(str(error))
+        with sentences(EngineError):
+            settings = MeasureSettings(
+                budget_s=duration(budget),
+                output_tokens=output_tokens,
+                most_concurrency=max_concurrency,
+                longest_prompt=max_prompt,
+                precision=precision,
+                base_memory_gb=base_memory_gb,
+                seed=seed,
+            )
+            summary = measure_server(server(base_url, model, api_key_env), settings, out, restart, console)
     except KeyboardInterrupt:
         console.print(f"interrupted; the same command goes on from {out}.state.json")
         raise typer.Exit(130) from None
@@ -118,8 +134,8 @@ def measure(
 
 @app.command()
 def trial(
-    base_url: Annotated[str, typer.Option(help="root URL of an OpenAI-compatible server")],
-    model: Annotated[str, typer.Option(help="name of the model, as the server knows it")],
+    base_url: BaseUrl,
+    model: Model,
     table: Annotated[Path, typer.Option(help="latency table that `measure` made of this server")],
     policies: Annotated[str, typer.Option(help="comma-separated; names, batch_size=N, or policy files")] = (
         "baseline,best_static,reactive"
@@ -136,41 +152,43 @@ def trial(
         str, typer.Option(help="TTFT objective: one, or by class 200,2000,none; default: task's")
     ] = "",
     slo_itl_ms: Annotated[float, typer.Option(help="objective on a request's mean ITL")] = math.inf,
+    classes: Annotated[
+        str, typer.Option(help="shares of interactive, batch, best-effort requests: 0.2,0.5,0.3; default: task's")
+    ] = "",
     max_num_seqs: Annotated[int, typer.Option(help="the engine's own limit on running requests")] = 256,
     seed: Annotated[int, typer.Option(help="of the first repeat's traffic")] = 0,
     plot: Annotated[Path | None, typer.Option(help="PNG or SVG of predicted against measured")] = None,
-    api_key_env: Annotated[str, API_KEY_ENV] = "OPENAI_API_KEY",
-    json_output: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
+    json_output: Json = False,
 ) -> None:
     """Send the same traffic under each policy to a live server; measured beside predicted.
 
     Gains are taken to the first policy named.
     """
     from inferencegym_jax.live.compare import TrialRequest, compare
+    from inferencegym_jax.live.engine import EngineError
     from inferencegym_jax.live.report import plot_trial, trial_table, verdict
-    from inferencegym_jax.live.streaming import Endpoint
     from inferencegym_jax.live.trial import TrialSettings
 
     names = [name.strip() for name in policies.split(",") if name.strip()]
-    try:
+    with sentences(EngineError):
         request = TrialRequest(
-            endpoint=Endpoint(base_url, model, api_key(api_key_env)),
+            endpoint=server(base_url, model, api_key_env),
             policies=names,
             table=table,
             trace=trace,
-            task=int(task) if task.isdigit() else task,
+            task=task_of(task),
             load=load,
             rate_scale=rate_scale,
             prompt_scale=prompt_scale,
             seconds=seconds,
             slo_ttft_ms=parse_slo(slo_ttft_ms) if slo_ttft_ms else None,
             slo_itl_ms=slo_itl_ms,
+            class_shares=parse_shares(classes) if classes else None,
             settings=TrialSettings(repeats=repeats, warmup_s=warmup, seed=seed, max_num_seqs=max_num_seqs),
         )
         with console.status("starting") as status:
             found = compare(request, lambda text: status.update(text))
-    except (ValueError, RuntimeError, OSError) as error:
-        fail(str(error))
     console.print(trial_table(found))
     for line in verdict(found, names[0]):
         console.print(line, highlight=False, soft_wrap=True)
@@ -209,7 +227,7 @@ def control(
     first_byte_timeout: Annotated[
         float, typer.Option(help="seconds until the upstream must have begun to answer")
     ] = 600.0,
-    base_memory_gb: Annotated[float, typer.Option(help="memory of weights and runtime, for the observation")] = 0.0,
+    base_memory_gb: BaseMemory = 0.0,
 ) -> None:
     """Proxy an OpenAI-compatible engine and admit requests as a policy says.
 
@@ -219,7 +237,7 @@ def control(
     import uvicorn
 
     from inferencegym_jax.live.control import ControlSettings, create_app
-    from inferencegym_jax.live.policy import PolicyError, PolicyRunner, load_policy
+    from inferencegym_jax.live.policy import PolicyRunner, load_policy
     from inferencegym_jax.live.streaming import hide_user
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -236,11 +254,8 @@ def control(
         first_byte_timeout_s=first_byte_timeout,
         base_memory_gb=base_memory_gb,
     )
-    try:
-        runner = PolicyRunner(load_policy(policy, int(task) if task.isdigit() else task))
-        application = create_app(settings, runner, policy)
-    except (PolicyError, ValueError) as error:
-        fail(str(error))
+    with sentences():
+        application = create_app(settings, PolicyRunner(load_policy(policy, task_of(task))), policy)
     try:
         listener = listen(host, port)
     except OSError as error:
@@ -253,8 +268,3 @@ def control(
     )
     config = uvicorn.Config(application, log_level="warning", access_log=False, server_header=False, date_header=False)
     uvicorn.Server(config).run([listener])
-
-
-def api_key(variable: str) -> str:
-    """The key in an environment variable, or none."""
-    return os.environ.get(variable, "")

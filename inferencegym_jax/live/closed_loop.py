@@ -31,6 +31,9 @@ class Slice:
 
     Attributes:
         seconds: its length.
+        itl_ms: mean gap between a request's tokens, over all gaps of the slice.
+        inside: mean number of requests between two of their tokens, over the same gaps.
+        prefills: mean number of other requests' first tokens, and so of their prefills, in a gap.
         tpot_ms: mean time between tokens in each sub-window.
         ttft_ms: time to first token of every request whose first token came in it.
         tps: output tokens a second in each sub-window.
@@ -40,6 +43,9 @@ class Slice:
     """
 
     seconds: float
+    itl_ms: float
+    inside: float
+    prefills: float
     tpot_ms: list[float]
     ttft_ms: list[float]
     tps: list[float]
@@ -53,20 +59,24 @@ class _Tally:
     """Events since the slice began."""
 
     started: float = np.inf
-    gaps: list[tuple[float, float]] = field(default_factory=list)  # (when, seconds)
+    gaps: list[tuple[float, float]] = field(default_factory=list)  # (from, to)
+    firsts: list[float] = field(default_factory=list)  # when first tokens came, those before the slice too
     tokens: list[float] = field(default_factory=list)  # when
     ttft_ms: list[float] = field(default_factory=list)
     failures: int = 0
 
     def token(self, stream: Stream, now: float) -> None:
         """A token came."""
+        first = len(stream.token_s) == 1
+        if first:
+            self.firsts.append(now)
         if now < self.started:
             return
         self.tokens.append(now)
-        if len(stream.token_s) > 1:
-            self.gaps.append((now, now - stream.token_s[-2]))
-        else:
+        if first:
             self.ttft_ms.append(1000.0 * (now - stream.sent_s))
+        else:
+            self.gaps.append((stream.token_s[-2], now))
 
 
 async def run_cell(
@@ -89,7 +99,7 @@ async def run_cell(
         concurrency: requests in flight.
         prompt_tokens: of every request.
         output_tokens: mean over the requests.
-        seconds: shortest slice; it lasts at least as long as a request.
+        seconds: shortest slice; it lasts at least as long as two requests, so that each worker starts about two in it.
         spacing_s: pause between the first requests of the workers, so that they do not all prefill at once.
         most_seconds: longest warm-up, and longest slice.
         seed: of lengths, pauses and prompts.
@@ -131,7 +141,7 @@ async def run_cell(
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(warm.wait(), most_seconds)
         tally.started = time.perf_counter()
-        readings = await _watch(client, tally.started + min(max(seconds, typical[0]), most_seconds))
+        readings = await _watch(client, tally.started + min(max(seconds, 2.0 * typical[0]), most_seconds))
         enough = max(FEWEST_REQUESTS, concurrency // 2)
         while len(tally.ttft_ms) < enough and time.perf_counter() < tally.started + most_seconds:
             readings += await _watch(client, time.perf_counter() + METRICS_EVERY_S)
@@ -160,19 +170,45 @@ async def _watch(client: httpx.AsyncClient, end: float) -> list[EngineMetrics]:
     return readings
 
 
+def shared(gaps: np.ndarray, firsts: np.ndarray) -> tuple[float, float]:
+    """What a gap between two tokens of a request is shared with, on average over the gaps.
+
+    Tokens of one iteration come together, give or take some milliseconds; so a first token belongs to the gap that it
+    falls into when both are seen a quarter of a typical gap late, and the requests in an iteration are those whose
+    gaps hold its middle.
+
+    Args:
+        gaps: float[gaps, 2], from and to, seconds.
+        firsts: float[requests], when first tokens came.
+
+    Returns:
+        Requests in the iteration, and prefills of others.
+    """
+    starts, ends, firsts = np.sort(gaps[:, 0]), np.sort(gaps[:, 1]), np.sort(firsts)
+    middle = gaps.mean(axis=1)
+    inside = np.searchsorted(starts, middle, "right") - np.searchsorted(ends, middle, "left")
+    late = gaps + 0.25 * float(np.median(gaps[:, 1] - gaps[:, 0]))
+    prefills = np.searchsorted(firsts, late[:, 1], "right") - np.searchsorted(firsts, late[:, 0], "right")
+    return float(inside.mean()), float(prefills.mean())
+
+
 def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Slice:
-    edges = tally.started + np.linspace(0.0, length, SUB_WINDOWS + 1)
-    when = np.asarray([moment for moment, _ in tally.gaps])
-    gaps = np.asarray([gap for _, gap in tally.gaps])
-    count, _ = np.histogram(when, edges)
-    total, _ = np.histogram(when, edges, weights=gaps)
-    tokens, _ = np.histogram(np.asarray(tally.tokens), edges)
-    if not count.sum() or not tally.ttft_ms:
+    if not tally.gaps or not tally.ttft_ms:
         raise EngineError("nothing was measured in this slice: no request got its first token and a second one in time")
+    edges = tally.started + np.linspace(0.0, length, SUB_WINDOWS + 1)
+    gaps = np.asarray(tally.gaps)
+    seconds = gaps[:, 1] - gaps[:, 0]
+    count, _ = np.histogram(gaps[:, 1], edges)
+    total, _ = np.histogram(gaps[:, 1], edges, weights=seconds)
+    tokens, _ = np.histogram(np.asarray(tally.tokens), edges)
+    inside, prefills = shared(gaps, np.asarray(tally.firsts))
     usage = [found.kv_usage for found in readings if found.kv_usage is not None]
     waiting = [found.waiting for found in readings if found.waiting is not None]
     return Slice(
         seconds=length,
+        itl_ms=round(1000.0 * float(seconds.mean()), 4),
+        inside=round(inside, 4),
+        prefills=round(prefills, 5),
         tpot_ms=[round(1000.0 * s / n, 4) for s, n in zip(total, count, strict=True) if n],
         ttft_ms=[round(x, 3) for x in tally.ttft_ms],
         tps=[round(float(n) * SUB_WINDOWS / length, 3) for n in tokens],

@@ -29,7 +29,10 @@ from inferencegym_jax.table import LatencyTable, load_table
 
 @dataclass(frozen=True)
 class TrialRequest:
-    """What a user asks of a trial; the fields are the command line's options."""
+    """What a user asks of a trial; the fields are the command line's options.
+
+    ``class_shares`` are those of interactive, batch and best-effort requests; None: the task's.
+    """
 
     endpoint: Endpoint
     policies: list[str]
@@ -42,6 +45,7 @@ class TrialRequest:
     seconds: int = 60
     slo_ttft_ms: tuple[float, float, float] | None = None
     slo_itl_ms: float = math.inf
+    class_shares: tuple[float, float, float] | None = None
     settings: TrialSettings = field(default_factory=TrialSettings)
 
     def __post_init__(self) -> None:
@@ -51,6 +55,10 @@ class TrialRequest:
             raise ValueError(f"policies = {','.join(self.policies)}: a name is there twice")
         if not 0 < self.load <= 10:
             raise ValueError(f"load = {self.load}: must be above 0 and at most 10")
+        if self.class_shares is not None and not (
+            min(self.class_shares) >= 0 and math.isclose(sum(self.class_shares), 1.0, abs_tol=1e-6)
+        ):
+            raise ValueError(f"class shares = {self.class_shares}: must be three shares of at least 0 that add up to 1")
         if self.seconds <= self.settings.warmup_s:
             raise ValueError(f"seconds = {self.seconds}: must be more than the warm-up of {self.settings.warmup_s:g}")
 
@@ -101,6 +109,8 @@ def scenario(request: TrialRequest, table: LatencyTable) -> tuple[EnvParams, Cal
         return params, lambda _: traffic, how
 
     _, params = ig.make(request.task, table=table)
+    if request.class_shares is not None:
+        params = params.replace(class_shares=np.asarray(request.class_shares, np.float32))
     shaped = scaled_params(params, 1.0, request.prompt_scale, longest)
     seeds = [request.settings.seed + repeat for repeat in range(request.settings.repeats)]
     prompts = np.concatenate([task_traffic(shaped, seed, request.seconds, output).prompt for seed in seeds])
@@ -115,6 +125,7 @@ def scenario(request: TrialRequest, table: LatencyTable) -> tuple[EnvParams, Cal
         "burst_rate": float(scaled.burst_rate),
         "mean_prompt": float(prompts.mean()),
         "output_tokens": output,
+        "class_shares": [float(x) for x in np.asarray(scaled.class_shares)],
         "load": request.load,
     }
     return scaled, lambda seed: task_traffic(scaled, seed, request.seconds, output), how

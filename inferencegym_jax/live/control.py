@@ -2,7 +2,7 @@
 engine.
 
 ``client -> gate -> exchange -> upstream``. Bytes pass through untouched in both directions. Requests that generate
-wait at the gate; everything else (models, health, tokenize) goes straight on. Nothing is retried, so nothing is
+wait at the gate; everything else (models, health, tokenize) goes straight on. No POST is retried, so none is
 answered twice.
 
 - queue full: 429 with Retry-After; a client that leaves takes its request out of the queue, or cancels it upstream;
@@ -27,7 +27,7 @@ from starlette.routing import Mount, Route
 
 from inferencegym_jax.live.control_metrics import ControlMetrics
 from inferencegym_jax.live.controller import Asks, Controller
-from inferencegym_jax.live.exchange import Exchange, Upstream, answer
+from inferencegym_jax.live.exchange import Exchange, Upstream, answer, open_upstream
 from inferencegym_jax.live.gate import CLASSES, Gate, QueueFull
 from inferencegym_jax.live.observer import Observer
 from inferencegym_jax.live.streaming import Endpoint, open_client
@@ -86,7 +86,7 @@ def create_app(settings: ControlSettings, policy: Asks, policy_name: str) -> Sta
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with open_client(endpoint) as client, open_client(endpoint) as own:
+        async with open_upstream(endpoint) as client, open_client(endpoint) as own:
             proxy.upstream = Upstream(
                 endpoint, client, observer, metrics, settings.first_byte_timeout_s, settings.stall_timeout_s
             )

@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import aiohttp
+from yarl import URL
 
 from inferencegym_jax.live.control_metrics import ControlMetrics
 from inferencegym_jax.live.gate import CLASSES
@@ -22,6 +23,10 @@ HOP_BY_HOP = frozenset(  # RFC 9110, 7.6.1: for one connection only, never forwa
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection "
     b"te trailer transfer-encoding upgrade".split()
 )
+# the host is the upstream's; the body is whole by now, so its length is known and nobody waits to be told to go on
+NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+OWN_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # that aiohttp would add
+LONGEST_HEADER = 65536  # bytes
 KEEP_ANSWER = 1_000_000  # bytes of an answer in one piece that are kept to read its token count
 
 
@@ -30,11 +35,28 @@ class Upstream:
     """Where to, how long to wait, and who is told."""
 
     endpoint: Endpoint
-    client: httpx.AsyncClient
+    client: aiohttp.ClientSession
     observer: Observer
     metrics: ControlMetrics
     first_byte_timeout_s: float
     stall_timeout_s: float
+
+
+def open_upstream(endpoint: Endpoint, keepalive_s: float = 2.0) -> aiohttp.ClientSession:
+    """A client that passes bytes on as they are: no decompression, cookies, redirects or headers of its own.
+
+    Idle connections are dropped after ``keepalive_s``, before the server does (uvicorn: 5 s).
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=endpoint.connect_timeout_s),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=OWN_HEADERS,
+        auto_decompress=False,
+        max_line_size=LONGEST_HEADER,
+        max_field_size=LONGEST_HEADER,
+        trust_env=not endpoint.is_local,
+    )
 
 
 class Exchange:
@@ -60,41 +82,38 @@ class Exchange:
             self.upstream.observer.admit_untimed(self.watched, time.perf_counter())
         try:
             async with asyncio.timeout(self.upstream.first_byte_timeout_s) as deadline:
-                response = await self.upstream.client.send(self._request(), stream=True)
-                try:
+                async with self._request() as response:
                     await self._pass_back(response, deadline)
-                finally:
-                    await response.aclose()
-            self.outcome = "completed" if response.status_code < 500 else "upstream_error"
-        except (TimeoutError, httpx.TimeoutException):
+            self.outcome = "completed" if response.status < 500 else "upstream_error"
+        except TimeoutError:
             await self._fail(504, f"{self.upstream.endpoint.shown} was silent for too long")
-        except httpx.HTTPError as error:
+        except aiohttp.ClientError as error:
             detail = str(error) or type(error).__name__
             await self._fail(502, f"{self.upstream.endpoint.shown} does not answer: {detail}")
 
-    def _request(self) -> httpx.Request:
+    def _request(self) -> Any:
         raw = self.scope.get("raw_path") or self.scope["path"].encode()
         query = self.scope.get("query_string", b"")
         target = raw.decode("latin-1") + ("?" + query.decode("latin-1") if query else "")
-        headers = [
-            (name, value)
-            for name, value in self.scope["headers"]
-            if name not in HOP_BY_HOP and name not in (b"host", b"content-length")
-        ]
-        return httpx.Request(
-            self.scope["method"], self.upstream.endpoint.root + target, headers=headers, content=self.body or None
+        headers = [(_text(name), _text(value)) for name, value in self.scope["headers"] if name not in NOT_FORWARDED]
+        return self.upstream.client.request(
+            self.scope["method"],
+            URL(self.upstream.endpoint.root + target, encoded=True),
+            headers=headers,
+            data=self.body or None,
+            allow_redirects=False,
         )
 
-    async def _pass_back(self, response: httpx.Response, deadline: asyncio.Timeout) -> None:
-        headers = [(name.lower(), value) for name, value in response.headers.raw if name.lower() not in HOP_BY_HOP]
-        await self.send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    async def _pass_back(self, response: aiohttp.ClientResponse, deadline: asyncio.Timeout) -> None:
+        headers = [(name.lower(), value) for name, value in response.raw_headers if name.lower() not in HOP_BY_HOP]
+        await self.send({"type": "http.response.start", "status": response.status, "headers": headers})
         self.started = True
         loop = asyncio.get_running_loop()
-        good = response.status_code == 200 and self.watched is not None
+        good = response.status == 200 and self.watched is not None
         streams = good and "text/event-stream" in response.headers.get("content-type", "")
         counter = EventCounter()
         kept = b""
-        async for chunk in response.aiter_raw():
+        async for chunk in response.content.iter_any():
             deadline.reschedule(loop.time() + self.upstream.stall_timeout_s)
             await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
             if streams:
@@ -123,6 +142,14 @@ class Exchange:
         if not self.started:
             await answer(self.send, status, message)
         # else: returning without a final chunk makes the server close the connection, and the client see that it broke
+
+
+def _text(value: bytes) -> str:
+    """A header as the text that aiohttp, which writes UTF-8, turns into the same bytes where it can."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 async def answer(send: Any, status: int, message: str, headers: dict[str, str] | None = None) -> None:

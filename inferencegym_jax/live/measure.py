@@ -123,8 +123,8 @@ class Measurement:
     def table(self, path: Path) -> LatencyTable:
         """Write what was measured as a latency table."""
         output, base = self.settings.output_tokens, self.settings.base_memory_gb
-        columns = build_columns(self.cells, self.batch_sizes, self.buckets, self.engine, base)
-        fitted = fit(self.cells, columns, output)
+        columns = build_columns(self.cells, self.batch_sizes, self.buckets, self.engine, output, base)
+        fitted = fit(self.cells, columns, self.buckets, output)
         metadata = build_metadata(self.cells, self.batch_sizes, self.buckets, self.engine, fitted, output, base)
         return write_table(columns, metadata, path)
 

@@ -1,8 +1,14 @@
 """From measured cells to a latency table: columns of SPEC 5, what was fitted, and the parquet file.
 
-A cell that keeps N requests in flight has a few of them before their first token; by Little's law ``tps x tpot``
-requests decode. The table's batch_size is the latter (what the open-loop dynamics look up), so each prompt length's
-curve is read off at the whole numbers of the axis, and ``tps = batch_size / tpot`` holds exactly.
+``cells -> prefill, decode iterations -> columns``. What a client sees of an engine's iterations:
+
+    lone request   TTFT(1, P) = h + t(1) + p(P)    nobody else prefills: its ITL is t(1)
+    N in flight    ITL = t(m) + k p(P)             m requests in an iteration and k prefills of others in a gap,
+                                                   both counted from when tokens came (``closed_loop.shared``)
+
+h is the time outside iterations, p what a prompt adds. So each cell gives t at its own m; each prompt length's curve
+is read off at the whole numbers n of the axis, and the table holds what SPEC 5 means by TPOT: ``t(n) + (n / O) p``, n
+requests that decode outputs of O tokens and one prefill for each that leaves, with ``tps = n / tpot``.
 """
 
 from __future__ import annotations
@@ -21,38 +27,61 @@ from inferencegym_jax.live.engine import Engine
 from inferencegym_jax.table import PROMPT_LENGTHS, LatencyTable, table_from_columns
 from inferencegym_jax.tasks import calibration
 
+LEAST_MS = 1e-3  # of an iteration: noise must not make it nothing
 MEMORY_FLOOR_GB = 1e-3  # of a server that does not tell its memory: the table needs a number above 0
 
 
+def prefill(cells: Cells, buckets: list[int]) -> tuple[np.ndarray, float]:
+    """What a prompt of each length adds to the iterations, and the time that a request spends outside them, ms.
+
+    A line through a lone request's TTFT in P, less its own decode iteration, has that time as its intercept; with one
+    prompt length the two cannot be told apart, and all is prefill.
+    """
+    lengths = np.array([PROMPT_LENGTHS[bucket] for bucket in buckets], float)
+    alone = np.array([cells.ttft_ms((1, bucket), 50) for bucket in buckets])
+    rest = alone - np.array([cells.tpot_ms((1, bucket)) for bucket in buckets])
+    overhead = float(np.polyfit(lengths, rest, 1, w=1.0 / alone)[1]) if len(buckets) > 1 else 0.0
+    overhead = min(max(overhead, 0.0), max(float(rest.min()), 0.0))
+    return np.maximum(rest - overhead, 0.0), overhead
+
+
 def build_columns(
-    cells: Cells, batch_sizes: list[int], buckets: list[int], engine: Engine, base_memory_gb: float
+    cells: Cells,
+    batch_sizes: list[int],
+    buckets: list[int],
+    engine: Engine,
+    output_tokens: int,
+    base_memory_gb: float,
 ) -> dict[str, list[float]]:
     """The table's columns.
 
     Args:
         cells: holds every combination of the two axes.
-        batch_sizes: rising.
+        batch_sizes: rising, from 1.
         buckets: rising.
         engine: for the size of its KV cache.
+        output_tokens: mean over the requests.
         base_memory_gb: memory of weights and runtime, which no server tells.
     """
     scale = float(calibration()["cost_scale"])
     columns: dict[str, list[float]] = {name: [] for name in ("batch_size", "prompt_len_bucket")}
     metrics = ("ttft_p50_ms", "ttft_p99_ms", "tpot_ms", "tps", "gpu_mem_gb", "cost_per_1k")
     columns |= {name: [] for name in metrics}
-    for bucket in buckets:
+    added, _ = prefill(cells, buckets)
+    for bucket, prompt_ms in zip(buckets, added, strict=True):
         column = [(n, bucket) for n in batch_sizes]
-        tpot = np.array([cells.tpot_ms(cell) for cell in column])
-        decoding = np.array([cells.tps(cell) for cell in column]) * tpot / 1000.0
+        inside = np.array([cells.inside(cell) for cell in column])
+        iteration = np.array([max(cells.decode_ms(cell, prompt_ms), LEAST_MS) for cell in column])
         p50 = np.array([cells.ttft_ms(cell, 50) for cell in column])
         p99 = np.array([cells.ttft_ms(cell, 99) for cell in column])
-        tpot, p50 = (read_off(batch_sizes, decoding, values) for values in (tpot, p50))
-        p99 = np.maximum(read_off(batch_sizes, decoding, p99), p50)
-        for n, cell, t, first, late in zip(batch_sizes, column, tpot, p50, p99, strict=True):
+        iteration, p50 = (read_off(batch_sizes, inside, values) for values in (iteration, p50))
+        p99 = np.maximum(read_off(batch_sizes, inside, p99), p50)
+        for n, cell, t, first, late in zip(batch_sizes, column, iteration, p50, p99, strict=True):
             share = cells.memory_share(cell)
             pool = engine.kv_cache_gb or 0.0
-            tps = 1000.0 * n / t
-            row = (n, bucket, first, late, t, tps, max(base_memory_gb + (share or 0.0) * pool, MEMORY_FLOOR_GB))
+            tpot = t + n / output_tokens * prompt_ms
+            tps = 1000.0 * n / tpot
+            row = (n, bucket, first, late, tpot, tps, max(base_memory_gb + (share or 0.0) * pool, MEMORY_FLOOR_GB))
             for name, value in zip(columns, (*row, scale * 1000.0 / tps), strict=True):
                 columns[name].append(float(value))
     return columns
@@ -76,36 +105,20 @@ def read_off(nodes: list[int], measured_at: np.ndarray, values: np.ndarray) -> n
     return result
 
 
-def fit(cells: Cells, columns: dict[str, list[float]], output_tokens: int) -> dict[str, Any]:
-    """What an iteration and a prompt cost, from the columns.
-
-    With n = 1 nothing is shared: ``ttft(1, P) = h + t(1) + p(P)``. A line through it in P gives the prefill ``p`` and
-    the time ``h`` that a request spends outside iterations (HTTP, tokenizer, scheduling). Taking ``(n / O) p`` off
-    the TPOT leaves the decode iteration ``t(n)``, whose line ``a + b n`` gives the constant ``a`` of an iteration.
+def fit(cells: Cells, columns: dict[str, list[float]], buckets: list[int], output_tokens: int) -> dict[str, Any]:
+    """What an iteration and a prompt cost; the line ``a + b n`` through the decode iterations gives their constant.
 
     Returns:
         prefill_ms (one a bucket), request_overhead_ms, iteration_ms (a), running_ms (b), fit_error (median share).
     """
-    n = np.asarray(columns["batch_size"])
-    bucket = np.asarray(columns["prompt_len_bucket"], int)
-    tpot = np.asarray(columns["tpot_ms"])
-    buckets = np.unique(bucket)
-    lengths = np.array([PROMPT_LENGTHS[i] for i in buckets], float)
-    least = n == n.min()
-    alone = np.array([float(np.asarray(columns["ttft_p50_ms"])[least & (bucket == i)][0]) for i in buckets])
-    first_tpot = np.array([float(tpot[least & (bucket == i)][0]) for i in buckets])
-    if len(buckets) > 1:
-        _, intercept = np.polyfit(lengths, alone, 1, w=1.0 / alone)
-        intercept = min(max(intercept, 0.0), float(alone.min()))
-    else:
-        intercept = float(first_tpot[0])
-    overhead = max(intercept - float(first_tpot.min()), 0.0)
-    prefill = np.maximum(alone - float(first_tpot.min()) - overhead, 0.0)
-    decode = tpot - n / output_tokens * prefill[np.searchsorted(buckets, bucket)]
-    b, a = np.polyfit(n, decode, 1, w=1.0 / tpot) if len(np.unique(n)) > 1 else (0.0, float(decode.mean()))
-    error = float(np.median(np.abs(a + b * n - decode) / tpot))
+    added, overhead = prefill(cells, buckets)
+    n, tpot = np.asarray(columns["batch_size"]), np.asarray(columns["tpot_ms"])
+    place = np.searchsorted(buckets, np.asarray(columns["prompt_len_bucket"], int))
+    iteration = tpot - n / output_tokens * added[place]
+    b, a = np.polyfit(n, iteration, 1, w=1.0 / tpot) if len(np.unique(n)) > 1 else (0.0, float(iteration.mean()))
+    error = float(np.median(np.abs(a + b * n - iteration) / tpot))
     return {
-        "prefill_ms": [round(float(x), 4) for x in prefill],
+        "prefill_ms": [round(float(x), 4) for x in added],
         "request_overhead_ms": round(overhead, 4),
         "iteration_ms": round(float(a), 4),
         "running_ms": round(float(b), 6),

@@ -9,6 +9,7 @@ are the same records.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from inferencegym_jax.engine_grid import engine_grid
 from inferencegym_jax.live.engine import EngineMetrics
 from inferencegym_jax.live.gate import Gate
 from inferencegym_jax.live.observer import Observer, Watched
@@ -35,17 +37,13 @@ class IterationTimes:
     def __init__(self, table: LatencyTable):
         self.batch = np.asarray(table.axes["batch_size"])
         self.prompts = np.asarray(table.axes["prompt_len_bucket"])
-        tpot = table.values[0, 0, 0, :, -1, :, METRICS.index("tpot_ms")].astype(np.float64)
-        ttft = table.values[0, 0, 0, :, -1, :, METRICS.index("ttft_p50_ms")].astype(np.float64)
         fitted = json.loads(table.metadata.get("fitted", "{}"))
         self.overhead_ms = float(fitted.get("request_overhead_ms", 0.0))
-        alone = np.maximum(ttft[0] - tpot[0] - self.overhead_ms, 0.0)
-        self.prefill_at = np.asarray(fitted.get("prefill_ms", alone), np.float64)
-        share = self.batch[:, None] / table.output_length * self.prefill_at
+        decode, added = engine_grid(_with_prefill(table, self.overhead_ms)).parts_ms
+        self.decode_at, self.prefill_at = decode[0, 0, :, -1], added[0, 0, 0, -1]
         self.memory_at = table.values[0, 0, 0, :, -1, :, METRICS.index("gpu_mem_gb")].astype(np.float64)
         self.pool_gb = float(table.metadata.get("kv_cache_gb", "0"))
         self.base_gb = float(table.metadata.get("base_memory_gb", "0"))
-        self.decode_at = np.maximum(tpot - share, 0.1 * tpot)
 
     def decode_ms(self, n: float, prompt: float) -> float:
         """An iteration of ``n`` decoding requests with prompts of ``prompt`` tokens."""
@@ -67,6 +65,15 @@ class IterationTimes:
         if prompt < self.prompts[0]:
             return float(self.prefill_at[0] * prompt / self.prompts[0])
         return max(_line(prompt, self.prompts, self.prefill_at), 0.0)
+
+
+def _with_prefill(table: LatencyTable, overhead_ms: float) -> LatencyTable:
+    """The table; where it cannot be taken apart, with the prefill that its TTFT at the smallest batch leaves."""
+    if table.prefill_ms or len(table.axes["prefill_disagg"]) == 2:
+        return table
+    ttft, tpot = (table.values[0, 0, 0, 0, -1, :, METRICS.index(name)] for name in ("ttft_p50_ms", "tpot_ms"))
+    alone = np.maximum(ttft.astype(np.float64) - tpot - overhead_ms, 0.0)
+    return dataclasses.replace(table, metadata={**table.metadata, "prefill_ms": json.dumps(alone.tolist())})
 
 
 def _line(x: float, nodes: np.ndarray, values: np.ndarray) -> float:

@@ -61,6 +61,15 @@ class Endpoint:
         """The URL for messages, without user and password."""
         return hide_user(self.root)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine, which no proxy of the environment should come between."""
+        host = urlsplit(self.root).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
     def redact(self, text: str) -> str:
         """``text`` without the API key, should a server have echoed it."""
         return text.replace(self.api_key, "***") if self.api_key else text
@@ -84,15 +93,8 @@ def open_client(endpoint: Endpoint, keepalive_s: float = 2.0) -> httpx.AsyncClie
         headers=headers,
         timeout=httpx.Timeout(None, connect=endpoint.connect_timeout_s),
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=1024, keepalive_expiry=keepalive_s),
-        trust_env=not _is_local(urlsplit(endpoint.root).hostname or ""),
+        trust_env=not endpoint.is_local,
     )
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from inferencegym_jax.live.control import ControlSettings, create_app
+from inferencegym_jax.models import ServeAction
 from tests.live.fake_engine import listen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,3 +91,45 @@ def serving(app: Any) -> Iterator[str]:
     finally:
         server.should_exit = server.force_exit = True
         thread.join(10)
+
+
+STEP = 0.05  # seconds between two questions to the policy
+
+
+class Fixed:
+    """A policy that is what a test sets."""
+
+    def __init__(self, batch_size: Any = 512):
+        self.batch_size = batch_size
+        self.sleep_s = 0.0
+        self.seen: list[Any] = []
+
+    def ask(self, observation: Any) -> ServeAction:
+        self.seen.append(observation)
+        time.sleep(self.sleep_s)
+        if isinstance(self.batch_size, Exception):
+            raise self.batch_size
+        return ServeAction(batch_size=self.batch_size)
+
+
+def proxy(url: str, policy: Any = None, **changes: Any) -> Any:
+    settings = ControlSettings(url, step_seconds=STEP, **changes)
+    return serving(create_app(settings, policy or Fixed(), "fixed"))
+
+
+def body(output: int = 5, prompt: int = 4, tag: str = "w", stream: bool = True, **more: Any) -> dict[str, Any]:
+    return {"model": "fake", "prompt": [7] * prompt, "max_tokens": output, "stream": stream, "user": tag, **more}
+
+
+def status(url: str, until: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
+    """``/status``, once it is as wanted (or what it is after five seconds)."""
+    deadline = time.monotonic() + 5
+    while True:
+        found = httpx.get(f"{url}/status", trust_env=False).json()
+        if until(found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
+
+
+def controlling(found: dict[str, Any]) -> bool:
+    return found["mode"] == "control"

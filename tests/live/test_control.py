@@ -5,58 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
-import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from inferencegym_jax.live.control import ControlSettings, create_app
-from inferencegym_jax.models import ServeAction
-from tests.live.conftest import serving
-
-STEP = 0.05
-
-
-class Fixed:
-    """A policy that is what a test sets."""
-
-    def __init__(self, batch_size: Any = 512):
-        self.batch_size = batch_size
-        self.sleep_s = 0.0
-        self.seen: list[Any] = []
-
-    def ask(self, observation: Any) -> ServeAction:
-        self.seen.append(observation)
-        time.sleep(self.sleep_s)
-        if isinstance(self.batch_size, Exception):
-            raise self.batch_size
-        return ServeAction(batch_size=self.batch_size)
-
-
-def proxy(url: str, policy: Any = None, **changes: Any) -> Any:
-    settings = ControlSettings(url, step_seconds=STEP, **changes)
-    return serving(create_app(settings, policy or Fixed(), "fixed"))
-
-
-def body(output: int = 5, prompt: int = 4, tag: str = "w", stream: bool = True, **more: Any) -> dict[str, Any]:
-    return {"model": "fake", "prompt": [7] * prompt, "max_tokens": output, "stream": stream, "user": tag, **more}
-
-
-def status(url: str, until: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
-    """``/status``, once it is as wanted (or what it is after five seconds)."""
-    deadline = time.monotonic() + 5
-    while True:
-        found = httpx.get(f"{url}/status", trust_env=False).json()
-        if until(found) or time.monotonic() > deadline:
-            return found
-        time.sleep(0.02)
-
-
-def controlling(found: dict[str, Any]) -> bool:
-    return found["mode"] == "control"
+from tests.live.conftest import Fixed, body, controlling, proxy, serving, status
 
 
 def test_a_stream_passes_through_byte_for_byte(engine: Any) -> None:
@@ -241,39 +196,39 @@ def test_an_upstream_fault_reaches_the_client_and_counts_as_a_violation(engine: 
     assert sum(float(seen.slo_violation_rate) for seen in policy.seen) == 1.0
 
 
-@pytest.mark.parametrize("answer", [RuntimeError("no idea"), math.nan, math.inf, 0, 10**6])
-def test_a_policy_that_fails_means_plain_pass_through_until_it_answers_again(engine: Any, answer: Any) -> None:
-    policy = Fixed(answer)
-    with proxy(engine.url, policy) as url:
-        found = status(url, lambda x: x["fallback_steps"] > 0)
-        assert (found["mode"], found["batch_size"]) == ("pass-through", None) and found["fallback"]
-        assert httpx.post(f"{url}/v1/completions", json=body(), trust_env=False).text.endswith("[DONE]\n\n")
-        page = httpx.get(f"{url}/metrics", trust_env=False).text
-        assert "inferencegym_control_fallback 1.0" in page and "batch_size +Inf" in page
-        policy.batch_size = 7
-        found = status(url, controlling)
-        assert (found["mode"], found["batch_size"], found["fallback"]) == ("control", 7, None)
+@pytest.mark.parametrize("header", ["caf\u00e9".encode(), b"caf\xe9"])
+def test_headers_pass_through_and_those_of_the_connection_do_not(header: bytes) -> None:
+    seen: list[tuple[bytes, bytes]] = []
 
+    async def upstream(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == "/echo":
+            seen.extend(scope["headers"])
+            lines = [
+                (b"x-back", b"a, b"),
+                (b"set-cookie", b"a=1"),
+                (b"set-cookie", b"b=2"),
+                (b"content-encoding", b"gzip"),
+            ]
+            await send({"type": "http.response.start", "status": 299, "headers": lines})
+            await send({"type": "http.response.body", "body": b"not gzip at all"})
 
-def test_a_policy_that_hangs_delays_no_request(engine: Any) -> None:
-    policy = Fixed()
-    policy.sleep_s = 3.0
-    with proxy(engine.url, policy) as url:
-        found = status(url, lambda x: x["fallback_steps"] > 2)
-        assert found["mode"] == "pass-through"
-        assert httpx.post(f"{url}/v1/completions", json=body(), trust_env=False, timeout=2.0).status_code == 200
-
-
-def test_the_policy_sees_the_traffic_as_an_observation(engine: Any) -> None:
-    policy = Fixed()
-    with proxy(engine.url, policy) as url:
-        for _ in range(5):
-            httpx.post(f"{url}/v1/completions", json=body(10, prompt=50), trust_env=False)
-        found = status(url, lambda x: x["steps"] > 3)
-    assert found["observation"]["mean_prompt_len"] == 50.0
-    assert max(float(seen.arrival_rate) for seen in policy.seen) > 0
-    assert max(float(seen.tpot_p50) for seen in policy.seen) > 3.0  # 4 ms an iteration
-    assert [int(seen.timestep) for seen in policy.seen[:3]] == [1, 2, 3]
+    with serving(upstream) as root, proxy(root) as url, httpx.Client(trust_env=False) as client:
+        sent = [
+            (b"x-mine", header),
+            (b"x-mine", b"2"),
+            (b"cookie", b"c=3"),
+            (b"connection", b"close"),
+            (b"te", b"gzip"),
+        ]
+        with client.stream("GET", f"{url}/echo?q=%20", headers=sent) as answer:
+            content = b"".join(answer.iter_raw())
+        assert (answer.status_code, content) == (299, b"not gzip at all")
+        assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"] and answer.headers["x-back"] == "a, b"
+    got = dict(seen)
+    mine = [value for name, value in seen if name == b"x-mine"]
+    assert mine[1] == b"2" and mine[0].decode(errors="replace").startswith("caf") and got[b"cookie"] == b"c=3"
+    assert b"te" not in got and got[b"user-agent"].startswith(b"python-httpx")  # the client's, not the proxy's
+    assert got[b"accept-encoding"] == client.headers["accept-encoding"].encode()
 
 
 def test_an_upstream_that_is_not_there_is_a_502_and_a_large_body_a_413(engine: Any) -> None:

@@ -40,6 +40,8 @@ def call(*arguments: Any, **environment: str) -> Any:
         (["control", "--upstream", "http://h:1", "--policy", "baseline", "--queue", "-1"], "--queue -1"),
         (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "none.parquet"], "no such file"),
         (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "x", "--policies", ","], "none given"),
+        (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "x", "--classes", "1,2"], "--classes '1,2'"),
+        (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "x", "--classes", "1,1,0"], "add up to 1"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(arguments: list[str], said: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -203,6 +205,20 @@ def test_a_late_caller_gets_a_longer_second_and_rates_divided_by_it(make: Callab
     assert info["seconds"] >= 4 * STEP
     arrivals = int(info["workload"].arrivals)
     assert arrivals > 0 and float(info["metrics"].tokens_per_sec) <= 6 * arrivals / info["seconds"] + 200
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(make: Callable[..., LiveEnv], monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make(poisson_traffic(40.0, 4, 16, 4, seed=1))
+    _, state = env.reset_seed(3)
+    true, calls = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: true() + 3600.0 * (-1) ** next(calls))
+    for _ in range(4):
+        _, state, _, _, _, info = env.step(None, state, ig.ServeAction(batch_size=16))
+        assert STEP / 2 < info["seconds"] < 10 * STEP
+    records = env.finish()
+    assert next(calls) > 0  # the clock was asked, by whomever
+    assert records and {record.outcome for record in records} == {"completed"}
+    assert all(0.0 < record.ttft_ms < 60_000 for record in records if record.ttft_ms is not None)
 
 
 def test_traffic_is_the_simulators_own_draws_and_the_same_for_a_seed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from inferencegym_jax.live.cells import Cells, StateError, half_width
-from inferencegym_jax.live.closed_loop import Slice
+from inferencegym_jax.live.closed_loop import Slice, shared
 from inferencegym_jax.live.engine import EngineError, probe
 from inferencegym_jax.live.measure import Measurement, MeasureSettings, Progress
 from inferencegym_jax.live.measured_table import read_off
@@ -154,10 +155,25 @@ def test_a_broken_state_file_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_cells_survive_their_file(tmp_path: Path) -> None:
     cells = Cells({"model": "m"}, elapsed_s=3.5)
-    cells.add((4, 1), Slice(1.0, [5.0, 5.2], [9.0, 11.0], [700.0, 710.0], 0.25, 0.0))
+    cells.add((4, 1), Slice(1.0, 5.1, 3.5, 0.1, [5.0, 5.2], [9.0, 11.0], [700.0, 710.0], 0.25, 0.0))
     cells.save(tmp_path / "s.json")
     assert Cells.load(tmp_path / "s.json", {"model": "m"}) == cells
     assert cells.tpot_ms((4, 1)) == pytest.approx(5.1) and cells.ttft_ms((4, 1), 50) == 10.0
+
+
+def test_what_shares_a_gap_is_counted_from_when_tokens_came() -> None:
+    """An engine of 10 ms iterations with three requests; the third's prefill takes the fourth iteration to 40 ms."""
+    rng = np.random.default_rng(0)
+    ends = np.cumsum([0.010] * 3 + [0.040] + [0.010] * 4)
+    gaps, firsts = [], []
+    for first in (0, 0, 3):
+        times = ends[first:] + rng.uniform(0.0, 0.001, len(ends) - first)  # tokens of one iteration, jittered
+        firsts.append(times[0])
+        gaps += list(itertools.pairwise(times))
+    inside, prefills = shared(np.array(gaps), np.array(firsts))
+    assert len(gaps) == 7 + 7 + 4
+    assert inside == pytest.approx((6 * 2 + 12 * 3) / 18)  # gaps while two run, and while three do
+    assert prefills == pytest.approx(2 / 18)  # the third's, in one gap of each of the others; not one's own
 
 
 def test_half_width_is_students() -> None:

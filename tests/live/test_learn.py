@@ -1,0 +1,75 @@
+"""A policy learned on a measured table and a trial's own scenario is one that the trial takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.live.learn import CONFIG, learn, training_params
+from inferencegym_jax.live.compare import TrialRequest, scenario
+from inferencegym_jax.live.measured_table import write_table
+from inferencegym_jax.live.policy import PolicyRunner, initial_observation, load_policy
+from inferencegym_jax.live.streaming import Endpoint
+from inferencegym_jax.live.trial import TrialSettings
+from inferencegym_jax.table import load_table
+from inferencegym_jax.tasks import calibration
+from inferencegym_jax.trained import load_network
+from tests.live.fake_engine import Times
+
+TIMES = Times(a=13.0, b=1.2, c=0.86)
+OUTPUT = 32
+
+
+@pytest.fixture
+def request_of(tmp_path: Path) -> TrialRequest:
+    """A trial on the table that a perfect measurement of ``TIMES`` gives."""
+    columns: dict[str, list[float]] = {}
+    for n in (1, 8, 32):
+        for bucket, prompt in enumerate((64, 128, 256)):
+            tpot = TIMES.iteration_ms(n, prompt, OUTPUT)
+            first = TIMES.a + TIMES.b * n + TIMES.c * prompt
+            row = {"batch_size": n, "prompt_len_bucket": bucket, "ttft_p50_ms": first, "ttft_p99_ms": 2 * first}
+            row |= {"tpot_ms": tpot, "tps": 1000 * n / tpot, "gpu_mem_gb": 2.0 + 0.01 * n}
+            row["cost_per_1k"] = calibration()["cost_scale"] * tpot / n
+            for name, value in row.items():
+                columns.setdefault(name, []).append(float(value))
+    prefill = json.dumps([TIMES.c * prompt for prompt in (64, 128, 256)])
+    metadata = {"reference_output_length": str(OUTPUT), "prefill_ms": prefill, "kv_cache_gb": "4.0"}
+    write_table(columns, metadata, tmp_path / "table.parquet")
+    return TrialRequest(
+        Endpoint("http://127.0.0.1:9", "none"),
+        ["baseline"],
+        tmp_path / "table.parquet",
+        prompt_scale=0.3,
+        seconds=20,
+        slo_ttft_ms=(2000.0, 20000.0, float("inf")),
+        slo_itl_ms=100.0,
+        class_shares=(0.2, 0.5, 0.3),
+        settings=TrialSettings(repeats=1),
+    )
+
+
+def test_the_environment_is_the_trials_scenario_on_this_engine(request_of: TrialRequest) -> None:
+    table = load_table(request_of.table)
+    params = training_params(request_of, table)
+    scaled, _, how = scenario(request_of, table)
+    assert (int(params.engine.open_loop), float(params.engine.slo_tpot_ms)) == (1, 100.0)
+    assert float(params.rate) == pytest.approx(float(scaled.rate)) and float(params.rate) < 10
+    assert np.asarray(params.class_shares) == pytest.approx([0.2, 0.5, 0.3]) and how["class_shares"][0] < 0.21
+    assert np.asarray(params.slo_ms).tolist() == [20000.0] * 3  # the one queue's: of the class that can wait longest
+    assert float(params.oom_limit_gb) == pytest.approx(6.01, abs=0.01)  # least memory, and the pool
+
+
+def test_what_is_learned_is_a_policy_of_the_trial_and_the_best_of_its_seeds(request_of: TrialRequest) -> None:
+    said: list[str] = []
+    config = CONFIG.replace(total_steps=1, environments=8, rollout_length=8, evaluate_every=1, evaluation_episodes=2)
+    path = learn(request_of, request_of.table.with_name("learned.npz"), said.append, config, seeds=2)
+    _, metadata = load_network(path)
+    found = [float(text.rpartition(" goodput ")[2].split()[0]) for text in said]
+    assert len(found) == 2 and metadata["predicted_goodput"] == pytest.approx(max(found), abs=0.01)
+    assert metadata["table_digest"] == load_table(request_of.table).digest
+    action = PolicyRunner(load_policy(str(path))).ask(initial_observation())
+    assert 1 <= int(action.batch_size) <= 512
