@@ -302,4 +302,6 @@ def notices(
         )
     if chosen["spec_length"]:
         said.append("speculation needs a draft head of the model; its acceptance on your prompts may differ")
+    if chosen["prefill_disagg"]:
+        said.append("prefill has a GPU and a server of its own: run each server's command in a shell of its own")
     return tuple(said)

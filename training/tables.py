@@ -1,11 +1,14 @@
-"""Results as tables for the terminal."""
+"""Results as tables for the terminal, and the consoles that show them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
+
+WIDTH = 140  # columns of what goes to a file or a pipe
 
 UNITS = {
     "mean_tps": "tokens/s",
@@ -16,6 +19,12 @@ UNITS = {
     "mean_violations": "requests/s",
     "mean_queue": "requests",
 }
+
+
+def screen(stderr: bool = False) -> Console:
+    """A console; wide where it is no terminal, so that no column is cut in a file."""
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=WIDTH)
 
 
 def span(value: Mapping[str, float], digits: int = 4) -> str:
@@ -49,4 +58,24 @@ def sweep_table(rows: Sequence[Mapping[str, float]], most: int = 20) -> Table:
         table.add_column(name, justify="right")
     for row in rows[:most]:
         table.add_row(*(f"{value:.4g}" for value in row.values()))
+    return table
+
+
+def rank_table(found: Mapping[str, Any]) -> Table:
+    """What ``ranks.rank_policies`` returned."""
+    lines = (
+        f"{name} {x['spearman']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"
+        for name, x in (("all", found["all"]), ("static actions only", found["static"]))
+    )
+    table = Table(
+        title=f"task {found['task']}, {found['episodes']} episodes: return and score of {found['policies']} policies",
+        caption=f"Spearman's rank correlation [95 % interval over policies]: {'; '.join(lines)}",
+        caption_justify="left",
+    )
+    table.add_column("policy")
+    for name in ("score", "rank by score", "return", "rank by return"):
+        table.add_column(name, justify="right")
+    for row in found["rows"]:
+        cells = (f"{row['score']:.3f}", str(row["score_rank"]), f"{row['return']:.1f}", str(row["return_rank"]))
+        table.add_row(row["policy"], *cells)
     return table
