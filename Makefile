@@ -21,6 +21,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	if $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 # Extras of each set, and the packages that it takes without their dependencies. rich draws the progress of every script.
+EXTRAS_all := server,demo,train,gym,client,cli,live
 EXTRAS_demo := demo
 EXTRAS_test := server,demo,train,gym,client,cli,live,dev
 EXTRAS_ci := server,demo,train,gym,client,cli,live,rejax,dev
@@ -33,6 +34,7 @@ EXTRAS_live := live
 EXTRAS_rejax := rejax
 EXTRAS_sb3 := sb3
 EXTRAS_notebook := notebook,train,gym,client
+NODEPS_all := openenv
 NODEPS_test := openenv
 NODEPS_ci := openenv aiconfigurator-core
 NODEPS_table := aiconfigurator-core
@@ -47,7 +49,7 @@ INSTALL = $$( [ -x $(VENV)/bin/uv ] && echo $(VENV)/bin/uv pip install --quiet -
 export UV_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint format bench table serve policies docs notebook release audit live install-% lock wheel clean
+.PHONY: help install demo test lint format bench table serve policies docs notebook release audit live install-% lock wheel clean
 .PRECIOUS: $(STAMPS)/%
 
 help: ## Show this list
@@ -56,6 +58,9 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "Each target installs what it needs into $(VENV), once."
+
+install: $(STAMPS)/all ## Install every command of the README into .venv (then: . .venv/bin/activate)
+	@echo "Ready. Now: . $(VENV)/bin/activate"
 
 demo: $(STAMPS)/demo ## Score four policies on all tasks and draw demo.png (under 3 minutes from a fresh clone)
 	$(PY) -m training.demo $(ARGS)
