@@ -156,9 +156,9 @@ def test_the_quick_engine_is_the_reference_request_by_request(limits):
     rng = np.random.default_rng(5)
     arrivals = np.sort(rng.uniform(0, 20_000, 250)).tolist()
     prompts = np.clip(rng.lognormal(6.5, 1.2, 250), 1, 8000).astype(int).tolist()
-    outputs = np.clip(rng.lognormal(4.0, 1.0, 250), 1, 400).astype(int).tolist()
+    outputs = np.clip(rng.lognormal(3.0, 1.6, 250), 1, 400).astype(int).tolist()
     slow = serve(arrivals, prompts, outputs, kernels(), limits)
     np.testing.assert_allclose(
         first_tokens(arrivals, prompts, outputs, kernels(), limits), [r.first_token for r in slow.requests], rtol=1e-9
     )
-    assert sum(r.output == 1 for r in slow.requests) > 0 and slow.ttft().max() > 5 * np.median(slow.ttft())
+    assert min(outputs) == 1 and slow.ttft().max() > 2_000  # single tokens and a queue are among them
