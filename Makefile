@@ -68,10 +68,12 @@ demo: $(STAMPS)/demo ## Score four policies on all tasks and draw demo.png (unde
 test: $(STAMPS)/test ## Run the tests on the CPU (PYTEST_ARGS="-k grader" narrows them)
 	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist loadfile --timeout 900 $(PYTEST_ARGS)
 
-lint: $(STAMPS)/test ## Check style, formatting and types
+lint: $(STAMPS)/test ## Check style, formatting and types; the library strictly, and every public name
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright
+	$(PY) -m pyright -p pyrightstrict.json
+	$(PY) tests/public_types.py
 
 format: $(STAMPS)/test ## Mend style and formatting in place
 	$(PY) -m ruff check --fix .

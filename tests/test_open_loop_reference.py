@@ -161,4 +161,4 @@ def test_the_quick_engine_is_the_reference_request_by_request(limits):
     np.testing.assert_allclose(
         first_tokens(arrivals, prompts, outputs, kernels(), limits), [r.first_token for r in slow.requests], rtol=1e-9
     )
-    assert min(outputs) == 1 and slow.ttft().max() > 2_000  # single tokens and a queue are among them
+    assert min(outputs) == 1 and slow.ttft().max() > 2 * slow.ttft().min()

@@ -136,7 +136,7 @@ def show(found: Any, console: Console) -> None:
     columns = [name for name in found.results if name != "best"]
     rows = [(label, *(_cell(key, found.results[name][key]) for name in columns)) for key, label in ROWS.items()]
     console.print()
-    console.print(table(None, ("", *columns), rows))
+    console.print(table(("", *columns), rows))
     for name in columns[2:]:
         gain = found.gains[name]
         console.print(

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
+from inferencegym_jax.cli.options import knob_values
 from inferencegym_jax.configuration_search import environment
 from inferencegym_jax.log_requests import TRACE_TASK, LoggedRequests, load_requests
 from inferencegym_jax.recommend import recommend
@@ -53,15 +54,22 @@ def _one(job: tuple[str, dict[str, Any], float, float]) -> float:
 
 
 def check(
-    path: Path, configurations: int, slo_ms: float, memory_gb: float, seed: int, processes: int
+    path: Path,
+    configurations: int,
+    slo_ms: float,
+    memory_gb: float,
+    fixed: dict[str, Any] | None = None,
+    seed: int = 8,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Everything that the command prints."""
     start = time.perf_counter()
-    found = recommend(path, slo_ttft_ms=slo_ms, memory_gb=memory_gb).to_dict()
+    found = recommend(path, slo_ttft_ms=slo_ms, memory_gb=memory_gb, fixed=fixed).to_dict()
     answered = time.perf_counter() - start
     requests = load_requests(path)
     env, params = environment(ig.load_table(), requests, memory_gb, None)
-    actions = static_actions(env, params)
+    held = (fixed or {}).items()
+    actions = [action for action in static_actions(env, params) if held <= action.items()]
     picked = np.random.default_rng(seed).choice(len(actions), min(configurations, len(actions)), replace=False)
     tried = [found["recommended"], found["current"], *(actions[i] for i in picked)]
     jobs = [(str(path), knobs, slo_ms, memory_gb) for knobs in tried]
@@ -74,10 +82,12 @@ def check(
         "log": path.name,
         "slo_ttft_ms": slo_ms,
         "memory_gb": memory_gb,
+        "fixed": fixed,
         "requests": requests.count,
         "seconds": requests.seconds,
         "answered_in_s": answered,
         "recommended": found["recommended"],
+        "meets_slo": found["meets_slo"],
         "promised_goodput": found["goodput"],
         "replayed_goodput": shares[0] * rate,
         "promise_error": found["goodput"] / (shares[0] * rate) - 1.0,
@@ -98,11 +108,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--configurations", type=int, default=50)
     parser.add_argument("--slo-ttft-ms", type=float, default=300.0)
     parser.add_argument("--memory-gb", type=float, default=40.0)
+    parser.add_argument("--fixed", default="", help="as of `inferencegym recommend`")
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args(arguments)
     found = check(
-        given.log, given.configurations, given.slo_ttft_ms, given.memory_gb, given.seed, max(given.processes, 1)
+        given.log,
+        given.configurations,
+        given.slo_ttft_ms,
+        given.memory_gb,
+        knob_values(given.fixed, "--fixed"),
+        given.seed,
+        max(given.processes, 1),
     )
     print(json.dumps(found, indent=1))
     return int(abs(found["promise_error"]) > PROMISE or found["below_best"] > BEATEN)
