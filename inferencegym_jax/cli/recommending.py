@@ -119,13 +119,16 @@ def show(found: Any, console: Console) -> None:
             soft_wrap=True,
         )
     gain = found.gains["recommended"]
-    console.print(
-        f"Over {words(found.current)}:\n"
-        f"    goodput  {changed(gain['goodput'])} requests/s\n"
-        f"    p99 TTFT {changed(gain['ttft_p99_ms'])} ms\n"
-        f"    cost     {changed(gain['cost_per_1k'])} per 1k tokens",
-        soft_wrap=True,
-    )
+    if found.knobs == found.current:
+        console.print("It is what runs now: nothing else that was tried would be worth a change.")
+    else:
+        console.print(
+            f"Over {words(found.current)}:\n"
+            f"    goodput  {changed(gain['goodput'])} requests/s\n"
+            f"    p99 TTFT {changed(gain['ttft_p99_ms'])} ms\n"
+            f"    cost     {changed(gain['cost_per_1k'])} per 1k tokens",
+            soft_wrap=True,
+        )
     if found.one_gpu is not None:
         single = found.one_gpu
         console.print(

@@ -40,6 +40,9 @@ def first_tokens(
             budget -= take
         while waiting and budget > 0 and decoding + len(prefilling) < limits.max_num_seqs:
             i = waiting[0]
+            if prompts[i] + outputs[i] > limits.kv_tokens:  # longer than the pool: refused, as engines do
+                waiting.popleft()
+                continue
             if kv_used + prompts[i] + outputs[i] > limits.kv_tokens:
                 break
             waiting.popleft()
@@ -49,7 +52,7 @@ def first_tokens(
             prefilling.append([i, prompts[i] - take])
             budget -= take
         if not decoding and not chunks:
-            now = arrivals[ahead]
+            now = arrivals[ahead] if ahead < len(arrivals) else now
             continue
         length = times.overhead + times.decode(
             max(decoding, 1), context / decoding if decoding else prompts[chunks[0][0]]
