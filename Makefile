@@ -21,7 +21,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	if $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 # Extras of each set, and the packages that it takes without their dependencies. rich draws the progress of every script.
-EXTRAS_all := server,demo,train,gym,client,cli,live
+EXTRAS_all := server,demo,train,gym,client,cli,live,openenv
 EXTRAS_demo := demo
 EXTRAS_test := server,demo,train,gym,client,cli,live,dev
 EXTRAS_ci := server,demo,train,gym,client,cli,live,rejax,dev
@@ -41,7 +41,7 @@ NODEPS_table := aiconfigurator-core
 NODEPS_bench := openenv
 NODEPS_serve := openenv
 # Everything in the lock but what is installed without dependencies.
-LOCKED := server demo train gym client cli live tensorboard sb3 rejax bench docs notebook dev
+LOCKED := server demo train gym client cli live openenv tensorboard sb3 rejax bench docs notebook dev
 LOCKED_NODEPS := openenv==0.10.0 aiconfigurator-core==0.12.0
 
 # uv where pip could fetch it (ten times faster), pip otherwise.
