@@ -179,7 +179,10 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
 
     Args:
         num_envs: how many.
-        task_id, normalised, table, config: see ``InferenceGymEnv``.
+        task_id: see ``InferenceGymEnv``, also for the rest.
+        normalised: the same.
+        table: the same.
+        config: the same.
     """
 
     metadata: dict[str, Any] = {

@@ -53,10 +53,11 @@ def rank_policies(
         advance: told what runs.
 
     Returns:
-        ``{"task", "episodes", "policies", "static_actions", "grid", "all", "static", "rows": [{"policy", "score",
-        "return", "score_rank", "return_rank"}]}``: "all" and "static" hold ``correlation`` with and without the
-        built-in policies; ranks count from 1, the best, among all. The rows are the built-in policies, the static
-        action with the best score and the one with the best return.
+        ``{"task", "episodes", "policies", "static_actions", "grid", "all", "static", "top", "rows": [{"policy",
+        "score", "return", "score_rank", "return_rank"}]}``: "all", "static" and "top" hold ``correlation`` over all
+        policies, without the built-in ones, and over the quarter with the best scores; ranks count from 1, the best,
+        among all. The rows are the built-in policies, the static action with the best score and the one with the best
+        return.
 
     Raises:
         ValueError: unknown task, fewer than 3 actions, no episodes.
@@ -87,6 +88,7 @@ def rank_policies(
         scores.append(found["score"].mean())
         returns.append(found["return"].mean())
     score, total = np.asarray(scores, np.float64), np.asarray(returns, np.float64)
+    best_quarter = np.argsort(-score, kind="stable")[: max(len(score) // 4, 3)]
     shown = [(name, statics + i) for i, name in enumerate(names)]
     for what, values in (("score", score), ("return", total)):
         best = int(np.argmax(values[:statics]))
@@ -100,6 +102,7 @@ def rank_policies(
         "grid": len(grid),
         "all": correlation(total, score),
         "static": correlation(total[:statics], score[:statics]),
+        "top": correlation(total[best_quarter], score[best_quarter]),
         "rows": [
             {
                 "policy": name,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 WIDTH = 140  # columns of what goes to a file or a pipe
 
@@ -61,16 +62,10 @@ def sweep_table(rows: Sequence[Mapping[str, float]], most: int = 20) -> Table:
     return table
 
 
-def rank_table(found: Mapping[str, Any]) -> Table:
+def rank_table(found: Mapping[str, Any]) -> Group:
     """What ``ranks.rank_policies`` returned."""
-    lines = (
-        f"{name} {x['spearman']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"
-        for name, x in (("all", found["all"]), ("static actions only", found["static"]))
-    )
     table = Table(
-        title=f"task {found['task']}, {found['episodes']} episodes: return and score of {found['policies']} policies",
-        caption=f"Spearman's rank correlation [95 % interval over policies]: {'; '.join(lines)}",
-        caption_justify="left",
+        title=f"task {found['task']}, {found['episodes']} episodes: return and score of {found['policies']} policies"
     )
     table.add_column("policy")
     for name in ("score", "rank by score", "return", "rank by return"):
@@ -78,4 +73,9 @@ def rank_table(found: Mapping[str, Any]) -> Table:
     for row in found["rows"]:
         cells = (f"{row['score']:.3f}", str(row["score_rank"]), f"{row['return']:.1f}", str(row["return_rank"]))
         table.add_row(row["policy"], *cells)
-    return table
+    lines = ["Spearman's rank correlation of return and score [95 % interval over policies]:"]
+    names = {"all": "all policies", "static": "static actions only", "top": "the quarter with the best scores"}
+    for key, name in names.items():
+        x = found[key]
+        lines.append(f"    {x['spearman']:.3f} [{x['low']:.3f}, {x['high']:.3f}] {name}")
+    return Group(table, Text("\n".join(lines)))
