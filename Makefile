@@ -102,7 +102,8 @@ release: $(STAMPS)/test ## Build the wheel and try it in an empty environment, o
 
 audit: $(STAMPS)/test ## Look for known vulnerabilities in everything that is locked
 	$(INSTALL) pip-audit
-	$(PY) -m pip_audit --strict --progress-spinner off --no-deps --disable-pip -r constraints.txt $(ARGS)
+	$(PY) -m pip_audit --strict --progress-spinner off --no-deps --disable-pip -r constraints.txt $(ARGS) || \
+	  { echo "'could not be audited' means that the index serves no vulnerability data, not that there is none to report: see CONTRIBUTING.md, A release." >&2; exit 1; }
 
 live: $(STAMPS)/live ## Run the benchmarks against a real engine
 	$(PY) -m benchmarks.live $(ARGS)
