@@ -163,7 +163,7 @@ def fold(
     move. Compiles once per (environment, policy, function, shapes), so pass the same function again.
 
     Args:
-        env, params, policy, seeds, length, carry, carry_axis: as for ``rollout``.
+        env: as for ``rollout``, like params, policy, seeds, length, carry and carry_axis.
         function: ``function(total, step, params) -> total`` for one environment; ``step`` is a ``Trajectory`` without
             leading axes, ``params`` that environment's task. Hashable.
         start: the first total of every environment, a pytree of arrays or numbers.
@@ -199,7 +199,7 @@ def _fold(
         return loop, function(total, row, task)
 
     def body(both: Any, _: None) -> Any:
-        return jax.vmap(one, in_axes=(0, 0, axis))(*both, params), None
+        return jax.vmap(one, in_axes=(0, 0, axis))(both[0], both[1], params), None
 
     carry, start = (_spread(tree, None, seeds) for tree in shared)
     observation, state = jax.vmap(env.reset_seed, in_axes=(0, axis))(seeds, params)
