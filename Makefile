@@ -21,6 +21,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	if $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 # Extras of each set, and the packages that it takes without their dependencies. rich draws the progress of every script.
+EXTRAS_all := server,demo,train,gym,client,cli,live,openenv
 EXTRAS_demo := demo
 EXTRAS_test := server,demo,train,gym,client,cli,live,dev
 EXTRAS_ci := server,demo,train,gym,client,cli,live,rejax,dev
@@ -33,13 +34,14 @@ EXTRAS_live := live,train
 EXTRAS_rejax := rejax
 EXTRAS_sb3 := sb3
 EXTRAS_notebook := notebook,train,gym,client
+NODEPS_all := openenv
 NODEPS_test := openenv
 NODEPS_ci := openenv aiconfigurator-core
 NODEPS_table := aiconfigurator-core
 NODEPS_bench := openenv
 NODEPS_serve := openenv
 # Everything in the lock but what is installed without dependencies.
-LOCKED := server demo train gym client cli live tensorboard sb3 rejax bench docs notebook dev
+LOCKED := server demo train gym client cli live openenv tensorboard sb3 rejax bench docs notebook dev
 LOCKED_NODEPS := openenv==0.10.0 aiconfigurator-core==0.12.0
 
 # uv where pip could fetch it (ten times faster), pip otherwise.
@@ -47,7 +49,7 @@ INSTALL = $$( [ -x $(VENV)/bin/uv ] && echo $(VENV)/bin/uv pip install --quiet -
 export UV_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint format bench table serve policies docs notebook release audit live install-% lock wheel clean
+.PHONY: help install demo test lint format bench table serve policies docs notebook release audit live install-% lock wheel clean
 .PRECIOUS: $(STAMPS)/%
 
 help: ## Show this list
@@ -57,16 +59,21 @@ help: ## Show this list
 	@echo
 	@echo "Each target installs what it needs into $(VENV), once."
 
+install: $(STAMPS)/all ## Install every command of the README into .venv (then: . .venv/bin/activate)
+	@echo "Ready. Now: . $(VENV)/bin/activate"
+
 demo: $(STAMPS)/demo ## Score four policies on all tasks and draw demo.png (under 3 minutes from a fresh clone)
 	$(PY) -m training.demo $(ARGS)
 
 test: $(STAMPS)/test ## Run the tests on the CPU (PYTEST_ARGS="-k grader" narrows them)
 	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist loadfile --timeout 900 $(PYTEST_ARGS)
 
-lint: $(STAMPS)/test ## Check style, formatting and types
+lint: $(STAMPS)/test ## Check style, formatting and types; the library strictly, and every public name
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright
+	$(PY) -m pyright -p pyrightstrict.json
+	$(PY) tests/public_types.py
 
 format: $(STAMPS)/test ## Mend style and formatting in place
 	$(PY) -m ruff check --fix .
@@ -95,7 +102,8 @@ release: $(STAMPS)/test ## Build the wheel and try it in an empty environment, o
 
 audit: $(STAMPS)/test ## Look for known vulnerabilities in everything that is locked
 	$(INSTALL) pip-audit
-	$(PY) -m pip_audit --strict --progress-spinner off --no-deps --disable-pip -r constraints.txt $(ARGS)
+	$(PY) -m pip_audit --strict --progress-spinner off --no-deps --disable-pip -r constraints.txt $(ARGS) || \
+	  { echo "'could not be audited' means that the index serves no vulnerability data, not that there is none to report: see CONTRIBUTING.md, A release." >&2; exit 1; }
 
 live: $(STAMPS)/live ## Run the benchmarks against a real engine
 	$(PY) -m benchmarks.live $(ARGS)

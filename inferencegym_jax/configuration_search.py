@@ -52,8 +52,11 @@ class Replay:
         controllers: tuple[Policy, ...],
         objective: Objective,
     ):
-        self.env, self.params, self.requests = env, params, requests
-        self.controllers, self.objective = controllers, objective
+        self.env: Environment = env
+        self.params: EnvParams = params
+        self.requests: LoggedRequests = requests
+        self.controllers: tuple[Policy, ...] = controllers
+        self.objective: Objective = objective
         stretches = len(requests.starts)
         self._lanes = max(LANES // stretches, 1)
         self._place = jnp.asarray(requests.stretch * requests.length + requests.second)

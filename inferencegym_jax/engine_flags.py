@@ -1,8 +1,8 @@
 """Knobs as command lines: what sets a configuration in vLLM, SGLang and TensorRT-LLM.
 
-Flag names are those of vLLM's V1 engine (`vllm serve`), SGLang 0.5 (`sglang.launch_server`) and TensorRT-LLM 1.x
-(`trtllm-serve` with a YAML file). What no table knows stands in angle brackets: the model, the quantised
-checkpoint, the draft head.
+Flag names are those of vLLM's V1 engine (`vllm serve`, checked with 0.32), SGLang 0.5 (`sglang.launch_server`) and
+TensorRT-LLM 1.2 (`trtllm-serve`, PyTorch backend, with a YAML file). What no table knows stands in angle brackets: the
+model, the quantised checkpoint, the draft head.
 
 How a knob maps: ``batch_size`` is the limit on running requests; ``spec_length`` the drafts of an EAGLE-3 head;
 ``quant_tier`` the checkpoint's format; ``prefill_disagg`` a prefill and a decode instance; ``kv_budget`` below 1 a KV
@@ -28,19 +28,38 @@ MODEL, DRAFT = "<model>", "<EAGLE-3 head of the model>"
 
 @dataclass(frozen=True)
 class Precision:
-    """A weight format in the words of each engine; empty: nothing to say."""
+    """A weight format in the words of each engine; empty: nothing to say.
+
+    Attributes:
+        checkpoint: for vLLM and SGLang.
+        vllm, sglang: values of ``--quantization``.
+        tensorrt_llm: checkpoint for TensorRT-LLM, which reads the format from the checkpoint itself.
+        tensorrt_llm_note: what its reader must know.
+    """
 
     checkpoint: str
     vllm: str
     sglang: str
-    tensorrt_llm: str  # quant_algo
+    tensorrt_llm: str
+    tensorrt_llm_note: str = ""
 
 
 PRECISIONS = {
-    "fp16": Precision(MODEL, "", "", ""),
-    "int8": Precision("<INT8 W8A8 checkpoint of the model>", "compressed-tensors", "w8a8_int8", "W8A8_SQ_PER_CHANNEL"),
-    "fp8": Precision(MODEL, "fp8", "fp8", "FP8"),
-    "int4": Precision("<INT4 AWQ checkpoint of the model>", "awq_marlin", "awq_marlin", "W4A16_AWQ"),
+    "fp16": Precision(MODEL, "", "", MODEL),
+    "int8": Precision(
+        "<INT8 W8A8 checkpoint of the model>",
+        "compressed-tensors",
+        "w8a8_int8",
+        "<FP8 checkpoint of the model>",
+        "The PyTorch backend has no INT8 W8A8: FP8 stands for it, which needs Ada or later (an A100: vLLM or SGLang).",
+    ),
+    "fp8": Precision(MODEL, "fp8", "fp8", "<FP8 checkpoint of the model>"),
+    "int4": Precision(
+        "<INT4 AWQ checkpoint of the model>",
+        "awq_marlin",
+        "awq_marlin",
+        "<INT4 AWQ checkpoint by ModelOpt>",
+    ),
 }
 
 
@@ -99,7 +118,7 @@ def engine_flags(made: Deployment) -> dict[str, str]:
 
 
 def vllm(made: Deployment) -> str:
-    """``vllm serve`` lines."""
+    """``vllm serve`` lines, and the proxy's where prefill is apart: it alone tells NIXL who prefills."""
     knobs, weights = made.knobs, PRECISIONS[made.precision]
     words = ["vllm", "serve", weights.checkpoint, "--max-num-seqs", str(knobs["batch_size"])]
     words += ["--max-num-batched-tokens", str(made.token_budget)]
@@ -116,7 +135,11 @@ def vllm(made: Deployment) -> str:
     for role, gpu in (("kv_producer", 0), ("kv_consumer", 1)):
         transfer = json.dumps({"kv_connector": "NixlConnector", "kv_role": role})
         port = ["--port", str(8100 + 100 * gpu)]
-        lines.append(f"CUDA_VISIBLE_DEVICES={gpu} " + _line([*words, *port, "--kv-transfer-config", transfer]))
+        own = f"CUDA_VISIBLE_DEVICES={gpu} VLLM_NIXL_SIDE_CHANNEL_PORT={5600 + gpu} "
+        lines.append(own + _line([*words, *port, "--kv-transfer-config", transfer]))
+    proxy = ["python", "<vLLM source>/tests/v1/kv_connector/nixl_integration/toy_proxy_server.py", "--port", "8000"]
+    proxy += ["--prefiller-hosts", "localhost", "--prefiller-ports", "8100"]
+    lines.append(_line([*proxy, "--decoder-hosts", "localhost", "--decoder-ports", "8200"]))
     return "\n".join(lines)
 
 
@@ -149,28 +172,33 @@ def sglang(made: Deployment) -> str:
 
 
 def tensorrt_llm(made: Deployment) -> str:
-    """``trtllm-serve`` lines with the YAML that they read."""
+    """``trtllm-serve`` lines with the YAML that they read, and the orchestrator's where prefill is apart."""
     knobs, weights = made.knobs, PRECISIONS[made.precision]
     options: list[str] = ["enable_chunked_prefill: true"]
-    if weights.tensorrt_llm:
-        options += ["quant_config:", f"  quant_algo: {weights.tensorrt_llm}"]
     if made.kv_tokens is not None:
         options += ["kv_cache_config:", f"  max_tokens: {made.kv_tokens}"]
     if knobs["spec_length"]:
         drafts = f"  max_draft_len: {int(knobs['spec_length'])}"
         options += ["speculative_config:", "  decoding_type: Eagle3", drafts, f'  speculative_model: "{DRAFT}"']
-    if knobs["prefill_disagg"]:
-        options += ["cache_transceiver_config:", "  backend: NIXL"]
-    words = ["trtllm-serve", weights.checkpoint, "--max_batch_size", str(knobs["batch_size"])]
-    words += ["--max_num_tokens", str(made.token_budget), "--extra_llm_api_options", "options.yaml"]
-    lines = ["cat > options.yaml <<'END'", *options, "END"]
+    words = ["trtllm-serve", weights.tensorrt_llm, "--max_batch_size", str(knobs["batch_size"])]
+    words += ["--max_num_tokens", str(made.token_budget)]
+    lines = [f"# {weights.tensorrt_llm_note}"] if weights.tensorrt_llm_note else []
     if not knobs["prefill_disagg"]:
-        return "\n".join([*lines, _line(words)])
-    servers = ["context_servers:", "  num_instances: 1", "  urls: ['localhost:8101']"]
-    servers += ["generation_servers:", "  num_instances: 1", "  urls: ['localhost:8201']"]
-    starts = [f"CUDA_VISIBLE_DEVICES={gpu} " + _line([*words, "--port", str(8101 + 100 * gpu)]) for gpu in (0, 1)]
-    both = ["cat > disagg.yaml <<'END'", "hostname: localhost", "port: 8000", *servers, "END"]
-    return "\n".join([*lines, *starts, *both, "trtllm-serve disaggregated -c disagg.yaml"])
+        return "\n".join([*lines, *_file("options.yaml", options), _line([*words, "--config", "options.yaml"])])
+    options += ["cache_transceiver_config:", "  backend: NIXL"]
+    # a prefill server cannot overlap its scheduling yet (TensorRT-LLM's page on disaggregated serving)
+    roles = {"prefill": ["disable_overlap_scheduler: true", *options], "decode": options}
+    for gpu, (role, own) in enumerate(roles.items()):
+        port = ["--host", "localhost", "--port", str(8101 + 100 * gpu), "--config", f"{role}.yaml"]
+        lines += [*_file(f"{role}.yaml", own), f"CUDA_VISIBLE_DEVICES={gpu} " + _line([*words, *port])]
+    both = ["hostname: localhost", "port: 8000", "backend: pytorch"]
+    both += ["context_servers:", "  num_instances: 1", "  urls: ['localhost:8101']"]
+    both += ["generation_servers:", "  num_instances: 1", "  urls: ['localhost:8201']"]
+    return "\n".join([*lines, *_file("disagg.yaml", both), "trtllm-serve disaggregated -c disagg.yaml"])
+
+
+def _file(name: str, lines: list[str]) -> list[str]:
+    return [f"cat > {name} <<'END'", *lines, "END"]
 
 
 def _line(words: list[str]) -> str:

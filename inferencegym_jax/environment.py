@@ -47,7 +47,7 @@ class Environment:
     """
 
     def __init__(self, table: LatencyTable, default_params: EnvParams, trace: RequestLog | None = None):
-        self.grid = TableGrid(table)
+        self.grid: TableGrid = TableGrid(table)
         self.trace = trace
         self.loops: Loops = "both"
         self._default_params = default_params

@@ -23,7 +23,8 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
 from inferencegym_jax import random as counters
-from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation, plain
+from inferencegym_jax.environment import Environment
+from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, ServeObservation, plain
 from inferencegym_jax.registry import make
 from inferencegym_jax.table import LatencyTable
 from inferencegym_jax.tasks import get_task
@@ -111,7 +112,7 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: None or "ansi" (one line a step).
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 1}
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
 
     def __init__(
         self,
@@ -124,9 +125,14 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
     ):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode = {render_mode!r}: must be None or 'ansi'")
+        self.inference_env: Environment
+        self.params: EnvParams
         self.inference_env, self.params = make(task_id, table=table, config=config)
-        self.task_id, self.normalised, self.render_mode = get_task(task_id).id, normalised, render_mode
-        self.action_space, self.observation_space = action_space(), observation_space(normalised)
+        self.task_id: int = get_task(task_id).id
+        self.normalised: bool = normalised
+        self.render_mode: str | None = render_mode
+        self.action_space: spaces.Space[Any] = action_space()
+        self.observation_space: spaces.Space[Any] = observation_space(normalised)
         self._state: Any = None
         self._seed: int | None = None
         self._episode = 0
@@ -173,10 +179,16 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
 
     Args:
         num_envs: how many.
-        task_id, normalised, table, config: see ``InferenceGymEnv``.
+        task_id: see ``InferenceGymEnv``, also for the rest.
+        normalised: the same.
+        table: the same.
+        config: the same.
     """
 
-    metadata = {"render_modes": [], "autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}
+    metadata: dict[str, Any] = {
+        "render_modes": [],
+        "autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP,
+    }
 
     def __init__(
         self,
@@ -190,11 +202,16 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
     ):
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
             raise ValueError(f"num_envs = {num_envs!r}: must be a whole number of at least 1")
+        self.inference_env: Environment
+        self.params: EnvParams
         self.inference_env, self.params = make(task_id, table=table, config=config)
-        self.task_id, self.num_envs, self.normalised = get_task(task_id).id, num_envs, normalised
-        self.single_action_space, self.single_observation_space = action_space(), observation_space(normalised)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.task_id: int = get_task(task_id).id
+        self.num_envs: int = num_envs
+        self.normalised: bool = normalised
+        self.single_action_space: spaces.Space[Any] = action_space()
+        self.single_observation_space: spaces.Space[Any] = observation_space(normalised)
+        self.action_space: spaces.Space[Any] = batch_space(self.single_action_space, num_envs)
+        self.observation_space: spaces.Space[Any] = batch_space(self.single_observation_space, num_envs)
         self._state: Any = None
 
     def reset(

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 import httpx
 import numpy as np
+from gymnasium import spaces
 
 from inferencegym_jax.gymnasium_env import action_space, check_seed, flatten, next_episode, observation_space, to_action
 from inferencegym_jax.models import OBSERVATION, ServeObservation
@@ -34,7 +35,7 @@ class HTTPGymEnv(gymnasium.Env[np.ndarray, Any]):
         client: an ``httpx.Client`` of your own (proxies, tests); it is not closed by ``close``.
     """
 
-    metadata = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}
 
     def __init__(
         self,
@@ -45,9 +46,12 @@ class HTTPGymEnv(gymnasium.Env[np.ndarray, Any]):
         config: Mapping[str, Any] | None = None,
         client: httpx.Client | None = None,
     ):
-        self.task_id, self.normalised, self.config = get_task(task_id).id, normalised, dict(config or {})
-        self.base_url = base_url.rstrip("/")
-        self.action_space, self.observation_space = action_space(), observation_space(normalised)
+        self.task_id: int = get_task(task_id).id
+        self.normalised: bool = normalised
+        self.config: dict[str, Any] = dict(config or {})
+        self.base_url: str = base_url.rstrip("/")
+        self.action_space: spaces.Space[Any] = action_space()
+        self.observation_space: spaces.Space[Any] = observation_space(normalised)
         self._client = client or httpx.Client(timeout=TIMEOUT_SECONDS)
         self._owns_client = client is None
         self._session: str | None = None
@@ -91,6 +95,6 @@ class HTTPGymEnv(gymnasium.Env[np.ndarray, Any]):
             answer = self._client.post(url, json=body)
         except httpx.HTTPError as error:
             raise ServerError(f"POST {url}: no answer ({error}); is the server running (`make serve`)?") from error
-        if answer.status_code != httpx.codes.OK:
+        if not answer.is_success:
             raise ServerError(f"POST {url}: {answer.status_code} {answer.text[:300]}")
         return answer.json()

@@ -171,9 +171,11 @@ def first_tokens(
         service = prefill + jnp.where(disagg, 0.0, t * tokens / chunk)
         return ahead + service, jnp.maximum(jnp.where(disagg, ahead, start), now.wait_ms) + own
 
-    later, gap_after = [], jnp.zeros_like(gap_ms)
+    later, gap_after, count = [], jnp.zeros_like(gap_ms), gap_ms.shape[0]
+    gaps = jnp.append(gap_ms, jnp.full(JOINING, jnp.inf))
+    prompts = jnp.append(prompt, jnp.zeros(JOINING))
     for i in range(1, JOINING + 1):
-        gap_after = gap_after + jnp.append(gap_ms[i:], jnp.full(i, jnp.inf))
-        later.append((gap_after, jnp.append(prompt[i:], jnp.zeros(i))))
+        gap_after = gap_after + gaps[i : i + count]
+        later.append((gap_after, prompts[i : i + count]))
     empty = jnp.zeros_like(seconds.running[0])
     return jax.lax.scan(one, empty, (second, gap_ms, prompt, residue, tuple(later)))[1]

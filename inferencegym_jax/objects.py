@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax import traffic, workload
+from inferencegym_jax.environment import Environment
 from inferencegym_jax.grader import grade
 from inferencegym_jax.models import (
     EnvParams,
@@ -52,15 +53,18 @@ class InferenceEnv:
         table: str | Path | LatencyTable | None = None,
         config: Mapping[str, Any] | None = None,
     ):
+        self.env: Environment
+        self.params: EnvParams
         self.env, self.params = make(task_id, table=table, config=config)
-        self.task_id, self.seed = get_task(task_id).id, seed
+        self.task_id: int = get_task(task_id).id
+        self.seed: int = seed
         self.reset()
 
     def reset(self, seed: int | None = None) -> ServeObservation:
         """Start an episode, with a new ``session_id`` (a UUID) and an empty ``episode_log``."""
         self.seed = self.seed if seed is None else seed
         observation, self._state = self.env.reset_seed(self.seed, self.params)
-        self.session_id = str(uuid.uuid4())
+        self.session_id: str = str(uuid.uuid4())
         self.episode_log: list[dict[str, Any]] = []
         self._phase = Phase.WARMUP
         return observation
@@ -111,13 +115,15 @@ class TraceSimulator:
     """
 
     def __init__(self, table: str | Path | LatencyTable | None = None, seed: int = 0, *, task_id: int | str = 1):
+        self.params: EnvParams
         env, self.params = make(task_id, table=load_table(table))
         self._grid = env.grid
         self.reset_seed(seed)
 
     def reset_seed(self, seed: int) -> None:
         """Start the noise of ``seed`` from its first step."""
-        self.seed, self._step = seed, 0
+        self.seed: int = seed
+        self._step = 0
 
     def simulate(self, action: ServeAction, workload: WorkloadState) -> MetricsSnapshot:
         """The metrics of one second.
@@ -144,12 +150,15 @@ class WorkloadGenerator:
     """The traffic alone: arrivals, prompt lengths, class shares and the queue of a task's seed."""
 
     def __init__(self, task_id: int | str = 1, seed: int = 0):
+        self.env: Environment
+        self.params: EnvParams
         self.env, self.params = make(task_id)
+        self.seed: int = seed
         self.reset(seed)
 
     def reset(self, seed: int | None = None) -> None:
         """Go back to the first step, of a new seed where one is given."""
-        self.seed = getattr(self, "seed", 0) if seed is None else seed
+        self.seed = self.seed if seed is None else seed
         self._state = self.env.reset_seed(self.seed, self.params)[1]
 
     def step(self, batch_size: int = 32) -> WorkloadState:

@@ -2,8 +2,7 @@
 
 ``log + table -> all static actions and controllers (configuration_search) -> serving_quality -> Recommendation``
 
-The recommended action is the cheapest that meets the objective; where none does, the cheapest within 1 % of the best
-goodput. Of those the one with the best goodput; of equals (0.1 %) the one with the fewest changes to what runs now.
+Which action is recommended, and why: ``choice.choose``.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from inferencegym_jax import policies
+from inferencegym_jax.choice import choose, front
 from inferencegym_jax.configuration_search import Replay, environment
 from inferencegym_jax.engine_flags import deployment, engine_flags
 from inferencegym_jax.log_requests import TRACE_TASK, LoggedRequests, load_requests
@@ -28,9 +28,8 @@ from inferencegym_jax.serving_quality import Objective, Quality, between, check_
 from inferencegym_jax.solver import static_actions
 from inferencegym_jax.table import LatencyTable, load_table
 
-TOLERANCE = 0.01  # of the best goodput: what a cheaper configuration may lack
-EQUAL = 0.001  # goodputs that differ by less are the same
-PARETO = 8  # configurations shown of the front
+SHORT_LOG_S = 60  # a log of less is suspected of another unit of time
+OVERLOADED = 0.97  # share of the log's output tokens that an engine which keeps up has served by its end
 
 
 @dataclass(frozen=True)
@@ -182,33 +181,6 @@ def measures(quality: Quality, i: int) -> dict[str, float]:
     return {name: float(getattr(quality, name)[i]) for name in MEASURES}
 
 
-def choose(actions: list[dict[str, Any]], quality: Quality, feasible: np.ndarray, objective: Objective) -> int:
-    """Index of the recommended action (see the module); ``actions[0]`` runs now."""
-    goodput = np.where(feasible, quality.goodput, -1.0)
-    near = feasible & (quality.attainment >= objective.attainment)
-    if not near.any():
-        near = goodput >= (1.0 - TOLERANCE) * goodput.max()
-    cost = np.where(near, quality.gpus, np.inf)  # on one log all serve the same tokens, so GPUs are the cost
-    near &= cost <= cost.min() + 1e-9
-    near &= goodput >= (1.0 - EQUAL) * goodput[near].max()
-    changes = np.asarray([sum(action[name] != actions[0][name] for name in KNOBS) for action in actions])
-    order = np.lexsort((-goodput, changes, ~near))
-    return int(order[0])
-
-
-def front(quality: Quality, feasible: np.ndarray) -> list[int]:
-    """Indices that no other one beats in goodput, p99 TTFT and GPUs, by goodput; at most ``PARETO``, evenly picked."""
-    found: list[int] = []
-    order = np.lexsort((quality.ttft_p99_ms, quality.gpus, -quality.goodput))
-    for i in order[feasible[order]]:
-        rival = np.asarray(found, int)
-        beaten = (quality.ttft_p99_ms[rival] <= quality.ttft_p99_ms[i]) & (quality.gpus[rival] <= quality.gpus[i])
-        if not beaten.any():
-            found.append(int(i))
-    picked = np.unique(np.linspace(0, len(found) - 1, min(PARETO, len(found))).round().astype(int))
-    return [found[i] for i in picked]
-
-
 def answer(
     table: LatencyTable,
     requests: LoggedRequests,
@@ -276,15 +248,30 @@ def answer(
             "replayed_requests": requests.count,
             "replayed_seconds": requests.seconds,
         },
-        notices=notices(table, requests, actions[best], feasible[0]),
+        notices=notices(table, requests, actions[best], feasible[0], results["recommended"]),
     )
 
 
 def notices(
-    table: LatencyTable, requests: LoggedRequests, chosen: Mapping[str, Any], current_fits: bool
+    table: LatencyTable,
+    requests: LoggedRequests,
+    chosen: Mapping[str, Any],
+    current_fits: bool,
+    reached: Mapping[str, float],
 ) -> tuple[str, ...]:
-    """What a reader should know before acting on the answer."""
+    """What a reader should know before acting on the answer; ``reached`` are the measures of the chosen action."""
     said = list(requests.log.notices)
+    log = requests.log
+    if log.seconds < SHORT_LOG_S:
+        said.append(
+            f"the log covers only {log.seconds} s ({log.rate:,.4g} requests/s): is the unit of its times right? (unit)"
+        )
+    wanted, served = float(requests.output.sum()) / requests.seconds, reached["tokens_per_sec"]
+    if 0.0 < served < OVERLOADED * wanted:
+        said.append(
+            f"the log asks for {wanted:,.0f} output tokens/s, this configuration serves {served:,.0f}:"
+            f" spread it over about {math.ceil(wanted / served)} such engines"
+        )
     if requests.seconds < requests.log.seconds:
         said.append(
             f"the log is long: {len(requests.starts)} stretches of {requests.length} s were replayed,"
@@ -302,4 +289,6 @@ def notices(
         )
     if chosen["spec_length"]:
         said.append("speculation needs a draft head of the model; its acceptance on your prompts may differ")
+    if chosen["prefill_disagg"]:
+        said.append("prefill has a GPU and a server of its own: run each server's command in a shell of its own")
     return tuple(said)

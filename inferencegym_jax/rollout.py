@@ -163,7 +163,7 @@ def fold(
     move. Compiles once per (environment, policy, function, shapes), so pass the same function again.
 
     Args:
-        env, params, policy, seeds, length, carry, carry_axis: as for ``rollout``.
+        env: as for ``rollout``, like params, policy, seeds, length, carry and carry_axis.
         function: ``function(total, step, params) -> total`` for one environment; ``step`` is a ``Trajectory`` without
             leading axes, ``params`` that environment's task. Hashable.
         start: the first total of every environment, a pytree of arrays or numbers.

@@ -181,8 +181,7 @@ def gain_intervals(before: Quality, after: Quality, seconds: int, seed: int = 0)
         return {
             "goodput": (b["good"] - a["good"]) / seconds,
             "attainment": b["good"] / b["requests"] - a["good"] / a["requests"],
-            "cost_per_1k": 1000.0
-            * (b["cost"] / np.maximum(b["tokens"], 1.0) - a["cost"] / np.maximum(a["tokens"], 1.0)),
+            "cost_per_1k": 1000.0 * (price(b) - price(a)),
         }
 
     point, spread = change(None), None if draws is None else change(draws)

@@ -169,7 +169,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return columns, metadata
 
 
-def _numeric(name: str, column: pa.ChunkedArray) -> np.ndarray:
+def _numeric(name: str, column: Any) -> np.ndarray:  # a pyarrow column; pyarrow ships no types
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         first = column[0].as_py() if len(column) else None

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,9 @@ UNIT_SUFFIX = re.compile(r"(?<=[a-z])_?(s|sec|secs|seconds|ms|millis|millisecond
 BLOCK_BYTES = 4 << 20
 BLOCK_ROWS = 16384
 MOST_TOKENS = 1e8
+
+
+Column: TypeAlias = Any  # a pyarrow array; pyarrow ships no types
 
 
 class TraceError(ValueError):
@@ -97,7 +100,7 @@ def _csv_blocks(file: Path) -> tuple[list[str], Iterator[Block]]:
     def blocks() -> Iterator[Block]:
         bad: list[tuple[int | None, str]] = []
 
-        def refuse(row: csv.InvalidRow) -> str:
+        def refuse(row: Any) -> str:
             bad.append((row.number, f"{row.actual_columns} cells where the header has {row.expected_columns}"))
             return "skip"
 
@@ -141,7 +144,7 @@ def _fail(file: str, line: int, index: int, column: str, value: object, wanted: 
     return TraceError(f"{file} line {line + index}: {column} is {shown}; wanted: {wanted}")
 
 
-def _numbers(file: str, line: int, name: str, column: pa.Array) -> np.ndarray:
+def _numbers(file: str, line: int, name: str, column: Column) -> np.ndarray:
     wanted = "a whole number of tokens, 0 or more"
     stripped = pc.call_function("utf8_trim_whitespace", [column])
     try:
@@ -162,7 +165,7 @@ def _is_number(cell: str | None) -> bool:
     return cell is not None
 
 
-def _check_tokens(file: str, line: int, name: str, values: np.ndarray, shown: pa.Array) -> np.ndarray:
+def _check_tokens(file: str, line: int, name: str, values: np.ndarray, shown: Column) -> np.ndarray:
     bad = ~((values >= 0) & (values <= MOST_TOKENS))
     if bad.any():
         i = int(np.argmax(bad))
@@ -170,7 +173,7 @@ def _check_tokens(file: str, line: int, name: str, values: np.ndarray, shown: pa
     return values
 
 
-def _times(file: str, line: int, name: str, column: pa.Array) -> tuple[np.ndarray, bool]:
+def _times(file: str, line: int, name: str, column: Column) -> tuple[np.ndarray, bool]:
     """(values, whether they are seconds since 1970, from dates)."""
     wanted = "a number, or a date and time like 2023-11-16 18:15:46.68"
     stripped = pc.call_function("utf8_trim_whitespace", [column])

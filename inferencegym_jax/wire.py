@@ -19,7 +19,8 @@ class ApiError(RuntimeError):
     """The server refused: ``status`` is HTTP's, ``detail`` the server's reason."""
 
     def __init__(self, status: int, detail: Any):
-        self.status, self.detail = status, detail
+        self.status: int = status
+        self.detail: Any = detail
         entries = detail if isinstance(detail, list) else [detail]
         text = "; ".join(f"{e.get('field')}: {e.get('message')}" if isinstance(e, dict) else str(e) for e in entries)
         super().__init__(f"{status}: {text}")
@@ -134,8 +135,9 @@ class EpisodeView:
         self.seed: int = answer["info"]["seed"]
         self.length: int = answer["episode_length"]
         self.active_actions: list[str] = answer["info"]["active_actions"]
-        self.observation = ServeObservation(**answer["observation"])
-        self.done, self.total_reward = False, 0.0
+        self.observation: ServeObservation = ServeObservation(**answer["observation"])
+        self.done: bool = False
+        self.total_reward: float = 0.0
 
     def take(self, answer: dict[str, Any]) -> Step:
         """The step in an answer of POST /step; moves this view on."""

@@ -16,6 +16,7 @@ from inferencegym_jax.engine_grid import engine_grid
 from inferencegym_jax.engine_models import EngineParams, EngineState
 from inferencegym_jax.open_loop import serve_second
 from tests.reference.engine import EngineLimits, KernelTimes, serve
+from tests.reference.quick_engine import first_tokens
 
 OVERHEAD_MS = 2.0
 SLOTS = 128
@@ -146,3 +147,18 @@ def test_the_reference_admits_first_come_first_served_within_slots_and_pool():
     assert first.first_token < second.first_token < third.first_token
     assert second.first_token > first.finished  # the pool has no room for both
     assert third.first_token > second.finished  # and nobody overtakes
+
+
+@pytest.mark.parametrize(
+    "limits", [EngineLimits(), EngineLimits(16, 512), EngineLimits(128, 2048, kv_tokens=12_000)], ids=str
+)
+def test_the_quick_engine_is_the_reference_request_by_request(limits):
+    rng = np.random.default_rng(5)
+    arrivals = np.sort(rng.uniform(0, 20_000, 250)).tolist()
+    prompts = np.clip(rng.lognormal(6.5, 1.2, 250), 1, 8000).astype(int).tolist()
+    outputs = np.clip(rng.lognormal(3.0, 1.6, 250), 1, 400).astype(int).tolist()
+    slow = serve(arrivals, prompts, outputs, kernels(), limits)
+    np.testing.assert_allclose(
+        first_tokens(arrivals, prompts, outputs, kernels(), limits), [r.first_token for r in slow.requests], rtol=1e-9
+    )
+    assert min(outputs) == 1 and slow.ttft().max() > 2 * slow.ttft().min()

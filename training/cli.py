@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from training.cache import use_cache
-from training.config import TrainConfig, from_mapping, load_config, task_config
+from training.options import RUNS, AsJson, Episodes, Settings, Table, Task, configured, console, fail, task_of
+from training.tables import evaluation_table, rank_table, screen, sweep_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,41 +18,6 @@ app = typer.Typer(
     help="Train, evaluate and look at policies for LLM inference control. Everything runs in this process, "
     "on the CPU unless JAX finds more.",
 )
-console = Console(stderr=True)
-RUNS = Path("runs")
-
-Task = Annotated[str, typer.Option("--task", "-t", help="Task: 1, 2, 3 or a name.")]
-Table = Annotated[Path | None, typer.Option(help="A latency table of your own (parquet or CSV).")]
-Out = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Where to write; the default is named in the command's help.")
-]
-Episodes = Annotated[int, typer.Option(help="Held-out episodes: seeds 0, 1, 2, ... that no training run sees.")]
-
-
-def task_of(text: str) -> int | str:
-    """A task's number or name from the command line."""
-    return int(text) if text.isdigit() else text
-
-
-def fail(error: Exception) -> typer.Exit:
-    """Say what is wrong, without a traceback."""
-    console.print(f"[bold red]error:[/] {error}", markup=True, highlight=False, soft_wrap=True)
-    return typer.Exit(2)
-
-
-def configured(task: str | None, config: Path | None, settings: list[str], changes: dict[str, Any]) -> TrainConfig:
-    """The config of a command: a file's or the task's own, then ``--set key=value``, then options."""
-    base = load_config(config) if config else task_config(task_of(task or "1"))
-    if config and task is not None:
-        base = base.replace(task=task_of(task))
-    entries: dict[str, Any] = {}
-    for item in settings:
-        key, separator, value = item.partition("=")
-        if not separator:
-            raise ValueError(f"--set {item!r}: must be key=value")
-        entries[key.strip()] = value.strip()
-    entries |= {key: value for key, value in changes.items() if value is not None}
-    return from_mapping(entries, base)
 
 
 @app.command()
@@ -66,9 +31,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of networks, exploration and training episodes.")] = None,
     steps: Annotated[int | None, typer.Option(help="Environment steps (total_steps).")] = None,
-    settings: Annotated[
-        list[str], typer.Option("--set", "-s", help="key=value of any config field; may be repeated.")
-    ] = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's newest checkpoint.")] = False,
     devices: Annotated[
         int | None, typer.Option(help="Split environments over this many devices (virtual ones on a CPU).")
@@ -130,14 +93,13 @@ def evaluate(
     task: Task = "1",
     episodes: Episodes = 1024,
     table: Table = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a policy on held-out episodes, with 95 % bootstrap intervals and differences paired by seed.
 
     Example: python -m training evaluate --task 3 --policy trained --json
     """
     from training.evaluation import evaluate as measure
-    from training.tables import evaluation_table
 
     use_cache()
     try:
@@ -147,7 +109,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(found))
     else:
-        Console().print(evaluation_table(found))
+        screen().print(evaluation_table(found))
 
 
 @app.command()
@@ -182,7 +144,7 @@ def sweep(
     task: Task = "1",
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML; default: the task's.")] = None,
     steps: Annotated[int | None, typer.Option(help="Environment steps of each member (total_steps).")] = None,
-    settings: Annotated[list[str], typer.Option("--set", "-s", help="key=value of any config field.")] = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
     grid: Annotated[
         list[str], typer.Option("--grid", "-g", help="name=v1,v2,...: every combination; may be repeated.")
     ] = [],  # noqa: B006
@@ -198,7 +160,6 @@ def sweep(
     Example: python -m training sweep --task 1 --grid learning_rate=3e-4,1e-3,3e-3 --grid entropy=0,1e-3
     """
     from training.sweep import run_sweep
-    from training.tables import sweep_table
 
     use_cache()
     try:
@@ -207,7 +168,7 @@ def sweep(
         rows = run_sweep(chosen, grid, search, samples, seeds, path)
     except (ValueError, OSError) as error:
         raise fail(error) from error
-    Console().print(sweep_table(rows))
+    screen().print(sweep_table(rows))
     console.print(f"wrote {path}", highlight=False)
 
 
@@ -230,7 +191,7 @@ def export(
 def study(
     task: Task = "1",
     seeds: Annotated[int, typer.Option(help="Training seeds 0, 1, 2, ...")] = 10,
-    settings: Annotated[list[str], typer.Option("--set", "-s", help="key=value of any config field.")] = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
     devices: Annotated[int | None, typer.Option(help="See train.")] = None,
 ) -> None:
     """Train several seeds and say which beat the best static action and the reactive controller on held-out
@@ -283,3 +244,24 @@ def oracle(
         typer.echo(report(task_of(task), episodes, horizon))
     except (ValueError, OSError) as error:
         raise fail(error) from error
+
+
+@app.command()
+def ranks(
+    task: Task = "3",
+    actions: Annotated[int, typer.Option(help="Static actions, drawn from the grid of the task's knobs.")] = 512,
+    episodes: Annotated[int, typer.Option(help="Episodes of each policy, seeds 0, 1, 2, ...")] = 16,
+    as_json: AsJson = False,
+) -> None:
+    """Does the reward rank policies as the grader does? Spearman's correlation of mean return and mean score."""
+    from training.ranks import rank_policies
+
+    use_cache()
+    try:
+        found = rank_policies(task_of(task), actions, episodes)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        screen().print(rank_table(found))

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from training.tables import screen
+
 EPISODES = 1024
-TABLE_WIDTH = 108  # a narrower terminal wraps the lines rather than lose columns
+TABLE_WIDTH = 120  # a narrower terminal wraps the lines rather than lose columns
 POLICIES = ("baseline", "random", "reactive", "best_static", "trained")
 COMMAND = "make demo   (python -m training.demo)"
 TIMELINE_TASK, TIMELINE_SEED, CURVE_TASK = 3, 0, 1
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.episodes < 2:
         parser.error(f"--episodes {options.episodes}: must be at least 2")
-    started, console = time.perf_counter(), Console()
+    started, console = time.perf_counter(), screen()
 
     from training.cache import use_cache
 

@@ -1,11 +1,15 @@
-"""Results as tables for the terminal."""
+"""Results as tables for the terminal, and the consoles that show them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
+
+WIDTH = 140  # columns of what goes to a file or a pipe
 
 UNITS = {
     "mean_tps": "tokens/s",
@@ -16,6 +20,12 @@ UNITS = {
     "mean_violations": "requests/s",
     "mean_queue": "requests",
 }
+
+
+def screen(stderr: bool = False) -> Console:
+    """A console; wide where it is no terminal, so that no column is cut in a file."""
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=WIDTH)
 
 
 def span(value: Mapping[str, float], digits: int = 4) -> str:
@@ -50,3 +60,22 @@ def sweep_table(rows: Sequence[Mapping[str, float]], most: int = 20) -> Table:
     for row in rows[:most]:
         table.add_row(*(f"{value:.4g}" for value in row.values()))
     return table
+
+
+def rank_table(found: Mapping[str, Any]) -> Group:
+    """What ``ranks.rank_policies`` returned."""
+    table = Table(
+        title=f"task {found['task']}, {found['episodes']} episodes: return and score of {found['policies']} policies"
+    )
+    table.add_column("policy")
+    for name in ("score", "rank by score", "return", "rank by return"):
+        table.add_column(name, justify="right")
+    for row in found["rows"]:
+        cells = (f"{row['score']:.3f}", str(row["score_rank"]), f"{row['return']:.1f}", str(row["return_rank"]))
+        table.add_row(row["policy"], *cells)
+    lines = ["Spearman's rank correlation of return and score [95 % interval over policies]:"]
+    names = {"all": "all policies", "static": "static actions only", "top": "the quarter with the best scores"}
+    for key, name in names.items():
+        x = found[key]
+        lines.append(f"    {x['spearman']:.3f} [{x['low']:.3f}, {x['high']:.3f}] {name}")
+    return Group(table, Text("\n".join(lines)))

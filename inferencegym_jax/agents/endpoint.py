@@ -111,7 +111,9 @@ class ChatClient:
         headers = {"authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
         self._errors = (httpx.TransportError,)
         self._http = httpx.Client(timeout=endpoint.timeout_s, headers=headers)
-        self.endpoint, self.usage, self._pause = endpoint, usage, pause
+        self.endpoint: Endpoint = endpoint
+        self.usage: Usage = usage
+        self._pause = pause
 
     def close(self) -> None:
         """Close the connections."""

@@ -20,7 +20,7 @@ from inferencegym_jax.agents.endpoint import ChatClient, Endpoint, EndpointError
 from inferencegym_jax.agents.prompts import MalformedAnswer, action_tool, observation_text, parse_action, system_prompt
 from inferencegym_jax.models import EPISODE_LENGTH, ServeAction
 from inferencegym_jax.registry import make
-from inferencegym_jax.tasks import get_task
+from inferencegym_jax.tasks import TaskSpec, get_task
 from inferencegym_jax.verification import verify
 
 __all__ = ["Endpoint", "EndpointError", "LLMAgent", "Usage", "play"]
@@ -53,8 +53,12 @@ class LLMAgent:
             raise ValueError(f"decide_every = {decide_every!r}: must be a whole number from 1 to {EPISODE_LENGTH}")
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(f"retries = {retries!r}: must be a whole number of at least 0")
-        self.spec, self.usage = get_task(task), Usage()
-        self.decide_every, self.retries, self.tools, self.seed = decide_every, retries, tools, seed
+        self.spec: TaskSpec = get_task(task)
+        self.usage: Usage = Usage()
+        self.decide_every: int = decide_every
+        self.retries: int = retries
+        self.tools: bool = tools
+        self.seed: int = seed
         self._client = ChatClient(endpoint, self.usage, pause)
 
     def close(self) -> None:

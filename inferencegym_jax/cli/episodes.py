@@ -13,16 +13,27 @@ import typer
 
 from inferencegym_jax import grader, verification
 from inferencegym_jax.cli.options import POLICY_HELP, Config, TableFile, Task, config_values, policy_of, task_of
-from inferencegym_jax.cli.output import JSON, answers, jsonable, notices, print_json, sentences, spread, table, working
+from inferencegym_jax.cli.output import (
+    JSON,
+    answers,
+    headed,
+    jsonable,
+    notices,
+    print_json,
+    sentences,
+    spread,
+    table,
+    working,
+)
 from inferencegym_jax.episode_statistics import EpisodeStatistics, evaluate
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.registry import make, normalisers
 from inferencegym_jax.rollout import rollout as roll_out
-from inferencegym_jax.tasks import get_task
+from inferencegym_jax.tasks import TaskSpec, get_task
 
 SHOWN = {
     "score": "score",
-    "total_reward": "reward",
+    "total_reward": "return",
     "mean_tps": "tokens/s",
     "mean_ttft_p50_ms": "TTFT p50 ms",
     "mean_ttft_p99_ms": "TTFT p99 ms",
@@ -30,8 +41,14 @@ SHOWN = {
     "peak_memory_gb": "peak GB",
     "total_cost": "cost",
 }
+SHOWN_OPEN_LOOP = SHOWN | {"goodput": "goodput tokens/s", "slo_attainment": "within the SLO"}
 
 Seeds = Annotated[int, typer.Option("--episodes", "-n", min=1, max=1_000_000, help="Episodes, of seeds 0, 1, 2, ...")]
+
+
+def shown_of(spec: TaskSpec) -> dict[str, str]:
+    """Statistics of a task's table and what they are called there."""
+    return SHOWN if spec.id <= grader.LAST_OWN else SHOWN_OPEN_LOOP
 
 
 def interval(values: np.ndarray) -> float:
@@ -80,9 +97,9 @@ def rollout(
         about = {"task": spec.name, "policy": policy, "episodes": episodes, "seed": first_seed, "config": overrides}
         print_json(about | result)
         return
-    rows = [(label, spread(result[key]["mean"], result[key]["ci95"])) for key, label in SHOWN.items()]
+    rows = [(label, spread(result[key]["mean"], result[key]["ci95"])) for key, label in shown_of(spec).items()]
     title = f"{spec.title}, policy {policy}, {episodes:,} episodes (mean ± 95 % interval)"
-    answers().print(table(title, ("", "an episode"), rows))
+    answers().print(headed(title, table(("", "an episode"), rows)))
 
 
 def write_log(path: Path, env: Any, params: Any, policy: Any, spec: Any, seed: int, config: Any) -> None:
@@ -137,9 +154,9 @@ def compare(
         return
     rows = [
         (label, *(spread(float(c[key].mean()), interval(c[key])) for c in results.values()))
-        for key, label in SHOWN.items()
+        for key, label in shown_of(spec).items()
     ]
     if len(names) > 1:
         rows.append((f"score over {names[0]}", "", *(spread(*gains[name].values()) for name in names[1:])))
     title = f"{spec.title}, {episodes:,} episodes (mean ± 95 % interval)"
-    answers().print(table(title, ("", *names), rows))
+    answers().print(headed(title, table(("", *names), rows)))

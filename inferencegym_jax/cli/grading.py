@@ -10,7 +10,7 @@ import typer
 
 from inferencegym_jax import grader, verification
 from inferencegym_jax.cli.options import Config, TableFile, config_values, task_of
-from inferencegym_jax.cli.output import ANSWER_NO, BAD_INPUT, JSON, answers, fail, print_json, sentences, table
+from inferencegym_jax.cli.output import ANSWER_NO, BAD_INPUT, JSON, answers, fail, headed, print_json, sentences, table
 from inferencegym_jax.registry import normalisers
 from inferencegym_jax.table import load_table
 from inferencegym_jax.tasks import get_task
@@ -47,7 +47,7 @@ def grade(
     else:
         console = answers()
         rows = [(name, value) for name, value in result["breakdown"].items()] + [("score", result["score"])]
-        console.print(table(spec.title, ("component", "value"), rows))
+        console.print(headed(spec.title, table(("component", "value"), rows)))
         console.print(result["feedback"])
         if result["verified"] is None:
             console.print("Not verified: the log names no seed (pass --seed).")

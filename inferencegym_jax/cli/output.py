@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 ANSWER_NO, BAD_INPUT = 1, 2
 WIDTH = 140  # columns of an answer that goes to a file or a pipe
@@ -88,9 +89,14 @@ def jsonable(value: Any) -> Any:
     return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
-def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> Table:
+def headed(title: str, shown: Table) -> Group:
+    """A table under a line of its own; rich's titles are folded to the width of the table."""
+    return Group(Text(title, style="bold", no_wrap=True, overflow="ignore"), shown)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> Table:
     """A table: the first ``left`` columns to the left, numbers to the right."""
-    result = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    result = Table(header_style="bold", box=None, pad_edge=False)
     for i, column in enumerate(columns):
         result.add_column(column, justify="left" if i < left else "right", overflow="fold")
     for row in rows:

@@ -54,9 +54,7 @@ def draw(found: Any, console: Console) -> None:
         (str(i + 1), label(one), one["goodput"], one["ttft_p99_ms"], one["cost_per_1k"], one["memory_gb"])
         for i, one in enumerate(front)
     ]
-    console.print(
-        table(None, ("", "configuration", "requests/s", "p99 TTFT ms", "cost per 1k", "peak GB"), lines, left=2)
-    )
+    console.print(table(("", "configuration", "requests/s", "p99 TTFT ms", "cost per 1k", "peak GB"), lines, left=2))
 
 
 def save(found: Any, path: Path) -> None:

@@ -119,13 +119,16 @@ def show(found: Any, console: Console) -> None:
             soft_wrap=True,
         )
     gain = found.gains["recommended"]
-    console.print(
-        f"Over {words(found.current)}:\n"
-        f"    goodput  {changed(gain['goodput'])} requests/s\n"
-        f"    p99 TTFT {changed(gain['ttft_p99_ms'])} ms\n"
-        f"    cost     {changed(gain['cost_per_1k'])} per 1k tokens",
-        soft_wrap=True,
-    )
+    if found.knobs == found.current:
+        console.print("It is what runs now: nothing else that was tried would be worth a change.")
+    else:
+        console.print(
+            f"Over {words(found.current)}:\n"
+            f"    goodput  {changed(gain['goodput'])} requests/s\n"
+            f"    p99 TTFT {changed(gain['ttft_p99_ms'])} ms\n"
+            f"    cost     {changed(gain['cost_per_1k'])} per 1k tokens",
+            soft_wrap=True,
+        )
     if found.one_gpu is not None:
         single = found.one_gpu
         console.print(
@@ -136,7 +139,7 @@ def show(found: Any, console: Console) -> None:
     columns = [name for name in found.results if name != "best"]
     rows = [(label, *(_cell(key, found.results[name][key]) for name in columns)) for key, label in ROWS.items()]
     console.print()
-    console.print(table(None, ("", *columns), rows))
+    console.print(table(("", *columns), rows))
     for name in columns[2:]:
         gain = found.gains[name]
         console.print(

@@ -47,7 +47,7 @@ def description(found: LatencyTable) -> dict[str, Any]:
 def print_axes(about: dict[str, Any]) -> None:
     """The values on each axis of a table's description."""
     rows = [(key, ", ".join(f"{x:g}" for x in values)) for key, values in about["axes"].items()]
-    answers().print(table(None, ("axis", "values"), rows, 2))
+    answers().print(table(("axis", "values"), rows, 2))
 
 
 @app.command()
@@ -87,7 +87,7 @@ def info(file: TableArgument = None, json_output: Annotated[bool, JSON] = False)
     print_axes(about)
     console.print()
     rows = [(name, number(found["min"]), number(found["max"])) for name, found in about["metrics"].items()]
-    console.print(table(None, ("metric", "least", "most"), rows))
+    console.print(table(("metric", "least", "most"), rows))
     console.print()
     for name, value in about["metadata"].items():
         console.print(f"[bold]{escape(name)}[/]  {escape(str(value))}", soft_wrap=True)

@@ -28,7 +28,7 @@ def tasks(json_output: Annotated[bool, JSON] = False) -> None:
         for spec in specs
     ]
     console = answers()
-    console.print(table(None, ("id", "name", "difficulty", "TTFT SLO ms", "memory GB", "knobs"), rows, left=6))
+    console.print(table(("id", "name", "difficulty", "TTFT SLO ms", "memory GB", "knobs"), rows, left=6))
     console.print()
     for spec in specs:
         console.print(f"{spec.id}  {spec.description}")

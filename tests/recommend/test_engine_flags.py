@@ -46,7 +46,8 @@ def test_each_knob_reaches_each_engine():
     int8, int4 = flags(quant_tier=1), flags(quant_tier=2)
     assert after(int8["sglang"], "--quantization") == "w8a8_int8"
     assert after(int4["vllm"], "--quantization") == "awq_marlin"
-    assert "quant_algo: W4A16_AWQ" in int4["tensorrt_llm"]
+    assert "AWQ checkpoint" in int4["tensorrt_llm"] and "FP8" in int8["tensorrt_llm"]
+    assert all("quant" not in found["tensorrt_llm"] for found in (int8, int4))  # the checkpoint tells
 
     pool = flags(kv_budget=0.5, batch_size=64)
     assert after(pool["vllm"], "--kv-cache-memory-bytes") == str(32_000 * 131_072)
@@ -54,10 +55,16 @@ def test_each_knob_reaches_each_engine():
     assert "max_tokens: 32000" in pool["tensorrt_llm"]
 
     apart = flags(prefill_disagg=True)
-    roles = [json.loads(after(line, "--kv-transfer-config"))["kv_role"] for line in apart["vllm"].splitlines()]
+    *servers, proxy = apart["vllm"].splitlines()
+    roles = [json.loads(after(line, "--kv-transfer-config"))["kv_role"] for line in servers]
     assert roles == ["kv_producer", "kv_consumer"]
+    ports = [after(line, "--port") for line in servers]
+    assert ports == [after(proxy, "--prefiller-ports"), after(proxy, "--decoder-ports")]
+    side_channels = [word for line in servers for word in line.split() if word.startswith("VLLM_NIXL")]
+    assert len(set(side_channels)) == 2  # two workers of one host may not share it
     assert "--disaggregation-mode prefill" in apart["sglang"] and "--disaggregation-mode decode" in apart["sglang"]
     assert "trtllm-serve disaggregated" in apart["tensorrt_llm"]
+    assert apart["tensorrt_llm"].count("disable_overlap_scheduler") == 1  # the prefill server's
 
 
 def test_every_configuration_has_commands_a_shell_can_read():

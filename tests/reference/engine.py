@@ -123,6 +123,9 @@ def serve(
                 budget -= chunks[-1][1]
         while waiting and budget > 0 and len(slots) < limits.max_num_seqs:
             r = waiting[0]
+            if r.prompt + r.output > limits.kv_tokens:  # longer than the pool: refused, as engines do
+                waiting.popleft()
+                continue
             if kv_used + r.prompt + r.output > limits.kv_tokens:
                 break
             slots.append(waiting.popleft())
@@ -130,7 +133,7 @@ def serve(
             chunks.append((r, min(budget, r.prompt)))
             budget -= chunks[-1][1]
         if not decoding and not chunks:
-            now = ahead[0].arrival
+            now = ahead[0].arrival if ahead else now
             continue
         n = len(decoding)
         context = sum(r.prompt + r.generated for r in decoding) / n if n else 0.0

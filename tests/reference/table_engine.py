@@ -1,15 +1,15 @@
 """The request-level reference engine on a latency table's own kernel times, for one static action.
 
-``LatencyTable, knobs -> KernelTimes, EngineLimits -> engine.serve -> TTFT of every request``. Where prefill has a GPU
-of its own, ``serve_apart``: one prompt after the other there, then the decode batch here; a request holds its slot
-through both.
+``LatencyTable, knobs -> KernelTimes, EngineLimits -> quick_engine.first_tokens -> TTFT of every request``. Where
+prefill has a GPU of its own, ``serve_apart``: one prompt after the other there, then the decode batch here; a request
+holds its slot through both.
 """
 
 from __future__ import annotations
 
 import bisect
 import heapq
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +18,8 @@ import numpy as np
 from inferencegym_jax.engine_grid import engine_grid
 from inferencegym_jax.table import LatencyTable
 from inferencegym_jax.workload import BUCKET_EDGES
-from tests.reference.engine import EngineLimits, KernelTimes, serve
+from tests.reference.engine import EngineLimits, KernelTimes
+from tests.reference.quick_engine import first_tokens
 
 TOKEN_BUDGET = 2048
 
@@ -103,38 +104,40 @@ class TableEngine:
             first_token=lambda prompt: max(self.alone(prompt) - self.prefill(1, prompt), 0.0),
         )
         limits = EngineLimits(self.knobs["batch_size"], TOKEN_BUDGET, self.kv_tokens)
-        return np.array([r.first_token - r.arrival for r in serve(arrivals, prompts, outputs, times, limits).requests])
+        return np.asarray(first_tokens(arrivals, prompts, outputs, times, limits)) - np.asarray(arrivals)
 
     def serve_apart(self, arrivals: Sequence[float], prompts: Sequence[int], outputs: Sequence[int]) -> np.ndarray:
         """Prefill on its own GPU, first come first served; decoding iteration by iteration on the other."""
         first = np.full(len(arrivals), np.nan)
         waiting: deque[int] = deque()
         ready: list[tuple[float, int]] = []  # prefilled, by the time at which decoding may start
-        running: dict[int, int] = {}
-        ahead, now, prefill_free, holding, context = 0, 0.0, 0.0, 0, 0.0
+        ending: defaultdict[int, list[int]] = defaultdict(list)  # iteration -> requests whose last token it makes
+        slots = self.knobs["batch_size"]
+        ahead, now, prefill_free, holding, running, context, iteration = 0, 0.0, 0.0, 0, 0, 0, 0
         while ahead < len(arrivals) or waiting or holding:
             while ahead < len(arrivals) and arrivals[ahead] <= now:
                 waiting.append(ahead)
                 ahead += 1
-            while waiting and holding < self.knobs["batch_size"]:
+            while waiting and holding < slots:
                 i = waiting.popleft()
-                prefill_free = max(prefill_free, arrivals[i] if holding < self.knobs["batch_size"] - 1 else now)
-                start, prefill_free = prefill_free, prefill_free + self.prefill(max(len(running), 1), prompts[i])
+                prefill_free = max(prefill_free, arrivals[i] if holding < slots - 1 else now)
+                start, prefill_free = prefill_free, prefill_free + self.prefill(max(running, 1), prompts[i])
                 first[i] = start + self.alone(prompts[i])
                 heapq.heappush(ready, (first[i], i))
                 holding += 1
             while ready and ready[0][0] <= now:
                 i = heapq.heappop(ready)[1]
-                running[i] = 1
+                running += 1
                 context += prompts[i] + 1
+                ending[iteration + max(outputs[i] - 1, 1) - 1].append(i)
             if not running:
                 now = min([*arrivals[ahead : ahead + 1], *(time for time, _ in ready[:1])])
                 continue
-            now += self.decode(len(running), context / len(running)) + self.overhead
-            context += len(running)
-            for i in list(running):
-                running[i] += 1
-                if running[i] >= outputs[i]:
-                    context -= prompts[i] + running.pop(i)
-                    holding -= 1
+            now += self.decode(running, context / running) + self.overhead
+            context += running
+            for i in ending.pop(iteration, ()):
+                running -= 1
+                holding -= 1
+                context -= prompts[i] + max(outputs[i], 2)
+            iteration += 1
         return first - np.asarray(arrivals)

@@ -1,0 +1,47 @@
+"""`python -m training ranks`: the correlation is scipy's, and what it ranks are the policies' own means."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from training.cli import app
+from training.evaluation import episodes, policy_of
+from training.ranks import correlation, ranks, spearman
+
+
+@pytest.mark.parametrize("values", [7, 200])
+def test_spearman_is_scipys_with_and_without_ties(values: int) -> None:
+    rng = np.random.default_rng(3)
+    first = rng.integers(0, values, 60).astype(float)
+    second = first + rng.normal(0, values / 4, 60).round()
+    np.testing.assert_array_equal(ranks(first), stats.rankdata(first))
+    assert spearman(first, second) == pytest.approx(float(stats.spearmanr(first, second)[0]))  # type: ignore[arg-type]
+    found = correlation(first, second)
+    assert found["low"] < found["spearman"] < found["high"] < 1
+    assert spearman(first, -first) == pytest.approx(-1) and np.isnan(spearman(first, np.ones(60)))
+
+
+def test_the_command_ranks_policies_by_their_own_means() -> None:
+    shown = CliRunner().invoke(app, ["ranks", "--task", "1", "--actions", "12", "--episodes", "2", "--json"])
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.stdout)
+    assert found["static_actions"] == 12 and found["grid"] > 12
+    assert -1 <= found["all"]["spearman"] <= 1 and found["all"]["low"] <= found["all"]["high"]
+    rows = {row["policy"]: row for row in found["rows"]}
+    mine = episodes(1, policy_of("reactive", 1), np.arange(2))
+    assert rows["reactive"]["score"] == pytest.approx(mine["score"].mean())
+    assert rows["reactive"]["return"] == pytest.approx(mine["return"].mean())
+    by_score = sorted(found["rows"], key=lambda row: -row["score"])
+    assert [row["score_rank"] for row in by_score] == sorted(row["score_rank"] for row in by_score)
+    assert all(1 <= row["score_rank"] <= found["policies"] for row in by_score)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(["--actions", "2"], "actions = 2"), (["--task", "9"], "9")])
+def test_bad_input_of_ranks_is_said(arguments: list[str], said: str) -> None:
+    shown = CliRunner().invoke(app, ["ranks", *arguments])
+    assert shown.exit_code == 2 and said in shown.output

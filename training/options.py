@@ -1,0 +1,50 @@
+"""Options that several commands take, the console of what is not an answer, and how their text becomes a config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from training.config import TrainConfig, from_mapping, load_config, task_config
+from training.tables import screen
+
+RUNS = Path("runs")
+
+Task = Annotated[str, typer.Option("--task", "-t", help="Task: 1, 2, 3 or a name.")]
+Table = Annotated[Path | None, typer.Option(help="A latency table of your own (parquet or CSV).")]
+Episodes = Annotated[int, typer.Option(help="Held-out episodes: seeds 0, 1, 2, ... that no training run sees.")]
+Settings = Annotated[
+    list[str], typer.Option("--set", "-s", help="key=value of any config field (training/config.py); may be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+console = screen(stderr=True)
+
+
+def task_of(text: str) -> int | str:
+    """A task's number or name from the command line."""
+    return int(text) if text.isdigit() else text
+
+
+def fail(error: Exception) -> typer.Exit:
+    """Say what is wrong, without a traceback."""
+    console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    return typer.Exit(2)
+
+
+def configured(task: str | None, config: Path | None, settings: list[str], changes: dict[str, Any]) -> TrainConfig:
+    """The config of a command: a file's or the task's own, then ``--set key=value``, then options."""
+    base = load_config(config) if config else task_config(task_of(task or "1"))
+    if config and task is not None:
+        base = base.replace(task=task_of(task))
+    entries: dict[str, Any] = {}
+    for item in settings:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise ValueError(f"--set {item!r}: must be key=value")
+        entries[key.strip()] = value.strip()
+    entries |= {key: value for key, value in changes.items() if value is not None}
+    return from_mapping(entries, base)
