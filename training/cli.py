@@ -21,8 +21,15 @@ app = typer.Typer(
 console = Console(stderr=True)
 RUNS = Path("runs")
 
-Task = Annotated[str, typer.Option("--task", "-t", help="Task: 1, 2, 3 or a name.")]
+Task = Annotated[str, typer.Option("--task", "-t", help="Task: 1 to 5 or a name.")]
 Table = Annotated[Path | None, typer.Option(help="A latency table of your own (parquet or CSV).")]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        help="A request log of your own (CSV or JSON lines: time, prompt tokens, output tokens), replayed open-loop in "
+        "place of the task's traffic; objectives, knobs and reward stay the task's."
+    ),
+]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Where to write; the default is named in the command's help.")
 ]
@@ -57,7 +64,7 @@ def configured(task: str | None, config: Path | None, settings: list[str], chang
 
 @app.command()
 def train(
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Task: 1, 2, 3 or a name.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Task: 1 to 5 or a name.")] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="YAML; default: training/configs/task<N>.yaml.")
     ] = None,
@@ -74,6 +81,7 @@ def train(
         int | None, typer.Option(help="Split environments over this many devices (virtual ones on a CPU).")
     ] = None,
     table: Table = None,
+    trace: Trace = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="Join the cluster's processes (Slurm, Kubernetes, MPI: found by JAX).")
@@ -92,9 +100,8 @@ def train(
     from training.runner import NonFiniteLoss, run
 
     try:
-        chosen = configured(
-            task, config, settings, {"seed": seed, "total_steps": steps, "table": str(table) if table else None}
-        )
+        own = {"table": str(table) if table else None, "trace": str(trace) if trace else None}
+        chosen = configured(task, config, settings, {"seed": seed, "total_steps": steps, **own})
         if distributed or coordinator:
             meshes.join(coordinator, processes, process_id)
         meshes.prepare(devices)
@@ -130,6 +137,7 @@ def evaluate(
     task: Task = "1",
     episodes: Episodes = 1024,
     table: Table = None,
+    trace: Trace = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Score a policy on held-out episodes, with 95 % bootstrap intervals and differences paired by seed.
@@ -141,7 +149,7 @@ def evaluate(
 
     use_cache()
     try:
-        found = measure(task_of(task), policy, episodes, str(table) if table else None)
+        found = measure(task_of(task), policy, episodes, str(table) if table else None, str(trace) if trace else None)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     if as_json:
@@ -253,7 +261,7 @@ def study(
 @app.command()
 def policies(
     seeds: Annotated[int, typer.Option(help="Training seeds a task; the best by validation score ships.")] = 2,
-    tasks: Annotated[list[int], typer.Option("--task", "-t", help="Tasks; may be repeated.")] = [1, 2, 3],  # noqa: B006
+    tasks: Annotated[list[int], typer.Option("--task", "-t", help="Tasks; may be repeated.")] = [1, 2, 3, 4, 5],  # noqa: B006
     devices: Annotated[int | None, typer.Option(help="See train.")] = None,
 ) -> None:
     """Train the policies that ship in data/policies (``make policies``)."""
@@ -273,6 +281,8 @@ def oracle(
     task: Task = "3",
     episodes: Annotated[int, typer.Option(help="Episodes, seeds 0, 1, 2, ...")] = 32,
     horizon: Annotated[int, typer.Option(help="Seconds that the search looks ahead.")] = 1,
+    table: Table = None,
+    trace: Trace = None,
 ) -> None:
     """What control is worth: a search over actions that knows the coming arrivals and prompts, beside the other
     policies."""
@@ -280,6 +290,8 @@ def oracle(
 
     use_cache()
     try:
-        typer.echo(report(task_of(task), episodes, horizon))
+        typer.echo(
+            report(task_of(task), episodes, horizon, str(table) if table else None, str(trace) if trace else None)
+        )
     except (ValueError, OSError) as error:
         raise fail(error) from error
