@@ -8,6 +8,7 @@ otherwise.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 
 from inferencegym_jax import traffic as open_traffic
 from inferencegym_jax.engine_grid import EngineGrid
-from inferencegym_jax.engine_models import TRAFFIC_OF_TASK, TRAFFIC_TRACE, EngineState
+from inferencegym_jax.engine_models import TRAFFIC_OF_TASK, EngineState
 from inferencegym_jax.models import (
     EPISODE_LENGTH,
     OBSERVATION,
@@ -29,7 +30,8 @@ from inferencegym_jax.models import (
 )
 from inferencegym_jax.open_loop import Second, serve_second
 from inferencegym_jax.simulator import LATENCY_FLOOR_MS, accept_rate, latency_noise, tokens_per_verification
-from inferencegym_jax.workload import BUCKET_EDGES, EMA_STEPS, WARMUP_STEPS
+from inferencegym_jax.staging import stage
+from inferencegym_jax.workload import EMA_STEPS, WARMUP_STEPS, prompt_bucket
 
 WHOLE = 1e-3  # a thousandth of a request is nobody: float32 rounding must not make one
 
@@ -66,22 +68,21 @@ def requests_of(
     trace: np.ndarray | None, state: EnvState, params: EnvParams, task: WorkloadState
 ) -> open_traffic.Requests:
     """The second's requests: the task's own draws, the fitted traffic's or a log's."""
-    engine = params.engine
-    fitted = open_traffic.draw_fitted(state.seed, state.time, engine)
-    own = fitted._replace(
-        arrivals=task.arrivals,
-        prompt=task.mean_prompt_len,
-        output=open_traffic.mean_output(state.seed, state.time, engine, task.arrivals),
-    )
-    found = _choose(engine.traffic == TRAFFIC_OF_TASK, own, fitted)
-    if trace is not None:
-        logged = open_traffic.replay(state.seed, state.time, jnp.asarray(trace), EPISODE_LENGTH)
-        found = _choose(engine.traffic == TRAFFIC_TRACE, logged, found)
-    return found
+    engine, seed, step = params.engine, state.seed, state.time
 
+    def own() -> open_traffic.Requests:
+        output = open_traffic.mean_output(seed, step, engine, task.arrivals)
+        return open_traffic.Requests(task.arrivals, task.mean_prompt_len, output, jnp.ones_like(output))
 
-def _choose(flag: jax.Array, yes: open_traffic.Requests, no: open_traffic.Requests) -> open_traffic.Requests:
-    return jax.tree.map(lambda a, b: jnp.where(flag, a, b).astype(b.dtype), yes, no)
+    def fitted() -> open_traffic.Requests:
+        return open_traffic.draw_fitted(seed, step, engine)
+
+    def logged() -> open_traffic.Requests:
+        return open_traffic.replay(seed, step, jnp.asarray(trace), EPISODE_LENGTH)
+
+    # a batch of one task draws its own traffic only; where tasks are mixed, all are drawn and one is chosen
+    kinds = (own, fitted) if trace is None else (own, fitted, logged)
+    return jax.lax.switch(engine.traffic, kinds)
 
 
 def step(
@@ -90,10 +91,8 @@ def step(
     """One second of an open-loop task; arguments as ``apply``."""
     before = jax.tree.map(lambda x: jnp.where(state.time == 0, jnp.zeros_like(x), x), state.engine)
     requests = requests_of(trace, state, params, closed.workload)
-    bucket = (requests.prompt[..., None] >= jnp.asarray(BUCKET_EDGES, jnp.float32)).sum(axis=-1, dtype=jnp.int32)
-    rate = accept_rate(params, bucket, action.spec_length)
-    tokens_an_iteration = tokens_per_verification(rate, action.spec_length)
-    gain = tokens_an_iteration / tokens_per_verification(grid.table.reference_acceptance, action.spec_length)
+    drafting = stage(functools.partial(_drafting, grid.table.reference_acceptance))
+    bucket, rate, tokens_an_iteration, gain = drafting(params, requests.prompt, action.spec_length)
     second, after = serve_second(
         grid,
         before,
@@ -108,17 +107,28 @@ def step(
     )
     workload, after = count(state, before, after, second, requests, params, closed.workload)
     workload = WorkloadState(**{**vars(workload), "prompt_len_bucket": bucket})
-    metrics = measure(grid, state, action, second, workload, rate, params)
+    metrics = stage(functools.partial(measure, grid))(state, action, second, workload, rate, params)
     noise = metrics.ttft_p50_ms / jnp.maximum(second.ttft_p50_ms, LATENCY_FLOOR_MS)
     return _cast(
         Served(workload, metrics, second.oom, after, second.ttft_mean_ms * noise, second.ttft_p90_ms * noise), closed
     )
 
 
+def _drafting(
+    reference: float, params: EnvParams, prompt: jax.Array, spec_length: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Prompt bucket, acceptance, tokens an iteration yields a request, and that over what the table assumes."""
+    bucket = prompt_bucket(prompt)
+    rate = accept_rate(params, bucket, spec_length)
+    tokens = tokens_per_verification(rate, spec_length)
+    return bucket, rate, tokens, tokens / tokens_per_verification(reference, spec_length)
+
+
 def _cast(served: Served, like: Served) -> Served:
     return jax.tree.map(lambda x, y: jnp.broadcast_to(x, jnp.shape(y)).astype(jnp.result_type(y)), served, like)
 
 
+@stage
 def count(
     state: EnvState,
     before: EngineState,

@@ -16,6 +16,8 @@ from inferencegym_jax.staging import stage
 
 SECOND_MS = 1000.0
 TINY = 1e-6
+NORMAL_PEAK = 0.39894228  # density of the standard normal at 0
+STIFFEST = 0.75  # largest d ln T / d ln n that noise is allowed to build up by
 
 
 class Inflow(NamedTuple):
@@ -59,7 +61,7 @@ class Flow(NamedTuple):
 
 
 class FirstToken(NamedTuple):
-    """TTFT of a request that finds no queue, ms."""
+    """A part of the time to first token, ms."""
 
     mean: jax.Array
     p50: jax.Array
@@ -71,6 +73,33 @@ def decode_ms(outlook: Outlook, start: jax.Array, running: jax.Array) -> jax.Arr
     """t(n): ms a decode iteration for each token that it yields, on the line from the second's start to its end."""
     low, high = jnp.minimum(outlook.begin_ms, outlook.end_ms), jnp.maximum(outlook.begin_ms, outlook.end_ms)
     return jnp.clip(outlook.begin_ms + outlook.slope * (running - start), 0.8 * low, 1.5 * high)
+
+
+@stage
+def crowding(flow: Flow, inflow: Inflow, outlook: Outlook) -> FirstToken:
+    """Wait for a slot that chance makes beside the fluid's: whole requests leave at random, the fluid's evenly.
+
+    The linear noise approximation of the fluid's own equation (van Kampen, "Stochastic Processes in Physics and
+    Chemistry", ch. X): arrivals and departures make the number present vary by ``2 A / (2 k)`` around the fluid, with
+    ``k = (1 - g) / (O T)`` the rate at which the equation returns to balance and ``g = d ln T / d ln n``. The step
+    draws the arrivals of every second, so half of it is unseen: a normal deviation of variance ``n / (2 (1 - g))``. Of
+    that, what is above the ``cap`` waits, for ``O T / cap`` each. g is at most 3/4: slower returns than four lifetimes
+    are the load's own history, which the step carries.
+    """
+    n, waiting = flow.busy / SECOND_MS, 0.5 * (inflow.waiting + flow.waiting)
+    stay = decode_ms(outlook, inflow.running, n) * outlook.output + outlook.stall_ms * n
+    stiffness = n * (outlook.slope * outlook.output + outlook.stall_ms) / stay
+    sigma = jnp.sqrt(0.5 * n / (1.0 - jnp.clip(stiffness, 0.0, STIFFEST)))
+    slack = outlook.cap - n
+    z = jnp.abs(slack - waiting) / jnp.maximum(sigma, TINY)
+    # E[max(Z - z, 0)] of a standard normal Z; to 4e-5
+    beyond = NORMAL_PEAK * jnp.exp(-z * (1.25176 + z * (0.2919 + 0.0225 * z)))
+    unit = stay / jnp.maximum(outlook.cap, 1.0)
+
+    def quantile(deviations: float) -> jax.Array:
+        return jnp.maximum(waiting - slack + deviations * sigma, 0.0) - jnp.maximum(waiting - slack, 0.0)
+
+    return FirstToken(sigma * beyond * unit, jnp.zeros_like(unit), quantile(1.2816) * unit, quantile(2.3263) * unit)
 
 
 @stage

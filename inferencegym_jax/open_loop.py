@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from inferencegym_jax.engine_grid import EngineGrid
 from inferencegym_jax.engine_models import EngineParams, EngineState
-from inferencegym_jax.fluid import SECOND_MS, TINY, FirstToken, Flow, Inflow, Outlook, decode_ms, first_token
+from inferencegym_jax.fluid import SECOND_MS, TINY, FirstToken, Flow, Inflow, Outlook, crowding, decode_ms, first_token
 from inferencegym_jax.models import ServeAction
 from inferencegym_jax.staging import stage
 
@@ -112,15 +112,19 @@ def foresee(
         output = mix(x, inflow.own_output, joining, inflow.output)
         settled = jnp.minimum(present / SECOND_MS * stay, cap)
         change = (settled - x) * (1.0 - jnp.exp(-SECOND_MS / stay))
-        return begin, stall, cap, output, change, context(mix(x, inflow.own_prompt, joining, inflow.prompt), output)
+        # n that hardly moves still needs t's slope there: one request more, of those that run
+        moves = jnp.abs(change) > 0.25
+        span = jnp.where(moves, change, 1.0)
+        end_prompt = jnp.where(moves, mix(x, inflow.own_prompt, joining, inflow.prompt), inflow.own_prompt)
+        end_output = jnp.where(moves, output, inflow.own_output)
+        return begin, stall, cap, output, change, span, context(end_prompt, end_output)
 
-    begin, stall, cap, output, change, end_context = stage(plan)()
-    end = token_ms(grid.look_up(grid.running, action, x + change, end_context)[0])
-    moves = jnp.abs(change) > 0.25
+    begin, stall, cap, output, change, span, end_context = stage(plan)()
+    end = token_ms(grid.look_up(grid.running, action, x + span, end_context)[0])
     return Outlook(
         begin_ms=begin,
         end_ms=end,
-        slope=jnp.where(moves, (end - begin) / jnp.where(moves, change, 1.0), 0.0),
+        slope=(end - begin) / span,
         prefill_ms=prefill,
         stall_ms=stall,
         output=output,
@@ -209,13 +213,14 @@ def settle(
     tokens = flow.completed * output  # tokens owed are conserved: running x mean output, before and after
     load = jnp.minimum(flow.admitted / SECOND_MS * outlook.stall_ms, 0.95)
     idle_tpot = decode_ms(outlook, start, flow.busy / SECOND_MS) / (1.0 - load)
+    crowd = crowding(flow, inflow, outlook)
     second = Second(
         tokens=tokens,
         tpot_ms=jnp.where(tokens > 1.0, flow.busy / jnp.maximum(tokens, TINY), idle_tpot),
-        ttft_mean_ms=flow.mean_wait + first.mean,
-        ttft_p50_ms=flow.mean_wait + first.p50,
-        ttft_p90_ms=jnp.maximum(flow.mean_wait, 0.9 * flow.longest_wait) + first.p90,
-        ttft_p99_ms=jnp.maximum(flow.mean_wait, flow.longest_wait) + first.p99,
+        ttft_mean_ms=flow.mean_wait + crowd.mean + first.mean,
+        ttft_p50_ms=flow.mean_wait + crowd.p50 + first.p50,
+        ttft_p90_ms=jnp.maximum(flow.mean_wait, 0.9 * flow.longest_wait) + crowd.p90 + first.p90,
+        ttft_p99_ms=jnp.maximum(flow.mean_wait, flow.longest_wait) + crowd.p99 + first.p99,
         memory_gb=outlook.memory_gb + jnp.where(oom, 0.0, outlook.request_gb * jnp.maximum(flow.running - start, 0.0)),
         oom=oom,
     )

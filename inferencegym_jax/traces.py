@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from inferencegym_jax.models import OBSERVATION
 from inferencegym_jax.trace_files import UNIT_SUFFIX, Block, TraceError, open_log
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 UNIT_OF_SUFFIX = {"s": "s", "m": "ms", "u": "us", "n": "ns"}
 
+LONGEST_PROMPT = OBSERVATION["mean_prompt_len"].high  # tokens; the shipped table's longest too
 LONGEST_SECONDS = 31 * 86400
 RATES = (1e-3, 1e5)  # requests/s that a log may have on average; outside it the unit of time must be wrong
 PLAUSIBLE_RATE = 0.02  # below it, times in no stated unit are taken for milliseconds
@@ -34,7 +36,8 @@ class RequestLog:
         outputs: float32[seconds], their mean output, tokens, likewise.
         requests: rows read.
         start_s: the first second, in seconds of the log's own clock.
-        notices: what was put right while reading (order, unit, zero tokens), one sentence each.
+        notices: what was put right while reading (order, unit, zero tokens) or cannot be shown (long prompts), one
+            sentence each.
         name: where it came from.
     """
 
@@ -152,7 +155,7 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
     sums = np.zeros((3, 4096))
     origin, scale, notices = 0, 1.0, []
     low = high = first = None
-    last, disordered, zeros, requests = -np.inf, 0, 0, 0
+    last, disordered, zeros, beyond, requests = -np.inf, 0, 0, 0, 0
     for block in blocks:
         if first is None:
             scale, notice = seconds_a_unit(file, names[0], block, unit)
@@ -164,6 +167,7 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
         disordered += int((times < latest[:-1]).sum())
         last = float(latest[-1])
         zeros += int(((block.prompts == 0) | (block.outputs == 0)).sum())
+        beyond += int((block.prompts > LONGEST_PROMPT).sum())
         requests += len(times)
         second = np.floor(times).astype(np.int64)
         low = int(second.min()) if low is None else min(low, int(second.min()))
@@ -192,6 +196,11 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
         notices.append(f"{disordered} of {requests} rows are earlier than a row before them; sorted by time")
     if zeros:
         notices.append(f"{zeros} of {requests} rows have 0 tokens, counted as 1")
+    if beyond:
+        notices.append(
+            f"{beyond} of {requests} rows have prompts above {LONGEST_PROMPT:.0f} tokens: a second whose mean prompt is"
+            f" above that is observed, and on the shipped table served, as one of {LONGEST_PROMPT:.0f}"
+        )
     means = [sums[i].sum() / requests for i in (1, 2)]
     filled = [np.where(sums[0] > 0, sums[i] / np.maximum(sums[0], 1), means[i - 1]).astype(np.float32) for i in (1, 2)]
     return RequestLog(sums[0].astype(np.int32), filled[0], filled[1], requests, float(low), tuple(notices), file)

@@ -78,20 +78,30 @@ def mean_length(word: jax.Array, mean: jax.Array, cv: jax.Array, count: jax.Arra
     return mean * jnp.exp(jnp.sqrt(variance) * random.normal(word) - 0.5 * variance)
 
 
-@stage
 def draw_fitted(seed: jax.Array, step: jax.Array, params: EngineParams) -> Requests:
     """The fitted traffic of any second of the episode ``seed``."""
-    multiplier = jnp.exp(log_modulation(seed, step, params))
-    count_word, prompt_word, output_word, _ = random.hash4(seed, step, LENGTHS)
-    arrivals = poisson_count(count_word, params.rate * multiplier)
-    prompt = mean_length(prompt_word, params.prompt_mean, params.prompt_cv, arrivals)
-    output = mean_length(output_word, params.output_mean, params.output_cv, arrivals)
-    return Requests(
-        arrivals,
-        jnp.clip(prompt, SHORTEST, LONGEST),
-        jnp.clip(output, 1.0, LONGEST_OUTPUT),
-        multiplier,
-    )
+    multiplier = _multiplier(seed, step, params)
+    words = _words(seed, step)
+    arrivals = stage(poisson_count)(words[0], params.rate * multiplier)
+    prompt, output = _lengths(words, arrivals, params)
+    return Requests(arrivals, prompt, output, multiplier)
+
+
+@stage
+def _multiplier(seed: jax.Array, step: jax.Array, params: EngineParams) -> jax.Array:
+    return jnp.exp(log_modulation(seed, step, params))
+
+
+@stage
+def _words(seed: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
+    return random.hash4(seed, step, LENGTHS)[:3]
+
+
+@stage
+def _lengths(words: tuple[jax.Array, ...], arrivals: jax.Array, params: EngineParams) -> tuple[jax.Array, jax.Array]:
+    prompt = mean_length(words[1], params.prompt_mean, params.prompt_cv, arrivals)
+    output = mean_length(words[2], params.output_mean, params.output_cv, arrivals)
+    return jnp.clip(prompt, SHORTEST, LONGEST), jnp.clip(output, 1.0, LONGEST_OUTPUT)
 
 
 def mean_output(seed: jax.Array, step: jax.Array, params: EngineParams, arrivals: jax.Array) -> jax.Array:

@@ -11,11 +11,13 @@ import tempfile
 import uvicorn
 from pydantic import ValidationError
 
+import inferencegym_jax as ig
 from server.settings import Settings
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read settings, start uvicorn; 2 for settings that cannot be used."""
+    """Read settings, start uvicorn; 2 for settings, a table or a log that cannot be used."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     lines = [
         f"  {name.upper():22} {field.description} (default {field.default!r})"
         for name, field in Settings.model_fields.items()
@@ -28,10 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--host", help="overrules HOST")
     parser.add_argument("--port", type=int, help="overrules PORT")
+    parser.add_argument("--table", help="overrules TABLE")
+    parser.add_argument("--trace", help="overrules TRACE")
     parser.add_argument("--workers", type=int, help="overrules WORKERS")
     parser.add_argument("--reload", action="store_true", help="start again when a source file changes")
     options = parser.parse_args(argv)
-    for name in ("host", "port", "workers"):
+    for name in ("host", "port", "table", "trace", "workers"):
         if getattr(options, name) is not None:
             os.environ[name.upper()] = str(getattr(options, name))  # workers are processes: they read the environment
     try:
@@ -43,9 +47,15 @@ def main(argv: list[str] | None = None) -> int:
     if settings.workers > 1 and settings.redis_url is None:
         print("WORKERS above 1 needs REDIS_URL: sessions in one process are unknown to the others.", file=sys.stderr)
         return 2
+    try:
+        for name, load in (("table", ig.load_table), ("trace", ig.load_trace)):
+            if getattr(settings, name) is not None:
+                load(getattr(settings, name))
+    except (ValueError, OSError) as error:
+        print(f"{name.upper()}: {error}", file=sys.stderr)
+        return 2
     if settings.workers > 1:
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="inferencegym-metrics-"))
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     logging.basicConfig(level=settings.log_level.upper(), format="%(message)s", stream=sys.stdout)
     logging.getLogger("jax").setLevel(logging.WARNING)
     uvicorn.run(

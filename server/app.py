@@ -64,10 +64,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings: default: from the environment.
 
     Raises:
-        FileNotFoundError, TableError: TABLE cannot be used.
+        FileNotFoundError, TableError, TraceError: TABLE or TRACE cannot be used.
     """
     settings = Settings() if settings is None else settings
-    engine, metrics, store = Engine(settings.table), Metrics(), make_store(settings)
+    engine, metrics, store = Engine(settings.table, settings.trace), Metrics(), make_store(settings)
     service, rollouts = Service(engine, store), Rollouts(engine, settings)
     mcp = MCPEndpoint(build_tools(service, metrics))
     found: dict[str, Any] = {}

@@ -7,7 +7,6 @@ from typing import Any
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import EPISODE_LENGTH
-from inferencegym_jax.registry import normalisers
 from inferencegym_jax.tasks import CONFIG_KEYS, calibration
 from server.engine import Engine
 from server.fields import ActionModel, ObservationBody, StateModel
@@ -43,6 +42,23 @@ def policies() -> dict[str, bool]:
     return {name: hasattr(ig.policies, name) for name in POLICIES}
 
 
+def trace(engine: Engine) -> dict[str, Any] | None:
+    """The request log that every task replays, where the server has one."""
+    log = engine.trace
+    if log is None:
+        return None
+    return {
+        "name": log.name,
+        "digest": log.digest,
+        "requests": log.requests,
+        "seconds": log.seconds,
+        "requests_per_sec": log.rate,
+        "mean_prompt_tokens": log.mean_prompt,
+        "mean_output_tokens": log.mean_output,
+        "notices": list(log.notices),
+    }
+
+
 def info(engine: Engine, settings: Settings) -> dict[str, Any]:
     """Spaces, reward weights, provenance of the table, limits: the answer of GET /info."""
     table = engine.table
@@ -68,6 +84,7 @@ def info(engine: Engine, settings: Settings) -> dict[str, Any]:
             "locked_knobs": list(table.locked_knobs),
             "metadata": dict(table.metadata),
         },
+        "trace": trace(engine),
         "limits": {
             "rate_limit": settings.rate_limit,
             "max_body_bytes": settings.max_body_bytes,
@@ -90,7 +107,7 @@ def baseline(engine: Engine) -> dict[str, Any]:
     scores = []
     for spec in ig.task_specs().values():
         log = engine.replay(engine.kernel(spec.id), BASELINE_SEED, [action] * EPISODE_LENGTH)
-        grade = ig.grade(spec.id, log, normalisers(spec, engine.table))
+        grade = ig.grade(spec.id, log, engine.normalisers(spec))
         shipped = calibration()["tasks"].get(spec.name, {}).get("baseline", {})
         scores.append(
             {
@@ -99,7 +116,7 @@ def baseline(engine: Engine) -> dict[str, Any]:
                 "score": grade["score"],
                 "breakdown": grade["breakdown"],
                 "total_reward": math.fsum(entry["reward"] for entry in log),
-                "expected_range": shipped.get("expected_range"),
+                "expected_range": shipped.get("expected_range") if engine.trace is None else None,
             }
         )
     return {"agent": "baseline", "action": action, "seed": BASELINE_SEED, "tasks": scores}

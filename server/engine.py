@@ -24,6 +24,7 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import KNOBS
+from inferencegym_jax.registry import normalisers
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
@@ -209,14 +210,16 @@ def read_actions(packed: bytes) -> list[dict[str, Any]]:
 
 
 class Engine:
-    """Kernels of every task on one latency table; compiles when told to, keeps params of recent configs."""
+    """Kernels of every task on one latency table and, where one is given, one request log; compiles when told to, keeps
+    params of recent configs."""
 
-    def __init__(self, table: str | Path | None = None):
+    def __init__(self, table: str | Path | None = None, trace: str | Path | None = None):
         # A step is shorter than a hop to jax's dispatch thread and back, and its seventy small operations gain nothing
         # from a pool of threads, which cost a third of the processor time. Takes effect if jax has not started yet.
         os.environ.setdefault("PJRT_NPROC", "1")
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         self.table = ig.load_table(table)
+        self.trace = None if trace is None else ig.load_trace(trace)
         self._programs: dict[ig.Environment, Program] = {}
         self._kernels: OrderedDict[tuple[Any, ...], Kernel] = OrderedDict()
         self._lock = threading.Lock()
@@ -233,7 +236,7 @@ class Engine:
         with self._lock:
             kernel = self._kernels.get(key)
             if kernel is None:
-                env, params = ig.make(spec.id, table=self.table, config=overrides)
+                env, params = ig.make(spec.id, table=self.table, config=overrides, trace=self.trace)
                 program = self._programs.get(env)
                 if program is None:
                     program = self._programs[env] = Program(env, params)
@@ -243,6 +246,10 @@ class Engine:
             else:
                 self._kernels.move_to_end(key)
             return kernel
+
+    def normalisers(self, spec: ig.TaskSpec) -> dict[str, float]:
+        """What the grader divides by for a task on this table and traffic."""
+        return normalisers(spec, self.table, trace=self.trace)
 
     def replay(self, kernel: Kernel, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The log that these actions give, bit for bit a session's: entries ``{"action", "reward", "metrics"}``.

@@ -17,9 +17,8 @@ import orjson
 import pyarrow as pa
 
 import inferencegym_jax as ig
-from inferencegym_jax.grader import Aggregates, score_aggregates
+from inferencegym_jax.grader import Aggregates, objectives_met, score_aggregates
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation
-from inferencegym_jax.registry import normalisers
 from inferencegym_jax.rollout import Policy, Trajectory
 from inferencegym_jax.tasks import calibration
 from server.engine import Engine, Kernel
@@ -179,7 +178,11 @@ class Rollouts:
             mean = np.where(valid, change, 0).sum(axis=0) / count
             return np.sqrt(np.where(valid, (change - mean) ** 2, 0).sum(axis=0) / count)
 
+        median, tail = objectives_met(kernel.spec, metrics.ttft_p50_ms, metrics.ttft_p99_ms, metrics.tpot_ms)
         aggregates = Aggregates(
+            goodput=total(np.where(median, metrics.tokens_per_sec, 0.0)) / lengths,
+            slo_attainment=total(tail) / lengths,
+            steps=lengths,
             mean_tps=total(metrics.tokens_per_sec) / lengths,
             mean_ttft_p50_ms=total(metrics.ttft_p50_ms) / lengths,
             peak_memory_gb=np.where(inside, metrics.gpu_memory_gb, 0).max(axis=0).astype(np.float64),
@@ -188,7 +191,7 @@ class Rollouts:
             batch_jitter=jitter(action.batch_size),
             kv_jitter=jitter(action.kv_budget),
         )
-        norms = normalisers(kernel.spec, self.engine.table)
+        norms = self.engine.normalisers(kernel.spec)
         return score_aggregates(kernel.spec, aggregates, norms), total(get("reward"))
 
 

@@ -215,6 +215,7 @@ class Info(BaseModel):
     reward_weights: dict[str, dict[str, float]]
     policies: dict[str, bool]
     table: dict[str, Any]
+    trace: dict[str, Any] | None
     limits: dict[str, Any]
 
 

@@ -13,7 +13,6 @@ import orjson
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import EPISODE_LENGTH, Phase
-from inferencegym_jax.registry import normalisers
 from inferencegym_jax.verification import first_difference
 from server.engine import Engine, Kernel, Outcome, read_actions
 from server.sessions import Session, SessionStore, new_id
@@ -157,7 +156,7 @@ class Service:
         """
         kernel = self.engine.kernel(task, config)
         log = self.engine.replay(kernel, seed, actions)
-        result = ig.grade(kernel.spec.id, log, normalisers(kernel.spec, self.engine.table))
+        result = ig.grade(kernel.spec.id, log, self.engine.normalisers(kernel.spec))
         difference = None if episode_log is None else first_difference(episode_log, log)
         if difference is not None:
             result["feedback"] += (

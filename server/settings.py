@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=4_000_000, ge=1024, description="largest request body and WebSocket message")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(default=("*",), description="allowed origins, by comma")
     table: str | None = Field(default=None, description="path of a latency table of your own (parquet or CSV)")
+    trace: str | None = Field(
+        default=None, description="path of a request log of your own, replayed open-loop as every task's traffic"
+    )
     rollout_episodes: int = Field(default=4096, ge=1, description="most episodes of one POST /rollout")
     rollout_trajectories: int = Field(default=64, ge=1, description="most episodes of a POST /rollout with JSON steps")
     warm_rollouts: bool = Field(default=True, description="compile POST /rollout's program right after the start")
@@ -39,7 +42,7 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("redis_url", "table", mode="before")
+    @field_validator("redis_url", "table", "trace", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

@@ -1,9 +1,12 @@
 """The fluid step against an engine that runs request by request, iteration by iteration, on the same kernel times.
 
-The tolerances here are the ones that ENVIRONMENT.md and docs/fidelity.md state.
+The tolerances here are the ones that ENVIRONMENT.md and docs/fidelity.md state. ``python -m
+tests.test_open_loop_reference`` prints the errors near capacity, with ``--without`` those of the fluid without
+``fluid.crowding``.
 """
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +15,10 @@ import pytest
 from scipy.interpolate import RegularGridInterpolator
 
 import inferencegym_jax as ig
+from inferencegym_jax import open_loop
 from inferencegym_jax.engine_grid import engine_grid
 from inferencegym_jax.engine_models import EngineParams, EngineState
+from inferencegym_jax.fluid import FirstToken
 from inferencegym_jax.open_loop import serve_second
 from tests.reference.engine import EngineLimits, KernelTimes, serve
 from tests.reference.quick_engine import first_tokens
@@ -53,10 +58,10 @@ def kernels():
 
 
 @functools.cache
-def fluid():
+def fluid(slots=SLOTS):
     grid, one = engine_grid(ig.load_table()), jnp.float32(1)
     params = jax.tree.map(jnp.float32, EngineParams(open_loop=1, overhead_ms=OVERHEAD_MS))
-    action = ig.ServeAction(batch_size=SLOTS).as_arrays()
+    action = ig.ServeAction(batch_size=slots).as_arrays()
 
     @jax.jit
     def play(arrivals, prompt, output):
@@ -69,25 +74,25 @@ def fluid():
     return play
 
 
-def capacity(prompt, output):
+def capacity(prompt, output, slots=SLOTS):
     """Requests/s with every slot taken."""
     times = kernels()
-    iteration = times.decode(SLOTS, prompt + output / 2) + OVERHEAD_MS
-    return 1000 / (output * iteration / SLOTS + times.prefill(prompt, SLOTS))
+    iteration = times.decode(slots, prompt + output / 2) + OVERHEAD_MS
+    return 1000 / (output * iteration / slots + times.prefill(prompt, slots))
 
 
 @functools.cache
-def both(prompt, output, load):
+def both(prompt, output, load, slots=SLOTS, seconds=SECONDS, seed=0):
     """(fluid's figures, reference's figures) under the same Poisson arrivals."""
-    rng = np.random.default_rng(prompt + output + int(100 * load))
-    rate = load * capacity(prompt, output)
-    times = np.sort(rng.uniform(0, 1000 * SECONDS, rng.poisson(rate * SECONDS)))
-    counts = np.bincount((times / 1000).astype(int), minlength=SECONDS)
+    rng = np.random.default_rng(prompt + output + int(100 * load) + 1000 * seed)
+    rate = load * capacity(prompt, output, slots)
+    times = np.sort(rng.uniform(0, 1000 * seconds, rng.poisson(rate * seconds)))
+    counts = np.bincount((times / 1000).astype(int), minlength=seconds)
     count = len(times)
-    result = serve(times.tolist(), [prompt] * count, [output] * count, kernels(), EngineLimits(SLOTS, 2048))
-    second, running = fluid()(jnp.asarray(counts, jnp.float32), jnp.float32(prompt), jnp.float32(output))
+    result = serve(times.tolist(), [prompt] * count, [output] * count, kernels(), EngineLimits(slots, 2048))
+    second, running = fluid(slots)(jnp.asarray(counts, jnp.float32), jnp.float32(prompt), jnp.float32(output))
     second = jax.tree.map(lambda x: np.asarray(x, np.float64)[WARMUP:], second)
-    weights, start, end = counts[WARMUP:], 1000 * WARMUP, 1000 * SECONDS
+    weights, start, end = counts[WARMUP:], 1000 * WARMUP, 1000 * seconds
     ttft = np.array([r.first_token - r.arrival for r in result.requests if start <= r.arrival < end])
     return (
         {
@@ -120,6 +125,26 @@ def test_below_saturation(prompt, output, load):
     assert abs(error["tps"]) < 0.05, error
     assert abs(ours["running"] - reference["running"]) < (0.12 if prompt > 1024 else 0.05) * reference["running"] + 1
     assert -0.40 < error["ttft_p99"] < 0.65, error
+
+
+def over_seeds(prompt, output, load, slots, seconds, seeds):
+    """Mean and 99th percentile of TTFT, each the mean over seeds: errors of the fluid, and the reference's own, ms."""
+    pairs = [both(prompt, output, load, slots, seconds, seed) for seed in range(seeds)]
+    ours, reference = (
+        np.array([[figures[name] for name in ("ttft", "ttft_p99")] for figures in side]).mean(axis=0)
+        for side in zip(*pairs, strict=True)
+    )
+    return ours / reference - 1, reference
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "load", "slots"),
+    [(64, 128, 0.95, 128), (512, 128, 0.9, 128), (512, 256, 0.85, 20), (512, 64, 0.95, 20), (2048, 256, 0.85, 20)],
+)
+def test_near_capacity_chance_fills_the_slots(prompt, output, load, slots):
+    error, _ = over_seeds(prompt, output, load, slots, 90 if slots > 100 else 150, 2)
+    assert abs(error[0]) < 0.20, error
+    assert abs(error[1]) < 0.65, error
 
 
 @pytest.mark.parametrize(("prompt", "output"), [(64, 128), (512, 128), (512, 32)])
@@ -162,3 +187,18 @@ def test_the_quick_engine_is_the_reference_request_by_request(limits):
         first_tokens(arrivals, prompts, outputs, kernels(), limits), [r.first_token for r in slow.requests], rtol=1e-9
     )
     assert min(outputs) == 1 and slow.ttft().max() > 2 * slow.ttft().min()
+
+
+if __name__ == "__main__":
+    if "--without" in sys.argv:
+        open_loop.crowding = lambda flow, inflow, outlook: FirstToken(*[jnp.zeros_like(flow.busy)] * 4)
+    for many, length, shapes in ((128, 90, [(64, 128), (512, 32), (512, 128), (2048, 128)]),
+                                 (20, 240, [(512, 64), (512, 256), (2048, 256)])):  # fmt: skip
+        for tokens_in, tokens_out in shapes:
+            for share in (0.8, 0.9, 0.95, 1.0):
+                wrong, true = over_seeds(tokens_in, tokens_out, share, many, length, 4)
+                print(
+                    f"{many} slots, {tokens_in} in, {tokens_out} out, load {share}: mean TTFT {true[0]:.0f} ms,"
+                    f" error {wrong[0]:+.0%}; p99 {true[1]:.0f} ms, error {wrong[1]:+.0%}",
+                    flush=True,
+                )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import inferencegym_jax as ig
 from inferencegym_jax.traces import TraceError, load_trace
 
 HEADER = "timestamp,prompt_tokens,output_tokens\n"
@@ -66,6 +67,19 @@ def test_rows_out_of_order_are_sorted_with_a_notice(tmp_path):
 def test_zero_tokens_count_as_one_with_a_notice(tmp_path):
     found = log(tmp_path, HEADER + "0,0,5\n0,3,0\n")
     assert found.prompts[0] == 2 and "2 of 2 rows have 0 tokens, counted as 1" in found.notices[0]
+
+
+def test_prompts_beyond_what_can_be_observed_are_counted_in_a_notice(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(HEADER + "0,8192,5\n0.5,8193,5\n2,100000,5\n")
+    with pytest.warns(
+        UserWarning, match="2 of 3 rows have prompts above 8192 tokens: a second whose mean prompt is above"
+    ):
+        found = load_trace(path)
+    assert found.prompts.tolist() == pytest.approx([8192.5, 116385 / 3, 100000])  # as they are: the step clamps them
+    env, params = ig.make(4, trace=found)
+    seen = [env.step(None, env.reset_seed(0, params)[1], ig.ServeAction(), params)[0].mean_prompt_len]
+    assert float(seen[0]) == 8192
 
 
 @pytest.mark.parametrize(

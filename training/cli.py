@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from training.cache import use_cache
-from training.options import RUNS, AsJson, Episodes, Settings, Table, Task, configured, console, fail, task_of
+from training.options import RUNS, AsJson, Episodes, Settings, Table, Task, Trace, configured, console, fail, task_of
 from training.tables import evaluation_table, rank_table, screen, sweep_table
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
 
 @app.command()
 def train(
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Task: 1, 2, 3 or a name.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Task: 1 to 5 or a name.")] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="YAML; default: training/configs/task<N>.yaml.")
     ] = None,
@@ -37,6 +37,7 @@ def train(
         int | None, typer.Option(help="Split environments over this many devices (virtual ones on a CPU).")
     ] = None,
     table: Table = None,
+    trace: Trace = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="Join the cluster's processes (Slurm, Kubernetes, MPI: found by JAX).")
@@ -55,9 +56,8 @@ def train(
     from training.runner import NonFiniteLoss, run
 
     try:
-        chosen = configured(
-            task, config, settings, {"seed": seed, "total_steps": steps, "table": str(table) if table else None}
-        )
+        own = {"table": str(table) if table else None, "trace": str(trace) if trace else None}
+        chosen = configured(task, config, settings, {"seed": seed, "total_steps": steps, **own})
         if distributed or coordinator:
             meshes.join(coordinator, processes, process_id)
         meshes.prepare(devices)
@@ -94,6 +94,7 @@ def evaluate(
     episodes: Episodes = 1024,
     table: Table = None,
     as_json: AsJson = False,
+    trace: Trace = None,
 ) -> None:
     """Score a policy on held-out episodes, with 95 % bootstrap intervals and differences paired by seed.
 
@@ -103,7 +104,7 @@ def evaluate(
 
     use_cache()
     try:
-        found = measure(task_of(task), policy, episodes, str(table) if table else None)
+        found = measure(task_of(task), policy, episodes, str(table) if table else None, str(trace) if trace else None)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     if as_json:
@@ -214,7 +215,7 @@ def study(
 @app.command()
 def policies(
     seeds: Annotated[int, typer.Option(help="Training seeds a task; the best by validation score ships.")] = 2,
-    tasks: Annotated[list[int], typer.Option("--task", "-t", help="Tasks; may be repeated.")] = [1, 2, 3],  # noqa: B006
+    tasks: Annotated[list[int], typer.Option("--task", "-t", help="Tasks; may be repeated.")] = [1, 2, 3, 4, 5],  # noqa: B006
     devices: Annotated[int | None, typer.Option(help="See train.")] = None,
 ) -> None:
     """Train the policies that ship in data/policies (``make policies``)."""
@@ -234,6 +235,8 @@ def oracle(
     task: Task = "3",
     episodes: Annotated[int, typer.Option(help="Episodes, seeds 0, 1, 2, ...")] = 32,
     horizon: Annotated[int, typer.Option(help="Seconds that the search looks ahead.")] = 1,
+    table: Table = None,
+    trace: Trace = None,
 ) -> None:
     """What control is worth: a search over actions that knows the coming arrivals and prompts, beside the other
     policies."""
@@ -241,7 +244,9 @@ def oracle(
 
     use_cache()
     try:
-        typer.echo(report(task_of(task), episodes, horizon))
+        typer.echo(
+            report(task_of(task), episodes, horizon, str(table) if table else None, str(trace) if trace else None)
+        )
     except (ValueError, OSError) as error:
         raise fail(error) from error
 

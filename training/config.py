@@ -51,6 +51,7 @@ class TrainConfig:
 
     task: int | str = 1
     table: str | None = None  # a latency table of your own; default: the shipped one
+    trace: str | None = None  # a request log of your own, replayed open-loop in place of the task's traffic
     seed: int = 0
     total_steps: int = 2_000_000  # environment steps, rounded up to whole updates
     environments: int = 256  # over all devices
@@ -167,7 +168,7 @@ def from_mapping(entries: Mapping[str, Any], base: TrainConfig | None = None) ->
 
 
 def _number(key: str, value: Any) -> Any:
-    if isinstance(value, str) and key not in ("task", "table"):
+    if isinstance(value, str) and key not in ("task", "table", "trace"):
         try:
             return (
                 yaml.safe_load(value) if not _is_float(value) else float(value) if not value.isdigit() else int(value)

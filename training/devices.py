@@ -16,8 +16,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-import inferencegym_jax as ig
 from training.config import Hyperparameters, TrainConfig
+from training.problem import problem
 from training.trainer import Chunk, TrainState, initial_state, make_chunk
 
 AXIS = "environments"
@@ -90,7 +90,8 @@ def shardings(mesh: Mesh, state: Any) -> Any:
 
 def compiled_functions(config: TrainConfig, mesh: Mesh | None) -> tuple[Any, Chunk]:
     """(jitted ``init(seed, hyper)``, jitted ``chunk(state, hyper)``) of a run."""
-    env, params = ig.make(config.task, table=config.table)
+    found = problem(config.task, config.table, config.trace)
+    env, params = found.env, found.params
 
     def init(seed: Any, hyper: Hyperparameters) -> TrainState:
         return initial_state(env, params, config, seed, hyper)

@@ -17,6 +17,7 @@ import numpy as np
 import inferencegym_jax as ig
 from inferencegym_jax.rollout import Policy
 from inferencegym_jax.trained import load_network, network_policy
+from training.problem import Problem, problem
 
 EPISODES = 1024
 RESAMPLES = 2000
@@ -25,8 +26,12 @@ BUILT_IN = ("baseline", "random", "reactive", "best_static", "trained")
 METRICS = tuple(f.name for f in dataclasses.fields(ig.EpisodeStatistics))
 
 
-def policy_of(name: str, task: int | str) -> Policy:
+def policy_of(name: str, task: int | str | Problem) -> Policy:
     """A built-in policy by name, or that of a policy file, a run's folder or its checkpoint.
+
+    Args:
+        name: of the policy, or a path.
+        task: id or name, or a problem, whose own best static action is then meant.
 
     Raises:
         ValueError: no such name and no such path, or a file of another task.
@@ -36,11 +41,12 @@ def policy_of(name: str, task: int | str) -> Policy:
     simple = {"baseline": ig.policies.baseline, "random": ig.policies.random, "reactive": ig.policies.reactive}
     if name in simple:
         return simple[name]
+    where = task if isinstance(task, Problem) else problem(task)
     if name == "best_static":
-        return ig.policies.best_static(task)
+        return where.best_static()
     if name == "trained":
-        return ig.policies.trained(task)
-    return _from_path(Path(given), ig.get_task(task).name)
+        return ig.policies.trained(where.spec.name)
+    return _from_path(Path(given), where.spec.name)
 
 
 @functools.cache
@@ -54,13 +60,12 @@ def _from_path(path: Path, task: str) -> Policy:
     return network_policy(network)
 
 
-def episodes(task: int | str, policy: Policy, seeds: Any, table: str | None = None) -> dict[str, np.ndarray]:
+def episodes(task: int | str | Problem, policy: Policy, seeds: Any) -> dict[str, np.ndarray]:
     """Score, return and every statistic of each episode: name -> float64[episodes]."""
-    env, params = ig.make(task, table=table)
-    found = ig.evaluate(env, params, policy, seeds)
+    where = task if isinstance(task, Problem) else problem(task)
+    found = ig.evaluate(where.env, where.params, policy, seeds)
     columns = {name: np.asarray(getattr(found, name), np.float64) for name in METRICS}
-    score = np.asarray(ig.grader.score_aggregates(task, found)["score"], np.float64)
-    return {"score": score, "return": columns.pop("total_reward"), **columns}
+    return {"score": where.score(found), "return": columns.pop("total_reward"), **columns}
 
 
 def interval(values: np.ndarray, resamples: int = RESAMPLES) -> dict[str, float]:
@@ -74,7 +79,9 @@ def interval(values: np.ndarray, resamples: int = RESAMPLES) -> dict[str, float]
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
-def evaluate(task: int | str, policy: str, count: int = EPISODES, table: str | None = None) -> dict[str, Any]:
+def evaluate(
+    task: int | str, policy: str, count: int = EPISODES, table: str | None = None, trace: str | None = None
+) -> dict[str, Any]:
     """Everything that ``python -m training evaluate`` prints.
 
     Args:
@@ -82,6 +89,7 @@ def evaluate(task: int | str, policy: str, count: int = EPISODES, table: str | N
         policy: see ``policy_of``.
         count: held-out episodes, seeds 0 to count - 1.
         table: a latency table of your own.
+        trace: a request log of your own; episode s starts at its second 200 s.
 
     Returns:
         ``{"task", "policy", "episodes", "score", "return", "metrics": {name: interval}, "paired": {rival: {"score",
@@ -93,16 +101,18 @@ def evaluate(task: int | str, policy: str, count: int = EPISODES, table: str | N
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1 << 30:
         raise ValueError(f"episodes = {count!r}: must be a whole number from 1 to {1 << 30}")
     seeds = np.arange(count)
-    mine = episodes(task, policy_of(policy, task), seeds, table)
+    where = problem(task, table, trace)
+    mine = episodes(where, policy_of(policy, where), seeds)
     paired = {}
     for rival in RIVALS:
-        theirs = mine if rival == policy else episodes(task, policy_of(rival, task), seeds, table)
+        theirs = mine if rival == policy else episodes(where, policy_of(rival, where), seeds)
         paired[rival] = {name: interval(mine[name] - theirs[name]) for name in ("score", "return")}
     intervals = {name: interval(values) for name, values in mine.items()}
     return {
-        "task": ig.get_task(task).id,
+        "task": where.spec.id,
         "policy": policy,
         "episodes": count,
+        **({} if where.env.trace is None else {"trace": where.env.trace.name}),
         "score": intervals.pop("score"),
         "return": intervals.pop("return"),
         "metrics": intervals,

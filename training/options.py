@@ -15,6 +15,13 @@ RUNS = Path("runs")
 
 Task = Annotated[str, typer.Option("--task", "-t", help="Task: 1, 2, 3 or a name.")]
 Table = Annotated[Path | None, typer.Option(help="A latency table of your own (parquet or CSV).")]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        help="A request log of your own (CSV or JSON lines: time, prompt tokens, output tokens), replayed open-loop in "
+        "place of the task's traffic; objectives, knobs and reward stay the task's."
+    ),
+]
 Episodes = Annotated[int, typer.Option(help="Held-out episodes: seeds 0, 1, 2, ... that no training run sees.")]
 Settings = Annotated[
     list[str], typer.Option("--set", "-s", help="key=value of any config field (training/config.py); may be repeated.")

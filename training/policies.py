@@ -1,4 +1,4 @@
-"""The policies that ship: trained by ``make policies``, written to ``data/policies/task{1,2,3}.npz``."""
+"""The policies that ship: trained by ``make policies``, written to ``data/policies/task{1,2,3,4,5}.npz``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training.runner import metadata, run
 from training.trainer import VALIDATION_SEED
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "policies"
-TASKS = (1, 2, 3)
+TASKS = (1, 2, 3, 4, 5)
 VALIDATION_EPISODES = 512
 
 

@@ -21,6 +21,7 @@ from inferencegym_jax.trained import PolicyNetwork, save_network
 from training.config import TrainConfig
 from training.devices import compiled_functions, make_mesh
 from training.networks import to_policy
+from training.problem import problem
 from training.trainer import TrainState, warm_up_steps
 
 COLUMNS = (
@@ -171,7 +172,7 @@ def summarise(
         "env_steps": update * config.steps_per_update + warm_up_steps(config),
         "seconds": seconds,
         "return": float(found.total_reward.mean()),
-        "score": float(np.mean(ig.grader.score_aggregates(config.task, found)["score"])),
+        "score": float(problem(config.task, config.table, config.trace).score(found).mean()),
         "steps_per_second": config.steps_per_update * config.evaluate_every / chunk_seconds,
     }
     row |= {name: float(getattr(found, name).mean()) for name in COLUMNS if hasattr(found, name)}

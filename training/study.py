@@ -12,6 +12,7 @@ import inferencegym_jax as ig
 from inferencegym_jax.trained import network_policy
 from training.config import TrainConfig
 from training.evaluation import EPISODES, episodes, interval, policy_of
+from training.problem import problem
 from training.runner import run
 
 RIVALS = ("best_static", "reactive")
@@ -34,11 +35,12 @@ def study(
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds = {seeds!r}: must be a whole number of at least 1")
     held_out = np.arange(EPISODES)
-    rivals = {name: episodes(config.task, policy_of(name, config.task), held_out) for name in RIVALS}
+    where = problem(config.task, config.table, config.trace)
+    rivals = {name: episodes(where, policy_of(name, where), held_out) for name in RIVALS}
     rows = []
     for seed in range(seeds):
         result = run(config.replace(seed=seed), devices=devices)
-        mine = episodes(config.task, network_policy(result.network), held_out)
+        mine = episodes(where, network_policy(result.network), held_out)
         reached = [row["env_steps"] for row in result.rows if row["score"] >= 0.65]
         row: dict[str, Any] = {
             "seed": seed,

@@ -79,10 +79,12 @@ def run_sweep(
         A row a member, best first: its settings, mean and lowest validation score over seeds, mean return.
 
     Raises:
-        ValueError: see ``settings``; a value out of a hyperparameter's range.
+        ValueError: see ``settings``; a value out of a hyperparameter's range; a request log.
     """
     if isinstance(seeds, bool) or seeds < 1:
         raise ValueError(f"seeds = {seeds!r}: must be a whole number of at least 1")
+    if config.trace is not None:
+        raise ValueError(f"trace = {config.trace!r}: a sweep runs on the task's own traffic; train takes a log")
     members = settings(grid, search, samples)
     checked = [config.replace(**member).hyper for member in members]
     stacked = jax.tree.map(lambda *values: np.asarray(values, np.float32), *checked)

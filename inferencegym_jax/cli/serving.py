@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from inferencegym_jax.cli.options import TableFile
 from inferencegym_jax.cli.output import fail
 
 NEEDED = ("fastapi", "uvicorn", "pydantic_settings", "openenv")
@@ -28,6 +29,13 @@ def serve(
     context: typer.Context,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; default: PORT, or 7860.")] = None,
     host: Annotated[str | None, typer.Option(help="Address; default: HOST, or all.")] = None,
+    table: TableFile = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Request log (CSV or JSON lines), replayed open-loop as every task's traffic; default: TRACE."
+        ),
+    ] = None,
 ) -> None:
     """Start the server and its page (the same as `python -m server` in a checkout; further options go to it)."""
     folder = checkout()
@@ -39,7 +47,8 @@ def serve(
     absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if absent:
         fail(f"the server needs {', '.join(absent)}: run `make install-serve` in {folder}, or `make serve`")
-    given = [(name, value) for name, value in (("--port", port), ("--host", host)) if value is not None]
+    files = [(name, path.resolve()) for name, path in (("--table", table), ("--trace", trace)) if path is not None]
+    given = [(name, value) for name, value in (("--port", port), ("--host", host), *files) if value is not None]
     command = [sys.executable, "-m", "server", *(str(x) for pair in given for x in pair), *context.args]
     try:
         code = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}).returncode

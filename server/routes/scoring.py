@@ -10,7 +10,6 @@ from fastapi import APIRouter, Response
 from pydantic import ValidationError
 
 import inferencegym_jax as ig
-from inferencegym_jax.registry import normalisers
 from server.errors import BadInput, responses, short
 from server.fields import ActionModel
 from server.metrics import Metrics
@@ -40,7 +39,7 @@ def build(service: Service, rollouts: Rollouts, metrics: Metrics) -> APIRouter:
         if request.seed is not None and log:
             actions = [checked(i, entry["action"]) for i, entry in enumerate(log)]
             return service.verify(spec.id, request.seed, config_dict(request.config), actions, log)
-        result = ig.grade(spec.id, log, normalisers(spec, service.engine.table))
+        result = ig.grade(spec.id, log, service.engine.normalisers(spec))
         note = " Not verified: without the seed the episode cannot be regenerated." if log else ""
         return result | {"verified": False, "feedback": result["feedback"] + note}
 

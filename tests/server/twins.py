@@ -33,10 +33,14 @@ def _follow(key: Any, observation: Any, carry: Any) -> Any:
 
 
 def episodes(
-    task: int, seeds: list[int], actions: list[list[dict[str, Any]]], config: dict[str, float] | None = None
+    task: int,
+    seeds: list[int],
+    actions: list[list[dict[str, Any]]],
+    config: dict[str, float] | None = None,
+    trace: Any = None,
 ) -> list[list[dict[str, Any]]]:
     """One vmapped rollout; per episode and step what a server answers: observation, reward, metrics, workload, oom."""
-    env, params = ig.make(task, config=config)
+    env, params = ig.make(task, config=config, trace=trace)
     padded = [row + [ig.ServeAction().to_dict()] * (EPISODE_LENGTH - len(row)) for row in actions]
     columns = ig.ServeAction(**{k: np.array([[a[k] for a in row] for row in padded]) for k in KNOBS}).as_arrays()
     count = len(seeds)

@@ -1,0 +1,50 @@
+"""Open-loop tasks against task 3: steps a second of 4,096 episodes, and the ratios within a turn.
+
+python -m benchmarks.open_loop [--turns 15]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+
+import jax
+
+from benchmarks.rivals import STEPS
+from benchmarks.rollout import BATCH, ours
+
+TASKS = (3, 4, 5)
+
+
+def measure(turns: int) -> dict[str, dict[str, float]]:
+    """Median million steps/s of each task, and medians over turns of each open-loop task's speed over task 3's."""
+    calls = {task: ours(task, BATCH, call="evaluate") for task in TASKS}
+    for call in calls.values():
+        jax.block_until_ready(call(0))
+    seconds: dict[int, list[float]] = {task: [] for task in TASKS}
+    for turn in range(1, turns + 1):
+        for task, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call(turn))
+            seconds[task].append(time.perf_counter() - start)
+    ratios = {task: [a / b for a, b in zip(seconds[3], seconds[task], strict=True)] for task in TASKS[1:]}
+    return {
+        "million_steps_per_second": {
+            f"task {task}": round(BATCH * STEPS / statistics.median(values) / 1e6, 2)
+            for task, values in seconds.items()
+        },
+        "over_task_3": {f"task {task}": round(statistics.median(values), 3) for task, values in ratios.items()},
+    }
+
+
+def main() -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.open_loop", description=__doc__)
+    parser.add_argument("--turns", type=int, default=15, help="turns that the tasks take (default: 15)")
+    print(json.dumps(measure(parser.parse_args().turns)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""A server that replays a request log: TRACE, the same episodes as ``ig.make(task, trace=...)``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+import inferencegym_jax as ig
+from tests.server.conftest import ROOT, start_server
+from tests.server.twins import episodes, random_actions, seen
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("log") / "mine.csv"
+    rows = [f"{i * 0.11:.2f},{200 + 37 * i % 5000},{20 + 13 * i % 300}" for i in range(6000)]
+    path.write_text("\n".join(["time,prompt_tokens,output_tokens", *rows]))
+    return path
+
+
+def test_every_task_replays_the_log(log: Path, tmp_path: Path) -> None:
+    actions = random_actions(3, 12)
+    with start_server(tmp_path, TRACE=str(log)) as server, httpx.Client(base_url=server.url, timeout=60) as http:
+        about = http.get("/info").json()["trace"]
+        assert (about["name"], about["requests"], about["digest"]) == ("mine.csv", 6000, ig.load_trace(log).digest)
+        for task in (2, 4):
+            session = http.post("/reset", json={"task_id": task, "seed": 1}).json()["session_id"]
+            answers = [http.post("/step", json={"session_id": session, "action": a}).json() for a in actions]
+            assert [seen(a) for a in answers] == episodes(task, [1], [actions], trace=log)[0]
+            assert answers[0]["info"]["workload"]["arrivals"] == ig.load_trace(log).counts[200]
+            grade = http.post("/grader", json={"session_id": session}).json()
+            scores = http.post("/rollout", json={"task_id": task, "seeds": [1], "actions": [actions]}).json()["scores"]
+            assert grade["verified"] and scores[0] == pytest.approx(grade["score"], abs=1e-6)
+        tasks = {entry["task_id"]: entry for entry in http.get("/baseline").json()["tasks"]}
+        assert tasks[1]["expected_range"] is None and 0 < tasks[4]["score"] < 1
+
+
+def test_a_server_without_a_log_says_so(http: httpx.Client) -> None:
+    assert http.get("/info").json()["trace"] is None
+
+
+@pytest.mark.parametrize("task", [4, 5])
+def test_open_loop_rollouts_are_scored_as_their_sessions_are(http: httpx.Client, task: int) -> None:
+    body = {"task_id": task, "seeds": [5], "actions": [random_actions(5, 30)]}
+    scored = http.post("/rollout", json=body).json()
+    graded = http.post("/grader", json={"task_id": task, "seed": 5, "actions": body["actions"][0]}).json()
+    assert scored["scores"][0] == pytest.approx(graded["score"], abs=1e-6)
+    assert scored["breakdown"]["slo"][0] == pytest.approx(graded["breakdown"]["slo"])
+    assert np.sum(list(graded["breakdown"].values())) > 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "message"),
+    [
+        ("TRACE", None, "TRACE: trace = '{path}': no such file; give a CSV or JSON-lines request log"),
+        ("TRACE", "time,prompt_tokens,output_tokens\n1,2,x\n", "TRACE: bad.csv line 2: output_tokens is 'x'"),
+        ("TABLE", None, "TABLE: "),
+    ],
+)
+def test_a_file_that_cannot_be_used_ends_the_start_with_one_line(
+    tmp_path: Path, setting: str, text: str | None, message: str
+) -> None:
+    path = tmp_path / "bad.csv"
+    if text is not None:
+        path.write_text(text)
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", setting: str(path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "server"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(message.format(path=path)) and "Traceback" not in done.stderr

@@ -1,0 +1,74 @@
+"""What a run trains and is measured on: a task, on the shipped table and traffic or on one's own.
+
+``task, table, trace -> Problem``: environment, params, normalisers, the best static action. Score and rivals of one's
+own table or log come from the same searches as the shipped calibration's, on that table and log.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import inferencegym_jax as ig
+from inferencegym_jax.registry import normalisers
+from inferencegym_jax.rollout import Policy
+from inferencegym_jax.solver import search_static, static_actions
+
+SEARCH_SEEDS = 1 << 30, 16  # first and number of the episodes of a search: validation's, not the held-out ones
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One task on one table and one traffic."""
+
+    spec: ig.TaskSpec
+    env: ig.Environment
+    params: ig.EnvParams
+    normalisers: dict[str, float]  # what the grader divides by
+
+    @property
+    def shipped(self) -> bool:
+        """Whether table and traffic are those of the shipped calibration."""
+        return self.env.trace is None and self.env.table.digest == ig.load_table().digest
+
+    def score(self, found: ig.EpisodeStatistics) -> np.ndarray:
+        """The grader's score of each episode, float64[episodes]."""
+        return np.asarray(ig.grader.score_aggregates(self.spec, found, self.normalisers)["score"], np.float64)
+
+    def best_static(self) -> Policy:
+        """The static action with the best mean score: the calibration's, or found by a search over the table's
+        nodes."""
+        if self.shipped:
+            return ig.policies.best_static(self.spec.name)
+        return ig.policies.static(ig.ServeAction(**dict(_search(self.env, self.spec.name))))
+
+
+def problem(task: int | str, table: Any = None, trace: Any = None) -> Problem:
+    """The problem of a task.
+
+    Args:
+        task: id or name.
+        table: a latency table of one's own; default: the shipped one.
+        trace: a request log of one's own, replayed in place of the task's traffic by the open-loop dynamics.
+
+    Raises:
+        ValueError: unknown task.
+        FileNotFoundError, TableError, TraceError: table or log cannot be used.
+    """
+    spec = ig.get_task(task)
+    env, params = ig.make(task, table=table, trace=trace)
+    return Problem(spec, env, params, normalisers(spec, env.table, trace=env.trace))
+
+
+@functools.lru_cache(maxsize=8)
+def _search(env: ig.Environment, name: str) -> tuple[tuple[str, Any], ...]:
+    spec = ig.get_task(name)
+    _, params = ig.make(name, table=env.table, trace=env.trace)
+    first, count = SEARCH_SEEDS
+    found = search_static(env, params, static_actions(env, params), first + np.arange(count))
+    norms = normalisers(spec, env.table, trace=env.trace)
+    scores = ig.grader.score_aggregates(spec, found.per_seed, norms)["score"].mean(axis=1)
+    return tuple(found.actions[int(np.argmax(scores))].items())
