@@ -26,6 +26,7 @@ from inferencegym_jax.models import (
     ServeObservation,
     WorkloadState,
     check_action,
+    check_seed,
     plain,
 )
 from inferencegym_jax.registry import make
@@ -117,7 +118,7 @@ class TraceSimulator:
 
     def reset_seed(self, seed: int) -> None:
         """Start the noise of ``seed`` from its first step."""
-        self.seed, self._step = seed, 0
+        self.seed, self._step = check_seed(seed), 0
 
     def simulate(self, action: ServeAction, workload: WorkloadState) -> MetricsSnapshot:
         """The metrics of one second.
