@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from openenv.cli._validation import validate_running_environment
 from openenv.core.generic_client import GenericEnvClient
-from openenv.validation import Level, Verdict, run_validation
+from openenv.validation import CheckStatus, Level, ProviderCapability, Verdict, run_validation
 from websockets.sync.client import connect
 
 from inferencegym_jax.models import OBSERVATION
@@ -30,7 +32,57 @@ def test_openenv_validates_the_checkout():
     assert report.verdict is Verdict.PASS, report
 
 
-@pytest.mark.parametrize("task", [1, 2, 3])
+class Started:
+    """The running server as the subject that OpenEnv's graders start, which is a container elsewhere."""
+
+    name = "local-process"
+    capabilities = frozenset({ProviderCapability.IMAGE_BUILD})
+    supported_network_modes = frozenset({"public"})
+
+    def __init__(self, url: str):
+        self.base_url = url
+
+    def build(self, root: Path, execution: Any) -> str:
+        return "sha256:" + "0" * 64
+
+    def start(self, spec: Any) -> Started:
+        return self
+
+    def inspect(self) -> dict[str, Any]:
+        return {}
+
+    def logs(self, max_bytes: int = 65536) -> str:
+        return ""
+
+    def exec(self, argv: list[str], timeout_s: float) -> Any:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("task", [1, 3, 5])
+def test_openenvs_runtime_graders_pass(server: Running, tmp_path: Path, task: int):
+    """What `openenv validate --level runtime` grades: startup, reward, observation schema, state."""
+    declared = yaml.safe_load((ROOT / "openenv.yaml").read_text())
+    declared["validation"]["execution"] = {"probe_path": "plan.json"}
+    (tmp_path / "openenv.yaml").write_text(yaml.safe_dump(declared))
+    plan = {
+        "plan_schema_version": "1",
+        "reset": {"episode_id": "graded", "seed": 5, "options": {"task_id": task}},
+        "actions": random_actions(task, 100),
+    }
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    report = run_validation(tmp_path, max_level=Level.RUNTIME, provider=Started(server.url))
+    statuses = {result.check_id: result.status for result in report.results}
+    names = ("startup", "reward_well_formed", "observation_schema", "state_contract")
+    assert {f"runtime.{name}": statuses[f"runtime.{name}"] for name in names} == {
+        f"runtime.{name}": CheckStatus.PASS for name in names
+    }, report.results
+    assert report.verdict is not Verdict.FAIL, report.results
+
+
+@pytest.mark.parametrize("task", [1, 2, 3, 4, 5])
 def test_openenvs_own_client_plays_the_rollouts_episode(server: Running, task: int):
     actions = random_actions(70 + task, 200)
     twin = episodes(task, [9], [actions])[0]
