@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from openenv.core.env_server.http_server import HTTPEnvServer
@@ -46,6 +46,16 @@ def replaced(route: Any) -> bool:
     """Whether a route of OpenEnv gives way to ours; its WebSocket on /mcp stays."""
     path = getattr(route, "path", None)
     return path in REPLACED or (path == MCP_PATH and isinstance(route, APIRoute))
+
+
+class RevalidatedFiles(StaticFiles):
+    """The page's files, asked about again on every visit, so that a new version of the server brings its own page."""
+
+    def file_response(self, *args: Any, **named: Any) -> Response:
+        """The file, or 304 where the browser holds it."""
+        response = super().file_response(*args, **named)
+        response.headers["cache-control"] = "no-cache"
+        return response
 
 
 def make_store(settings: Settings) -> SessionStore:
@@ -121,7 +131,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(scoring.build(service, rollouts, metrics))
     app.include_router(catalogue.build(engine, settings, metrics, lambda: found, store.count, ws_sessions))
     if STATIC.is_dir():
-        app.mount("/static", StaticFiles(directory=STATIC), name="static")
+        app.mount("/static", RevalidatedFiles(directory=STATIC), name="static")
     errors.install(app)
 
     # the last one added is the outermost
