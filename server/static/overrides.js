@@ -11,6 +11,12 @@ function usual(task) {
   return { ...task.reward_weights, slo_ttft_ms: task.slo_ttft_ms[0] };
 }
 
+/** Put a value in, and have it judged as if it had been typed. */
+function set(field, value) {
+  field.value = value;
+  field.dispatchEvent(new Event("input"));
+}
+
 export class Overrides {
   /** @param {HTMLDetailsElement} host @param {object} properties key -> JSON schema. @param {() => void} onChange */
   constructor(host, properties, onChange) {
@@ -19,7 +25,7 @@ export class Overrides {
     this.fields = Object.fromEntries(Object.entries(properties).map(([key, schema]) => [key, this.build(key, schema)]));
     this.clear = host.querySelector("button");
     this.clear.addEventListener("click", () => {
-      for (const field of Object.values(this.fields)) field.value = "";
+      for (const field of Object.values(this.fields)) set(field, "");
       onChange();
     });
     for (const field of Object.values(this.fields)) field.addEventListener("change", onChange);
@@ -53,9 +59,8 @@ export class Overrides {
   /** Put in what `value(key)` gives (null: nothing); what is no number in range is left out. */
   recall(value) {
     for (const [key, field] of Object.entries(this.fields)) {
-      field.value = value(key) ?? "";
-      field.dispatchEvent(new Event("input"));
-      if (!field.checkValidity()) field.value = "";
+      set(field, value(key) ?? "");
+      if (!field.checkValidity()) set(field, "");
     }
     if (Object.keys(this.config).length) this.host.open = true;
   }
