@@ -27,6 +27,7 @@ from server.fields import ActionModel, ObservationModel, StateModel
 from server.mcp_tools import PATH as MCP_PATH
 from server.mcp_tools import MCPEndpoint, as_route, build_tools
 from server.memory import trim
+from server.messages import MessageCheck
 from server.metrics import Metrics
 from server.middleware import BodyLimit, Observe, RateLimit
 from server.openenv_environment import DESCRIPTION, ServingEnvironment
@@ -135,6 +136,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
 
     # the last one added is the outermost
+    app.add_middleware(MessageCheck)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     if settings.rate_limit != "off":
         app.add_middleware(RateLimit, limit=settings.rate_limit)
