@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -135,34 +132,6 @@ def played_through_a_kill(
 
     asyncio.run(run())
     return found, broken
-
-
-def busiest_worker(parent: int) -> int:
-    """The process id of the child with the most open sockets."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-
-    def sockets(pid: str) -> int:
-        return sum(os.readlink(entry).startswith("socket:") for entry in Path(f"/proc/{pid}/fd").iterdir())
-
-    return int(max(children, key=sockets))
-
-
-def test_a_killed_worker_loses_no_session(redis_url: str, tmp_path: Path):
-    """Of two workers on one port the busier is killed -9 under load: every session goes on at its last step, served by
-    the other one and by the worker that takes the dead one's place."""
-    actions = [random_actions(i, 30) for i in range(24)]
-    with start_server(tmp_path, REDIS_URL=redis_url, WORKERS="2", LOG_LEVEL="info") as server:
-        end = time.monotonic() + 60
-        while server.log.read_text().count("Application startup complete") < 2:
-            assert time.monotonic() < end, server.log.read_text()
-            time.sleep(0.1)
-
-        def kill() -> None:
-            os.kill(busiest_worker(server.process.pid), signal.SIGKILL)
-
-        found, broken = played_through_a_kill(server.url, server.url, actions, kill)
-        assert broken > 0  # it was serving some of them
-    assert found == episodes(2, list(range(24)), actions)
 
 
 def test_two_servers_share_sessions_and_a_kill_loses_nothing(redis_url: str, tmp_path: Path):
