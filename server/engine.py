@@ -143,7 +143,7 @@ class Program:
             trees = (after, seen, rest, more["metrics"], more["workload"])
             return jnp.concatenate([layout.pack(tree) for layout, tree in zip(order, trees, strict=True)])
 
-        # 10 us a call instead of 25, or 60 where the other core is busy. The open loop's last bits would change.
+        # No hop to another thread within a call: half of its time or less. The open loop's last bits would change.
         whole = in_one_piece(step) if env.loops == "closed_loop" else step
         self.reset, self.step = jax.jit(reset), jax.jit(whole)
 

@@ -22,8 +22,8 @@ DESCRIPTION = (
 
 
 class ServingEnvironment(Environment):
-    """An episode at a time. Reset and step are coroutines without awaits: a step takes 20 us, less
-    than a hop to another thread and back."""
+    """An episode at a time. Reset and step are coroutines without awaits: a step takes less than
+    a hop to another thread and back."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
