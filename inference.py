@@ -22,6 +22,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import inferencegym_jax as ig
 from inferencegym_jax.agents.llm import Endpoint, EndpointError, LLMAgent, play
+from inferencegym_jax.models import SEEDS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         endpoint = Endpoint.from_environment()
         names = options.tasks or [str(spec.id) for spec in ig.task_specs().values()]
         tasks = [ig.get_task(int(name) if name.isdigit() else name) for name in names]
-        if options.episodes < 1 or not 0 <= options.seed <= 2**32 - options.episodes:
+        if options.episodes < 1 or not 0 <= options.seed <= SEEDS - options.episodes:
             raise ValueError("--episodes must be at least 1, and --seed from 0 to 4294967295")
         results = [
             one

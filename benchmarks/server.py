@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from websockets.asyncio.client import connect as connect_async
@@ -25,6 +25,7 @@ from websockets.sync.client import connect
 STEP = json.dumps({"type": "step", "data": {"batch_size": 64}})
 RESET = json.dumps({"type": "reset", "data": {"seed": 1}})
 EPISODE = 200
+SESSIONS = (64,)  # at once
 
 
 def nothing_app() -> Any:
@@ -93,6 +94,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def checked(reply: str | bytes) -> None:
+    """Raise for an answer that is no observation: an error is answered sooner than a step is taken."""
+    if not str(reply).startswith('{"type":"observation"'):
+        raise RuntimeError(f"not an observation: {reply!r}")
+
+
 def stepped(port: int, steps: int) -> tuple[float, float]:
     """One WebSocket client, whole episodes with their resets: (steps a second, median latency of a step in us)."""
     latencies = np.empty(steps)
@@ -101,41 +108,58 @@ def stepped(port: int, steps: int) -> tuple[float, float]:
         for step in range(steps):
             if step % EPISODE == 0:
                 socket.send(RESET)
-                socket.recv()
+                checked(socket.recv())
             sent = time.perf_counter()
             socket.send(STEP)
             reply = socket.recv()
             latencies[step] = time.perf_counter() - sent
+            checked(reply)
         seconds = time.perf_counter() - start
-    if '"type":"observation"' not in str(reply):
-        raise RuntimeError(f"not an observation: {reply!r}")
     return steps / seconds, 1e6 * float(np.median(latencies))
 
 
-async def together(port: int, clients: int, steps: int) -> tuple[float, float, float]:
-    """Clients at once: (total steps a second, median and 99th percentile of the step latency in ms)."""
+class Load(NamedTuple):
+    """What a number of WebSocket sessions at once came to; processor times per step."""
+
+    rate: float  # steps a second, all sessions together
+    median_ms: float  # latency of a step
+    p99_ms: float
+    server_us: float
+    client_us: float
+
+
+async def together(port: int, pid: int, sessions: int, steps: int) -> Load:
+    """Sessions stepped at once by one asyncio client, whole episodes with their resets; ``steps`` each."""
     latencies: list[float] = []
+    ready = asyncio.Barrier(sessions + 1)
 
     async def one() -> None:
         async with connect_async(f"ws://127.0.0.1:{port}/ws", max_size=None) as socket:
-            await socket.send(RESET)
-            await socket.recv()
             await ready.wait()
-            for _ in range(steps):
+            for step in range(steps):
+                if step % EPISODE == 0:
+                    await socket.send(RESET)
+                    checked(await socket.recv())
                 start = time.perf_counter()
                 await socket.send(STEP)
-                await socket.recv()
+                reply = await socket.recv()
                 latencies.append(time.perf_counter() - start)
+                checked(reply)
 
-    ready = asyncio.Event()
-    tasks = [asyncio.create_task(one()) for _ in range(clients)]
-    await asyncio.sleep(2.0)
-    start = time.perf_counter()
-    ready.set()
-    await asyncio.gather(*tasks)
-    seconds = time.perf_counter() - start
-    found = 1000 * np.array(latencies)
-    return clients * steps / seconds, float(np.median(found)), float(np.percentile(found, 99))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(sessions):
+            group.create_task(one())
+        await ready.wait()
+        start, server, client = time.perf_counter(), cpu_seconds(pid), time.process_time()
+    seconds, server, client = time.perf_counter() - start, cpu_seconds(pid) - server, time.process_time() - client
+    count, found = sessions * steps, 1000 * np.array(latencies)
+    return Load(
+        count / seconds,
+        float(np.median(found)),
+        float(np.percentile(found, 99)),
+        1e6 * server / count,
+        1e6 * client / count,
+    )
 
 
 def http_episode(port: int) -> float:
@@ -196,17 +220,22 @@ def main() -> None:
             processor = 1e6 * busy[port] / (options.turns * options.steps)
             print(f"{name:36} {rate:7.0f}  {faster:5.2f}  {median:8.0f} us  {shorter:5.2f}  {processor:13.0f} us")
         print("ratios: this server against that one; the median does not see what else runs on the machine")
-        each = max(50, options.steps // 20)
-        turns = [
-            (asyncio.run(together(ours, 1, 10 * each)), asyncio.run(together(ours, 64, each)))
-            for _ in range(options.turns)
-        ]
-        one, many = (np.median(np.asarray([turn[i] for turn in turns]), axis=0) for i in (0, 1))
-        print(f"one asyncio client: {one[0]:.0f} steps/s, step latency {one[1]:.2f} ms, p99 {one[2]:.2f} ms")
+        counts = (1, *SESSIONS)
+        loads: dict[int, list[Load]] = {count: [] for count in counts}
+        for _ in range(options.turns):
+            for count in counts:  # whole episodes, so that resets weigh the same in each
+                each = EPISODE * max(1, options.steps // EPISODE // min(count, 10))
+                loads[count].append(asyncio.run(together(ours, pid, count, each)))
         print(
-            f"64 clients: {many[0]:.0f} steps/s in all ({many[0] / one[0]:.2f} of one), step latency {many[1]:.1f} ms,"
-            f" p99 {many[2]:.1f} ms"
+            "sessions of one asyncio client   steps/s  ratio  step latency      p99  processor a step: server, client"
         )
+        medians_of = {count: Load(*np.median(np.asarray(found), axis=0)) for count, found in loads.items()}
+        for count, load in medians_of.items():
+            ratio = np.median([many.rate / one.rate for many, one in zip(loads[count], loads[1], strict=True)])
+            print(
+                f"{count:30}  {load.rate:8.0f}  {ratio:5.2f}  {load.median_ms:9.2f} ms  {load.p99_ms:4.1f} ms"
+                f"  {load.server_us:21.0f} us, {load.client_us:3.0f} us"
+            )
         print(f"reset, 200 steps and grader over HTTP: {min(http_episode(ours) for _ in range(3)):.2f} s")
         print(f"resident memory afterwards: {resident_mb(pid):.0f} MB")
 

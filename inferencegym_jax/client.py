@@ -9,81 +9,172 @@
 
 Needs httpx (``pip install "inferencegym-jax[client]"``). Every step carries a ``step_id``: when a connection breaks or
 the server answers 502, 503, 504 or 429 the same step is sent again, and the server takes it once.
+
+``Operations, EpisodeOperations -> Request (wire) -> send``: each operation is written once, as the request that it
+makes and how its answer is read; ``Client`` sends it and waits, ``AsyncClient`` gives something to await.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+import uuid
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import httpx
 
 from inferencegym_jax.models import ServeAction
-from inferencegym_jax.wire import (
-    RETRIED,
-    ApiError,
-    Call,
-    EpisodeView,
-    Retry,
-    Step,
-    read,
-    read_table,
-    reset_call,
-    rollout_call,
-    step_call,
-)
+from inferencegym_jax.wire import ApiError, EpisodeView, Request, Retry, Step, given, knobs, read_table
 
 __all__ = ["ApiError", "AsyncClient", "AsyncEpisode", "Client", "Episode", "Retry", "Step"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+E = TypeVar("E")
 
-class Episode(EpisodeView):
-    """One session on the server; made by ``Client.reset``."""
 
-    def __init__(self, client: Client, answer: dict[str, Any]):
-        super().__init__(answer)
-        self._client = client
+class Waits(Protocol):
+    """What sends a request and waits for its answer."""
 
-    def step(self, action: ServeAction | Mapping[str, Any]) -> Step:
+    def send(self, request: Request[T], /) -> T: ...
+
+
+class Awaits(Protocol):
+    """What sends a request in a coroutine."""
+
+    async def send(self, request: Request[T], /) -> T: ...
+
+
+class operation(Generic[P, T]):
+    """Turns a method that makes a request into one that sends it, and waits or can be awaited as its class does."""
+
+    def __init__(self, build: Callable[Concatenate[Any, P], Request[T]]):
+        self._build = build
+        functools.update_wrapper(self, build)  # type: ignore[arg-type]
+
+    @overload
+    def __get__(self, at: Waits, kind: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, at: Awaits, kind: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, at: Any, kind: type) -> Any:
+        """The method of an object."""
+        if at is None:
+            return self
+        build: Any = self._build
+        return functools.wraps(build)(lambda *args, **named: at.send(build(at, *args, **named)))
+
+
+class EpisodeOperations(EpisodeView):
+    """What can be done with a session."""
+
+    @operation
+    def step(self, action: ServeAction | Mapping[str, Any]) -> Request[Step]:
         """One simulated second.
 
         Raises:
             ValueError, TypeError: a knob of a ``ServeAction`` is out of range.
             ApiError: the server refused (404 expired, 409 over, 422 out of range).
         """
-        return self.take(self._client.send(step_call(self.session_id, action)))
+        body = {"session_id": self.session_id, "action": knobs(action), "step_id": uuid.uuid4().hex}
+        return Request("POST", "/step", body, parse=self.take)
 
-    def state(self) -> dict[str, Any]:
+    @operation
+    def state(self) -> Request[dict[str, Any]]:
         """Where the session stands on the server."""
-        return self._client.send(Call("GET", "/state", query={"session_id": self.session_id}))
+        return Request("GET", "/state", query={"session_id": self.session_id})
 
-    def grade(self) -> dict[str, Any]:
+    @operation
+    def grade(self) -> Request[dict[str, Any]]:
         """Score, breakdown, feedback, verified."""
-        return self._client.send(Call("POST", "/grader", {"session_id": self.session_id}))
+        return Request("POST", "/grader", {"session_id": self.session_id})
 
 
-class AsyncEpisode(EpisodeView):
-    """One session on the server; made by ``AsyncClient.reset``. Methods as in ``Episode``."""
+class Operations(Generic[E]):
+    """What can be asked of a server; ``_episode`` makes the client's own kind of episode of an answer to a reset."""
+
+    _episode: Callable[[dict[str, Any]], E]
+
+    @operation
+    def reset(
+        self,
+        task: int | str = 1,
+        seed: int | None = None,
+        config: Mapping[str, float] | None = None,
+        episode_id: str | None = None,
+    ) -> Request[E]:
+        """Start an episode; without a seed the server draws one and the episode's ``seed`` says which."""
+        overrides = None if config is None else dict(config)
+        body = given(task_id=task, seed=seed, config=overrides, episode_id=episode_id)
+        return Request("POST", "/reset", body, parse=self._episode)
+
+    @operation
+    def tasks(self) -> Request[list[dict[str, Any]]]:
+        """The tasks."""
+        return Request("GET", "/tasks")
+
+    @operation
+    def info(self) -> Request[dict[str, Any]]:
+        """Spaces, weights, provenance of the table, limits."""
+        return Request("GET", "/info")
+
+    @operation
+    def health(self) -> Request[dict[str, Any]]:
+        """Is the server up."""
+        return Request("GET", "/health")
+
+    @operation
+    def baseline(self) -> Request[dict[str, Any]]:
+        """Scores of the fixed agent."""
+        return Request("GET", "/baseline")
+
+    @operation
+    def grade(self, **request: Any) -> Request[dict[str, Any]]:
+        """POST /grader with any of its three forms, as keywords."""
+        return Request("POST", "/grader", request)
+
+    @operation
+    def rollout(
+        self,
+        task: int | str,
+        seeds: Sequence[int],
+        policy: str | None = None,
+        *,
+        actions: Sequence[Sequence[ServeAction | Mapping[str, Any]]] | None = None,
+        config: Mapping[str, float] | None = None,
+        trajectories: bool = False,
+    ) -> Request[Any]:
+        """Whole episodes in one call: the scores as a dict, or with ``trajectories`` every step as a pyarrow table."""
+        body = given(
+            task_id=task,
+            seeds=[int(seed) for seed in seeds],
+            policy=policy,
+            actions=None if actions is None else [[knobs(action) for action in sequence] for sequence in actions],
+            config=None if config is None else dict(config),
+            trajectories=trajectories,
+            format="arrow" if trajectories else None,
+        )
+        return Request("POST", "/rollout", body, parse=read_table)
+
+
+class Episode(EpisodeOperations):
+    """One session on the server; made by ``Client.reset``."""
+
+    def __init__(self, client: Client, answer: dict[str, Any]):
+        super().__init__(answer)
+        self.send = client.send
+
+
+class AsyncEpisode(EpisodeOperations):
+    """One session on the server; made by ``AsyncClient.reset``. What ``Episode`` does is awaited here."""
 
     def __init__(self, client: AsyncClient, answer: dict[str, Any]):
         super().__init__(answer)
-        self._client = client
-
-    async def step(self, action: ServeAction | Mapping[str, Any]) -> Step:
-        """One simulated second; see ``Episode.step``."""
-        return self.take(await self._client.send(step_call(self.session_id, action)))
-
-    async def state(self) -> dict[str, Any]:
-        """Where the session stands on the server."""
-        return await self._client.send(Call("GET", "/state", query={"session_id": self.session_id}))
-
-    async def grade(self) -> dict[str, Any]:
-        """Score, breakdown, feedback, verified."""
-        return await self._client.send(Call("POST", "/grader", {"session_id": self.session_id}))
+        self.send = client.send
 
 
-class Client:
+class Client(Operations[Episode]):
     """A server, synchronously.
 
     Args:
@@ -103,6 +194,7 @@ class Client:
     ):
         self._http = httpx.Client(base_url=base_url, timeout=timeout_s, transport=transport)
         self._retry = retry or Retry()
+        self._episode = functools.partial(Episode, self)
 
     def __enter__(self) -> Client:
         return self
@@ -114,66 +206,22 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def send(self, call: Call) -> Any:
-        """Send a request, again where that is safe and helps; the answer's JSON (bytes for Arrow)."""
-        for attempt in range(self._retry.attempts):
-            last = attempt == self._retry.attempts - 1
-            answer = None
+    def send(self, request: Request[T]) -> T:
+        """Send a request, again where that is safe and helps, and read its answer."""
+        attempt = 0
+        while True:
             try:
-                answer = self._http.request(**call.arguments())
-                if answer.status_code not in RETRIED or last:
-                    return read(answer)
-            except httpx.TransportError:
-                if last:
-                    raise
-            time.sleep(self._retry.wait_s(attempt, answer))
-        raise ValueError(f"attempts = {self._retry.attempts}: must be at least 1")
-
-    def reset(
-        self,
-        task: int | str = 1,
-        seed: int | None = None,
-        config: Mapping[str, float] | None = None,
-        episode_id: str | None = None,
-    ) -> Episode:
-        """Start an episode; without a seed the server draws one and ``Episode.seed`` says which."""
-        return Episode(self, self.send(reset_call(task, seed, config, episode_id)))
-
-    def tasks(self) -> list[dict[str, Any]]:
-        """The tasks."""
-        return self.send(Call("GET", "/tasks"))
-
-    def info(self) -> dict[str, Any]:
-        """Spaces, weights, provenance of the table, limits."""
-        return self.send(Call("GET", "/info"))
-
-    def health(self) -> dict[str, Any]:
-        """Is the server up."""
-        return self.send(Call("GET", "/health"))
-
-    def baseline(self) -> dict[str, Any]:
-        """Scores of the fixed agent."""
-        return self.send(Call("GET", "/baseline"))
-
-    def grade(self, **request: Any) -> dict[str, Any]:
-        """POST /grader with any of its three forms, as keywords."""
-        return self.send(Call("POST", "/grader", request))
-
-    def rollout(
-        self,
-        task: int | str,
-        seeds: Sequence[int],
-        policy: str | None = None,
-        *,
-        actions: Sequence[Sequence[ServeAction | Mapping[str, Any]]] | None = None,
-        config: Mapping[str, float] | None = None,
-        trajectories: bool = False,
-    ) -> Any:
-        """Whole episodes in one call: the scores as a dict, or with ``trajectories`` every step as a pyarrow table."""
-        return read_table(self.send(rollout_call(task, seeds, policy, actions, config, trajectories)))
+                outcome = self._http.request(**request.arguments())
+            except httpx.TransportError as error:
+                outcome = error
+            wait_s = self._retry.wait_s(attempt, outcome)
+            if wait_s is None:
+                return request.read(outcome)
+            time.sleep(wait_s)
+            attempt += 1
 
 
-class AsyncClient:
+class AsyncClient(Operations[AsyncEpisode]):
     """A server, asynchronously; arguments and methods as in ``Client``."""
 
     def __init__(
@@ -186,6 +234,7 @@ class AsyncClient:
     ):
         self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout_s, transport=transport)
         self._retry = retry or Retry()
+        self._episode = functools.partial(AsyncEpisode, self)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -197,60 +246,16 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def send(self, call: Call) -> Any:
-        """Send a request, again where that is safe and helps; the answer's JSON (bytes for Arrow)."""
-        for attempt in range(self._retry.attempts):
-            last = attempt == self._retry.attempts - 1
-            answer = None
+    async def send(self, request: Request[T]) -> T:
+        """Send a request, again where that is safe and helps, and read its answer."""
+        attempt = 0
+        while True:
             try:
-                answer = await self._http.request(**call.arguments())
-                if answer.status_code not in RETRIED or last:
-                    return read(answer)
-            except httpx.TransportError:
-                if last:
-                    raise
-            await asyncio.sleep(self._retry.wait_s(attempt, answer))
-        raise ValueError(f"attempts = {self._retry.attempts}: must be at least 1")
-
-    async def reset(
-        self,
-        task: int | str = 1,
-        seed: int | None = None,
-        config: Mapping[str, float] | None = None,
-        episode_id: str | None = None,
-    ) -> AsyncEpisode:
-        """Start an episode."""
-        return AsyncEpisode(self, await self.send(reset_call(task, seed, config, episode_id)))
-
-    async def tasks(self) -> list[dict[str, Any]]:
-        """The tasks."""
-        return await self.send(Call("GET", "/tasks"))
-
-    async def info(self) -> dict[str, Any]:
-        """Spaces, weights, provenance of the table, limits."""
-        return await self.send(Call("GET", "/info"))
-
-    async def health(self) -> dict[str, Any]:
-        """Is the server up."""
-        return await self.send(Call("GET", "/health"))
-
-    async def baseline(self) -> dict[str, Any]:
-        """Scores of the fixed agent."""
-        return await self.send(Call("GET", "/baseline"))
-
-    async def grade(self, **request: Any) -> dict[str, Any]:
-        """POST /grader with any of its three forms, as keywords."""
-        return await self.send(Call("POST", "/grader", request))
-
-    async def rollout(
-        self,
-        task: int | str,
-        seeds: Sequence[int],
-        policy: str | None = None,
-        *,
-        actions: Sequence[Sequence[ServeAction | Mapping[str, Any]]] | None = None,
-        config: Mapping[str, float] | None = None,
-        trajectories: bool = False,
-    ) -> Any:
-        """Whole episodes in one call; see ``Client.rollout``."""
-        return read_table(await self.send(rollout_call(task, seeds, policy, actions, config, trajectories)))
+                outcome = await self._http.request(**request.arguments())
+            except httpx.TransportError as error:
+                outcome = error
+            wait_s = self._retry.wait_s(attempt, outcome)
+            if wait_s is None:
+                return request.read(outcome)
+            await asyncio.sleep(wait_s)
+            attempt += 1

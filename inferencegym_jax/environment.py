@@ -25,8 +25,8 @@ from inferencegym_jax.models import (
     ServeAction,
     ServeObservation,
     check_action,
+    check_seed,
     is_traced,
-    shown,
 )
 from inferencegym_jax.reward import reward, violation_rate
 from inferencegym_jax.simulator import TableGrid, kv_occupancy, simulate
@@ -109,11 +109,11 @@ class Environment:
             params: the task; default: the one that the environment was made for.
 
         Raises:
-            ValueError: a Python seed outside that range.
+            ValueError: a seed that is no array, outside that range or no whole number.
         """
         params = self.default_params if params is None else params
-        if isinstance(seed, bool) or (isinstance(seed, int) and not 0 <= seed < 2**32):
-            raise ValueError(f"seed = {shown(seed)}: must be a whole number from 0 to {2**32 - 1}")
+        if not isinstance(seed, jax.Array | np.ndarray):
+            seed = check_seed(seed)
         return self._reset_jit(jnp.asarray(seed, jnp.uint32), params)
 
     def reset_env(self, key: jax.Array, params: EnvParams | None = None) -> tuple[ServeObservation, EnvState]:

@@ -24,7 +24,7 @@ from gymnasium.vector.utils import batch_space
 
 from inferencegym_jax import random as counters
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, ServeObservation, plain
+from inferencegym_jax.models import KNOBS, SEEDS, EnvParams, ServeAction, ServeObservation, check_seed, plain
 from inferencegym_jax.registry import make
 from inferencegym_jax.table import LatencyTable
 from inferencegym_jax.tasks import get_task
@@ -35,7 +35,6 @@ IDS = {
     "inferencegym_jax/BurstyShareGPT-v0": 2,
     "inferencegym_jax/AdversarialMultiTenant-v0": 3,
 }
-SEEDS = 2**32
 
 
 def action_space() -> spaces.Box:
@@ -73,17 +72,6 @@ def to_action(action: Any, batch: tuple[int, ...] = ()) -> ServeAction:
 def flatten(observation: ServeObservation, normalised: bool) -> np.ndarray:
     """float32[..., 14] of a concrete observation."""
     return np.asarray(normalise(observation) if normalised else observation.to_array(), np.float32)
-
-
-def check_seed(seed: Any) -> int:
-    """The seed as an int.
-
-    Raises:
-        ValueError: it is none from 0 to 4294967295.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < SEEDS:
-        raise ValueError(f"seed = {seed!r}: must be a whole number from 0 to {SEEDS - 1}")
-    return int(seed)
 
 
 def next_episode(given: int | None, seed: int | None, episode: int, rng: np.random.Generator) -> tuple[int, int]:

@@ -13,8 +13,8 @@ import httpx
 import numpy as np
 from gymnasium import spaces
 
-from inferencegym_jax.gymnasium_env import action_space, check_seed, flatten, next_episode, observation_space, to_action
-from inferencegym_jax.models import OBSERVATION, ServeObservation
+from inferencegym_jax.gymnasium_env import action_space, flatten, next_episode, observation_space, to_action
+from inferencegym_jax.models import OBSERVATION, ServeObservation, check_seed
 from inferencegym_jax.tasks import get_task
 
 TIMEOUT_SECONDS = 30.0

@@ -82,6 +82,7 @@ class ObservationField:
 
 
 EPISODE_LENGTH = 200
+SEEDS = 2**32  # episodes of a task: seeds are 0 to SEEDS - 1
 QUEUE_CAPACITY = 512
 
 OBSERVATION: dict[str, ObservationField] = {
@@ -307,6 +308,17 @@ def finite_number(value: Any) -> float | None:
 def is_traced(tree: Any) -> bool:
     """Whether any leaf is a tracer: inside jit, vmap or grad no value can be inspected."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def check_seed(seed: Any) -> int:
+    """The seed of one episode as an int.
+
+    Raises:
+        ValueError: it is no whole number from 0 to 4294967295.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < SEEDS:
+        raise ValueError(f"seed = {shown(seed)}: must be a whole number from 0 to {SEEDS - 1}")
+    return int(seed)
 
 
 def check_action(action: Any) -> None:

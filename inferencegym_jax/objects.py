@@ -27,6 +27,7 @@ from inferencegym_jax.models import (
     ServeObservation,
     WorkloadState,
     check_action,
+    check_seed,
     plain,
 )
 from inferencegym_jax.registry import make
@@ -122,7 +123,7 @@ class TraceSimulator:
 
     def reset_seed(self, seed: int) -> None:
         """Start the noise of ``seed`` from its first step."""
-        self.seed: int = seed
+        self.seed: int = check_seed(seed)
         self._step = 0
 
     def simulate(self, action: ServeAction, workload: WorkloadState) -> MetricsSnapshot:

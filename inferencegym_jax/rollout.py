@@ -19,6 +19,7 @@ from inferencegym_jax import parallel, random
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.models import (
     EPISODE_LENGTH,
+    SEEDS,
     EnvParams,
     MetricsSnapshot,
     ServeAction,
@@ -53,8 +54,8 @@ def _check(seeds: Any, params: EnvParams, length: int) -> jax.Array:
         raise ValueError(f"seeds: shape {seeds.shape}; must be a vector of at least one seed")
     if not jnp.issubdtype(seeds.dtype, jnp.integer):
         raise TypeError(f"seeds: dtype {seeds.dtype}; must be whole numbers")
-    if isinstance(seeds, np.ndarray) and (seeds.min() < 0 or seeds.max() >= 2**32):
-        raise ValueError(f"seeds: {seeds.min()} to {seeds.max()}; must be from 0 to {2**32 - 1}")
+    if isinstance(seeds, np.ndarray) and (seeds.min() < 0 or seeds.max() >= SEEDS):
+        raise ValueError(f"seeds: {seeds.min()} to {seeds.max()}; must be from 0 to {SEEDS - 1}")
     if not isinstance(length, int) or length < 1:
         raise ValueError(f"length = {length!r}: must be a whole number of at least 1")
     tasks = jnp.shape(params.task_id)

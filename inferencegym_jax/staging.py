@@ -33,3 +33,20 @@ def stage(function: Callable[P, T]) -> Callable[P, T]:
         return jax.tree.map(mark, called(*args, **kwargs))
 
     return staged
+
+
+def in_one_piece(function: Callable[P, T]) -> Callable[P, T]:
+    """``function`` of arrays, compiled by the CPU backend as one piece of machine code.
+
+    Otherwise each of its operations is a task, and half of those that are ready are handed to another thread: for one
+    environment's step that costs more than the step. Vectors are short in such a program, so it is for tiny batches
+    only; its last bits are those of the usual program where a test says so.
+    """
+    called = jax.jit(function)
+
+    @functools.wraps(function)
+    def whole(*args: P.args, **kwargs: P.kwargs) -> T:
+        with set_xla_metadata(inlineable="false", xla_cpu_small_call="true"):
+            return called(*args, **kwargs)
+
+    return whole

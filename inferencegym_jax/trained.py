@@ -219,6 +219,15 @@ def load_network(path: str | Path) -> tuple[PolicyNetwork, dict[str, Any]]:
     return network, metadata
 
 
+def has_trained(task: int | str) -> bool:
+    """Whether a trained policy ships for a task (id or name)."""
+    try:
+        data_path(f"policies/task{get_task(task).id}.npz")
+    except FileNotFoundError:
+        return False
+    return True
+
+
 @functools.cache
 def trained(task: int | str, *, sample_actions: bool = False) -> Policy:
     """The policy that ships for a task (``data/policies/task{id}.npz``), trained by ``make policies``.

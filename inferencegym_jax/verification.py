@@ -17,7 +17,7 @@ import numpy as np
 
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.grader import grade
-from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeAction, plain, shown
+from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeAction, check_seed, plain
 from inferencegym_jax.registry import make, normalisers
 from inferencegym_jax.table import LatencyTable
 from inferencegym_jax.tasks import get_task
@@ -74,8 +74,7 @@ def resimulate(
         ValueError, TypeError: naming the action's index, the knob, the value and what is allowed.
     """
     env, params = make(task, table=table, config=config)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed = {shown(seed)}: must be a whole number from 0 to {2**32 - 1}")
+    seed = check_seed(seed)
     if isinstance(actions, str | bytes | Mapping) or not isinstance(actions, Sequence):
         raise TypeError(f"actions: got {type(actions).__name__}; must be a list of actions")
     if len(actions) > EPISODE_LENGTH:

@@ -1,16 +1,16 @@
-"""Requests and answers of the HTTP API without the sending: what the sync and the async client share."""
+"""Requests, answers and retries of the HTTP API without the sending, which ``client`` does in two ways."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import httpx
 
 from inferencegym_jax.models import MetricsSnapshot, ServeAction, ServeObservation, WorkloadState, check_action
 
+T = TypeVar("T")
 RETRIED = (429, 502, 503, 504)
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -46,48 +46,55 @@ class Retry:
     first_s: float = 0.1
     most_s: float = 5.0
 
-    def wait_s(self, attempt: int, answer: httpx.Response | None) -> float:
-        """Seconds before the next attempt; the server's Retry-After where it is a number."""
-        asked = answer.headers.get("retry-after", "") if answer is not None else ""
-        if asked.isdigit():
-            return float(asked)
-        return min(self.most_s, self.first_s * 2**attempt)
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts = {self.attempts}: must be at least 1")
+
+    def wait_s(self, attempt: int, outcome: httpx.Response | httpx.TransportError) -> float | None:
+        """Seconds before the next attempt, the server's Retry-After where it is a number; None: this one was the last.
+
+        Args:
+            attempt: which one it was, from 0.
+            outcome: what it came to.
+        """
+        failed = isinstance(outcome, httpx.TransportError)
+        if attempt + 1 >= self.attempts or not (failed or outcome.status_code in RETRIED):
+            return None
+        asked = "" if failed else outcome.headers.get("retry-after", "")
+        return float(asked) if asked.isdigit() else min(self.most_s, self.first_s * 2**attempt)
 
 
 @dataclass(frozen=True)
-class Call:
-    """One request; both clients send it, each in its own way."""
+class Request(Generic[T]):
+    """One request and what its answer means; how it is sent is the client's business."""
 
     method: str
     path: str
     body: Any = None
     query: dict[str, str] | None = None
+    parse: Callable[[Any], T] = lambda answer: answer  # of the answer's JSON (its bytes for Arrow)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of httpx' ``request``."""
         return {"method": self.method, "url": self.path, "json": self.body, "params": self.query}
 
+    def read(self, outcome: httpx.Response | httpx.TransportError) -> T:
+        """What the answer says.
 
-def read(answer: httpx.Response) -> Any:
-    """JSON of a good answer (bytes of an Arrow one); raises ``ApiError`` for a refusal."""
-    if answer.is_success:
-        return answer.content if answer.headers.get("content-type") == ARROW else answer.json()
-    try:
-        detail = answer.json()["detail"]
-    except (ValueError, KeyError, TypeError):
-        detail = answer.text[:200]
-    raise ApiError(answer.status_code, detail)
-
-
-def reset_call(task: int | str, seed: int | None, config: Mapping[str, float] | None, episode_id: str | None) -> Call:
-    """POST /reset."""
-    body = {"task_id": task, "seed": seed, "config": None if config is None else dict(config), "episode_id": episode_id}
-    return Call("POST", "/reset", {name: value for name, value in body.items() if value is not None})
-
-
-def step_call(session_id: str, action: ServeAction | Mapping[str, Any]) -> Call:
-    """POST /step, with a fresh step_id."""
-    return Call("POST", "/step", {"session_id": session_id, "action": knobs(action), "step_id": uuid.uuid4().hex})
+        Raises:
+            ApiError: the server refused.
+            httpx.TransportError: no answer came.
+        """
+        if isinstance(outcome, httpx.TransportError):
+            raise outcome
+        if outcome.is_success:
+            arrow = outcome.headers.get("content-type") == ARROW
+            return self.parse(outcome.content if arrow else outcome.json())
+        try:
+            detail = outcome.json()["detail"]
+        except (ValueError, KeyError, TypeError):
+            detail = outcome.text[:200]
+        raise ApiError(outcome.status_code, detail)
 
 
 def knobs(action: ServeAction | Mapping[str, Any]) -> dict[str, Any]:
@@ -98,23 +105,9 @@ def knobs(action: ServeAction | Mapping[str, Any]) -> dict[str, Any]:
     return dict(action)
 
 
-def rollout_call(
-    task: int | str,
-    seeds: Sequence[int],
-    policy: str | None,
-    actions: Sequence[Sequence[ServeAction | Mapping[str, Any]]] | None,
-    config: Mapping[str, float] | None,
-    trajectories: bool,
-) -> Call:
-    """POST /rollout."""
-    body: dict[str, Any] = {"task_id": task, "seeds": [int(seed) for seed in seeds], "trajectories": trajectories}
-    if policy is not None:
-        body["policy"] = policy
-    if actions is not None:
-        body["actions"] = [[knobs(action) for action in sequence] for sequence in actions]
-    if config is not None:
-        body["config"] = dict(config)
-    return Call("POST", "/rollout", body | ({"format": "arrow"} if trajectories else {}))
+def given(**fields: Any) -> dict[str, Any]:
+    """The fields of a request's body that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def read_table(content: Any) -> Any:

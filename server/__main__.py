@@ -9,10 +9,25 @@ import sys
 import tempfile
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 
 import inferencegym_jax as ig
+from server.app import create_app
 from server.settings import Settings
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Log lines to stdout, as they are: requests are JSON objects already."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(message)s", stream=sys.stdout)
+    logging.getLogger("jax").setLevel(logging.WARNING)
+
+
+def application() -> FastAPI:
+    """The application of one process; workers and reloaded ones are new processes, which log nothing by themselves."""
+    settings = Settings()
+    set_up_logging(settings)
+    return create_app(settings)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,10 +71,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if settings.workers > 1:
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="inferencegym-metrics-"))
-    logging.basicConfig(level=settings.log_level.upper(), format="%(message)s", stream=sys.stdout)
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    set_up_logging(settings)
     uvicorn.run(
-        "server.app:create_app",
+        "server.__main__:application",
         factory=True,
         host=settings.host,
         port=settings.port,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from openenv.core.env_server.http_server import HTTPEnvServer
@@ -27,6 +27,7 @@ from server.fields import ActionModel, ObservationModel, StateModel
 from server.mcp_tools import PATH as MCP_PATH
 from server.mcp_tools import MCPEndpoint, as_route, build_tools
 from server.memory import trim
+from server.messages import MessageCheck
 from server.metrics import Metrics
 from server.middleware import BodyLimit, Observe, RateLimit
 from server.openenv_environment import DESCRIPTION, ServingEnvironment
@@ -46,6 +47,16 @@ def replaced(route: Any) -> bool:
     """Whether a route of OpenEnv gives way to ours; its WebSocket on /mcp stays."""
     path = getattr(route, "path", None)
     return path in REPLACED or (path == MCP_PATH and isinstance(route, APIRoute))
+
+
+class RevalidatedFiles(StaticFiles):
+    """The page's files, asked about again on every visit, so that a new version of the server brings its own page."""
+
+    def file_response(self, *args: Any, **named: Any) -> Response:
+        """The file, or 304 where the browser holds it."""
+        response = super().file_response(*args, **named)
+        response.headers["cache-control"] = "no-cache"
+        return response
 
 
 def make_store(settings: Settings) -> SessionStore:
@@ -121,10 +132,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(scoring.build(service, rollouts, metrics))
     app.include_router(catalogue.build(engine, settings, metrics, lambda: found, store.count, ws_sessions))
     if STATIC.is_dir():
-        app.mount("/static", StaticFiles(directory=STATIC), name="static")
+        app.mount("/static", RevalidatedFiles(directory=STATIC), name="static")
     errors.install(app)
 
     # the last one added is the outermost
+    app.add_middleware(MessageCheck)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     if settings.rate_limit != "off":
         app.add_middleware(RateLimit, limit=settings.rate_limit)

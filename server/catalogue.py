@@ -8,8 +8,9 @@ from typing import Any
 import inferencegym_jax as ig
 from inferencegym_jax.models import EPISODE_LENGTH
 from inferencegym_jax.tasks import CONFIG_KEYS, calibration
+from inferencegym_jax.trained import has_trained
 from server.engine import Engine
-from server.fields import ActionModel, ObservationBody, StateModel
+from server.fields import ActionModel, Config, ObservationBody, StateModel
 from server.schemas import POLICIES
 from server.settings import Settings
 
@@ -37,9 +38,14 @@ def tasks() -> list[dict[str, Any]]:
     ]
 
 
+def trained_policies() -> dict[str, bool]:
+    """Whether a trained policy ships, by the task's name."""
+    return {spec.name: has_trained(spec.id) for spec in ig.task_specs().values()}
+
+
 def policies() -> dict[str, bool]:
-    """The names that POST /rollout takes, and whether this server has them."""
-    return {name: hasattr(ig.policies, name) for name in POLICIES}
+    """The names that POST /rollout takes, and whether this server has them for any task."""
+    return dict.fromkeys(POLICIES, True) | {"trained": any(trained_policies().values())}
 
 
 def trace(engine: Engine) -> dict[str, Any] | None:
@@ -71,7 +77,9 @@ def info(engine: Engine, settings: Settings) -> dict[str, Any]:
         "episode_length": EPISODE_LENGTH,
         "reward_weights": {spec.name: dict(spec.reward) for spec in ig.task_specs().values()},
         "config_keys": list(CONFIG_KEYS),
+        "config": Config.model_json_schema(),
         "policies": policies(),
+        "trained_policies": trained_policies(),
         "best_static": {
             name: calibration()["tasks"][name]["best_static"]["action"]
             for name in ig.task_specs()

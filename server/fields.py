@@ -23,11 +23,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import KNOBS, OBSERVATION, Knob, ObservationField
+from inferencegym_jax.models import KNOBS, OBSERVATION, SEEDS, Knob, ObservationField
 from inferencegym_jax.tasks import CONFIG_KEYS
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-MAX_SEED = 2**32 - 1
 TASK_IDS = tuple(spec.id for spec in ig.task_specs().values())
 TASK_NAMES = tuple(ig.task_specs())
 
@@ -192,7 +191,7 @@ def check_task(task: Any) -> Any:
     return task
 
 
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED, strict=True), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=0, le=SEEDS - 1, strict=True), BeforeValidator(_whole)]
 TaskId = Annotated[
     Any,
     BeforeValidator(_whole),

@@ -22,8 +22,8 @@ DESCRIPTION = (
 
 
 class ServingEnvironment(Environment):
-    """An episode at a time. Reset and step are coroutines without awaits: a step takes about a tenth of a millisecond,
-    less than a hop to another thread and back."""
+    """An episode at a time. Reset and step are coroutines without awaits: a step takes less than
+    a hop to another thread and back."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 

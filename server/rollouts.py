@@ -84,12 +84,9 @@ class Rollouts:
         Raises:
             BadInput: this server lacks it, with the reason.
         """
-        make = getattr(ig.policies, "trained", None)
-        if make is None:
-            raise BadInput("policy = 'trained': this version has no trained policies; see /info")
         try:
-            return make(task)
-        except (ImportError, LookupError, OSError, ValueError) as error:
+            return ig.policies.trained(task)
+        except (OSError, ValueError) as error:
             raise BadInput(f"policy = 'trained': not available for task {task}: {error}") from error
 
     def run(self, request: RolloutRequest) -> tuple[bytes, str, int]:

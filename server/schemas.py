@@ -213,7 +213,9 @@ class Info(BaseModel):
     observation_space: dict[str, Any]
     episode_length: int
     reward_weights: dict[str, dict[str, float]]
-    policies: dict[str, bool]
+    config: dict[str, Any] = Field(description="JSON schema of a reset's config")
+    policies: dict[str, bool] = Field(description="what POST /rollout can play")
+    trained_policies: dict[str, bool] = Field(description="whether there is a trained policy, by the task's name")
     table: dict[str, Any]
     trace: dict[str, Any] | None
     limits: dict[str, Any]

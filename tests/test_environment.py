@@ -118,7 +118,7 @@ def test_something_else_than_an_action_is_told_so():
         env.step(None, state, {"batch_size": 1}, params)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32, True])
+@pytest.mark.parametrize("seed", [-1, 2**32, True, 1.5, "7", None, np.int64(-1)])
 def test_a_seed_out_of_range_is_told_the_range(seed):
     env, params = ig.make(1)
     with pytest.raises(ValueError, match="must be a whole number from 0 to 4294967295"):

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import yaml
 
-from inferencegym_jax.models import EPISODE_LENGTH
+from inferencegym_jax.models import EPISODE_LENGTH, check_seed
 from inferencegym_jax.tasks import get_task
 
 STARTS = ("middle", "baseline", "best_static")
@@ -76,8 +76,7 @@ class TrainConfig:
         for name, value in [(name, getattr(self, name)) for name in names] + [("hidden", size) for size in self.hidden]:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} = {value!r}: must be a whole number of at least 1")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed = {self.seed!r}: must be a whole number from 0 to {2**32 - 1}")
+        check_seed(self.seed)
         if self.rollout_length > EPISODE_LENGTH:
             raise ValueError(f"rollout_length = {self.rollout_length}: must be at most an episode, {EPISODE_LENGTH}")
         if self.rollout_length % self.minibatches:

@@ -26,7 +26,7 @@ from inferencegym_jax.cli.output import (
     working,
 )
 from inferencegym_jax.episode_statistics import EpisodeStatistics, evaluate
-from inferencegym_jax.models import KNOBS
+from inferencegym_jax.models import KNOBS, SEEDS
 from inferencegym_jax.registry import make, normalisers
 from inferencegym_jax.rollout import rollout as roll_out
 from inferencegym_jax.tasks import TaskSpec, get_task
@@ -72,7 +72,7 @@ def rollout(
     task: Task = "1",
     policy: Annotated[str, typer.Option("--policy", "-p", help=POLICY_HELP)] = "baseline",
     episodes: Seeds = 256,
-    first_seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of the first episode.")] = 0,
+    first_seed: Annotated[int, typer.Option("--seed", min=0, max=SEEDS - 1, help="Seed of the first episode.")] = 0,
     table_file: TableFile = None,
     config: Config = None,
     log: Annotated[Path | None, typer.Option(help="Write the first episode's log (JSON) for `grade`.")] = None,
@@ -84,8 +84,8 @@ def rollout(
         spec, overrides = get_task(number), config_values(config)
         env, params = make(number, table=table_file, config=overrides)
         chosen = policy_of(policy, number)
-        if first_seed + episodes > 2**32:
-            raise ValueError(f"--seed {first_seed}: with {episodes} episodes it must be at most {2**32 - episodes}")
+        if first_seed + episodes > SEEDS:
+            raise ValueError(f"--seed {first_seed}: with {episodes} episodes it must be at most {SEEDS - episodes}")
         seeds = np.arange(first_seed, first_seed + episodes)
         with working(f"{episodes:,} episodes of {spec.name}"):
             found = jax.block_until_ready(evaluate(env, params, chosen, seeds))

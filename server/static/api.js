@@ -36,14 +36,25 @@ async function request(path, body) {
   throw new ApiError(answer.status, words(parsed, answer.status), Number(answer.headers.get("retry-after")) || 1);
 }
 
+/** The fields that name an episode: task, seed, and overrides where there are any. */
+export function episodeOf({ taskId, seed, config }) {
+  return { task_id: taskId, seed, ...(Object.keys(config).length ? { config } : {}) };
+}
+
+/** The body of a /rollout that plays a policy on one episode and gives every step. */
+export function rolloutOf(setup, policy) {
+  const { seed, ...rest } = episodeOf(setup);
+  return { ...rest, seeds: [seed], policy, trajectories: true };
+}
+
 export const api = {
   tasks: () => request("tasks"),
   info: () => request("info"),
-  reset: (taskId, seed) => request("reset", { task_id: taskId, seed }),
+  reset: (setup) => request("reset", episodeOf(setup)),
   step: (sessionId, action, stepId) => request("step", { session_id: sessionId, action, step_id: stepId }),
   gradeSession: (sessionId) => request("grader", { session_id: sessionId }),
-  gradeActions: (taskId, seed, actions) => request("grader", { task_id: taskId, seed, actions }),
-  rollout: (taskId, seed, policy) => request("rollout", { task_id: taskId, seeds: [seed], policy, trajectories: true }),
+  gradeActions: (setup, actions) => request("grader", { ...episodeOf(setup), actions }),
+  rollout: (setup, policy) => request("rollout", rolloutOf(setup, policy)),
 };
 
 /**

@@ -1,19 +1,20 @@
 // The page: reads the controls, runs the episode, and keeps charts, knobs, result and code in step with it.
 
-import { recall, remember } from "./address.js";
+import { remember } from "./address.js";
 import { api, explain } from "./api.js";
 import { Chart } from "./charts.js";
-import { Episode, policyName, REQUESTS_PER_SECOND } from "./episode.js";
+import { Episode, REQUESTS_PER_SECOND } from "./episode.js";
 import { Knobs } from "./knobs.js";
 import { limitsOf, PANELS, readings } from "./panels.js";
 import { legend, resultOf, tableOf, taskFacts } from "./readout.js";
+import { Setup } from "./setup.js";
 import { curl, python } from "./snippets.js";
 import { recallTheme, switchTheme } from "./theme.js";
 
 const $ = (id) => document.getElementById(id);
-const page = { tasks: [], episode: null, knobs: null, charts: [], playing: false, busy: false, inspected: null, language: "python" };
+const page = { setup: null, episode: null, knobs: null, charts: [], playing: false, busy: false, inspected: null, language: "python" };
 
-const task = () => page.tasks.find((entry) => entry.id === Number($("task").value));
+const task = () => page.setup.task;
 const manual = () => page.episode?.driver.policy === "manual";
 const speed = () => Number(document.querySelector("input[name=speed]:checked").value);
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -25,10 +26,10 @@ async function begin() {
   page.playing = false;
   while (page.busy) await pause(10);
   if (mine !== page.begun) return; // a newer choice is on its way
-  if (!$("seed").reportValidity()) return;
+  if (!page.setup.check()) return;
   clearTrouble();
   $("result").hidden = true;
-  const setup = { taskId: task().id, seed: $("seed").valueAsNumber, policy: $("policy").value, rival: $("rival").value };
+  const setup = page.setup.read();
   remember(setup);
   showTask();
   await guarded(begin, async () => {
@@ -148,8 +149,7 @@ function trouble(error, again) {
     if (action === "restart") location.reload();
     if (action === "resume") resume(again);
     if (action === "drive") {
-      $("policy").value = "manual";
-      $("rival").value = "baseline";
+      page.setup.drive();
       begin();
     }
   };
@@ -245,7 +245,7 @@ async function copy() {
 }
 
 function newSeed() {
-  $("seed").value = crypto.getRandomValues(new Uint32Array(1))[0] % 10_000;
+  page.setup.reseed();
   begin();
 }
 
@@ -270,18 +270,9 @@ async function start() {
   };
   page.charts = PANELS.map((panel) => new Chart($("charts"), panel, inspect));
   const [tasks, info] = await Promise.all([api.tasks(), api.info()]);
-  Object.assign(page, { tasks, info });
-  $("task").append(...tasks.map((entry) => new Option(`${entry.id}. ${entry.title} (${entry.difficulty})`, entry.id)));
-  const policies = () => Object.entries(info.policies).map(([id, here]) => {
-    const option = new Option(here ? policyName(id) : `${policyName(id)} (none on this server)`, id);
-    option.disabled = !here;
-    return option;
-  });
-  $("policy").append(new Option(policyName("manual"), "manual"), ...policies());
-  $("rival").append(new Option("Nobody", ""), ...policies());
+  page.info = info;
   page.knobs = new Knobs($("knobs"), info.action_space.properties, showCode);
-  recall();
-  for (const id of ["task", "policy", "rival", "seed"]) $(id).addEventListener("change", begin);
+  page.setup = new Setup(tasks, info, begin);
   const clicks = { play, step: single, finish, restart: begin, dice: newSeed, theme: switchTheme, download, copy };
   for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
   for (const name of ["python", "curl"]) $(`tab-${name}`).addEventListener("click", () => selectLanguage(name));

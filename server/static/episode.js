@@ -27,12 +27,12 @@ function row(entry, previous) {
 
 /** You: every step is a request of one session, made with the knobs as they stand. */
 class ManualLane {
-  constructor(kind, taskId, seed) {
-    Object.assign(this, { kind, taskId, seed, policy: "manual", name: policyName("manual"), rows: [], shown: 0, grade: null });
+  constructor(kind, setup) {
+    Object.assign(this, { kind, setup, policy: "manual", name: policyName("manual"), rows: [], shown: 0, grade: null });
   }
 
   async open() {
-    const answer = await api.reset(this.taskId, this.seed);
+    const answer = await api.reset(this.setup);
     this.session = answer.session_id;
     this.observation = answer.observation;
     this.length = answer.episode_length;
@@ -68,12 +68,12 @@ class ManualLane {
 
 /** A policy of the server's: its whole trajectory comes in one /rollout and is shown step by step. */
 class ReplayLane {
-  constructor(kind, taskId, seed, policy) {
-    Object.assign(this, { kind, taskId, seed, policy, name: policyName(policy), rows: [], shown: 0, grade: null });
+  constructor(kind, setup, policy) {
+    Object.assign(this, { kind, setup, policy, name: policyName(policy), rows: [], shown: 0, grade: null });
   }
 
   async open() {
-    const answer = await api.rollout(this.taskId, this.seed, this.policy).catch((error) => {
+    const answer = await api.rollout(this.setup, this.policy).catch((error) => {
       // A refusal here is about the policy (the server has no trained one, say), not about a session.
       if (error.status >= 400 && error.status < 500 && error.status !== 429) error.code = "policy";
       throw error;
@@ -91,15 +91,16 @@ class ReplayLane {
   async resume() {}
 
   async finishGrade() {
-    this.grade ??= await api.gradeActions(this.taskId, this.seed, this.rows.map((entry) => entry.action));
+    this.grade ??= await api.gradeActions(this.setup, this.rows.map((entry) => entry.action));
   }
 }
 
 export class Episode {
-  /** @param {{taskId: number, seed: number, policy: string, rival: string}} setup rival "" plays alone. */
-  constructor({ taskId, seed, policy, rival }) {
-    const lane = (kind, id) => (id === "manual" ? new ManualLane(kind, taskId, seed) : new ReplayLane(kind, taskId, seed, id));
-    Object.assign(this, { taskId, seed });
+  /** @param {{taskId: number, seed: number, policy: string, rival: string, config: object}} setup rival "" plays alone. */
+  constructor(setup) {
+    const { taskId, seed, policy, rival, config } = setup;
+    const lane = (kind, id) => (id === "manual" ? new ManualLane(kind, setup) : new ReplayLane(kind, setup, id));
+    Object.assign(this, { taskId, seed, config });
     this.lanes = [lane("a", policy), ...(rival ? [lane("b", rival)] : [])];
   }
 
@@ -140,6 +141,7 @@ export class Episode {
       format: "inferencegym-episode",
       task_id: this.taskId,
       seed: this.seed,
+      config: this.config,
       steps: this.time,
       episodes: this.lanes.map((lane) => ({
         policy: lane.policy,

@@ -1,5 +1,7 @@
 // The episode on the page as code that a user can run: Python in process, and curl against this server.
 
+import { episodeOf, rolloutOf } from "./api.js";
+
 /** Runs of equal actions: [[steps, action], ...]. */
 function runs(actions) {
   const found = [];
@@ -21,8 +23,9 @@ const BOOLS = { true: "True", false: "False" };
 const keywords = (action) => Object.entries(action).map(([name, value]) => `${name}=${BOOLS[value] ?? value}`).join(", ");
 
 export function python(episode, action) {
-  const { taskId, seed, driver } = episode;
-  const head = `import inferencegym_jax as ig\n\nenv, params = ig.make(${taskId})\n`;
+  const { taskId, seed, driver, config } = episode;
+  const overrides = Object.keys(config).length ? `, config=${JSON.stringify(config)}` : "";
+  const head = `import inferencegym_jax as ig\n\nenv, params = ig.make(${taskId}${overrides})\n`;
   if (driver.policy === "manual") {
     const lines = plan(episode, action).map(([steps, held]) => `    (${steps}, ig.ServeAction(${keywords(held)})),`);
     return `${head}obs, state = env.reset_seed(${seed}, params)
@@ -46,15 +49,15 @@ print({name: float(value[0]) for name, value in scores.items()})
 }
 
 export function curl(episode, action) {
-  const { taskId, seed, driver } = episode;
+  const { driver } = episode;
   const head = `BASE=${base()}
 post() { curl -sSf --retry 5 "$BASE/$1" -H 'content-type: application/json' -d "$2"; echo; }
 `;
   if (driver.policy !== "manual") {
-    return `${head}post rollout '${JSON.stringify({ policy: driver.policy, task_id: taskId, seeds: [seed], trajectories: true })}'\n`;
+    return `${head}post rollout '${JSON.stringify(rolloutOf(episode, driver.policy))}'\n`;
   }
   const lines = plan(episode, action).map(([steps, held]) => `step ${steps} '${JSON.stringify(held)}'`);
-  return `${head}SESSION=$(post reset '{"task_id":${taskId},"seed":${seed}}' | sed 's/.*"session_id": *"\\([^"]*\\)".*/\\1/')
+  return `${head}SESSION=$(post reset '${JSON.stringify(episodeOf(episode))}' | sed 's/.*"session_id": *"\\([^"]*\\)".*/\\1/')
 step() { for i in $(seq "$1"); do post step "{\\"session_id\\":\\"$SESSION\\",\\"action\\":$2}"; done; }
 ${lines.join("\n")}
 post grader "{\\"session_id\\":\\"$SESSION\\"}"

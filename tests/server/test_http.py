@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import KNOBS, OBSERVATION, MetricsSnapshot, WorkloadState
+from inferencegym_jax.tasks import CONFIG_KEYS
 from tests.server.twins import episodes, random_actions, seen
 
 
@@ -22,7 +24,7 @@ def step(http: httpx.Client, session: str, action: dict[str, Any], **more: Any) 
     return http.post("/step", json={"session_id": session, "action": action, **more})
 
 
-@pytest.mark.parametrize("task", [1, 2, 3])
+@pytest.mark.parametrize("task", [1, 2, 3, 4, 5])
 def test_an_episode_over_http_is_the_rollouts(http: httpx.Client, task: int):
     seed, config = 40 + task, {"gamma": 0.5} if task == 3 else None
     actions = random_actions(seed, 200)
@@ -111,6 +113,30 @@ def test_the_catalogue_is_the_librarys(http: httpx.Client):
         elif knob.kind != "bool":
             assert (schema["minimum"], schema["maximum"]) == (knob.low, knob.high)
     assert list(info["observation_space"]["properties"]) == list(OBSERVATION)
+
+
+def test_info_says_for_which_tasks_there_is_a_trained_policy(http: httpx.Client):
+    def ships(task: int) -> bool:
+        try:
+            return bool(ig.policies.trained(task))
+        except FileNotFoundError:
+            return False
+
+    info = http.get("/info").json()
+    assert info["trained_policies"] == {spec.name: ships(spec.id) for spec in ig.task_specs().values()}
+    assert info["policies"]["trained"] == any(info["trained_policies"].values())
+    assert list(info["config"]["properties"]) == info["config_keys"] == list(CONFIG_KEYS)
+
+
+def test_the_pages_files_are_asked_about_again_after_an_upgrade(http: httpx.Client):
+    page = http.get("/")
+    files = re.findall(r'"(static/[^"]+)"', page.text)
+    assert page.headers["cache-control"] == "no-cache" and len(files) >= 2
+    for path in files:
+        first = http.get(f"/{path}")
+        again = http.get(f"/{path}", headers={"if-none-match": first.headers["etag"]})
+        assert (first.status_code, again.status_code) == (200, 304)
+        assert first.headers["cache-control"] == again.headers["cache-control"] == "no-cache"
 
 
 def test_the_schema_names_every_metric_and_workload_field(http: httpx.Client):

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+import inferencegym_jax as ig
 from inferencegym_jax.models import KNOBS
-from tests.server.browser import RESULT, SECOND, Browser, visit
+from tests.server.browser import IDLE, RESULT, SECOND, Browser, visit
 
 pytestmark = pytest.mark.browser
 
@@ -45,6 +46,53 @@ def test_a_locked_knob_stays_at_its_default_whatever_a_policy_asks_for(page: Bro
     assert (
         page.js("document.querySelector('[data-knob=prefill_disagg] input').checked") is KNOBS["prefill_disagg"].default
     )
+
+
+def test_reward_and_slo_can_be_overridden_and_given_back(page: Browser, site: str) -> None:
+    visit(page, site, "task=2&seed=3&policy=baseline&rival=")
+    page.press("f")
+    page.wait(RESULT)
+    own = page.text("[data-panel=reward] .now .a")
+    page.click("#overrides summary")
+    page.choose("[name=gamma]", "0")
+    page.choose("[name=slo_ttft_ms]", "150.5")
+    page.wait("location.search.includes('gamma=0&slo_ttft_ms=150.5')")
+    page.wait(f"{IDLE} && {SECOND} === 0")
+    assert page.text("#overrides summary span") == "2 changed"
+    assert page.text("#task-facts li") == "SLO 150.5 ms TTFT"
+    assert page.js("document.querySelector('[data-panel=ttft] .limits text').textContent") == "SLO 150.5 ms"
+    page.js("document.activeElement.blur()")
+    page.press("f")
+    page.wait(RESULT)
+    env, params = ig.make(2, config={"gamma": 0, "slo_ttft_ms": 150.5})
+    total = float(ig.evaluate(env, params, ig.policies.baseline, [3]).total_reward[0])
+    assert page.text("[data-panel=reward] .now .a") == f"{total:.1f}" != own
+    for code in ("python", "curl"):
+        page.click(f"#tab-{code}")
+        assert '{"gamma":0,"slo_ttft_ms":150.5}' in page.text("#code")
+
+    page.choose("[name=delta]", "-1")  # refused where it stands: the episode on the page stays
+    assert not page.js("document.querySelector('[name=delta]').checkValidity()")
+    page.choose("[name=slo_ttft_ms]", "0")
+    assert not page.js("document.querySelector('[name=slo_ttft_ms]').checkValidity()")
+    assert not page.js("document.getElementById('result').hidden")
+    page.click("#overrides button")
+    page.wait(f"!location.search.includes('gamma') && {IDLE} && document.getElementById('result').hidden")
+    assert page.text("#task-facts li") == "SLO 300 ms TTFT"
+
+
+def test_a_policy_that_a_task_lacks_cannot_be_chosen(page: Browser, site: str) -> None:
+    visit(page, site, "task=3&seed=0&policy=trained&rival=trained")
+    assert page.js("[...document.querySelectorAll('#policy, #rival')].map((s) => s.value)") == ["trained"] * 2
+    page.choose("#task", "4")
+    page.wait(f"location.search.includes('task=4') && {IDLE}")
+    assert page.js("[...document.querySelectorAll('#policy, #rival')].map((s) => s.value)") == ["manual", "baseline"]
+    assert page.js("document.querySelector('#policy [value=trained]').disabled")
+    assert "none for this task" in page.js("document.querySelector('#policy [value=trained]').text")
+    page.choose("#task", "1")
+    page.wait(f"location.search.includes('task=1') && {IDLE}")
+    assert not page.js("document.querySelector('#policy [value=trained]').disabled")
+    assert page.js("document.querySelector('#policy [value=trained]').text") == "Trained"
 
 
 def test_knobs_take_their_ranges_from_the_server(page: Browser) -> None:
