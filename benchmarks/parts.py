@@ -43,8 +43,7 @@ def _loop(part: Callable[[jax.Array, jax.Array], Any]) -> Callable[[int], Any]:
         return jax.lax.scan(body, jnp.zeros(ENVIRONMENTS), jnp.arange(STEPS))[0]
 
     example = jax.ShapeDtypeStruct((ENVIRONMENTS,), jnp.uint32)
-    options: Any = parallel.CPU_OPTIONS if jax.default_backend() == "cpu" else None
-    compiled = jax.jit(run).lower(example).compile(compiler_options=options)
+    compiled = jax.jit(run).lower(example).compile(compiler_options=parallel.compiler_options())
     return lambda turn: compiled(jnp.arange(ENVIRONMENTS, dtype=jnp.uint32) + turn * ENVIRONMENTS)
 
 

@@ -69,6 +69,7 @@ def ours(task: int, devices: int, repeats: int) -> float:
     import numpy as np
 
     import inferencegym_jax as ig
+    from inferencegym_jax import parallel
     from training import devices as meshes
     from training.config import task_config
     from training.trainer import make_update
@@ -89,7 +90,7 @@ def ours(task: int, devices: int, repeats: int) -> float:
         specs = meshes.specs()
         many = jax.shard_map(many, mesh=mesh, in_specs=(specs,), out_specs=(specs, jax.P()), check_vma=False)
     state = meshes.compiled_functions(config, mesh)[0](np.uint32(0), config.hyper)
-    train = jax.jit(many)
+    train = jax.jit(many, compiler_options=parallel.compiler_options())
     return timed(lambda: train(state), repeats)
 
 

@@ -23,6 +23,11 @@ CPU_OPTIONS = {"xla_cpu_prefer_vector_width": "512"}
 PART_MINIMUM = 512  # environments a part: below, starting a thread costs more than it saves
 
 
+def compiler_options() -> dict[str, str] | None:
+    """What ``jax.jit`` or ``compile`` should be given for this package's loops: CPU_OPTIONS on a CPU, else nothing."""
+    return CPU_OPTIONS if jax.default_backend() == "cpu" else None
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

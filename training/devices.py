@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from inferencegym_jax import parallel
 from training.config import Hyperparameters, TrainConfig
 from training.problem import problem
 from training.trainer import Chunk, TrainState, initial_state, make_chunk
@@ -97,7 +98,7 @@ def compiled_functions(config: TrainConfig, mesh: Mesh | None) -> tuple[Any, Chu
         return initial_state(env, params, config, seed, hyper)
 
     if mesh is None:
-        return jax.jit(init), jax.jit(make_chunk(env, params, config))
+        return jax.jit(init), jax.jit(make_chunk(env, params, config), compiler_options=parallel.compiler_options())
     abstract = jax.eval_shape(functools.partial(init, np.uint32(0)), config.hyper)
     chunk = jax.shard_map(
         make_chunk(env, params, config, AXIS, mesh.size),
@@ -106,4 +107,5 @@ def compiled_functions(config: TrainConfig, mesh: Mesh | None) -> tuple[Any, Chu
         out_specs=(specs(), P(), P()),
         check_vma=False,
     )
-    return jax.jit(init, out_shardings=shardings(mesh, abstract)), jax.jit(chunk)
+    sharded = jax.jit(init, out_shardings=shardings(mesh, abstract))
+    return sharded, jax.jit(chunk, compiler_options=parallel.compiler_options())

@@ -282,7 +282,7 @@ def make_train(config: TrainConfig) -> Callable[..., tuple[TrainState, Metrics, 
         ``train(seed, hyper=config.hyper)``, which returns the final state, metrics of shape (chunks, updates a chunk)
         and evaluation statistics of shape (chunks, episodes).
     """
-    env, params = ig.make(config.task, table=config.table)
+    env, params = ig.make(config.task, table=config.table, trace=config.trace)
     chunk = make_chunk(env, params, config)
 
     def train(seed: Any, hyper: Hyperparameters = config.hyper) -> tuple[TrainState, Metrics, EpisodeStatistics]:
