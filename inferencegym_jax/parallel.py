@@ -19,11 +19,11 @@ import numpy as np
 from inferencegym_jax.models import is_traced
 
 # XLA's own default is 256 bits. With 512, where the processor has them, a rollout takes 0.7 times as long.
-CPU_OPTIONS = {"xla_cpu_prefer_vector_width": "512"}
+CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
 PART_MINIMUM = 512  # environments a part: below, starting a thread costs more than it saves
 
 
-def compiler_options() -> dict[str, str] | None:
+def compiler_options() -> dict[str, str | bool] | None:
     """What ``jax.jit`` or ``compile`` should be given for this package's loops: CPU_OPTIONS on a CPU, else nothing."""
     return CPU_OPTIONS if jax.default_backend() == "cpu" else None
 
