@@ -163,7 +163,11 @@ class Episode(EpisodeOperations):
 
     def __init__(self, client: Client, answer: dict[str, Any]):
         super().__init__(answer)
-        self.send = client.send
+        self._client: Client = client
+
+    def send(self, request: Request[T], /) -> T:
+        """Send a request of this session; see ``Client.send``."""
+        return self._client.send(request)
 
 
 class AsyncEpisode(EpisodeOperations):
@@ -171,7 +175,11 @@ class AsyncEpisode(EpisodeOperations):
 
     def __init__(self, client: AsyncClient, answer: dict[str, Any]):
         super().__init__(answer)
-        self.send = client.send
+        self._client: AsyncClient = client
+
+    async def send(self, request: Request[T], /) -> T:
+        """Send a request of this session; see ``AsyncClient.send``."""
+        return await self._client.send(request)
 
 
 class Client(Operations[Episode]):
