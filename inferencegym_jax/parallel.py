@@ -106,6 +106,11 @@ def _compiled(function: Any, static: tuple[Any, ...], structure: Any, leaves: tu
     return lowered.compile(compiler_options=CPU_OPTIONS)
 
 
+def forget() -> None:
+    """Let go of every compiled program: memory for a process that lives long; the next call compiles again."""
+    _compiled.cache_clear()
+
+
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="rollout")

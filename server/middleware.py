@@ -23,7 +23,7 @@ from server.errors import problem
 from server.metrics import Metrics
 
 access = logging.getLogger("server.access")
-UNLIMITED = frozenset({"/health", "/healthz", "/metrics"})  # what probes ask
+UNLIMITED = frozenset({"/health", "/healthz", "/metrics", "/"})  # what probes ask, and the page
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -76,6 +76,11 @@ class Observe:
                 access.info(orjson.dumps(line).decode())
 
 
+def free(path: str) -> bool:
+    """Whether a path is outside the rate limit: who stepped fast can still load the page."""
+    return path in UNLIMITED or path.startswith("/static/")
+
+
 class RateLimit:
     """At most so many requests per client address in a sliding window, counted in each worker."""
 
@@ -85,7 +90,7 @@ class RateLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 429 with Retry-After."""
-        if scope["type"] != "http" or scope["path"] in UNLIMITED or scope["method"] == "OPTIONS":
+        if scope["type"] != "http" or free(scope["path"]) or scope["method"] == "OPTIONS":
             await self.app(scope, receive, send)
             return
         client = client_address(scope)

@@ -17,6 +17,7 @@ import orjson
 import pyarrow as pa
 
 import inferencegym_jax as ig
+from inferencegym_jax import parallel
 from inferencegym_jax.grader import Aggregates, objectives_met, score_aggregates
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation
 from inferencegym_jax.rollout import Policy, Trajectory
@@ -40,6 +41,9 @@ def choose(key: jax.Array, observation: ServeObservation, carry: Choice) -> tupl
     others = (ig.policies.reactive(key, observation).as_arrays(), ig.policies.random(key, observation).as_arrays())
     chosen = jax.tree.map(lambda *options: jnp.select([which == i for i in range(3)], options), replayed, *others)
     return chosen, (which, actions, step + 1)
+
+
+PROGRAMS_KEPT = 3  # compiled rollouts: a program takes about 35 MB, and all of five tasks' would not fit in 700 MB
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,9 @@ class Rollouts:
         """(body, media type, steps taken) of a checked request."""
         kernel = self.engine.kernel(request.task_id, config_dict(request.config))
         source = self._source(request, kernel)
+        if source.policy not in self._compiled and len(self._compiled) >= PROGRAMS_KEPT:
+            parallel.forget()
+            self._compiled.clear()
         lengths = source.lengths
         seeds = np.asarray(request.seeds, np.uint32)
         parts = []

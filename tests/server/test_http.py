@@ -11,7 +11,7 @@ import pytest
 import inferencegym_jax as ig
 from inferencegym_jax.models import KNOBS, OBSERVATION, MetricsSnapshot, WorkloadState
 from inferencegym_jax.tasks import CONFIG_KEYS
-from tests.server.twins import episodes, random_actions, seen
+from tests.server.twins import episodes, random_actions, same, seen
 
 
 def reset(http: httpx.Client, **body: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def test_an_episode_over_http_is_the_rollouts(http: httpx.Client, task: int):
     actions = random_actions(seed, 200)
     session = reset(http, task_id=task, seed=seed, config=config)["session_id"]
     answers = [step(http, session, action).json() for action in actions]
-    assert [seen(answer) for answer in answers] == episodes(task, [seed], [actions], config)[0]
+    assert same([seen(answer) for answer in answers], episodes(task, [seed], [actions], config)[0], task)
     assert [answer["done"] for answer in answers] == [False] * 199 + [True]
     after = step(http, session, {})
     assert after.status_code == 409 and "over" in after.json()["detail"]

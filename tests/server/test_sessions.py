@@ -12,7 +12,7 @@ import pytest
 
 from server.sessions import EmbeddedStore, Session, SessionNotFound
 from tests.server.conftest import Running
-from tests.server.twins import episodes, random_actions, seen
+from tests.server.twins import episodes, random_actions, same, seen
 
 
 def session(name: str, **fields: Any) -> Session:
@@ -123,4 +123,4 @@ def test_a_thousand_interleaved_sessions_are_their_twins(server: Running):
     for task in range(1, 6):
         mine = [i for i in range(count) if tasks[i] == task]
         twins = episodes(task, mine, [actions[i] for i in mine])
-        assert [found[i] for i in mine] == twins
+        assert same([found[i] for i in mine], twins, task)
