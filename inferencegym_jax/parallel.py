@@ -55,7 +55,7 @@ def run(
 
     Args:
         function: from ``jax.jit`` with the leading arguments static.
-        static: hashable: environment, policy, length.
+        static: hashable: environment, length, what else decides the program.
         params: one task, or with ``params.task_id`` of one dimension a batch.
         seeds: uint32[environments].
         carry: pytree with a leading axis of environments.
@@ -87,7 +87,7 @@ def _piece(given: tuple[Any, ...], i: int, parts: int) -> tuple[Any, ...]:
     size = seeds.shape[0] // parts
 
     def cut(x: jax.Array) -> Any:
-        # a view: slicing on the device dispatches a program for every leaf, which takes longer than a chunk's episodes
+        # a view: slicing on the device dispatches a program for every leaf, which takes longer than its episodes
         return np.asarray(x)[i * size : (i + 1) * size]
 
     if jnp.ndim(params.task_id):
@@ -104,11 +104,6 @@ def _signature(arguments: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
 def _compiled(function: Any, static: tuple[Any, ...], structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
     lowered = function.lower(*static, *jax.tree.unflatten(structure, leaves))
     return lowered.compile(compiler_options=CPU_OPTIONS)
-
-
-def forget() -> None:
-    """Let go of every compiled program: memory for a process that lives long; the next call compiles again."""
-    _compiled.cache_clear()
 
 
 @functools.cache

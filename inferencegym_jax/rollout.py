@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from inferencegym_jax import parallel, random
 from inferencegym_jax.environment import Environment
@@ -28,8 +29,11 @@ from inferencegym_jax.models import (
 )
 
 Policy: TypeAlias = Callable[[jax.Array, ServeObservation, Any], Any]
-"""``policy(key, observation, carry)`` for one environment returns a ``ServeAction``, or (``ServeAction``, new
-carry)."""
+"""``policy(key, observation, carry)`` for one environment returns a ``ServeAction``, or (``ServeAction``, new carry).
+
+A rollout compiles once for each function. A ``jax.tree_util.Partial(function, weights)`` hands its weights over as
+arrays, so that all policies of that function share one program.
+"""
 
 
 @jax.tree_util.register_dataclass
@@ -64,10 +68,12 @@ def _check(seeds: Any, params: EnvParams, length: int) -> jax.Array:
     return jnp.asarray(seeds, jnp.uint32)
 
 
-def _spread(carry: Any, axis: int | None, seeds: jax.Array) -> Any:
-    if axis == 0:
-        return carry
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds.shape[0], *jnp.shape(x))), carry)
+def _spread(tree: Any, seeds: jax.Array) -> Any:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds.shape[0], *jnp.shape(x))), tree)
+
+
+def _with_weights(policy: Policy) -> Partial:
+    return policy if isinstance(policy, Partial) else Partial(policy)
 
 
 def _params_axis(params: EnvParams) -> int | None:
@@ -128,22 +134,24 @@ def rollout(
         ValueError, TypeError: seeds or length are not usable.
     """
     seeds = _check(seeds, params, length)
-    spread = _spread(carry, carry_axis, seeds)
-    static = env.suited_to(params), policy, length
-    return parallel.run(_rollout, static, params, seeds, spread, axis=1, split=False)
+    own, common = (carry, None) if carry_axis == 0 else (None, carry)
+    shared = _with_weights(policy), common
+    return parallel.run(_rollout, (env.suited_to(params), length), params, seeds, own, shared, axis=1, split=False)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _rollout(
-    env: Environment, policy: Policy, length: int, params: EnvParams, seeds: jax.Array, carry: Any, _: None
-) -> Trajectory:
-    axis = _params_axis(params)
+def _begin(env: Environment, params: EnvParams, seeds: jax.Array, own: Any, common: Any) -> Any:
+    """(states, observations, policy's carries) before the first step; the carries are ``own``, or ``common`` for
+    each."""
+    observation, state = jax.vmap(env.reset_seed, in_axes=(0, _params_axis(params)))(seeds, params)
+    return state, observation, _spread(common, seeds) if own is None else own
 
-    def body(loop: Any, _: None) -> Any:
-        return jax.vmap(functools.partial(_step, env, policy), in_axes=(0, axis))(loop, params)
 
-    observation, state = jax.vmap(env.reset_seed, in_axes=(0, axis))(seeds, params)
-    return jax.lax.scan(body, (state, observation, carry), None, length=length)[1]
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _rollout(env: Environment, length: int, params: EnvParams, seeds: jax.Array, own: Any, shared: Any) -> Trajectory:
+    policy, common = shared
+    one = jax.vmap(functools.partial(_step, env, policy), in_axes=(0, _params_axis(params)))
+    start = _begin(env, params, seeds, own, common)
+    return jax.lax.scan(lambda loop, _: one(loop, params), start, None, length=length)[1]
 
 
 def fold(
@@ -176,16 +184,15 @@ def fold(
         ValueError, TypeError: seeds or length are not usable.
     """
     seeds = _check(seeds, params, length)
-    static = env.suited_to(params), policy, length, function
-    shared = (None if carry_axis == 0 else carry), start
-    own = carry if carry_axis == 0 else None
+    own, common = (carry, None) if carry_axis == 0 else (None, carry)
+    shared = _with_weights(policy), common, start
+    static = env.suited_to(params), length, function
     return parallel.run(_fold, static, params, seeds, own, shared, axis=0, split=True)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _fold(
     env: Environment,
-    policy: Policy,
     length: int,
     function: Callable[[Any, Trajectory, EnvParams], Any],
     params: EnvParams,
@@ -193,19 +200,17 @@ def _fold(
     own: Any,
     shared: Any,
 ) -> Any:
-    axis = _params_axis(params)
+    policy, common, start = shared
 
     def one(loop: Any, total: Any, task: EnvParams) -> Any:
         loop, row = _step(env, policy, loop, task)
         return loop, function(total, row, task)
 
     def body(both: Any, _: None) -> Any:
-        return jax.vmap(one, in_axes=(0, 0, axis))(both[0], both[1], params), None
+        return jax.vmap(one, in_axes=(0, 0, _params_axis(params)))(both[0], both[1], params), None
 
-    carry, start = (_spread(tree, None, seeds) for tree in shared)
-    observation, state = jax.vmap(env.reset_seed, in_axes=(0, axis))(seeds, params)
-    loop = (state, observation, carry if own is None else own)
-    return jax.lax.scan(body, (loop, start), None, length=length)[0][1]
+    first = _begin(env, params, seeds, own, common), _spread(start, seeds)
+    return jax.lax.scan(body, first, None, length=length)[0][1]
 
 
 def stack_params(tasks: list[EnvParams]) -> EnvParams:

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from inferencegym_jax import random as counters
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, ServeAction, ServeObservation
@@ -159,15 +160,18 @@ def forward(network: PolicyNetwork, observation: ServeObservation) -> jax.Array:
 def network_policy(network: PolicyNetwork, *, sample_actions: bool = False) -> Policy:
     """The policy of a network: its most likely action, or one drawn from its distribution.
 
-    Every call makes a new function, for which ``rollout`` compiles anew; keep it.
+    The network is the policy's weights (``rollout.Policy``): all networks of a shape share one compiled rollout.
     """
+    return Partial(_sampled if sample_actions else _most_likely, network)
 
-    def policy(key: jax.Array, observation: ServeObservation, carry: Any = None) -> Any:
-        outputs = forward(network, observation)
-        raw = sample(outputs, network.log_std, key) if sample_actions else mode(outputs)
-        return decode(raw), carry
 
-    return policy
+def _most_likely(network: PolicyNetwork, key: jax.Array, observation: ServeObservation, carry: Any = None) -> Any:
+    del key
+    return decode(mode(forward(network, observation))), carry
+
+
+def _sampled(network: PolicyNetwork, key: jax.Array, observation: ServeObservation, carry: Any = None) -> Any:
+    return decode(sample(forward(network, observation), network.log_std, key)), carry
 
 
 def save_network(path: str | Path, network: PolicyNetwork, metadata: dict[str, Any]) -> None:

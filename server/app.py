@@ -26,7 +26,7 @@ from server.engine import Engine
 from server.fields import ActionModel, ObservationModel, StateModel
 from server.mcp_tools import PATH as MCP_PATH
 from server.mcp_tools import MCPEndpoint, as_route, build_tools
-from server.memory import limit_arenas, trim
+from server.memory import trim
 from server.messages import MessageCheck
 from server.metrics import Metrics
 from server.middleware import BodyLimit, Observe, RateLimit
@@ -78,7 +78,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         FileNotFoundError, TableError, TraceError: TABLE or TRACE cannot be used.
     """
     settings = Settings() if settings is None else settings
-    limit_arenas()
     engine, metrics, store = Engine(settings.table, settings.trace), Metrics(), make_store(settings)
     service, rollouts = Service(engine, store), Rollouts(engine, settings)
     mcp = MCPEndpoint(build_tools(service, metrics))

@@ -10,14 +10,3 @@ def trim() -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
-
-
-ARENAS = 1
-M_ARENA_MAX = -8  # malloc.h
-
-
-def limit_arenas() -> None:
-    """Let threads share one pool of memory, where the C library can: a pool a thread keeps what it freed to itself."""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(M_ARENA_MAX, ARENAS)

@@ -1,7 +1,7 @@
 """Whole episodes on request: a built-in policy or sequences of actions, vmapped in the library's ``rollout``.
 
-Episodes run in blocks of one size, and the policies without weights are one program: a compiled rollout keeps about
-50 MB for good, so their number is what bounds the server's memory.
+Episodes run in blocks of one size, the policies without weights are one program, and so are the trained ones: a
+compiled rollout keeps about 50 MB for good, so their number is what bounds the server's memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import orjson
 import pyarrow as pa
 
 import inferencegym_jax as ig
-from inferencegym_jax import parallel
 from inferencegym_jax.grader import Aggregates, objectives_met, score_aggregates
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation
 from inferencegym_jax.rollout import Policy, Trajectory
@@ -41,9 +40,6 @@ def choose(key: jax.Array, observation: ServeObservation, carry: Choice) -> tupl
     others = (ig.policies.reactive(key, observation).as_arrays(), ig.policies.random(key, observation).as_arrays())
     chosen = jax.tree.map(lambda *options: jnp.select([which == i for i in range(3)], options), replayed, *others)
     return chosen, (which, actions, step + 1)
-
-
-PROGRAMS_KEPT = 1  # compiled rollouts beside the first: with three the process was found at 701 MB, above 700
 
 
 @dataclass(frozen=True)
@@ -97,9 +93,6 @@ class Rollouts:
         """(body, media type, steps taken) of a checked request."""
         kernel = self.engine.kernel(request.task_id, config_dict(request.config))
         source = self._source(request, kernel)
-        if source.policy not in self._compiled and len(self._compiled) > PROGRAMS_KEPT:
-            parallel.forget()
-            self._compiled.clear()
         lengths = source.lengths
         seeds = np.asarray(request.seeds, np.uint32)
         parts = []

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
+from inferencegym_jax import parallel
 from inferencegym_jax.rollout import Policy
 from inferencegym_jax.table import data_path
 from inferencegym_jax.trained import load_network
@@ -79,3 +80,15 @@ def test_it_acts_deterministically_unless_asked_to_sample() -> None:
 def test_an_unknown_task_is_named() -> None:
     with pytest.raises(ValueError, match="task = 9"):
         ig.policies.trained(9)
+
+
+def test_networks_of_one_shape_share_a_compiled_rollout_and_keep_their_own_weights():
+    env, params = ig.make(3)
+    seeds = np.arange(7)
+    first = ig.evaluate(env, params, ig.policies.trained(3), seeds, length=11)
+    before = parallel._compiled.cache_info().misses
+    second = ig.evaluate(env, params, ig.policies.trained(1), seeds, length=11)
+    again = ig.evaluate(env, params, ig.policies.trained(3), seeds, length=11)
+    assert parallel._compiled.cache_info().misses == before
+    np.testing.assert_array_equal(first.total_reward, again.total_reward)
+    assert not np.allclose(first.total_reward, second.total_reward)
