@@ -8,27 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 
-import jax
-
+from benchmarks.measure import turns
 from benchmarks.rivals import STEPS
 from benchmarks.rollout import BATCH, ours
 
 TASKS = (3, 4, 5)
 
 
-def measure(turns: int) -> dict[str, dict[str, float]]:
+def measure(repeats: int) -> dict[str, dict[str, float]]:
     """Median million steps/s of each task, and medians over turns of each open-loop task's speed over task 3's."""
-    calls = {task: ours(task, BATCH, call="evaluate") for task in TASKS}
-    for call in calls.values():
-        jax.block_until_ready(call(0))
-    seconds: dict[int, list[float]] = {task: [] for task in TASKS}
-    for turn in range(1, turns + 1):
-        for task, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call(turn))
-            seconds[task].append(time.perf_counter() - start)
+    seconds = turns({task: ours(task, BATCH, call="evaluate") for task in TASKS}, repeats)
     ratios = {task: [a / b for a, b in zip(seconds[3], seconds[task], strict=True)] for task in TASKS[1:]}
     return {
         "million_steps_per_second": {

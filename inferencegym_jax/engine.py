@@ -29,7 +29,7 @@ from inferencegym_jax.models import (
     WorkloadState,
 )
 from inferencegym_jax.open_loop import Second, serve_second
-from inferencegym_jax.simulator import LATENCY_FLOOR_MS, accept_rate, latency_noise, tokens_per_verification
+from inferencegym_jax.simulator import LATENCY_FLOOR_MS, count_violations, drafting, latency_noise
 from inferencegym_jax.staging import stage
 from inferencegym_jax.workload import EMA_STEPS, WARMUP_STEPS, prompt_bucket
 
@@ -91,8 +91,10 @@ def step(
     """One second of an open-loop task; arguments as ``apply``."""
     before = jax.tree.map(lambda x: jnp.where(state.time == 0, jnp.zeros_like(x), x), state.engine)
     requests = requests_of(trace, state, params, closed.workload)
-    drafting = stage(functools.partial(_drafting, grid.table.reference_acceptance))
-    bucket, rate, tokens_an_iteration, gain = drafting(params, requests.prompt, action.spec_length)
+    bucket = stage(prompt_bucket)(requests.prompt)
+    rate, tokens_an_iteration, gain = stage(functools.partial(drafting, grid.table.reference_acceptance))(
+        params, bucket, action.spec_length
+    )
     second, after = serve_second(
         grid,
         before,
@@ -112,16 +114,6 @@ def step(
     return _cast(
         Served(workload, metrics, second.oom, after, second.ttft_mean_ms * noise, second.ttft_p90_ms * noise), closed
     )
-
-
-def _drafting(
-    reference: float, params: EnvParams, prompt: jax.Array, spec_length: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Prompt bucket, acceptance, tokens an iteration yields a request, and that over what the table assumes."""
-    bucket = prompt_bucket(prompt)
-    rate = accept_rate(params, bucket, spec_length)
-    tokens = tokens_per_verification(rate, spec_length)
-    return bucket, rate, tokens, tokens / tokens_per_verification(reference, spec_length)
 
 
 def _cast(served: Served, like: Served) -> Served:
@@ -189,8 +181,6 @@ def measure(
     """
     ttft_noise, tpot_noise = latency_noise(state.seed, state.time, params.noise_sigma)
     ttft_p50 = jnp.maximum(second.ttft_p50_ms * ttft_noise, LATENCY_FLOOR_MS)
-    over = jnp.where(ttft_p50[..., None] > params.slo_ms, workload.priority_distribution, 0.0).sum(axis=-1)
-    violations = jnp.floor(workload.queue_depth * over + 1e-3).astype(jnp.int32) + workload.rejected
     # a ServeAction's bool is the index: every table has one or both values
     rates = jnp.asarray(grid.cost_rate)
     price = jnp.where(action.prefill_disagg, rates[-1], rates[0])
@@ -203,5 +193,5 @@ def measure(
         cost_per_1k=1000.0 * price / jnp.maximum(second.tokens, 1000.0 / second.tpot_ms),
         spec_accept_rate=jnp.where(action.spec_length > 0, rate, 0.0),
         eviction_events=jnp.floor((1.0 - action.kv_budget) * workload.queue_depth).astype(jnp.int32),
-        slo_violations=jnp.where(second.oom, jnp.maximum(action.batch_size, 5 * violations), violations),
+        slo_violations=count_violations(ttft_p50, workload, action.batch_size, second.oom, jnp.asarray(params.slo_ms)),
     )

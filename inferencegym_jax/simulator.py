@@ -134,7 +134,7 @@ def simulate(
         The metrics and the out-of-memory flag.
     """
     found = grid.lookup(action, workload.mean_prompt_len)
-    rate, gain = stage(functools.partial(_drafting, grid.table.reference_acceptance))(
+    rate, _, gain = stage(functools.partial(drafting, grid.table.reference_acceptance))(
         params, workload.prompt_len_bucket, action.spec_length
     )
     ttft_noise, tpot_noise = latency_noise(seed, step, params.noise_sigma)
@@ -143,7 +143,7 @@ def simulate(
     )
     tpot = jnp.maximum(found["tpot_ms"] / gain * tpot_noise, LATENCY_FLOOR_MS)
     oom = found["gpu_mem_gb"] > params.oom_limit_gb
-    violations = _violations(ttft_p50, workload, action.batch_size, oom, jnp.asarray(params.slo_ms))
+    violations = count_violations(ttft_p50, workload, action.batch_size, oom, jnp.asarray(params.slo_ms))
     metrics = MetricsSnapshot(
         ttft_p50_ms=ttft_p50,
         ttft_p99_ms=ttft_p99,
@@ -158,12 +158,13 @@ def simulate(
     return metrics, oom
 
 
-def _drafting(
+def drafting(
     reference: float, params: EnvParams, bucket: jax.Array, spec_length: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Acceptance, and tokens a verification yields over what the table's reference acceptance gives."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Acceptance, tokens a verification yields, and that over what the table's reference acceptance gives; float32."""
     rate = accept_rate(params, bucket, spec_length)
-    return rate, tokens_per_verification(rate, spec_length) / tokens_per_verification(reference, spec_length)
+    tokens = tokens_per_verification(rate, spec_length)
+    return rate, tokens, tokens / tokens_per_verification(reference, spec_length)
 
 
 @stage
@@ -177,7 +178,7 @@ def _first_tokens(
 
 
 @stage
-def _violations(
+def count_violations(
     ttft_p50: jax.Array, workload: WorkloadState, batch_size: jax.Array, oom: jax.Array, slo_ms: jax.Array
 ) -> jax.Array:
     """int32 requests of classes whose SLO is missed, and rejected ones; out of memory the whole batch at least."""
