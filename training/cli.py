@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from training.cache import use_cache
-from training.options import RUNS, AsJson, Episodes, Settings, Table, Task, Trace, configured, console, fail, task_of
+from training.options import (
+    RUNS,
+    AsJson,
+    Episodes,
+    Settings,
+    Table,
+    Task,
+    Trace,
+    configured,
+    console,
+    fail,
+    own_files,
+    task_of,
+)
 from training.tables import evaluation_table, rank_table, screen, sweep_table
 
 app = typer.Typer(
@@ -56,8 +69,8 @@ def train(
     from training.runner import NonFiniteLoss, run
 
     try:
-        own = {"table": str(table) if table else None, "trace": str(trace) if trace else None}
-        chosen = configured(task, config, settings, {"seed": seed, "total_steps": steps, **own})
+        changes = {"seed": seed, "total_steps": steps, **own_files(table, trace)}
+        chosen = configured(task, config, settings, changes)
         if distributed or coordinator:
             meshes.join(coordinator, processes, process_id)
         meshes.prepare(devices)
@@ -104,7 +117,7 @@ def evaluate(
 
     use_cache()
     try:
-        found = measure(task_of(task), policy, episodes, str(table) if table else None, str(trace) if trace else None)
+        found = measure(task_of(task), policy, episodes, **own_files(table, trace))
     except (ValueError, OSError) as error:
         raise fail(error) from error
     if as_json:
@@ -244,9 +257,7 @@ def oracle(
 
     use_cache()
     try:
-        typer.echo(
-            report(task_of(task), episodes, horizon, str(table) if table else None, str(trace) if trace else None)
-        )
+        typer.echo(report(task_of(task), episodes, horizon, **own_files(table, trace)))
     except (ValueError, OSError) as error:
         raise fail(error) from error
 

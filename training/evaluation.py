@@ -43,7 +43,7 @@ def policy_of(name: str, task: int | str | Problem) -> Policy:
         return simple[name]
     where = task if isinstance(task, Problem) else problem(task)
     if name == "best_static":
-        return where.best_static()
+        return where.best_static
     if name == "trained":
         return ig.policies.trained(where.spec.name)
     return _from_path(Path(given), where.spec.name)

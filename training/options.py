@@ -13,7 +13,7 @@ from training.tables import screen
 
 RUNS = Path("runs")
 
-Task = Annotated[str, typer.Option("--task", "-t", help="Task: 1, 2, 3 or a name.")]
+Task = Annotated[str, typer.Option("--task", "-t", help="Task: 1 to 5 or a name.")]
 Table = Annotated[Path | None, typer.Option(help="A latency table of your own (parquet or CSV).")]
 Trace = Annotated[
     Path | None,
@@ -34,6 +34,11 @@ console = screen(stderr=True)
 def task_of(text: str) -> int | str:
     """A task's number or name from the command line."""
     return int(text) if text.isdigit() else text
+
+
+def own_files(table: Path | None, trace: Path | None) -> dict[str, str | None]:
+    """One's own table and log as a config and its reports name them."""
+    return {name: None if path is None else str(path) for name, path in (("table", table), ("trace", trace))}
 
 
 def fail(error: Exception) -> typer.Exit:

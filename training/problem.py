@@ -38,12 +38,17 @@ class Problem:
         """The grader's score of each episode, float64[episodes]."""
         return np.asarray(ig.grader.score_aggregates(self.spec, found, self.normalisers)["score"], np.float64)
 
+    @functools.cached_property
     def best_static(self) -> Policy:
         """The static action with the best mean score: the calibration's, or found by a search over the table's
         nodes."""
         if self.shipped:
             return ig.policies.best_static(self.spec.name)
-        return ig.policies.static(ig.ServeAction(**dict(_search(self.env, self.spec.name))))
+        actions = static_actions(self.env, self.params)
+        first, count = SEARCH_SEEDS
+        found = search_static(self.env, self.params, actions, first + np.arange(count))
+        scores = np.asarray(ig.grader.score_aggregates(self.spec, found.per_seed, self.normalisers)["score"])
+        return ig.policies.static(ig.ServeAction(**found.actions[int(np.argmax(scores.mean(axis=1)))]))
 
 
 def problem(task: int | str, table: Any = None, trace: Any = None) -> Problem:
@@ -61,14 +66,3 @@ def problem(task: int | str, table: Any = None, trace: Any = None) -> Problem:
     spec = ig.get_task(task)
     env, params = ig.make(task, table=table, trace=trace)
     return Problem(spec, env, params, normalisers(spec, env.table, trace=env.trace))
-
-
-@functools.lru_cache(maxsize=8)
-def _search(env: ig.Environment, name: str) -> tuple[tuple[str, Any], ...]:
-    spec = ig.get_task(name)
-    _, params = ig.make(name, table=env.table, trace=env.trace)
-    first, count = SEARCH_SEEDS
-    found = search_static(env, params, static_actions(env, params), first + np.arange(count))
-    norms = normalisers(spec, env.table, trace=env.trace)
-    scores = ig.grader.score_aggregates(spec, found.per_seed, norms)["score"].mean(axis=1)
-    return tuple(found.actions[int(np.argmax(scores))].items())
