@@ -265,7 +265,14 @@ def test_ctrl_c_saves_what_was_learned(tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = [sys.executable, "-m", "training", "train", "--task", "1", "--steps", "500000000", "--out", str(out)]
     process = subprocess.Popen(
-        words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        words,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a job that a shell put in the background has its children ignore the signal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         for _ in range(600):

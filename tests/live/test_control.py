@@ -137,13 +137,20 @@ def test_a_client_that_leaves_cancels_upstream_and_leaves_the_queue(launch: Call
 
     async def run(url: str) -> None:
         async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+
+            async def settle(running: int, waiting: int) -> None:
+                await asyncio.to_thread(
+                    status, url, lambda x: (x["running"], x["waiting"]["interactive"]) == (running, waiting)
+                )
+
             tasks = []
-            for _ in range(2):
+            for waiting in (0, 1):
                 tasks.append(asyncio.create_task(client.post(f"{url}/v1/completions", json=body(1000))))
-                await asyncio.sleep(0.2)
-            for task in reversed(tasks):  # the waiting one first
+                await settle(1, waiting)
+            await asyncio.to_thread(slow.settled, running=1)
+            for task, running in zip(reversed(tasks), (1, 0), strict=True):  # the waiting one first
                 task.cancel()
-                await asyncio.sleep(0.2)
+                await settle(running, 0)
             await asyncio.gather(*tasks, return_exceptions=True)
 
     with proxy(slow.url, Fixed(1)) as url:
