@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import inferencegym_jax as ig
 from benchmarks.measure import alternate
@@ -56,26 +57,66 @@ def known_single() -> Callable[[int], Any]:
     return run
 
 
-def packed_single() -> Callable[[int], Any]:
-    """What the server does for a step: its packed program, and every answer read into Python numbers."""
-    from server.engine import Engine
+def empty_single() -> Callable[[int], Any]:
+    """A function that takes and returns what ``env.step`` does and computes nothing: what the arrays alone cost."""
+    env, params = ig.make(3)
+    params = jax.tree.map(jnp.asarray, params)
+    action = ig.ServeAction().as_arrays()
+    _, state = env.reset_seed(0, params)
+    shapes = jax.eval_shape(lambda state, action, params: env.step(None, state, action, params), state, action, params)
 
-    kernel = Engine().kernel(3)
-    action = kernel.pack_action(ig.ServeAction().to_dict())
+    @jax.jit
+    def step(state: Any, action: Any, params: Any) -> Any:
+        one = state.queue + action.batch_size + params.task_id
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) + one.astype(leaf.dtype), shapes)
 
     def run(turn: int) -> Any:
-        outcome = kernel.reset(turn)
+        nonlocal state
+        del turn
+        out: Any = None
         for _ in range(STEPS):
-            outcome = kernel.step(outcome.state, action)
+            out = step(state, action, params)
+            state = out[1]
+        return out
+
+    return run
+
+
+def packed_single() -> Callable[[int], Any]:
+    """``ig.PackedStep``: every answer read into Python numbers."""
+    step = ig.PackedStep(*ig.make(3))
+    action = step.pack_action(ig.ServeAction())
+
+    def run(turn: int) -> Any:
+        outcome = step.reset(turn)
+        for _ in range(STEPS):
+            outcome = step.step(outcome.state, action)
         return outcome.reward
 
     return run
 
 
+def gymnasium_single() -> Callable[[int], Any]:
+    """Gymnasium's environment, from an array of [-1, 1] to a normalised observation and a dict of numbers."""
+    from inferencegym_jax.gymnasium_env import InferenceGymEnv
+
+    env = InferenceGymEnv(3)
+    action = np.zeros(5, np.float32)
+
+    def run(turn: int) -> Any:
+        env.reset(seed=turn)
+        return [env.step(action)[0] for _ in range(STEPS)][-1]
+
+    return run
+
+
 def measure_packed(repeats: int) -> dict[str, float]:
-    """Microseconds of CartPole's step and of the server's, both under the server's settings of JAX."""
-    packed = packed_single()  # first: the settings hold from JAX's start
-    return in_microseconds(alternate({"CartPole-v1": gymnax_single("CartPole-v1"), "packed": packed}, repeats))
+    """Microseconds of CartPole's step, of the packed step and of Gymnasium's, under the server's settings of JAX."""
+    from server.engine import Engine
+
+    Engine()  # the settings hold from JAX's start
+    calls = {"CartPole-v1": gymnax_single("CartPole-v1"), "packed": packed_single(), "gymnasium": gymnasium_single()}
+    return in_microseconds(alternate(calls, repeats))
 
 
 def in_microseconds(seconds: dict[str, float]) -> dict[str, float]:
@@ -85,7 +126,14 @@ def in_microseconds(seconds: dict[str, float]) -> dict[str, float]:
 
 def measure(repeats: int = 15) -> dict[str, Any]:
     """Microseconds a step and their ratios; the server's from a process of its own."""
-    calls = {"CartPole-v1": gymnax_single("CartPole-v1"), "task 3": our_single(), "params known": known_single()}
+    calls = {
+        "CartPole-v1": gymnax_single("CartPole-v1"),
+        "task 3": our_single(),
+        "params known": known_single(),
+        "nothing computed": empty_single(),
+        "packed": packed_single(),
+        "gymnasium": gymnasium_single(),
+    }
     found = in_microseconds(alternate(calls, repeats))
     words = [sys.executable, "-m", "benchmarks.single", "--packed", str(repeats)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -96,7 +144,9 @@ def measure(repeats: int = 15) -> dict[str, Any]:
         "ratios": {
             "jit_step_over_cartpole": found["task 3"] / found["CartPole-v1"],
             "known_params_step_over_cartpole": found["params known"] / found["CartPole-v1"],
+            "empty_step_over_cartpole": found["nothing computed"] / found["CartPole-v1"],
             "packed_step_over_cartpole": packed["packed"] / packed["CartPole-v1"],
+            "packed_step_default_settings_over_cartpole": found["packed"] / found["CartPole-v1"],
         },
     }
 

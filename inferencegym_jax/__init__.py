@@ -24,6 +24,7 @@ from inferencegym_jax.models import (
     WorkloadState,
 )
 from inferencegym_jax.objects import GraderModule, InferenceEnv, TraceSimulator, WorkloadGenerator
+from inferencegym_jax.packed import PackedStep
 from inferencegym_jax.registry import make
 from inferencegym_jax.rollout import Trajectory, fold, rollout, stack_params
 from inferencegym_jax.table import LatencyTable, TableError, load_table
@@ -41,6 +42,7 @@ __all__ = [
     "LatencyTable",
     "RequestLog",
     "MetricsSnapshot",
+    "PackedStep",
     "Phase",
     "QuantTier",
     "ServeAction",

@@ -24,7 +24,8 @@ from gymnasium.vector.utils import batch_space
 
 from inferencegym_jax import random as counters
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.models import KNOBS, SEEDS, EnvParams, ServeAction, ServeObservation, check_seed, plain
+from inferencegym_jax.models import KNOBS, SEEDS, EnvParams, ServeAction, ServeObservation, check_action, check_seed
+from inferencegym_jax.packed import PackedStep
 from inferencegym_jax.registry import make
 from inferencegym_jax.table import LatencyTable
 from inferencegym_jax.tasks import get_task
@@ -34,6 +35,8 @@ IDS = {
     "inferencegym_jax/StaticUniform-v0": 1,
     "inferencegym_jax/BurstyShareGPT-v0": 2,
     "inferencegym_jax/AdversarialMultiTenant-v0": 3,
+    "inferencegym_jax/AzureConversation-v0": 4,
+    "inferencegym_jax/MooncakeConversation-v0": 5,
 }
 
 
@@ -52,26 +55,32 @@ def to_action(action: Any, batch: tuple[int, ...] = ()) -> ServeAction:
     """A ``ServeAction`` from what a step may be given: one, a mapping of knobs, or an array of [-1, 1].
 
     Raises:
-        ValueError: an array of another shape or with NaN or inf; an unknown knob.
+        TypeError, ValueError: an array of another shape or with NaN or inf; an unknown knob; see ``check_action``.
     """
     if isinstance(action, ServeAction):
+        check_action(action)
         return action
     if isinstance(action, Mapping):
         unknown = sorted(set(action) - set(KNOBS))
         if unknown:
             raise ValueError(f"action: knob {unknown[0]!r} is unknown; there are {', '.join(KNOBS)}")
-        return ServeAction(**action)
+        return to_action(ServeAction(**action))
     array = np.asarray(action, np.float32)
     if array.shape != (*batch, len(KNOBS)):
         raise ValueError(f"action: shape {array.shape}; must be {(*batch, len(KNOBS))}, one number a knob")
     if not np.isfinite(array).all():
         raise ValueError(f"action = {array.tolist()}: must be finite numbers from -1 to 1")
-    return jax.tree.map(np.asarray, action_from_box(jnp.asarray(array)))
+    return jax.tree.map(np.asarray, _action_from_box(array))
+
+
+_action_from_box = jax.jit(action_from_box)
+_normalise = jax.jit(normalise)
+_to_array = jax.jit(ServeObservation.to_array)
 
 
 def flatten(observation: ServeObservation, normalised: bool) -> np.ndarray:
     """float32[..., 14] of a concrete observation."""
-    return np.asarray(normalise(observation) if normalised else observation.to_array(), np.float32)
+    return np.asarray((_normalise if normalised else _to_array)(observation))
 
 
 def next_episode(given: int | None, seed: int | None, episode: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -121,7 +130,8 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
         self.render_mode: str | None = render_mode
         self.action_space: spaces.Space[Any] = action_space()
         self.observation_space: spaces.Space[Any] = observation_space(normalised)
-        self._state: Any = None
+        self._packed = PackedStep(self.inference_env, self.params)
+        self._state: bytes | None = None  # of an episode that is under way
         self._seed: int | None = None
         self._episode = 0
         self._line = "no step yet"
@@ -132,26 +142,25 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
         """Start an episode; ``info["seed"]`` is its seed."""
         super().reset(seed=None if seed is None else check_seed(seed))
         self._seed, self._episode = next_episode(seed, self._seed, self._episode, self.np_random)
-        observation, self._state = self.inference_env.reset_seed(self._seed, self.params)
+        outcome = self._packed.reset(self._seed)
+        self._state = outcome.state
         self._line = "no step yet"
-        return flatten(observation, self.normalised), {"seed": self._seed}
+        return flatten(ServeObservation(**outcome.observation), self.normalised), {"seed": self._seed}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One second of serving."""
-        if self._state is None or int(self._state.time) >= int(self.params.episode_length):
+        if self._state is None:
             raise gymnasium.error.ResetNeeded("step before reset, or after the episode's end: call reset()")
-        observation, self._state, reward, terminated, info = self.inference_env.step_env(
-            None, self._state, to_action(action), self.params
-        )
-        truncated = int(self._state.time) >= int(self.params.episode_length)
-        details = {name: plain(value) for name, value in info.items()}
-        metrics = details["metrics"]
+        outcome = self._packed.step(self._state, self._packed.pack_action(to_action(action).to_dict()))
+        self._state = None if outcome.done else outcome.state
+        metrics, workload = outcome.info["metrics"], outcome.info["workload"]
         self._line = (
-            f"t {int(self._state.time):3d}  queue {details['workload']['queue_depth']:3d}  "
+            f"t {outcome.info['timestep']:3d}  queue {workload['queue_depth']:3d}  "
             f"TTFT {metrics['ttft_p50_ms']:.0f} ms  "
-            f"{metrics['tokens_per_sec']:.0f} tokens/s  {metrics['gpu_memory_gb']:.1f} GB  reward {float(reward):+.3f}"
+            f"{metrics['tokens_per_sec']:.0f} tokens/s  {metrics['gpu_memory_gb']:.1f} GB  reward {outcome.reward:+.3f}"
         )
-        return flatten(observation, self.normalised), float(reward), bool(terminated), truncated, details
+        flat = flatten(ServeObservation(**outcome.observation), self.normalised)
+        return flat, outcome.reward, False, outcome.done, outcome.info
 
     def render(self) -> str | None:  # type: ignore[override]
         """The last step as one line, in render mode "ansi"."""

@@ -336,7 +336,20 @@ def check_action(action: Any) -> None:
         _check_knob(name, knob, getattr(action, name))
 
 
+def _is_plainly_good(knob: Knob, given: Any) -> bool:
+    """Whether it is a Python number in range: one environment's usual case, which needs no arrays to be seen."""
+    if knob.kind == "bool":
+        return type(given) is bool
+    if type(given) is not int and type(given) is not float:
+        return False
+    if knob.kind == "choice":
+        return given in knob.choices
+    return knob.low <= given <= knob.high and (knob.kind == "float" or given == int(given))
+
+
 def _check_knob(name: str, knob: Knob, given: Any) -> None:
+    if _is_plainly_good(knob, given):
+        return
     value = np.asarray(given)
     if value.dtype == object and isinstance(given, int):  # beyond 64 bits
         raise ValueError(f"{name} = {shown(given)}: must be {knob.allowed}")

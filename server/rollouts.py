@@ -138,7 +138,7 @@ class Rollouts:
         actions = ServeAction(**columns)
         if request.actions is not None:
             try:
-                kernel.program.env.check_action(actions)
+                kernel.env.check_action(actions)
             except ValueError as error:
                 raise BadInput(f"actions: {error}") from error
             lengths = np.broadcast_to([len(sequence) for sequence in sequences], (count,))
@@ -153,9 +153,7 @@ class Rollouts:
         if source.which is not None:
             actions = jax.tree.map(lambda column: column[padded], source.actions).as_arrays()
             carry, axis = (jnp.full(BLOCK, source.which), actions, jnp.zeros(BLOCK, jnp.int32)), 0
-        found = ig.rollout(
-            kernel.program.env, kernel.params, source.policy, seeds[padded], carry=carry, carry_axis=axis
-        )
+        found = ig.rollout(kernel.env, kernel.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
         part = found if whole else {"action": found.action, "reward": found.reward, "metrics": found.metrics}
         return jax.tree.map(lambda x: np.asarray(x)[:, : len(block)], part)
 

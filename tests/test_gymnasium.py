@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -23,20 +27,37 @@ def actions(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, (200, count, 5)).astype(np.float32)
 
 
-def test_single_env_has_the_trajectory_of_the_functional_api() -> None:
+def follow(key: Any, observation: Any, carry: Any) -> Any:
+    rows, step = carry
+    return action_from_box(rows[step]), (rows, step + 1)
+
+
+@pytest.mark.parametrize("task", [2, 3, 5])
+def test_single_env_has_the_trajectory_of_rollout(task: int) -> None:
+    env, params = ig.make(task)
+    rows = actions(1)[:, 0]
+    found = ig.rollout(env, params, follow, [11, 12], carry=(jnp.asarray(rows), jnp.int32(0)))
+    found = jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], found)
+    exact = task <= 3  # an open-loop second's last bits differ between two programs
+    same = np.testing.assert_array_equal if exact else functools.partial(np.testing.assert_allclose, rtol=1e-6)
+    wrapped = InferenceGymEnv(task, normalised=False)
+    assert wrapped.reset(seed=11)[1]["seed"] == 11
+    for t, row in enumerate(rows):
+        flat, gain, terminated, truncated, info = wrapped.step(row)
+        step = jax.tree.map(lambda leaf, t=t: leaf[t], found)
+        same(flat, step.next_observation.to_array())
+        np.testing.assert_allclose(gain, step.reward, rtol=0 if exact else 1e-6, atol=0 if exact else 1e-6)
+        same(info["metrics"]["ttft_p99_ms"], step.metrics.ttft_p99_ms)
+        assert info["workload"]["queue_depth"] == step.workload.queue_depth
+        assert not terminated and truncated == (t == 199)
+
+
+def test_observations_are_normalised_unless_asked_otherwise() -> None:
+    flat, _ = InferenceGymEnv(3).reset(seed=11)
+    natural, _ = InferenceGymEnv(3, normalised=False).reset(seed=11)
     env, params = ig.make(3)
-    wrapped = gymnasium.make("inferencegym_jax/AdversarialMultiTenant-v0")
-    flat, info = wrapped.reset(seed=11)
-    observation, state = env.reset_seed(11, params)
-    assert info["seed"] == 11
-    for row in actions(1)[:, 0]:
-        np.testing.assert_array_equal(flat, normalise(observation))
-        action = jax.tree.map(np.asarray, action_from_box(row))
-        observation, state, reward, _, details = env.step_env(None, state, action, params)
-        flat, gain, terminated, truncated, found = wrapped.step(row)
-        assert gain == float(reward) and not terminated
-        assert truncated == (int(state.time) == 200)
-        assert found["workload"]["queue_depth"] == int(details["workload"].queue_depth)
+    np.testing.assert_allclose(flat, normalise(env.reset_seed(11, params)[0]), rtol=1e-6)
+    assert not np.allclose(flat, natural)
 
 
 def test_vector_env_has_the_trajectories_of_single_envs_across_autoreset() -> None:
