@@ -16,6 +16,10 @@ import inferencegym_jax as ig
 from server.app import create_app
 from server.settings import Settings
 
+# Longer than clients and proxies keep a connection (httpx 5 s, aiohttp 15, load balancers 60): whoever closes first must
+# be the one that sends requests, or a request that is under way to a closing connection is lost (uvicorn's own is 5).
+KEEP_ALIVE_S = 75
+
 
 def set_up_logging(settings: Settings) -> None:
     """Log lines to stdout, as they are: requests are JSON objects already."""
@@ -85,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         log_level=settings.log_level,
         access_log=False,
         log_config=None,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=5,
     )
     return 0

@@ -24,6 +24,7 @@ from server.metrics import Metrics
 
 access = logging.getLogger("server.access")
 UNLIMITED = frozenset({"/health", "/healthz", "/metrics", "/"})  # what probes ask, and the page
+CLIENT_LEFT = 499  # in the log and the counters, as in nginx's: the body ended early, nobody hears the answer
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -60,6 +61,7 @@ class Observe:
             await self.app(scope, receive, observed)
         finally:
             seconds = time.perf_counter() - start
+            status = CLIENT_LEFT if "client_left" in scope else status
             route = getattr(scope.get("route"), "path", None) or "other"
             self.metrics.requests.labels(scope["method"], route, str(status)).inc()
             self.metrics.latency.labels(route).observe(seconds)
@@ -119,11 +121,14 @@ class BodyLimit:
         if declared.isdigit() and int(declared) > self.limit:
             await problem(413, text, {"connection": "close"})(scope, receive, send)
             return
-        size = 0
+        size, whole = 0, False
 
         async def counted() -> Message:
-            nonlocal size
+            nonlocal size, whole
             message = await receive()
+            if message["type"] == "http.disconnect" and not whole:
+                scope["client_left"] = True
+            whole = not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > self.limit:
                 raise HTTPException(413, text, {"connection": "close"})  # FastAPI passes this one on

@@ -1,4 +1,7 @@
-"""Real servers on real sockets: one for the whole session, and a way to start others with settings of their own."""
+"""Real servers on real sockets: one for the whole session, and a way to start others with settings of their own.
+
+SERVER_URL=http://localhost:7860 puts a server that runs elsewhere, an image for instance, in the place of that one.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from tests.server.browser import CHROMIUM, READY, Browser
 pytest.importorskip("openenv", reason="OpenEnv is not installed (make install-test installs it)")
 
 ROOT = Path(__file__).resolve().parents[2]
+ELSEWHERE = os.environ.get("SERVER_URL", "").rstrip("/")
 
 
 def free_port() -> int:
@@ -32,17 +36,17 @@ def free_port() -> int:
 
 @dataclass
 class Running:
-    port: int
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    url: str
 
     @property
     def ws(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/ws"
+        return f"ws{self.url.removeprefix('http')}/ws"
+
+
+@dataclass
+class LocalServer(Running):
+    process: subprocess.Popen[bytes]
+    log: Path
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -50,7 +54,7 @@ class Running:
 
 
 @contextmanager
-def start_server(folder: Path, port: int | None = None, wait: bool = True, **settings: str) -> Iterator[Running]:
+def start_server(folder: Path, port: int | None = None, wait: bool = True, **settings: str) -> Iterator[LocalServer]:
     """``python -m server`` with these settings; healthy when it is handed over (``wait``), ended afterwards."""
     port = port or free_port()
     environment = {
@@ -70,7 +74,7 @@ def start_server(folder: Path, port: int | None = None, wait: bool = True, **set
         process = subprocess.Popen(
             [sys.executable, "-m", "server"], cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
         )
-    running = Running(port, process, log)
+    running = LocalServer(f"http://127.0.0.1:{port}", process, log)
     try:
         if wait:
             wait_healthy(running)
@@ -83,7 +87,7 @@ def start_server(folder: Path, port: int | None = None, wait: bool = True, **set
             process.kill()
 
 
-def wait_healthy(running: Running, patience_s: float = 120.0) -> None:
+def wait_healthy(running: LocalServer, patience_s: float = 120.0) -> None:
     end = time.monotonic() + patience_s
     while True:
         assert running.process.poll() is None, running.log.read_text()
@@ -98,6 +102,9 @@ def wait_healthy(running: Running, patience_s: float = 120.0) -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    if ELSEWHERE:
+        yield Running(ELSEWHERE)
+        return
     with start_server(tmp_path_factory.mktemp("server")) as running:
         yield running
 
@@ -136,6 +143,9 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server for the page, with the rate limit that a user meets."""
+    if ELSEWHERE:
+        yield f"{ELSEWHERE}/"
+        return
     with start_server(tmp_path_factory.mktemp("site"), RATE_LIMIT="100/second") as running:
         yield f"{running.url}/"
 

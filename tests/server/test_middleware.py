@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from pydantic import ValidationError
 
 from server.__main__ import main
@@ -66,6 +67,41 @@ def test_every_request_is_a_log_line_of_json(caplog: pytest.LogCaptureFixture):
         ("/nowhere", 404, "r1", "1.2.3.4"),
     ]
     assert all(x["ms"] >= 0 for x in lines)
+
+
+def test_a_body_that_is_cut_off_is_logged_as_the_clients_leaving(caplog: pytest.LogCaptureFixture):
+    """Nobody hears the answer; 400 in the log would say that a client sent bad JSON."""
+    app = create_app(Settings(rate_limit="off"))
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"70")]
+    scope = {"type": "http", "method": "POST", "path": "/step", "headers": headers, "query_string": b"", "state": {}}
+
+    def post(*messages: dict[str, Any]) -> int:
+        coming = iter(messages)
+
+        async def receive() -> dict[str, Any]:
+            return next(coming)
+
+        async def send(message: dict[str, Any]) -> None:
+            pass
+
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "server.access"):
+            asyncio.run(app(scope.copy(), receive, send))  # type: ignore[arg-type]
+        return json.loads(caplog.messages[-1])["status"]
+
+    begun = {"type": "http.request", "body": b'{"session_id": ', "more_body": True}
+    assert post(begun, {"type": "http.disconnect"}) == 499
+    assert post({"type": "http.disconnect"}) == 499
+    assert post(begun, {"type": "http.request", "body": b"}"}, {"type": "http.disconnect"}) == 400
+
+
+def test_a_connection_is_kept_longer_than_clients_keep_it(monkeypatch: pytest.MonkeyPatch):
+    """Where both wait equally long the server may close a connection on which a request is under way."""
+    started: dict[str, Any] = {}
+    monkeypatch.setattr(uvicorn, "run", lambda *_, **options: started.update(options))
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    assert main([]) == 0
+    assert started["timeout_keep_alive"] > (httpx.Limits().keepalive_expiry or 0) >= 5
 
 
 @pytest.mark.parametrize(
