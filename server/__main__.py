@@ -16,9 +16,12 @@ import inferencegym_jax as ig
 from server.app import create_app
 from server.settings import Settings
 
-# Longer than clients and proxies keep a connection (httpx 5 s, aiohttp 15, load balancers 60): whoever closes first must
-# be the one that sends requests, or a request that is under way to a closing connection is lost (uvicorn's own is 5).
+# Longer than clients and proxies keep a connection (httpx 5 s, aiohttp 15, load balancers 60): whoever sends requests
+# must be the one that closes, or a request that is under way to a closing connection is lost. uvicorn's own is 5.
 KEEP_ALIVE_S = 75
+# How long the parent waits for a worker's sign of life, and at SIGHUP for a new worker to serve: a start takes longer
+# than uvicorn's own 5 s, which made every SIGHUP give up.
+WORKER_SILENCE_S = 30
 
 
 def set_up_logging(settings: Settings) -> None:
@@ -90,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         access_log=False,
         log_config=None,
         timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_worker_healthcheck=WORKER_SILENCE_S,
         timeout_graceful_shutdown=5,
     )
     return 0

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
+from inferencegym_jax.client import Client
 from server.redis_store import RedisStore
 from server.sessions import SessionNotFound
-from tests.server.conftest import free_port, start_server, wait_healthy
+from tests.server.conftest import LocalServer, free_port, start_server
 from tests.server.test_sessions import session
 from tests.server.twins import episodes, random_actions, seen
 
@@ -134,30 +139,76 @@ def played_through_a_kill(
     return found, broken
 
 
-def test_two_servers_share_sessions_and_a_kill_loses_nothing(redis_url: str, tmp_path: Path):
+@pytest.fixture(scope="module")
+def two_workers(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    """One server of two workers, still starting."""
+    folder = tmp_path_factory.mktemp("workers")
+    with start_server(folder, wait=False, WORKERS="2", REDIS_URL=redis_url, LOG_LEVEL="info") as server:
+        yield server
+
+
+def workers(server: LocalServer, count: int) -> list[int]:
+    """Process ids of the workers in the order in which they started, once so many are up."""
+    end = time.monotonic() + 120
+    while True:
+        text = server.log.read_text()
+        if text.count("Application startup complete") >= count:
+            return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", text)]
+        assert server.process.poll() is None and time.monotonic() < end, text
+        time.sleep(0.1)
+
+
+def sockets(pid: int) -> int:
+    """Open sockets of a process: how many clients it serves."""
+    return sum(os.readlink(entry).startswith("socket:") for entry in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def test_two_servers_share_sessions_and_a_kill_loses_nothing(redis_url: str, two_workers: LocalServer, tmp_path: Path):
     """One server is killed -9 under load; every session goes on, on the other, at the step last acknowledged."""
     actions = [random_actions(i, 30) for i in range(24)]
-    second = free_port()
-    with (
-        start_server(tmp_path, wait=False, REDIS_URL=redis_url) as first,
-        start_server(tmp_path, port=second, REDIS_URL=redis_url) as other,
-    ):
-        wait_healthy(first)
-        found, broken = played_through_a_kill(first.url, other.url, actions, first.kill)
-        assert broken > 0 and found == episodes(2, list(range(24)), actions)
+    with start_server(tmp_path, REDIS_URL=redis_url) as first:
+        workers(two_workers, 2)
+        found, broken = played_through_a_kill(first.url, two_workers.url, actions, first.kill)
+    assert broken > 0 and found == episodes(2, list(range(24)), actions)
 
-        with httpx.Client(base_url=other.url) as client:
-            session_id = client.post("/reset", json={"task_id": 1, "seed": 0}).json()["session_id"]
 
-            async def race() -> list[int]:
-                async with httpx.AsyncClient(base_url=other.url, timeout=30) as many:
-                    body = {"session_id": session_id, "action": {}}
-                    answers = await asyncio.gather(*(many.post("/step", json=body) for _ in range(16)))
-                return [answer.status_code for answer in answers]
+def test_of_many_steps_at_once_each_is_taken_once(two_workers: LocalServer):
+    workers(two_workers, 2)
+    with httpx.Client(base_url=two_workers.url) as client:
+        session_id = client.post("/reset", json={"task_id": 1, "seed": 0}).json()["session_id"]
 
-            statuses = asyncio.run(race())
-            taken = client.get("/state", params={"session_id": session_id}).json()["step_count"]
-            assert set(statuses) <= {200, 409} and statuses.count(200) == taken
+        async def race() -> list[int]:
+            async with httpx.AsyncClient(base_url=two_workers.url, timeout=30) as many:
+                body = {"session_id": session_id, "action": {}}
+                answers = await asyncio.gather(*(many.post("/step", json=body) for _ in range(16)))
+            return [answer.status_code for answer in answers]
+
+        statuses = asyncio.run(race())
+        taken = client.get("/state", params={"session_id": session_id}).json()["step_count"]
+        assert set(statuses) <= {200, 409} and statuses.count(200) == taken
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts the sockets of a process in /proc")
+def test_a_worker_that_is_killed_loses_nothing_and_is_replaced(two_workers: LocalServer):
+    """One of two workers on one port is killed -9 under load: every session goes on, on the same address, at the step
+    last acknowledged. The server starts another worker, which serves the sessions alone when the first one goes too."""
+    actions = [random_actions(i, 30) for i in range(24)]
+    pair = workers(two_workers, 2)
+    killed: list[int] = []
+
+    def kill_the_busier() -> None:
+        killed.append(max(pair, key=sockets))
+        os.kill(killed[0], signal.SIGKILL)
+
+    found, broken = played_through_a_kill(two_workers.url, two_workers.url, actions, kill_the_busier)
+    assert broken > 0 and found == episodes(2, list(range(24)), actions)
+
+    with Client(two_workers.url) as client:
+        episode = client.reset(1, seed=0)
+        assert workers(two_workers, 3)[:2] == pair
+        (survivor,) = set(pair) - set(killed)
+        os.kill(survivor, signal.SIGKILL)
+        assert [episode.step({}).timestep for _ in range(3)] == [1, 2, 3]
 
 
 def test_without_redis_a_request_is_answered_503_and_the_server_recovers(redis_url: str):

@@ -12,7 +12,7 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import KNOBS, MetricsSnapshot
-from tests.server.conftest import Running, LocalServer
+from tests.server.conftest import LocalServer, Running
 from tests.server.twins import episodes, random_actions
 
 
