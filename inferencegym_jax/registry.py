@@ -1,4 +1,4 @@
-"""``make``: from a task's number or name to an environment and its params."""
+"""``make``: from a task's number or name to an environment and its params; what its score and its rival are there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from inferencegym_jax.environment import Environment
+from inferencegym_jax.grader import score_aggregates
 from inferencegym_jax.models import EnvParams
 from inferencegym_jax.solver import normalise
 from inferencegym_jax.table import LatencyTable, load_table
@@ -58,15 +59,35 @@ def normalisers(
 ) -> dict[str, float]:
     """``optimal_tps`` and ``cost_normaliser`` of a task: the shipped calibration's where table, dynamics and traffic
     are."""
-    shipped = calibration()
-    if table.digest == shipped["table_digest"] and trace is None and dynamics in (None, spec.dynamics):
-        return shipped["tasks"][spec.name]
-    return _search(spec.name, table, dynamics, trace)
+    shipped = _shipped(spec, table, dynamics, trace)
+    return _search(spec.name, table, dynamics, trace)[0] if shipped is None else shipped
+
+
+def best_static_action(
+    spec: TaskSpec, table: LatencyTable, dynamics: str | None = None, trace: RequestLog | None = None
+) -> dict[str, Any]:
+    """The static action with the best mean score of a task, as a knob dict: the shipped calibration's where table,
+    dynamics and traffic are, otherwise that of the search that ``normalisers`` makes, over the table's own nodes."""
+    shipped = _shipped(spec, table, dynamics, trace)
+    return dict(_search(spec.name, table, dynamics, trace)[1] if shipped is None else shipped["best_static"]["action"])
+
+
+def _shipped(
+    spec: TaskSpec, table: LatencyTable, dynamics: str | None, trace: RequestLog | None
+) -> dict[str, Any] | None:
+    found = calibration()
+    same = table.digest == found["table_digest"] and trace is None and dynamics in (None, spec.dynamics)
+    return found["tasks"][spec.name] if same else None
 
 
 @functools.lru_cache(maxsize=32)
-def _search(name: str, table: LatencyTable, dynamics: str | None, trace: RequestLog | None) -> dict[str, float]:
+def _search(
+    name: str, table: LatencyTable, dynamics: str | None, trace: RequestLog | None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """(normalisers, best static action)."""
     spec = get_task(name)
     params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0}, None, dynamics, trace)
-    found, _ = normalise(Environment(table, params, trace), params, np.arange(OWN_TABLE_SEEDS))
-    return {**found, "throughput_floor": 0.0}
+    found, search = normalise(Environment(table, params, trace), params, np.arange(OWN_TABLE_SEEDS))
+    found = {**found, "throughput_floor": 0.0}
+    scores = np.asarray(score_aggregates(spec, search.per_seed, found)["score"]).mean(axis=1)
+    return found, search.actions[int(np.argmax(scores))]

@@ -80,11 +80,7 @@ def info(engine: Engine, settings: Settings) -> dict[str, Any]:
         "config": Config.model_json_schema(),
         "policies": policies(),
         "trained_policies": trained_policies(),
-        "best_static": {
-            name: calibration()["tasks"][name]["best_static"]["action"]
-            for name in ig.task_specs()
-            if name in calibration()["tasks"]
-        },
+        "best_static": {spec.name: engine.best_static(spec) for spec in ig.task_specs().values()},
         "table": {
             "name": table.name if settings.table else "traces_llama3_8b.parquet (shipped)",
             "digest": table.digest,

@@ -19,7 +19,7 @@ import numpy as np
 import inferencegym_jax as ig
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.packed import ACTION, PackedStep
-from inferencegym_jax.registry import normalisers
+from inferencegym_jax.registry import best_static_action, normalisers
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
@@ -80,6 +80,10 @@ class Engine:
     def normalisers(self, spec: ig.TaskSpec) -> dict[str, float]:
         """What the grader divides by for a task on this table and traffic."""
         return normalisers(spec, self.table, trace=self.trace)
+
+    def best_static(self, spec: ig.TaskSpec) -> dict[str, Any]:
+        """The static action with the best mean score of a task on this table and traffic, as knobs."""
+        return best_static_action(spec, self.table, trace=self.trace)
 
     def replay(self, kernel: Kernel, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The log that these actions give, bit for bit a session's: entries ``{"action", "reward", "metrics"}``.

@@ -20,7 +20,6 @@ import inferencegym_jax as ig
 from inferencegym_jax.grader import Aggregates, objectives_met, score_aggregates
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation
 from inferencegym_jax.rollout import Policy, Trajectory
-from inferencegym_jax.tasks import calibration
 from server.engine import Engine, Kernel
 from server.errors import BadInput
 from server.memory import trim
@@ -127,7 +126,7 @@ class Rollouts:
             return Source(self.trained(task), whole)
         action = ServeAction().to_dict()
         if request.policy == "best_static":
-            action = calibration()["tasks"][kernel.spec.name]["best_static"]["action"]
+            action = self.engine.best_static(kernel.spec)
         sequences = [[]] if request.actions is None else request.actions
         columns: dict[str, np.ndarray] = {}
         for name in KNOBS:

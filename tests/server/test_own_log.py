@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
+from inferencegym_jax.tasks import calibration
 from tests.server.conftest import ROOT, start_server
 from tests.server.twins import episodes, random_actions, seen
 
@@ -37,6 +38,13 @@ def test_every_task_replays_the_log(log: Path, tmp_path: Path) -> None:
             grade = http.post("/grader", json={"session_id": session}).json()
             scores = http.post("/rollout", json={"task_id": task, "seeds": [1], "actions": [actions]}).json()["scores"]
             assert grade["verified"] and scores[0] == pytest.approx(grade["score"], abs=1e-6)
+        best = http.get("/info").json()["best_static"]["azure-conversation"]
+        assert best != calibration()["tasks"]["azure-conversation"]["best_static"]["action"]
+        search = {"task_id": 4, "seeds": list(range(16))}  # the seeds of the search
+        top = http.post("/rollout", json=search | {"policy": "best_static"}).json()["mean_score"]
+        for change in ({}, {"batch_size": 1}, {"batch_size": 512}, {"quant_tier": 0}, {"kv_budget": 0.1}):
+            other = http.post("/rollout", json=search | {"actions": [[best | change] * 200]}).json()["mean_score"]
+            assert other == top if not change else other <= top
         tasks = {entry["task_id"]: entry for entry in http.get("/baseline").json()["tasks"]}
         assert tasks[1]["expected_range"] is None and 0 < tasks[4]["score"] < 1
 
