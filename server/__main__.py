@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import os
+import signal
 import sys
 import tempfile
+import threading
 
 import uvicorn
 from fastapi import FastAPI
@@ -30,9 +33,18 @@ def set_up_logging(settings: Settings) -> None:
     logging.getLogger("jax").setLevel(logging.WARNING)
 
 
+def end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    """Wait for a process to end, then end this one as SIGTERM does."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def application() -> FastAPI:
     """The application of one process; workers and reloaded ones are new processes, which log nothing by themselves."""
     settings = Settings()
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # a worker whose parent was killed -9 would keep the port, and nobody would replace it
+        threading.Thread(target=end_with, args=(parent,), name="end-with-parent", daemon=True).start()
     set_up_logging(settings)
     return create_app(settings)
 
@@ -86,6 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         port=settings.port,
         workers=settings.workers,
         reload=options.reload,
+        reload_includes=["*.json", "*.parquet"] if options.reload else None,  # beside *.py
         loop="auto",
         ws_max_size=settings.max_body_bytes,
         ws_per_message_deflate=False,  # compressing a kilobyte costs more than the step that it holds

@@ -158,6 +158,14 @@ def workers(server: LocalServer, count: int) -> list[int]:
         time.sleep(0.1)
 
 
+def alive(pid: int) -> bool:
+    """Whether a process is there and has not ended (a container's first process may never collect an ended orphan)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def sockets(pid: int) -> int:
     """Open sockets of a process: how many clients it serves."""
     return sum(os.readlink(entry).startswith("socket:") for entry in Path(f"/proc/{pid}/fd").iterdir())
@@ -209,6 +217,18 @@ def test_a_worker_that_is_killed_loses_nothing_and_is_replaced(two_workers: Loca
         (survivor,) = set(pair) - set(killed)
         os.kill(survivor, signal.SIGKILL)
         assert [episode.step({}).timestep for _ in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_workers_do_not_outlive_their_parent(two_workers: LocalServer):
+    """Left behind they would keep the port from the next start. The last test here to use the server."""
+    running = [pid for pid in workers(two_workers, 2) if Path(f"/proc/{pid}").exists()]
+    assert running
+    two_workers.kill()
+    end = time.monotonic() + 60
+    while left := [pid for pid in running if alive(pid)]:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
 
 
 def test_without_redis_a_request_is_answered_503_and_the_server_recovers(redis_url: str):
