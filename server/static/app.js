@@ -185,7 +185,7 @@ function render() {
   $("progress").value = episode.time;
   $("readings").textContent = readings(latest);
   const burst = Boolean(latest?.workload.is_burst);
-  $("phase").textContent = episode.done ? "Finished" : !latest ? "Ready: press Play" : burst ? "Burst" : "Normal traffic";
+  $("phase").textContent = episode.done ? "Finished" : !latest ? "Press Play" : burst ? "Burst" : "Normal traffic";
   $("phase").classList.toggle("burst", burst && !episode.done);
   if (!manual()) page.knobs.show(latest?.action ?? episode.driver.rows[0].action);
   draw();

@@ -132,6 +132,16 @@ def test_nothing_is_cut_off_at_this_width(page: Browser, width: int, height: int
         ".map((e) => e.outerHTML.slice(0, 80))"
     )
     assert outside == []
+    page.js("document.getElementById('time').textContent = '200 / 200 s'")  # the longest that they get
+    page.js("document.getElementById('phase').textContent = 'Normal traffic'")
+    apart, within, one_line = page.js(
+        "(() => { const box = (q) => document.querySelector(q).getBoundingClientRect();"
+        " const bar = document.querySelector('.transport'), time = box('#time'), phase = box('#phase');"
+        " const inside = bar.getBoundingClientRect().right - parseFloat(getComputedStyle(bar).paddingRight);"
+        " return [phase.right <= time.left, Math.max(time.right, box('#progress').right) <= inside + 0.5,"
+        "  phase.height < 1.5 * parseFloat(getComputedStyle(document.getElementById('phase')).fontSize) + 8]; })()"
+    )
+    assert (apart, within, one_line) == (True, True, True)
 
 
 def test_dark_mode_follows_the_system_and_the_button(page: Browser, site: str) -> None:
