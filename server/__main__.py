@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
+from multiprocessing.process import BaseProcess
 
 import uvicorn
 from fastapi import FastAPI
@@ -33,7 +34,7 @@ def set_up_logging(settings: Settings) -> None:
     logging.getLogger("jax").setLevel(logging.WARNING)
 
 
-def end_with(parent: multiprocessing.process.BaseProcess) -> None:
+def end_with(parent: BaseProcess) -> None:
     """Wait for a process to end, then end this one as SIGTERM does."""
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
