@@ -127,6 +127,13 @@ def test_below_saturation(prompt, output, load):
     assert -0.40 < error["ttft_p99"] < 0.65, error
 
 
+@pytest.mark.parametrize(("prompt", "load"), [(4096, 0.2), (4096, 0.6), (8192, 0.2), (8192, 0.4)])
+def test_few_long_prompts_a_second(prompt, load):
+    error, _ = over_seeds(prompt, 64, load, SLOTS, 150, 2)
+    assert abs(error[0]) < 0.12, error
+    assert -0.40 < error[1] < 0.65, error
+
+
 def over_seeds(prompt, output, load, slots, seconds, seeds):
     """Mean and 99th percentile of TTFT, each the mean over seeds: errors of the fluid, and the reference's own, ms."""
     pairs = [both(prompt, output, load, slots, seconds, seed) for seed in range(seeds)]
