@@ -107,8 +107,8 @@ def met(others: jax.Array, service: jax.Array) -> jax.Array:
 
     ``others`` requests (m) come at independent moments of the second, each needs ``service`` ms, a share r of it: the
     k-th term ``rho^k`` of the series is then ``m (m - 1) ... (m - k + 1) r^k``, since a request meets k different ones.
-    Averaged over Poisson counts these are the powers of the true rate, whatever it is, and the sum is finite at any load.
-    Two terms are taken as they are; the rest is ``int exp(-x) (1 + r x)^m dx``, a Mills ratio to second order in
+    Averaged over Poisson counts these are the powers of the true rate, whatever it is, and the sum is finite at any
+    load. Two terms are taken as they are; the rest is ``int exp(-x) (1 + r x)^m dx``, a Mills ratio to second order in
     log(1 + r x), by its bound in Abramowitz and Stegun 7.1.13. To 4 % (``tests/test_open_loop.py``).
     """
     r = service / SECOND_MS
@@ -141,12 +141,12 @@ def first_token(
 
     - Rest of a decode iteration, t / 2, if the engine is not idle: probability 1 - exp(-n) under Poisson arrivals
       (M/G/inf).
-    - Prefills ahead, whichever is longer: where all that came during one iteration fit into the next, ``(p / 2 + t)
-      rho / (1 - rho)`` with rho = A p, from the stationary moments of ``T' = t + p N(T)``; or those queued at a prefill
-      server that takes ``S = p + t / k`` for each, ``(S / 2) A S / (1 - A S)`` (Pollaczek-Khinchine). ``met`` gives both
-      ratios.
-    - Behind: those that come until its last iteration begins, as far as that has room left: ``f`` prompts. One joins
-      with probability 1 - exp(-m) of a Poisson number of mean m; ``f (1 - exp(-m / f))`` for f above 1.
+    - Prefills ahead, whichever is longer: where all that came during one iteration fit into the next,
+      ``(p / 2 + t) A p / (1 - A p)``, from the stationary moments of ``T' = t + p N(T)``; or those queued at a prefill
+      server that takes ``S = p + t / k`` for each, ``(S / 2) A S / (1 - A S)`` (Pollaczek-Khinchine). Both ratios are
+      ``met``'s.
+    - Behind: those that come until its last iteration begins, as far as that has room left, for f prompts: f times the
+      probability that one comes where f is at most 1, ``f (1 - exp(-m / f))`` of the m expected where it is more.
     """
     running, admission = flow.busy / SECOND_MS, jnp.maximum(flow.admitted, 0.0) / SECOND_MS
     iteration = decode_ms(outlook, inflow.running, running) * per_iteration

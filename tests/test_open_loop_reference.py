@@ -1,8 +1,8 @@
 """The fluid step against an engine that runs request by request, iteration by iteration, on the same kernel times.
 
 The tolerances here are the ones that ENVIRONMENT.md and docs/fidelity.md state. ``python -m
-tests.test_open_loop_reference`` prints the errors near capacity, with ``--without`` those of the fluid without
-``fluid.crowding``.
+tests.test_open_loop_reference`` prints the errors near capacity and those of few long prompts a second, with
+``--without`` those of the fluid without ``fluid.crowding``.
 """
 
 import functools
@@ -199,11 +199,15 @@ def test_the_quick_engine_is_the_reference_request_by_request(limits):
 if __name__ == "__main__":
     if "--without" in sys.argv:
         open_loop.crowding = lambda flow, inflow, outlook: FirstToken(*[jnp.zeros_like(flow.busy)] * 4)
-    for many, length, shapes in ((128, 90, [(64, 128), (512, 32), (512, 128), (2048, 128)]),
-                                 (20, 240, [(512, 64), (512, 256), (2048, 256)])):  # fmt: skip
+    near = (0.8, 0.9, 0.95, 1.0)
+    for many, length, seeds, loads, shapes in (
+        (128, 90, 4, near, [(64, 128), (512, 32), (512, 128), (2048, 128)]),
+        (20, 240, 4, near, [(512, 64), (512, 256), (2048, 256)]),
+        (128, 150, 2, (0.2, 0.4, 0.6), [(4096, 64), (8192, 64)]),
+    ):
         for tokens_in, tokens_out in shapes:
-            for share in (0.8, 0.9, 0.95, 1.0):
-                wrong, true = over_seeds(tokens_in, tokens_out, share, many, length, 4)
+            for share in loads:
+                wrong, true = over_seeds(tokens_in, tokens_out, share, many, length, seeds)
                 print(
                     f"{many} slots, {tokens_in} in, {tokens_out} out, load {share}: mean TTFT {true[0]:.0f} ms,"
                     f" error {wrong[0]:+.0%}; p99 {true[1]:.0f} ms, error {wrong[1]:+.0%}",

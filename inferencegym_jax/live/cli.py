@@ -91,7 +91,10 @@ def measure(
     base_url: BaseUrl,
     model: Model,
     out: Annotated[Path, typer.Option(help="latency table to write (parquet)")] = Path("measured.parquet"),
-    budget: Annotated[str, typer.Option(help="time for the whole, earlier sittings included: 90s, 10m, 1h")] = "10m",
+    budget: Annotated[
+        str,
+        typer.Option(help="time for the whole, earlier sittings included: 90s, 10m, 1h; the grid is always finished"),
+    ] = "10m",
     output_tokens: Annotated[int, typer.Option(help="mean output length")] = 64,
     max_concurrency: Annotated[int, typer.Option(help="largest batch size")] = 64,
     max_prompt: Annotated[int, typer.Option(help="longest prompt, tokens")] = 2048,
@@ -246,15 +249,15 @@ def control(
     for name, value in (("--stall-timeout", stall_timeout), ("--first-byte-timeout", first_byte_timeout)):
         if not 0 < value < math.inf:
             fail(f"{name} {value}: must be a number of seconds above 0")
-    settings = ControlSettings(
-        upstream=upstream,
-        queue=queue,
-        slo_ms=parse_slo(slo_ttft_ms),
-        stall_timeout_s=stall_timeout,
-        first_byte_timeout_s=first_byte_timeout,
-        base_memory_gb=base_memory_gb,
-    )
     with sentences():
+        settings = ControlSettings(
+            upstream=upstream,
+            queue=queue,
+            slo_ms=parse_slo(slo_ttft_ms),
+            stall_timeout_s=stall_timeout,
+            first_byte_timeout_s=first_byte_timeout,
+            base_memory_gb=base_memory_gb,
+        )
         application = create_app(settings, PolicyRunner(load_policy(policy, task_of(task))), policy)
     try:
         listener = listen(host, port)

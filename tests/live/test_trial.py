@@ -32,7 +32,7 @@ from inferencegym_jax.table import METRICS, LatencyTable, TableError, load_table
 from tests.live.fake_engine import Times
 
 TIMES = Times(a=10.0, b=0.5, c=0.1)
-SLOW = Times(a=13.0, b=1.2, c=0.86)  # docs/live.md's CPU engine: prompts of 192 take 165 ms, 2.6 a second at 0.6 of saturation
+SLOW = Times(a=13.0, b=1.2, c=0.86)  # docs/live.md's engine: at 0.6 of saturation 2.6 prompts a second, 165 ms each
 OUTPUT = 16
 
 
