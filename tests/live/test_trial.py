@@ -230,6 +230,8 @@ def test_gains_are_paired_and_an_interval_clear_of_zero_is_said() -> None:
         "predicted": {**measured, "baseline": measured["better"], "better": measured["baseline"]},
     }
     assert "Misplaced beyond their intervals" in " ".join(verdict(swapped, "baseline"))
+    tie = {name: measured["baseline"] for name in ("baseline", "same")}
+    assert "have the same goodput" in " ".join(verdict({"measured": tie, "predicted": tie}, "baseline"))
 
 
 def test_the_order_of_runs_cancels_drift() -> None:
