@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inferencegym_jax.cli.options import task_of
-from inferencegym_jax.cli.output import fail, notices, sentences
+from inferencegym_jax.cli.output import answers, fail, notices, sentences
 from inferencegym_jax.models import QUEUE_CAPACITY
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def measure(
                 base_memory_gb=base_memory_gb,
                 seed=seed,
             )
-            summary = measure_server(server(base_url, model, api_key_env), settings, out, restart, console)
+            endpoint, answer = server(base_url, model, api_key_env), console if json_output else answers()
+            summary = measure_server(endpoint, settings, out, restart, console, answer)
     except KeyboardInterrupt:
         console.print(f"interrupted; the same command goes on from {out}.state.json")
         raise typer.Exit(130) from None
@@ -191,13 +192,14 @@ def trial(
             settings=TrialSettings(repeats=repeats, warmup_s=warmup, seed=seed, max_num_seqs=max_num_seqs),
         )
         with console.status("starting") as status:
-            found = compare(request, lambda text: status.update(text))
-    console.print(trial_table(found))
+            found = compare(request, status.update if console.is_terminal else console.print)
+    answer = console if json_output else answers()
+    answer.print(trial_table(found))
     for line in verdict(found, names[0]):
-        console.print(line, highlight=False, soft_wrap=True)
+        answer.print(line, highlight=False, soft_wrap=True)
     if plot is not None:
         plot_trial(found, plot)
-        console.print(f"[bold]{plot}[/]: predicted against measured")
+        answer.print(f"[bold]{plot}[/]: predicted against measured")
     if json_output:
         print(json.dumps(found))
 

@@ -57,6 +57,10 @@ def test_measure_writes_a_table_and_says_so_in_json(launch: Callable[..., Any], 
     options += ["--max-concurrency", "2", "--max-prompt", "128", "--api-key-env", "MY_KEY"]
     refused = call("measure", *options, MY_KEY="sk-wrong-9876")
     assert refused.exit_code == 2 and "refused the API key" in refused.output
+    shown = call("measure", *options, MY_KEY=KEY)
+    assert (
+        shown.exit_code == 0 and "TPOT / median TTFT" in shown.stdout and f"{out}: " in shown.stdout.replace("\n", "")
+    )
     result = call("measure", *options, "--json", MY_KEY=KEY)
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout.splitlines()[-1])
