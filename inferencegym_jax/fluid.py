@@ -102,6 +102,22 @@ def crowding(flow: Flow, inflow: Inflow, outlook: Outlook) -> FirstToken:
     return FirstToken(sigma * beyond * unit, jnp.zeros_like(unit), quantile(1.2816) * unit, quantile(2.3263) * unit)
 
 
+def met(others: jax.Array, service: jax.Array) -> jax.Array:
+    """``rho / (1 - rho)`` of Pollaczek-Khinchine where a second's arrivals are counted, not a rate.
+
+    ``others`` requests (m) come at independent moments of the second, each needs ``service`` ms, a share r of it: the
+    k-th term ``rho^k`` of the series is then ``m (m - 1) ... (m - k + 1) r^k``, since a request meets k different ones.
+    Averaged over Poisson counts these are the powers of the true rate, whatever it is, and the sum is finite at any
+    load. Two terms are taken as they are; the rest is ``int exp(-x) (1 + r x)^m dx``, a Mills ratio to second order in
+    log(1 + r x), by its bound in Abramowitz and Stegun 7.1.13. To 4 % (``tests/test_open_loop.py``).
+    """
+    r = service / SECOND_MS
+    fewer, fewest = jnp.maximum(others - 1.0, 0.0), jnp.maximum(others - 2.0, 0.0)
+    idle = 1.0 - fewest * r
+    rest = 2.0 / (idle + jnp.sqrt(idle * idle + (8.0 / math.pi) * fewest * r * r))
+    return others * r * (1.0 + fewer * r * rest)
+
+
 @stage
 def first_token(
     flow: Flow,
@@ -114,39 +130,52 @@ def first_token(
 ) -> FirstToken:
     """TTFT of a request that finds no queue: mean, median, 90th and 99th percentile, ms.
 
-    The rest of the iteration under way, the prefills ahead, the prefill itself at its stand-alone cost ``alone``, and
-    the decode iterations that it shares; on a GPU of its own (``disagg``) no iteration is waited for.
+    The rest of the iteration under way, the prefills ahead, the prefill itself at its stand-alone cost ``alone``, the
+    decode iterations that it shares, and the prompts that its last iteration takes in behind it; on a GPU of its own
+    (``disagg``) no iteration is waited for.
 
-    - Rest of an iteration, if the engine is not idle: the mean of an inspected interval is E[T^2] / (2 E[T]); with a
-      prefill every 1 / A ms, T has variance ``p^2 A T``. Idle with probability exp(-n) under Poisson arrivals
+    A request meets the others of its second: A is one request a second less than what is admitted. ``scv``, the squared
+    coefficient of variation of the gaps between arrivals, blends between this (1) and even arrivals (0), which wait for
+    the rest of an iteration only, at the full rate: the mean of an inspected interval is E[T^2] / (2 E[T]); with a
+    prefill every 1 / A ms, T has variance ``p^2 A T``.
+
+    - Rest of a decode iteration, t / 2, if the engine is not idle: probability 1 - exp(-n) under Poisson arrivals
       (M/G/inf).
-    - Prefills ahead: those that fit into the same iteration, ``A T p``, where it has room for several; and those
-      queued at a prefill server of utilisation ``A S``, ``(A S)^2 S / (2 (1 - A S))`` (Pollaczek-Khinchine without the
-      rest of the one in service, which the iteration holds); the longer of the two. Scaled by ``scv``, the squared
-      coefficient of variation of the gaps between arrivals (Kingman). Within a second no mean wait exceeds half the
-      spread of that second's arrivals, ``S sqrt(1 s / S) / 4``: longer ones are the queue's, which the step carries.
+    - Prefills ahead, whichever is longer: where all that came during one iteration fit into the next,
+      ``(p / 2 + t) A p / (1 - A p)``, from the stationary moments of ``T' = t + p N(T)``; or those queued at a prefill
+      server that takes ``S = p + t / k`` for each, ``(S / 2) A S / (1 - A S)`` (Pollaczek-Khinchine). Both ratios are
+      ``met``'s.
+    - Behind: those that come until its last iteration begins, as far as that has room left, for f prompts: f times the
+      probability that one comes where f is at most 1, ``f (1 - exp(-m / f))`` of the m expected where it is more.
     """
     running, admission = flow.busy / SECOND_MS, jnp.maximum(flow.admitted, 0.0) / SECOND_MS
     iteration = decode_ms(outlook, inflow.running, running) * per_iteration
     prefill, room = outlook.stall_ms, outlook.chunk / inflow.prompt
     service = jnp.where(disagg, outlook.prefill_ms, iteration / room + outlook.prefill_ms)
-    whole = iteration / (1.0 - jnp.minimum(admission * prefill, 0.95))
+    seen = jnp.maximum(admission - scv / SECOND_MS, 0.0)
+    load = jnp.minimum(seen * prefill, 0.95)
+    whole = iteration / (1.0 - load)
     even = jnp.minimum(running, 1.0)
     at_work = jnp.where(disagg, 0.0, even + scv * (1.0 - jnp.exp(-running) - even))
-    rest = at_work * 0.5 * (whole + prefill * prefill * admission)
-    busy = jnp.clip(admission * service, 0.0, 0.99)
-    spread = 0.25 * jnp.sqrt(SECOND_MS * service)
-    delay = 0.5 * service / (1.0 - busy)  # mean wait of those who wait
-    beside = jnp.clip(room - 1.0, 0.0, 1.0) * admission * whole * prefill
-    ahead = scv * jnp.maximum(beside, jnp.minimum(busy * busy * delay, spread))
-    own = alone + jnp.where(disagg, 0.0, jnp.ceil(inflow.prompt / outlook.chunk) * iteration)
+    others = seen * SECOND_MS
+    queued = 0.5 * service * met(others, service)
+    ahead = scv * jnp.maximum((0.5 * prefill + iteration) * met(others, prefill), queued)
+    chunks = jnp.ceil(inflow.prompt / outlook.chunk)
+    left = jnp.maximum(chunks * room - 1.0, TINY)
+    until = (at_work * 0.5 * iteration + ahead) / (1.0 + load) + (chunks - 1.0) * (iteration + prefill * room)
+    behind = scv * prefill * left * (1.0 - jnp.exp(-seen * until / jnp.maximum(left, 1.0)))
+    evenly = whole - iteration + prefill * prefill * seen
+    rest = at_work * 0.5 * (iteration + (1.0 - scv) * evenly)
+    own = alone + jnp.where(disagg, 0.0, chunks * iteration) + behind
 
-    log_busy = jnp.log(jnp.maximum(busy, TINY))
+    busy = jnp.clip(seen * service, TINY, 0.99)
+    delay = queued / busy  # mean wait of those who wait
+    log_busy = jnp.log(busy)
 
     def quantile(share: float) -> jax.Array:
         # an arrival falls into an iteration that holds a prefill with probability A (t + p)
-        residue = jnp.maximum(share * whole, iteration + prefill - (1.0 - share) / jnp.maximum(admission, TINY))
+        residue = jnp.maximum(share * whole, iteration + prefill - (1.0 - share) / jnp.maximum(seen, TINY))
         tail = jnp.maximum(log_busy - math.log(1.0 - share), 0.0)
-        return jnp.where(at_work > 1.0 - share, residue, 0.0) + scv * jnp.minimum(tail * delay, 4.0 * spread) + own
+        return jnp.where(at_work > 1.0 - share, residue, 0.0) + scv * tail * delay + own
 
     return FirstToken(rest + ahead + own, quantile(0.5), quantile(0.9), quantile(0.99))

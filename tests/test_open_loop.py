@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import inferencegym_jax as ig
 from inferencegym_jax.engine_grid import engine_grid
 from inferencegym_jax.engine_models import EngineParams, EngineState
+from inferencegym_jax.fluid import met
 from inferencegym_jax.models import KNOBS, plain
 from inferencegym_jax.open_loop import serve_second
 from inferencegym_jax.solver import follow
@@ -261,3 +262,39 @@ def test_goodput_counts_only_what_meets_both_objectives():
     norms = {"optimal_tps": 1000.0, "cost_normaliser": 0.01}
     parts = ig.grade(4, [entry, slow, late, entry], norms)["breakdown"]
     assert parts == {"goodput": 0.75, "slo": 0.5, "cost": 0.5, "stability": 1.0}
+
+
+def met_by_hand(others, r):
+    """sum over k of m (m - 1) ... (m - k + 1) r^k."""
+    term = total = 0.0
+    for k in range(1, others + 1):
+        term = others * r if k == 1 else term * (others - k + 1) * r
+        total += term
+    return total
+
+
+@pytest.mark.parametrize("others", [0, 1, 2, 3, 5, 10, 40, 300])
+@pytest.mark.parametrize("load", [0.1, 0.5, 0.9, 1.0])
+def test_what_a_request_meets_is_the_sum_over_those_of_its_second(others, load):
+    service = 1000 * load / max(others, 1)
+    assert float(met(jnp.float32(others), jnp.float32(service))) == pytest.approx(
+        met_by_hand(others, service / 1000), rel=0.04
+    )
+
+
+@pytest.mark.parametrize(("service", "load"), [(5.0, 0.2), (5.0, 0.8), (50.0, 0.7), (200.0, 0.2), (200.0, 0.5)])
+def test_over_the_counts_of_many_seconds_it_is_the_ratio_at_their_rate(service, load):
+    # Poisson counts as the requests see them: n requests see n - 1 others
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(1000 * load / service, 200_000).astype(np.float32)
+    found = np.asarray(met(jnp.maximum(counts - 1, 0), jnp.float32(service)))
+    assert np.average(found, weights=counts) == pytest.approx(load / (1 - load), rel=0.06)
+
+
+def test_a_request_alone_in_its_second_meets_nobody():
+    # the prefill, the decode iteration that goes with it, and nothing else: the engine is idle
+    grid = engine_grid(ig.load_table())
+    action = ig.ServeAction(batch_size=512).as_arrays()
+    second, _ = seconds()(action, constant(1), jnp.float32(8192), jnp.float32(1), engine_params(0.0))
+    prefill = float(grid.stand_alone_ms(jnp.int32(0), jnp.float32(8192)))
+    assert 1.0 < float(second.ttft_mean_ms[0]) / prefill < 1.15

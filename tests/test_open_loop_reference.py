@@ -1,8 +1,8 @@
 """The fluid step against an engine that runs request by request, iteration by iteration, on the same kernel times.
 
 The tolerances here are the ones that ENVIRONMENT.md and docs/fidelity.md state. ``python -m
-tests.test_open_loop_reference`` prints the errors near capacity, with ``--without`` those of the fluid without
-``fluid.crowding``.
+tests.test_open_loop_reference`` prints the errors near capacity and those of few long prompts a second, with
+``--without`` those of the fluid without ``fluid.crowding``.
 """
 
 import functools
@@ -127,6 +127,13 @@ def test_below_saturation(prompt, output, load):
     assert -0.40 < error["ttft_p99"] < 0.65, error
 
 
+@pytest.mark.parametrize(("prompt", "load"), [(4096, 0.2), (4096, 0.6), (8192, 0.2), (8192, 0.4)])
+def test_few_long_prompts_a_second(prompt, load):
+    error, _ = over_seeds(prompt, 64, load, SLOTS, 150, 2)
+    assert abs(error[0]) < 0.12, error
+    assert -0.40 < error[1] < 0.65, error
+
+
 def over_seeds(prompt, output, load, slots, seconds, seeds):
     """Mean and 99th percentile of TTFT, each the mean over seeds: errors of the fluid, and the reference's own, ms."""
     pairs = [both(prompt, output, load, slots, seconds, seed) for seed in range(seeds)]
@@ -192,11 +199,15 @@ def test_the_quick_engine_is_the_reference_request_by_request(limits):
 if __name__ == "__main__":
     if "--without" in sys.argv:
         open_loop.crowding = lambda flow, inflow, outlook: FirstToken(*[jnp.zeros_like(flow.busy)] * 4)
-    for many, length, shapes in ((128, 90, [(64, 128), (512, 32), (512, 128), (2048, 128)]),
-                                 (20, 240, [(512, 64), (512, 256), (2048, 256)])):  # fmt: skip
+    near = (0.8, 0.9, 0.95, 1.0)
+    for many, length, seeds, loads, shapes in (
+        (128, 90, 4, near, [(64, 128), (512, 32), (512, 128), (2048, 128)]),
+        (20, 240, 4, near, [(512, 64), (512, 256), (2048, 256)]),
+        (128, 150, 2, (0.2, 0.4, 0.6), [(4096, 64), (8192, 64)]),
+    ):
         for tokens_in, tokens_out in shapes:
-            for share in (0.8, 0.9, 0.95, 1.0):
-                wrong, true = over_seeds(tokens_in, tokens_out, share, many, length, 4)
+            for share in loads:
+                wrong, true = over_seeds(tokens_in, tokens_out, share, many, length, seeds)
                 print(
                     f"{many} slots, {tokens_in} in, {tokens_out} out, load {share}: mean TTFT {true[0]:.0f} ms,"
                     f" error {wrong[0]:+.0%}; p99 {true[1]:.0f} ms, error {wrong[1]:+.0%}",

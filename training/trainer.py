@@ -275,14 +275,23 @@ def make_chunk(
     return chunk
 
 
-def make_train(config: TrainConfig) -> Callable[..., tuple[TrainState, Metrics, EpisodeStatistics]]:
-    """The whole run as one pure function, ready for ``jax.jit`` and ``jax.vmap``.
+Train = Callable[..., tuple[TrainState, Metrics, EpisodeStatistics]]
+
+
+def make_train(config: TrainConfig) -> Train:
+    """The whole run on the config's task as one pure function, ready for ``jax.jit`` and ``jax.vmap``; see
+    ``make_train_on``."""
+    env, params = ig.make(config.task, table=config.table, trace=config.trace)
+    return make_train_on(env, params, config)
+
+
+def make_train_on(env: Environment, params: EnvParams, config: TrainConfig) -> Train:
+    """``make_train`` on an environment and params that no config names.
 
     Returns:
         ``train(seed, hyper=config.hyper)``, which returns the final state, metrics of shape (chunks, updates a chunk)
         and evaluation statistics of shape (chunks, episodes).
     """
-    env, params = ig.make(config.task, table=config.table, trace=config.trace)
     chunk = make_chunk(env, params, config)
 
     def train(seed: Any, hyper: Hyperparameters = config.hyper) -> tuple[TrainState, Metrics, EpisodeStatistics]:

@@ -92,7 +92,8 @@ def main(
         )
         table_path, learned = out / f"{model}.parquet", out / "learned.npz"
         if "measure" in chosen:
-            keep("measure", measure_server(endpoint, settings, table_path, True, console))
+            summary = measure_server(endpoint, settings, table_path, True, console)
+            keep("measure", {**summary, "table": table_path.name})
         if "predict" in chosen:
             found = predict_and_measure(
                 endpoint,
@@ -122,9 +123,9 @@ def main(
         if "learn" in chosen:
             begun = time.monotonic()
             learn(request, learned, say)
-            keep("learn", {"policy": str(learned), "seconds": time.monotonic() - begun})
+            keep("learn", {"policy": learned.name, "seconds": time.monotonic() - begun})
         if "trial" in chosen:
-            keep("trial", trial(request, out))
+            keep("trial", trial(request, out, {str(learned): "learned"}))
         if "repeat" in chosen:
             second = out / f"{model}-second.parquet"
             measure_server(endpoint, dataclasses.replace(settings, seed=1000), second, True, console)
@@ -138,9 +139,12 @@ def say(text: str) -> None:
     console.print(text, highlight=False)
 
 
-def trial(request: TrialRequest, out: Path) -> dict[str, Any]:
-    """Task 2's calendar, scaled to the engine, under each policy."""
-    found = compare(request, say)
+def trial(request: TrialRequest, out: Path, short: dict[str, str]) -> dict[str, Any]:
+    """Task 2's calendar, scaled to the engine, under each policy; policy files by their ``short`` names."""
+    text = json.dumps(compare(request, say))
+    for path, name in short.items():
+        text = text.replace(json.dumps(path), json.dumps(name))
+    found = json.loads(text)
     console.print(trial_table(found))
     lines = verdict(found, request.policies[0])
     for line in lines:

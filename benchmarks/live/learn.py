@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 import inferencegym_jax as ig
+from inferencegym_jax import parallel
 from inferencegym_jax.live.compare import TrialRequest, scenario
 from inferencegym_jax.live.outcome import Objective, measures
 from inferencegym_jax.live.trial import predict
@@ -24,7 +25,7 @@ from inferencegym_jax.table import LatencyTable, load_table
 from inferencegym_jax.trained import network_policy, save_network
 from training.config import TrainConfig
 from training.networks import to_policy
-from training.trainer import initial_state, make_chunk
+from training.trainer import make_train_on
 
 GOODPUT_TASK = 4  # a task that the general grader scores; its traffic is not used
 CONFIG = TrainConfig(
@@ -74,12 +75,10 @@ def learn(
     table = load_table(request.table)
     env, _ = ig.make(request.task, table=table, dynamics="open_loop")
     params = training_params(request, table)
-    chunk = jax.jit(make_chunk(env, params, config))
+    train = jax.jit(make_train_on(env, params, config), compiler_options=parallel.compiler_options())
     best = -1.0
     for seed in range(seeds):
-        state = initial_state(env, params, config, np.uint32(seed), config.hyper)
-        for _ in range(config.chunks):
-            state, _, _ = jax.block_until_ready(chunk(state, config.hyper))
+        state, _, _ = train(np.uint32(seed))
         network = to_policy(*jax.tree.map(np.asarray, (state.variables, state.statistics)))
         found = goodput(request, table, network_policy(network))
         report(f"learned with seed {seed}: predicted goodput {found:.2f} requests/s")

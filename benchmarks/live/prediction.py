@@ -40,7 +40,12 @@ def predict_and_measure(
     """One row a (prompt length, share of saturation), and the median errors.
 
     Poisson arrivals; no gate (batch_size 512), so that the engine's own scheduler is what is predicted.
+
+    Raises:
+        ValueError: the runs are too short for anything to be measured after their warm-up.
     """
+    if not seconds >= 2.0 * warmup_s:
+        raise ValueError(f"seconds = {seconds:g}: must be at least {2.0 * warmup_s:g}, twice the warm-up")
     _, params = ig.make(1, table=table)
     policy = ig.policies.static(ServeAction(batch_size=512))
     output = int(table.output_length)

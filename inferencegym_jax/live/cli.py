@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inferencegym_jax.cli.options import task_of
-from inferencegym_jax.cli.output import fail, notices, sentences
+from inferencegym_jax.cli.output import answers, fail, notices, sentences
 from inferencegym_jax.models import QUEUE_CAPACITY
 
 if TYPE_CHECKING:
@@ -91,7 +91,10 @@ def measure(
     base_url: BaseUrl,
     model: Model,
     out: Annotated[Path, typer.Option(help="latency table to write (parquet)")] = Path("measured.parquet"),
-    budget: Annotated[str, typer.Option(help="time for the whole, earlier sittings included: 90s, 10m, 1h")] = "10m",
+    budget: Annotated[
+        str,
+        typer.Option(help="time for the whole, earlier sittings included: 90s, 10m, 1h; the grid is always finished"),
+    ] = "10m",
     output_tokens: Annotated[int, typer.Option(help="mean output length")] = 64,
     max_concurrency: Annotated[int, typer.Option(help="largest batch size")] = 64,
     max_prompt: Annotated[int, typer.Option(help="longest prompt, tokens")] = 2048,
@@ -124,7 +127,8 @@ def measure(
                 base_memory_gb=base_memory_gb,
                 seed=seed,
             )
-            summary = measure_server(server(base_url, model, api_key_env), settings, out, restart, console)
+            endpoint, answer = server(base_url, model, api_key_env), console if json_output else answers()
+            summary = measure_server(endpoint, settings, out, restart, console, answer)
     except KeyboardInterrupt:
         console.print(f"interrupted; the same command goes on from {out}.state.json")
         raise typer.Exit(130) from None
@@ -188,13 +192,14 @@ def trial(
             settings=TrialSettings(repeats=repeats, warmup_s=warmup, seed=seed, max_num_seqs=max_num_seqs),
         )
         with console.status("starting") as status:
-            found = compare(request, lambda text: status.update(text))
-    console.print(trial_table(found))
+            found = compare(request, status.update if console.is_terminal else console.print)
+    answer = console if json_output else answers()
+    answer.print(trial_table(found))
     for line in verdict(found, names[0]):
-        console.print(line, highlight=False, soft_wrap=True)
+        answer.print(line, highlight=False, soft_wrap=True)
     if plot is not None:
         plot_trial(found, plot)
-        console.print(f"[bold]{plot}[/]: predicted against measured")
+        answer.print(f"[bold]{plot}[/]: predicted against measured")
     if json_output:
         print(json.dumps(found))
 
@@ -246,15 +251,15 @@ def control(
     for name, value in (("--stall-timeout", stall_timeout), ("--first-byte-timeout", first_byte_timeout)):
         if not 0 < value < math.inf:
             fail(f"{name} {value}: must be a number of seconds above 0")
-    settings = ControlSettings(
-        upstream=upstream,
-        queue=queue,
-        slo_ms=parse_slo(slo_ttft_ms),
-        stall_timeout_s=stall_timeout,
-        first_byte_timeout_s=first_byte_timeout,
-        base_memory_gb=base_memory_gb,
-    )
     with sentences():
+        settings = ControlSettings(
+            upstream=upstream,
+            queue=queue,
+            slo_ms=parse_slo(slo_ttft_ms),
+            stall_timeout_s=stall_timeout,
+            first_byte_timeout_s=first_byte_timeout,
+            base_memory_gb=base_memory_gb,
+        )
         application = create_app(settings, PolicyRunner(load_policy(policy, task_of(task))), policy)
     try:
         listener = listen(host, port)

@@ -30,7 +30,7 @@ from inferencegym_jax.live.controller import Asks, Controller
 from inferencegym_jax.live.exchange import Exchange, Upstream, answer, open_upstream
 from inferencegym_jax.live.gate import CLASSES, Gate, QueueFull
 from inferencegym_jax.live.observer import Observer
-from inferencegym_jax.live.streaming import Endpoint, open_client
+from inferencegym_jax.live.streaming import Endpoint, check_url, open_client
 from inferencegym_jax.live.watch import GENERATION_PATHS, BadPriority, read_request
 from inferencegym_jax.models import QUEUE_CAPACITY
 
@@ -60,6 +60,9 @@ class ControlSettings:
     max_body_bytes: int = 64_000_000
     step_seconds: float = 1.0
     base_memory_gb: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_url("upstream", self.upstream)
 
 
 def create_app(settings: ControlSettings, policy: Asks, policy_name: str) -> Starlette:

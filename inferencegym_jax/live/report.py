@@ -22,7 +22,7 @@ COLUMNS = {
 def trial_table(found: dict[str, Any]) -> Table:
     """Rows of policies; every cell is measured (95 % interval), and what was predicted."""
     table = Table(title="measured [95 % interval] / predicted")
-    table.add_column("policy")
+    table.add_column("policy", overflow="fold", min_width=min(max(map(len, found["measured"])), 16))
     for title, _ in COLUMNS.values():
         table.add_column(title, justify="right")
     for name, row in found["measured"].items():
@@ -43,6 +43,9 @@ def verdict(found: dict[str, Any], reference: str) -> list[str]:
     order = ranking(measured)
     best = order[0]
     gain = found["measured"][best]["goodput_gain"]
+    if len(measured) > 1 and len(set(measured.values())) == 1:
+        same = f"All policies have the same goodput, {measured[best]:.2f} requests/s"
+        return [f"{same}: another load or objective may tell them apart."]
     lines = []
     if best == reference:
         lines.append(f"{reference} has the highest goodput: no policy here serves more within the objective.")

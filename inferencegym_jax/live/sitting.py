@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,12 @@ from inferencegym_jax.table import PROMPT_LENGTHS, LatencyTable
 
 
 def measure_server(
-    endpoint: Endpoint, settings: MeasureSettings, out: Path, restart: bool, console: Console
+    endpoint: Endpoint,
+    settings: MeasureSettings,
+    out: Path,
+    restart: bool,
+    console: Console,
+    answer: Console | None = None,
 ) -> dict[str, Any]:
     """Measure a server and write its table.
 
@@ -31,7 +37,8 @@ def measure_server(
         settings: what to measure and how long.
         out: parquet file to write; ``OUT.state.json`` beside it holds what was measured.
         restart: forget what the state file holds.
-        console: for the progress bar and the result.
+        console: for the progress bar.
+        answer: for the result; default: ``console``.
 
     Returns:
         A JSON-ready summary.
@@ -46,11 +53,11 @@ def measure_server(
     state = out.with_name(out.name + ".state.json")
     if restart:
         state.unlink(missing_ok=True)
-    return asyncio.run(_sitting(endpoint, settings, out, state, console))
+    return asyncio.run(_sitting(endpoint, settings, out, state, console, answer or console))
 
 
 async def _sitting(
-    endpoint: Endpoint, settings: MeasureSettings, out: Path, state: Path, console: Console
+    endpoint: Endpoint, settings: MeasureSettings, out: Path, state: Path, console: Console, answer: Console
 ) -> dict[str, Any]:
     async with open_client(endpoint) as client:
         engine = await probe(client, endpoint)
@@ -67,13 +74,13 @@ async def _sitting(
             measurement = Measurement(client, engine, settings, cells, state, report)
             await measurement.run()
         table = measurement.table(out)
-    show(table, cells, console)
+    show(table, cells, answer)
     fitted = json.loads(table.metadata["fitted"])
-    console.print(
+    answer.print(
         f"an iteration takes {fitted['iteration_ms']:g} ms and {fitted['running_ms']:g} ms a running request; a "
         f"request spends {fitted['request_overhead_ms']:g} ms outside iterations"
     )
-    console.print(f"[bold]{out}[/]: {table.values[..., 0].size} cells in {cells.elapsed_s:.0f} s")
+    answer.print(f"[bold]{out}[/]: {table.values[..., 0].size} cells in {cells.elapsed_s:.0f} s", soft_wrap=True)
     return {
         "table": str(out),
         "cells": int(table.values[..., 0].size),
@@ -92,16 +99,20 @@ def progress_bar(console: Console, budget_s: float) -> Iterator[Any]:
         task = bar.add_task("measuring", total=budget_s, left="")
 
         def report(progress: Progress) -> None:
-            left = max(progress.budget_s - progress.elapsed_s, 0.0)
-            bar.update(
-                task, completed=progress.elapsed_s, description=progress.doing, left=f"at most {left:.0f} s left"
-            )
+            left = progress.budget_s - progress.elapsed_s
+            text = f"at most {left:.0f} s left" if left > 0 else "budget spent; finishing the grid"
+            bar.update(task, completed=progress.elapsed_s, description=progress.doing, left=text)
 
         yield report
 
 
 def show(table: LatencyTable, cells: Cells, console: Console) -> None:
-    """The table as rows of concurrency and columns of prompt length: TPOT and median TTFT with their half-widths."""
+    """The table as rows of concurrency and columns of prompt length: TPOT and median TTFT with their half-widths,
+    "?" where there are not yet two values for one."""
+
+    def within(share: float) -> str:
+        return f"({share:.0%})" if math.isfinite(share) else "(?)"
+
     grid = Table(title="TPOT / median TTFT, ms (95 % half-width)")
     grid.add_column("batch", justify="right")
     prompts = [int(x) for x in table.axes["prompt_len_bucket"]]
@@ -112,6 +123,6 @@ def show(table: LatencyTable, cells: Cells, console: Console) -> None:
         for j, length in enumerate(prompts):
             ttft, _, tpot = table.values[0, 0, 0, i, 0, j, :3]
             spread = cells.spread((int(n), PROMPT_LENGTHS.index(length)))
-            row.append(f"{tpot:.1f} ({spread['tpot']:.0%}) / {ttft:.0f} ({spread['ttft']:.0%})")
+            row.append(f"{tpot:.1f} {within(spread['tpot'])} / {ttft:.0f} {within(spread['ttft'])}")
         grid.add_row(*row)
     console.print(grid)

@@ -47,9 +47,7 @@ class Endpoint:
     include_usage: bool = True
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"base_url = {hide_user(self.base_url)!r}: must be http://HOST:PORT or https://HOST:PORT")
+        check_url("base_url", self.base_url)
 
     @property
     def root(self) -> str:
@@ -73,6 +71,13 @@ class Endpoint:
     def redact(self, text: str) -> str:
         """``text`` without the API key, should a server have echoed it."""
         return text.replace(self.api_key, "***") if self.api_key else text
+
+
+def check_url(name: str, url: str) -> None:
+    """Raise ``ValueError``, which calls the URL ``name``, unless it is one of HTTP with a host."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{name} = {hide_user(url)!r}: must be http://HOST:PORT or https://HOST:PORT")
 
 
 def hide_user(url: str) -> str:

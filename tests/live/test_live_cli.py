@@ -35,7 +35,7 @@ def call(*arguments: Any, **environment: str) -> Any:
         ),
         (["measure", "--base-url", "http://h:1", "--model", "m", "--precision", "2"], "precision = 2.0"),
         (["control", "--upstream", "http://h:1", "--policy", "nobody"], "policy = 'nobody': no such file"),
-        (["control", "--upstream", "nowhere", "--policy", "baseline"], "must be http://HOST:PORT"),
+        (["control", "--upstream", "nowhere", "--policy", "baseline"], "upstream = 'nowhere': must be http://"),
         (["control", "--upstream", "http://h:1", "--policy", "baseline", "--slo-ttft-ms", "0"], "'0' must be"),
         (["control", "--upstream", "http://h:1", "--policy", "baseline", "--queue", "-1"], "--queue -1"),
         (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "none.parquet"], "no such file"),
@@ -57,6 +57,10 @@ def test_measure_writes_a_table_and_says_so_in_json(launch: Callable[..., Any], 
     options += ["--max-concurrency", "2", "--max-prompt", "128", "--api-key-env", "MY_KEY"]
     refused = call("measure", *options, MY_KEY="sk-wrong-9876")
     assert refused.exit_code == 2 and "refused the API key" in refused.output
+    shown = call("measure", *options, MY_KEY=KEY)
+    assert (
+        shown.exit_code == 0 and "TPOT / median TTFT" in shown.stdout and f"{out}: " in shown.stdout.replace("\n", "")
+    )
     result = call("measure", *options, "--json", MY_KEY=KEY)
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout.splitlines()[-1])

@@ -214,7 +214,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(make: Callable[..., LiveEnv], m
     monkeypatch.setattr(time, "time", lambda: true() + 3600.0 * (-1) ** next(calls))
     for _ in range(4):
         _, state, _, _, _, info = env.step(None, state, ig.ServeAction(batch_size=16))
-        assert STEP / 2 < info["seconds"] < 10 * STEP
+        assert STEP / 2 < info["seconds"] < 600  # an hour's jump would show, a busy machine does not
     records = env.finish()
     assert next(calls) > 0  # the clock was asked, by whomever
     assert records and {record.outcome for record in records} == {"completed"}

@@ -32,23 +32,28 @@ from inferencegym_jax.table import METRICS, LatencyTable, TableError, load_table
 from tests.live.fake_engine import Times
 
 TIMES = Times(a=10.0, b=0.5, c=0.1)
+SLOW = Times(a=13.0, b=1.2, c=0.86)  # docs/live.md's engine: at 0.6 of saturation 2.6 prompts a second, 165 ms each
 OUTPUT = 16
 
 
-@pytest.fixture(scope="module")
-def table() -> LatencyTable:
-    """The table that a perfect measurement of ``TIMES`` gives."""
+def ideal(times: Times, output: int) -> LatencyTable:
+    """The table that a perfect measurement of ``times`` gives."""
     columns: dict[str, list[float]] = {}
     for n in (1, 4, 16, 64):
         for bucket, prompt in enumerate((64, 128, 256)):
-            tpot = TIMES.iteration_ms(n, prompt, OUTPUT)
-            first = TIMES.a + TIMES.b * n + TIMES.c * prompt
+            tpot = times.iteration_ms(n, prompt, output)
+            first = times.a + times.b * n + times.c * prompt
             row = {"batch_size": n, "prompt_len_bucket": bucket, "ttft_p50_ms": first, "ttft_p99_ms": 2 * first}
             row |= {"tpot_ms": tpot, "tps": 1000 * n / tpot, "gpu_mem_gb": 1.0, "cost_per_1k": 0.05 * tpot / n}
             for name, value in row.items():
                 columns.setdefault(name, []).append(float(value))
-    prefill = [TIMES.c * prompt for prompt in (64, 128, 256)]
-    return table_from_columns(columns, {"reference_output_length": str(OUTPUT), "prefill_ms": json.dumps(prefill)})
+    prefill = [times.c * prompt for prompt in (64, 128, 256)]
+    return table_from_columns(columns, {"reference_output_length": str(output), "prefill_ms": json.dumps(prefill)})
+
+
+@pytest.fixture(scope="module")
+def table() -> LatencyTable:
+    return ideal(TIMES, OUTPUT)
 
 
 def test_a_table_is_taken_apart_by_the_prefill_in_its_metadata(table: LatencyTable) -> None:
@@ -101,11 +106,13 @@ def test_the_replay_meets_the_closed_form_at_any_load(table: Any, params: Any, s
     assert all(record.outcome == "completed" for record in records) and len(records) == len(traffic)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6])
-def test_the_open_loop_environment_agrees_with_the_replay(table: Any, params: Any, share: float) -> None:
-    traffic = poisson_traffic(share * saturation(table, 96, OUTPUT), 40.0, 96, OUTPUT, seed=3)
-    records = predict(table, traffic, unlimited(), params, TrialSettings())
-    simulated = simulate_traffic(table, traffic, unlimited(), warmup_s=5.0)
+@pytest.mark.parametrize(("times", "prompt", "output"), [(TIMES, 96, OUTPUT), (SLOW, 192, 32)])
+def test_the_open_loop_environment_agrees_with_the_replay(times: Times, prompt: int, output: int) -> None:
+    exact = ideal(times, output)
+    _, params = ig.make(2, table=exact)
+    traffic = poisson_traffic(0.6 * saturation(exact, prompt, output), 60.0, prompt, output, seed=3)
+    records = predict(exact, traffic, unlimited(), params, TrialSettings())
+    simulated = simulate_traffic(exact, traffic, unlimited(), warmup_s=5.0)
     assert simulated["itl_ms"] == pytest.approx(mean(records, "tpot_ms"), rel=0.05)
     assert simulated["ttft_mean_ms"] == pytest.approx(mean(records, "ttft_ms"), rel=0.1)
 
@@ -223,6 +230,8 @@ def test_gains_are_paired_and_an_interval_clear_of_zero_is_said() -> None:
         "predicted": {**measured, "baseline": measured["better"], "better": measured["baseline"]},
     }
     assert "Misplaced beyond their intervals" in " ".join(verdict(swapped, "baseline"))
+    tie = {name: measured["baseline"] for name in ("baseline", "same")}
+    assert "have the same goodput" in " ".join(verdict({"measured": tie, "predicted": tie}, "baseline"))
 
 
 def test_the_order_of_runs_cancels_drift() -> None:
