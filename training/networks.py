@@ -15,6 +15,33 @@ from inferencegym_jax.trained import CONTINUOUS, HEAD_SIZE, ObservationStatistic
 from inferencegym_jax.wrappers import box_from_action
 
 
+@jax.custom_vjp
+def matmul(x: jax.Array, w: jax.Array) -> jax.Array:
+    """``x @ w``, float32[samples, in] @ float32[in, out]; its gradient for ``w`` is computed from a transposed copy.
+
+    XLA's CPU backend has a fast product only for operands whose contracted axes are last and first.
+    """
+    return x @ w
+
+
+def _matmul_forward(x: jax.Array, w: jax.Array) -> Any:
+    return x @ w, (x, w)
+
+
+def _matmul_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, w = saved
+    if w.shape[0] > w.shape[1]:
+        return g @ w.T, (jax.lax.optimization_barrier(g.T) @ x).T
+    return g @ w.T, jax.lax.optimization_barrier(x.T) @ g
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def _dot_general(x: jax.Array, w: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    return matmul(x, w) if x.ndim == 2 else x @ w
+
+
 class MLP(nn.Module):
     """tanh layers and a linear one: float32[..., in] -> float32[..., outputs]."""
 
@@ -27,10 +54,11 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Apply the layers."""
         for size in self.hidden:
-            x = jnp.tanh(nn.Dense(size, kernel_init=nn.initializers.orthogonal(2.0**0.5))(x))
+            x = jnp.tanh(nn.Dense(size, kernel_init=nn.initializers.orthogonal(2.0**0.5), dot_general=_dot_general)(x))
         bias = jnp.zeros(self.outputs) if self.output_bias is None else jnp.asarray(self.output_bias)
         last = nn.Dense(
             self.outputs,
+            dot_general=_dot_general,
             kernel_init=nn.initializers.orthogonal(self.output_scale),
             bias_init=lambda *_: bias.astype(jnp.float32),
         )

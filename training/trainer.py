@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 import inferencegym_jax as ig
 from inferencegym_jax import Environment, EnvParams, EnvState, EpisodeStatistics, ServeAction, ServeObservation
@@ -182,16 +183,12 @@ def collect(
 
 
 def minibatch_loss(
-    variables: Any, config: TrainConfig, active: jax.Array, batch: Batch, hyper: Hyperparameters, axis: str | None
+    variables: Any, config: TrainConfig, active: jax.Array, batch: Batch, hyper: Hyperparameters
 ) -> tuple[jax.Array, Metrics]:
     """Clipped objective + value loss - entropy bonus of a minibatch, mean over its samples (on this device)."""
     outputs, log_std, value = apply(config, variables, batch.x)
     log_prob, entropy = log_prob_and_entropy(outputs, log_std, batch.raw, active)
-    mean, square = batch.advantage.mean(), jnp.square(batch.advantage).mean()
-    if axis is not None:
-        mean, square = jax.lax.pmean((mean, square), axis)
-    advantage = (batch.advantage - mean) / (jnp.sqrt(jnp.maximum(square - mean * mean, 0.0)) + 1e-8)
-    policy = clipped_objective(log_prob, batch.log_prob, advantage, hyper.clip).mean()
+    policy = clipped_objective(log_prob, batch.log_prob, batch.advantage, hyper.clip).mean()
     critic = value_loss(value, batch.target).mean()
     bonus = entropy.mean()
     ratio = log_prob - batch.log_prob
@@ -203,6 +200,15 @@ def minibatch_loss(
         "clipped": (jnp.abs(jnp.expm1(ratio)) > hyper.clip).mean(),
     }
     return policy + hyper.value_weight * critic - hyper.entropy * bonus, metrics
+
+
+def mean_over(axis: str | None, tree: Any) -> Any:
+    """Mean over the devices of a mesh axis, sent as one vector: devices of a CPU meet once for every array sent, and a
+    meeting takes longer than a minibatch's arithmetic."""
+    if axis is None:
+        return tree
+    vector, rebuild = ravel_pytree(tree)
+    return rebuild(jax.lax.pmean(vector, axis))
 
 
 def make_update(
@@ -223,21 +229,22 @@ def make_update(
             jax.random.split(key, config.epochs)
         )
         order = order.reshape(config.epochs * config.minibatches, -1)
+        moments_of_steps = mean_over(axis, (batch.advantage.mean(axis=1), jnp.square(batch.advantage).mean(axis=1)))
 
         def descend(carry: Any, steps: jax.Array) -> tuple[Any, Metrics]:
             variables, moments = carry
             # flat: two-dimensional matrix products run much faster on a CPU than three-dimensional ones
             part = jax.tree.map(lambda x: x[steps].reshape(-1, *x.shape[2:]), batch)
-            gradient, metrics = jax.grad(minibatch_loss, has_aux=True)(variables, config, active, part, hyper, axis)
-            if axis is not None:
-                gradient, metrics = jax.lax.pmean((gradient, metrics), axis)
+            mean, square = (x[steps].mean() for x in moments_of_steps)
+            deviation = jnp.sqrt(jnp.maximum(square - mean * mean, 0.0))
+            part = part._replace(advantage=(part.advantage - mean) / (deviation + 1e-8))
+            gradient, metrics = jax.grad(minibatch_loss, has_aux=True)(variables, config, active, part, hyper)
+            gradient = mean_over(axis, gradient)
             change, moments = optimiser.update(gradient, moments, variables)
             return (optax.apply_updates(variables, change), moments), metrics
 
         (variables, moments), metrics = jax.lax.scan(descend, (state.variables, state.optimiser), order)
-        metrics = jax.tree.map(jnp.mean, metrics)
-        gain = reward.mean()
-        metrics["reward"] = gain if axis is None else jax.lax.pmean(gain, axis)
+        metrics = mean_over(axis, jax.tree.map(jnp.mean, metrics) | {"reward": reward.mean()})
         state = dataclasses.replace(
             state,
             variables=variables,
