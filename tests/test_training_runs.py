@@ -25,6 +25,7 @@ from inferencegym_jax.trained import load_network, network_policy
 from training.checkpoint import CheckpointError
 from training.cli import app
 from training.config import TrainConfig, load_config, task_config
+from training.devices import LEAST_SAMPLES, usual
 from training.evaluation import evaluate, policy_of
 from training.runner import NonFiniteLoss, Result, run
 from training.trainer import TRAINING_BIT, VALIDATION_SEED, initial_state, make_update, training_seeds
@@ -193,6 +194,20 @@ def test_a_bad_config_names_field_and_value(changes: dict[str, Any], words: str)
 def test_environments_must_divide_by_devices_and_devices_must_exist() -> None:
     with pytest.raises(ValueError, match="devices = 99: there are"):
         run(SMALL, devices=99)
+
+
+def test_devices_by_default_are_as_many_as_have_work_enough() -> None:
+    assert usual(task_config(3), 2) == 2
+    assert usual(SMALL, 2) == 1
+    assert usual(task_config(3).replace(environments=511), 2) == 1
+    assert usual(task_config(3), 1024) == task_config(3).environments * 32 // 8 // LEAST_SAMPLES
+
+
+def test_tensorboard_without_its_extra_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ValueError, match="tensorboardX is not installed"):
+        run(SMALL, tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_shipped_config_loads() -> None:

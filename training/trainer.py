@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 
 import inferencegym_jax as ig
 from inferencegym_jax import Environment, EnvParams, EnvState, EpisodeStatistics, ServeAction, ServeObservation
@@ -28,7 +27,7 @@ from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective, value_loss
 from training.networks import ActorCritic, starting_bias, to_policy
 from training.objective import training_signal
-from training.statistics import initial_statistics, merge
+from training.statistics import initial_statistics, mean_over, merge
 
 TRAINING_BIT = 1 << 31  # every training episode's seed has it; no evaluation seed has it
 VALIDATION_SEED = 1 << 30  # first seed of the evaluations during training; held-out seeds count up from 0
@@ -200,15 +199,6 @@ def minibatch_loss(
         "clipped": (jnp.abs(jnp.expm1(ratio)) > hyper.clip).mean(),
     }
     return policy + hyper.value_weight * critic - hyper.entropy * bonus, metrics
-
-
-def mean_over(axis: str | None, tree: Any) -> Any:
-    """Mean over the devices of a mesh axis, sent as one vector: devices of a CPU meet once for every array sent, and a
-    meeting takes longer than a minibatch's arithmetic."""
-    if axis is None:
-        return tree
-    vector, rebuild = ravel_pytree(tree)
-    return rebuild(jax.lax.pmean(vector, axis))
 
 
 def make_update(
