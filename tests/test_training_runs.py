@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -142,6 +143,20 @@ def test_staggered_environments_start_all_over_the_episode() -> None:
     env, params = ig.make(2)
     state = initial_state(env, params, SMALL, 0, SMALL.hyper)
     np.testing.assert_array_equal(np.asarray(state.env_state.time), np.arange(8) * 25)
+
+
+def test_networks_of_many_seeds_are_made_one_after_another() -> None:
+    """JAX's batched QR, twice in a program, can wait for its own threads for ever."""
+    env, params = ig.make(2)
+    seeds = np.arange(3, dtype=np.uint32)
+
+    def fresh(seed: Any) -> Any:
+        return initial_state(env, params, SMALL, seed, SMALL.hyper).variables
+
+    program = str(jax.make_jaxpr(jax.vmap(fresh))(seeds))
+    assert " = qr[" in program
+    assert not re.search(r"f32\[3,\d+,\d+\] = qr\[", program)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x: x[1], jax.vmap(fresh)(seeds)), fresh(seeds[1]))
 
 
 def test_training_learns_task_1() -> None:

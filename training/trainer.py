@@ -19,7 +19,7 @@ import optax
 import inferencegym_jax as ig
 from inferencegym_jax import Environment, EnvParams, EnvState, EpisodeStatistics, ServeAction, ServeObservation
 from inferencegym_jax import random as counters
-from inferencegym_jax.models import EPISODE_LENGTH
+from inferencegym_jax.models import EPISODE_LENGTH, FLAT_OBSERVATION_SIZE
 from inferencegym_jax.trained import ObservationStatistics, decode, network_policy, sample, standardise
 from inferencegym_jax.wrappers import normalise
 from training.config import Hyperparameters, TrainConfig
@@ -124,7 +124,12 @@ def initial_state(
             ), None
 
         (observation, env_state), _ = jax.lax.scan(advance, (observation, env_state), jnp.arange(EPISODE_LENGTH))
-    variables = network_of(config).init(jax.random.key(seed), normalise(jax.tree.map(lambda x: x[:1], observation)))
+
+    @jax.custom_batching.sequential_vmap  # two batched QRs (of the orthogonal kernels) wait for each other's threads
+    def fresh(seed: jax.Array) -> Any:
+        return network_of(config).init(jax.random.key(seed), jnp.zeros((1, FLAT_OBSERVATION_SIZE)))
+
+    variables = fresh(seed)
     return TrainState(
         variables=variables,
         optimiser=optimiser_of(config, hyper).init(variables),
