@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import parts, rollout, single, startup
+from benchmarks import environment_share, parts, rollout, single, startup
 from benchmarks.plots import draw
 from inferencegym_jax import parallel
 
@@ -27,6 +27,7 @@ TARGETS = {
     "mixed_over_single": ("at most", 1.1),
     "jit_step_over_cartpole": ("at most", 1.5),
     "import_over_jax": ("at most", 1.3),
+    "environment_share_of_training": ("at most", 0.15),
 }
 
 
@@ -53,6 +54,7 @@ def main() -> None:
         "single": lambda: single.measure(turns),
         "parts": lambda: parts.measure_on_one_core(turns),
         "startup": lambda: startup.measure(max(turns // 2, 3)),
+        "training": lambda: environment_share.measure_apart(turns),
         "sizes": lambda: rollout.over_sizes(max(turns // 3, 3), sizes),
     }
     for name, section in sections.items():

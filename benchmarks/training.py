@@ -120,7 +120,12 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds (default 3)")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls in each process (default 5)")
-    parser.add_argument("--devices", type=int, default=2, help="virtual CPU devices of ours besides 1 (default 2)")
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=2,
+        help="virtual CPU devices of ours besides 1 (default 2: training's own on two cores)",
+    )
     parser.add_argument("--child", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

@@ -20,6 +20,7 @@ from inferencegym_jax.models import KNOBS
 from inferencegym_jax.trained import HEAD_SIZE, HEAD_SIZES, decode, mode, sample, split_heads
 from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective
+from training.networks import matmul
 from training.statistics import initial_statistics, merge
 
 
@@ -150,3 +151,15 @@ def test_running_statistics_equal_those_of_all_batches_at_once() -> None:
     assert float(found.count) == len(everything)
     np.testing.assert_allclose(found.mean, everything.mean(axis=0), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found.variance, everything.var(axis=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(14, 64), (64, 64), (64, 11)])
+def test_the_layers_product_has_the_gradients_of_the_plain_one(shape: tuple[int, int]) -> None:
+    draw = np.random.default_rng(0)
+    x, w = jnp.asarray(draw.normal(size=(96, shape[0]))), jnp.asarray(draw.normal(size=shape))
+    weight = jnp.asarray(draw.normal(size=(96, shape[1])))
+    mine, plain = (
+        jax.grad(lambda x, w, product=product: (jnp.sin(product(x, w)) * weight).sum(), argnums=(0, 1))(x, w)
+        for product in (matmul, jnp.matmul)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), mine, plain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from inferencegym_jax.trained import load_network, network_policy
 from training.checkpoint import CheckpointError
 from training.cli import app
 from training.config import TrainConfig, load_config, task_config
+from training.devices import LEAST_SAMPLES, usual
 from training.evaluation import evaluate, policy_of
 from training.runner import NonFiniteLoss, Result, run
 from training.trainer import TRAINING_BIT, VALIDATION_SEED, initial_state, make_update, training_seeds
@@ -143,6 +145,20 @@ def test_staggered_environments_start_all_over_the_episode() -> None:
     np.testing.assert_array_equal(np.asarray(state.env_state.time), np.arange(8) * 25)
 
 
+def test_networks_of_many_seeds_are_made_one_after_another() -> None:
+    """JAX's batched QR, twice in a program, can wait for its own threads for ever."""
+    env, params = ig.make(2)
+    seeds = np.arange(3, dtype=np.uint32)
+
+    def fresh(seed: Any) -> Any:
+        return initial_state(env, params, SMALL, seed, SMALL.hyper).variables
+
+    program = str(jax.make_jaxpr(jax.vmap(fresh))(seeds))
+    assert " = qr[" in program
+    assert not re.search(r"f32\[3,\d+,\d+\] = qr\[", program)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x: x[1], jax.vmap(fresh)(seeds)), fresh(seeds[1]))
+
+
 def test_training_learns_task_1() -> None:
     config = task_config(1).replace(total_steps=50_000)
     score = [row["score"] for row in run(config).rows]
@@ -193,6 +209,20 @@ def test_a_bad_config_names_field_and_value(changes: dict[str, Any], words: str)
 def test_environments_must_divide_by_devices_and_devices_must_exist() -> None:
     with pytest.raises(ValueError, match="devices = 99: there are"):
         run(SMALL, devices=99)
+
+
+def test_devices_by_default_are_as_many_as_have_work_enough() -> None:
+    assert usual(task_config(3), 2) == 2
+    assert usual(SMALL, 2) == 1
+    assert usual(task_config(3).replace(environments=511), 2) == 1
+    assert usual(task_config(3), 1024) == task_config(3).environments * 32 // 8 // LEAST_SAMPLES
+
+
+def test_tensorboard_without_its_extra_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ValueError, match="tensorboardX is not installed"):
+        run(SMALL, tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_shipped_config_loads() -> None:

@@ -47,7 +47,11 @@ def train(
     settings: Settings = [],  # noqa: B006
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's newest checkpoint.")] = False,
     devices: Annotated[
-        int | None, typer.Option(help="Split environments over this many devices (virtual ones on a CPU).")
+        int | None,
+        typer.Option(
+            help="Split environments over this many devices. On a CPU they are virtual ones; default: one a core, "
+            "fewer where a minibatch is small."
+        ),
     ] = None,
     table: Table = None,
     trace: Trace = None,
@@ -73,7 +77,8 @@ def train(
         chosen = configured(task, config, settings, changes)
         if distributed or coordinator:
             meshes.join(coordinator, processes, process_id)
-        meshes.prepare(devices)
+        if devices or not (distributed or coordinator):
+            meshes.prepare(devices)
         use_cache()
         import inferencegym_jax as ig
 
@@ -168,6 +173,8 @@ def sweep(
     samples: Annotated[int, typer.Option(help="Draws of --random.")] = 8,
     seeds: Annotated[int, typer.Option(help="Training seeds of each member.")] = 2,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV; default: runs/sweep-task<N>.csv.")] = None,
+    table: Table = None,
+    trace: Trace = None,
 ) -> None:
     """Train many settings at once: one compiled call, vmapped over hyperparameters and seeds.
 
@@ -177,7 +184,9 @@ def sweep(
 
     use_cache()
     try:
-        chosen = configured(task if not config else None, config, settings, {"total_steps": steps})
+        chosen = configured(
+            task if not config else None, config, settings, {"total_steps": steps, **own_files(table, trace)}
+        )
         path = out or RUNS / f"sweep-task{task}.csv"
         rows = run_sweep(chosen, grid, search, samples, seeds, path)
     except (ValueError, OSError) as error:

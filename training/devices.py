@@ -7,6 +7,7 @@ a sum.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -22,15 +23,21 @@ from training.problem import problem
 from training.trainer import Chunk, TrainState, initial_state, make_chunk
 
 AXIS = "environments"
+LEAST_SAMPLES = 256  # of a minibatch on each virtual device of a CPU
 
 
 def prepare(devices: int | None) -> None:
     """Give this process that many virtual CPU devices, where it has no accelerator; before anything touches a device.
 
+    Args:
+        devices: None is one a core, for ``make_mesh`` to choose from; nothing happens if JAX has already started.
+
     Raises:
         ValueError: not a whole number of at least 1, or JAX has already started with fewer.
     """
     if devices is None:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", parallel.cores())
         return
     if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
         raise ValueError(f"devices = {devices!r}: must be a whole number of at least 1")
@@ -53,18 +60,31 @@ def join(coordinator: str | None, processes: int | None, process_id: int | None)
     jax.distributed.initialize(coordinator, processes, process_id)
 
 
+def usual(config: TrainConfig, there: int) -> int:
+    """Devices of a run in one process that was told no number: on a CPU as many as there are with enough work for each.
+
+    One device on many cores has XLA's threads share every small operation; devices meet once a minibatch.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    samples = config.steps_per_update // config.minibatches
+    fitting = (n for n in range(there, 1, -1) if config.environments % n == 0 and samples // n >= LEAST_SAMPLES)
+    return next(fitting, 1)
+
+
 def make_mesh(config: TrainConfig, devices: int | None = None) -> Mesh | None:
     """The mesh of a run; None for one device.
 
     Args:
         config: its environments must divide evenly.
-        devices: how many to use of all processes' devices; default: all of them in a distributed run, otherwise one.
+        devices: how many to use of all processes' devices; default: all of them in a distributed run, on a CPU those
+            that are worth it (``usual``), otherwise one.
 
     Raises:
         ValueError: more devices than there are, or environments not divisible by them.
     """
     there = jax.devices()
-    count = devices or (len(there) if jax.process_count() > 1 else 1)
+    count = devices or (len(there) if jax.process_count() > 1 else usual(config, len(there)))
     if count > len(there):
         raise ValueError(f"devices = {count}: there are {len(there)} ({there[0].platform})")
     if config.environments % count:

@@ -96,12 +96,16 @@ def policy_lines(
 ) -> None:
     """A horizontal line for the mean of each policy."""
     right = axis.get_xlim()[1]
-    for name in names:
-        level = float(episodes(task, policy_of(name, task), np.arange(EPISODES))[metric].mean())
+    levels = {name: float(episodes(task, policy_of(name, task), np.arange(EPISODES))[metric].mean()) for name in names}
+    for name, level in levels.items():
         axis.axhline(level, color=COLOURS[name], ls="--", lw=0.9)
+    low, high = axis.get_ylim()
+    height = low
+    for name, level in sorted(levels.items(), key=lambda item: item[1]):
+        height = max(level, height + 0.045 * (high - low))  # names of close lines stand above each other
         axis.text(
             right,
-            level,
+            height,
             f" {name.replace('_', ' ')}",
             color=COLOURS[name],
             fontsize=7,

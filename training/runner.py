@@ -81,11 +81,12 @@ def run(
         report: called after every evaluation.
 
     Raises:
-        ValueError: the config does not fit the devices, or (``CheckpointError``) the checkpoint does not fit the
-            config.
+        ValueError: the config does not fit the devices, tensorboardX is missing, or (``CheckpointError``) the
+            checkpoint does not fit the config.
         NonFiniteLoss: NaN or inf; the last good state has been saved.
     """
     started = time.perf_counter()
+    writer = summary_writer() if tensorboard else None  # before anything is written
     mesh = make_mesh(config, devices)
     init, chunk = compiled_functions(config, mesh)
     state = init(np.uint32(config.seed), config.hyper)
@@ -99,11 +100,7 @@ def run(
         if store is None:
             raise ValueError("resume: needs the folder of a run")
         state = store.restore(state, config)
-    log = (
-        Log(Path(folder), config, tensorboard, after=int(state.update) if resume else None)
-        if folder and chief
-        else None
-    )
+    log = Log(Path(folder), config, writer, after=int(state.update) if resume else None) if folder and chief else None
     rows, interrupted, saved, first = [], False, time.perf_counter(), int(state.update)
     try:
         while int(state.update) < config.updates:
@@ -182,7 +179,7 @@ def summarise(
 class Log:
     """metrics.csv and config.json of a run, and TensorBoard events if asked."""
 
-    def __init__(self, folder: Path, config: TrainConfig, tensorboard: bool, after: int | None):
+    def __init__(self, folder: Path, config: TrainConfig, writer: Any, after: int | None):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
         path = folder / "metrics.csv"
@@ -194,7 +191,7 @@ class Log:
         self._csv: Any = csv.DictWriter(self._file, COLUMNS)
         self._csv.writeheader()
         self._csv.writerows(old)
-        self._events = event_writer(folder) if tensorboard else None
+        self._events = None if writer is None else writer(str(folder))
 
     def write(self, row: dict[str, float]) -> None:
         """One evaluation, on disk at once."""
@@ -211,8 +208,8 @@ class Log:
             self._events.close()
 
 
-def event_writer(folder: Path) -> Any:
-    """A TensorBoard writer.
+def summary_writer() -> Any:
+    """TensorBoard's writer class.
 
     Raises:
         ValueError: tensorboardX is not installed.
@@ -221,4 +218,4 @@ def event_writer(folder: Path) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise ValueError("tensorboard: tensorboardX is not installed; pip install '.[tensorboard]'") from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter

@@ -11,8 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-import inferencegym_jax as ig
 from training.config import Hyperparameters, TrainConfig
+from training.problem import problem
 from training.trainer import make_train
 
 NAMES = tuple(f.name for f in dataclasses.fields(Hyperparameters))
@@ -79,12 +79,10 @@ def run_sweep(
         A row a member, best first: its settings, mean and lowest validation score over seeds, mean return.
 
     Raises:
-        ValueError: see ``settings``; a value out of a hyperparameter's range; a request log.
+        ValueError: see ``settings``; a value out of a hyperparameter's range; a table or log that cannot be used.
     """
     if isinstance(seeds, bool) or seeds < 1:
         raise ValueError(f"seeds = {seeds!r}: must be a whole number of at least 1")
-    if config.trace is not None:
-        raise ValueError(f"trace = {config.trace!r}: a sweep runs on the task's own traffic; train takes a log")
     members = settings(grid, search, samples)
     checked = [config.replace(**member).hyper for member in members]
     stacked = jax.tree.map(lambda *values: np.asarray(values, np.float32), *checked)
@@ -93,7 +91,7 @@ def run_sweep(
     train = jax.vmap(jax.vmap(make_train(config), in_axes=(0, None)), in_axes=(None, 0))
     _, _, found = jax.jit(train)(np.arange(seeds, dtype=np.uint32) + np.uint32(config.seed), stacked)
     found = jax.tree.map(lambda x: np.asarray(x)[:, :, -1], found)  # members, seeds, episodes of the last evaluation
-    score = np.asarray(ig.grader.score_aggregates(config.task, found)["score"]).mean(axis=-1)
+    score = problem(config.task, config.table, config.trace).score(found).mean(axis=-1)
     rows = [
         {
             **member,

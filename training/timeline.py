@@ -118,7 +118,7 @@ def _column(axes: Any, timeline: Timeline, colour: str, first: bool) -> None:
         )
         for one, label in zip(axes, units, strict=True):
             one.set_ylabel(label)
-        panels["ttft"].legend(loc="upper right", fontsize=6.5, frameon=False, ncols=2)
+        panels["ttft"].legend(loc="lower right", bbox_to_anchor=(1.0, 0.97), fontsize=6.5, frameon=False, ncols=2)
 
 
 def _shade(axis: Any, seconds: np.ndarray, burst: np.ndarray) -> None:

@@ -19,7 +19,7 @@ import optax
 import inferencegym_jax as ig
 from inferencegym_jax import Environment, EnvParams, EnvState, EpisodeStatistics, ServeAction, ServeObservation
 from inferencegym_jax import random as counters
-from inferencegym_jax.models import EPISODE_LENGTH
+from inferencegym_jax.models import EPISODE_LENGTH, FLAT_OBSERVATION_SIZE
 from inferencegym_jax.trained import ObservationStatistics, decode, network_policy, sample, standardise
 from inferencegym_jax.wrappers import normalise
 from training.config import Hyperparameters, TrainConfig
@@ -27,7 +27,7 @@ from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective, value_loss
 from training.networks import ActorCritic, starting_bias, to_policy
 from training.objective import training_signal
-from training.statistics import initial_statistics, merge
+from training.statistics import initial_statistics, mean_over, merge
 
 TRAINING_BIT = 1 << 31  # every training episode's seed has it; no evaluation seed has it
 VALIDATION_SEED = 1 << 30  # first seed of the evaluations during training; held-out seeds count up from 0
@@ -124,7 +124,12 @@ def initial_state(
             ), None
 
         (observation, env_state), _ = jax.lax.scan(advance, (observation, env_state), jnp.arange(EPISODE_LENGTH))
-    variables = network_of(config).init(jax.random.key(seed), normalise(jax.tree.map(lambda x: x[:1], observation)))
+
+    @jax.custom_batching.sequential_vmap  # two batched QRs (of the orthogonal kernels) wait for each other's threads
+    def fresh(seed: jax.Array) -> Any:
+        return network_of(config).init(jax.random.key(seed), jnp.zeros((1, FLAT_OBSERVATION_SIZE)))
+
+    variables = fresh(seed)
     return TrainState(
         variables=variables,
         optimiser=optimiser_of(config, hyper).init(variables),
@@ -182,16 +187,12 @@ def collect(
 
 
 def minibatch_loss(
-    variables: Any, config: TrainConfig, active: jax.Array, batch: Batch, hyper: Hyperparameters, axis: str | None
+    variables: Any, config: TrainConfig, active: jax.Array, batch: Batch, hyper: Hyperparameters
 ) -> tuple[jax.Array, Metrics]:
     """Clipped objective + value loss - entropy bonus of a minibatch, mean over its samples (on this device)."""
     outputs, log_std, value = apply(config, variables, batch.x)
     log_prob, entropy = log_prob_and_entropy(outputs, log_std, batch.raw, active)
-    mean, square = batch.advantage.mean(), jnp.square(batch.advantage).mean()
-    if axis is not None:
-        mean, square = jax.lax.pmean((mean, square), axis)
-    advantage = (batch.advantage - mean) / (jnp.sqrt(jnp.maximum(square - mean * mean, 0.0)) + 1e-8)
-    policy = clipped_objective(log_prob, batch.log_prob, advantage, hyper.clip).mean()
+    policy = clipped_objective(log_prob, batch.log_prob, batch.advantage, hyper.clip).mean()
     critic = value_loss(value, batch.target).mean()
     bonus = entropy.mean()
     ratio = log_prob - batch.log_prob
@@ -223,21 +224,22 @@ def make_update(
             jax.random.split(key, config.epochs)
         )
         order = order.reshape(config.epochs * config.minibatches, -1)
+        moments_of_steps = mean_over(axis, (batch.advantage.mean(axis=1), jnp.square(batch.advantage).mean(axis=1)))
 
         def descend(carry: Any, steps: jax.Array) -> tuple[Any, Metrics]:
             variables, moments = carry
             # flat: two-dimensional matrix products run much faster on a CPU than three-dimensional ones
             part = jax.tree.map(lambda x: x[steps].reshape(-1, *x.shape[2:]), batch)
-            gradient, metrics = jax.grad(minibatch_loss, has_aux=True)(variables, config, active, part, hyper, axis)
-            if axis is not None:
-                gradient, metrics = jax.lax.pmean((gradient, metrics), axis)
+            mean, square = (x[steps].mean() for x in moments_of_steps)
+            deviation = jnp.sqrt(jnp.maximum(square - mean * mean, 0.0))
+            part = part._replace(advantage=(part.advantage - mean) / (deviation + 1e-8))
+            gradient, metrics = jax.grad(minibatch_loss, has_aux=True)(variables, config, active, part, hyper)
+            gradient = mean_over(axis, gradient)
             change, moments = optimiser.update(gradient, moments, variables)
             return (optax.apply_updates(variables, change), moments), metrics
 
         (variables, moments), metrics = jax.lax.scan(descend, (state.variables, state.optimiser), order)
-        metrics = jax.tree.map(jnp.mean, metrics)
-        gain = reward.mean()
-        metrics["reward"] = gain if axis is None else jax.lax.pmean(gain, axis)
+        metrics = mean_over(axis, jax.tree.map(jnp.mean, metrics) | {"reward": reward.mean()})
         state = dataclasses.replace(
             state,
             variables=variables,
