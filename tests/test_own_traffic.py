@@ -11,14 +11,17 @@ from typer.testing import CliRunner
 
 import inferencegym_jax as ig
 from inferencegym_jax.registry import normalisers
+from inferencegym_jax.tasks import calibration
 from inferencegym_jax.trained import load_network
 from training import oracle
 from training.cli import app
 from training.config import TrainConfig
 from training.evaluation import episodes, policy_of
+from training.networks import starting_bias
 from training.problem import problem
 from training.runner import run
 from training.sweep import run_sweep
+from training.trainer import network_of
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +59,21 @@ def test_the_best_static_action_is_searched_on_the_log(log: str) -> None:
         name: episodes(mine, policy, seeds)["score"].mean()
         for name, policy in (("own", policy_of("best_static", mine)), ("shipped", ig.policies.best_static(4)))
     }
-    assert not mine.shipped and problem(4).shipped
     assert scores["own"] > scores["shipped"]
+
+
+def test_training_starts_at_the_best_static_action_of_the_log(log: str) -> None:
+    config = TrainConfig(task=4, start="best_static")
+    own, shipped = (network_of(config.replace(trace=trace)).start for trace in (log, None))
+    assert own != shipped
+    known = calibration()["tasks"]["azure-conversation"]["best_static"]["action"]
+    assert shipped == starting_bias(ig.ServeAction(**known))
 
 
 def test_training_on_a_log_says_so_and_scores_by_it(log: str, tmp_path: Path) -> None:
     config = TrainConfig(
         task=5, trace=log, environments=8, rollout_length=8, minibatches=2, epochs=1, hidden=(8,), total_steps=128,
-        evaluate_every=2, evaluation_episodes=4,
+        evaluate_every=2, evaluation_episodes=4, start="best_static",
     )  # fmt: skip
     result = run(config, tmp_path)
     network, about = load_network(tmp_path / "policy.npz")

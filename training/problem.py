@@ -13,11 +13,8 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.registry import normalisers
+from inferencegym_jax.registry import best_static_action, normalisers
 from inferencegym_jax.rollout import Policy
-from inferencegym_jax.solver import search_static, static_actions
-
-SEARCH_SEEDS = 1 << 30, 16  # first and number of the episodes of a search: validation's, not the held-out ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,26 +26,19 @@ class Problem:
     params: ig.EnvParams
     normalisers: dict[str, float]  # what the grader divides by
 
-    @property
-    def shipped(self) -> bool:
-        """Whether table and traffic are those of the shipped calibration."""
-        return self.env.trace is None and self.env.table.digest == ig.load_table().digest
-
     def score(self, found: ig.EpisodeStatistics) -> np.ndarray:
         """The grader's score of each episode, float64[episodes]."""
         return np.asarray(ig.grader.score_aggregates(self.spec, found, self.normalisers)["score"], np.float64)
 
     @functools.cached_property
+    def best_static_action(self) -> ig.ServeAction:
+        """The static action with the best mean score; see ``registry.best_static_action``."""
+        return ig.ServeAction(**best_static_action(self.spec, self.env.table, trace=self.env.trace))
+
+    @property
     def best_static(self) -> Policy:
-        """The static action with the best mean score: the calibration's, or found by a search over the table's
-        nodes."""
-        if self.shipped:
-            return ig.policies.best_static(self.spec.name)
-        actions = static_actions(self.env, self.params)
-        first, count = SEARCH_SEEDS
-        found = search_static(self.env, self.params, actions, first + np.arange(count))
-        scores = np.asarray(ig.grader.score_aggregates(self.spec, found.per_seed, self.normalisers)["score"])
-        return ig.policies.static(ig.ServeAction(**found.actions[int(np.argmax(scores.mean(axis=1)))]))
+        """The policy that always takes ``best_static_action``."""
+        return ig.policies.static(self.best_static_action)
 
 
 def problem(task: int | str, table: Any = None, trace: Any = None) -> Problem:

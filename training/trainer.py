@@ -8,6 +8,7 @@ environments are split, if they are.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective, value_loss
 from training.networks import ActorCritic, starting_bias, to_policy
 from training.objective import training_signal
+from training.problem import problem
 from training.statistics import initial_statistics, mean_over, merge
 
 TRAINING_BIT = 1 << 31  # every training episode's seed has it; no evaluation seed has it
@@ -65,10 +67,18 @@ Chunk = Callable[[TrainState, Hyperparameters], tuple[TrainState, Metrics, Episo
 
 
 def network_of(config: TrainConfig) -> ActorCritic:
-    """The networks of a config."""
-    known = {"baseline": ig.policies.baseline, "best_static": ig.policies.best_static(config.task)}
-    start = starting_bias(known[config.start](None, None)) if config.start != "middle" else None  # type: ignore[arg-type]
+    """The networks of a config; ``start: best_static`` is the best static action on its own table and log."""
+    start = None
+    if config.start != "middle":
+        where = (config.task, config.table, config.trace)
+        start = starting_bias(_best_static(*where) if config.start == "best_static" else ServeAction())
     return ActorCritic(config.hidden, config.initial_std, start)
+
+
+@functools.lru_cache(maxsize=8)
+def _best_static(task: int | str, table: str | None, trace: str | None) -> ServeAction:
+    with jax.ensure_compile_time_eval():  # the search runs now, also where a caller is being traced
+        return problem(task, table, trace).best_static_action
 
 
 def apply(config: TrainConfig, variables: Any, x: jax.Array, method: str = "__call__") -> Any:
