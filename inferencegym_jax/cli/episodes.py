@@ -83,7 +83,7 @@ def rollout(
         number = task_of(task)
         spec, overrides = get_task(number), config_values(config)
         env, params = make(number, table=table_file, config=overrides)
-        chosen = policy_of(policy, number)
+        chosen = policy_of(policy, number, env.table)
         if first_seed + episodes > SEEDS:
             raise ValueError(f"--seed {first_seed}: with {episodes} episodes it must be at most {SEEDS - episodes}")
         seeds = np.arange(first_seed, first_seed + episodes)
@@ -134,7 +134,7 @@ def compare(
         names = policies.replace(";", " ").split()
         if not names:
             raise ValueError("--policies: names none")
-        chosen = {name: policy_of(name, number) for name in names}
+        chosen = {name: policy_of(name, number, env.table) for name in names}
         norms, seeds = normalisers(spec, env.table), np.arange(episodes)
         results: dict[str, dict[str, np.ndarray]] = {}
         for name, one in chosen.items():

@@ -10,8 +10,10 @@ import typer
 
 from inferencegym_jax import policies
 from inferencegym_jax.models import KNOBS, ServeAction, check_action, shown
+from inferencegym_jax.registry import best_static_action
 from inferencegym_jax.rollout import Policy
-from inferencegym_jax.tasks import CONFIG_KEYS, check_config
+from inferencegym_jax.table import LatencyTable
+from inferencegym_jax.tasks import CONFIG_KEYS, check_config, get_task
 
 BUILT_IN = ("baseline", "random", "reactive", "best_static", "trained")
 POLICY_HELP = f"{', '.join(BUILT_IN)}, a policy file (.npz), or knobs: batch_size=64,kv_budget=0.5"
@@ -83,8 +85,8 @@ def config_values(text: str | None) -> dict[str, float] | None:
     return check_config(values)
 
 
-def policy_of(name: str, task: int | str) -> Policy:
-    """A policy by name, by knobs or by file.
+def policy_of(name: str, task: int | str, table: LatencyTable) -> Policy:
+    """A policy by name, by knobs or by file; ``best_static`` is the best static action on ``table``.
 
     Raises:
         ValueError, OSError: no such policy, or it is not available for the task.
@@ -92,7 +94,7 @@ def policy_of(name: str, task: int | str) -> Policy:
     if name in ("baseline", "random", "reactive"):
         return getattr(policies, name)
     if name == "best_static":
-        return policies.best_static(task)
+        return policies.static(ServeAction(**best_static_action(get_task(task), table)))
     if "=" in name:
         return policies.static(ServeAction(**knob_values(name, "--policy")))
     if name == "trained" or name.endswith(".npz"):
