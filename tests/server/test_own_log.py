@@ -14,7 +14,7 @@ import pytest
 import inferencegym_jax as ig
 from inferencegym_jax.tasks import calibration
 from tests.server.conftest import ROOT, start_server
-from tests.server.twins import episodes, random_actions, seen
+from tests.server.twins import episodes, random_actions, same, seen
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ def test_every_task_replays_the_log(log: Path, tmp_path: Path) -> None:
         for task in (2, 4):
             session = http.post("/reset", json={"task_id": task, "seed": 1}).json()["session_id"]
             answers = [http.post("/step", json={"session_id": session, "action": a}).json() for a in actions]
-            assert [seen(a) for a in answers] == episodes(task, [1], [actions], trace=log)[0]
+            # a log is served open-loop whatever the task, so floats are compared as task 4's are
+            assert same([seen(a) for a in answers], episodes(task, [1], [actions], trace=log)[0], task=4)
             assert answers[0]["info"]["workload"]["arrivals"] == ig.load_trace(log).counts[200]
             grade = http.post("/grader", json={"session_id": session}).json()
             scores = http.post("/rollout", json={"task_id": task, "seeds": [1], "actions": [actions]}).json()["scores"]
