@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -18,68 +19,51 @@ from benchmarks.measure import alternate
 from benchmarks.rivals import STEPS, gymnax_single
 
 
-def our_single() -> Callable[[int], Any]:
-    """``jax.jit(env.step)`` called 200 times on its own state; every output is made."""
+def _ready() -> tuple[ig.Environment, Any, Any, Any]:
+    """(environment, state, action, params) of task 3, all on the device."""
     env, params = ig.make(3)
     params = jax.tree.map(jnp.asarray, params)
-    step = jax.jit(env.step)
-    action = ig.ServeAction().as_arrays()
-    _, state = env.reset_seed(0, params)
+    return env, env.reset_seed(0, params)[1], ig.ServeAction().as_arrays(), params
+
+
+def _on_its_own_state(step: Callable[..., Any], state: Any, *rest: Any) -> Callable[[int], Any]:
+    """``step(state, *rest)`` 200 times, each on the state that the last returned second; every output is made."""
 
     def run(turn: int) -> Any:
         nonlocal state
         del turn
         out: Any = None
         for _ in range(STEPS):
-            out = step(None, state, action, params)
+            out = step(state, *rest)
             state = out[1]
         return out
 
     return run
+
+
+def our_single() -> Callable[[int], Any]:
+    """``jax.jit(env.step)``."""
+    env, *arguments = _ready()
+    return _on_its_own_state(functools.partial(jax.jit(env.step), None), *arguments)
 
 
 def known_single() -> Callable[[int], Any]:
     """The same with the params known when it is compiled: a closure, not an argument."""
-    env, params = ig.make(3)
-    step = jax.jit(lambda state, action: env.step(None, state, action, params))
-    action = ig.ServeAction().as_arrays()
-    _, state = env.reset_seed(0, params)
-
-    def run(turn: int) -> Any:
-        nonlocal state
-        del turn
-        out: Any = None
-        for _ in range(STEPS):
-            out = step(state, action)
-            state = out[1]
-        return out
-
-    return run
+    env, state, action, params = _ready()
+    return _on_its_own_state(jax.jit(lambda state, action: env.step(None, state, action, params)), state, action)
 
 
 def empty_single() -> Callable[[int], Any]:
     """A function that takes and returns what ``env.step`` does and computes nothing: what the arrays alone cost."""
-    env, params = ig.make(3)
-    params = jax.tree.map(jnp.asarray, params)
-    action = ig.ServeAction().as_arrays()
-    _, state = env.reset_seed(0, params)
-    shapes = jax.eval_shape(lambda state, action, params: env.step(None, state, action, params), state, action, params)
+    env, *arguments = _ready()
+    shapes = jax.eval_shape(functools.partial(env.step, None), *arguments)
 
     @jax.jit
     def step(state: Any, action: Any, params: Any) -> Any:
         one = state.queue + action.batch_size + params.task_id
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) + one.astype(leaf.dtype), shapes)
 
-    def run(turn: int) -> Any:
-        nonlocal state
-        del turn
-        out: Any = None
-        for _ in range(STEPS):
-            out = step(state, action, params)
-            state = out[1]
-        return out
-
-    return run
+    return _on_its_own_state(step, *arguments)
 
 
 def packed_single() -> Callable[[int], Any]:

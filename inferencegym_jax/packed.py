@@ -29,7 +29,7 @@ from inferencegym_jax.staging import in_one_piece
 # The compiler rounds exp and log of a lone number and of a vector differently; a batch of two gives the vector's bits,
 # which are those of every rollout of two or more episodes.
 WIDTH = 2
-ACTION = struct.Struct("<fiiii")  # the knobs in the order of KNOBS
+_ACTION = struct.Struct("<fiiii")  # the knobs in the order of KNOBS
 
 
 class Outcome(NamedTuple):
@@ -190,9 +190,9 @@ class PackedStep:
         Raises:
             ValueError: state or action are not so many bytes.
         """
-        if len(state) != self.state_bytes or len(action) != ACTION.size:
+        if len(state) != self.state_bytes or len(action) != _ACTION.size:
             raise ValueError(
-                f"state, action: {len(state)} and {len(action)} bytes; must be {self.state_bytes} and {ACTION.size}"
+                f"state, action: {len(state)} and {len(action)} bytes; must be {self.state_bytes} and {_ACTION.size}"
             )
         program = self._program
         words = np.frombuffer((state + action) * WIDTH, np.int32).reshape(WIDTH, -1)
@@ -219,4 +219,13 @@ class PackedStep:
         if isinstance(action, Mapping):
             action = ServeAction(**{name: action[name] for name in KNOBS})
         self.env.check_action(action)
-        return ACTION.pack(*(getattr(action, name) for name in KNOBS))
+        return _ACTION.pack(*(getattr(action, name) for name in KNOBS))
+
+
+def read_actions(packed: bytes) -> list[dict[str, Any]]:
+    """Actions that ``pack_action`` packed, one after the other, as knob dicts; floats as the simulator used them."""
+    actions = []
+    for kv, spec, batch, disagg, quant in _ACTION.iter_unpack(packed):
+        action = ServeAction(np.float32(kv), spec, batch, bool(disagg), quant)
+        actions.append(action.to_dict())
+    return actions

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import KNOBS
-from inferencegym_jax.packed import ACTION, PackedStep
+from inferencegym_jax.packed import PackedStep
 from inferencegym_jax.registry import best_static_action, normalisers
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 
@@ -32,15 +31,6 @@ class Kernel(PackedStep):
         super().__init__(env, params)
         self.spec: ig.TaskSpec = spec
         self.config: dict[str, float] = config
-
-
-def read_actions(packed: bytes) -> list[dict[str, Any]]:
-    """The actions of a session's record, one after the other, as knob dicts (the floats as the simulator used them)."""
-    actions = []
-    for kv, spec, batch, disagg, quant in ACTION.iter_unpack(packed):
-        action = ig.ServeAction(np.float32(kv), spec, batch, bool(disagg), quant)
-        actions.append(action.to_dict())
-    return actions
 
 
 class Engine:

@@ -13,9 +13,9 @@ import orjson
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import EPISODE_LENGTH, Phase
-from inferencegym_jax.packed import Outcome
+from inferencegym_jax.packed import Outcome, read_actions
 from inferencegym_jax.verification import first_difference
-from server.engine import Engine, Kernel, read_actions
+from server.engine import Engine, Kernel
 from server.sessions import Session, SessionStore, new_id
 
 

@@ -6,7 +6,6 @@ own table or log come from the same searches as the shipped calibration's, on th
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,7 @@ class Problem:
         """The grader's score of each episode, float64[episodes]."""
         return np.asarray(ig.grader.score_aggregates(self.spec, found, self.normalisers)["score"], np.float64)
 
-    @functools.cached_property
+    @property
     def best_static_action(self) -> ig.ServeAction:
         """The static action with the best mean score; see ``registry.best_static_action``."""
         return ig.ServeAction(**best_static_action(self.spec, self.env.table, trace=self.env.trace))

@@ -298,7 +298,8 @@ def make_train(config: TrainConfig) -> Train:
 
 
 def make_train_on(env: Environment, params: EnvParams, config: TrainConfig) -> Train:
-    """``make_train`` on an environment and params that no config names.
+    """``make_train`` on an environment and params that no config names (``start: best_static`` is still the best static
+    action of the task, table and log that the config names).
 
     Returns:
         ``train(seed, hyper=config.hyper)``, which returns the final state, metrics of shape (chunks, updates a chunk)
