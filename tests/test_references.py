@@ -110,6 +110,16 @@ def _defines(module: Path, name: str) -> bool:
     return re.search(rf"^\s*(?:def|class|import|from .* import .*)?\s*{name}\b", file.read_text(), re.M) is not None
 
 
+def test_every_function_that_a_page_names_is_in_its_file():
+    wrong = []
+    for name in PAGES:
+        for path, function in re.findall(r"`([\w/]+\.py):(\w+)`", TEXTS[name]):
+            files = [text for file, text in TEXTS.items() if f"/{file}".endswith(f"/{path}")]
+            if not any(re.search(rf"^\s*(?:def|class) {function}\b", text, re.M) for text in files):
+                wrong.append(f"{name}: {path}:{function}")
+    assert not wrong
+
+
 def test_every_link_of_a_page_leads_to_a_file():
     wrong = []
     for name in PAGES:
