@@ -52,7 +52,7 @@ class MeasuredRun:
 
 
 def read_runs(path: str | Path) -> list[MeasuredRun]:
-    """Runs of a CSV (columns of ``silicon/vllm_open_loop.csv``; further ones are ignored) or of one or more JSON
+    """Runs of a CSV (columns of ``data/measured/vllm_open_loop.csv``; further ones are ignored) or of one or more JSON
     objects as ``vllm bench serve --save-result`` writes them.
 
     Raises:

@@ -1,6 +1,6 @@
 """The reward of one second: throughput wanted, latency, violations and cost not.
 
-SPEC section 4, step 5. Pure function of metrics and params; replace it by passing another to ``Environment``.
+ENVIRONMENT.md, section 5. Pure function of metrics and params; replace it by passing another to ``Environment``.
 """
 
 from __future__ import annotations
