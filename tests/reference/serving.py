@@ -106,14 +106,13 @@ class Cluster:
         """Those that serve or drain."""
         return [self.first] + ([self.lease.gpu] if self.lease is not None and self.lease.serving else [])
 
-    def route(self, request: Request) -> Engine:
+    def route(self, request: Request) -> None:
         """To the engine with fewer requests; the first where they are equal."""
         engine, lease = self.first, self.lease
         if lease is not None and lease.serving and not lease.draining and isinstance(lease.gpu, Engine):
             if lease.gpu.waiting + lease.gpu.running < engine.waiting + engine.running:
                 engine = lease.gpu
         engine.submit(request)
-        return engine
 
     def change(self, change: Change, now: float) -> None:
         """New settings."""
@@ -208,10 +207,10 @@ def serve(
             changing += 1
             cluster.wake(now)
         elif arrival <= now:
-            engine = cluster.route(rows[coming])
-            coming += 1
-            if engine.phase == "idle":
-                cluster.wake(now)
+            while coming < len(rows) and arrivals[coming] <= now:
+                cluster.route(rows[coming])
+                coming += 1
+            cluster.wake(now)
         else:
             cluster.advance(now)
     if horizon_s < math.inf:
