@@ -109,7 +109,7 @@ def test_the_most_urgent_line_is_admitted_first_and_each_line_in_order():
 
 
 def test_a_full_line_rejects():
-    result = serve(requests_at([0] * 5, [50] * 5, [2] * 5), Settings(queue_capacity=2), equal_iterations(10.0))
+    result = serve(requests_at(range(5), [50] * 5, [2] * 5), Settings(queue_capacity=2), equal_iterations(10.0))
     # the first is taken at once by the idle engine
     assert result.rejected.tolist() == [False, False, False, True, True]
 
