@@ -34,7 +34,7 @@ from inferencegym_jax.physics.observation import initial_observation, observe
 from inferencegym_jax.scoring.reward import reward
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
 from inferencegym_jax.table.iterations import engine_grid
-from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.table.latency_table import DISCRETE, LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
 from inferencegym_jax.traffic.request_log import RequestLog
 
@@ -43,7 +43,7 @@ Dynamics: TypeAlias = Literal["mixed", "closed_loop", "open_loop"]
 
 
 class Environment:
-    """LLM serving under control of five knobs, one action a simulated second.
+    """LLM serving under control of the knobs in ``KNOBS``, one action a simulated second.
 
     Same calls as a gymnax 1.x ``Environment``: ``reset``, ``step`` (with auto-reset), ``reset_env``, ``step_env``,
     spaces. Two environments over equal tables are equal, so ``jax.jit`` with a static environment compiles once for
@@ -168,9 +168,9 @@ class Environment:
         check_action(action)
         if is_traced(action):
             return
-        for name in ("spec_length", "quant_tier", "prefill_disagg"):
+        for name in DISCRETE:
             nodes = self.table.axes[name]
-            if not 1 < len(nodes) < len(KNOBS[name].choices or (False, True)):
+            if not 1 < len(nodes) < len(KNOBS[name].options):
                 continue
             value = np.asarray(getattr(action, name), np.float64)
             if not np.isin(value, nodes).all():
@@ -186,11 +186,11 @@ class Environment:
         return jnp.zeros_like(state.time, jnp.bool_)
 
     def action_space(self, params: EnvParams | None = None) -> ActionSpace:
-        """The five knobs with their ranges; knobs that the task locks are listed in ``locked``."""
+        """The knobs with their ranges; those that the task locks are listed in ``locked``."""
         return action_space(self.default_params if params is None else params)
 
     def observation_space(self, params: EnvParams | None = None) -> ObservationSpace:
-        """The twelve observation fields with their ranges."""
+        """The observation fields with their ranges."""
         del params
         return observation_space()
 
@@ -251,9 +251,9 @@ def effective_action(table: LatencyTable, action: ServeAction, params: EnvParams
     fields = {}
     for i, (name, knob) in enumerate(KNOBS.items()):
         value = getattr(action, name)
-        low, high = (min(knob.choices), max(knob.choices)) if knob.choices else (knob.low, knob.high)
         if knob.kind != "bool":
-            value = jnp.clip(value, jnp.asarray(low, value.dtype), jnp.asarray(high, value.dtype))
+            low, high = (jnp.asarray(end, value.dtype) for end in (knob.least, knob.most))
+            value = jnp.clip(value, low, high)
         default = jnp.asarray(table.knob_defaults[name], value.dtype)
         fields[name] = jnp.where(params.active[..., i], value, default)
     return ServeAction(**fields)
