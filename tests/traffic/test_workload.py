@@ -10,7 +10,7 @@ from inferencegym_jax.models import QUEUE_CAPACITY, Phase
 from inferencegym_jax.traffic import calendar as workload
 
 STEPS = jnp.arange(200)
-# the tasks of SPEC section 3; tasks 4 and up have other dynamics
+# tasks 4 and up have other dynamics
 TASKS = (1, 2, 3)
 
 
@@ -51,7 +51,9 @@ def test_requests_are_conserved_and_the_queue_stays_in_bounds(task):
     assert w.queue_depth.min() >= 0 and w.queue_depth.max() <= QUEUE_CAPACITY
     assert (w.rejected[w.queue_depth < QUEUE_CAPACITY] == 0).all()
     assert (w.served <= trajectory.action.batch_size).all()
-    assert ((w.queue_depth == 0) | (w.served == trajectory.action.batch_size)).all()
+    full = (w.queue_depth == 0) | (w.served == trajectory.action.batch_size)
+    assert full[~trajectory.oom].all()
+    assert (w.served[trajectory.oom] == 0).all() and trajectory.oom.any()
 
 
 def test_the_smallest_batch_fills_the_queue_and_rejects_the_rest():
