@@ -17,7 +17,7 @@ import numpy as np
 
 from inferencegym_jax.models import EnvParams, MetricsSnapshot, ServeAction, Trajectory
 
-JITTER_KNOBS = ("batch_size", "kv_budget")  # whose steadiness is graded
+JITTER_KNOBS: tuple[str, ...] = ("batch_size", "kv_budget")  # whose steadiness is graded
 
 
 @jax.tree_util.register_dataclass

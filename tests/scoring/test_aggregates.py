@@ -34,8 +34,8 @@ def test_an_episode_that_ends_early_is_counted_to_its_end():
     lengths = np.array([1, 70, 200])
     found = aggregate(t.metrics, t.action, spec.slo_ttft_ms[0], spec.slo_tpot_ms, lengths)
     for i, length in enumerate(lengths):
-        short = jax.tree.map(lambda x, i=i, n=length: x[:n, i], (t.metrics, t.action))
-        alone = aggregate(*short, spec.slo_ttft_ms[0], spec.slo_tpot_ms)
+        metrics, action = jax.tree.map(lambda x, i=i, n=length: x[:n, i], (t.metrics, t.action))
+        alone = aggregate(metrics, action, spec.slo_ttft_ms[0], spec.slo_tpot_ms)
         for name, value in vars(alone).items():
             assert getattr(found, name)[i] == pytest.approx(float(value), rel=1e-12, abs=1e-9), name
 
