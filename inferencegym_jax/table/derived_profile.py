@@ -25,7 +25,14 @@ import numpy as np
 from inferencegym_jax.models import QuantTier, finite_number, shown
 from inferencegym_jax.table.engine_profile import EngineProfile
 from inferencegym_jax.table.errors import TableError
-from inferencegym_jax.table.latency_table import METRICS, PROFILE_SUFFIX, LatencyTable, data_path
+from inferencegym_jax.table.latency_table import (
+    ENGINE_METADATA,
+    METRICS,
+    POOL_METADATA,
+    PROFILE_SUFFIX,
+    LatencyTable,
+    data_path,
+)
 from inferencegym_jax.table.profile_format import FORMAT, NUMBERS, SPEC_LENGTHS
 
 LEAST_DECODE = 0.1  # of a TPOT is decode, whatever prompts are said to add
@@ -69,11 +76,14 @@ def shipped_profile() -> EngineProfile:
 
 def derive(table: LatencyTable, stated: Mapping[str, Any] | None = None) -> EngineProfile:
     """A profile from the TPOT columns and metadata alone; see ``profile_of``."""
+    unknown = set(stated or {}) - {*POOL_METADATA, *ENGINE_METADATA}
+    if unknown:
+        allowed = ", ".join((*POOL_METADATA, *ENGINE_METADATA))
+        raise TableError(f"{table.name}: {min(unknown)} is unknown; what can be stated of this table is {allowed}")
     texts: dict[str, Any] = {**table.metadata, **(stated or {})}
     shipped = shipped_profile()
     numbers: dict[str, Any] = {key: getattr(shipped, key) for key in OTHER_KEYS} | dict.fromkeys(ZERO_KEYS, 0)
-    own = (*numbers, "bandwidth_gb_s", "price_per_gpu_hour")
-    numbers |= {key: _value(table, texts, key) for key in own if key in texts}
+    numbers |= {key: _value(table, texts, key) for key in ENGINE_METADATA if key in texts}
     content = {
         "format": FORMAT,
         "model": str(texts.get("model", "unknown")),

@@ -19,7 +19,8 @@ from inferencegym_jax.live.measure.cells import Cells
 from inferencegym_jax.live.measure.plan import Measurement, MeasureSettings, Progress
 from inferencegym_jax.live.server.probe import probe
 from inferencegym_jax.live.server.streaming import Endpoint, open_client
-from inferencegym_jax.table.latency_table import PROMPT_LENGTHS, LatencyTable
+from inferencegym_jax.table.derived_profile import profile_of
+from inferencegym_jax.table.latency_table import PROMPT_LENGTHS, LatencyTable, TableError
 
 
 def measure_server(
@@ -81,6 +82,10 @@ async def _sitting(
         f"request spends {fitted['request_overhead_ms']:g} ms outside iterations"
     )
     answer.print(f"[bold]{out}[/]: {table.values[..., 0].size} cells in {cells.elapsed_s:.0f} s", soft_wrap=True)
+    try:
+        profile_of(table)
+    except TableError as error:
+        answer.print(f"closed-loop tasks only: {error}", soft_wrap=True, markup=False)
     return {
         "table": str(out),
         "cells": int(table.values[..., 0].size),
