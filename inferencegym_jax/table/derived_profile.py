@@ -131,13 +131,13 @@ def _memory(table: LatencyTable, texts: Mapping[str, Any]) -> dict[str, Any]:
     if token is None or token <= 0:
         shown_token = shown(texts["kv_bytes_per_token"])
         raise TableError(f"{table.name}: metadata kv_bytes_per_token = {shown_token}; must be a number above 0")
-    found: dict[str, Any] = {"kv_bytes_per_token": token}
+    memory: dict[str, Any] = {"kv_bytes_per_token": token}
     if not pooled:
         weights = _value(table, texts, "weights_gb")
-        return found | {"memory_gb": _value(table, texts, "memory_gb"), "weights_gb": _by_tier(table, weights)}
+        return memory | {"memory_gb": _value(table, texts, "memory_gb"), "weights_gb": _by_tier(table, weights)}
     pool_gb = (cache.get("kv_cache_tokens") or 0) * token / 1e9 or cache["kv_cache_gb"]
     base = _value(table, texts, "base_memory_gb") if "base_memory_gb" in texts else 0.0
-    return found | {"memory_gb": base + pool_gb, "weights_gb": [base] * len(QuantTier), "runtime_gb": 0.0}
+    return memory | {"memory_gb": base + pool_gb, "weights_gb": [base] * len(QuantTier), "runtime_gb": 0.0}
 
 
 def _by_tier(table: LatencyTable, values: Any) -> list[float]:
