@@ -25,15 +25,8 @@ import numpy as np
 from inferencegym_jax.models import QuantTier, finite_number, shown
 from inferencegym_jax.table.engine_profile import EngineProfile
 from inferencegym_jax.table.errors import TableError
-from inferencegym_jax.table.latency_table import (
-    ENGINE_METADATA,
-    METRICS,
-    POOL_METADATA,
-    PROFILE_SUFFIX,
-    LatencyTable,
-    data_path,
-)
-from inferencegym_jax.table.profile_format import FORMAT, NUMBERS, SPEC_LENGTHS
+from inferencegym_jax.table.latency_table import METRICS, PROFILE_SUFFIX, LatencyTable, data_path
+from inferencegym_jax.table.profile_format import ENGINE_METADATA, FORMAT, NUMBERS, POOL_METADATA, SPEC_LENGTHS
 
 LEAST_DECODE = 0.1  # of a TPOT is decode, whatever prompts are said to add
 SHIPPED_PROFILE = f"traces_llama3_8b{PROFILE_SUFFIX}"
@@ -135,7 +128,7 @@ def _memory(table: LatencyTable, texts: Mapping[str, Any]) -> dict[str, Any]:
     if not pooled:
         weights = _value(table, texts, "weights_gb")
         return memory | {"memory_gb": _value(table, texts, "memory_gb"), "weights_gb": _by_tier(table, weights)}
-    pool_gb = (cache.get("kv_cache_tokens") or 0) * token / 1e9 or cache["kv_cache_gb"]
+    pool_gb = (cache.get("kv_cache_tokens") or 0.0) * token / 1e9 or cache.get("kv_cache_gb") or 0.0
     base = _value(table, texts, "base_memory_gb") if "base_memory_gb" in texts else 0.0
     return memory | {"memory_gb": base + pool_gb, "weights_gb": [base] * len(QuantTier), "runtime_gb": 0.0}
 

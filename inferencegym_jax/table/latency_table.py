@@ -21,6 +21,7 @@ from pyarrow import csv, parquet
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.table.engine_profile import EngineProfile
 from inferencegym_jax.table.errors import TableError
+from inferencegym_jax.table.profile_format import ENGINE_METADATA, POOL_METADATA
 
 PROMPT_LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)  # tokens of prompt_len_bucket 0 to 7
 KEYS = ("spec_length", "quant_tier", "prefill_disagg", "batch_size", "kv_budget", "prompt_len_bucket")
@@ -30,18 +31,6 @@ OPTIONAL_KEYS = ("spec_length", "quant_tier", "prefill_disagg", "kv_budget")
 DEFAULT_TABLE = "traces_llama3_8b.parquet"
 PROFILE_KEY = "engine_profile"  # of the metadata; the other place of a profile is the file NAME.engine.json
 PROFILE_SUFFIX = ".engine.json"
-POOL_METADATA = ("memory_gb", "weights_gb", "kv_bytes_per_token", "kv_cache_tokens", "kv_cache_gb", "base_memory_gb")
-ENGINE_METADATA = (
-    "runtime_gb",
-    "host_link_gb_s",
-    "bandwidth_gb_s",
-    "price_per_gpu_hour",
-    "tokens_per_iteration",
-    "draft_share",
-    "path_ms",
-    "overhead_ms_per_sequence",
-    "first_token_extra_iterations",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,19 +61,16 @@ class LatencyTable:
 
     def __hash__(self) -> int:
         """Hash of the content."""
-        return hash((self.digest, self.engine, self._engine_metadata))
+        return hash(self._content)
 
     def __eq__(self, other: object) -> bool:
         """Whether the other table has the same content."""
-        if not isinstance(other, LatencyTable):
-            return False
-        same = self.engine == other.engine and self._engine_metadata == other._engine_metadata
-        return same and self.digest == other.digest
+        return isinstance(other, LatencyTable) and self._content == other._content
 
-    @property
-    def _engine_metadata(self) -> tuple[str | None, ...]:
-        """What a derived engine profile reads."""
-        return tuple(self.metadata.get(key) for key in (*POOL_METADATA, *ENGINE_METADATA))
+    @functools.cached_property
+    def _content(self) -> tuple[Any, ...]:
+        """The digest, and what an engine profile is read or derived from."""
+        return self.digest, self.engine, *(self.metadata.get(key) for key in (*POOL_METADATA, *ENGINE_METADATA))
 
     @property
     def reference_acceptance(self) -> float:

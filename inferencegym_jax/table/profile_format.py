@@ -16,6 +16,19 @@ from inferencegym_jax.table.errors import TableError
 
 FORMAT = 1
 SPEC_LENGTHS: tuple[int, ...] = KNOBS["spec_length"].choices
+# metadata of a table without a profile, from which one is derived
+POOL_METADATA = ("memory_gb", "weights_gb", "kv_bytes_per_token", "kv_cache_tokens", "kv_cache_gb", "base_memory_gb")
+ENGINE_METADATA = (
+    "runtime_gb",
+    "host_link_gb_s",
+    "bandwidth_gb_s",
+    "price_per_gpu_hour",
+    "tokens_per_iteration",
+    "draft_share",
+    "path_ms",
+    "overhead_ms_per_sequence",
+    "first_token_extra_iterations",
+)
 TEXTS = ("model", "gpu", "engine", "source", "licence")
 
 

@@ -16,7 +16,7 @@ OUTPUT = 200
 
 
 def decode_ms(n, prompt):
-    """An engine that is easy to take apart: 8 ms, 0.05 ms a request and 0.002 ms for each 1,000 tokens of its context."""
+    """An engine that is easy to take apart: 8 ms, 0.05 ms a request and 0.002 ms for each 1,000 tokens of context."""
     return 8.0 + 0.05 * n + 2e-6 * n * (prompt + OUTPUT / 2)
 
 
