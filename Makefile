@@ -73,7 +73,7 @@ lint: $(STAMPS)/test ## Check style, formatting and types; the library strictly,
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright
 	$(PY) -m pyright -p pyrightstrict.json
-	$(PY) tests/public_types.py
+	$(PY) tests/tools/public_types.py
 
 format: $(STAMPS)/test ## Mend style and formatting in place
 	$(PY) -m ruff check --fix .

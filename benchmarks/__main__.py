@@ -18,7 +18,7 @@ import jax
 
 from benchmarks import environment_share, parts, rollout, single, startup
 from benchmarks.plots import draw
-from inferencegym_jax import parallel
+from inferencegym_jax.episodes import parallel
 
 FOLDER = Path(__file__).resolve().parent
 TARGETS = {

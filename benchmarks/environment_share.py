@@ -29,7 +29,7 @@ import inferencegym_jax as ig
 from benchmarks.measure import alternate
 from benchmarks.training import ENVIRONMENTS as SIZE
 from benchmarks.training import EPOCHS, MINIBATCHES, ROLLOUT
-from inferencegym_jax import parallel
+from inferencegym_jax.episodes import parallel
 
 UPDATES = 5
 TASKS = (1, 2, 3)

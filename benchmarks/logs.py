@@ -20,7 +20,7 @@ HOUR, REQUESTS = 3600, 200_000  # requests written at a time, one hour of them
 READ = """
 import json, resource, sys, time, warnings
 warnings.simplefilter("ignore")
-from inferencegym_jax.traces import load_trace
+from inferencegym_jax.traffic.request_log import load_trace
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before, start = peak(), time.perf_counter()

@@ -20,7 +20,10 @@ import numpy as np
 
 import inferencegym_jax as ig
 from benchmarks.measure import alternate
-from inferencegym_jax import parallel, random, simulator, workload
+from inferencegym_jax.episodes import parallel
+from inferencegym_jax.numerics import draws as random
+from inferencegym_jax.physics import metrics
+from inferencegym_jax.traffic import calendar as workload
 
 ENVIRONMENTS, STEPS = 4096, 200
 STATE_BYTES, OBSERVATION_BYTES, ACTION_BYTES, LOOKUP_BYTES = 36, 56, 17, 8 * 6 * 4
@@ -74,10 +77,10 @@ def parts() -> dict[str, Callable[[int], Any]]:
     return {
         "nothing": _loop(lambda seed, step: (seed + step.astype(jnp.uint32)).astype(jnp.float32)),
         "policy (two hashes, five knobs)": _loop(action),
-        "draws: arrivals by class": _loop(lambda s, t: workload._class_arrivals(s, t, params)),
-        "draws: what leaves the window": _loop(lambda s, t: workload._class_arrivals(s, t - workload.WINDOW, params)),
+        "draws: arrivals by class": _loop(lambda s, t: workload.class_arrivals(s, t, params)),
+        "draws: what leaves the window": _loop(lambda s, t: workload.class_arrivals(s, t - workload.WINDOW, params)),
         "draws: prompt length": _loop(lambda s, t: workload.draw_prompt_len(s, t, params)),
-        "draws: noise": _loop(lambda s, t: simulator.latency_noise(s, t, params.noise_sigma)),
+        "draws: noise": _loop(lambda s, t: metrics.latency_noise(s, t, params.noise_sigma)),
         "lookup": _loop(lookup),
         "whole step with policy and auto-reset": _loop(whole),
     }

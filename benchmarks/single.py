@@ -82,7 +82,7 @@ def packed_single() -> Callable[[int], Any]:
 
 def gymnasium_single() -> Callable[[int], Any]:
     """Gymnasium's environment, from an array of [-1, 1] to a normalised observation and a dict of numbers."""
-    from inferencegym_jax.gymnasium_env import InferenceGymEnv
+    from inferencegym_jax.adapters.gymnasium_env import InferenceGymEnv
 
     env = InferenceGymEnv(3)
     action = np.zeros(5, np.float32)
@@ -96,7 +96,7 @@ def gymnasium_single() -> Callable[[int], Any]:
 
 def measure_packed(repeats: int) -> dict[str, float]:
     """Microseconds of CartPole's step, of the packed step and of Gymnasium's, under the server's settings of JAX."""
-    from server.engine import Engine
+    from server.programs import Engine
 
     Engine()  # the settings hold from JAX's start
     calls = {"CartPole-v1": gymnax_single("CartPole-v1"), "packed": packed_single(), "gymnasium": gymnasium_single()}

@@ -69,7 +69,7 @@ def ours(task: int, devices: int, repeats: int) -> float:
     import numpy as np
 
     import inferencegym_jax as ig
-    from inferencegym_jax import parallel
+    from inferencegym_jax.episodes import parallel
     from training import devices as meshes
     from training.config import task_config
     from training.trainer import make_update

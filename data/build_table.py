@@ -209,8 +209,8 @@ def _overhead(text: str) -> float:
         value = float(text)
     except ValueError:
         from data.engine_table import table_of
-        from inferencegym_jax.measured_runs import RunError, read_runs
-        from inferencegym_jax.validation import fit_overhead
+        from inferencegym_jax.fidelity.measured_runs import RunError, read_runs
+        from inferencegym_jax.fidelity.validation import fit_overhead
 
         try:
             value = fit_overhead(read_runs(text), table_of)["overhead_ms"]

@@ -31,11 +31,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from inferencegym_jax import policies, solver  # noqa: E402
+from inferencegym_jax import policies  # noqa: E402
 from inferencegym_jax.environment import Environment  # noqa: E402
-from inferencegym_jax.episode_statistics import evaluate  # noqa: E402
-from inferencegym_jax.grader import score_aggregates  # noqa: E402
-from inferencegym_jax.table import LatencyTable, load_table  # noqa: E402
+from inferencegym_jax.episodes import static_search  # noqa: E402
+from inferencegym_jax.episodes.rollout import evaluate  # noqa: E402
+from inferencegym_jax.scoring.grader import score_aggregates  # noqa: E402
+from inferencegym_jax.table.latency_table import LatencyTable, load_table  # noqa: E402
 from inferencegym_jax.tasks import TaskSpec, get_task, make_params, task_specs  # noqa: E402
 
 OUT = ROOT / "data" / "calibration.json"
@@ -68,9 +69,9 @@ def calibrate_task(spec: TaskSpec, table: LatencyTable) -> dict[str, Any]:
     params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0})
     env = Environment(table, params)
     seeds = np.arange(SEEDS)
-    actions = solver.static_actions(env, params, BATCH_SIZES, KV_BUDGETS)
-    found = solver.search_static(env, params, actions, seeds)
-    best = solver.optimal_throughput(found, spec.slo_ttft_ms[0])
+    actions = static_search.static_actions(env, params, BATCH_SIZES, KV_BUDGETS)
+    found = static_search.search_static(env, params, actions, seeds)
+    best = static_search.optimal_throughput(found, spec.slo_ttft_ms[0])
     base = evaluate(env, params, policies.baseline, seeds)
     norms = {
         "optimal_tps": rounded(found.means.mean_tps[best]),

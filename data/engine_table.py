@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.step_time import StepTimes, UnknownNameError, model_of_alias, systems  # noqa: E402
-from inferencegym_jax.measured_runs import MeasuredRun, RunError  # noqa: E402
-from inferencegym_jax.table import KEYS, METRICS, table_from_columns  # noqa: E402
-from inferencegym_jax.validation import EngineTable  # noqa: E402
+from inferencegym_jax.fidelity.measured_runs import MeasuredRun, RunError  # noqa: E402
+from inferencegym_jax.fidelity.validation import EngineTable  # noqa: E402
+from inferencegym_jax.table.latency_table import KEYS, METRICS, table_from_columns  # noqa: E402
 
 BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 TIER = "FP16"

@@ -30,8 +30,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from inferencegym_jax.trace_files import open_log  # noqa: E402
-from inferencegym_jax.traces import load_trace  # noqa: E402
+from inferencegym_jax.traffic.log_files import open_log  # noqa: E402
+from inferencegym_jax.traffic.request_log import load_trace  # noqa: E402
 
 WINDOWS = (1, 2, 5, 10, 20, 30, 60, 120, 300)
 SLOW, MIDDLE, FAST = (300, 450, 600, 900), (20, 40, 60, 90, 120), (2, 3, 5, 10)

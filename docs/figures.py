@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import inferencegym_jax as ig
-from inferencegym_jax.table import KEYS, METRICS
+from inferencegym_jax.table.latency_table import KEYS, METRICS
 
 OUT = Path(__file__).resolve().parent / "images"
 TIERS = ("FP16", "INT8 (W8A8)", "INT4 (weights)")

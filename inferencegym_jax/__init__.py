@@ -5,14 +5,22 @@
     obs, state = env.reset_seed(7, params)
     obs, state, reward, terminated, truncated, info = env.step(None, state, ig.ServeAction(batch_size=64), params)
 
-Data flows one way: table -> interpolation -> workload -> simulator -> reward -> environment -> rollout.
+Data flows one way through the rooms (folders); ``docs/architecture.md`` draws them, ``tests/test_rooms.py`` holds the
+order.
 """
 
-from inferencegym_jax import grader, policies, wrappers
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from inferencegym_jax import moved_modules, policies
 from inferencegym_jax._version import __version__
+from inferencegym_jax.adapters import wrappers
+from inferencegym_jax.adapters.stateful import GraderModule, InferenceEnv, TraceSimulator, WorkloadGenerator
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.episode_statistics import EpisodeStatistics, evaluate
-from inferencegym_jax.grader import grade
+from inferencegym_jax.episodes.rollout import evaluate, fold, rollout, stack_params
+from inferencegym_jax.episodes.single_step import PackedStep
 from inferencegym_jax.models import (
     EnvParams,
     EnvState,
@@ -21,15 +29,16 @@ from inferencegym_jax.models import (
     QuantTier,
     ServeAction,
     ServeObservation,
+    Trajectory,
     WorkloadState,
 )
-from inferencegym_jax.objects import GraderModule, InferenceEnv, TraceSimulator, WorkloadGenerator
-from inferencegym_jax.packed import PackedStep
 from inferencegym_jax.registry import make
-from inferencegym_jax.rollout import Trajectory, fold, rollout, stack_params
-from inferencegym_jax.table import LatencyTable, TableError, load_table
+from inferencegym_jax.scoring import grader
+from inferencegym_jax.scoring.aggregates import EpisodeStatistics
+from inferencegym_jax.scoring.grader import grade
+from inferencegym_jax.table.latency_table import LatencyTable, TableError, load_table
 from inferencegym_jax.tasks import TaskSpec, get_task, task_specs
-from inferencegym_jax.traces import RequestLog, TraceError, load_trace
+from inferencegym_jax.traffic.request_log import RequestLog, TraceError, load_trace
 from inferencegym_jax.verification import verify
 
 __all__ = [
@@ -70,3 +79,12 @@ __all__ = [
     "verify",
     "wrappers",
 ]
+
+moved_modules.install()
+
+
+def __getattr__(name: str) -> Any:
+    """``ig.client`` on first use: it needs httpx (extra ``client``), which the library itself does not."""
+    if name == "client":
+        return importlib.import_module("inferencegym_jax.adapters.client")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

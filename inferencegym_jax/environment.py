@@ -14,12 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax import engine, random, workload
-from inferencegym_jax.engine_grid import engine_grid
-from inferencegym_jax.engine_models import EngineState
 from inferencegym_jax.models import (
     KNOBS,
     OBSERVATION,
+    EngineState,
     EnvParams,
     EnvState,
     ServeAction,
@@ -28,12 +26,17 @@ from inferencegym_jax.models import (
     check_seed,
     is_traced,
 )
-from inferencegym_jax.reward import reward, violation_rate
-from inferencegym_jax.simulator import TableGrid, kv_occupancy, simulate
+from inferencegym_jax.numerics import draws as random
+from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.physics import open_loop as engine
+from inferencegym_jax.physics.closed_loop import advance, simulate
+from inferencegym_jax.physics.metrics import kv_occupancy
+from inferencegym_jax.scoring.reward import reward, violation_rate
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
-from inferencegym_jax.staging import stage
-from inferencegym_jax.table import LatencyTable
-from inferencegym_jax.traces import RequestLog
+from inferencegym_jax.table.iterations import engine_grid
+from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.table.lookup import TableGrid
+from inferencegym_jax.traffic.request_log import RequestLog
 
 Loops: TypeAlias = Literal["both", "closed_loop", "open_loop"]
 
@@ -281,7 +284,7 @@ def transition(
         (observation, state after the step, reward float32, terminated bool, info).
     """
     action = stage(functools.partial(effective_action, grid.table))(action, params)
-    traffic, class_counts = workload.advance(state, action.batch_size, params)
+    traffic, class_counts = advance(state, action.batch_size, params)
     metrics, oom = simulate(grid, action, traffic, state.seed, state.time, params)
     served = engine.Served(traffic, metrics, oom, state.engine, metrics.ttft_p50_ms, metrics.ttft_p99_ms)
     if loops != "closed_loop":

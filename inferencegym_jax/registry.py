@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.grader import score_aggregates
+from inferencegym_jax.episodes.static_search import normalise
 from inferencegym_jax.models import EnvParams
-from inferencegym_jax.solver import normalise
-from inferencegym_jax.table import LatencyTable, load_table
+from inferencegym_jax.scoring.grader import score_aggregates
+from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.tasks import TaskSpec, calibration, check_config, get_task, make_params
-from inferencegym_jax.traces import RequestLog, load_trace
+from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 
 OWN_TABLE_SEEDS = 16  # episodes a static action when a user's own table or traffic is normalised
 

@@ -15,10 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from inferencegym_jax.engine_models import TRAFFIC_FITTED, TRAFFIC_TRACE, EngineParams
-from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, finite_number, shown
-from inferencegym_jax.table import LatencyTable, data_path
-from inferencegym_jax.traces import RequestLog
+from inferencegym_jax.models import (
+    EPISODE_LENGTH,
+    KNOBS,
+    TRAFFIC_FITTED,
+    TRAFFIC_TRACE,
+    EngineParams,
+    EnvParams,
+    finite_number,
+    shown,
+)
+from inferencegym_jax.table.latency_table import LatencyTable, data_path
+from inferencegym_jax.traffic.request_log import RequestLog
 
 OOM_LIMIT_GB = 40.0
 NOISE_SIGMA = 0.05

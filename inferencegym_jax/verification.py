@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.grader import grade
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeAction, check_seed, plain
 from inferencegym_jax.registry import make, normalisers
-from inferencegym_jax.table import LatencyTable
+from inferencegym_jax.scoring.grader import grade
+from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.tasks import get_task
 
 TOLERANCE = 1e-5  # relative; a log that went through JSON, another batch shape or another machine differs by a few ulps

@@ -22,17 +22,16 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server import catalogue as about
 from server import errors
-from server.engine import Engine
-from server.fields import ActionModel, ObservationModel, StateModel
 from server.mcp_tools import PATH as MCP_PATH
 from server.mcp_tools import MCPEndpoint, as_route, build_tools
-from server.memory import trim
 from server.messages import MessageCheck
 from server.metrics import Metrics
 from server.middleware import BodyLimit, Observe, RateLimit
 from server.openenv_environment import DESCRIPTION, ServingEnvironment
-from server.rollouts import Rollouts
+from server.programs import Engine
+from server.rollouts import Rollouts, trim
 from server.routes import catalogue, scoring, session
+from server.schema_parts import ActionModel, ObservationModel, StateModel
 from server.service import Service
 from server.sessions import EmbeddedStore, SessionStore
 from server.settings import Settings

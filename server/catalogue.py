@@ -7,10 +7,10 @@ from typing import Any
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import EPISODE_LENGTH
+from inferencegym_jax.policies.network import has_trained
 from inferencegym_jax.tasks import CONFIG_KEYS, calibration
-from inferencegym_jax.trained import has_trained
-from server.engine import Engine
-from server.fields import ActionModel, Config, ObservationBody, StateModel
+from server.programs import Engine
+from server.schema_parts import ActionModel, Config, ObservationBody, StateModel
 from server.schemas import POLICIES
 from server.settings import Settings
 

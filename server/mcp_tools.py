@@ -18,8 +18,8 @@ from pydantic import Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import inferencegym_jax as ig
-from server.fields import ActionModel, Config, Seed, SessionId, TaskId
 from server.metrics import Metrics
+from server.schema_parts import ActionModel, Config, Seed, SessionId, TaskId
 from server.schemas import config_dict
 from server.service import Service, StepConflict
 from server.sessions import SessionNotFound

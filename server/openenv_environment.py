@@ -10,8 +10,8 @@ from openenv.core.env_server.types import EnvironmentMetadata
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import EPISODE_LENGTH, Phase
-from server.engine import Engine, Kernel
-from server.fields import ObservationModel, StateModel
+from server.programs import Engine, Kernel
+from server.schema_parts import ObservationModel, StateModel
 from server.schemas import ResetRequest, config_dict
 from server.service import draw_seed, reset_info
 

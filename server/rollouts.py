@@ -6,6 +6,7 @@ compiled rollout keeps about 50 MB for good, so their number is what bounds the 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,11 @@ import orjson
 import pyarrow as pa
 
 import inferencegym_jax as ig
-from inferencegym_jax.grader import Aggregates, objectives_met, score_aggregates
-from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation
-from inferencegym_jax.rollout import Policy, Trajectory
-from server.engine import Engine, Kernel
+from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation, Trajectory
+from inferencegym_jax.scoring.grader import Aggregates, objectives_met, score_aggregates
 from server.errors import BadInput
-from server.memory import trim
+from server.programs import Engine, Kernel
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
 
@@ -39,6 +39,13 @@ def choose(key: jax.Array, observation: ServeObservation, carry: Choice) -> tupl
     others = (ig.policies.reactive(key, observation).as_arrays(), ig.policies.random(key, observation).as_arrays())
     chosen = jax.tree.map(lambda *options: jnp.select([which == i for i in range(3)], options), replayed, *others)
     return chosen, (which, actions, step + 1)
+
+
+def trim() -> None:
+    """Give memory that compiling used back to the system, where the C library can: some 100 MB a program."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
 
 
 @dataclass(frozen=True)

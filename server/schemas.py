@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from inferencegym_jax.models import EPISODE_LENGTH
-from server.fields import STRICT, ActionModel, Config, ObservationBody, Seed, SessionId, StepInfo, TaskId
+from server.schema_parts import STRICT, ActionModel, Config, ObservationBody, Seed, SessionId, StepInfo, TaskId
 
 POLICIES = ("baseline", "random", "reactive", "best_static", "trained")
 

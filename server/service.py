@@ -12,10 +12,10 @@ from typing import Any
 import orjson
 
 import inferencegym_jax as ig
+from inferencegym_jax.episodes.single_step import Outcome, read_actions
 from inferencegym_jax.models import EPISODE_LENGTH, Phase
-from inferencegym_jax.packed import Outcome, read_actions
 from inferencegym_jax.verification import first_difference
-from server.engine import Engine, Kernel
+from server.programs import Engine, Kernel
 from server.sessions import Session, SessionStore, new_id
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from inferencegym_jax import parallel
+from inferencegym_jax.episodes import parallel
 from training.config import Hyperparameters, TrainConfig
 from training.problem import problem
 from training.trainer import Chunk, TrainState, initial_state, make_chunk

@@ -1,6 +1,6 @@
 """The policy's distribution over raw actions: log-probability and entropy, with a task's locked knobs left out of both.
 
-Sampling and decoding are the library's (``inferencegym_jax.trained``), so that training and use agree.
+Sampling and decoding are the library's (``inferencegym_jax.policies.network``), so that training and use agree.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import KNOBS
-from inferencegym_jax.trained import HEAD_SIZES, position
+from inferencegym_jax.policies.network import HEAD_SIZES, position
 
 HALF_LOG_TWO_PI = 0.9189385332046727
 

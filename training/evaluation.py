@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.rollout import Policy
-from inferencegym_jax.trained import load_network, network_policy
+from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.policies.network import load_network, network_policy
 from training.problem import Problem, problem
 
 EPISODES = 1024

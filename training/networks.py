@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inferencegym_jax.encoding import box_from_action
 from inferencegym_jax.models import KNOBS, ServeAction
-from inferencegym_jax.trained import CONTINUOUS, HEAD_SIZE, ObservationStatistics, PolicyNetwork
-from inferencegym_jax.wrappers import box_from_action
+from inferencegym_jax.policies.network import CONTINUOUS, HEAD_SIZE, ObservationStatistics, PolicyNetwork
 
 
 @jax.custom_vjp

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from inferencegym_jax import Environment, EnvParams, MetricsSnapshot, ServeAction, TaskSpec
 from inferencegym_jax.environment import effective_action
-from inferencegym_jax.grader import LAST_OWN
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS
+from inferencegym_jax.scoring.grader import LAST_OWN
 from inferencegym_jax.tasks import get_task
 from training.config import Hyperparameters, TrainConfig
 

@@ -18,8 +18,8 @@ import numpy as np
 import inferencegym_jax as ig
 from inferencegym_jax import Environment, EnvParams, EpisodeStatistics, ServeAction
 from inferencegym_jax.environment import transition
+from inferencegym_jax.episodes.static_search import static_actions
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS
-from inferencegym_jax.solver import static_actions
 from training.evaluation import episodes, interval, policy_of
 from training.objective import score_rate, unrest
 from training.problem import Problem, problem

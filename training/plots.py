@@ -167,7 +167,7 @@ def episode(task: int | str, names: Sequence[str], seed: int) -> Any:
 
 def pareto(task: int | str, names: Sequence[str]) -> Any:
     """p99 TTFT against cost: every static action a grey dot, policies in colour."""
-    from inferencegym_jax.solver import search_static, static_actions
+    from inferencegym_jax.episodes.static_search import search_static, static_actions
 
     env, params = ig.make(task)
     found = search_static(env, params, static_actions(env, params), np.arange(PARETO_EPISODES))

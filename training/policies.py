@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 import inferencegym_jax as ig
-from inferencegym_jax.trained import network_policy, save_network
+from inferencegym_jax.policies.network import network_policy, save_network
 from training.checkpoint import Checkpoints
 from training.config import task_config
 from training.devices import compiled_functions

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
+from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.registry import best_static_action, normalisers
-from inferencegym_jax.rollout import Policy
 
 
 @dataclass(frozen=True, eq=False)

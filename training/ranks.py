@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.solver import search_static, static_actions
+from inferencegym_jax.episodes.static_search import search_static, static_actions
 from training.evaluation import BUILT_IN, RESAMPLES, episodes, policy_of
 from training.oracle import BATCH_SIZES, KV_BUDGETS
 

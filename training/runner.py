@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.trained import PolicyNetwork, save_network
+from inferencegym_jax.policies.network import PolicyNetwork, save_network
 from training.config import TrainConfig
 from training.devices import compiled_functions, make_mesh
 from training.networks import to_policy

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE
-from inferencegym_jax.trained import ObservationStatistics
+from inferencegym_jax.policies.network import ObservationStatistics
 
 
 def initial_statistics() -> ObservationStatistics:

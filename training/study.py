@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.trained import network_policy
+from inferencegym_jax.policies.network import network_policy
 from training.config import TrainConfig
 from training.evaluation import EPISODES, episodes, interval, policy_of
 from training.problem import problem

@@ -11,7 +11,7 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax.environment import effective_action
-from inferencegym_jax.rollout import Policy
+from inferencegym_jax.episodes.rollout import Policy
 
 PANELS = ("arrivals", "queue", "ttft", "memory", "batch", "budget")
 LABEL = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 0.8}

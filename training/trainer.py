@@ -19,10 +19,10 @@ import optax
 
 import inferencegym_jax as ig
 from inferencegym_jax import Environment, EnvParams, EnvState, EpisodeStatistics, ServeAction, ServeObservation
-from inferencegym_jax import random as counters
+from inferencegym_jax.encoding import normalise
 from inferencegym_jax.models import EPISODE_LENGTH, FLAT_OBSERVATION_SIZE
-from inferencegym_jax.trained import ObservationStatistics, decode, network_policy, sample, standardise
-from inferencegym_jax.wrappers import normalise
+from inferencegym_jax.numerics import draws as counters
+from inferencegym_jax.policies.network import ObservationStatistics, decode, network_policy, sample, standardise
 from training.config import Hyperparameters, TrainConfig
 from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective, value_loss

@@ -18,15 +18,15 @@ from benchmarks.live.learn import learn
 from benchmarks.live.prediction import predict_and_measure, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
 from benchmarks.live.vllm import Engine, running
-from inferencegym_jax.live.cli import parse_shares, parse_slo
-from inferencegym_jax.live.compare import TrialRequest, compare
-from inferencegym_jax.live.measure import MeasureSettings
-from inferencegym_jax.live.outcome import ranking
-from inferencegym_jax.live.report import plot_trial, trial_table, verdict
-from inferencegym_jax.live.sitting import measure_server
-from inferencegym_jax.live.streaming import Endpoint
-from inferencegym_jax.live.trial import TrialSettings
-from inferencegym_jax.table import load_table
+from inferencegym_jax.cli.live import parse_shares, parse_slo
+from inferencegym_jax.cli.trial_report import plot_trial, trial_table, verdict
+from inferencegym_jax.live.measure.plan import MeasureSettings
+from inferencegym_jax.live.measure.run import measure_server
+from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.outcome import ranking
+from inferencegym_jax.live.trial.request import TrialRequest, compare
+from inferencegym_jax.live.trial.runs import TrialSettings
+from inferencegym_jax.table.latency_table import load_table
 
 VLLM_FOLDER = Path(os.environ.get("VLLM_CPU_DIR", "/opt/vllm"))
 STAGES = ("measure", "predict", "learn", "trial", "repeat", "control")

@@ -15,14 +15,14 @@ import jax
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax import parallel
-from inferencegym_jax.live.compare import TrialRequest, scenario
-from inferencegym_jax.live.outcome import Objective, measures
-from inferencegym_jax.live.trial import predict
+from inferencegym_jax.episodes import parallel
+from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.live.trial.outcome import Objective, measures
+from inferencegym_jax.live.trial.request import TrialRequest, scenario
+from inferencegym_jax.live.trial.runs import predict
 from inferencegym_jax.models import EnvParams
-from inferencegym_jax.rollout import Policy
-from inferencegym_jax.table import LatencyTable, load_table
-from inferencegym_jax.trained import network_policy, save_network
+from inferencegym_jax.policies.network import network_policy, save_network
+from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from training.config import TrainConfig
 from training.networks import to_policy
 from training.trainer import make_train_on

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.live.live_env import LiveEnv
-from inferencegym_jax.live.replay import saturation
-from inferencegym_jax.live.session import Record
-from inferencegym_jax.live.simulated import simulate_traffic
-from inferencegym_jax.live.streaming import Endpoint
-from inferencegym_jax.live.traffic import poisson_traffic
-from inferencegym_jax.live.trial import TrialSettings, predict, run_policy
+from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.live_env import LiveEnv
+from inferencegym_jax.live.trial.prediction import saturation
+from inferencegym_jax.live.trial.runs import TrialSettings, predict, run_policy
+from inferencegym_jax.live.trial.session import Record
+from inferencegym_jax.live.trial.simulated import simulate_traffic
+from inferencegym_jax.live.trial.traffic import poisson_traffic
 from inferencegym_jax.models import ServeAction
-from inferencegym_jax.table import LatencyTable
+from inferencegym_jax.table.latency_table import LatencyTable
 
 
 def mean_of(records: list[Record], name: str, warmup_s: float) -> float:

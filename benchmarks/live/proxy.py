@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.live.vllm import ROOT, Engine, healthy
-from inferencegym_jax.live.streaming import Endpoint, Generation, Stream, open_client, stream_completion
+from inferencegym_jax.live.server.streaming import Endpoint, Generation, Stream, open_client, stream_completion
 
 
 @contextlib.contextmanager
 def proxy(upstream: str, policy: str) -> Iterator[str]:
     """``inferencegym control`` as its own process; gives its URL."""
-    command = [sys.executable, "-m", "inferencegym_jax.live", "control", "--upstream", upstream]
+    command = [sys.executable, "-m", "inferencegym_jax.cli", "control", "--upstream", upstream]
     command += ["--policy", policy, "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

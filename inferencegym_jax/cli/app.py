@@ -29,7 +29,7 @@ app.command("calibrate")(measured.calibrate)
 app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serving.serve)
 
 if importlib.util.find_spec("httpx") is not None:  # the extra `live`
-    from inferencegym_jax.live import cli as live
+    from inferencegym_jax.cli import live
 
     for _command in (live.measure, live.trial, live.control):
         app.command(_command.__name__)(_command)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import typer
 
-from inferencegym_jax import grader, verification
+from inferencegym_jax import verification
 from inferencegym_jax.cli.options import POLICY_HELP, Config, TableFile, Task, config_values, policy_of, task_of
 from inferencegym_jax.cli.output import (
     JSON,
@@ -25,10 +25,12 @@ from inferencegym_jax.cli.output import (
     table,
     working,
 )
-from inferencegym_jax.episode_statistics import EpisodeStatistics, evaluate
+from inferencegym_jax.episodes.rollout import evaluate
+from inferencegym_jax.episodes.rollout import rollout as roll_out
 from inferencegym_jax.models import KNOBS, SEEDS
 from inferencegym_jax.registry import make, normalisers
-from inferencegym_jax.rollout import rollout as roll_out
+from inferencegym_jax.scoring import grader
+from inferencegym_jax.scoring.aggregates import EpisodeStatistics
 from inferencegym_jax.tasks import TaskSpec, get_task
 
 SHOWN = {

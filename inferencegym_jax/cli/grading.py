@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from inferencegym_jax import grader, verification
+from inferencegym_jax import verification
 from inferencegym_jax.cli.options import Config, TableFile, config_values, task_of
 from inferencegym_jax.cli.output import ANSWER_NO, BAD_INPUT, JSON, answers, fail, headed, print_json, sentences, table
 from inferencegym_jax.registry import normalisers
-from inferencegym_jax.table import load_table
+from inferencegym_jax.scoring import grader
+from inferencegym_jax.table.latency_table import load_table
 from inferencegym_jax.tasks import get_task
 
 

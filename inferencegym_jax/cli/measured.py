@@ -44,7 +44,7 @@ def _kernel_tables() -> Any:
 def _select(tables: Any, path: Path, model: str | None, system: str | None) -> list[Any]:
     """The file's runs of ``model`` on ``system`` that the kernels cover; says on stderr which were left out, and
     why."""
-    from inferencegym_jax.measured_runs import RunError, read_runs
+    from inferencegym_jax.fidelity.measured_runs import RunError, read_runs
 
     try:
         tables.check_names(model, system)
@@ -153,7 +153,7 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Play every measured run on the compiled step and compare: ITL, TTFT, latency, predicted / measured."""
-    from inferencegym_jax.validation import compare, predict, shipped_overhead_ms
+    from inferencegym_jax.fidelity.validation import compare, predict, shipped_overhead_ms
 
     tables = _kernel_tables()
     constant = shipped_overhead_ms() if overhead is None else overhead
@@ -178,7 +178,7 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Fit the one constant that kernels do not hold: scheduler and sampler time, milliseconds an iteration."""
-    from inferencegym_jax.validation import fit_overhead
+    from inferencegym_jax.fidelity.validation import fit_overhead
 
     tables = _kernel_tables()
     runs = _select(tables, run, model, system)[:rows]

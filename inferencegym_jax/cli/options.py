@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from inferencegym_jax import policies
+from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import KNOBS, ServeAction, check_action, shown
 from inferencegym_jax.registry import best_static_action
-from inferencegym_jax.rollout import Policy
-from inferencegym_jax.table import LatencyTable
+from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config, get_task
 
 BUILT_IN = ("baseline", "random", "reactive", "best_static", "trained")
@@ -108,7 +108,7 @@ def trained_policy(name: str, task: int | str) -> Policy:
     Raises:
         ValueError, OSError: there is none for the task, or the file is none.
     """
-    from inferencegym_jax import trained
+    from inferencegym_jax.policies import network as trained
 
     if name == "trained":
         return trained.trained(task)

@@ -58,7 +58,7 @@ def recommend(
     """
     import warnings
 
-    from inferencegym_jax.recommend import recommend as search
+    from inferencegym_jax.recommend.recommendation import recommend as search
 
     with sentences(), Progress(console=notices(), transient=True, disable=not notices().is_terminal) as bar:
         work = bar.add_task("compiling and replaying", total=None)

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from inferencegym_jax import bench_results
 from inferencegym_jax.cli.output import (
     ANSWER_NO,
     JSON,
@@ -21,7 +20,8 @@ from inferencegym_jax.cli.output import (
     table,
 )
 from inferencegym_jax.models import KNOBS
-from inferencegym_jax.table import KEYS, METRICS, LatencyTable, TableError, load_table
+from inferencegym_jax.table import vllm_bench as bench_results
+from inferencegym_jax.table.latency_table import KEYS, METRICS, LatencyTable, TableError, load_table
 
 app = typer.Typer(no_args_is_help=True, help="Latency tables: check, describe, build from measurements.")
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax.engine_models import EngineParams, EngineState
+from inferencegym_jax.models import EngineParams, EngineState
 from inferencegym_jax.physics import admission, pool
 from inferencegym_jax.physics.first_token import FirstToken, first_token
 from inferencegym_jax.physics.flow import Step, mean_context, mix, occupancy, passage, propagate, total

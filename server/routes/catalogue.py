@@ -11,9 +11,9 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server import catalogue
-from server.engine import Engine
 from server.errors import responses
 from server.metrics import Metrics
+from server.programs import Engine
 from server.schemas import Baseline, Info, TaskEntry
 from server.settings import Settings
 

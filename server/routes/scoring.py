@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 import inferencegym_jax as ig
 from server.errors import BadInput, responses, short
-from server.fields import ActionModel
 from server.metrics import Metrics
 from server.rollouts import ARROW, Rollouts
+from server.schema_parts import ActionModel
 from server.schemas import GraderRequest, GraderResponse, RolloutRequest, RolloutResponse, config_dict
 from server.service import Service
 

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Body, Query, Response
 from redis.exceptions import RedisError
 
 from server.errors import BadInput, problem, responses
-from server.fields import StateModel
 from server.metrics import Metrics
+from server.schema_parts import StateModel
 from server.schemas import Health, ResetRequest, ResetResponse, StepRequest, StepResponse, config_dict
 from server.service import Service
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax import bench_results
 from inferencegym_jax.cli.app import run
 from inferencegym_jax.cli.options import policy_of
-from inferencegym_jax.table import PROMPT_LENGTHS
+from inferencegym_jax.table import vllm_bench as bench_results
+from inferencegym_jax.table.latency_table import PROMPT_LENGTHS
 
 
 def bench_result(batch: int, prompt: int, **changes: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from inferencegym_jax.live.control import ControlSettings, create_app
+from inferencegym_jax.live.proxy.app import ControlSettings, create_app
 from inferencegym_jax.models import ServeAction
 from tests.live.fake_engine import listen
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferencegym_jax.live.gate import Gate, QueueFull
+from inferencegym_jax.live.loop.gate import Gate, QueueFull
 
 
 def run(test: Any) -> Any:
@@ -120,7 +120,7 @@ def test_every_request_is_in_one_place(moves: list[tuple[str, int]]) -> None:
 
 
 def test_a_task_that_swallows_its_first_cancellation_is_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from inferencegym_jax.live import cancellation
+    from inferencegym_jax.live.server import cancellation
 
     monkeypatch.setattr(cancellation, "AGAIN_S", 0.01)
     swallowed = []

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from benchmarks.live.learn import CONFIG, learn, training_params
-from inferencegym_jax.live.compare import TrialRequest, scenario
-from inferencegym_jax.live.measured_table import write_table
-from inferencegym_jax.live.policy import PolicyRunner, initial_observation, load_policy
-from inferencegym_jax.live.streaming import Endpoint
-from inferencegym_jax.live.trial import TrialSettings
-from inferencegym_jax.table import load_table
+from inferencegym_jax.live.loop.policy_runner import PolicyRunner, initial_observation, load_policy
+from inferencegym_jax.live.measure.table import write_table
+from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.request import TrialRequest, scenario
+from inferencegym_jax.live.trial.runs import TrialSettings
+from inferencegym_jax.policies.network import load_network
+from inferencegym_jax.table.latency_table import load_table
 from inferencegym_jax.tasks import calibration
-from inferencegym_jax.trained import load_network
 from tests.live.fake_engine import Times
 
 TIMES = Times(a=13.0, b=1.2, c=0.86)

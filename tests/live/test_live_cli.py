@@ -13,8 +13,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from inferencegym_jax.live.cli import app
-from inferencegym_jax.table import load_table
+from inferencegym_jax.cli.live import app
+from inferencegym_jax.table.latency_table import load_table
 from tests.live.conftest import ROOT
 
 KEY = "sk-very-secret-1234"
@@ -72,7 +72,7 @@ def test_measure_writes_a_table_and_says_so_in_json(launch: Callable[..., Any], 
 
 
 def test_control_listens_where_it_says_and_refuses_a_port_in_use(engine: Any) -> None:
-    command = [sys.executable, "-m", "inferencegym_jax.live", "control", "--upstream", engine.url]
+    command = [sys.executable, "-m", "inferencegym_jax.cli", "control", "--upstream", engine.url]
     command += ["--policy", "batch_size=3", "--port"]
     process = subprocess.Popen([*command, "0"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.live.engine import EngineError
-from inferencegym_jax.live.live_env import LiveEnv
-from inferencegym_jax.live.streaming import Endpoint
-from inferencegym_jax.live.traffic import Traffic, poisson_traffic, scaled_params, task_traffic
+from inferencegym_jax.live.server.probe import EngineError
+from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.live_env import LiveEnv
+from inferencegym_jax.live.trial.traffic import Traffic, poisson_traffic, scaled_params, task_traffic
 from inferencegym_jax.models import KNOBS
 
 STEP = 0.1
@@ -222,7 +222,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(make: Callable[..., LiveEnv], m
 
 
 def test_traffic_is_the_simulators_own_draws_and_the_same_for_a_seed() -> None:
-    from inferencegym_jax import workload
+    from inferencegym_jax.traffic import calendar as workload
 
     _, params = ig.make(2)
     one, two = task_traffic(params, 7, 70, 128), task_traffic(params, 7, 70, 128)

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from inferencegym_jax.live.cells import Cells, StateError, half_width
-from inferencegym_jax.live.closed_loop import Slice, shared
-from inferencegym_jax.live.engine import EngineError, probe
-from inferencegym_jax.live.measure import Measurement, MeasureSettings, Progress
-from inferencegym_jax.live.measured_table import read_off
-from inferencegym_jax.live.replay import IterationTimes, saturation
-from inferencegym_jax.live.sitting import measure_server
-from inferencegym_jax.live.streaming import Endpoint, open_client
-from inferencegym_jax.table import METRICS, LatencyTable, load_table
+from inferencegym_jax.live.measure.cell_run import Slice, shared
+from inferencegym_jax.live.measure.cells import Cells, StateError, half_width
+from inferencegym_jax.live.measure.plan import Measurement, MeasureSettings, Progress
+from inferencegym_jax.live.measure.run import measure_server
+from inferencegym_jax.live.measure.table import read_off
+from inferencegym_jax.live.server.probe import EngineError, probe
+from inferencegym_jax.live.server.streaming import Endpoint, open_client
+from inferencegym_jax.live.trial.prediction import IterationTimes, saturation
+from inferencegym_jax.table.latency_table import METRICS, LatencyTable, load_table
 from tests.live.fake_engine import Times
 
 TIMES = Times(a=12.0, b=1.0, c=0.06)

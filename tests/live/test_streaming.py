@@ -9,8 +9,15 @@ from typing import Any
 
 import pytest
 
-from inferencegym_jax.live.engine import Engine, EngineError, EngineMetrics, parse_metrics, probe
-from inferencegym_jax.live.streaming import Endpoint, Generation, Stream, open_client, prompt_ids, stream_completion
+from inferencegym_jax.live.server.probe import Engine, EngineError, EngineMetrics, parse_metrics, probe
+from inferencegym_jax.live.server.streaming import (
+    Endpoint,
+    Generation,
+    Stream,
+    open_client,
+    prompt_ids,
+    stream_completion,
+)
 
 KEY = "sk-very-secret-1234"
 

@@ -15,20 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.engine_grid import engine_grid
-from inferencegym_jax.live.compare import TrialRequest, best_batch_size, compare, scenario
-from inferencegym_jax.live.outcome import Objective, measures, ranking, segments, summarise
-from inferencegym_jax.live.policy import PolicyError, PolicyRunner, load_policy
-from inferencegym_jax.live.replay import IterationTimes, saturation
-from inferencegym_jax.live.report import plot_trial, trial_table, verdict
-from inferencegym_jax.live.request_log import read_log
-from inferencegym_jax.live.session import Record
-from inferencegym_jax.live.simulated import request_log, simulate_traffic
-from inferencegym_jax.live.streaming import Endpoint
-from inferencegym_jax.live.traffic import Traffic, poisson_traffic
-from inferencegym_jax.live.trial import TrialSettings, predict, results, run_trial, schedule
+from inferencegym_jax.cli.trial_report import plot_trial, trial_table, verdict
+from inferencegym_jax.live.loop.policy_runner import PolicyError, PolicyRunner, load_policy
+from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.outcome import Objective, measures, ranking, segments, summarise
+from inferencegym_jax.live.trial.prediction import IterationTimes, saturation
+from inferencegym_jax.live.trial.request import TrialRequest, best_batch_size, compare, scenario
+from inferencegym_jax.live.trial.request_log import read_log
+from inferencegym_jax.live.trial.runs import TrialSettings, predict, results, run_trial, schedule
+from inferencegym_jax.live.trial.session import Record
+from inferencegym_jax.live.trial.simulated import request_log, simulate_traffic
+from inferencegym_jax.live.trial.traffic import Traffic, poisson_traffic
 from inferencegym_jax.models import ServeAction
-from inferencegym_jax.table import METRICS, LatencyTable, TableError, load_table, table_from_columns
+from inferencegym_jax.table.iterations import engine_grid
+from inferencegym_jax.table.latency_table import METRICS, LatencyTable, TableError, load_table, table_from_columns
 from tests.live.fake_engine import Times
 
 TIMES = Times(a=10.0, b=0.5, c=0.1)
@@ -288,7 +288,7 @@ def test_a_policy_that_is_none_is_named(name: str) -> None:
 
 
 def test_policies_by_name_answer_within_the_ranges_and_a_bad_one_is_an_error() -> None:
-    from inferencegym_jax.live.policy import initial_observation
+    from inferencegym_jax.live.loop.policy_runner import initial_observation
 
     observation = initial_observation()
     assert PolicyRunner(load_policy("batch_size=7")).ask(observation).batch_size == 7

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.engine_flags import deployment, engine_flags, precision
+from inferencegym_jax.recommend.engine_flags import deployment, engine_flags, precision
 
 DEFAULT = {"kv_budget": 1.0, "spec_length": 0, "batch_size": 32, "prefill_disagg": False, "quant_tier": 0}
 

@@ -11,14 +11,14 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.cli.app import run
-from inferencegym_jax.configuration_search import environment
-from inferencegym_jax.log_requests import load_requests, stretches
+from inferencegym_jax.episodes.static_search import static_actions
 from inferencegym_jax.models import KNOBS
-from inferencegym_jax.recommend import recommend
-from inferencegym_jax.solver import static_actions
-from inferencegym_jax.table import table_from_columns
-from inferencegym_jax.traces import TraceError, load_trace
-from tests.recommend.whole_log import replayed
+from inferencegym_jax.recommend.log_requests import load_requests, stretches
+from inferencegym_jax.recommend.recommendation import recommend
+from inferencegym_jax.recommend.search import environment
+from inferencegym_jax.table.latency_table import table_from_columns
+from inferencegym_jax.traffic.request_log import TraceError, load_trace
+from tests.tools.whole_log import replayed
 
 AZURE = Path(__file__).resolve().parents[2].parent / "shared" / "traces" / "AzureLLMInferenceTrace_conv.csv"
 SLO_MS, MEMORY_GB = 300.0, 40.0
@@ -52,7 +52,7 @@ def check_against_reference(path: Path, configurations: int, seconds: float) -> 
     return found
 
 
-# The whole log under every drawn configuration takes minutes: `python -m tests.recommend.whole_log`.
+# The whole log under every drawn configuration takes minutes: `python -m tests.tools.whole_log`.
 @pytest.mark.slow
 @pytest.mark.skipif(not AZURE.is_file(), reason="the Azure log is not here")
 def test_the_answer_on_azure_conversations_holds_request_by_request():
@@ -120,7 +120,7 @@ def test_bad_input_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], a
 
 
 def test_a_table_of_one_engine_setting_varies_what_it_has(tmp_path: Path):
-    from inferencegym_jax import bench_results
+    from inferencegym_jax.table import vllm_bench as bench_results
 
     columns = bench_results.columns_of(ig.load_table())
     keep = (columns["spec_length"] == 0) & (columns["quant_tier"] == 0) & (columns["prefill_disagg"] == 0)

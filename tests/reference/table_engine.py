@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from inferencegym_jax.engine_grid import engine_grid
-from inferencegym_jax.table import LatencyTable
-from inferencegym_jax.workload import BUCKET_EDGES
+from inferencegym_jax.table.iterations import engine_grid
+from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.traffic.calendar import BUCKET_EDGES
 from tests.reference.engine import EngineLimits, KernelTimes
 from tests.reference.quick_engine import first_tokens
 

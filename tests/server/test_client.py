@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.client import ApiError, AsyncClient, Client, Retry
+from inferencegym_jax.adapters.client import ApiError, AsyncClient, Client, Retry
 from inferencegym_jax.models import plain
 from tests.server.conftest import Running
 from tests.server.twins import episodes, random_actions

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from inferencegym_jax.client import Client
+from inferencegym_jax.adapters.client import Client
 from server.redis_store import RedisStore
 from server.sessions import SessionNotFound
 from tests.server.conftest import LocalServer, free_port, start_server

@@ -1,0 +1,1 @@
+"""The environment as other libraries want it: gymnax wrappers, Gymnasium, stateful objects, HTTP."""

@@ -1,0 +1,100 @@
+"""``HTTPGymEnv``: a Gymnasium environment whose episodes run on a server (SPEC section 8), over HTTP.
+
+Same spaces, actions and trajectories as ``gymnasium_env.InferenceGymEnv``. Needs the extras ``gym`` and ``client``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import httpx
+import numpy as np
+from gymnasium import spaces
+
+from inferencegym_jax.adapters.gymnasium_env import action_space, flatten, next_episode, observation_space, to_action
+from inferencegym_jax.models import OBSERVATION, ServeObservation, check_seed
+from inferencegym_jax.tasks import get_task
+
+TIMEOUT_SECONDS = 30.0
+
+
+class ServerError(RuntimeError):
+    """The server refused or could not be reached; the message says what it answered."""
+
+
+class HTTPGymEnv(gymnasium.Env[np.ndarray, Any]):
+    """One environment on a server, which holds the session.
+
+    Args:
+        base_url: for example "http://localhost:7860".
+        task_id: id or name.
+        normalised: observations about [0, 1] (default) or in natural units.
+        config: overrides of a reset, see ``make``.
+        client: an ``httpx.Client`` of your own (proxies, tests); it is not closed by ``close``.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    def __init__(
+        self,
+        base_url: str,
+        task_id: int | str = 1,
+        *,
+        normalised: bool = True,
+        config: Mapping[str, Any] | None = None,
+        client: httpx.Client | None = None,
+    ):
+        self.task_id: int = get_task(task_id).id
+        self.normalised: bool = normalised
+        self.config: dict[str, Any] = dict(config or {})
+        self.base_url: str = base_url.rstrip("/")
+        self.action_space: spaces.Space[Any] = action_space()
+        self.observation_space: spaces.Space[Any] = observation_space(normalised)
+        self._client = client or httpx.Client(timeout=TIMEOUT_SECONDS)
+        self._owns_client = client is None
+        self._session: str | None = None
+        self._seed: int | None = None
+        self._episode = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode; ``info`` holds its seed and session_id. Without a seed: the next one, as auto-reset would
+        choose it."""
+        super().reset(seed=None if seed is None else check_seed(seed))
+        self._seed, self._episode = next_episode(seed, self._seed, self._episode, self.np_random)
+        body: dict[str, Any] = {"task_id": self.task_id, "seed": self._seed}
+        if self.config:
+            body["config"] = self.config
+        answer = self._post("/reset", body)
+        self._session = answer["session_id"]
+        return self._observe(answer), {"seed": self._seed, "session_id": self._session}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One second of serving; actions as ``InferenceGymEnv`` takes them. An episode ends by truncation."""
+        if self._session is None:
+            raise gymnasium.error.ResetNeeded("step before reset: call reset()")
+        body = {"session_id": self._session, "action": to_action(action).to_dict()}
+        answer = self._post("/step", body)
+        return self._observe(answer), float(answer["reward"]), False, bool(answer["done"]), answer.get("info") or {}
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._owns_client:
+            self._client.close()
+
+    def _observe(self, answer: Mapping[str, Any]) -> np.ndarray:
+        fields = {name: np.asarray(answer["observation"][name], np.float32) for name in OBSERVATION}
+        return flatten(ServeObservation(**fields), self.normalised)
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        url = f"{self.base_url}{path}"
+        try:
+            answer = self._client.post(url, json=body)
+        except httpx.HTTPError as error:
+            raise ServerError(f"POST {url}: no answer ({error}); is the server running (`make serve`)?") from error
+        if not answer.is_success:
+            raise ServerError(f"POST {url}: {answer.status_code} {answer.text[:300]}")
+        return answer.json()

@@ -1,0 +1,182 @@
+"""Views of the environment for learners: flat and discrete actions, a normalised flat observation, the five-value step.
+
+Each wrapper changes one side of the interface and passes the rest through, so they stack:
+``FiveValueStep(FlatAction(FlatObservation(env)))`` is what trainers written for older gymnax (rejax, purejaxrl) expect.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inferencegym_jax.encoding import action_from_box, normalise
+from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, OBSERVATION, EnvParams, ServeAction, ServeObservation
+from inferencegym_jax.spaces import Box, Discrete
+
+
+class Wrapper:
+    """Passes every attribute on to the wrapped environment."""
+
+    def __init__(self, env: Any):
+        self._env = env
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever the wrapper does not define is the environment's."""
+        if name.startswith("__") or name == "_env":
+            raise AttributeError(name)
+        return getattr(self._env, name)
+
+    def __hash__(self) -> int:
+        """Hash of wrapper type and environment."""
+        return hash((type(self), self._env))
+
+    def __eq__(self, other: object) -> bool:
+        """Same wrapper type over an equal environment."""
+        return type(self) is type(other) and self._env == other._env  # type: ignore[attr-defined]
+
+    def step_env(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
+        """One step without auto-reset, through the same views."""
+        return self._env.step_env(key, state, action, params)
+
+
+class FlatObservation(Wrapper):
+    """Observations as float32[14]: normalised (default) or in natural units."""
+
+    def __init__(self, env: Any, normalised: bool = True):
+        super().__init__(env)
+        self._flatten = normalise if normalised else ServeObservation.to_array
+        self._normalised = normalised
+
+    def __hash__(self) -> int:
+        """Hash of the view and the environment."""
+        return hash((type(self), self._normalised, self._env))
+
+    def __eq__(self, other: object) -> bool:
+        """Same view of an equal environment."""
+        return super().__eq__(other) and self._normalised == other._normalised  # type: ignore[attr-defined]
+
+    def reset(self, key: jax.Array, params: EnvParams | None = None) -> Any:
+        """See ``Environment.reset``."""
+        observation, state = self._env.reset(key, params)
+        return self._flatten(observation), state
+
+    def reset_env(self, key: jax.Array, params: EnvParams | None = None) -> Any:
+        """See ``Environment.reset_env``."""
+        return self.reset(key, params)
+
+    def reset_seed(self, seed: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.reset_seed``."""
+        observation, state = self._env.reset_seed(seed, params)
+        return self._flatten(observation), state
+
+    def step(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step``; ``info["final_observation"]`` is flat too."""
+        observation, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
+        info = {**info, "final_observation": self._flatten(info["final_observation"])}
+        return self._flatten(observation), state, reward, terminated, truncated, info
+
+    def step_env(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step_env``."""
+        observation, *rest = self._env.step_env(key, state, action, params)
+        return self._flatten(observation), *rest
+
+    def observation_space(self, params: EnvParams | None = None) -> Box:
+        """Box of 14 numbers."""
+        del params
+        rows = [(spec.low, spec.high) for spec in OBSERVATION.values() for _ in range(spec.size)]
+        low, high = (np.asarray(side, np.float32) for side in zip(*rows, strict=True))
+        if self._normalised:
+            low, high = np.zeros_like(low), np.where(np.isfinite(high), 1.0, np.inf).astype(np.float32)
+        return Box(low, high, (FLAT_OBSERVATION_SIZE,))
+
+
+class FlatAction(Wrapper):
+    """Actions as float32[5] in [-1, 1]; see ``action_from_box``."""
+
+    def step(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step``."""
+        return self._env.step(key, state, action_from_box(action), params)
+
+    def step_env(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step_env``."""
+        return self._env.step_env(key, state, action_from_box(action), params)
+
+    def action_space(self, params: EnvParams | None = None) -> Box:
+        """Box(-1, 1) of five numbers."""
+        del params
+        return Box(-1.0, 1.0, (len(KNOBS),))
+
+
+class DiscreteAction(Wrapper):
+    """Actions as one number: the index into a grid over the knobs that the task leaves free.
+
+    Args:
+        env: the environment.
+        params: the task (concrete), which says the free knobs; default: the environment's.
+        batch_sizes: values of batch_size on the grid.
+        kv_budgets: values of kv_budget on the grid.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        params: EnvParams | None = None,
+        batch_sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512),
+        kv_budgets: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0),
+    ):
+        super().__init__(env)
+        active = np.asarray((env.default_params if params is None else params).active)
+        grid: dict[str, tuple[Any, ...]] = {"batch_size": batch_sizes, "kv_budget": kv_budgets}
+        values: list[tuple[Any, ...]] = []
+        for on, (name, knob) in zip(active, KNOBS.items(), strict=True):
+            choices = grid.get(name) or knob.choices or (False, True)
+            values.append(choices if on else (knob.default,))
+        self._values = tuple(values)
+        self._shape = tuple(len(choices) for choices in values)
+
+    def __hash__(self) -> int:
+        """Hash of the grid and the environment."""
+        return hash((type(self), self._values, self._env))
+
+    def __eq__(self, other: object) -> bool:
+        """Same grid over an equal environment."""
+        return super().__eq__(other) and self._values == other._values  # type: ignore[attr-defined]
+
+    @property
+    def num_actions(self) -> int:
+        """Points of the grid."""
+        return math.prod(self._shape)
+
+    def decode(self, index: jax.Array | int) -> ServeAction:
+        """The ``ServeAction`` of a grid index (int, any batch shape; beyond the grid is clamped)."""
+        index = jnp.clip(jnp.asarray(index, jnp.int32), 0, self.num_actions - 1)
+        places = jnp.unravel_index(index, self._shape)
+        columns = zip(KNOBS, self._values, places, strict=True)
+        return ServeAction(**{name: jnp.asarray(choices)[place] for name, choices, place in columns})
+
+    def step(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step``."""
+        return self._env.step(key, state, self.decode(action), params)
+
+    def step_env(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step_env``."""
+        return self._env.step_env(key, state, self.decode(action), params)
+
+    def action_space(self, params: EnvParams | None = None) -> Discrete:
+        """Discrete space of the grid's points."""
+        del params
+        return Discrete(self.num_actions)
+
+
+class FiveValueStep(Wrapper):
+    """``step`` returns (observation, state, reward, done, info), as gymnax before 1.0 did."""
+
+    def step(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step``; done = terminated or truncated, ``info["discount"]`` is 0 where terminated."""
+        observation, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
+        info = {**info, "discount": jnp.where(terminated, 0.0, 1.0)}
+        return observation, state, reward, terminated | truncated, info

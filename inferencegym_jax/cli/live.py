@@ -1,0 +1,275 @@
+"""The commands ``measure``, ``trial`` and ``control``; the main command line takes them from ``app``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inferencegym_jax.cli.options import task_of
+from inferencegym_jax.cli.output import answers, fail, notices, sentences
+from inferencegym_jax.models import QUEUE_CAPACITY
+
+if TYPE_CHECKING:
+    from inferencegym_jax.live.server.streaming import Endpoint
+
+app = typer.Typer(no_args_is_help=True, help="Measure a live engine, try policies on it, control it.")
+console = notices()
+
+BaseUrl = Annotated[
+    str, typer.Option(help="root URL of an OpenAI-compatible server, for example http://127.0.0.1:8000")
+]
+Model = Annotated[str, typer.Option(help="name of the model, as the server knows it")]
+ApiKeyEnv = Annotated[
+    str, typer.Option(help="environment variable that holds the server's API key; the key itself is never an argument")
+]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+BaseMemory = Annotated[float, typer.Option(help="memory of weights and runtime, which no server tells")]
+
+
+@app.callback()
+def main() -> None:
+    """Measure a live engine, try policies on it, control it."""
+
+
+def server(base_url: str, model: str, api_key_env: str) -> Endpoint:
+    """The server that a command is about, with the key that the environment holds for it."""
+    from inferencegym_jax.live.server.streaming import Endpoint
+
+    return Endpoint(base_url, model, os.environ.get(api_key_env, ""))
+
+
+def parse_slo(text: str) -> tuple[float, float, float]:
+    """TTFT objectives "300", "300,2000" or "200,2000,none" (interactive, batch, best effort) in ms; missing ones are
+    none."""
+    values = []
+    for part in text.split(","):
+        word = part.strip().lower()
+        try:
+            value = math.inf if word in ("none", "inf") else float(word)
+        except ValueError:
+            value = math.nan
+        if not value > 0:
+            fail(f"--slo-ttft-ms {text!r}: {part!r} must be a number of milliseconds above 0, or none")
+        values.append(value)
+    if len(values) > 3:
+        fail(f"--slo-ttft-ms {text!r}: at most three classes (interactive, batch, best effort)")
+    first, second, third = (values + [math.inf] * 3)[:3]
+    return first, second, third
+
+
+def parse_shares(text: str) -> tuple[float, float, float]:
+    """Shares "0.2,0.5,0.3" of interactive, batch and best-effort requests; ``TrialRequest`` checks their sum."""
+    try:
+        first, second, third = map(float, text.split(","))
+    except ValueError:
+        fail(f"--classes {text!r}: must be three numbers such as 0.2,0.5,0.3")
+    return first, second, third
+
+
+def duration(text: str) -> float:
+    """Seconds of "90", "90s", "10m" or "1.5h"."""
+    word = text.strip().lower()
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(word[-1:], None)
+    try:
+        seconds = float(word[:-1]) * unit if unit else float(word)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        fail(f"--budget {text!r}: must be a time above 0, such as 90s, 10m or 1h")
+    return seconds
+
+
+@app.command()
+def measure(
+    base_url: BaseUrl,
+    model: Model,
+    out: Annotated[Path, typer.Option(help="latency table to write (parquet)")] = Path("measured.parquet"),
+    budget: Annotated[
+        str,
+        typer.Option(help="time for the whole, earlier sittings included: 90s, 10m, 1h; the grid is always finished"),
+    ] = "10m",
+    output_tokens: Annotated[int, typer.Option(help="mean output length")] = 64,
+    max_concurrency: Annotated[int, typer.Option(help="largest batch size")] = 64,
+    max_prompt: Annotated[int, typer.Option(help="longest prompt, tokens")] = 2048,
+    precision: Annotated[
+        float, typer.Option(help="95 % half-width of a cell, as a share, that is small enough")
+    ] = 0.05,
+    base_memory_gb: BaseMemory = 0.0,
+    seed: Annotated[int, typer.Option(help="of prompts and lengths")] = 0,
+    restart: Annotated[bool, typer.Option("--restart", help="forget what an earlier sitting measured")] = False,
+    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
+    json_output: Json = False,
+) -> None:
+    """Build a latency table from a live server in minutes.
+
+    Closed-loop runs over concurrency and prompt length; where and how often is decided by what was seen so far.
+    Interrupt it with Ctrl-C and run the same command to go on: what was measured is in OUT.state.json.
+    """
+    from inferencegym_jax.live.measure.plan import MeasureSettings
+    from inferencegym_jax.live.measure.run import measure_server
+    from inferencegym_jax.live.server.probe import EngineError
+
+    try:
+        with sentences(EngineError):
+            settings = MeasureSettings(
+                budget_s=duration(budget),
+                output_tokens=output_tokens,
+                most_concurrency=max_concurrency,
+                longest_prompt=max_prompt,
+                precision=precision,
+                base_memory_gb=base_memory_gb,
+                seed=seed,
+            )
+            endpoint, answer = server(base_url, model, api_key_env), console if json_output else answers()
+            summary = measure_server(endpoint, settings, out, restart, console, answer)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; the same command goes on from {out}.state.json")
+        raise typer.Exit(130) from None
+    if json_output:
+        print(json.dumps(summary))
+
+
+@app.command()
+def trial(
+    base_url: BaseUrl,
+    model: Model,
+    table: Annotated[Path, typer.Option(help="latency table that `measure` made of this server")],
+    policies: Annotated[str, typer.Option(help="comma-separated; names, batch_size=N, or policy files")] = (
+        "baseline,best_static,reactive"
+    ),
+    trace: Annotated[Path | None, typer.Option(help="request log to send; without it the task's traffic")] = None,
+    task: Annotated[str, typer.Option(help="whose calendar, SLOs and grader")] = "2",
+    load: Annotated[float, typer.Option(help="mean rate over the task's calendar, as a share of saturation")] = 0.8,
+    rate_scale: Annotated[float, typer.Option(help="sends a trace that many times faster")] = 1.0,
+    prompt_scale: Annotated[float, typer.Option(help="multiplies the task's prompt lengths")] = 1.0,
+    seconds: Annotated[int, typer.Option(help="length of a run; a trace is cut there")] = 60,
+    repeats: Annotated[int, typer.Option(help="runs of each policy")] = 2,
+    warmup: Annotated[float, typer.Option(help="seconds of each run that are not counted")] = 10.0,
+    slo_ttft_ms: Annotated[
+        str, typer.Option(help="TTFT objective: one, or by class 200,2000,none; default: task's")
+    ] = "",
+    slo_itl_ms: Annotated[float, typer.Option(help="objective on a request's mean ITL")] = math.inf,
+    classes: Annotated[
+        str, typer.Option(help="shares of interactive, batch, best-effort requests: 0.2,0.5,0.3; default: task's")
+    ] = "",
+    max_num_seqs: Annotated[int, typer.Option(help="the engine's own limit on running requests")] = 256,
+    seed: Annotated[int, typer.Option(help="of the first repeat's traffic")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="PNG or SVG of predicted against measured")] = None,
+    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
+    json_output: Json = False,
+) -> None:
+    """Send the same traffic under each policy to a live server; measured beside predicted.
+
+    Gains are taken to the first policy named.
+    """
+    from inferencegym_jax.cli.trial_report import plot_trial, trial_table, verdict
+    from inferencegym_jax.live.server.probe import EngineError
+    from inferencegym_jax.live.trial.request import TrialRequest, compare
+    from inferencegym_jax.live.trial.runs import TrialSettings
+
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    with sentences(EngineError):
+        request = TrialRequest(
+            endpoint=server(base_url, model, api_key_env),
+            policies=names,
+            table=table,
+            trace=trace,
+            task=task_of(task),
+            load=load,
+            rate_scale=rate_scale,
+            prompt_scale=prompt_scale,
+            seconds=seconds,
+            slo_ttft_ms=parse_slo(slo_ttft_ms) if slo_ttft_ms else None,
+            slo_itl_ms=slo_itl_ms,
+            class_shares=parse_shares(classes) if classes else None,
+            settings=TrialSettings(repeats=repeats, warmup_s=warmup, seed=seed, max_num_seqs=max_num_seqs),
+        )
+        with console.status("starting") as status:
+            found = compare(request, status.update if console.is_terminal else console.print)
+    answer = console if json_output else answers()
+    answer.print(trial_table(found))
+    for line in verdict(found, names[0]):
+        answer.print(line, highlight=False, soft_wrap=True)
+    if plot is not None:
+        plot_trial(found, plot)
+        answer.print(f"[bold]{plot}[/]: predicted against measured")
+    if json_output:
+        print(json.dumps(found))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket. Its protocol is named, because asyncio turns Nagle's algorithm off for those only, and
+    with it on every streamed token waits up to 40 ms for an acknowledgement."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.socket(family, kind, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    listener.listen(2048)
+    return listener
+
+
+@app.command()
+def control(
+    upstream: Annotated[str, typer.Option(help="root URL of the engine, for example http://127.0.0.1:8000")],
+    policy: Annotated[
+        str, typer.Option(help="baseline, reactive, best_static, trained, batch_size=N, or a policy file")
+    ],
+    port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8080,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    task: Annotated[str, typer.Option(help="task whose best_static or trained policy is meant")] = "2",
+    queue: Annotated[int, typer.Option(help="most requests waiting; beyond it 429")] = QUEUE_CAPACITY,
+    slo_ttft_ms: Annotated[str, typer.Option(help="TTFT objective in ms: one, or by class 200,2000,none")] = "300",
+    stall_timeout: Annotated[
+        float, typer.Option(help="seconds without a chunk until a stream counts as broken")
+    ] = 60.0,
+    first_byte_timeout: Annotated[
+        float, typer.Option(help="seconds until the upstream must have begun to answer")
+    ] = 600.0,
+    base_memory_gb: BaseMemory = 0.0,
+) -> None:
+    """Proxy an OpenAI-compatible engine and admit requests as a policy says.
+
+    Clients send priorities in the header x-priority: interactive, batch or best_effort. GET /status and /metrics
+    (Prometheus) say how it goes. When the policy fails, everything passes straight through until it answers again.
+    """
+    import uvicorn
+
+    from inferencegym_jax.live.loop.policy_runner import PolicyRunner, load_policy
+    from inferencegym_jax.live.proxy.app import ControlSettings, create_app
+    from inferencegym_jax.live.server.streaming import hide_user
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if queue < 0:
+        fail(f"--queue {queue}: must be at least 0")
+    for name, value in (("--stall-timeout", stall_timeout), ("--first-byte-timeout", first_byte_timeout)):
+        if not 0 < value < math.inf:
+            fail(f"{name} {value}: must be a number of seconds above 0")
+    with sentences():
+        settings = ControlSettings(
+            upstream=upstream,
+            queue=queue,
+            slo_ms=parse_slo(slo_ttft_ms),
+            stall_timeout_s=stall_timeout,
+            first_byte_timeout_s=first_byte_timeout,
+            base_memory_gb=base_memory_gb,
+        )
+        application = create_app(settings, PolicyRunner(load_policy(policy, task_of(task))), policy)
+    try:
+        listener = listen(host, port)
+    except OSError as error:
+        fail(f"--host {host} --port {port}: cannot listen there: {error.strerror or error}")
+    bound = listener.getsockname()[1]
+    console.print(
+        f"http://{host}:{bound} -> {hide_user(upstream)} under policy {policy}; /status, /metrics",
+        highlight=False,
+        soft_wrap=True,
+    )
+    config = uvicorn.Config(application, log_level="warning", access_log=False, server_header=False, date_header=False)
+    uvicorn.Server(config).run([listener])

@@ -1,0 +1,106 @@
+"""A trial's result for people: a table of measured beside predicted, the verdict in sentences, and a plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from inferencegym_jax.live.trial.outcome import ranking
+
+COLUMNS = {
+    "goodput": ("goodput, requests/s", "{:.2f}"),
+    "ttft_mean_ms": ("mean TTFT, ms", "{:.0f}"),
+    "ttft_p99_ms": ("p99 TTFT, ms", "{:.0f}"),
+    "itl_ms": ("mean ITL, ms", "{:.1f}"),
+    "violation_share": ("SLO violations", "{:.1%}"),
+    "goodput_gain": ("goodput gained", "{:+.2f}"),
+}
+
+
+def trial_table(found: dict[str, Any]) -> Table:
+    """Rows of policies; every cell is measured (95 % interval), and what was predicted."""
+    table = Table(title="measured [95 % interval] / predicted")
+    table.add_column("policy", overflow="fold", min_width=min(max(map(len, found["measured"])), 16))
+    for title, _ in COLUMNS.values():
+        table.add_column(title, justify="right")
+    for name, row in found["measured"].items():
+        cells = []
+        for key, (_, form) in COLUMNS.items():
+            value = row[key]
+            text = f"{form.format(value['mean'])} [{form.format(value['low'])}, {form.format(value['high'])}]"
+            if found["predicted"]:
+                text += f" / {form.format(found['predicted'][name][key]['mean'])}"
+            cells.append(text)
+        table.add_row(name, *cells)
+    return table
+
+
+def verdict(found: dict[str, Any], reference: str) -> list[str]:
+    """Which policy served most within the objective, whether that is more than chance, and whether it was foretold."""
+    measured = {name: row["goodput"]["mean"] for name, row in found["measured"].items()}
+    order = ranking(measured)
+    best = order[0]
+    gain = found["measured"][best]["goodput_gain"]
+    if len(measured) > 1 and len(set(measured.values())) == 1:
+        same = f"All policies have the same goodput, {measured[best]:.2f} requests/s"
+        return [f"{same}: another load or objective may tell them apart."]
+    lines = []
+    if best == reference:
+        lines.append(f"{reference} has the highest goodput: no policy here serves more within the objective.")
+    else:
+        clear = "clear of 0" if gain["low"] > 0 else "not clear of 0"
+        lines.append(
+            f"{best} has the highest goodput, {gain['mean']:+.2f} requests/s over {reference} "
+            f"(95 % interval {gain['low']:+.2f} to {gain['high']:+.2f}, {clear})."
+        )
+    if found["predicted"]:
+        predicted = {name: row["goodput"]["mean"] for name, row in found["predicted"].items()}
+        foretold = ranking(predicted)
+        if foretold == order:
+            lines.append(f"The policies rank as predicted: {', '.join(order)}.")
+        else:
+            swapped = [
+                pair
+                for pair in zip(order[:-1], order[1:], strict=True)
+                if foretold.index(pair[0]) > foretold.index(pair[1])
+            ]
+            apart = [pair for pair in swapped if not _overlap(found, *pair)]
+            lines.append(f"Measured order: {', '.join(order)}; predicted: {', '.join(foretold)}.")
+            lines.append(
+                "The difference lies between policies whose intervals overlap."
+                if not apart
+                else f"Misplaced beyond their intervals: {', '.join(' and '.join(pair) for pair in apart)}."
+            )
+    return lines
+
+
+def _overlap(found: dict[str, Any], first: str, second: str) -> bool:
+    a, b = (found["measured"][name]["goodput"] for name in (first, second))
+    return a["low"] <= b["high"] and b["low"] <= a["high"]
+
+
+def plot_trial(found: dict[str, Any], path: Path) -> None:
+    """Predicted against measured, a point a policy, with the measured interval; saved as PNG or SVG by the suffix."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 4), constrained_layout=True)
+    for axis, key in zip(axes, ("goodput", "ttft_mean_ms", "itl_ms"), strict=True):
+        values = []
+        for name, row in found["measured"].items():
+            measured, predicted = row[key], found["predicted"][name][key]["mean"]
+            spread = [[max(measured["mean"] - measured["low"], 0.0)], [max(measured["high"] - measured["mean"], 0.0)]]
+            axis.errorbar(predicted, measured["mean"], yerr=spread, fmt="o", capsize=3, label=name)
+            values += [predicted, measured["low"], measured["high"]]
+        low, high = min(values), max(values)
+        axis.plot([low, high], [low, high], color="grey", linewidth=1)
+        title = COLUMNS[key][0]
+        axis.set_xlabel(f"predicted {title}")
+        axis.set_ylabel(f"measured {title}")
+    axes[0].legend()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)

@@ -1,0 +1,126 @@
+"""Exhaustive search over static actions: what is the best that never changing the knobs can do?
+
+Gives each task its throughput normaliser and the static action that a controller has to beat. ``data/calibrate.py``
+runs it on the shipped table; ``make`` runs it, coarser, on a user's own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from inferencegym_jax.environment import Environment
+from inferencegym_jax.episodes.rollout import evaluate
+from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, ServeObservation
+from inferencegym_jax.scoring.aggregates import EpisodeStatistics
+
+CHUNK = 65536  # environments a call: bounds memory, and one compiled shape serves the whole search
+
+
+@dataclass(frozen=True)
+class StaticSearch:
+    """Mean statistics of every static action over the seeds.
+
+    Attributes:
+        actions: list of knob dicts.
+        means: ``EpisodeStatistics`` of float64[actions]: mean over seeds.
+        worst_oom_share: float64[actions], the worst seed's.
+        per_seed: ``EpisodeStatistics`` of float32[actions, seeds].
+    """
+
+    actions: list[dict[str, Any]]
+    means: EpisodeStatistics
+    worst_oom_share: np.ndarray
+    per_seed: EpisodeStatistics
+
+
+def follow(key: jax.Array, observation: ServeObservation, carry: ServeAction) -> ServeAction:
+    """The policy that takes the action in its carry."""
+    del key, observation
+    return carry
+
+
+def static_actions(
+    env: Environment, params: EnvParams, batch_sizes: Any = None, kv_budgets: Any = None
+) -> list[dict[str, Any]]:
+    """Every combination of the active knobs' values; inactive ones stand at their default.
+
+    Args:
+        env: its table's nodes are the values, unless given:
+        params: which knobs are active.
+        batch_sizes: values to try instead of the table's nodes.
+        kv_budgets: the same.
+    """
+    given = {"batch_size": batch_sizes, "kv_budget": kv_budgets}
+    values: list[list[Any]] = []
+    for i, (name, knob) in enumerate(KNOBS.items()):
+        if not bool(np.asarray(params.active)[i]):
+            values.append([env.table.knob_defaults[name]])
+            continue
+        nodes = env.table.axes[name] if given.get(name) is None else given[name]
+        kind = {"float": float, "bool": bool}.get(knob.kind, int)
+        values.append([kind(node) for node in nodes])
+    return [dict(zip(KNOBS, combination, strict=True)) for combination in itertools.product(*values)]
+
+
+def search_static(env: Environment, params: EnvParams, actions: list[dict[str, Any]], seeds: Any) -> StaticSearch:
+    """Roll every static action out on every seed, vmapped.
+
+    Args:
+        env: the environment.
+        params: one task.
+        actions: from ``static_actions``.
+        seeds: whole numbers, shape (seeds,); every action meets the same ones.
+    """
+    seeds = np.asarray(seeds)
+    count = len(actions) * len(seeds)
+    chunk = min(CHUNK, count)
+    columns = {name: np.repeat(np.asarray([action[name] for action in actions]), len(seeds)) for name in KNOBS}
+    all_seeds = np.tile(seeds, len(actions))
+    parts = []
+    for start in range(0, count, chunk):
+        index = np.arange(start, start + chunk) % count  # the last chunk wraps round, so that one shape is compiled
+        carry = ServeAction(**{name: column[index] for name, column in columns.items()}).as_arrays()
+        found = evaluate(env, params, follow, all_seeds[index], carry=carry, carry_axis=0)
+        parts.append(jax.tree.map(np.asarray, found))
+    joined = jax.tree.map(lambda *xs: np.concatenate(xs)[:count].reshape(len(actions), len(seeds)), *parts)
+    means = jax.tree.map(lambda x: x.mean(axis=1, dtype=np.float64), joined)
+    return StaticSearch(actions, means, joined.oom_share.max(axis=1), joined)
+
+
+def optimal_throughput(search: StaticSearch, slo_ms: float) -> int:
+    """Index of the action with the highest mean throughput that never runs out of memory and, where any such action
+    manages it, keeps the mean TTFT within the SLO.
+
+    Raises:
+        ValueError: every action runs out of memory.
+    """
+    safe = search.worst_oom_share == 0
+    if not safe.any():
+        raise ValueError(
+            "every static action runs out of memory on this table: gpu_mem_gb is above the limit everywhere"
+        )
+    within = safe & (search.means.mean_ttft_p50_ms <= slo_ms)
+    allowed = within if within.any() else safe
+    return int(np.argmax(np.where(allowed, search.means.mean_tps, -np.inf)))
+
+
+def normalise(env: Environment, params: EnvParams, seeds: Any) -> tuple[dict[str, float], StaticSearch]:
+    """Normalisers of a task on any table: ``optimal_tps`` from the search, ``cost_normaliser`` from the baseline
+    action.
+
+    Returns:
+        (normalisers, the search over the table's own nodes).
+    """
+    search = search_static(env, params, static_actions(env, params), seeds)
+    best = optimal_throughput(search, float(np.asarray(params.slo_ms)[0]))
+    base = search_static(env, params, [env.table.knob_defaults], seeds)
+    length = int(params.episode_length)
+    return {
+        "optimal_tps": float(search.means.mean_tps[best]),
+        "cost_normaliser": float(base.means.total_cost[0]) / length,
+    }, search

@@ -1,0 +1,1 @@
+"""Runs measured on real engines, predicted by the same step and compared."""

@@ -1,0 +1,216 @@
+"""Prediction of measured runs by the compiled step, and the fit of the one constant that kernels do not hold.
+
+``MeasuredRun, table of its model, GPU and lengths -> environment fed the run's arrivals -> Prediction -> errors``. The
+table comes from the caller (``data/engine_table.py`` makes it from measured kernels); the step is
+``Environment.step_env``, as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inferencegym_jax.environment import Environment
+from inferencegym_jax.fidelity.measured_runs import MeasuredRun
+from inferencegym_jax.models import KNOBS, EnvParams, ServeAction
+from inferencegym_jax.table.latency_table import LatencyTable, data_path
+from inferencegym_jax.tasks import get_task, make_params
+from inferencegym_jax.traffic.request_log import RequestLog
+
+LEVELS = (0.5, 0.9, 0.99)
+SEED = 0
+UNBOUNDED_QUEUE = 2**30
+OVERHEAD_RANGE_MS = (0.0, 20.0)
+
+
+@dataclass(frozen=True)
+class EngineTable:
+    """A latency table for one run, and the memory that weights and KV cache may take, GB."""
+
+    table: LatencyTable
+    memory_limit_gb: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the step says of a run; ms."""
+
+    itl_mean_ms: float
+    ttft_mean_ms: float
+    ttft_p50_ms: float
+    ttft_p90_ms: float
+    ttft_p99_ms: float
+    latency_mean_ms: float
+    concurrency: float  # mean requests in decode
+    throughput_rps: float
+
+
+def shipped_overhead_ms() -> float:
+    """The overhead (ms an iteration) in ``data/engine_overhead.json``, where its fit is written down."""
+    return float(json.loads(data_path("engine_overhead.json").read_text())["overhead_ms"])
+
+
+def arrivals_of(run: MeasuredRun) -> RequestLog:
+    """The run's requests, second by second: evenly spaced, or Poisson with a fixed seed; every second of the run's
+    mean lengths."""
+    seconds = max(1, int(np.ceil(run.duration_s)))
+    if run.arrivals == "constant":
+        due = np.floor(np.arange(seconds + 1) * run.rate_rps + 1e-9)
+        counts = np.diff(due).astype(np.int32)
+    else:
+        counts = np.random.default_rng(SEED).poisson(run.rate_rps, seconds).astype(np.int32)
+    requests = max(int(counts.sum()), 1)
+    full = np.ones(seconds, np.float32)
+    return RequestLog(
+        counts, full * np.float32(run.mean_prompt_tokens), full * np.float32(run.mean_output_tokens), requests
+    )
+
+
+def environment_of(run: MeasuredRun, engine: EngineTable, overhead_ms: float) -> tuple[Environment, EnvParams, Any]:
+    """Environment, params and action of a run: its arrivals and lengths, its engine's settings, no noise, no
+    rejection."""
+    log = arrivals_of(run)
+    task = get_task(4)
+    params = make_params(task, engine.table, {"optimal_tps": 1.0, "cost_normaliser": 1.0}, trace=log)
+    params = params.replace(
+        noise_sigma=np.float32(0.0),
+        oom_limit_gb=np.float32(engine.memory_limit_gb),
+        episode_length=np.int32(log.seconds),
+        engine=params.engine.replace(
+            overhead_ms=np.float32(overhead_ms),
+            token_budget=np.float32(run.max_num_batched_tokens),
+            arrival_scv=np.float32(run.arrivals == "poisson"),
+            queue_capacity=np.int32(UNBOUNDED_QUEUE),
+        ),
+    )
+    most = int(KNOBS["batch_size"].high)
+    action = ServeAction(batch_size=min(run.max_num_seqs, most)).as_arrays()
+    return Environment(engine.table, params, log), params, action
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _play(env: Environment, seconds: int, params: EnvParams, action: ServeAction) -> dict[str, jax.Array]:
+    def body(state: Any, _: None) -> Any:
+        _seen, state, _reward, _terminated, info = env.step_env(None, state, action, params)
+        metrics, traffic = info["metrics"], info["workload"]
+        return state, {
+            "arrivals": traffic.arrivals,
+            "finished": traffic.served,
+            "tokens": metrics.tokens_per_sec,
+            "tpot": metrics.tpot_ms,
+            "mean": info["ttft_mean_ms"],
+            "p50": metrics.ttft_p50_ms,
+            "p90": info["ttft_p90_ms"],
+            "p99": metrics.ttft_p99_ms,
+            "concurrency": state.engine.concurrency,
+        }
+
+    _, state = env.reset_seed(jnp.uint32(SEED), params)
+    return jax.lax.scan(body, state, None, length=seconds)[1]
+
+
+def predict(run: MeasuredRun, engine: EngineTable, overhead_ms: float) -> Prediction:
+    """Play the run on the compiled step.
+
+    The mean ITL weighs seconds by their tokens, TTFT by their arrivals; a quantile over the run is taken from the
+    mixture of the seconds' distributions, each of them linear between its 10th, 50th, 90th and 99th percentile.
+    """
+    env, params, action = environment_of(run, engine, overhead_ms)
+    assert env.trace is not None
+    played = {k: np.asarray(v, np.float64) for k, v in _play(env, env.trace.seconds, params, action).items()}
+    tokens, arrivals = played["tokens"], played["arrivals"]
+    itl = float((played["tpot"] * tokens).sum() / max(tokens.sum(), 1e-9))
+    ttft = float((played["mean"] * arrivals).sum() / max(arrivals.sum(), 1e-9))
+    known = np.stack([np.maximum(2 * played["p50"] - played["p90"], 0), played["p50"], played["p90"], played["p99"]])
+    grid = np.linspace(0.005, 0.995, 100)
+    values = np.stack([np.interp(grid, (0.1, 0.5, 0.9, 0.99), column) for column in known.T], axis=1)
+    weights = np.broadcast_to(arrivals, values.shape).ravel()
+    order = np.argsort(values.ravel())
+    share = np.cumsum(weights[order]) / max(weights.sum(), 1e-9)
+    p50, p90, p99 = (float(values.ravel()[order][min(np.searchsorted(share, q), len(order) - 1)]) for q in LEVELS)
+    return Prediction(
+        itl_mean_ms=itl,
+        ttft_mean_ms=ttft,
+        ttft_p50_ms=p50,
+        ttft_p90_ms=p90,
+        ttft_p99_ms=p99,
+        latency_mean_ms=ttft + itl * (run.mean_output_tokens - 1),
+        concurrency=float(played["concurrency"].mean()),
+        throughput_rps=float(played["finished"].sum() / env.trace.seconds),
+    )
+
+
+def compare(run: MeasuredRun, predicted: Prediction) -> dict[str, Any]:
+    """One row of a report: the run's settings, predicted and measured values, and signed errors as shares (0.05 is 5 %
+    high)."""
+    measured = {
+        "itl_mean": run.itl_mean_ms,
+        "ttft_mean": run.ttft_mean_ms,
+        "latency_mean": run.latency_mean_ms,
+        **{f"ttft_{q}": value for q, value in run.ttft_quantiles_ms.items()},
+    }
+    row: dict[str, Any] = {
+        "run": run.where,
+        "model": run.model,
+        "gpu": run.gpu,
+        "rate_rps": run.rate_rps,
+        "arrivals": run.arrivals,
+        "mean_prompt_tokens": run.mean_prompt_tokens,
+        "mean_output_tokens": run.mean_output_tokens,
+        "concurrency": round(predicted.concurrency, 2),
+    }
+    for name, value in measured.items():
+        guess = getattr(predicted, f"{name}_ms")
+        row |= {
+            f"{name}_ms": round(value, 3),
+            f"{name}_predicted_ms": round(guess, 3),
+            f"{name}_error": round(guess / value - 1, 5),
+        }
+    return row
+
+
+def fit_overhead(runs: Sequence[MeasuredRun], table_of: Callable[[MeasuredRun], EngineTable]) -> dict[str, Any]:
+    """The overhead (ms an iteration) that makes the mean squared relative error of the mean ITL least over ``runs``.
+
+    Returns:
+        ``overhead_ms`` and ``rows``: ``compare``'s row of every run at that overhead.
+
+    Raises:
+        ValueError: no runs, or the best constant lies at the edge of 0 to 20 ms: the kernels are not this engine's.
+    """
+    if not runs:
+        raise ValueError("runs: none given; at least one measured run is needed")
+    engines = [table_of(run) for run in runs]
+
+    def loss(overhead: float) -> float:
+        guesses = [predict(run, engine, overhead) for run, engine in zip(runs, engines, strict=True)]
+        return float(np.mean([(g.itl_mean_ms / r.itl_mean_ms - 1) ** 2 for g, r in zip(guesses, runs, strict=True)]))
+
+    low, high = OVERHEAD_RANGE_MS
+    golden = (5**0.5 - 1) / 2
+    left, right = high - golden * (high - low), low + golden * (high - low)
+    at_left, at_right = loss(left), loss(right)
+    while high - low > 1e-3:
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - golden * (high - low)
+            at_left = loss(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + golden * (high - low)
+            at_right = loss(right)
+    overhead = round(0.5 * (low + high), 3)
+    if overhead < 0.01 or overhead > OVERHEAD_RANGE_MS[1] - 0.01:
+        raise ValueError(
+            f"the best overhead is {overhead:g} ms, at the edge of {OVERHEAD_RANGE_MS[0]:g} to"
+            f" {OVERHEAD_RANGE_MS[1]:g} ms: these kernels are not those of the measured engine, model or GPU"
+        )
+    rows = [compare(run, predict(run, engine, overhead)) for run, engine in zip(runs, engines, strict=True)]
+    return {"overhead_ms": overhead, "rows": rows}

@@ -1,0 +1,1 @@
+"""A policy in the loop with a live engine: observe, decide, admit."""

@@ -1,0 +1,1 @@
+"""A latency table measured on a live engine: plan, cells, run, table."""

@@ -1,0 +1,218 @@
+"""One cell of the table: ``n`` requests always in flight, prompts of one length, timed over a slice of seconds.
+
+Output lengths are spread over half to one and a half of their mean, the first ones from 1 up, and a worker pauses for
+a random part of an iteration between requests: so requests neither end together (a burst of prefills that no steady
+state has) nor always arrive just after an iteration has begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+
+from inferencegym_jax.live.server.cancellation import cancel_all
+from inferencegym_jax.live.server.probe import EngineError, EngineMetrics, read_metrics
+from inferencegym_jax.live.server.streaming import Endpoint, Generation, Stream, stream_completion
+
+SUB_WINDOWS = 4  # of a slice: their scatter is the interval
+METRICS_EVERY_S = 0.5
+FEWEST_REQUESTS = 4  # whose first token a slice waits for
+MOST_FAILURES = 3  # in a row, of one worker, until the cell is given up
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What a slice of seconds measured; JSON-ready.
+
+    Attributes:
+        seconds: its length.
+        itl_ms: mean gap between a request's tokens, over all gaps of the slice.
+        inside: mean number of requests between two of their tokens, over the same gaps.
+        prefills: mean number of other requests' first tokens, and so of their prefills, in a gap.
+        tpot_ms: mean time between tokens in each sub-window.
+        ttft_ms: time to first token of every request whose first token came in it.
+        tps: output tokens a second in each sub-window.
+        memory_share: mean share of the KV cache in use, or None.
+        waiting: mean requests that the server itself kept waiting, or None.
+        failures: requests that did not end as they should.
+    """
+
+    seconds: float
+    itl_ms: float
+    inside: float
+    prefills: float
+    tpot_ms: list[float]
+    ttft_ms: list[float]
+    tps: list[float]
+    memory_share: float | None = None
+    waiting: float | None = None
+    failures: int = 0
+
+
+@dataclass
+class _Tally:
+    """Events since the slice began."""
+
+    started: float = np.inf
+    gaps: list[tuple[float, float]] = field(default_factory=list)  # (from, to)
+    firsts: list[float] = field(default_factory=list)  # when first tokens came, those before the slice too
+    tokens: list[float] = field(default_factory=list)  # when
+    ttft_ms: list[float] = field(default_factory=list)
+    failures: int = 0
+
+    def token(self, stream: Stream, now: float) -> None:
+        """A token came."""
+        first = len(stream.token_s) == 1
+        if first:
+            self.firsts.append(now)
+        if now < self.started:
+            return
+        self.tokens.append(now)
+        if first:
+            self.ttft_ms.append(1000.0 * (now - stream.sent_s))
+        else:
+            self.gaps.append((stream.token_s[-2], now))
+
+
+async def run_cell(
+    client: httpx.AsyncClient,
+    endpoint: Endpoint,
+    concurrency: int,
+    prompt_tokens: int,
+    output_tokens: int,
+    *,
+    seconds: float,
+    spacing_s: float = 0.0,
+    most_seconds: float = 60.0,
+    seed: int = 0,
+) -> Slice:
+    """Keep ``concurrency`` requests in flight and time a slice.
+
+    Args:
+        client: from ``open_client``.
+        endpoint: from ``engine.probe``.
+        concurrency: requests in flight.
+        prompt_tokens: of every request.
+        output_tokens: mean over the requests.
+        seconds: shortest slice; it lasts at least as long as two requests, so that each worker starts about two in it.
+        spacing_s: pause between the first requests of the workers, so that they do not all prefill at once.
+        most_seconds: longest warm-up, and longest slice.
+        seed: of lengths, pauses and prompts.
+
+    Raises:
+        EngineError: requests fail one after another, or nothing was measured.
+    """
+    tally = _Tally()
+    warm = asyncio.Event()
+    done_first: set[int] = set()
+    rng = np.random.default_rng([seed, concurrency, prompt_tokens])
+    typical = [0.0]  # seconds of a request of mean length
+    numbers = iter(range(seed * 1_000_003 + concurrency * 7919 + prompt_tokens, 1 << 62))
+
+    async def worker(place: int) -> None:
+        await asyncio.sleep(place * spacing_s)
+        length = int(rng.integers(1, output_tokens + 1))
+        failures = 0
+        while True:
+            request = Generation(prompt_tokens, max(length, 1), next(numbers))
+            stream = await stream_completion(client, endpoint, request, tally.token)
+            if stream.error is not None:
+                tally.failures += 1
+                failures += 1
+                if failures >= MOST_FAILURES:
+                    raise EngineError(f"{failures} requests in a row failed: {stream.error.message}")
+                await asyncio.sleep(0.2)
+                continue
+            failures = 0
+            done_first.add(place)
+            if len(done_first) == concurrency:
+                warm.set()
+            pause_s = (stream.tpot_ms or 0.0) / 1000.0
+            typical[0] = max(typical[0], ((stream.ttft_ms or 0.0) / 1000.0) + pause_s * output_tokens)
+            length = int(rng.integers(output_tokens // 2, output_tokens + output_tokens // 2 + 1))
+            await asyncio.sleep(float(rng.uniform(0.0, pause_s)))
+
+    async def story() -> tuple[float, list[EngineMetrics]]:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(warm.wait(), most_seconds)
+        tally.started = time.perf_counter()
+        readings = await _watch(client, tally.started + min(max(seconds, 2.0 * typical[0]), most_seconds))
+        enough = max(FEWEST_REQUESTS, concurrency // 2)
+        while len(tally.ttft_ms) < enough and time.perf_counter() < tally.started + most_seconds:
+            readings += await _watch(client, time.perf_counter() + METRICS_EVERY_S)
+        return time.perf_counter() - tally.started, readings
+
+    workers = [asyncio.create_task(worker(place)) for place in range(concurrency)]
+    main = asyncio.create_task(story())
+    try:
+        await asyncio.wait([main, *workers], return_when=asyncio.FIRST_COMPLETED)
+        for task in workers:
+            if task.done():
+                task.result()
+        length, readings = await main
+    finally:
+        await cancel_all((main, *workers))
+    return _summary(tally, length, readings)
+
+
+async def _watch(client: httpx.AsyncClient, end: float) -> list[EngineMetrics]:
+    """Readings of the server's own figures until ``end``."""
+    readings = []
+    while (left := end - time.perf_counter()) > 0:
+        await asyncio.sleep(min(METRICS_EVERY_S, left))
+        if (found := await read_metrics(client, timeout_s=2.0)) is not None:
+            readings.append(found)
+    return readings
+
+
+def shared(gaps: np.ndarray, firsts: np.ndarray) -> tuple[float, float]:
+    """What a gap between two tokens of a request is shared with, on average over the gaps.
+
+    Tokens of one iteration come together, give or take some milliseconds; so a first token belongs to the gap that it
+    falls into when both are seen a quarter of a typical gap late, and the requests in an iteration are those whose
+    gaps hold its middle.
+
+    Args:
+        gaps: float[gaps, 2], from and to, seconds.
+        firsts: float[requests], when first tokens came.
+
+    Returns:
+        Requests in the iteration, and prefills of others.
+    """
+    starts, ends, firsts = np.sort(gaps[:, 0]), np.sort(gaps[:, 1]), np.sort(firsts)
+    middle = gaps.mean(axis=1)
+    inside = np.searchsorted(starts, middle, "right") - np.searchsorted(ends, middle, "left")
+    late = gaps + 0.25 * float(np.median(gaps[:, 1] - gaps[:, 0]))
+    prefills = np.searchsorted(firsts, late[:, 1], "right") - np.searchsorted(firsts, late[:, 0], "right")
+    return float(inside.mean()), float(prefills.mean())
+
+
+def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Slice:
+    if not tally.gaps or not tally.ttft_ms:
+        raise EngineError("nothing was measured in this slice: no request got its first token and a second one in time")
+    edges = tally.started + np.linspace(0.0, length, SUB_WINDOWS + 1)
+    gaps = np.asarray(tally.gaps)
+    seconds = gaps[:, 1] - gaps[:, 0]
+    count, _ = np.histogram(gaps[:, 1], edges)
+    total, _ = np.histogram(gaps[:, 1], edges, weights=seconds)
+    tokens, _ = np.histogram(np.asarray(tally.tokens), edges)
+    inside, prefills = shared(gaps, np.asarray(tally.firsts))
+    usage = [found.kv_usage for found in readings if found.kv_usage is not None]
+    waiting = [found.waiting for found in readings if found.waiting is not None]
+    return Slice(
+        seconds=length,
+        itl_ms=round(1000.0 * float(seconds.mean()), 4),
+        inside=round(inside, 4),
+        prefills=round(prefills, 5),
+        tpot_ms=[round(1000.0 * s / n, 4) for s, n in zip(total, count, strict=True) if n],
+        ttft_ms=[round(x, 3) for x in tally.ttft_ms],
+        tps=[round(float(n) * SUB_WINDOWS / length, 3) for n in tokens],
+        memory_share=float(np.mean(usage)) if usage else None,
+        waiting=float(np.mean(waiting)) if waiting else None,
+        failures=tally.failures,
+    )

@@ -1,0 +1,140 @@
+"""What has been measured so far: slices by cell, kept in a file after each one, so that a run can go on where it
+stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inferencegym_jax.live.measure.cell_run import Slice
+
+FORMAT = 1
+# Student's t, 97.5 %, for 1 to 30 degrees of freedom: intervals of a mean of few slices
+T_QUANTILE = (
+    12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13,
+    2.12, 2.11, 2.10, 2.09, 2.09, 2.08, 2.07, 2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05, 2.04,
+)  # fmt: skip
+
+Cell = tuple[int, int]
+"""(concurrency, prompt_len_bucket)"""
+
+
+class StateError(ValueError):
+    """A state file that is not of this run."""
+
+
+@dataclass
+class Cells:
+    """Slices by cell and the seconds they took.
+
+    Attributes:
+        config: what makes two runs the same: model, output length and so on.
+        slices: cell -> slices.
+        elapsed_s: seconds spent so far, over all sittings.
+    """
+
+    config: dict[str, Any]
+    slices: dict[Cell, list[Slice]] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+
+    def add(self, cell: Cell, found: Slice) -> None:
+        """Keep a slice."""
+        self.slices.setdefault(cell, []).append(found)
+
+    def tpot_ms(self, cell: Cell) -> float:
+        """Mean gap between a request's tokens, of the median slice: a slice in which something else took the machine is
+        no property of the engine, but a burst of prefills within one is, so that slices count by their means."""
+        return float(np.median([found.itl_ms for found in self.slices[cell]]))
+
+    def decode_ms(self, cell: Cell, prefill_ms: float) -> float:
+        """The same without the prefills of others: an iteration that only decodes."""
+        return float(np.median([found.itl_ms - found.prefills * prefill_ms for found in self.slices[cell]]))
+
+    def inside(self, cell: Cell) -> float:
+        """Requests in an iteration, as a token sees it."""
+        return float(np.median([found.inside for found in self.slices[cell]]))
+
+    def tps(self, cell: Cell) -> float:
+        """Output tokens a second, of the median slice."""
+        return float(np.median([np.mean(found.tps) for found in self.slices[cell]]))
+
+    def ttft_ms(self, cell: Cell, percentile: float) -> float:
+        """A percentile of all times to first token of the cell."""
+        return float(np.percentile(np.concatenate([found.ttft_ms for found in self.slices[cell]]), percentile))
+
+    def memory_share(self, cell: Cell) -> float | None:
+        """Mean share of the KV cache in use, where the server tells."""
+        known = [found.memory_share for found in self.slices[cell] if found.memory_share is not None]
+        return float(np.mean(known)) if known else None
+
+    def spread(self, cell: Cell) -> dict[str, float]:
+        """Half-widths of the 95 % intervals over the mean, as shares: tpot from sub-windows, ttft from batches of
+        requests."""
+        ttft = np.concatenate([found.ttft_ms for found in self.slices[cell]])
+        batches = [float(np.median(part)) for part in np.array_split(ttft, min(8, max(len(ttft) // 4, 1)))]
+        return {"tpot": half_width(self._sub(cell, "tpot_ms")), "ttft": half_width(batches)}
+
+    def worst(self, cell: Cell) -> float:
+        """The larger of the two half-widths; the median TTFT, of few and bursty samples, may be twice as wide as the
+        TPOT."""
+        spread = self.spread(cell)
+        return max(spread["tpot"], spread["ttft"] / 2.0)
+
+    def cost_s(self, cell: Cell) -> float:
+        """About what one more slice of the cell takes, warm-up included."""
+        return 2.0 * max(found.seconds for found in self.slices[cell])
+
+    def _sub(self, cell: Cell, name: str) -> list[float]:
+        return [value for found in self.slices[cell] for value in getattr(found, name)]
+
+    def save(self, path: Path) -> None:
+        """Write atomically: a reader, or the next sitting, never finds half a file."""
+        data = {
+            "format": FORMAT,
+            "config": self.config,
+            "elapsed_s": self.elapsed_s,
+            "cells": [
+                {"concurrency": n, "bucket": bucket, "slices": [dataclasses.asdict(x) for x in found]}
+                for (n, bucket), found in sorted(self.slices.items())
+            ],
+        }
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(data))
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: Path, config: dict[str, Any]) -> Cells:
+        """Go on from a file.
+
+        Raises:
+            StateError: it cannot be read, or is of a run with another configuration (the first difference is named).
+        """
+        try:
+            data = json.loads(path.read_text())
+            found = cls(data["config"], elapsed_s=float(data["elapsed_s"]))
+            for entry in data["cells"]:
+                slices = [Slice(**values) for values in entry["slices"]]
+                found.slices[(int(entry["concurrency"]), int(entry["bucket"]))] = slices
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StateError(f"state file {path}: cannot be read ({error}); remove it or pass --restart") from None
+        for key, value in config.items():
+            if data["config"].get(key) != value:
+                raise StateError(
+                    f"state file {path}: is of a run with {key} = {data['config'].get(key)!r}, not {value!r}; "
+                    "remove it, choose another --out, or pass --restart"
+                )
+        return found
+
+
+def half_width(values: list[float]) -> float:
+    """Half of the 95 % interval of the mean, as a share of the mean; infinite for fewer than two values."""
+    if len(values) < 2:
+        return float("inf")
+    quantile = T_QUANTILE[min(len(values) - 2, len(T_QUANTILE) - 1)]
+    return float(quantile * np.std(values, ddof=1) / np.sqrt(len(values)) / np.mean(values))

@@ -1,0 +1,184 @@
+"""From measured cells to a latency table: columns of SPEC 5, what was fitted, and the parquet file.
+
+``cells -> prefill, decode iterations -> columns``. What a client sees of an engine's iterations:
+
+    lone request   TTFT(1, P) = h + t(1) + p(P)    nobody else prefills: its ITL is t(1)
+    N in flight    ITL = t(m) + k p(P)             m requests in an iteration and k prefills of others in a gap,
+                                                   both counted from when tokens came (``closed_loop.shared``)
+
+h is the time outside iterations, p what a prompt adds. So each cell gives t at its own m; each prompt length's curve
+is read off at the whole numbers n of the axis, and the table holds what SPEC 5 means by TPOT: ``t(n) + (n / O) p``, n
+requests that decode outputs of O tokens and one prefill for each that leaves, with ``tps = n / tpot``.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from inferencegym_jax.live.measure.cells import Cells
+from inferencegym_jax.live.server.probe import Engine
+from inferencegym_jax.table.latency_table import PROMPT_LENGTHS, LatencyTable, table_from_columns
+from inferencegym_jax.tasks import calibration
+
+LEAST_MS = 1e-3  # of an iteration: noise must not make it nothing
+MEMORY_FLOOR_GB = 1e-3  # of a server that does not tell its memory: the table needs a number above 0
+
+
+def prefill(cells: Cells, buckets: list[int]) -> tuple[np.ndarray, float]:
+    """What a prompt of each length adds to the iterations, and the time that a request spends outside them, ms.
+
+    A line through a lone request's TTFT in P, less its own decode iteration, has that time as its intercept; with one
+    prompt length the two cannot be told apart, and all is prefill.
+    """
+    lengths = np.array([PROMPT_LENGTHS[bucket] for bucket in buckets], float)
+    alone = np.array([cells.ttft_ms((1, bucket), 50) for bucket in buckets])
+    rest = alone - np.array([cells.tpot_ms((1, bucket)) for bucket in buckets])
+    overhead = float(np.polyfit(lengths, rest, 1, w=1.0 / alone)[1]) if len(buckets) > 1 else 0.0
+    overhead = min(max(overhead, 0.0), max(float(rest.min()), 0.0))
+    return np.maximum(rest - overhead, 0.0), overhead
+
+
+def build_columns(
+    cells: Cells,
+    batch_sizes: list[int],
+    buckets: list[int],
+    engine: Engine,
+    output_tokens: int,
+    base_memory_gb: float,
+) -> dict[str, list[float]]:
+    """The table's columns.
+
+    Args:
+        cells: holds every combination of the two axes.
+        batch_sizes: rising, from 1.
+        buckets: rising.
+        engine: for the size of its KV cache.
+        output_tokens: mean over the requests.
+        base_memory_gb: memory of weights and runtime, which no server tells.
+    """
+    scale = float(calibration()["cost_scale"])
+    columns: dict[str, list[float]] = {name: [] for name in ("batch_size", "prompt_len_bucket")}
+    metrics = ("ttft_p50_ms", "ttft_p99_ms", "tpot_ms", "tps", "gpu_mem_gb", "cost_per_1k")
+    columns |= {name: [] for name in metrics}
+    added, _ = prefill(cells, buckets)
+    for bucket, prompt_ms in zip(buckets, added, strict=True):
+        column = [(n, bucket) for n in batch_sizes]
+        inside = np.array([cells.inside(cell) for cell in column])
+        iteration = np.array([max(cells.decode_ms(cell, prompt_ms), LEAST_MS) for cell in column])
+        p50 = np.array([cells.ttft_ms(cell, 50) for cell in column])
+        p99 = np.array([cells.ttft_ms(cell, 99) for cell in column])
+        iteration, p50 = (read_off(batch_sizes, inside, values) for values in (iteration, p50))
+        p99 = np.maximum(read_off(batch_sizes, inside, p99), p50)
+        for n, cell, t, first, late in zip(batch_sizes, column, iteration, p50, p99, strict=True):
+            share = cells.memory_share(cell)
+            pool = engine.kv_cache_gb or 0.0
+            tpot = t + n / output_tokens * prompt_ms
+            tps = 1000.0 * n / tpot
+            row = (n, bucket, first, late, tpot, tps, max(base_memory_gb + (share or 0.0) * pool, MEMORY_FLOOR_GB))
+            for name, value in zip(columns, (*row, scale * 1000.0 / tps), strict=True):
+                columns[name].append(float(value))
+    return columns
+
+
+def read_off(nodes: list[int], measured_at: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """``values``, known at ``measured_at``, at ``nodes``: linear between, the last segment's line beyond.
+
+    Where the abscissae do not rise (a server that holds requests back itself) the values stand as they were measured.
+    """
+    if len(nodes) == 1 or not np.all(np.diff(measured_at) > 0):
+        return values
+    result = np.interp(nodes, measured_at, values)
+    for i, node in enumerate(nodes):
+        edge = (0, 1) if node < measured_at[0] else (-2, -1) if node > measured_at[-1] else None
+        if edge is not None:
+            a, b = edge
+            slope = (values[b] - values[a]) / (measured_at[b] - measured_at[a])
+            near = a if node < measured_at[0] else b
+            result[i] = max(values[near] + slope * (node - measured_at[near]), 0.5 * values[near])
+    return result
+
+
+def fit(cells: Cells, columns: dict[str, list[float]], buckets: list[int], output_tokens: int) -> dict[str, Any]:
+    """What an iteration and a prompt cost; the line ``a + b n`` through the decode iterations gives their constant.
+
+    Returns:
+        prefill_ms (one a bucket), request_overhead_ms, iteration_ms (a), running_ms (b), fit_error (median share).
+    """
+    added, overhead = prefill(cells, buckets)
+    n, tpot = np.asarray(columns["batch_size"]), np.asarray(columns["tpot_ms"])
+    place = np.searchsorted(buckets, np.asarray(columns["prompt_len_bucket"], int))
+    iteration = tpot - n / output_tokens * added[place]
+    b, a = np.polyfit(n, iteration, 1, w=1.0 / tpot) if len(np.unique(n)) > 1 else (0.0, float(iteration.mean()))
+    error = float(np.median(np.abs(a + b * n - iteration) / tpot))
+    return {
+        "prefill_ms": [round(float(x), 4) for x in added],
+        "request_overhead_ms": round(overhead, 4),
+        "iteration_ms": round(float(a), 4),
+        "running_ms": round(float(b), 6),
+        "fit_error": round(error, 4),
+    }
+
+
+def build_metadata(
+    cells: Cells,
+    batch_sizes: list[int],
+    buckets: list[int],
+    engine: Engine,
+    fitted: dict[str, Any],
+    output_tokens: int,
+    base_memory_gb: float,
+) -> dict[str, str]:
+    """The table's text metadata: engine, version, model, when, spread of every cell, what was fitted."""
+
+    def share(value: float) -> float | None:
+        return round(value, 4) if np.isfinite(value) else None
+
+    spread = {
+        f"{n}:{bucket}": {name: share(value) for name, value in cells.spread((n, bucket)).items()}
+        for n in batch_sizes
+        for bucket in buckets
+    }
+    memory = "server's /metrics: share of the KV cache in use" if engine.kv_cache_gb else "unknown to the server"
+    return {
+        "source": "measured on a live server by `inferencegym measure`",
+        "engine": "vllm" if engine.has_metrics else "openai-compatible",
+        "version": engine.version or "unknown",
+        "model": engine.endpoint.model,
+        "base_url": engine.endpoint.shown,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": f"{cells.elapsed_s:.0f}",
+        "licence": "the measurer's own",
+        "reference_output_length": str(output_tokens),
+        "memory_source": memory,
+        "kv_cache_gb": str(engine.kv_cache_gb or 0.0),
+        "base_memory_gb": str(base_memory_gb),
+        "engine_overhead_ms": "0",  # wall-clock iterations hold the scheduler's time already
+        "prefill_ms": json.dumps(fitted["prefill_ms"]),
+        "fitted": json.dumps(fitted),
+        "spread": json.dumps(spread),
+    }
+
+
+def write_table(columns: dict[str, list[float]], metadata: dict[str, str], path: Path) -> LatencyTable:
+    """Check the columns as any table is checked, and write them as parquet.
+
+    Raises:
+        TableError: see ``table.table_from_columns``.
+    """
+    table = table_from_columns(columns, metadata, name=str(path))
+    arrays = {
+        name: pa.array(values, pa.int32() if name in ("batch_size", "prompt_len_bucket") else pa.float32())
+        for name, values in columns.items()
+    }
+    written = pa.table(arrays).replace_schema_metadata(metadata)
+    part = path.with_name(path.name + ".part")
+    pq.write_table(written, part)
+    part.replace(path)
+    return table

@@ -1,0 +1,1 @@
+"""The proxy that lets a policy control admission to a live engine."""

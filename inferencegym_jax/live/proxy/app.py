@@ -1,0 +1,193 @@
+"""An HTTP proxy for the OpenAI API that admits requests as a policy says; what an engineer deploys in front of an
+engine.
+
+``client -> gate -> exchange -> upstream``. Bytes pass through untouched in both directions. Requests that generate
+wait at the gate; everything else (models, health, tokenize) goes straight on. No POST is retried, so none is
+answered twice.
+
+- queue full: 429 with Retry-After; a client that leaves takes its request out of the queue, or cancels it upstream;
+- the upstream does not answer: 502, or 504 when it is too slow; its own errors reach the client as they are;
+- the upstream breaks off in mid-stream: so does the answer, visibly (no final chunk), never as a clean end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+
+from inferencegym_jax.live.loop.gate import CLASSES, Gate, QueueFull
+from inferencegym_jax.live.loop.observer import Observer
+from inferencegym_jax.live.proxy.controller import Asks, Controller
+from inferencegym_jax.live.proxy.forwarding import Exchange, Upstream, answer, open_upstream
+from inferencegym_jax.live.proxy.metrics import ControlMetrics
+from inferencegym_jax.live.proxy.sniffing import GENERATION_PATHS, BadPriority, read_request
+from inferencegym_jax.live.server.streaming import Endpoint, check_url, open_client
+from inferencegym_jax.models import QUEUE_CAPACITY
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """How the proxy behaves.
+
+    Attributes:
+        upstream: the engine's root URL.
+        queue: most requests waiting.
+        slo_ms: TTFT objective of each class, for the policy's observation.
+        connect_timeout_s: until a connection to the upstream is there.
+        first_byte_timeout_s: from sending a request upstream to its first byte.
+        stall_timeout_s: between two chunks of an answer.
+        max_body_bytes: largest request body.
+        step_seconds: how often the policy is asked; 1 but in tests.
+        base_memory_gb: memory of weights and runtime, for the observation.
+    """
+
+    upstream: str
+    queue: int = QUEUE_CAPACITY
+    slo_ms: tuple[float, float, float] = (300.0, 2000.0, math.inf)
+    connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 600.0
+    stall_timeout_s: float = 60.0
+    max_body_bytes: int = 64_000_000
+    step_seconds: float = 1.0
+    base_memory_gb: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_url("upstream", self.upstream)
+
+
+def create_app(settings: ControlSettings, policy: Asks, policy_name: str) -> Starlette:
+    """The proxy as an ASGI app.
+
+    Args:
+        settings: upstream and limits.
+        policy: asked once a second; anything with ``ask(observation) -> ServeAction``.
+        policy_name: for ``/status``.
+    """
+    gate = Gate(limit=None, capacity=settings.queue)
+    metrics = ControlMetrics()
+    observer = Observer(settings.slo_ms, gate, settings.base_memory_gb)
+    controller = Controller(gate, observer, policy, policy_name, metrics, settings.step_seconds)
+    endpoint = Endpoint(settings.upstream, "", connect_timeout_s=settings.connect_timeout_s)
+    proxy = Proxy(settings, gate, observer, metrics)
+
+    async def status(_: Request) -> Response:
+        return JSONResponse({"upstream": endpoint.shown, **controller.status()})
+
+    async def prometheus(_: Request) -> Response:
+        page = metrics.page(gate, controller.fallback is not None)
+        return Response(page, media_type="text/plain; version=0.0.4")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with open_upstream(endpoint) as client, open_client(endpoint) as own:
+            proxy.upstream = Upstream(
+                endpoint, client, observer, metrics, settings.first_byte_timeout_s, settings.stall_timeout_s
+            )
+            loop = asyncio.create_task(controller.run(own))
+            yield
+            loop.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await loop
+
+    routes = [Route("/status", status), Route("/metrics", prometheus), Mount("/", app=proxy)]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+class Proxy:
+    """The ASGI app that decides what waits and forwards the rest."""
+
+    upstream: Upstream
+
+    def __init__(self, settings: ControlSettings, gate: Gate, observer: Observer, metrics: ControlMetrics):
+        self.settings, self.gate, self.observer, self.metrics = settings, gate, observer, metrics
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request: forward it until it ends or its client leaves."""
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1003})
+            return
+        most = self.settings.max_body_bytes
+        try:
+            body = await _read_body(receive, most)
+        except _ClientGone:
+            return
+        if body is None:
+            await answer(send, 413, f"the body is larger than {most} bytes")
+            return
+        work = asyncio.create_task(self._serve(scope, body, send))
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not work.done():
+                work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+
+    async def _serve(self, scope: Any, body: bytes, send: Any) -> None:
+        if scope["method"] != "POST" or scope["path"] not in GENERATION_PATHS:
+            await Exchange(self.upstream, scope, body, send).run()
+            return
+        try:
+            seen = read_request(scope["headers"], body)
+        except BadPriority as error:
+            await answer(send, 400, str(error))
+            return
+        watched = self.observer.arrive(time.perf_counter(), seen.klass, seen.prompt_tokens)
+        exchange = Exchange(self.upstream, scope, body, send, seen, watched)
+        try:
+            await self.gate.enter(seen.klass)
+            try:
+                await exchange.run()
+            finally:
+                self.gate.leave()
+        except QueueFull:
+            exchange.outcome = "rejected"
+            self.observer.reject(watched)
+            await answer(send, 429, f"{self.gate.capacity} requests wait already", self._retry_after())
+        finally:
+            self.observer.finish(watched, failed=exchange.outcome in ("upstream_error", "truncated"))
+            self.metrics.requests.labels(CLASSES[seen.klass], exchange.outcome).inc()
+
+    def _retry_after(self) -> dict[str, str]:
+        """Seconds until the queue has emptied at the rate of the run so far; 1 to 60."""
+        seconds = self.observer.total_s
+        rate = self.gate.left / seconds if seconds else 1.0
+        return {"Retry-After": str(int(min(max(self.gate.waiting / max(rate, 1e-3), 1.0), 60.0)))}
+
+
+class _ClientGone(Exception):
+    """The client left before its request was complete."""
+
+
+async def _read_body(receive: Any, most: int) -> bytes | None:
+    """The whole body, or None when it is larger than allowed."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _ClientGone
+        size += len(message.get("body", b""))
+        if size > most:
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def _disconnected(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

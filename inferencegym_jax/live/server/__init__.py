@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server that is measured: requests to it, what it says of itself."""

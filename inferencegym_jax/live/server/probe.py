@@ -1,0 +1,147 @@
+"""What a server is: its model, version, limits, whether it streams, and what its ``/metrics`` page says.
+
+``probe`` is what every command runs first, so that a wrong URL, model, key or server is one sentence and not a failed
+run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+
+import httpx
+
+from inferencegym_jax.live.server.streaming import Endpoint, Generation, http_error, stream_completion
+
+PROBE_TIMEOUT_S = 10.0
+
+
+class EngineError(RuntimeError):
+    """A server that cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a server says of itself; None where it does not say."""
+
+    endpoint: Endpoint
+    version: str | None
+    max_model_len: int | None
+    kv_cache_gb: float | None  # size of the KV cache pool
+    has_metrics: bool
+
+
+@dataclass(frozen=True)
+class EngineMetrics:
+    """One reading of ``/metrics``; None where the server does not have the figure."""
+
+    running: float | None = None
+    waiting: float | None = None
+    kv_usage: float | None = None  # share of the KV cache in use
+    kv_cache_gb: float | None = None
+    preemptions: float | None = None  # counter
+    draft_tokens: float | None = None  # counter
+    accepted_tokens: float | None = None  # counter
+
+
+async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
+    """Ask a server for what is needed to run on it.
+
+    Returns:
+        The engine; its endpoint has ``ignore_eos`` and ``include_usage`` set to what the server accepts.
+
+    Raises:
+        EngineError: nothing answers, the key is refused, the model is not there, or the server does not stream.
+    """
+    try:
+        answer = await client.get("/v1/models", timeout=PROBE_TIMEOUT_S)
+    except httpx.HTTPError as error:
+        raise EngineError(
+            f"base_url = {endpoint.shown}: does not answer ({error or type(error).__name__}); is the server up, "
+            "and the port right?"
+        ) from None
+    if answer.status_code in (401, 403):
+        raise EngineError(
+            f"base_url = {endpoint.shown}: refused the API key ({answer.status_code}); set it in the environment "
+            "variable that --api-key-env names"
+        )
+    if answer.status_code != 200:
+        raise EngineError(f"{http_error(endpoint, answer.status_code, answer.text).message}; expected /v1/models")
+    try:
+        cards = {str(card["id"]): card for card in answer.json()["data"]}
+    except (ValueError, KeyError, TypeError):
+        raise EngineError(f"base_url = {endpoint.shown}: /v1/models is not an OpenAI model list") from None
+    if endpoint.model not in cards:
+        raise EngineError(
+            f"model = {endpoint.model!r}: not on this server; it has {', '.join(sorted(cards)) or 'none'}"
+        )
+    endpoint = await _accepted(client, endpoint)
+    metrics = await read_metrics(client)
+    limit = cards[endpoint.model].get("max_model_len")
+    return Engine(
+        endpoint=endpoint,
+        version=await _version(client),
+        max_model_len=int(limit) if isinstance(limit, int | float) else None,
+        kv_cache_gb=metrics.kv_cache_gb if metrics else None,
+        has_metrics=metrics is not None,
+    )
+
+
+async def _accepted(client: httpx.AsyncClient, endpoint: Endpoint) -> Endpoint:
+    """The endpoint with the extensions that the server takes: stream a few tokens, dropping a field at each refusal."""
+    trial = dataclasses.replace(endpoint, first_token_timeout_s=60.0)
+    failure = ""
+    for change in ({}, {"ignore_eos": False}, {"ignore_eos": False, "include_usage": False}):
+        trial = dataclasses.replace(trial, **change)
+        stream = await stream_completion(client, trial, Generation(8, 4))
+        if stream.error is None:
+            return dataclasses.replace(endpoint, ignore_eos=trial.ignore_eos, include_usage=trial.include_usage)
+        failure = stream.error.message
+        if stream.error.kind == "http" and stream.error.status in (400, 422):
+            continue
+        break
+    raise EngineError(f"base_url = {endpoint.shown}: a streamed completion failed: {failure}")
+
+
+async def _version(client: httpx.AsyncClient) -> str | None:
+    try:
+        answer = await client.get("/version", timeout=PROBE_TIMEOUT_S)
+        return str(answer.json()["version"])[:80] if answer.status_code == 200 else None
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return None
+
+
+async def read_metrics(client: httpx.AsyncClient, timeout_s: float = PROBE_TIMEOUT_S) -> EngineMetrics | None:
+    """One reading of the server's Prometheus page, or None where it has none (of vLLM's names) or is late."""
+    try:
+        answer = await client.get("/metrics", timeout=timeout_s)
+    except httpx.HTTPError:
+        return None
+    if answer.status_code != 200:
+        return None
+    found = parse_metrics(answer.text)
+    return None if found == EngineMetrics() else found
+
+
+def parse_metrics(text: str) -> EngineMetrics:
+    """vLLM's figures from Prometheus text; several engines behind one page are added up, their KV usage averaged."""
+
+    def values(name: str) -> list[float]:
+        return [float(x) for x in re.findall(rf"^vllm:{name}(?:\{{[^\n]*\}})? (\S+)$", text, re.MULTILINE)]
+
+    def total(name: str) -> float | None:
+        found = values(name)
+        return sum(found) if found else None
+
+    usage = values("kv_cache_usage_perc") or values("gpu_cache_usage_perc")
+    size = re.findall(r'^vllm:cache_config_info\{[^\n]*\bkv_cache_memory_bytes="(\d+)"', text, re.MULTILINE)
+    return EngineMetrics(
+        running=total("num_requests_running"),
+        waiting=total("num_requests_waiting"),
+        kv_usage=sum(usage) / len(usage) if usage else None,
+        kv_cache_gb=sum(map(float, size)) / 1e9 if size else None,
+        preemptions=total("num_preemptions_total"),
+        draft_tokens=total("spec_decode_num_draft_tokens_total"),
+        accepted_tokens=total("spec_decode_num_accepted_tokens_total"),
+    )

@@ -1,0 +1,248 @@
+"""``LiveEnv``: the environment's contract on a live server. A step is a real second, and metrics are measured, not
+modelled.
+
+``reset_seed``, ``step``, observation, metrics, workload, reward and log are those of ``Environment``, so that a loop
+written for one runs on the other. What differs: time does not wait for the caller, a state cannot be stepped twice,
+and only the knobs that a running engine has can be turned: batch_size always (admission), quant_tier and
+prefill_disagg where ``instances`` name a server for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+import httpx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inferencegym_jax.environment import initial
+from inferencegym_jax.live.loop.observer import Snapshot
+from inferencegym_jax.live.server.probe import probe
+from inferencegym_jax.live.server.streaming import Endpoint, open_client
+from inferencegym_jax.live.trial.session import Record, Server, Session
+from inferencegym_jax.live.trial.traffic import Traffic
+from inferencegym_jax.models import KNOBS, EnvParams, EnvState, ServeAction, ServeObservation, check_action, plain
+from inferencegym_jax.numerics import draws as random
+from inferencegym_jax.scoring.reward import reward
+from inferencegym_jax.spaces import Space, action_space, observation_space
+
+Result = TypeVar("Result")
+
+
+class LiveEnv:
+    """An environment whose dynamics are a server.
+
+    Args:
+        endpoint: the server.
+        params: the task: its SLOs, weights and normalisers, from ``make(task, table=measured)``.
+        traffic: gives the traffic of a seed, for example ``lambda seed: task_traffic(params, seed, 200, ...)``.
+        instances: other servers by (quant_tier, prefill_disagg); their knobs become active, and new requests go there.
+        step_seconds: 1, as the environment has it; shorter in tests only.
+        base_memory_gb: memory of weights and runtime, to which the used share of the KV cache is added.
+        drain_s: how long ``finish`` waits for requests in flight.
+
+    Raises:
+        EngineError: a server cannot be used; see ``engine.probe``.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        params: EnvParams,
+        traffic: Callable[[int], Traffic],
+        *,
+        instances: Mapping[tuple[int, bool], Endpoint] | None = None,
+        step_seconds: float = 1.0,
+        base_memory_gb: float = 0.0,
+        drain_s: float = 30.0,
+    ):
+        if not 0 < step_seconds < np.inf:
+            raise ValueError(f"step_seconds = {step_seconds}: must be a number above 0")
+        self._traffic, self.step_seconds, self.base_memory_gb = traffic, step_seconds, base_memory_gb
+        self.drain_s = drain_s
+        self._choice = (int(KNOBS["quant_tier"].default), bool(KNOBS["prefill_disagg"].default))
+        wanted = {**(instances or {}), self._choice: endpoint}
+        self.params = params.replace(active=_active(params, list(wanted)))
+        self.log: list[dict[str, Any]] = []
+        self.session: Session | None = None
+        self._state: EnvState | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="live-env", daemon=True)
+        self._thread.start()
+        self._clients: list[httpx.AsyncClient] = []
+        try:
+            self.servers = {key: self._run(self._connect(value)) for key, value in wanted.items()}
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> LiveEnv:
+        """The environment itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    @property
+    def default_params(self) -> EnvParams:
+        """The task, with the knobs that cannot be turned here switched off."""
+        return self.params
+
+    def action_space(self, params: EnvParams | None = None) -> Space:
+        """The knobs; those that cannot be turned here are listed in ``locked``."""
+        return action_space(self.params if params is None else params)
+
+    def observation_space(self, params: EnvParams | None = None) -> Space:
+        """The observation's fields."""
+        del params
+        return observation_space()
+
+    def reset(self, key: jax.Array, params: EnvParams | None = None) -> tuple[ServeObservation, EnvState]:
+        """Start an episode whose seed is drawn from a JAX key."""
+        return self.reset_seed(int(random.seed_of_key(key)), params)
+
+    def reset_seed(self, seed: int, params: EnvParams | None = None) -> tuple[ServeObservation, EnvState]:
+        """Start the episode of a seed. What an earlier one has in flight is cancelled; traffic begins with the first
+        step."""
+        if params is not None and params is not self.params:
+            raise ValueError("params: a live environment has one task; make another LiveEnv for another one")
+        return self._begin(int(seed), 0)
+
+    def _begin(self, seed: int, episode: int) -> tuple[ServeObservation, EnvState]:
+        self.stop()
+        observation, state = initial(jnp.asarray(seed, jnp.uint32), jnp.asarray(episode, jnp.int32), self.params)
+        traffic = self._traffic(seed)
+
+        async def make() -> Session:
+            return Session(
+                lambda: self.servers[self._choice],
+                traffic,
+                self.params.slo_ms,
+                step_seconds=self.step_seconds,
+                base_memory_gb=self.base_memory_gb,
+                seed=seed,
+                episode_length=int(self.params.episode_length),
+            )
+
+        self.session = self._run(make())
+        self.log = []
+        self._state = state
+        return observation, state
+
+    def step(
+        self, key: Any, state: EnvState, action: ServeAction, params: EnvParams | None = None
+    ) -> tuple[ServeObservation, EnvState, Any, Any, Any, dict[str, Any]]:
+        """One real second under ``action``; the six values of ``Environment.step``, auto-reset included.
+
+        Raises:
+            ValueError: a knob out of range, or a state that is not the last one: a live server cannot go back.
+        """
+        del key, params
+        if self.session is None or state is not self._state:
+            raise ValueError(
+                "state: must be the one that the last reset or step returned; a live server cannot go back"
+            )
+        check_action(action)
+        effective = self._effective(action)
+        snapshot = self._run(self.session.step(int(effective.batch_size)))
+        gain = np.float32(reward(snapshot.metrics, snapshot.workload, self.params))
+        after = self._after(state, snapshot)
+        info = {
+            "timestep": after.time,
+            "metrics": snapshot.metrics,
+            "workload": snapshot.workload,
+            "oom": np.bool_(False),
+            "ttft_mean_ms": np.float32(snapshot.ttft_mean_ms),
+            "ttft_p90_ms": np.float32(snapshot.ttft_p90_ms),
+            "seconds": snapshot.seconds,
+            "action": effective,
+            "final_observation": snapshot.observation,
+        }
+        entry = {"action": effective.to_dict(), "reward": float(gain), "metrics": plain(snapshot.metrics)}
+        self.log.append(entry)
+        truncated = np.bool_(int(after.time) >= int(self.params.episode_length))
+        info |= {"terminated": np.bool_(False), "truncated": truncated}
+        observation = snapshot.observation
+        self._state = after
+        if truncated:
+            info["log"], info["records"] = self.log, self.finish()
+            episode = int(after.episode) + 1
+            following = random.episode_seed(jnp.uint32(int(state.seed)), jnp.int32(episode))
+            observation, after = self._begin(int(following), episode)
+        return observation, after, gain, np.bool_(False), truncated, info
+
+    def _effective(self, action: ServeAction) -> ServeAction:
+        """The action with the knobs that cannot be turned at their default, and the server that it asks for."""
+        active = dict(zip(KNOBS, np.asarray(self.params.active), strict=True))
+        values = {name: getattr(action, name) if active[name] else knob.default for name, knob in KNOBS.items()}
+        choice = (int(values["quant_tier"]), bool(values["prefill_disagg"]))
+        if choice in self.servers:
+            self._choice = choice
+        values["quant_tier"], values["prefill_disagg"] = self._choice
+        return ServeAction(**values)
+
+    @staticmethod
+    def _after(state: EnvState, snapshot: Snapshot) -> EnvState:
+        workload, observation = snapshot.workload, snapshot.observation
+        return dataclasses.replace(
+            state,
+            time=state.time + 1,
+            queue=jnp.asarray(workload.queue_depth, jnp.int32),
+            arrival_ema=jnp.asarray(workload.arrival_rate, jnp.float32),
+            cost_so_far=jnp.asarray(observation.cost_so_far, jnp.float32),
+        )
+
+    def finish(self) -> list[Record]:
+        """Let what has arrived finish (``drain_s`` at most) and return the record of every request."""
+        if self.session is None:
+            return []
+        session, self.session = self.session, None
+        self._run(session.drain(self.drain_s))
+        return session.records
+
+    def stop(self) -> list[Record]:
+        """End the episode at once, cancelling what is in flight, and return the records."""
+        if self.session is None:
+            return []
+        session, self.session = self.session, None
+        self._run(session.stop())
+        return session.records
+
+    def close(self) -> None:
+        """Stop, and close connections and thread."""
+        if self._loop.is_closed():
+            return
+        with contextlib.suppress(Exception):
+            self.stop()
+        for client in self._clients:
+            with contextlib.suppress(Exception):
+                self._run(client.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _connect(self, endpoint: Endpoint) -> Server:
+        client = open_client(endpoint)
+        self._clients.append(client)
+        return Server((await probe(client, endpoint)).endpoint, client)
+
+    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+def _active(params: EnvParams, choices: list[tuple[int, bool]]) -> np.ndarray:
+    """bool[5]: the task's active knobs that can be turned here."""
+    turnable = {
+        "batch_size": True,
+        "quant_tier": len({quant for quant, _ in choices}) > 1,
+        "prefill_disagg": len({disagg for _, disagg in choices}) > 1,
+    }
+    task = np.asarray(params.active)
+    return np.array([bool(task[i]) and turnable.get(name, False) for i, name in enumerate(KNOBS)])

@@ -1,0 +1,145 @@
+"""A whole trial from what a user names: table, traffic, policies, objective; and the engine's best static action.
+
+The task's calendar is scaled to the engine: rates are multiplied so that their mean over the calendar is ``load`` times
+what the measured table can finish. Bursts and lulls keep their proportions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import inferencegym_jax as ig
+from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.live.loop.policy_runner import load_policy
+from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.outcome import Objective, measures
+from inferencegym_jax.live.trial.prediction import saturation
+from inferencegym_jax.live.trial.request_log import read_log
+from inferencegym_jax.live.trial.runs import TrialSettings, predict, results, run_trial
+from inferencegym_jax.live.trial.traffic import Traffic, scaled_params, task_traffic
+from inferencegym_jax.models import KNOBS, EnvParams, ServeAction
+from inferencegym_jax.table.latency_table import LatencyTable, load_table
+
+
+@dataclass(frozen=True)
+class TrialRequest:
+    """What a user asks of a trial; the fields are the command line's options.
+
+    ``class_shares`` are those of interactive, batch and best-effort requests; None: the task's.
+    """
+
+    endpoint: Endpoint
+    policies: list[str]
+    table: Path
+    trace: Path | None = None
+    task: int | str = 2
+    load: float = 0.8
+    rate_scale: float = 1.0
+    prompt_scale: float = 1.0
+    seconds: int = 60
+    slo_ttft_ms: tuple[float, float, float] | None = None
+    slo_itl_ms: float = math.inf
+    class_shares: tuple[float, float, float] | None = None
+    settings: TrialSettings = field(default_factory=TrialSettings)
+
+    def __post_init__(self) -> None:
+        if not self.policies:
+            raise ValueError("policies: none given; name at least one")
+        if len(set(self.policies)) < len(self.policies):
+            raise ValueError(f"policies = {','.join(self.policies)}: a name is there twice")
+        if not 0 < self.load <= 10:
+            raise ValueError(f"load = {self.load}: must be above 0 and at most 10")
+        if self.class_shares is not None and not (
+            min(self.class_shares) >= 0 and math.isclose(sum(self.class_shares), 1.0, abs_tol=1e-6)
+        ):
+            raise ValueError(f"class shares = {self.class_shares}: must be three shares of at least 0 that add up to 1")
+        if self.seconds <= self.settings.warmup_s:
+            raise ValueError(f"seconds = {self.seconds}: must be more than the warm-up of {self.settings.warmup_s:g}")
+
+
+def compare(request: TrialRequest, report: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Run the trial.
+
+    Returns:
+        ``trial.results`` and how it was run: {"measured", "predicted", "score", "order", "requests", "how"}.
+
+    Raises:
+        ValueError, TableError, PolicyError: naming what cannot be used.
+        EngineError: the server cannot be used.
+    """
+    table = load_table(request.table)
+    report("finding normalisers on the measured table")
+    params, traffic, how = scenario(request, table)
+    slo = request.slo_ttft_ms or tuple(float(x) for x in np.asarray(params.slo_ms))
+    params = params.replace(slo_ms=np.asarray(slo, np.float32))
+    objective = Objective(slo, request.slo_itl_ms)
+    policies: dict[str, Policy] = {}
+    for name in request.policies:
+        if name == "best_static":
+            report("searching the best static action on the measured table")
+            size = best_batch_size(table, traffic(request.settings.seed + 1000), params, objective, request.settings)
+            how["best_static"] = f"batch_size={size}"
+            policies[name] = load_policy(f"batch_size={size}")
+        else:
+            policies[name] = load_policy(name, request.task)
+    norms = {"optimal_tps": float(params.optimal_tps), "throughput_floor": 0.0}
+    trial = run_trial(
+        request.endpoint, policies, params, traffic, request.settings, table=table, normalisers=norms, report=report
+    )
+    found = results(trial, float(request.seconds), request.settings, objective, request.policies[0])
+    how |= {"slo_ttft_ms": [x if math.isfinite(x) else None for x in slo], "seconds": request.seconds}
+    how |= {"repeats": request.settings.repeats, "warmup_s": request.settings.warmup_s}
+    return {**found, "how": how}
+
+
+def scenario(request: TrialRequest, table: LatencyTable) -> tuple[EnvParams, Callable[[int], Traffic], dict[str, Any]]:
+    """The task's params on this table, the traffic of a seed, and how it was scaled."""
+    output = int(table.output_length)
+    longest = int(max(table.axes["prompt_len_bucket"]))
+    if request.trace is not None:
+        _, params = ig.make(request.task, table=table)
+        traffic = read_log(request.trace, request.rate_scale, longest, request.seconds)
+        how = {"trace": str(request.trace), "rate_scale": request.rate_scale, "requests": len(traffic)}
+        return params, lambda _: traffic, how
+
+    _, params = ig.make(request.task, table=table)
+    if request.class_shares is not None:
+        params = params.replace(class_shares=np.asarray(request.class_shares, np.float32))
+    shaped = scaled_params(params, 1.0, request.prompt_scale, longest)
+    seeds = [request.settings.seed + repeat for repeat in range(request.settings.repeats)]
+    prompts = np.concatenate([task_traffic(shaped, seed, request.seconds, output).prompt for seed in seeds])
+    most = saturation(table, float(prompts.mean()), output)
+    share = float(params.burst_length) / float(params.burst_period)
+    mean_rate = float(params.rate) * (1.0 - share) + float(params.burst_rate) * share
+    scaled = scaled_params(shaped, request.load * most / mean_rate)
+    how = {
+        "task": request.task,
+        "saturation_requests_per_s": most,
+        "rate": float(scaled.rate),
+        "burst_rate": float(scaled.burst_rate),
+        "mean_prompt": float(prompts.mean()),
+        "output_tokens": output,
+        "class_shares": [float(x) for x in np.asarray(scaled.class_shares)],
+        "load": request.load,
+    }
+    return scaled, lambda seed: task_traffic(scaled, seed, request.seconds, output), how
+
+
+def best_batch_size(
+    table: LatencyTable, traffic: Traffic, params: EnvParams, objective: Objective, settings: TrialSettings
+) -> int:
+    """The fixed batch_size with the highest predicted goodput on other traffic of the same kind; the smallest of
+    equals."""
+    high = int(min(KNOBS["batch_size"].high, 2 * max(table.axes["batch_size"])))
+    sizes = sorted({int(round(x)) for x in np.geomspace(1, high, 16)})
+    goodput = {}
+    for size in sizes:
+        records = predict(table, traffic, ig.policies.static(ServeAction(batch_size=size)), params, settings)
+        goodput[size] = measures(records, traffic.seconds, objective)["goodput"]
+    return max(sizes, key=lambda size: (round(goodput[size], 6), -size))

@@ -1,0 +1,186 @@
+"""One episode on a live server: sends the traffic as it arrives, through the gate, and keeps a record of every request.
+
+Belongs to one event loop. Every request ends in exactly one of the outcomes of ``Record``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from inferencegym_jax.live.loop.gate import Gate, QueueFull
+from inferencegym_jax.live.loop.observer import Observer, Snapshot, Watched
+from inferencegym_jax.live.server.cancellation import cancel_all
+from inferencegym_jax.live.server.probe import EngineMetrics, read_metrics
+from inferencegym_jax.live.server.streaming import Endpoint, Generation, Stream, stream_completion
+from inferencegym_jax.live.trial.traffic import Traffic
+from inferencegym_jax.models import QUEUE_CAPACITY, Phase
+
+
+@dataclass(frozen=True)
+class Record:
+    """How one request went; arrival in steps (seconds) from the episode's start, latencies in ms.
+
+    ``outcome``: completed, rejected (queue full), failed (``error`` says how), unfinished (the episode ended first).
+    """
+
+    arrival_s: float
+    klass: int
+    prompt: int
+    output: int
+    outcome: str
+    wait_ms: float | None = None  # at the gate
+    ttft_ms: float | None = None  # arrival to first token
+    tpot_ms: float | None = None
+    tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Server:
+    """An endpoint and the client that reaches it."""
+
+    endpoint: Endpoint
+    client: httpx.AsyncClient
+
+
+class Session:
+    """An episode in progress.
+
+    Args:
+        choose: the server for a new request; called at its admission, so that routing follows the last action.
+        traffic: what arrives when.
+        slo_ms: TTFT objective of each class.
+        step_seconds: length of a step.
+        base_memory_gb: memory of weights and runtime.
+        seed: of the prompts.
+    """
+
+    def __init__(
+        self,
+        choose: Callable[[], Server],
+        traffic: Traffic,
+        slo_ms: Any,
+        *,
+        step_seconds: float = 1.0,
+        base_memory_gb: float = 0.0,
+        capacity: int = QUEUE_CAPACITY,
+        seed: int = 0,
+        episode_length: int = 200,
+    ):
+        self.choose, self.traffic, self.step_seconds, self.seed = choose, traffic, step_seconds, seed
+        self.gate = Gate(limit=1, capacity=capacity)
+        self.observer = Observer(slo_ms, self.gate, base_memory_gb, episode_length=episode_length)
+        self.records: list[Record] = []
+        self.start_s = time.perf_counter()
+        self._last_s = self.start_s
+        self._due_s = self.start_s
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sender: asyncio.Task[None] | None = None
+
+    async def step(self, limit: int) -> Snapshot:
+        """One step under an admission limit: until the next boundary, or at once for a caller who is late.
+
+        The traffic does not wait for the caller; a late step is longer, and its rates are divided by its own length.
+        """
+        self.gate.limit = limit
+        if self._sender is None:
+            self.start_s = self._last_s = self._due_s = time.perf_counter()
+            self._sender = asyncio.create_task(self._send_all())
+        self._due_s = max(self._due_s + self.step_seconds, time.perf_counter() + 0.5 * self.step_seconds)
+        await asyncio.sleep(max(self._due_s - time.perf_counter(), 0.0))
+        if self._sender.done():
+            self._sender.result()  # a bug in here must not look like a quiet server
+        engine = await self._read()
+        now = time.perf_counter()
+        seconds, self._last_s = now - self._last_s, now
+        return self.observer.close(now, seconds, engine, self._phase(now))
+
+    async def _read(self) -> EngineMetrics | None:
+        return await read_metrics(self.choose().client, timeout_s=self.step_seconds / 2)
+
+    def _phase(self, now: float) -> Phase:
+        second = int((now - self.start_s) / self.step_seconds)
+        phases = self.traffic.phase
+        return Phase(int(phases[min(max(second - 1, 0), len(phases) - 1)])) if len(phases) else Phase.STEADY
+
+    async def _send_all(self) -> None:
+        traffic = self.traffic
+        for i, moment in enumerate(traffic.time_s):
+            due = self.start_s + moment * self.step_seconds
+            if (pause := due - time.perf_counter()) > 0:
+                await asyncio.sleep(pause)
+            task = asyncio.create_task(self._serve(i, due))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, i: int, arrived_s: float) -> None:
+        traffic = self.traffic
+        klass, prompt, output = int(traffic.klass[i]), int(traffic.prompt[i]), int(traffic.output[i])
+        watched = self.observer.arrive(arrived_s, klass, prompt)
+        admitted_s: float | None = None
+        stream: Stream | None = None
+        outcome = "unfinished"
+        try:
+            await self.gate.enter(klass)
+            admitted_s = time.perf_counter()
+            server = self.choose()
+            request = Generation(prompt, output, (self.seed << 32) + i, klass)
+            try:
+                stream = await stream_completion(
+                    server.client, server.endpoint, request, lambda _, now: self.observer.token(watched, now)
+                )
+            finally:
+                self.gate.leave()
+            outcome = "completed" if stream.error is None else "failed"
+        except QueueFull:
+            outcome = "rejected"
+            self.observer.reject(watched)
+        finally:
+            self.observer.finish(watched, failed=outcome == "failed")
+            self.records.append(self._record(i, arrived_s, admitted_s, watched, stream, outcome))
+
+    def _record(
+        self,
+        i: int,
+        arrived_s: float,
+        admitted_s: float | None,
+        watched: Watched,
+        stream: Stream | None,
+        outcome: str,
+    ) -> Record:
+        traffic = self.traffic
+        return Record(
+            arrival_s=(arrived_s - self.start_s) / self.step_seconds,
+            klass=int(traffic.klass[i]),
+            prompt=int(traffic.prompt[i]),
+            output=int(traffic.output[i]),
+            outcome=outcome,
+            wait_ms=None if admitted_s is None else 1000.0 * (admitted_s - arrived_s),
+            ttft_ms=None if watched.first_s is None else 1000.0 * (watched.first_s - arrived_s),
+            tpot_ms=stream.tpot_ms if stream is not None else None,
+            tokens=stream.tokens if stream is not None else 0,
+            error=f"{stream.error.kind}: {stream.error.message}" if stream is not None and stream.error else None,
+        )
+
+    async def drain(self, most_seconds: float) -> None:
+        """Let what has arrived finish, for so long at most; what has not is recorded as unfinished."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=most_seconds)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End at once: nothing more is sent, and what is in flight is cancelled, which tells the server."""
+        tasks = [*self._tasks, *([self._sender] if self._sender is not None else [])]
+        await cancel_all(tasks)
+        self.records.sort(key=lambda record: record.arrival_s)
+
+    @property
+    def arrived(self) -> int:
+        """Requests that have arrived so far."""
+        return len(self.records) + len(self._tasks)

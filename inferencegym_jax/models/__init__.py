@@ -1,0 +1,72 @@
+"""What the agent sets, what the simulator answers, and the ranges of both.
+
+First room of the data flow: everything else imports from here. The range, unit and meaning of every knob and of every
+observation field are written once, in ``KNOBS`` and ``OBSERVATION``; action spaces, the HTTP schemas, the command
+line's help and the docs read them from here.
+"""
+
+from inferencegym_jax.models.action import KNOBS, Knob, QuantTier, ServeAction, check_action
+from inferencegym_jax.models.checks import SEEDS, check_seed, finite_number, is_traced, plain, shown
+from inferencegym_jax.models.engine import (
+    LINE_SECONDS,
+    PHASES,
+    PREFILL_GPU,
+    REPLICA,
+    TIME_SCALES,
+    TRAFFIC_FITTED,
+    TRAFFIC_OF_TASK,
+    TRAFFIC_TRACE,
+    EngineParams,
+    EngineState,
+    Scalar,
+)
+from inferencegym_jax.models.metrics import MetricsSnapshot, Phase, WorkloadState
+from inferencegym_jax.models.observation import (
+    EPISODE_LENGTH,
+    FLAT_OBSERVATION_SIZE,
+    OBSERVATION,
+    QUEUE_CAPACITY,
+    ObservationField,
+    ServeObservation,
+)
+from inferencegym_jax.models.outcome import RequestOutcome
+from inferencegym_jax.models.state import EnvParams, EnvState
+from inferencegym_jax.models.trajectory import Trajectory
+
+__all__ = [
+    "EPISODE_LENGTH",
+    "FLAT_OBSERVATION_SIZE",
+    "KNOBS",
+    "LINE_SECONDS",
+    "OBSERVATION",
+    "PHASES",
+    "PREFILL_GPU",
+    "QUEUE_CAPACITY",
+    "REPLICA",
+    "SEEDS",
+    "TIME_SCALES",
+    "TRAFFIC_FITTED",
+    "TRAFFIC_OF_TASK",
+    "TRAFFIC_TRACE",
+    "EngineParams",
+    "EngineState",
+    "EnvParams",
+    "EnvState",
+    "Knob",
+    "MetricsSnapshot",
+    "ObservationField",
+    "Phase",
+    "QuantTier",
+    "RequestOutcome",
+    "Scalar",
+    "ServeAction",
+    "ServeObservation",
+    "Trajectory",
+    "WorkloadState",
+    "check_action",
+    "check_seed",
+    "finite_number",
+    "is_traced",
+    "plain",
+    "shown",
+]

@@ -1,0 +1,27 @@
+"""One step of an episode, or all of them stacked: what ``rollout`` returns and what scores read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+
+from inferencegym_jax.models.action import ServeAction
+from inferencegym_jax.models.metrics import MetricsSnapshot, WorkloadState
+from inferencegym_jax.models.observation import ServeObservation
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trajectory:
+    """Every step of a batch of episodes; leading axes are (steps, environments)."""
+
+    observation: ServeObservation  # before the action
+    action: ServeAction  # as the policy gave it
+    reward: jax.Array  # float32
+    terminated: jax.Array  # bool
+    truncated: jax.Array  # bool
+    metrics: MetricsSnapshot
+    workload: WorkloadState
+    oom: jax.Array  # bool
+    next_observation: ServeObservation  # after the action; at an episode's end its final observation

@@ -1,0 +1,1 @@
+"""Draws, Poisson, interpolation, bootstrap, and how the compiler is told what to compute once."""

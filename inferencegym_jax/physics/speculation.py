@@ -1,0 +1,43 @@
+"""Speculative decoding: acceptance of drafted tokens and what a verification yields."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax.models import EnvParams
+
+
+def tokens_per_verification(acceptance: jax.Array | float, spec_length: jax.Array) -> jax.Array:
+    """Expected tokens that one verification of ``spec_length`` drafts yields, ``(1 - a^(k+1)) / (1 - a)``.
+
+    Leviathan, Kalman and Matias, "Fast Inference from Transformers via Speculative Decoding", ICML 2023, eq. 1.
+    Written as the sum 1 + a + ... + a^k over the allowed lengths, which needs no division and holds at a = 1.
+    """
+    a = jnp.asarray(acceptance, jnp.float32)
+    square = a * a
+    fourth = square * square
+    two = 1.0 + a
+    three = two + square
+    five = 1.0 + a * (two * (1.0 + square))
+    nine = five + fourth * a * (two * (1.0 + square))
+    options = ((1, two), (2, three), (4, five), (8, nine))
+    result = jnp.ones_like(a * spec_length)
+    for length, tokens in options:
+        result = jnp.where(spec_length >= length, tokens, result)
+    return result
+
+
+def accept_rate(params: EnvParams, bucket: jax.Array, spec_length: jax.Array) -> jax.Array:
+    """Accepted share of drafted tokens: ``base (1 - 0.1 bucket) / (1 + 0.15 k)``, floored at 0 (SPEC 4); any k."""
+    rate = params.acceptance * (1.0 - 0.1 * bucket) / (1.0 + 0.15 * spec_length)
+    return jnp.maximum(rate, 0.0)
+
+
+def drafting(
+    reference: float, params: EnvParams, bucket: jax.Array, spec_length: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Acceptance, tokens a verification yields, and that over what the table's reference acceptance gives; float32."""
+    rate = accept_rate(params, bucket, spec_length)
+    tokens = tokens_per_verification(rate, spec_length)
+    return rate, tokens, tokens / tokens_per_verification(reference, spec_length)

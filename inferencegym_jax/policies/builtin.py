@@ -1,0 +1,111 @@
+"""Policies by name: the fixed baseline, uniformly random, the best static action, a hand-written controller, the
+trained ones that ship.
+
+Every policy is ``policy(key, observation, carry) -> ServeAction`` for one environment and runs under jit and vmap.
+Knobs that a task locks are forced to the baseline's value by the environment, so a policy may set all five.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation
+from inferencegym_jax.numerics import draws as counters
+from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.tasks import calibration, get_task
+
+
+def baseline(key: jax.Array, observation: ServeObservation, carry: Any = None) -> ServeAction:
+    """The fixed action of "naive vLLM defaults": batch 32, full KV budget, no drafts, FP16, one GPU."""
+    del key, observation, carry
+    return ServeAction()
+
+
+def random(key: jax.Array, observation: ServeObservation, carry: Any = None) -> ServeAction:
+    """Every knob uniform over its range."""
+    del observation, carry
+    data = jax.random.key_data(key)
+    first, second, third, fourth = _words(data[..., 0], data[..., 1])
+    spec = jnp.asarray(KNOBS["spec_length"].choices, jnp.int32)
+    low, high = KNOBS["kv_budget"].low, KNOBS["kv_budget"].high
+    most = int(KNOBS["batch_size"].high)
+    return ServeAction(
+        kv_budget=low + (high - low) * counters.uniform(first),
+        spec_length=spec[_below(second, len(KNOBS["spec_length"].choices))],
+        batch_size=1 + _below(third, most),
+        prefill_disagg=(fourth >> 31).astype(jnp.bool_),
+        quant_tier=_below(fourth << 1, len(KNOBS["quant_tier"].choices)),
+    )
+
+
+@stage
+def _words(high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    return counters.hash4(high, low, counters.POLICY)
+
+
+def _below(word: jax.Array, n: int) -> jax.Array:
+    """int32 in 0 to n - 1 from the upper 16 bits of a word; the bias is at most n / 65536."""
+    return (((word >> 16) * jnp.uint32(n)) >> 16).astype(jnp.int32)
+
+
+@functools.cache
+def static(action: ServeAction) -> Policy:
+    """The policy that always takes one action (of Python numbers)."""
+
+    def policy(key: jax.Array, observation: ServeObservation, carry: Any = None) -> ServeAction:
+        del key, observation, carry
+        return action
+
+    return policy
+
+
+def best_static(task: int | str) -> Policy:
+    """The static action with the highest mean score of an exhaustive search on the shipped table
+    (``data/calibration.json``)."""
+    return static(ServeAction(**calibration()["tasks"][get_task(task).name]["best_static"]["action"]))
+
+
+# What an engineer would write down for the deployment that the reactive controller looks after.
+LONGEST_REQUEST_GB = (8192 + 128) * 131072e-9  # KV cache of the longest prompt and its answer, Llama-3-8B
+SLOT_GB = 0.038  # workspace of one batch slot
+GPU_GB = 40.0
+PLANNED_GB = 35.8  # planned peak: just under the strictest task's limit of 36
+FP16_BASE_GB = 18.6  # weights and runtime, until the first observation tells
+HEADROOM = 24  # requests: three standard deviations of a busy second's arrivals
+SMALLEST_BATCH, OVERLOAD_BATCH, OVERLOAD_KV = 64, 320, 0.5
+
+
+def reactive(key: jax.Array, observation: ServeObservation, carry: Any = None) -> ServeAction:
+    """A hand-written controller: follow the load, keep the worst case in memory, gamble only when overloaded.
+
+    Batch follows queue and arrival rate with headroom, up to what fits if the next prompts are the longest there are;
+    the KV budget is the largest that then fits (evicting costs recompute). When what waits and arrives is
+    more than 1.2 times the safe batch, the controller stops planning for the longest prompt and opens the batch: most
+    prompts are short. Drafts only at small batches, where decoding is bound by reading weights; INT8, which is faster
+    than FP16 at every batch size on the measured kernels; no second GPU, which doubles the bill.
+    """
+    del key, carry
+    # occupancy = (memory - base) / (GPU - base) tells what weights and runtime take, whatever the tier
+    share = observation.kv_cache_occupancy
+    seen = (observation.gpu_memory_used_gb - GPU_GB * share) / jnp.maximum(1.0 - share, 1e-3)
+    base = jnp.where((observation.timestep > 0) & (share < 0.999), seen, FP16_BASE_GB)
+
+    least_kv = KNOBS["kv_budget"].low
+    safe = jnp.floor((PLANNED_GB - base) / (SLOT_GB + least_kv * LONGEST_REQUEST_GB))
+    wanted = 4.0 * observation.queue_depth + observation.arrival_rate + HEADROOM
+    overloaded = observation.queue_depth + observation.arrival_rate > 1.2 * safe
+    batch = jnp.where(overloaded, OVERLOAD_BATCH, jnp.minimum(jnp.maximum(wanted, SMALLEST_BATCH), safe))
+    batch = jnp.clip(batch, 1, KNOBS["batch_size"].high)
+    fitting = (PLANNED_GB - base - SLOT_GB * batch) / (batch * LONGEST_REQUEST_GB)
+    return ServeAction(
+        kv_budget=jnp.where(overloaded, OVERLOAD_KV, jnp.clip(fitting, least_kv, 1.0)),
+        spec_length=jnp.where(batch <= 8, 2, 0),
+        batch_size=batch.astype(jnp.int32),
+        prefill_disagg=False,
+        quant_tier=1,
+    )

@@ -1,0 +1,1 @@
+"""Which configuration for a request log, and the engine flags that set it."""

@@ -1,0 +1,222 @@
+"""What a replayed log came to for each controller: goodput, TTFT, cost, memory, and how sure that is.
+
+``log_replay.Seconds, TTFT of every request -> Quality``; NumPy only. Intervals come from a bootstrap over blocks of the
+log, because neighbouring requests share their load (block bootstrap: Kunsch, Annals of Statistics 17(3), 1989).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from inferencegym_jax.models import finite_number, shown
+from inferencegym_jax.recommend.log_requests import LoggedRequests
+from inferencegym_jax.recommend.replay import Seconds
+
+BLOCK_S = 60  # seconds of a bootstrap block
+RESAMPLES = 400
+CONFIDENCE = (2.5, 97.5)  # percentiles
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What counts as good service.
+
+    Attributes:
+        ttft_ms: limit on a request's time to first token.
+        tpot_ms: limit on its time per output token, or infinity.
+        attainment: share of requests that must be within both for the objective to be met.
+    """
+
+    ttft_ms: float
+    tpot_ms: float = float("inf")
+    attainment: float = 0.99
+
+
+def check_objective(slo_ttft_ms: float, slo_tpot_ms: float | None, attainment: float) -> Objective:
+    """The objective, checked.
+
+    Raises:
+        ValueError: a limit that is not above 0, or a share that is not between 0 and 1.
+    """
+    ttft = between("slo_ttft_ms", slo_ttft_ms, 0.0, 1e9)
+    tpot = math.inf if slo_tpot_ms is None else between("slo_tpot_ms", slo_tpot_ms, 0.0, 1e9)
+    return Objective(ttft, tpot, between("attainment", attainment, 0.0, 1.0))
+
+
+def between(name: str, value: Any, low: float, high: float) -> float:
+    """A number above ``low`` and at most ``high``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    number = finite_number(value)
+    if number is None or not low < number <= high:
+        raise ValueError(f"{name} = {shown(value)}: must be a number above {low:g} and at most {high:g}")
+    return number
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One entry a controller; float64[controllers] unless noted.
+
+    Attributes:
+        goodput: requests/s within the objective.
+        attainment: the same as a share of all requests.
+        ttft_p50_ms, ttft_p99_ms, tpot_ms: over requests; tpot over tokens.
+        tokens_per_sec, cost_per_1k, memory_gb: mean, over all tokens, peak.
+        gpus: mean number of GPUs.
+        out_of_memory: share of seconds.
+        good, requests, tokens, cost: float64[blocks, controllers]: sums of each block, for the bootstrap.
+    """
+
+    goodput: np.ndarray
+    attainment: np.ndarray
+    ttft_p50_ms: np.ndarray
+    ttft_p99_ms: np.ndarray
+    tpot_ms: np.ndarray
+    tokens_per_sec: np.ndarray
+    cost_per_1k: np.ndarray
+    memory_gb: np.ndarray
+    gpus: np.ndarray
+    out_of_memory: np.ndarray
+    good: np.ndarray
+    requests: np.ndarray
+    tokens: np.ndarray
+    cost: np.ndarray
+
+    def take(self, index: Any) -> Quality:
+        """The entries of some controllers."""
+        return Quality(**{f.name: getattr(self, f.name)[..., index] for f in dataclasses.fields(self)})
+
+
+def join(parts: list[Quality]) -> Quality:
+    """Several sets of controllers as one."""
+    names = [f.name for f in dataclasses.fields(Quality)]
+    return Quality(**{name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names})
+
+
+def judge(seconds: Seconds, ttft: np.ndarray, requests: LoggedRequests, objective: Objective) -> Quality:
+    """Judge every controller.
+
+    Args:
+        seconds: fields of shape (stretch seconds in order of the stretches, controllers).
+        ttft: float32[requests, controllers], ms.
+        requests: the log's.
+        objective: what counts as good.
+    """
+    place = requests.stretch.astype(np.int64) * requests.length + requests.second
+    arrivals = np.maximum(seconds.arrivals, 1.0)
+    served = np.clip(1.0 - seconds.rejected / arrivals, 0.0, 1.0)
+    in_time = (ttft <= objective.ttft_ms) & (np.asarray(seconds.tpot_ms)[place] <= objective.tpot_ms)
+    good = in_time * served[place]
+    blocks = max(requests.seconds // BLOCK_S, 1)
+    of_second = np.minimum(np.arange(requests.seconds) // BLOCK_S, blocks - 1)
+    edges = np.searchsorted(of_second[place], np.arange(blocks))
+    second_edges = np.searchsorted(of_second, np.arange(blocks))
+    sums = _sum_blocks(good, edges)
+    tokens = _sum_blocks(np.asarray(seconds.tokens, np.float64), second_edges)
+    cost = _sum_blocks(np.asarray(seconds.cost, np.float64), second_edges)
+    count = np.broadcast_to(_sum_blocks(np.ones((requests.count, 1)), edges), sums.shape)
+    middle, tail = np.percentile(ttft, (50, 99), axis=0)
+    weight = np.asarray(seconds.tokens, np.float64)
+    return Quality(
+        goodput=sums.sum(axis=0) / requests.seconds,
+        attainment=sums.sum(axis=0) / requests.count,
+        ttft_p50_ms=middle,
+        ttft_p99_ms=tail,
+        tpot_ms=(seconds.tpot_ms * weight).sum(axis=0) / np.maximum(weight.sum(axis=0), 1.0),
+        tokens_per_sec=weight.mean(axis=0),
+        cost_per_1k=1000.0 * cost.sum(axis=0) / np.maximum(tokens.sum(axis=0), 1.0),
+        memory_gb=np.asarray(seconds.memory_gb).max(axis=0),
+        gpus=1.0 + np.asarray(seconds.action.prefill_disagg, np.float64).mean(axis=0),
+        out_of_memory=np.asarray(seconds.oom, np.float64).mean(axis=0),
+        good=sums,
+        requests=count,
+        tokens=tokens,
+        cost=cost,
+    )
+
+
+def _sum_blocks(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    # an empty block would repeat its neighbour's first row in reduceat
+    sums = np.zeros((len(edges), values.shape[1]))
+    ends = [*edges[1:], len(values)]
+    for i, (start, end) in enumerate(zip(edges, ends, strict=True)):
+        sums[i] = values[start:end].sum(axis=0, dtype=np.float64)
+    return sums
+
+
+def gain_intervals(before: Quality, after: Quality, seconds: int, seed: int = 0) -> dict[str, dict[str, float | None]]:
+    """What changing from one controller to another gains on the same log, with 95 % intervals.
+
+    Args:
+        before: of one controller (``take([i])``).
+        after: of the other.
+        seconds: of the log.
+        seed: of the resampling.
+
+    Returns:
+        "goodput" (requests/s), "attainment" (share), "cost_per_1k": {"change", "low", "high"}; the last two are None
+        where the log has fewer than four blocks.
+    """
+    blocks = before.good.shape[0]
+    draws = np.random.default_rng(seed).integers(0, blocks, (RESAMPLES, blocks)) if blocks >= 4 else None
+
+    def sums(quality: Quality, pick: np.ndarray | None) -> dict[str, np.ndarray]:
+        names = ("good", "requests", "tokens", "cost")
+        if pick is None:
+            return {name: getattr(quality, name)[:, 0].sum() for name in names}
+        return {name: getattr(quality, name)[:, 0][pick].sum(axis=1) for name in names}
+
+    def price(total: dict[str, np.ndarray]) -> np.ndarray:
+        return total["cost"] / np.maximum(total["tokens"], 1.0)
+
+    def change(pick: np.ndarray | None) -> dict[str, np.ndarray]:
+        a, b = sums(before, pick), sums(after, pick)
+        return {
+            "goodput": (b["good"] - a["good"]) / seconds,
+            "attainment": b["good"] / b["requests"] - a["good"] / a["requests"],
+            "cost_per_1k": 1000.0 * (price(b) - price(a)),
+        }
+
+    point, spread = change(None), None if draws is None else change(draws)
+    return {
+        name: {
+            "change": float(value),
+            "low": None if spread is None else float(np.percentile(spread[name], CONFIDENCE[0])),
+            "high": None if spread is None else float(np.percentile(spread[name], CONFIDENCE[1])),
+        }
+        for name, value in point.items()
+    }
+
+
+def tail_interval(ttft: np.ndarray, requests: LoggedRequests, seed: int = 0) -> tuple[float, float] | None:
+    """95 % interval of the 99th percentile of one or the difference of two TTFT columns, by the same blocks.
+
+    Args:
+        ttft: float32[requests] or float32[requests, 2] (the difference is second minus first).
+        requests: the log's.
+        seed: of the resampling.
+    """
+    columns = ttft[:, None] if ttft.ndim == 1 else ttft
+    blocks = max(requests.seconds // BLOCK_S, 1)
+    if blocks < 4:
+        return None
+    place = requests.stretch.astype(np.int64) * requests.length + requests.second
+    block = np.minimum(place // BLOCK_S, blocks - 1)
+    order = np.argsort(columns, axis=0)
+    rng = np.random.default_rng(seed)
+    found = np.empty((RESAMPLES, columns.shape[1]))
+    for i in range(RESAMPLES):
+        weights = np.bincount(rng.integers(0, blocks, blocks), minlength=blocks)
+        for j in range(columns.shape[1]):
+            total = np.cumsum(weights[block[order[:, j]]])
+            found[i, j] = columns[order[min(int(np.searchsorted(total, 0.99 * total[-1])), len(total) - 1), j], j]
+    difference = found[:, 0] if ttft.ndim == 1 else found[:, 1] - found[:, 0]
+    low, high = np.percentile(difference, CONFIDENCE)
+    return float(low), float(high)

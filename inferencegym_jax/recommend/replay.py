@@ -1,0 +1,181 @@
+"""A request log replayed under many controllers at once: what every second looks like, when each first token comes.
+
+``serve`` runs the environment's own compiled step over the log (continuous batching as a fluid, second by second).
+``first_tokens`` then walks through the requests: each finds the prefills ahead of it, joins the running batch, and is
+prefilled with its own prompt, at the kernel times of the table for the batch that ``serve`` found in its second. The
+fluid knows mean prompts only; most of the spread of TTFTs is that of the prompts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax.environment import Environment
+from inferencegym_jax.episodes.rollout import Policy, act
+from inferencegym_jax.models import EPISODE_LENGTH, EnvParams, ServeAction
+from inferencegym_jax.physics.speculation import accept_rate, tokens_per_verification
+from inferencegym_jax.table.iterations import EngineGrid, engine_grid
+from inferencegym_jax.traffic.calendar import BUCKET_EDGES
+
+LEAST = 1e-6
+JOINING = 2  # later arrivals that may share a request's first iteration
+
+
+class Seconds(NamedTuple):
+    """Every second of every lane (a controller on a stretch); leading axes (seconds, lanes), float32 unless noted."""
+
+    action: ServeAction  # in force, as arrays
+    running: jax.Array  # requests in the decode batch, a real number
+    wait_ms: jax.Array  # of the queue for a slot or for memory
+    iteration_ms: jax.Array  # of a decode iteration without prefill
+    per_iteration: jax.Array  # tokens that it yields a request
+    tpot_ms: jax.Array
+    tokens: jax.Array
+    memory_gb: jax.Array
+    cost: jax.Array  # of the second
+    arrivals: jax.Array
+    rejected: jax.Array
+    oom: jax.Array  # bool
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def serve(
+    env: Environment,
+    controllers: tuple[Policy, ...],
+    length: int,
+    params: EnvParams,
+    seeds: jax.Array,
+    actions: ServeAction,
+    which: jax.Array,
+) -> Seconds:
+    """Serve ``length`` seconds of the log, each lane under a static action or a controller; no noise, no auto-reset.
+
+    Args:
+        env: with the log.
+        controllers: policies without a carry. They see episodes of 200 s, as in training: timestep and cost_so_far
+            start again.
+        length: seconds.
+        params: of the open loop with ``TRAFFIC_TRACE``; its ``episode_length`` must be at least ``length``.
+        seeds: uint32[lanes]: the stretch begins at second 200 x seed.
+        actions: fields of shape (lanes,): the static actions.
+        which: int32[lanes]: -1 takes the static action, i the i-th controller.
+    """
+    grid = engine_grid(env.table)
+    any_controller = (which >= 0).any()  # one number for all lanes, so that lanes of static actions run no network
+
+    def decide(state: Any, observation: Any, paid: jax.Array) -> ServeAction:
+        seen = dataclasses.replace(
+            observation,
+            timestep=(state.time % EPISODE_LENGTH).astype(jnp.float32),
+            cost_so_far=observation.cost_so_far - paid,
+        )
+        chosen = actions
+        for i, controller in enumerate(controllers):
+            answers = jax.vmap(lambda s, o, policy=controller: act(policy, s, o, None)[0])(state, seen)
+            chosen = jax.tree.map(functools.partial(jnp.where, which == i), answers, chosen)
+        return chosen
+
+    def body(loop: Any, _: Any) -> Any:
+        state, observation, paid = loop
+        paid = jnp.where(state.time % EPISODE_LENGTH == 0, observation.cost_so_far, paid)
+        taken = jax.lax.cond(any_controller, decide, lambda *_: actions, state, observation, paid)
+        observation, after, _gain, _over, info = jax.vmap(lambda s, a: env.step_env(None, s, a, params))(state, taken)
+        row = jax.vmap(functools.partial(_second, grid, params))(state, after, taken, info)
+        return (after, observation, paid), row
+
+    observation, state = jax.vmap(env.reset_seed, in_axes=(0, None))(seeds, params)
+    start = (state, observation, jnp.zeros(seeds.shape, jnp.float32))
+    return jax.lax.scan(body, start, None, length=length)[1]
+
+
+def _second(grid: EngineGrid, params: EnvParams, before: Any, after: Any, action: ServeAction, info: Any) -> Seconds:
+    engine, traffic, metrics = after.engine, info["workload"], info["metrics"]
+    n = engine.concurrency
+    output = jnp.where(n > LEAST, engine.owed / jnp.maximum(n, LEAST), grid.table.output_length)
+    bucket = (engine.running_prompt >= jnp.asarray(BUCKET_EDGES, jnp.float32)).sum(dtype=jnp.int32)
+    tokens = tokens_per_verification(accept_rate(params, bucket, action.spec_length), action.spec_length)
+    gain = tokens / tokens_per_verification(grid.table.reference_acceptance, action.spec_length)
+    context = engine.running_prompt + 0.5 * (output - grid.table.output_length)
+    token_ms = grid.look_up(grid.running, action, n, context)[0] / gain + params.engine.overhead_ms / tokens
+    waited = jnp.where(before.time == 0, 0.0, before.engine.waiting)
+    admitted = traffic.arrivals + waited - engine.waiting - traffic.rejected
+    rates = jnp.asarray(grid.cost_rate)
+    drain = jnp.maximum(jnp.maximum(admitted, traffic.served).astype(jnp.float32), 0.1)
+    return Seconds(
+        action=action,
+        running=n,
+        wait_ms=1000.0 * 0.5 * (waited + engine.waiting) / drain,
+        iteration_ms=token_ms * tokens,
+        per_iteration=tokens,
+        tpot_ms=metrics.tpot_ms,
+        tokens=metrics.tokens_per_sec,
+        memory_gb=metrics.gpu_memory_gb,
+        cost=jnp.where(action.prefill_disagg, rates[-1], rates[0]),
+        arrivals=traffic.arrivals.astype(jnp.float32),
+        rejected=traffic.rejected.astype(jnp.float32),
+        oom=info["oom"],
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def first_tokens(
+    grid: EngineGrid,
+    seconds: Seconds,
+    second: jax.Array,
+    gap_ms: jax.Array,
+    prompt: jax.Array,
+    residue: jax.Array,
+    token_budget: jax.Array,
+) -> jax.Array:
+    """TTFT (ms) of every request under every controller, float32[requests, controllers].
+
+    Args:
+        grid: the table, taken apart.
+        seconds: fields of shape (seconds, controllers).
+        second: int32[requests], which second of ``seconds``.
+        gap_ms: float32[requests], since the request before; infinite where the engine starts empty.
+        prompt: float32[requests], tokens.
+        residue: float32[requests] in [0, 1): where in the iteration under way the request arrives.
+        token_budget: float32, tokens of one iteration.
+
+    A prompt takes ``p`` ms of the iterations and as many of them as it has chunks; what is ahead of it in the prefill
+    queue is Lindley's ``V' = max(V + service - gap, 0)``, with service ``p + t x prompt / chunk`` where prefill shares
+    the decode iterations and ``p`` where it has a GPU of its own. Who finds no prefill ahead waits for the rest of an
+    iteration. Who arrives in that time joins the same iteration, as far as its token budget goes, and makes it longer.
+    """
+
+    def one(ahead: jax.Array, request: Any) -> tuple[jax.Array, jax.Array]:
+        index, gap, tokens, share, later = request
+        now = jax.tree.map(lambda x: x[index], seconds)
+        t, n = now.iteration_ms, now.running
+        tokens = jnp.broadcast_to(tokens, n.shape)
+        ahead = jnp.maximum(ahead - gap, 0.0)
+        prefill = grid.look_up(grid.joining, now.action, n, tokens)[0]
+        alone = grid.stand_alone_ms(now.action.quant_tier, tokens)
+        chunk = jnp.maximum(token_budget - n * now.per_iteration, 1.0)
+        chunks = jnp.ceil(tokens / chunk)
+        disagg = now.action.prefill_disagg
+        start = jnp.where(ahead > 0, ahead, share * t * (1.0 - jnp.exp(-n)))
+        room = chunks * chunk - tokens
+        beside = jnp.zeros_like(n)
+        for gap_after, tokens_after in later:
+            joins = jnp.where(gap_after < start, jnp.minimum(tokens_after, room), 0.0)
+            beside, room = beside + joins, room - joins
+        together = prefill * (1.0 + beside / tokens)
+        own = jnp.where(disagg, alone, chunks * t + together + jnp.maximum(alone - prefill, 0.0))
+        service = prefill + jnp.where(disagg, 0.0, t * tokens / chunk)
+        return ahead + service, jnp.maximum(jnp.where(disagg, ahead, start), now.wait_ms) + own
+
+    later, gap_after, count = [], jnp.zeros_like(gap_ms), gap_ms.shape[0]
+    gaps = jnp.append(gap_ms, jnp.full(JOINING, jnp.inf))
+    prompts = jnp.append(prompt, jnp.zeros(JOINING))
+    for i in range(1, JOINING + 1):
+        gap_after = gap_after + gaps[i : i + count]
+        later.append((gap_after, prompts[i : i + count]))
+    empty = jnp.zeros_like(seconds.running[0])
+    return jax.lax.scan(one, empty, (second, gap_ms, prompt, residue, tuple(later)))[1]

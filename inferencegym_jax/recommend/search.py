@@ -1,0 +1,124 @@
+"""Every configuration and controller of a search, replayed on a log: many lanes a compiled call, one part a core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inferencegym_jax.environment import Environment
+from inferencegym_jax.episodes.parallel import cores
+from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeAction
+from inferencegym_jax.recommend.log_requests import TRACE_TASK, LoggedRequests
+from inferencegym_jax.recommend.quality import Objective, Quality, between, join, judge
+from inferencegym_jax.recommend.replay import Seconds, first_tokens, serve
+from inferencegym_jax.table.iterations import engine_grid
+from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.tasks import get_task, make_params
+
+LANES = 384  # controllers a compiled call
+
+
+def environment(
+    table: LatencyTable, requests: LoggedRequests, memory_gb: float, acceptance: float | None
+) -> tuple[Environment, EnvParams]:
+    """The open-loop environment that replays the log: no noise, every knob of the table free."""
+    spec = get_task(TRACE_TASK)
+    params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0}, trace=requests.log)
+    rate = spec.acceptance if acceptance is None else between("acceptance", acceptance, 0.0, 1.0)
+    params = params.replace(
+        noise_sigma=np.float32(0.0),
+        active=np.asarray([name not in table.locked_knobs for name in KNOBS]),
+        episode_length=np.int32(requests.length),
+        oom_limit_gb=np.float32(memory_gb),
+        acceptance=np.float32(rate),
+    )
+    return Environment(table, params, requests.log), params
+
+
+class Replay:
+    """Replays the log under static actions and controllers, ``LANES`` at a time, one part a core."""
+
+    def __init__(
+        self,
+        env: Environment,
+        params: EnvParams,
+        requests: LoggedRequests,
+        controllers: tuple[Policy, ...],
+        objective: Objective,
+    ):
+        self.env: Environment = env
+        self.params: EnvParams = params
+        self.requests: LoggedRequests = requests
+        self.controllers: tuple[Policy, ...] = controllers
+        self.objective: Objective = objective
+        stretches = len(requests.starts)
+        self._lanes = max(LANES // stretches, 1)
+        self._place = jnp.asarray(requests.stretch * requests.length + requests.second)
+        # one draw a request, the same for every controller: where in the iteration under way it arrives
+        self._residue = jnp.asarray(np.random.default_rng(0).random(requests.count), jnp.float32)
+
+    def run(
+        self, actions: list[dict[str, Any]], progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> tuple[Quality, Callable[[int], np.ndarray]]:
+        """Judge every static action, and after them every controller.
+
+        Returns:
+            (quality, i -> TTFT of every request under the i-th, float32[requests], replayed again).
+        """
+        kinds = np.asarray([-1] * len(actions) + list(range(len(self.controllers))), np.int32)
+        table = actions + [dict(self.env.table.knob_defaults)] * len(self.controllers)
+        chunks = [np.arange(start, min(start + self._lanes, len(kinds))) for start in range(0, len(kinds), self._lanes)]
+        done = 0
+
+        def one(chunk: np.ndarray) -> Quality:
+            seconds, ttft = self.lanes([table[i] for i in chunk], kinds[chunk])
+            return judge(seconds, ttft, self.requests, self.objective)
+
+        parts = [one(chunks[-1])]  # the last holds the controllers; it compiles what the threads then share
+        with ThreadPoolExecutor(cores()) as pool:
+            for part in pool.map(one, chunks[:-1]):
+                parts.append(part)
+                done += len(part.goodput)
+                progress(done, len(kinds))
+        quality = join([*parts[1:], parts[0]])
+        return quality, lambda i: self.lanes([table[i]], kinds[i : i + 1])[1][:, 0]
+
+    def lanes(self, actions: list[dict[str, Any]], kinds: np.ndarray) -> tuple[Seconds, np.ndarray]:
+        """Seconds (fields of shape (seconds, controllers)) and TTFTs (requests, controllers) of at most a chunk."""
+        count, requests = len(actions), self.requests
+        width, stretches = self._lanes, len(requests.starts)
+        pick = np.resize(np.arange(count), width)  # padded by repeating, so that one shape is compiled
+        columns = {name: np.repeat(np.asarray([actions[i][name] for i in pick]), stretches) for name in KNOBS}
+        seeds = np.tile(requests.starts // EPISODE_LENGTH, width).astype(np.uint32)
+        which = np.repeat(np.where(np.arange(width) < count, kinds[pick], -1), stretches).astype(np.int32)
+        found = serve(
+            self.env,
+            self.controllers,
+            requests.length,
+            self.params,
+            jnp.asarray(seeds),
+            ServeAction(**columns).as_arrays(),
+            jnp.asarray(which),
+        )
+
+        def in_order(x: jax.Array) -> jax.Array:
+            # (length, width x stretches) -> (stretches x length, width)
+            return x.reshape(requests.length, width, stretches).transpose(2, 0, 1).reshape(-1, width)
+
+        seconds = jax.tree.map(in_order, found)
+        ttft = first_tokens(
+            engine_grid(self.env.table),
+            seconds,
+            self._place,
+            jnp.asarray(requests.gap_ms),
+            jnp.asarray(requests.prompt),
+            self._residue,
+            jnp.asarray(self.params.engine.token_budget, jnp.float32),
+        )
+        return jax.tree.map(lambda x: np.asarray(x)[:, :count], seconds), np.asarray(ttft)[:, :count]

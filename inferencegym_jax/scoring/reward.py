@@ -1,0 +1,62 @@
+"""The reward of one second: throughput wanted, latency, violations and cost not.
+
+SPEC section 4, step 5. Pure function of metrics and params; replace it by passing another to ``Environment``.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax.models import EnvParams, MetricsSnapshot, WorkloadState
+from inferencegym_jax.numerics.compile_units import stage
+
+# Never reached. A minimum between a product and a sum keeps the compiler from contracting the two into one rounding,
+# and a product with 1 / x from replacing a division by a loop-invariant x. Which it does depends on the code around it:
+# the last bit of a reward would differ between a scan over a batch and a single step.
+CAP = 1e30
+
+
+def violation_rate(metrics: MetricsSnapshot, queue_depth: jax.Array) -> jax.Array:
+    """Violations over requests waiting, in [0, 1]."""
+    return jnp.clip(metrics.slo_violations / jnp.maximum(queue_depth, 1), 0.0, 1.0)
+
+
+def mean_slo_ms(class_shares: jax.Array, slo_ms: jax.Array) -> jax.Array:
+    """TTFT objective (ms) of the mean request that has one; inf where none has.
+
+    Tasks without classes have shares [1, 0, 0], which gives their one SLO. Weighing by share keeps a long prompt of a
+    batch tenant from being held to the interactive tenant's objective alone.
+
+    Args:
+        class_shares: float32[..., 3].
+        slo_ms: float32[..., 3], inf for none.
+    """
+    total, weighted = jnp.zeros_like(class_shares[..., 0]), jnp.zeros_like(class_shares[..., 0])
+    for i in range(slo_ms.shape[-1]):
+        bound = jnp.isfinite(slo_ms[..., i])
+        share = jnp.where(bound, class_shares[..., i], 0.0)
+        total = total + share
+        weighted = weighted + jnp.minimum(share * jnp.where(bound, slo_ms[..., i], 0.0), CAP)
+    return jnp.where(total > 0, weighted / jnp.maximum(total, 1e-6), jnp.inf)
+
+
+@stage
+def reward(metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams) -> jax.Array:
+    """``alpha T - beta L - gamma V - delta C``, clipped to [-1, 1]; float32.
+
+    T = tokens_per_sec / the task's optimal, L = ttft_p50 / SLO (``mean_slo_ms``), V = ``violation_rate``, C =
+    cost_per_1k / its normaliser.
+    """
+    throughput = metrics.tokens_per_sec * (1.0 / params.optimal_tps)
+    latency = metrics.ttft_p50_ms / mean_slo_ms(workload.priority_distribution, params.slo_ms)
+    cost = metrics.cost_per_1k * (1.0 / params.cost_normaliser)
+    terms = (
+        params.alpha * throughput,
+        params.beta * latency,
+        params.gamma * violation_rate(metrics, workload.queue_depth),
+        params.delta * cost,
+    )
+    gain, late, violated, paid = (jnp.minimum(term, CAP) for term in terms)
+    value = gain - late - violated - paid
+    return jnp.clip(value, -1.0, 1.0)

@@ -1,0 +1,226 @@
+"""A latency table from the result files of ``vllm bench serve --save-result``.
+
+``folder of JSON -> BenchPoint -> columns -> table.table_from_columns``. One file is one closed-loop run:
+``--max-concurrency`` is the batch size, and the mean prompt length names the prompt bucket. What the benchmark cannot
+know a run states with ``--metadata``, which vLLM writes into the file: ``spec_length``, ``acceptance`` (of the drafts),
+``quant_tier``, ``prefill_disagg``, ``kv_budget``, ``gpu_mem_gb``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from inferencegym_jax.models import KNOBS, finite_number, shown
+from inferencegym_jax.table.latency_table import (
+    KEYS,
+    METRICS,
+    PROMPT_LENGTHS,
+    LatencyTable,
+    TableError,
+    table_from_columns,
+)
+
+STATED = ("spec_length", "quant_tier", "prefill_disagg", "kv_budget")
+MEASURED = ("median_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "output_throughput", "completed", "total_input_tokens")
+
+
+@dataclass(frozen=True)
+class BenchPoint:
+    """One run.
+
+    Attributes:
+        file: its name.
+        keys: the table's key columns.
+        metrics: median and p99 TTFT (ms), mean TPOT (ms), output tokens/s.
+        prompt, output: mean tokens a request.
+        gpu_mem_gb, acceptance: where the run states them.
+        gpus: GPUs in use, 2 where prefill runs on its own.
+        weight: completed requests.
+        model: as the run names it.
+    """
+
+    file: str
+    keys: dict[str, float]
+    metrics: dict[str, float]
+    prompt: float
+    output: float
+    gpu_mem_gb: float | None
+    acceptance: float | None
+    gpus: float
+    weight: float
+    model: str
+
+
+def read_folder(folder: str | Path) -> list[BenchPoint]:
+    """Every result file of a folder and the folders in it.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        TableError: no result in it, or a file that lacks a field; file and field are named.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"folder = {str(root)!r}: no such folder")
+    files = sorted(root.rglob("*.json"))
+    if not files:
+        raise TableError(f"{root}: no .json files; run `vllm bench serve --save-result --result-dir {root}` first")
+    return [read_point(file) for file in files]
+
+
+def read_point(file: Path) -> BenchPoint:
+    """One result file.
+
+    Raises:
+        TableError: not JSON, or a field is missing or no usable number.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").strip()
+        # --append-result writes one object a line; the last is the newest
+        found = json.loads(lines.splitlines()[-1] if "}\n{" in lines else lines)
+    except (UnicodeDecodeError, ValueError, IndexError) as error:
+        raise TableError(f"{file.name}: not a JSON result of vllm bench serve: {error}") from None
+    if not isinstance(found, Mapping):
+        raise TableError(f"{file.name}: must be one JSON object, as vllm bench serve --save-result writes it")
+    number = {name: _positive(file, found, name) for name in MEASURED}
+    completed = number["completed"]
+    concurrency = found.get("max_concurrency")
+    if concurrency is None:
+        raise TableError(
+            f"{file.name}: max_concurrency is missing; the table needs closed-loop runs: add --max-concurrency N"
+            " (--request-rate inf)"
+        )
+    keys: dict[str, float] = {"batch_size": _positive(file, found, "max_concurrency")}
+    for name in STATED:
+        value = found.get(name, KNOBS[name].default)
+        keys[name] = _stated(file, name, value)
+    prompt = number["total_input_tokens"] / completed
+    keys["prompt_len_bucket"] = float(nearest_bucket(prompt))
+    gpu_mem = found.get("gpu_mem_gb")
+    return BenchPoint(
+        file=file.name,
+        keys=keys,
+        metrics={
+            "ttft_p50_ms": number["median_ttft_ms"],
+            "ttft_p99_ms": number["p99_ttft_ms"],
+            "tpot_ms": number["mean_tpot_ms"],
+            "tps": number["output_throughput"],
+        },
+        prompt=prompt,
+        output=_positive(file, found, "total_output_tokens") / completed,
+        gpu_mem_gb=None if gpu_mem is None else _stated(file, "gpu_mem_gb", gpu_mem),
+        acceptance=None if found.get("acceptance") is None else _stated(file, "acceptance", found["acceptance"]),
+        gpus=1.0 + keys["prefill_disagg"],
+        weight=completed,
+        model=str(found.get("model_id", "unknown model")),
+    )
+
+
+def nearest_bucket(prompt: float) -> int:
+    """The prompt bucket whose length is nearest on a log scale."""
+    return int(np.argmin(np.abs(np.log(np.asarray(PROMPT_LENGTHS)) - math.log(prompt))))
+
+
+def _positive(file: Path, found: Mapping[str, Any], name: str) -> float:
+    if name not in found:
+        raise TableError(f"{file.name}: {name} is missing; vllm bench serve --save-result writes it")
+    value = finite_number(found[name])
+    if value is None or value <= 0:
+        raise TableError(f"{file.name}: {name} = {shown(found[name])}; must be a finite number above 0")
+    return value
+
+
+def _stated(file: Path, name: str, value: Any) -> float:
+    try:
+        number = finite_number(json.loads(value.lower()) if isinstance(value, str) else value)
+    except ValueError:
+        number = None
+    if isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("true", "false")):
+        number = float(str(value).lower() == "true")
+    if number is None:
+        allowed = KNOBS[name].allowed if name in KNOBS else "a number above 0"
+        raise TableError(f"{file.name}: {name} = {shown(value)}; must be {allowed}")
+    return number
+
+
+def build_table(points: Sequence[BenchPoint], *, gpu_mem_gb: float | None = None, price: float = 1.0) -> LatencyTable:
+    """The table of these runs; runs of one point are averaged, weighted by their requests.
+
+    Args:
+        points: from ``read_folder``.
+        gpu_mem_gb: memory of the runs that do not state it.
+        price: of a GPU second; cost_per_1k = price x GPUs x 1000 / tps.
+
+    Raises:
+        TableError: a run without memory, several models, or the table's own checks (a cell that no run fills...).
+    """
+    if not points:
+        raise TableError("no runs")
+    price_number = finite_number(price)
+    if price_number is None or price_number <= 0:
+        raise TableError(f"price = {price!r}; must be a number above 0")
+    models = sorted({point.model for point in points})
+    if len(models) > 1:
+        raise TableError(f"runs of {len(models)} models ({', '.join(models)}); one table is of one: a folder a model")
+    groups: dict[tuple[float, ...], list[BenchPoint]] = {}
+    for point in points:
+        groups.setdefault(tuple(point.keys[key] for key in KEYS), []).append(point)
+    columns: dict[str, list[float]] = {name: [] for name in (*KEYS, *METRICS)}
+    for values, runs in groups.items():
+        for name, value in zip(KEYS, values, strict=True):
+            columns[name].append(value)
+        weights = [run.weight for run in runs]
+        for name in ("ttft_p50_ms", "ttft_p99_ms", "tpot_ms", "tps"):
+            columns[name].append(float(np.average([run.metrics[name] for run in runs], weights=weights)))
+        memory = [run.gpu_mem_gb if run.gpu_mem_gb is not None else gpu_mem_gb for run in runs]
+        if None in memory:
+            raise TableError(
+                f"{runs[memory.index(None)].file}: states no gpu_mem_gb; run the benchmark with"
+                " --metadata gpu_mem_gb=N (peak GB that nvidia-smi shows), or pass one for all"
+            )
+        columns["gpu_mem_gb"].append(float(np.average(np.asarray(memory, float), weights=weights)))
+        columns["cost_per_1k"].append(price_number * runs[0].gpus * 1000.0 / columns["tps"][-1])
+    weights = np.asarray([point.weight for point in points])
+    metadata = {
+        "source": f"vllm bench serve, {len(points)} runs of {models[0]}",
+        "reference_output_length": f"{np.average([point.output for point in points], weights=weights):.1f}",
+    }
+    accepted = [point.acceptance for point in points if point.acceptance is not None]
+    if accepted:
+        metadata["reference_acceptance"] = f"{np.mean(accepted):.3f}"
+    return table_from_columns(columns, metadata, name=models[0])
+
+
+def columns_of(table: LatencyTable) -> dict[str, np.ndarray]:
+    """A table as columns, one row a grid point, as ``table_from_columns`` takes them."""
+    axes = [np.asarray(table.axes[key]) for key in KEYS]
+    axes[-1] = np.asarray([PROMPT_LENGTHS.index(int(length)) for length in axes[-1]])
+    mesh = np.meshgrid(*axes, indexing="ij")
+    columns = {key: grid.ravel() for key, grid in zip(KEYS, mesh, strict=True)}
+    return columns | {name: table.values[..., i].ravel() for i, name in enumerate(METRICS)}
+
+
+def write_table(table: LatencyTable, path: str | Path) -> None:
+    """Write a table as parquet (with its metadata) or CSV, by the file's ending.
+
+    Raises:
+        ValueError: another ending.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    arrays = {name: pa.array(column) for name, column in columns_of(table).items()}
+    data = pa.table(arrays).replace_schema_metadata(table.metadata)
+    if path.suffix == ".parquet":
+        parquet.write_table(data, path)
+    elif path.suffix == ".csv":
+        csv.write_csv(data, path)
+    else:
+        raise ValueError(f"out = {str(path)!r}: must end in .parquet or .csv")

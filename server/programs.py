@@ -1,0 +1,106 @@
+"""The library's packed step for every task and config that is asked for, compiled when told to.
+
+``Engine.kernel(task, config) -> Kernel``; ``Kernel.reset(seed) -> Outcome``; ``Kernel.step(state, action) -> Outcome``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import inferencegym_jax as ig
+from inferencegym_jax.episodes.single_step import PackedStep
+from inferencegym_jax.models import KNOBS
+from inferencegym_jax.registry import best_static_action, normalisers
+from inferencegym_jax.tasks import CONFIG_KEYS, check_config
+
+PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
+
+
+class Kernel(PackedStep):
+    """One task with one config on a compiled program."""
+
+    def __init__(self, env: ig.Environment, params: ig.EnvParams, spec: ig.TaskSpec, config: dict[str, float]):
+        super().__init__(env, params)
+        self.spec: ig.TaskSpec = spec
+        self.config: dict[str, float] = config
+
+
+class Engine:
+    """Kernels of every task on one latency table and, where one is given, one request log; compiles when told to, keeps
+    params of recent configs."""
+
+    def __init__(self, table: str | Path | None = None, trace: str | Path | None = None):
+        # A step is shorter than a hop to jax's dispatch thread and back, and its seventy small operations gain nothing
+        # from a pool of threads, which cost a third of the processor time. Takes effect if jax has not started yet.
+        os.environ.setdefault("PJRT_NPROC", "1")
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+        self.table = ig.load_table(table)
+        self.trace = None if trace is None else ig.load_trace(trace)
+        self._kernels: OrderedDict[tuple[Any, ...], Kernel] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def kernel(self, task: int | str, config: Mapping[str, Any] | None = None) -> Kernel:
+        """The kernel of a task (id or name) and a config.
+
+        Raises:
+            ValueError: see ``inferencegym_jax.make``.
+        """
+        spec = ig.get_task(task)
+        overrides = check_config(config)
+        key = (spec.id, *(overrides.get(name) for name in CONFIG_KEYS))
+        with self._lock:
+            kernel = self._kernels.get(key)
+            if kernel is None:
+                env, params = ig.make(spec.id, table=self.table, config=overrides, trace=self.trace)
+                kernel = self._kernels[key] = Kernel(env, params, spec, overrides)
+                while len(self._kernels) > PARAMS_KEPT:
+                    self._kernels.popitem(last=False)
+            else:
+                self._kernels.move_to_end(key)
+            return kernel
+
+    def normalisers(self, spec: ig.TaskSpec) -> dict[str, float]:
+        """What the grader divides by for a task on this table and traffic."""
+        return normalisers(spec, self.table, trace=self.trace)
+
+    def best_static(self, spec: ig.TaskSpec) -> dict[str, Any]:
+        """The static action with the best mean score of a task on this table and traffic, as knobs."""
+        return best_static_action(spec, self.table, trace=self.trace)
+
+    def replay(self, kernel: Kernel, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The log that these actions give, bit for bit a session's: entries ``{"action", "reward", "metrics"}``.
+
+        Raises:
+            ValueError: the server's own latency table lacks a value of a knob; the action's index is named.
+        """
+        state, log = kernel.reset(seed).state, []
+        for i, action in enumerate(actions):
+            try:
+                packed = kernel.pack_action(action)
+            except ValueError as error:
+                raise ValueError(f"actions[{i}]: {error}") from error
+            outcome = kernel.step(state, packed)
+            state = outcome.state
+            log.append(
+                {"action": {k: action[k] for k in KNOBS}, "reward": outcome.reward, "metrics": outcome.info["metrics"]}
+            )
+        return log
+
+    def warm_up(self) -> None:
+        """Compile reset and step of every task, so that no request waits for a compiler."""
+        kernels = [self.kernel(spec.id) for spec in ig.task_specs().values()]
+        programs = {kernel.env: kernel for kernel in kernels}.values()
+        action = kernels[0].pack_action(ig.ServeAction())
+        with ThreadPoolExecutor() as pool:  # the compiler runs outside the interpreter's lock
+            jobs = [pool.submit(kernel.reset, 0) for kernel in programs]
+            jobs += [pool.submit(kernel.step, bytes(kernel.state_bytes), action) for kernel in programs]
+            for job in jobs:
+                job.result()

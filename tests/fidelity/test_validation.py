@@ -1,0 +1,153 @@
+"""Measured vLLM runs against the compiled step, and the files in which such runs come."""
+
+import csv
+import dataclasses
+import importlib.util
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from inferencegym_jax.cli.app import app
+from inferencegym_jax.fidelity.measured_runs import RunError, read_runs
+from inferencegym_jax.fidelity.validation import arrivals_of, compare, predict, shipped_overhead_ms
+
+kernels = pytest.mark.skipif(
+    importlib.util.find_spec("aiconfigurator_core") is None, reason="the measured kernels are not installed"
+)
+
+# Llama-2-7B on one H100 under vLLM, ten minutes each (inference-sim's public measurements)
+RUNS = [
+    {
+        "model": "meta-llama/Llama-2-7b-hf", "gpu": "h100_sxm", "tp": 1, "max_num_seqs": 128,
+        "max_num_batched_tokens": 2048, "arrivals": "constant", "rate_rps": rate, "requests": 600 * rate,
+        "mean_prompt_tokens": 591.63, "mean_output_tokens": output, "ttft_mean_ms": ttft, "ttft_p50_ms": p50,
+        "ttft_p90_ms": p90, "latency_mean_ms": latency,
+    }
+    for rate, output, ttft, p50, p90, latency in (
+        (5, 193.7, 25.04, 24.26, 28.37, 1810.32), (10, 195.8, 29.45, 28.92, 34.09, 2215.95)
+    )
+]  # fmt: skip
+
+
+def written(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@kernels
+def test_the_second_run_is_predicted_by_a_constant_fitted_on_the_first(tmp_path):
+    path = written(tmp_path / "runs.csv", RUNS)
+    fitted = CliRunner().invoke(app, ["calibrate", str(path), "--rows", "1", "--json"])
+    assert fitted.exit_code == 0, fitted.output
+    overhead = json.loads(fitted.stdout)["overhead_ms"]
+    assert overhead == pytest.approx(shipped_overhead_ms(), abs=0.02)
+    shown = CliRunner().invoke(app, ["validate", str(path), "--model", "llama2-7b", "--system", "h100_sxm", "--json"])
+    assert shown.exit_code == 0, shown.output
+    first, second = json.loads(shown.stdout)
+    assert abs(first["itl_mean_error"]) < 0.01
+    assert abs(second["itl_mean_error"]) < 0.05 and abs(second["ttft_mean_error"]) < 0.10
+    assert abs(second["ttft_p50_error"]) < 0.10 and abs(second["ttft_p90_error"]) < 0.10
+
+
+@kernels
+@pytest.mark.parametrize(
+    ("model", "gpu", "rate", "prompt", "output"),
+    [("Qwen/Qwen2.5-7B-Instruct", "H100", 12, 300, 250), ("mistral-nemo-12b", "a100_sxm", 2, 3000, 150)],
+)
+def test_other_models_and_gpus_are_predicted_end_to_end(model, gpu, rate, prompt, output):
+    from data.engine_table import table_of
+
+    run = dataclasses.replace(
+        _run(RUNS[0]), model=model, gpu=gpu, rate_rps=rate, requests=60 * rate, mean_prompt_tokens=prompt,
+        mean_output_tokens=output, arrivals="poisson",
+    )  # fmt: skip
+    found = predict(run, table_of(run), shipped_overhead_ms())
+    assert found.concurrency == pytest.approx(found.throughput_rps * output * found.itl_mean_ms / 1000, rel=0.15)
+    assert 5 < found.itl_mean_ms < 60 and found.itl_mean_ms < found.ttft_mean_ms < 2000
+    assert found.ttft_p50_ms <= found.ttft_p90_ms <= found.ttft_p99_ms
+    row = compare(run, found)
+    assert row["itl_mean_error"] == pytest.approx(found.itl_mean_ms / run.itl_mean_ms - 1, abs=1e-4)
+
+
+def _run(row, tmp=None):
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        return read_runs(written(Path(folder) / "run.csv", [row]))[0]
+
+
+def test_a_run_is_read_with_its_defaults_and_derived_figures():
+    run = _run({k: v for k, v in RUNS[0].items() if k not in ("requests", "max_num_seqs", "tp", "gpu")})
+    assert (run.requests, run.max_num_seqs, run.tp, run.gpu) == (3000, 128, 1, None)
+    assert run.itl_mean_ms == pytest.approx((1810.32 - 25.04) / 192.7)
+    assert run.ttft_quantiles_ms == {"p50": 24.26, "p90": 28.37}
+
+
+def test_constant_arrivals_are_even_and_poisson_ones_are_not():
+    run = dataclasses.replace(_run(RUNS[0]), rate_rps=2.5, requests=1500)
+    even = arrivals_of(run).counts
+    assert even.sum() == 1500 and set(even.tolist()) == {2, 3}
+    spread = arrivals_of(dataclasses.replace(run, arrivals="poisson")).counts
+    assert spread.mean() == pytest.approx(2.5, rel=0.1) and spread.var() == pytest.approx(2.5, rel=0.25)
+
+
+BENCH = {
+    "model_id": "meta-llama/Llama-2-7b-hf", "request_rate": 5.0, "burstiness": 1.0, "num_prompts": 300,
+    "completed": 300, "total_input_tokens": 177489, "total_output_tokens": 58110, "mean_ttft_ms": 25.0,
+    "median_ttft_ms": 24.0, "p99_ttft_ms": 46.0, "mean_itl_ms": 9.3, "mean_tpot_ms": 9.3,
+}  # fmt: skip
+
+
+def test_the_json_of_vllm_bench_is_read(tmp_path):
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(BENCH))
+    run = read_runs(path)[0]
+    assert (run.arrivals, run.rate_rps, run.requests) == ("poisson", 5.0, 300)
+    assert run.mean_prompt_tokens == pytest.approx(591.63) and run.itl_mean_ms == pytest.approx(9.3)
+    path.write_text("\n".join(json.dumps(BENCH) for _ in range(3)))
+    assert len(read_runs(path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rate_rps": "-1"}, "line 2: rate_rps is '-1'; wanted: a number above 0"),
+        ({"rate_rps": ""}, "line 2: rate_rps is ''"),
+        ({"mean_output_tokens": "1"}, "mean_output_tokens is 1; wanted: more than 1"),
+        ({"latency_mean_ms": "20"}, "latency_mean_ms is 20; wanted: more than ttft_mean_ms"),
+        ({"arrivals": "bursty"}, "arrivals is 'bursty'; wanted: one of constant, poisson"),
+        ({"ttft_mean_ms": "nan"}, "ttft_mean_ms is 'nan'"),
+    ],
+)
+def test_bad_runs_are_refused_with_row_and_column(change, message):
+    with pytest.raises(RunError, match=message):
+        _run({**RUNS[0], **change})
+
+
+def test_files_that_hold_no_runs_are_refused(tmp_path):
+    for text, message in (
+        ("", "empty"), ("a,b\n1,2\n", "lacks the column rate_rps"), ("{oops", "not JSON"), ("[]", "no runs"),
+        (json.dumps({**BENCH, "request_rate": "inf"}), "request_rate is 'inf'; wanted: a finite rate"),
+        (",".join(RUNS[0]) + "\n", "no rows"),
+    ):  # fmt: skip
+        path = tmp_path / "run"
+        path.write_text(text)
+        with pytest.raises(RunError, match=message):
+            read_runs(path)
+
+
+@kernels
+def test_the_command_line_says_what_is_wrong(tmp_path):
+    path = written(tmp_path / "runs.csv", [{**RUNS[0], "tp": 2}])
+    for arguments, message in (
+        ([str(tmp_path / "none.csv")], "no such file"),
+        ([str(path), "--model", "gpt-5"], "unknown model_path 'gpt-5'"),
+        ([str(path)], "tp is 2; the kernels are those of one GPU"),
+    ):
+        found = CliRunner().invoke(app, ["validate", *arguments])
+        assert found.exit_code == 2 and message in found.output
