@@ -33,7 +33,7 @@ from inferencegym_jax.physics.closed_loop import advance, simulate
 from inferencegym_jax.physics.metrics import kv_occupancy
 from inferencegym_jax.scoring.reward import reward, violation_rate
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
-from inferencegym_jax.table.iterations import engine_grid
+from inferencegym_jax.table.errors import TableError
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
 from inferencegym_jax.traffic.request_log import RequestLog
@@ -52,7 +52,7 @@ class Environment:
     def __init__(self, table: LatencyTable, default_params: EnvParams, trace: RequestLog | None = None):
         self.grid: TableGrid = TableGrid(table)
         self.trace = trace
-        self.loops: Loops = "both"
+        self.loops: Loops = "both" if has_profile(table) else "closed_loop"
         self._default_params = default_params
 
     def __hash__(self) -> int:
@@ -67,9 +67,13 @@ class Environment:
     def suited_to(self, params: EnvParams) -> Environment:
         """This environment, compiled for the dynamics that ``params`` have where they can be inspected: without the
         other loop, a step takes half the time. Traced params get both loops, and the same numbers."""
-        if self.loops != "both" or is_traced(params.engine.open_loop):
+        if is_traced(params.engine.open_loop):
             return self
         flags = np.asarray(params.engine.open_loop) > 0
+        if self.loops == "closed_loop" and flags.any():
+            engine.iterations_of(self.table)  # raises, and names what the table lacks
+        if self.loops != "both":
+            return self
         if flags.any() and not flags.all():
             return self
         twin = copy.copy(self)
@@ -227,6 +231,15 @@ def _choose(flag: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
     return jnp.where(wide, yes, no)
 
 
+def has_profile(table: LatencyTable) -> bool:
+    """Whether the table says enough of an engine for the open loop."""
+    try:
+        engine.iterations_of(table)
+    except TableError:
+        return False
+    return True
+
+
 def initial(seed: jax.Array, episode: jax.Array, params: EnvParams) -> tuple[ServeObservation, EnvState]:
     """The state of an episode before its first step and what the agent sees of it: nothing yet.
 
@@ -243,10 +256,22 @@ def initial(seed: jax.Array, episode: jax.Array, params: EnvParams) -> tuple[Ser
         arrival_ema=zero,
         class_counts=jnp.zeros_like(shares, jnp.int32),
         cost_so_far=zero,
-        engine=EngineState(none, zero, zero, zero, zero, zero, zero),
+        engine=_empty_engine(zero),
     )
     fields: dict[str, Any] = {name: zero + spec.low for name, spec in OBSERVATION.items() if spec.size == 1}
     return ServeObservation(**{**fields, "priority_distribution": shares}), state
+
+
+def _empty_engine(zero: jax.Array) -> EngineState:
+    """An engine without requests, every field of the batch shape of ``zero``."""
+    return jax.tree.map(
+        lambda value: jnp.broadcast_to(
+            jnp.asarray(value, jnp.int32 if isinstance(value, int) else jnp.float32),
+            (*zero.shape, *np.shape(value)),
+        ),
+        EngineState(),
+        is_leaf=lambda value: isinstance(value, tuple),
+    )
 
 
 def effective_action(table: LatencyTable, action: ServeAction, params: EnvParams) -> ServeAction:
@@ -286,11 +311,23 @@ def transition(
     action = stage(functools.partial(effective_action, grid.table))(action, params)
     traffic, class_counts = advance(state, action.batch_size, params)
     metrics, oom = simulate(grid, action, traffic, state.seed, state.time, params)
-    served = engine.Served(traffic, metrics, oom, state.engine, metrics.ttft_p50_ms, metrics.ttft_p99_ms)
+    served = engine.Served(
+        workload=traffic,
+        metrics=metrics,
+        oom=oom,
+        engine=state.engine,
+        outcome=engine.no_outcome(traffic.priority_distribution),
+        occupancy=kv_occupancy(grid, metrics.gpu_memory_gb, action.quant_tier, params),
+        violation_rate=violation_rate(metrics, traffic.queue_depth),
+        ttft_mean_ms=metrics.ttft_p50_ms,
+        ttft_p90_ms=metrics.ttft_p99_ms,
+    )
     if loops != "closed_loop":
         rows = None if trace is None else trace.rows
         run = engine.step if loops == "open_loop" else engine.apply
-        served = run(engine_grid(grid.table), rows, state, action, params, served)
+        served = run(
+            engine.iterations_of(grid.table), rows, grid.table.gpu_second_cost, state, action, params, served
+        )
     traffic, metrics, oom = served.workload, served.metrics, served.oom
     gain = reward(metrics, traffic, params)
     after = EnvState(
@@ -307,10 +344,10 @@ def transition(
         queue_depth=traffic.queue_depth.astype(jnp.float32),
         mean_prompt_len=traffic.mean_prompt_len,
         arrival_rate=jnp.minimum(traffic.arrival_rate, OBSERVATION["arrival_rate"].high),
-        kv_cache_occupancy=kv_occupancy(grid, metrics.gpu_memory_gb, action.quant_tier, params),
+        kv_cache_occupancy=served.occupancy,
         ttft_p50=jnp.minimum(metrics.ttft_p50_ms, OBSERVATION["ttft_p50"].high),
         tpot_p50=jnp.minimum(metrics.tpot_ms, OBSERVATION["tpot_p50"].high),
-        slo_violation_rate=violation_rate(metrics, traffic.queue_depth),
+        slo_violation_rate=served.violation_rate,
         gpu_memory_used_gb=metrics.gpu_memory_gb,
         spec_accept_rate=metrics.spec_accept_rate,
         priority_distribution=traffic.priority_distribution,
@@ -322,6 +359,7 @@ def transition(
         "metrics": metrics,
         "workload": traffic,
         "oom": oom,
+        "outcome": served.outcome,
         "ttft_mean_ms": served.ttft_mean_ms,
         "ttft_p90_ms": served.ttft_p90_ms,
     }

@@ -32,7 +32,7 @@ def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot) -> j
     elif spec.id == 2:
         value = 1.0 - 0.5 * metrics.ttft_p50_ms / params.slo_ms[0]
     elif spec.id > LAST_OWN:
-        slo, quick = params.slo_ms[0], metrics.tpot_ms <= params.engine.slo_tpot_ms
+        slo, quick = params.slo_ms[0], metrics.tpot_ms <= params.engine.slo_tpot_ms[..., 0]
         good = jnp.where(quick & (metrics.ttft_p50_ms <= slo), metrics.tokens_per_sec, 0.0)
         value = (
             0.40 * good / params.optimal_tps

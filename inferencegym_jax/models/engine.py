@@ -44,6 +44,7 @@ class EngineState:
     waiting_prompt: Scalar = 0.0  # float32, their mean prompt, tokens
     waiting_output: Scalar = 0.0  # float32, their mean output, tokens
     arrived: Scalar = (0.0,) * LINE_SECONDS  # float32[32], requests that joined the line in the last 1, 2, ... seconds
+    earlier_rate: Scalar = 0.0  # float32, requests/s before that, slow average
     preempted: Scalar = (0.0,) * PHASES  # float32[4], requests that wait to be recomputed, by the phase they were in
     preempted_tokens: Scalar = 0.0  # float32, mean tokens of each to recompute
     tier: Scalar = 0  # int32, weight format in force
@@ -78,6 +79,7 @@ class EngineParams:
     start_s: Scalar = 30.0  # float32, seconds from asking for a second GPU until it serves
     lease_s: Scalar = 60.0  # float32, least seconds for which it is paid
     second_gpu: Scalar = PREFILL_GPU  # int32, PREFILL_GPU or REPLICA
+    link_gb_s: Scalar = INFINITE  # float32, over which a prefill GPU hands keys and values on; infinite: at once
     # objectives and the line
     slo_tpot_ms: Scalar = (INFINITE,) * 3  # float32[3], objective on the time per output token, by class
     queue_capacity: Scalar = 512  # int32, requests that may wait; what does not fit is rejected

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax.models import EngineParams
 from inferencegym_jax.physics.iteration import NODE_WEIGHTS, TINY, Prompts
 from inferencegym_jax.physics.line import SECOND_MS
 
@@ -40,12 +41,10 @@ def first_token(
     admitted: jax.Array,
     running: jax.Array,
     gpus: jax.Array,
-    scv: jax.Array,
-    path_ms: jax.Array,
-    extra: jax.Array,
     clear: jax.Array,
+    params: EngineParams,
 ) -> FirstToken:
-    """TTFT of the second's requests.
+    """TTFT of the second's requests, the line apart.
 
     Args:
         prompts: what a prompt adds, at the three nodes.
@@ -53,11 +52,10 @@ def first_token(
         admitted: requests that enter in this second; each of them meets the others.
         running: mean number in decode, on one GPU.
         gpus: engines that share the requests.
-        scv: squared coefficient of variation of the gaps between arrivals.
-        path_ms: h.
-        extra: iterations after its own until a first token is seen.
         clear: share of the second in which no line from before is left.
+        params: the engine: ``path_ms`` (h), ``first_token_iterations``; ``arrival_scv`` of the traffic.
     """
+    scv, path_ms, extra = params.arrival_scv, params.path_ms, params.first_token_iterations
     t = iteration
     others = jnp.maximum(admitted - jnp.minimum(scv, 1.0), 0.0) / gpus
     seen = others / SECOND_MS  # requests a ms
@@ -129,3 +127,18 @@ def _cumulative(x: jax.Array, width: jax.Array, chance: jax.Array, delay: jax.Ar
     # below the width: x/w - m/w (1 - e^{-x/m}); above: 1 - m/w (e^{-(x-w)/m} - e^{-x/m})
     both = jnp.where(x > 0, even - ratio * late, 0.0)
     return (1.0 - chance) * even + chance * both
+
+
+def quantiles(first: FirstToken, age: jax.Array, spread: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Median, 90th and 99th percentile of the time to first token, ms, from a lognormal of its mean and variance
+    above the least that it can be."""
+    mean = sum(w * x for w, x in zip(NODE_WEIGHTS, first.own, strict=True))
+    spread_own = sum(w * (x - mean) ** 2 for w, x in zip(NODE_WEIGHTS, first.own, strict=True))
+    even = first.width**2 + spread**2
+    late = first.chance * (2.0 - first.chance) * first.delay**2
+    least = jnp.minimum(jnp.minimum(first.own[0], first.own[1]), first.own[2]) + jnp.maximum(age - 0.5 * spread, 0.0)
+    above = jnp.maximum(first.mean + age - least, 0.1)
+    sigma_square = jnp.log1p((spread_own + even / 12.0 + late) / (above * above))
+    sigma = jnp.sqrt(sigma_square)
+    median = above * jnp.exp(-0.5 * sigma_square)
+    return least + median, least + median * jnp.exp(1.2816 * sigma), least + median * jnp.exp(2.3263 * sigma)

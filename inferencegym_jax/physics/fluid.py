@@ -1,160 +1,286 @@
 """One second of a continuous-batching engine as a fluid of requests. Symbols: docs/physics.md.
 
-``arrivals, knobs, engine -> iteration, prompts -> admission -> flow -> first token -> Second, engine``.
+``arrivals, configuration, engine -> Inflow -> iteration, prompts -> admission, flow -> Flow -> engine``. Whole seconds
+are taken in one step: iteration time and admission are solved together, twice, at the running number of the start and
+at that of the middle of the second.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax.models import EngineParams, EngineState
+from inferencegym_jax.models import EngineParams, EngineState, ServeAction
 from inferencegym_jax.physics import admission, pool
-from inferencegym_jax.physics.first_token import FirstToken, first_token
-from inferencegym_jax.physics.flow import Step, mean_context, mix, occupancy, passage, propagate, total
-from inferencegym_jax.physics.iteration import TINY, Iterations, iteration_ms, prompt_nodes, prompts_ms
-from inferencegym_jax.physics.line import SECOND_MS
+from inferencegym_jax.physics.flow import Passage, mean_context, mix, occupancy, passage, propagate, total
+from inferencegym_jax.physics.iteration import (
+    NODE_WEIGHTS,
+    TINY,
+    Iterations,
+    Prompts,
+    iteration_ms,
+    prompt_nodes,
+    prompts_ms,
+)
+from inferencegym_jax.physics.switching import SECOND_MS, Configuration
 
 
-class Setting(NamedTuple):
-    """The engine's configuration in force; float32 unless noted."""
-
-    slots: jax.Array  # most running requests of one GPU
-    budget: jax.Array  # share of the pool up to which prompts enter
-    drafts: jax.Array  # k
-    tier: jax.Array  # int32
-    accepted: jax.Array  # tokens that a verification yields
-    gpus: jax.Array  # engines that serve
-    prefill_gpu: jax.Array  # bool: a second GPU takes the prompts
-    pool: jax.Array  # tokens of one GPU's pool
-    span_ms: jax.Array  # time served in the second
-
-
-class Inflow(NamedTuple):
-    """Requests that arrive in the second."""
+class Arrivals(NamedTuple):
+    """Requests that come in the second, evenly over it; float32."""
 
     count: jax.Array
     prompt: jax.Array  # mean tokens
-    output: jax.Array
-    cv_prompt: jax.Array  # within the second
-    cv_output: jax.Array
+    output: jax.Array  # mean tokens
 
 
-class Served(NamedTuple):
-    """What the second came to."""
+class Inflow(NamedTuple):
+    """Who may enter and who runs at the start; requests, tokens."""
 
-    admitted: jax.Array
+    phases: tuple[jax.Array, ...]
+    running: jax.Array
+    waiting: jax.Array
+    again: jax.Array  # preempted requests that wait to be recomputed
+    line: jax.Array  # all that wait or arrive
+    prompt: jax.Array  # mean prompt of those that may enter
+    output: jax.Array  # mean output of those that wait or arrive
+    cv_prompt: jax.Array  # within a second
+    own_prompt: jax.Array  # of the running
+    own_output: jax.Array
+    context: jax.Array  # tokens that a running request holds
+    busiest: jax.Array  # share of the running on the GPU that has most
+    tokens: jax.Array  # that an iteration yields a request
+    beside: jax.Array  # decode tokens of an iteration on one GPU
+    pool: jax.Array  # tokens of one GPU's pool
+
+
+class Flow(NamedTuple):
+    """What the second came to; requests, tokens, ms."""
+
+    phases: tuple[jax.Array, ...]
+    admitted: jax.Array  # recomputed ones among them
+    again: jax.Array  # of the admitted, those that are recomputed
     completed: jax.Array
-    tokens: jax.Array  # output tokens
-    running: jax.Array  # mean in decode
+    grown: jax.Array  # tokens decoded
+    running: jax.Array  # mean number
+    busy_ms: jax.Array  # request-ms of the running
     iteration_ms: jax.Array  # t
     slowed_ms: jax.Array  # T
-    tpot_ms: jax.Array
-    capacity: jax.Array  # requests a ms that could enter, were there enough
+    capacity: jax.Array  # requests a ms that could have entered, were there enough
+    output: jax.Array  # mean output of all that run
+    held: jax.Array  # tokens in the pools at the end
     preempted: jax.Array
-    first: FirstToken
-    prompt_ms: jax.Array
-    output: jax.Array
 
 
-def serve(
-    grid: Iterations, engine: EngineState, inflow: Inflow, setting: Setting, params: EngineParams
-) -> tuple[Served, EngineState]:
-    """Serve one second."""
-    e, span = setting.gpus, setting.span_ms
+def take_in(
+    engine: EngineState,
+    arrivals: Arrivals,
+    action: ServeAction,
+    tokens: jax.Array,
+    pool_tokens: jax.Array,
+    configuration: Configuration,
+    params: EngineParams,
+) -> Inflow:
+    """The second's arrivals join those that wait; what is to be recomputed goes first.
+
+    Args:
+        engine: at the start of the second.
+        arrivals: of the second.
+        action: knobs in force.
+        tokens: AL, tokens of a verification; 1 without drafts.
+        pool_tokens: of one GPU.
+        configuration: GPUs that serve.
+        params: the engine.
+    """
     phases = tuple(engine.phases[..., i] for i in range(engine.phases.shape[-1]))
+    running = total(phases)
     waiting = engine.waiting[..., 0] + engine.waiting[..., 1] + engine.waiting[..., 2]
-    n0 = total(phases)
-    prompt = mix(waiting, engine.waiting_prompt, inflow.count, inflow.prompt)
-    output = mix(waiting, engine.waiting_output, inflow.count, inflow.output)
-    own_prompt = jnp.where(n0 > TINY, engine.prompt, prompt)
-    own_output = jnp.where(n0 > TINY, engine.output, output)
-    line = waiting + inflow.count
-    width = setting.drafts + 1.0
-    nodes = prompt_nodes(prompt, inflow.cv_prompt)
-    per_gpu = n0 / e
-    context = jnp.clip(engine.held / jnp.maximum(n0, TINY), 0.5 * own_prompt, own_prompt + own_output)
-    context = jnp.where(n0 > 0.01, context, own_prompt)
-    beside = jnp.minimum(per_gpu * width, params.token_budget - 1.0)
-    prompts = prompts_ms(grid, nodes, beside, params.token_budget, params.prefix_share, setting.tier)
-    p = jnp.where(setting.prefill_gpu, 0.0, prompts.mean_ms)
-    passes = passage(own_output, inflow.cv_output)
-    served = jnp.minimum(params.token_budget / jnp.maximum(n0 / e * width, 1.0), 1.0)
-    tokens = setting.accepted * served
-    passing = passes.phases_a_token * tokens
-    mean = mean_context(
-        own_prompt, own_output, inflow.cv_prompt, inflow.cv_output, params.length_correlation
+    again = total(tuple(engine.preempted[..., i] for i in range(engine.preempted.shape[-1])))
+    prompt = mix(waiting, engine.waiting_prompt, arrivals.count, arrivals.prompt)
+    output = jnp.maximum(mix(waiting, engine.waiting_output, arrivals.count, arrivals.output), 1.0)
+    none = running <= TINY
+    own_prompt = jnp.where(none, prompt, engine.prompt)
+    own_output = jnp.where(none, output, engine.output)
+    context = engine.held / jnp.maximum(running, TINY)
+    context = jnp.where(running > 0.01, jnp.clip(context, 0.5 * own_prompt, own_prompt + own_output), own_prompt)
+    line = waiting + arrivals.count
+    first, second = running - engine.second_running, engine.second_running
+    busiest = jnp.where(running > TINY, jnp.maximum(first, second) / jnp.maximum(running, TINY), 1.0)
+    width = action.spec_length.astype(jnp.float32) + 1.0
+    decode = jnp.maximum(running * busiest * width, 1.0)
+    served = jnp.minimum(params.token_budget / decode, 1.0)
+    within = jnp.sqrt(1.0 - 1.0 / jnp.maximum(line, 1.0))
+    return Inflow(
+        phases=phases,
+        running=running,
+        waiting=waiting,
+        again=again,
+        line=line + again,
+        prompt=mix(line, prompt, again, engine.preempted_tokens),
+        output=output,
+        cv_prompt=params.prompt_cv * within,
+        own_prompt=own_prompt,
+        own_output=own_output,
+        context=context,
+        busiest=busiest,
+        tokens=tokens * served,
+        beside=jnp.where(configuration.prefill_gpu, 1.0, jnp.minimum(decode, params.token_budget - 1.0)),
+        pool=pool_tokens,
     )
-    freed = (own_prompt + own_output) / mean  # of a completion, over the mean of the running
-    room = e * pool.watermark_room(setting.pool, setting.budget, prompt, inflow.cv_prompt, output)
 
-    def enter(t: jax.Array, n: jax.Array, last: jax.Array, held: jax.Array, ctx: jax.Array):
-        per_prompt = t * prompts.tokens / prompts.chunk
-        further = prompts.tokens / prompts.chunk
-        what = admission.Engine(
-            gpus=e,
-            slots=e * setting.slots,
-            room=room,
-            iteration=t,
-            prompt_ms=p,
-            prefill_ms=t * (1.0 + jnp.floor(further)) + prompts.mean_ms,
-            least_ms=prompts.mean_ms + jnp.where(setting.prefill_gpu, 0.0, per_prompt),
-            prompt=prompt,
-            passing=passing,
-            tokens=tokens,
+
+def plan(
+    inflow: Inflow,
+    prompts: Prompts,
+    iteration: jax.Array,
+    alone_ms: jax.Array,
+    output: jax.Array,
+    action: ServeAction,
+    configuration: Configuration,
+    params: EngineParams,
+) -> tuple[admission.Engine, Passage]:
+    """What the limits of admission are made of, at an iteration of this time."""
+    e = configuration.gpus
+    per_prompt = iteration * prompts.tokens / prompts.chunk
+    passes = passage(output, params.output_cv)
+    room = pool.watermark_room(inflow.pool, action.kv_budget, inflow.prompt, params.prompt_cv, output)
+    room = jnp.minimum(room, inflow.pool)
+    chunks = sum(w * x for w, x in zip(NODE_WEIGHTS, prompts.further, strict=True)) + 1.0
+    split = configuration.prefill_gpu
+    return admission.Engine(
+        gpus=e,
+        slots=e * action.batch_size.astype(jnp.float32),
+        room=e * room,
+        iteration=iteration,
+        prompt_ms=jnp.where(split, 0.0, prompts.mean_ms),
+        prefill_ms=jnp.where(split, alone_ms, chunks * iteration + prompts.mean_ms),
+        least_ms=jnp.where(split, alone_ms, prompts.mean_ms + per_prompt),
+        prompt=inflow.prompt,
+        passing=passes.phases_a_token * inflow.tokens,
+        tokens=inflow.tokens,
+    ), passes
+
+
+def least(bounds: tuple[jax.Array, ...]) -> jax.Array:
+    """The least of the limits, at least 0."""
+    smallest = bounds[0]
+    for bound in bounds[1:]:
+        smallest = jnp.minimum(smallest, bound)
+    return jnp.maximum(smallest, 0.0)
+
+
+def flow(
+    grid: Iterations,
+    engine: EngineState,
+    inflow: Inflow,
+    prompts: Prompts,
+    alone_ms: jax.Array,
+    action: ServeAction,
+    configuration: Configuration,
+    params: EngineParams,
+) -> Flow:
+    """Admit, run and let go for one second.
+
+    Args:
+        grid: the profile's lookups.
+        engine: at the start.
+        inflow: who may enter and who runs.
+        prompts: what prompts add to the iterations.
+        alone_ms: ms of a prompt on a GPU of its own.
+        action: knobs in force.
+        configuration: GPUs that serve.
+        params: the engine.
+    """
+    span, drafts, tier = configuration.span_ms, action.spec_length.astype(jnp.float32), configuration.tier
+    start, phases = inflow.running, inflow.phases
+    apart = configuration.apart
+    here = jnp.maximum(start - apart, 0.0)  # of the running, those on GPUs that take new requests
+    held_here = engine.held * here / jnp.maximum(start, TINY)
+
+    def look(running: jax.Array, context: jax.Array) -> jax.Array:
+        return iteration_ms(grid, running * inflow.busiest, context, drafts, tier, params)
+
+    def enter(what: admission.Engine, freed: jax.Array) -> tuple[jax.Array, ...]:
+        return admission.limits(what, inflow.line, here, phases[-1], held_here, freed * inflow.context, span)
+
+    def move(what: admission.Engine, passes: Passage, rate: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+        slow = admission.slowed(what.iteration, rate, what.prompt_ms, what.gpus)
+        step = propagate(phases, passes.long, what.passing / slow, span)
+        free = what.slots - jnp.maximum(total(step.moved) - apart, 0.0)
+        return step, jnp.maximum(free / (total(step.reach) + what.prefill_ms), 0.0), slow
+
+    def freed_of(output: jax.Array) -> jax.Array:
+        mean = mean_context(
+            inflow.own_prompt, output, params.prompt_cv, params.output_cv, params.length_correlation
         )
-        bounds = admission.limits(what, line, n, last, held, freed * ctx, span)
-        return what, bounds
+        return (inflow.own_prompt + output) / mean
 
-    def move(t: jax.Array, a: jax.Array, what: admission.Engine) -> tuple[Step, jax.Array]:
-        slow = admission.slowed(t, a, p, e)
-        step = propagate(phases, passes.long, passing / slow, span)
-        most = (what.slots - total(step.moved)) / (total(step.reach) + what.prefill_ms)
-        return step, jnp.maximum(most, 0.0)
+    freed = freed_of(inflow.own_output)
+    what, passes = plan(
+        inflow, prompts, look(start, inflow.context), alone_ms, inflow.own_output, action, configuration, params
+    )
+    by_line, by_budget, by_slots, by_memory = enter(what, freed)
+    step, most, _ = move(what, passes, least((by_line, by_budget, by_slots, by_memory)))
+    guess = least((by_line, by_budget, most, by_memory))
+    middle = 0.5 * (start + total(step.moved) + guess * total(step.reach))
+    young = inflow.prompt + 0.5 * jnp.minimum(inflow.output, span / what.iteration)
+    context = mix(start, inflow.context, guess * span, young)
+    # outputs are mixed by what the running still have to get, so that tokens owed are conserved
+    owing = sum(phases[i] * float(len(phases) - i) for i in range(len(phases))) / (3.0 * passes.long + 1.0)
+    output = mix(owing, inflow.own_output, guess * span, inflow.output)
 
-    t0 = iteration_ms(grid, per_gpu, context, setting.drafts, setting.tier, params)
-    what, (by_line, by_budget, by_slots, by_memory) = enter(t0, n0, phases[-1], engine.held, context)
-    a0 = jnp.maximum(jnp.minimum(jnp.minimum(by_line, by_budget), jnp.minimum(by_slots, by_memory)), 0.0)
-    step, most = move(t0, a0, what)
-    a1 = jnp.clip(jnp.minimum(jnp.minimum(by_line, by_budget), jnp.minimum(most, by_memory)), 0.0)
-    n1 = total(step.moved) + a1 * total(step.reach)
-    mid = 0.5 * (n0 + n1)
-    mid_context = mix(n0, context, a1 * span, prompt + 0.5 * jnp.minimum(output, span / t0))
-    t1 = iteration_ms(grid, mid / e, mid_context, setting.drafts, setting.tier, params)
-    what, (by_line, by_budget, by_slots, by_memory) = enter(t1, n0, phases[-1], engine.held, context)
-    _, most = move(t1, a1, what)
-    a2 = jnp.minimum(jnp.minimum(by_line, by_budget), jnp.minimum(most, by_memory))
-    a2 = jnp.maximum(a2, 0.0)
-    step, most = move(t1, a2, what)
-    a = jnp.minimum(a2, most)
-    capacity = jnp.maximum(jnp.minimum(by_budget, jnp.minimum(most, by_memory)), 0.0)
-    after = tuple(x + a * r for x, r in zip(step.moved, step.reach, strict=True))
-    admitted = a * span
-    completed, busy = occupancy(phases, after, admitted, passes.long, step.rate)
-    slow = admission.slowed(t1, a, p, e)
-    grown = tokens / slow * busy
-    n = busy / SECOND_MS
-    held = pool.held_after(engine.held, admitted * prompt, grown, completed / jnp.maximum(n, TINY), freed)
+    what, passes = plan(inflow, prompts, look(middle, context), alone_ms, output, action, configuration, params)
+    by_line, by_budget, by_slots, by_memory = enter(what, freed)
+    _, most, _ = move(what, passes, guess)
+    rate = least((by_line, by_budget, most, by_memory))
+    step, most, slow = move(what, passes, rate)
+    rate = jnp.minimum(rate, most)
+    admitted = rate * span
+    again = jnp.minimum(inflow.again, admitted)
+    new = admitted - again
+    back = again / jnp.maximum(inflow.again, TINY)
+    ends = [x + new / jnp.maximum(span, TINY) * r for x, r in zip(step.moved, step.reach, strict=True)]
+    completed, busy = occupancy(phases, tuple(ends), new, passes.long, step.rate)
+    ends = [x + back * engine.preempted[..., i] for i, x in enumerate(ends)]
+    grown = inflow.tokens / slow * busy
+    running = busy / SECOND_MS
+    held = pool.held_after(engine.held, admitted * inflow.prompt, grown, completed / jnp.maximum(running, TINY), freed)
     is_full = (by_memory < by_line) & (by_memory <= jnp.minimum(by_budget, most))
     preempted = pool.preemptions(
-        completed, grown, is_full, setting.pool, setting.budget, prompt, own_output, jnp.zeros_like(n)
+        completed,
+        grown,
+        is_full,
+        inflow.pool,
+        action.kv_budget,
+        inflow.own_prompt,
+        inflow.own_output,
+        jnp.zeros_like(running),
     )
-    spare = jnp.maximum(capacity * SECOND_MS - inflow.count, TINY)
-    clear = 1.0 - jnp.clip(waiting / spare, 0.0, 1.0)
-    first = first_token(
-        prompts, t1, admitted, n / e, e, params.arrival_scv, params.path_ms, params.first_token_iterations, clear
+    return Flow(
+        phases=tuple(ends),
+        admitted=admitted,
+        again=again,
+        completed=completed,
+        grown=grown,
+        running=running,
+        busy_ms=busy,
+        iteration_ms=what.iteration,
+        slowed_ms=slow,
+        capacity=least((by_budget, most, by_memory)),
+        output=output,
+        held=jnp.where(total(tuple(ends)) > TINY, jnp.minimum(held, 2.0 * inflow.pool), 0.0),
+        preempted=preempted,
     )
-    n_after = total(after)
-    result = Served(
-        admitted, completed, grown, n, t1, slow, slow / tokens, capacity, preempted, first, prompts.mean_ms, own_output
-    )
-    return result, engine.replace(
-        phases=jnp.stack(after, axis=-1),
-        prompt=mix(n0, own_prompt, admitted, prompt),
-        output=mix(n0, own_output, admitted, output),
-        held=jnp.where(n_after > TINY, held, 0.0),
-        waiting_prompt=prompt,
-        waiting_output=output,
-    )
+
+
+def prompts_of(
+    grid: Iterations, inflow: Inflow, configuration: Configuration, params: EngineParams
+) -> tuple[Prompts, tuple[jax.Array, ...]]:
+    """What the prompts that may enter add, and the ms that each would take alone, at the three nodes."""
+    nodes = prompt_nodes(inflow.prompt, inflow.cv_prompt)
+    prompts = prompts_ms(grid, nodes, inflow.beside, params.token_budget, params.prefix_share, configuration.tier)
+    one = jnp.ones_like(inflow.prompt)
+    empty = params.overhead_ms + grid.products_ms(one, configuration.tier) + grid.head_ms(one)
+    alone = tuple(p + (f + 1.0) * empty for p, f in zip(prompts.added_ms, prompts.further, strict=True))
+    return prompts, alone

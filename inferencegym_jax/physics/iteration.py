@@ -97,15 +97,15 @@ class Iterations:
     @functools.cached_property
     def _attention_axes(self) -> tuple[np.ndarray, np.ndarray]:
         profile = self.profile
-        return octaves(profile.attention_sequences[-1]), octaves(2.0 * profile.attention_context[-1])
+        return octaves(profile.decode_sequences[-1]), octaves(2.0 * profile.decode_context[-1])
 
     @functools.cached_property
     def attention(self) -> np.ndarray:
         """float32[sequences * contexts], ms of decode attention."""
         profile = self.profile
         sequences, contexts = self._attention_axes
-        by_context = np.stack([resample(profile.attention_context, row, contexts) for row in profile.attention_ms])
-        columns = [resample(profile.attention_sequences, column, sequences) for column in by_context.T]
+        by_context = np.stack([resample(profile.decode_context, row, contexts) for row in profile.decode_attention_ms])
+        columns = [resample(profile.decode_sequences, column, sequences) for column in by_context.T]
         return np.stack(columns, axis=1).astype(np.float32).ravel()
 
     @functools.cached_property
@@ -115,7 +115,7 @@ class Iterations:
     @functools.cached_property
     def prefill(self) -> np.ndarray:
         """float32[nodes], ms of the attention of one whole prompt."""
-        return resample(self.profile.prefill_tokens, self.profile.prefill_ms, self._prompt_axis).astype(np.float32)
+        return resample(self.profile.prefill_tokens, self.profile.prefill_attention_ms, self._prompt_axis).astype(np.float32)
 
     def products_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
         """Matrix products of all layers over ``tokens`` tokens, ms."""

@@ -49,7 +49,7 @@ def accumulate(total: Any, step: Trajectory, task: EnvParams) -> Any:
     sums, peak, before = total
     metrics, traffic = step.metrics, step.workload
     knobs = (step.action.batch_size.astype(jnp.float32), step.action.kv_budget)
-    slo, quick = task.slo_ms[..., 0], metrics.tpot_ms <= task.engine.slo_tpot_ms
+    slo, quick = task.slo_ms[..., 0], metrics.tpot_ms <= task.engine.slo_tpot_ms[..., 0]
     first = step.observation.timestep == 0
     changes = tuple(jnp.where(first, 0.0, now - then) for now, then in zip(knobs, before, strict=True))
     terms = {
