@@ -16,7 +16,6 @@ import numpy as np
 
 from inferencegym_jax.models import (
     KNOBS,
-    OBSERVATION,
     EngineState,
     EnvParams,
     EnvState,
@@ -30,15 +29,17 @@ from inferencegym_jax.numerics import draws as random
 from inferencegym_jax.numerics.compile_units import stage
 from inferencegym_jax.physics import open_loop as engine
 from inferencegym_jax.physics.closed_loop import advance, simulate
-from inferencegym_jax.physics.metrics import kv_occupancy
-from inferencegym_jax.scoring.reward import reward, violation_rate
+from inferencegym_jax.physics.metrics import kv_occupancy, violation_rate
+from inferencegym_jax.physics.observation import initial_observation, observe
+from inferencegym_jax.scoring.reward import reward
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
 from inferencegym_jax.table.errors import TableError
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
 from inferencegym_jax.traffic.request_log import RequestLog
 
-Loops: TypeAlias = Literal["both", "closed_loop", "open_loop"]
+Dynamics: TypeAlias = Literal["mixed", "closed_loop", "open_loop"]
+"""Which dynamics a step is compiled for: one of the two, or the choice of every environment's params."""
 
 
 class Environment:
@@ -52,32 +53,32 @@ class Environment:
     def __init__(self, table: LatencyTable, default_params: EnvParams, trace: RequestLog | None = None):
         self.grid: TableGrid = TableGrid(table)
         self.trace = trace
-        self.loops: Loops = "both" if has_profile(table) else "closed_loop"
+        self.dynamics: Dynamics = "mixed" if has_profile(table) else "closed_loop"
         self._default_params = default_params
 
     def __hash__(self) -> int:
         """Hash of the table's and the request log's content."""
-        return hash((self.grid, self.trace, self.loops))
+        return hash((self.grid, self.trace, self.dynamics))
 
     def __eq__(self, other: object) -> bool:
         """Whether the other environment has the same table and request log."""
-        mine = (self.grid, self.trace, self.loops)
-        return isinstance(other, Environment) and mine == (other.grid, other.trace, other.loops)
+        mine = (self.grid, self.trace, self.dynamics)
+        return isinstance(other, Environment) and mine == (other.grid, other.trace, other.dynamics)
 
     def suited_to(self, params: EnvParams) -> Environment:
         """This environment, compiled for the dynamics that ``params`` have where they can be inspected: without the
-        other loop, a step takes half the time. Traced params get both loops, and the same numbers."""
+        others, a step takes half the time. Traced params get both, and the same numbers."""
         if is_traced(params.engine.open_loop):
             return self
         flags = np.asarray(params.engine.open_loop) > 0
-        if self.loops == "closed_loop" and flags.any():
+        if self.dynamics == "closed_loop" and flags.any():
             engine.iterations_of(self.table)  # raises, and names what the table lacks
-        if self.loops != "both":
+        if self.dynamics != "mixed":
             return self
         if flags.any() and not flags.all():
             return self
         twin = copy.copy(self)
-        twin.loops = "open_loop" if flags.all() else "closed_loop"
+        twin.dynamics = "open_loop" if flags.all() else "closed_loop"
         return twin
 
     @property
@@ -203,8 +204,8 @@ class Environment:
 
     @functools.partial(jax.jit, static_argnums=0)
     def _step_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
-        final_observation, after, gain, terminated, info = transition(
-            self.grid, state, action, params, self.trace, self.loops
+        final_observation, after, reward, terminated, info = transition(
+            self.grid, state, action, params, self.trace, self.dynamics
         )
         truncated = self.is_truncated(after, params)
         done = terminated | truncated
@@ -214,16 +215,16 @@ class Environment:
             functools.partial(_choose, done), (fresh_observation, fresh), (final_observation, after)
         )
         info = {**info, "terminated": terminated, "truncated": truncated, "final_observation": final_observation}
-        return observation, after, gain, terminated, truncated, info
+        return observation, after, reward, terminated, truncated, info
 
     @functools.partial(jax.jit, static_argnums=0)
     def _step_env_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
         over = self.is_truncated(state, params)
-        observation, after, gain, terminated, info = transition(
-            self.grid, state, action, params, self.trace, self.loops
+        observation, after, reward, terminated, info = transition(
+            self.grid, state, action, params, self.trace, self.dynamics
         )
         after = jax.tree.map(functools.partial(_choose, over), state, after)
-        return observation, after, jnp.where(over, 0.0, gain), terminated, info
+        return observation, after, jnp.where(over, 0.0, reward), terminated, info
 
 
 def _choose(flag: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
@@ -241,10 +242,7 @@ def has_profile(table: LatencyTable) -> bool:
 
 
 def initial(seed: jax.Array, episode: jax.Array, params: EnvParams) -> tuple[ServeObservation, EnvState]:
-    """The state of an episode before its first step and what the agent sees of it: nothing yet.
-
-    Fields that no request has given a value stand at their lowest; class shares are the task's.
-    """
+    """The state of an episode before its first step and what the agent sees of it: ``initial_observation``."""
     zero = jnp.zeros_like(seed, jnp.float32)
     none = jnp.zeros_like(seed, jnp.int32)
     shares = jnp.broadcast_to(jnp.asarray(params.class_shares, jnp.float32), (*jnp.shape(seed), 3))
@@ -258,8 +256,7 @@ def initial(seed: jax.Array, episode: jax.Array, params: EnvParams) -> tuple[Ser
         cost_so_far=zero,
         engine=_empty_engine(zero),
     )
-    fields: dict[str, Any] = {name: zero + spec.low for name, spec in OBSERVATION.items() if spec.size == 1}
-    return ServeObservation(**{**fields, "priority_distribution": shares}), state
+    return initial_observation(shares), state
 
 
 def _empty_engine(zero: jax.Array) -> EngineState:
@@ -293,7 +290,7 @@ def transition(
     action: ServeAction,
     params: EnvParams,
     trace: RequestLog | None = None,
-    loops: Loops = "both",
+    dynamics: Dynamics = "mixed",
 ) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
     """The pure step: one second of serving, no auto-reset.
 
@@ -303,7 +300,7 @@ def transition(
         action: knobs as arrays.
         params: the task.
         trace: the request log that params may say is replayed.
-        loops: which dynamics to compile, where it is known that all of ``params`` have one of them.
+        dynamics: which to compile, where it is known that all of ``params`` have one of them.
 
     Returns:
         (observation, state after the step, reward float32, terminated bool, info).
@@ -322,14 +319,11 @@ def transition(
         ttft_mean_ms=metrics.ttft_p50_ms,
         ttft_p90_ms=metrics.ttft_p99_ms,
     )
-    if loops != "closed_loop":
+    if dynamics != "closed_loop":
         rows = None if trace is None else trace.rows
-        run = engine.step if loops == "open_loop" else engine.apply
-        served = run(
-            engine.iterations_of(grid.table), rows, grid.table.gpu_second_cost, state, action, params, served
-        )
+        run = engine.step if dynamics == "open_loop" else engine.apply
+        served = run(engine.iterations_of(grid.table), rows, grid.table.gpu_second_cost, state, action, params, served)
     traffic, metrics, oom = served.workload, served.metrics, served.oom
-    gain = reward(metrics, traffic, params)
     after = EnvState(
         seed=state.seed,
         episode=state.episode,
@@ -340,18 +334,12 @@ def transition(
         cost_so_far=state.cost_so_far + metrics.cost_per_1k,
         engine=served.engine,
     )
-    observation = ServeObservation(
-        queue_depth=traffic.queue_depth.astype(jnp.float32),
-        mean_prompt_len=traffic.mean_prompt_len,
-        arrival_rate=jnp.minimum(traffic.arrival_rate, OBSERVATION["arrival_rate"].high),
+    observation = observe(
+        metrics,
+        traffic,
         kv_cache_occupancy=served.occupancy,
-        ttft_p50=jnp.minimum(metrics.ttft_p50_ms, OBSERVATION["ttft_p50"].high),
-        tpot_p50=jnp.minimum(metrics.tpot_ms, OBSERVATION["tpot_p50"].high),
         slo_violation_rate=served.violation_rate,
-        gpu_memory_used_gb=metrics.gpu_memory_gb,
-        spec_accept_rate=metrics.spec_accept_rate,
-        priority_distribution=traffic.priority_distribution,
-        timestep=after.time.astype(jnp.float32),
+        timestep=after.time,
         cost_so_far=after.cost_so_far,
     )
     info = {
@@ -363,4 +351,4 @@ def transition(
         "ttft_mean_ms": served.ttft_mean_ms,
         "ttft_p90_ms": served.ttft_p90_ms,
     }
-    return observation, after, gain, jnp.zeros_like(oom), info
+    return observation, after, reward(metrics, traffic, params), jnp.zeros_like(oom), info

@@ -37,8 +37,8 @@ def make(
             then found by an exhaustive search over its static actions, which takes a few seconds once. Default: the
             shipped one.
         config: overrides among alpha, beta, gamma, delta and slo_ttft_ms.
-        dynamics: "open_loop" serves the task's traffic by continuous batching (SPEC section 9). Default: the task's
-            own.
+        dynamics: "open_loop" serves the task's traffic by continuous batching (ENVIRONMENT.md, section 9). Default: the
+            task's own.
         trace: a request log of your own (CSV or JSON lines, see ``load_trace``), replayed second by second in place of
             the task's traffic, open-loop. Seed s starts at its second 200 s, and past its end it begins again.
 

@@ -64,7 +64,7 @@ class EngineState:
 class EngineParams:
     """The open-loop part of a task. All defaults for a closed-loop one."""
 
-    open_loop: Scalar = 0  # int32, 1: a continuous-batching engine under open-loop traffic; 0: the closed loop
+    open_loop: Scalar = 0  # int32, 1: ENVIRONMENT.md section 9; 0: the closed loop of section 5
     # the engine, from the table's profile
     overhead_ms: Scalar = 0.0  # float32, c: scheduler and sampler time of an iteration
     overhead_ms_per_sequence: Scalar = 0.0  # float32, c1: the same for each running request

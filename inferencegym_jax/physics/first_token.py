@@ -19,7 +19,6 @@ from inferencegym_jax.physics.iteration import NODE_WEIGHTS, TINY, Prompts
 from inferencegym_jax.physics.line import SECOND_MS
 
 
-
 class FirstToken(NamedTuple):
     """Time to first token beside the line: ``own + U(0, width)``, and an exponential with a chance; ms."""
 

@@ -211,9 +211,7 @@ def flow(
         return step, jnp.maximum(free / (total(step.reach) + what.prefill_ms), 0.0), slow
 
     def freed_of(output: jax.Array) -> jax.Array:
-        mean = mean_context(
-            inflow.own_prompt, output, params.prompt_cv, params.output_cv, params.length_correlation
-        )
+        mean = mean_context(inflow.own_prompt, output, params.prompt_cv, params.output_cv, params.length_correlation)
         return (inflow.own_prompt + output) / mean
 
     freed = freed_of(inflow.own_output)

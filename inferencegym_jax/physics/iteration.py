@@ -115,7 +115,9 @@ class Iterations:
     @functools.cached_property
     def prefill(self) -> np.ndarray:
         """float32[nodes], ms of the attention of one whole prompt."""
-        return resample(self.profile.prefill_tokens, self.profile.prefill_attention_ms, self._prompt_axis).astype(np.float32)
+        return resample(self.profile.prefill_tokens, self.profile.prefill_attention_ms, self._prompt_axis).astype(
+            np.float32
+        )
 
     def products_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
         """Matrix products of all layers over ``tokens`` tokens, ms."""
@@ -220,5 +222,3 @@ def prompts_ms(
     mean = sum(w * x for w, x in zip(NODE_WEIGHTS, added, strict=True))
     tokens = sum(w * jnp.maximum(x * (1.0 - cached_share), 1.0) for w, x in zip(NODE_WEIGHTS, nodes, strict=True))
     return Prompts(tuple(added), tuple(further), mean, tokens, room)
-
-

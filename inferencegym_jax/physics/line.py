@@ -43,7 +43,9 @@ def age_ms(arrived: jax.Array, earlier_rate: jax.Array, backlog: jax.Array) -> j
     behind = _at(arrived, node)
     node = jnp.where((node == seconds - 1) & (backlog >= behind), seconds, node)
     low = jnp.where(node > 0, _at(arrived, jnp.maximum(node - 1, 0)), 0.0)
-    high = jnp.where(node < seconds, _at(arrived, jnp.minimum(node, seconds - 1)), low + jnp.maximum(earlier_rate, LEAST_RATE))
+    high = jnp.where(
+        node < seconds, _at(arrived, jnp.minimum(node, seconds - 1)), low + jnp.maximum(earlier_rate, LEAST_RATE)
+    )
     place = (backlog - low) / jnp.maximum(high - low, TINY)
     whole = node.astype(jnp.float32) + jnp.where(node < seconds, jnp.clip(place, 0.0, 1.0), jnp.maximum(place, 0.0))
     return jnp.where(backlog > TINY, SECOND_MS * whole, 0.0)

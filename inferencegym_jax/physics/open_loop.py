@@ -93,7 +93,9 @@ def apply(
         closed: what the closed loop came to; its draws of traffic serve the tasks that have no fitted traffic.
     """
     turns = jnp.asarray(params.engine.open_loop, jnp.int32)
-    return jax.lax.fori_loop(0, turns, lambda _, served: step(grid, trace, price, state, action, params, served), closed)
+    return jax.lax.fori_loop(
+        0, turns, lambda _, served: step(grid, trace, price, state, action, params, served), closed
+    )
 
 
 def step(

@@ -231,7 +231,7 @@ def settle(
         had_ms=(engine.had_ms + moved.busy_ms) * kept,
         had_tokens=(engine.had_tokens + moved.grown) * kept,
         unjudged=jnp.stack(unjudged, axis=-1),
-        waiting=jnp.stack(waiting, axis=-1) ,
+        waiting=jnp.stack(waiting, axis=-1),
         waiting_prompt=mix(inflow.waiting, engine.waiting_prompt, arrivals.count, arrivals.prompt),
         waiting_output=inflow.output,
         arrived=arrived,

@@ -211,12 +211,12 @@ def tail_interval(ttft: np.ndarray, requests: LoggedRequests, seed: int = 0) -> 
     block = np.minimum(place // BLOCK_S, blocks - 1)
     order = np.argsort(columns, axis=0)
     rng = np.random.default_rng(seed)
-    found = np.empty((RESAMPLES, columns.shape[1]))
+    resampled = np.empty((RESAMPLES, columns.shape[1]))
     for i in range(RESAMPLES):
         weights = np.bincount(rng.integers(0, blocks, blocks), minlength=blocks)
         for j in range(columns.shape[1]):
             total = np.cumsum(weights[block[order[:, j]]])
-            found[i, j] = columns[order[min(int(np.searchsorted(total, 0.99 * total[-1])), len(total) - 1), j], j]
-    difference = found[:, 0] if ttft.ndim == 1 else found[:, 1] - found[:, 0]
+            resampled[i, j] = columns[order[min(int(np.searchsorted(total, 0.99 * total[-1])), len(total) - 1), j], j]
+    difference = resampled[:, 0] if ttft.ndim == 1 else resampled[:, 1] - resampled[:, 0]
     low, high = np.percentile(difference, CONFIDENCE)
     return float(low), float(high)

@@ -15,6 +15,7 @@ import numpy as np
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.rollout import Policy, act
 from inferencegym_jax.models import ServeAction, ServeObservation, check_action
+from inferencegym_jax.physics.observation import initial_observation
 from inferencegym_jax.policies.network import load_network, network_policy, trained
 
 NAMES = ("baseline", "reactive", "random", "best_static", "trained")
@@ -99,11 +100,3 @@ class _Counters:
 
     def __init__(self, seed: jax.Array, time: jax.Array):
         self.seed, self.time = seed, time
-
-
-def initial_observation() -> ServeObservation:
-    """What an agent sees before any request: every field at its lowest."""
-    from inferencegym_jax.models import OBSERVATION
-
-    fields: dict[str, Any] = {name: np.float32(spec.low) for name, spec in OBSERVATION.items() if spec.size == 1}
-    return ServeObservation(**fields, priority_distribution=np.array([1.0, 0.0, 0.0], np.float32))

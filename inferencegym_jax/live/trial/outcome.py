@@ -85,14 +85,14 @@ def summarise(
     draws = rng.integers(0, count, (RESAMPLES, count))
     length = (seconds - warmup_s) / max(np.ceil((seconds - warmup_s) / SEGMENT_S), 1.0)
     good = {
-        name: np.array([sum(objective.met(record) for record in part) / length for part in found[:count]])
-        for name, found in parts.items()
+        name: np.array([sum(objective.met(record) for record in part) / length for part in pieces[:count]])
+        for name, pieces in parts.items()
     }
     result: dict[str, dict[str, Any]] = {}
-    for name, found in parts.items():
-        everything = measures([record for part in found for record in part], length * len(found), objective)
+    for name, pieces in parts.items():
+        everything = measures([record for part in pieces for record in part], length * len(pieces), objective)
         sampled = [
-            measures([record for i in draw for record in found[i]], length * count, objective)
+            measures([record for i in draw for record in pieces[i]], length * count, objective)
             for draw in draws[:: RESAMPLES // 200]
         ]
         result[name] = {
