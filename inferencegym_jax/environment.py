@@ -33,7 +33,6 @@ from inferencegym_jax.physics.metrics import kv_occupancy, violation_rate
 from inferencegym_jax.physics.observation import initial_observation, observe
 from inferencegym_jax.scoring.reward import reward
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
-from inferencegym_jax.table.errors import TableError
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
 from inferencegym_jax.traffic.request_log import RequestLog
@@ -53,7 +52,7 @@ class Environment:
     def __init__(self, table: LatencyTable, default_params: EnvParams, trace: RequestLog | None = None):
         self.grid: TableGrid = TableGrid(table)
         self.trace = trace
-        self.dynamics: Dynamics = "mixed" if has_profile(table) else "closed_loop"
+        self.dynamics: Dynamics = "mixed" if engine.serves(table) else "closed_loop"
         self._default_params = default_params
 
     def __hash__(self) -> int:
@@ -232,15 +231,6 @@ def _choose(flag: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
     return jnp.where(wide, yes, no)
 
 
-def has_profile(table: LatencyTable) -> bool:
-    """Whether the table says enough of an engine for the open loop."""
-    try:
-        engine.iterations_of(table)
-    except TableError:
-        return False
-    return True
-
-
 def initial(seed: jax.Array, episode: jax.Array, params: EnvParams) -> tuple[ServeObservation, EnvState]:
     """The state of an episode before its first step and what the agent sees of it: ``initial_observation``."""
     zero = jnp.zeros_like(seed, jnp.float32)
@@ -254,21 +244,9 @@ def initial(seed: jax.Array, episode: jax.Array, params: EnvParams) -> tuple[Ser
         arrival_ema=zero,
         class_counts=jnp.zeros_like(shares, jnp.int32),
         cost_so_far=zero,
-        engine=_empty_engine(zero),
+        engine=EngineState.empty(jnp.shape(seed)),
     )
     return initial_observation(shares), state
-
-
-def _empty_engine(zero: jax.Array) -> EngineState:
-    """An engine without requests, every field of the batch shape of ``zero``."""
-    return jax.tree.map(
-        lambda value: jnp.broadcast_to(
-            jnp.asarray(value, jnp.int32 if isinstance(value, int) else jnp.float32),
-            (*zero.shape, *np.shape(value)),
-        ),
-        EngineState(),
-        is_leaf=lambda value: isinstance(value, tuple),
-    )
 
 
 def effective_action(table: LatencyTable, action: ServeAction, params: EnvParams) -> ServeAction:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 Scalar: TypeAlias = Any  # a Python number, a NumPy or JAX scalar, or a traced array of any batch shape
 
@@ -53,6 +55,16 @@ class EngineState:
     start_s: Scalar = 0.0  # float32, seconds until it serves
     lease_s: Scalar = 0.0  # float32, seconds for which it must still be paid
     second_running: Scalar = 0.0  # float32, requests that run on it, as a replica
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...] = ()) -> EngineState:
+        """An engine without requests: every field zero, float32 and int32 arrays of this batch shape."""
+
+        def zeros(value: Any) -> jax.Array:
+            kind = jnp.int32 if isinstance(value, int) else jnp.float32
+            return jnp.zeros((*shape, *np.shape(value)), kind)
+
+        return cls(*(zeros(f.default) for f in dataclasses.fields(cls)))
 
     def replace(self, **changes: Any) -> EngineState:
         """A copy with some fields changed."""

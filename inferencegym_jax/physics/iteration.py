@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inferencegym_jax.models import EngineParams
+from inferencegym_jax.table import EngineProfile
 
 PARTS_LOG2 = 3  # an octave is cut into 8 parts; the kernels are measured at nodes that are among them
 MANTISSA_BITS = 23
@@ -72,7 +74,7 @@ class Prompts(NamedTuple):
 class Iterations:
     """The lookups of an engine profile; static, hashed by the profile."""
 
-    profile: Any
+    profile: EngineProfile
 
     def __hash__(self) -> int:
         """Hash of the profile."""
@@ -115,9 +117,8 @@ class Iterations:
     @functools.cached_property
     def prefill(self) -> np.ndarray:
         """float32[nodes], ms of the attention of one whole prompt."""
-        return resample(self.profile.prefill_tokens, self.profile.prefill_attention_ms, self._prompt_axis).astype(
-            np.float32
-        )
+        profile = self.profile
+        return resample(profile.prefill_tokens, profile.prefill_attention_ms, self._prompt_axis).astype(np.float32)
 
     def products_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
         """Matrix products of all layers over ``tokens`` tokens, ms."""
@@ -153,7 +154,7 @@ def _between(values: np.ndarray, node: jax.Array, place: jax.Array) -> jax.Array
 
 
 def iteration_ms(
-    grid: Iterations, running: jax.Array, context: jax.Array, drafts: jax.Array, tier: jax.Array, params: Any
+    grid: Iterations, running: jax.Array, context: jax.Array, drafts: jax.Array, tier: jax.Array, params: EngineParams
 ) -> jax.Array:
     """t: an iteration that holds no prompt, ms.
 

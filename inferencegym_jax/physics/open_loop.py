@@ -32,7 +32,7 @@ from inferencegym_jax.physics.fluid import Arrivals
 from inferencegym_jax.physics.iteration import Iterations
 from inferencegym_jax.physics.metrics import LATENCY_FLOOR_MS
 from inferencegym_jax.physics.serving import Second, serve_second
-from inferencegym_jax.table import LatencyTable, profile_of
+from inferencegym_jax.table import LatencyTable, TableError, profile_of
 from inferencegym_jax.traffic import fitted as open_traffic
 from inferencegym_jax.traffic.calendar import EMA_STEPS, WARMUP_STEPS, prompt_bucket
 from inferencegym_jax.traffic.fitted import Requests
@@ -63,6 +63,15 @@ def iterations_of(table: LatencyTable) -> Iterations:
         TableError: the table says too little for the open loop; the message names what to add.
     """
     return Iterations(profile_of(table))
+
+
+def serves(table: LatencyTable) -> bool:
+    """Whether a table says enough of an engine for the open loop."""
+    try:
+        iterations_of(table)
+    except TableError:
+        return False
+    return True
 
 
 def no_outcome(shares: jax.Array) -> RequestOutcome:

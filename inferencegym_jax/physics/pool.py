@@ -61,8 +61,8 @@ def preemptions(
     """Requests preempted in the second.
 
     A pool that admission keeps full loses O tokens of room between completions, and each preempted request gives back
-    its prompt: O / P a completion. The free share above the watermark, H tokens, is passed with probability
-    ``exp(-theta H)``, theta = P / (O (P + O)). A pool that is not full is passed by chance, with probability ``beyond``.
+    its prompt: O / P a completion. The free share above the watermark, H tokens, is passed with a probability of
+    ``exp(-theta H)``, theta = P / (O (P + O)). A pool that is not full is passed by chance, with that of ``beyond``.
     """
     theta = prompt / jnp.maximum(output * (prompt + output), TINY)
     at_watermark = completed * output / jnp.maximum(prompt, 1.0) * jnp.exp(-theta * (1.0 - budget) * pool)
