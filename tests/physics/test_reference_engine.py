@@ -97,6 +97,25 @@ def test_a_preempted_request_goes_before_those_that_wait():
     result = serve(requests_at([0, 0, 1], [100, 100, 100], [20, 20, 20]), Settings(), profile)
     assert result.preemptions[1] == 1
     assert result.finish_ms[0] < result.finish_ms[1] < result.finish_ms[2]
+    # when the second goes, the third's 100 tokens would fit; but the second, which needs 111, is before it
+    assert result.first_token_ms[2] > result.finish_ms[0]
+
+
+def test_nobody_enters_in_the_iteration_that_preempts():
+    profile = equal_iterations(10.0) | {"memory_gb": 11 + 0.22}
+    # an urgent request comes when the best-effort ones fill the pool; room is made for growth, not for it
+    result = serve(requests_at([0, 0, 105], [100, 100, 90], [20, 20, 5], [2, 2, 0]), Settings(), profile)
+    assert result.preemptions.tolist() == [0, 1, 0]
+    assert result.iterations[0]["running"][9:14].tolist() == [2, 2, 1, 2, 2]
+
+
+def test_drafts_need_room_in_the_pool():
+    requests = Requests(np.zeros(2), np.array([100, 100]), np.array([20, 20]), kinds=("chat",))
+    rows = serve(requests, Settings(spec_length=2), hand_profile(pool=220)).iterations[0]
+    assert 212 < rows["held"][rows["decoding"] == 2].max() <= 216  # two drafts for each of two
+    requests = Requests(np.array([0.0, 1.0]), np.array([100, 118]), np.array([20, 2]), kinds=("chat",))
+    rows = serve(requests, Settings(spec_length=2), hand_profile(pool=220)).iterations[0]
+    assert rows["running"].max() == 1  # 101 + 118 tokens fit, but not with the first's two drafts
 
 
 def test_the_most_urgent_line_is_admitted_first_and_each_line_in_order():
@@ -109,7 +128,7 @@ def test_the_most_urgent_line_is_admitted_first_and_each_line_in_order():
 
 
 def test_a_full_line_rejects():
-    result = serve(requests_at([0] * 5, [50] * 5, [2] * 5), Settings(queue_capacity=2), equal_iterations(10.0))
+    result = serve(requests_at(range(5), [50] * 5, [2] * 5), Settings(queue_capacity=2), equal_iterations(10.0))
     # the first is taken at once by the idle engine
     assert result.rejected.tolist() == [False, False, False, True, True]
 
@@ -125,6 +144,10 @@ def test_cached_tokens_cost_attention_and_room_but_no_products():
 
 
 def test_an_iteration_with_drafts_by_hand():
+    sloped = IterationTimes(hand_profile(head_ms={"tokens": [0, 8192], "ms": [0.5, 0.5 + 81.92]}))
+    assert sloped.iteration(Batch(4, 4000, [(0, 100)], 1, 2)) == pytest.approx(
+        2 + (8 + 0.01 * (12 + 100)) + (0.5 + 0.01 * (12 + 1)) + 0.4 + 0.2 + 2 * 0.1 * (8.04 + 0.54 + 0.4)
+    )
     times = IterationTimes(hand_profile())
     plain = times.iteration(Batch(4, 4000))
     assert plain == pytest.approx(2 + 8.04 + 0.5 + 0.4)
@@ -204,6 +227,8 @@ def test_requests_and_tokens_are_conserved_and_the_pool_is_never_overfull(
     assert made == expected or second == "prefill"
     for rows in result.iterations:
         assert rows["held"].max(initial=0) <= result.pool
+        several = rows[rows["running"] > 1]
+        assert (several["held"] + drafts * several["decoding"] <= result.pool).all()
         assert rows["running"].max(initial=0) <= batch
         assert (rows["start_ms"][1:] >= rows["end_ms"][:-1]).all()
 

@@ -188,6 +188,8 @@ def serve(
         raise ValueError(
             f"a request has {(requests.prompt + requests.output).max()} tokens; at most {LONGEST} are served"
         )
+    if profile.get("first_token_extra_iterations", 1) != 1:
+        raise ValueError(f"first_token_extra_iterations is {profile['first_token_extra_iterations']}; only 1 is served")
     arrivals = requests.arrival_ms.tolist()
     columns = (requests.prompt.tolist(), requests.output.tolist(), requests.priority.tolist())
     kinds = [requests.kinds[i] for i in requests.kind.tolist()]

@@ -6,10 +6,10 @@ arrivals, lengths, classes -> Requests -> serve(...)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 CLASSES = ("interactive", "batch", "best_effort")
 
@@ -53,10 +53,8 @@ class Requests:
         return len(self.arrival_ms)
 
 
-def requests_at(
-    arrival_ms: Sequence[float], prompt: Sequence[int], output: Sequence[int], priority: Sequence[int] = ()
-) -> Requests:
-    """Requests from plain lists."""
+def requests_at(arrival_ms: ArrayLike, prompt: ArrayLike, output: ArrayLike, priority: ArrayLike = ()) -> Requests:
+    """Requests from plain lists or arrays, [requests] each."""
     return Requests(
         np.asarray(arrival_ms, np.float64),
         np.asarray(prompt, np.int64),
