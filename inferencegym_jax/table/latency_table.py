@@ -112,6 +112,13 @@ class LatencyTable:
         return result
 
     @functools.cached_property
+    def gpu_second_cost(self) -> float:
+        """Cost of one GPU for a second, ``cost_per_1k x tps / 1000`` of the colocated rows: it is paid busy or not."""
+        rows = self.values[:, :, 0]
+        rate = rows[..., METRICS.index("cost_per_1k")].astype(np.float64) * rows[..., METRICS.index("tps")] / 1000.0
+        return float(np.median(rate))
+
+    @functools.cached_property
     def base_memory_gb(self) -> tuple[float, ...]:
         """Memory (GB) of weights and runtime for each quant tier: the tier's least gpu_mem_gb over the table."""
         memory = self.values[..., METRICS.index("gpu_mem_gb")]
