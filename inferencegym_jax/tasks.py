@@ -119,6 +119,22 @@ def check_config(config: Mapping[str, Any] | None) -> dict[str, float]:
     return checked
 
 
+def dynamics_of(spec: TaskSpec, dynamics: str | None, trace: RequestLog | None) -> str:
+    """The dynamics that serve a task: those asked for, else open-loop for a replayed log, else the task's own.
+
+    Raises:
+        ValueError: dynamics that there are not, or that the task cannot have.
+    """
+    own = spec.dynamics if trace is None else "open_loop"
+    wanted = own if dynamics is None else dynamics
+    if wanted not in DYNAMICS:
+        raise ValueError(f"dynamics = {shown(wanted)}: must be one of {', '.join(DYNAMICS)}")
+    if wanted == "closed_loop" and (trace is not None or spec.traffic is not None):
+        what = "a replayed log" if trace is not None else f"task {spec.id}'s traffic, fitted to a log,"
+        raise ValueError(f"dynamics = 'closed_loop': {what} is served open_loop only")
+    return wanted
+
+
 def engine_params(
     spec: TaskSpec, table: LatencyTable, dynamics: str | None = None, trace: RequestLog | None = None
 ) -> EngineParams:
@@ -133,12 +149,7 @@ def engine_params(
     Raises:
         ValueError: dynamics that there are not, or that the task cannot have.
     """
-    wanted = dynamics or ("open_loop" if trace is not None else spec.dynamics)
-    if wanted not in DYNAMICS:
-        raise ValueError(f"dynamics = {shown(wanted)}: must be one of {', '.join(DYNAMICS)}")
-    if wanted == "closed_loop" and (trace is not None or spec.traffic is not None):
-        what = "a replayed log" if trace is not None else f"task {spec.id}'s traffic, fitted to a log,"
-        raise ValueError(f"dynamics = 'closed_loop': {what} is served open_loop only")
+    wanted = dynamics_of(spec, dynamics, trace)
     if wanted == "closed_loop":
         return EngineParams(**{f.name: np.asarray(f.default, _engine_dtype(f.name)) for f in fields(EngineParams)})
     found: dict[str, Any] = {

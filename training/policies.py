@@ -28,7 +28,7 @@ VALIDATION_EPISODES = 512
 
 def validate(task: int, network: Any) -> dict[str, float]:
     """Mean score and return on validation seeds, which choose among training seeds; held-out seeds stay untouched."""
-    found = episodes(task, network_policy(network), VALIDATION_SEED + np.arange(VALIDATION_EPISODES))
+    found = episodes(ig.problem(task), network_policy(network), VALIDATION_SEED + np.arange(VALIDATION_EPISODES))
     return {name: float(found[name].mean()) for name in ("score", "return")}
 
 
