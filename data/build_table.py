@@ -2,7 +2,8 @@
 
     python data/build_table.py                                   # the shipped table: Llama-3-8B on one A100
     python data/build_table.py --system h100_sxm --model llama2-7b --out mine.parquet
-    python data/build_table.py --check points.csv --json         # errors against measured end-to-end points
+    python data/build_table.py --check                           # errors against the 30 points of data/measured
+    python data/build_table.py --check points.csv --json         # ... against points of one's own
     python data/build_table.py --source synthetic --out tiny.parquet
 
 Data flow: measured kernels -> forward passes (`step_time`) -> steady state (`serving_model`) -> rows -> parquet with
@@ -30,6 +31,7 @@ from data.step_time import TIERS, Architecture, StepTimes, UnknownNameError, mod
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_OUT = ROOT / "data" / "traces_llama3_8b.parquet"
+MEASURED_POINTS = ROOT / "data" / "measured" / "llama31_8b_h100_e2e.csv"
 DEFAULT_OUTPUT_LENGTH = 128.0
 DEFAULT_ACCEPTANCE = 0.7
 OVERHEAD = json.loads((ROOT / "data" / "engine_overhead.json").read_text())
@@ -59,7 +61,7 @@ SCHEMA = pa.schema(
 
 
 def cost_per_1k(gpus: int, tps: float, cost_scale: float) -> float:
-    """GPU-seconds per 1,000 tokens times `cost_scale` (SPEC 7): scale x GPUs x 1000 / tps."""
+    """GPU-seconds per 1,000 tokens times `cost_scale` (ENVIRONMENT.md 12): scale x GPUs x 1000 / tps."""
     return cost_scale * gpus * 1000 / tps
 
 
@@ -191,7 +193,14 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="file to write (default for the default system and model: the shipped table)"
     )
     p.add_argument("--list", action="store_true", help="list systems and models, and stop")
-    p.add_argument("--check", type=Path, metavar="FILE.csv", help="compare with measured points instead of building")
+    p.add_argument(
+        "--check",
+        type=Path,
+        nargs="?",
+        const=MEASURED_POINTS,
+        metavar="FILE.csv",
+        help="compare with measured points instead of building (default file: data/measured/llama31_8b_h100_e2e.csv)",
+    )
     p.add_argument("--json", action="store_true", help="print the result of --check as one JSON object")
     return p
 

@@ -4,7 +4,7 @@ were found.
     python data/calibrate.py            writes data/calibration.json; the same bytes on every run
     python data/calibrate.py --check    compares with the file instead and exits 1 if it differs
 
-What it may set (SPEC section 6) and how:
+What it may set and how (ENVIRONMENT.md, section 8):
 
 optimal_tps      per task: the highest mean throughput of any static action that is never out of memory and, where any
                  action manages it, keeps the mean TTFT within the SLO; exhaustive search, every action on the same
@@ -13,7 +13,7 @@ best_static      per task: the static action with the highest mean score by the 
 cost_normaliser  per task: mean cost_per_1k of the baseline action, so that C = 1 in the reward is the baseline's cost.
 cost_scale       the cost of a GPU-second at which the baseline action spends task 3's cost budget, to three digits. It
                  is a property of the table: where the table has another, build it again with the one printed.
-throughput_floor 0, and the mean output length 128 tokens (SPEC 7): no baseline needs another.
+throughput_floor 0, and the mean output length 128 tokens (ENVIRONMENT.md 12): no baseline needs another.
 
 Exits 1 when a baseline's score (seed 0) leaves its range or the table has another cost scale.
 """
@@ -43,6 +43,8 @@ OUT = ROOT / "data" / "calibration.json"
 SEEDS = 64
 BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 KV_BUDGETS = (0.1, 0.175, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+# Scores between which the baseline of seed 0 must lie: what a calibration of tasks 1 to 3 is held to, so that a table
+# or a cost scale under which the default action is no longer poor is noticed. Nothing reads them in an episode.
 BASELINE_RANGES = {
     "static-uniform": (0.30, 0.40),
     "bursty-sharegpt": (0.22, 0.32),

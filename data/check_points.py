@@ -1,6 +1,6 @@
 """Comparison of the serving model with measured end-to-end points, with the very functions that make the table.
 
-Data flow: CSV of measured points (columns of `silicon/llama31_8b_h100_e2e.csv`) -> `check` -> errors of TPOT.
+Data flow: CSV of measured points (columns of `data/measured/llama31_8b_h100_e2e.csv`) -> `check` -> errors of TPOT.
 """
 
 from __future__ import annotations

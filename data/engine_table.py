@@ -107,17 +107,17 @@ def resolve(run: MeasuredRun, model: str | None, system: str | None) -> tuple[st
         RunError: neither is known, or the run used more than one GPU; the row is named.
     """
     if run.tp != 1:
-        raise RunError(f"{run.where}: tp is {run.tp}; the kernels are those of one GPU, wanted: 1")
+        raise RunError(f"{run.source}: tp is {run.tp}; the kernels are those of one GPU, wanted: 1")
     found: list[str] = []
     pairs: Any = (("model", run.model, model, model_of_alias), ("gpu", run.gpu, system, system_of))
     for what, given, fallback, name_of in pairs:
         if given is None and fallback is None:
-            raise RunError(f"{run.where}: no {what}; add the column or pass --{'system' if what == 'gpu' else what}")
+            raise RunError(f"{run.source}: no {what}; add the column or pass --{'system' if what == 'gpu' else what}")
         try:
             found.append(name_of(given if given is not None else fallback))
         except UnknownNameError as error:
             if fallback is None:
-                raise RunError(f"{run.where}: {error}") from error
+                raise RunError(f"{run.source}: {error}") from error
             found.append(name_of(fallback))
     return found[0], found[1]
 

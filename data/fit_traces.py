@@ -1,14 +1,14 @@
 """Fit the traffic of an open-loop task to a request log: arrivals, prompt and output lengths, and how well they fit.
 
-    python data/fit_traces.py ../shared/traces/AzureLLMInferenceTrace_conv.csv
-    python data/fit_traces.py ../shared/traces/mooncake_conversation_first4000.jsonl --share 0.25
+    python data/fit_traces.py AzureLLMInferenceTrace_conv.csv
+    python data/fit_traces.py mooncake_conversation_first4000.jsonl --share 0.25
 
 Prints the JSON that goes into `workload_configs.json` under "traffic" and the figures of the fit. The logs are not
 part of the project; anybody who has them can repeat this.
 
-Arrivals: log rate = sum of smooth noises (`inferencegym_jax/traffic.py`). What a log shows of the rate is the relative
-variance of its counts over windows of w seconds, less the Poisson part: V(w) = (var(N) - E N) / (E N)^2. A noise of
-period T contributes v g(w / T), with g computed from the noise's own autocovariance; the v >= 0 are found by
+Arrivals: log rate = sum of smooth noises (`inferencegym_jax/traffic/fitted.py`). What a log shows of the rate is the
+relative variance of its counts over windows of w seconds, less the Poisson part: V(w) = (var(N) - E N) / (E N)^2. A
+noise of period T contributes v g(w / T), with g computed from the noise's own autocovariance; the v >= 0 are found by
 non-negative least squares over a grid of periods, and sigma^2 = log(1 + v).
 
 Lengths: mean and coefficient of variation of the tokens (prompts clamped to 32 to 8,192, the observation's range). The

@@ -2,7 +2,7 @@
 
 Data flow: `StepTimes` (measured) + `Knobs` -> `serve` -> one row of the latency table. Each modelled thing is one named
 function with its source. B is the number of running requests, P the prompt and O the output in tokens; times are
-milliseconds, memory is GB = 1e9 bytes. Formulas without another source are those of silicon/README.md, "From kernels to
+milliseconds, memory is GB = 1e9 bytes. Formulas without another source are those of docs/fidelity.md, "From kernels to
 serving", which has no fitted constant.
 """
 
@@ -90,7 +90,7 @@ def tokens_per_verification(spec_length: int, acceptance: float) -> float:
 
 
 def draft_ms(spec_length: int, decode_ms: float) -> float:
-    """Cost of k draft tokens: an EAGLE-like head takes about 5 % of the target's step each (silicon/README.md)."""
+    """Cost of k draft tokens: an EAGLE-like head takes about 5 % of the target's step each (assumed)."""
     return DRAFT_STEP_SHARE * spec_length * decode_ms
 
 
@@ -101,8 +101,8 @@ def verification_attention_factor(spec_length: int, arch: Architecture) -> float
     single query only (`seqlenq_ngroups_swapped` needs `seqlen_q == 1`), so a verification runs as k + 1 single-query
     decodes (vLLM's batch expansion, k + 1 reads) or as a short prefill (at most one read for each query head of the
     group). vLLM reports its verification attention 2.5 times slower than a decode-optimised kernel (pull request
-    25196). The package measures none, so 2.7 is an assumption: near that figure, and such that the facts of
-    silicon/README.md hold on every row.
+    25196). The package measures none, so 2.7 is an assumption: near that figure, and such that the facts in
+    tests/table/test_table_facts.py hold on every row.
     """
     return min(spec_length + 1, max(1, arch.heads // arch.kv_heads), VERIFICATION_READS)
 
@@ -115,7 +115,7 @@ def token_ms(times: StepTimes, knobs: Knobs, load: Load) -> float:
 
     One iteration takes the products over B (k + 1) tokens and the recomputed ones, the head over B (k + 1), attention
     over the kept cache, and k drafts; it yields `tokens_per_verification`. With k = 0 and budget 1 this is t_dec of
-    silicon/README.md.
+    docs/fidelity.md.
     """
     batch, k = knobs.batch_size, knobs.spec_length
     kept = max(1.0, knobs.kv_budget * (knobs.prompt + load.output / 2))
@@ -141,7 +141,7 @@ def packed_prefill_ms(times: StepTimes, prompt: float, tier: str) -> float:
 
 
 def colocated_tpot_ms(times: StepTimes, knobs: Knobs, load: Load) -> float:
-    """tpot = t_dec + (B / O) t_pre: each slot's turnover puts one prefill into the decode loop. silicon/README.md."""
+    """tpot = t_dec + (B / O) t_pre: each slot's turnover puts one prefill into the decode loop; docs/fidelity.md."""
     prefill = times.prefill_ms(knobs.prompt, knobs.batch_size, knobs.tier)
     return token_ms(times, knobs, load) + knobs.batch_size / load.output * prefill
 
@@ -226,7 +226,7 @@ def workspace_gb(arch: Architecture, batch: float, spec_length: int) -> float:
     (hidden, residual, norm, attention in and out, qkv, gate and up, gated product; 16 bits; 139,264 bytes a token for
     Llama-3-8B) and, for each of its k + 1 positions, FP32 logits, probabilities, sorted copy and running sum with
     64-bit indices (24 bytes a logit). About 39 MB a slot; real engines share the chunk between slots. It makes
-    batch_size 512 at kv_budget 1.0 exceed 40 GB on every prompt bucket, which silicon/README.md asks for. A
+    batch_size 512 at kv_budget 1.0 exceed 40 GB on every prompt bucket, as the table must. A
     disaggregated pair reserves the same, so that either GPU may take either role.
     """
     queries, keys = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim

@@ -22,7 +22,7 @@ TIERS = ("FP16", "INT8", "INT4")
 BYTES_16_BIT = 2
 WEIGHT_BYTES_OF_TIER = {"FP16": 2.0, "INT8": 1.0, "INT4": 0.5 + 2.0 / 128}  # INT4: one 16-bit scale per 128 weights
 ITERATION_TOKEN_BUDGET = 2048
-"""Tokens of a whole iteration: vLLM's `max_num_batched_tokens`, as in silicon/vllm_open_loop.csv."""
+"""Tokens of a whole iteration: vLLM's `max_num_batched_tokens`, as in data/measured/vllm_open_loop.csv."""
 
 
 class UnknownNameError(ValueError):
@@ -210,14 +210,14 @@ class StepTimes:
         return self.arch.layers * self.kernels.attention("context", *self._heads)(1, prompt)
 
     def decode_ms(self, batch: float, context: float, tier: str = "FP16") -> float:
-        """One decode iteration: gemms(B) + head(B) + attention(B, context). silicon/README.md, t_dec."""
+        """One decode iteration: gemms(B) + head(B) + attention(B, context): t_dec of docs/fidelity.md."""
         return self.layers_ms(batch, tier) + self.head_ms(batch) + self.decode_attention_ms(batch, context)
 
     def prefill_ms(self, prompt: float, batch: float = 0, tier: str = "FP16") -> float:
         """What one prompt's prefill adds to an engine that decodes `batch` requests; batch 0 is a prefill alone.
 
         Alone, it costs gemms(P) + head(1) + attention(P). A short prompt rides along with a decode iteration, whose
-        weights are read anyway, and costs gemms(P + B) - gemms(B) + attention(P) (silicon/README.md). A prompt that
+        weights are read anyway, and costs gemms(P + B) - gemms(B) + attention(P). A prompt that
         fills the iteration's token budget (2,048) is an iteration of its own. Rule: the stand-alone share is min(P /
         2048, 1), linear between.
         """

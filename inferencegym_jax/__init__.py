@@ -1,4 +1,4 @@
-"""InferenceGym JAX: a reinforcement-learning environment for LLM inference control, grounded in measured GPU data.
+"""InferenceGym JAX: the first vectorised RL environment for LLM inference control on measured GPU kernels.
 
     import inferencegym_jax as ig
     env, params = ig.make(2)

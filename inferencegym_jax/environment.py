@@ -16,7 +16,6 @@ import numpy as np
 
 from inferencegym_jax.models import (
     KNOBS,
-    OBSERVATION,
     EngineState,
     EnvParams,
     EnvState,
@@ -31,14 +30,16 @@ from inferencegym_jax.numerics.compile_units import stage
 from inferencegym_jax.physics import open_loop as engine
 from inferencegym_jax.physics.closed_loop import advance, simulate
 from inferencegym_jax.physics.metrics import kv_occupancy
-from inferencegym_jax.scoring.reward import reward, violation_rate
+from inferencegym_jax.physics.observation import initial_observation, observe
+from inferencegym_jax.scoring.reward import reward
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
 from inferencegym_jax.table.iterations import engine_grid
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
 from inferencegym_jax.traffic.request_log import RequestLog
 
-Loops: TypeAlias = Literal["both", "closed_loop", "open_loop"]
+Dynamics: TypeAlias = Literal["mixed", "closed_loop", "open_loop"]
+"""Which dynamics a step is compiled for: one of the two, or the choice of every environment's params."""
 
 
 class Environment:
@@ -52,28 +53,28 @@ class Environment:
     def __init__(self, table: LatencyTable, default_params: EnvParams, trace: RequestLog | None = None):
         self.grid: TableGrid = TableGrid(table)
         self.trace = trace
-        self.loops: Loops = "both"
+        self.dynamics: Dynamics = "mixed"
         self._default_params = default_params
 
     def __hash__(self) -> int:
         """Hash of the table's and the request log's content."""
-        return hash((self.grid, self.trace, self.loops))
+        return hash((self.grid, self.trace, self.dynamics))
 
     def __eq__(self, other: object) -> bool:
         """Whether the other environment has the same table and request log."""
-        mine = (self.grid, self.trace, self.loops)
-        return isinstance(other, Environment) and mine == (other.grid, other.trace, other.loops)
+        mine = (self.grid, self.trace, self.dynamics)
+        return isinstance(other, Environment) and mine == (other.grid, other.trace, other.dynamics)
 
     def suited_to(self, params: EnvParams) -> Environment:
         """This environment, compiled for the dynamics that ``params`` have where they can be inspected: without the
-        other loop, a step takes half the time. Traced params get both loops, and the same numbers."""
-        if self.loops != "both" or is_traced(params.engine.open_loop):
+        others, a step takes half the time. Traced params get both, and the same numbers."""
+        if self.dynamics != "mixed" or is_traced(params.engine.open_loop):
             return self
         flags = np.asarray(params.engine.open_loop) > 0
         if flags.any() and not flags.all():
             return self
         twin = copy.copy(self)
-        twin.loops = "open_loop" if flags.all() else "closed_loop"
+        twin.dynamics = "open_loop" if flags.all() else "closed_loop"
         return twin
 
     @property
@@ -199,8 +200,8 @@ class Environment:
 
     @functools.partial(jax.jit, static_argnums=0)
     def _step_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
-        final_observation, after, gain, terminated, info = transition(
-            self.grid, state, action, params, self.trace, self.loops
+        final_observation, after, reward, terminated, info = transition(
+            self.grid, state, action, params, self.trace, self.dynamics
         )
         truncated = self.is_truncated(after, params)
         done = terminated | truncated
@@ -210,16 +211,16 @@ class Environment:
             functools.partial(_choose, done), (fresh_observation, fresh), (final_observation, after)
         )
         info = {**info, "terminated": terminated, "truncated": truncated, "final_observation": final_observation}
-        return observation, after, gain, terminated, truncated, info
+        return observation, after, reward, terminated, truncated, info
 
     @functools.partial(jax.jit, static_argnums=0)
     def _step_env_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
         over = self.is_truncated(state, params)
-        observation, after, gain, terminated, info = transition(
-            self.grid, state, action, params, self.trace, self.loops
+        observation, after, reward, terminated, info = transition(
+            self.grid, state, action, params, self.trace, self.dynamics
         )
         after = jax.tree.map(functools.partial(_choose, over), state, after)
-        return observation, after, jnp.where(over, 0.0, gain), terminated, info
+        return observation, after, jnp.where(over, 0.0, reward), terminated, info
 
 
 def _choose(flag: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
@@ -228,10 +229,7 @@ def _choose(flag: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
 
 
 def initial(seed: jax.Array, episode: jax.Array, params: EnvParams) -> tuple[ServeObservation, EnvState]:
-    """The state of an episode before its first step and what the agent sees of it: nothing yet.
-
-    Fields that no request has given a value stand at their lowest; class shares are the task's.
-    """
+    """The state of an episode before its first step and what the agent sees of it: ``initial_observation``."""
     zero = jnp.zeros_like(seed, jnp.float32)
     none = jnp.zeros_like(seed, jnp.int32)
     shares = jnp.broadcast_to(jnp.asarray(params.class_shares, jnp.float32), (*jnp.shape(seed), 3))
@@ -245,8 +243,7 @@ def initial(seed: jax.Array, episode: jax.Array, params: EnvParams) -> tuple[Ser
         cost_so_far=zero,
         engine=EngineState(none, zero, zero, zero, zero, zero, zero),
     )
-    fields: dict[str, Any] = {name: zero + spec.low for name, spec in OBSERVATION.items() if spec.size == 1}
-    return ServeObservation(**{**fields, "priority_distribution": shares}), state
+    return initial_observation(shares), state
 
 
 def effective_action(table: LatencyTable, action: ServeAction, params: EnvParams) -> ServeAction:
@@ -268,7 +265,7 @@ def transition(
     action: ServeAction,
     params: EnvParams,
     trace: RequestLog | None = None,
-    loops: Loops = "both",
+    dynamics: Dynamics = "mixed",
 ) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
     """The pure step: one second of serving, no auto-reset.
 
@@ -278,7 +275,7 @@ def transition(
         action: knobs as arrays.
         params: the task.
         trace: the request log that params may say is replayed.
-        loops: which dynamics to compile, where it is known that all of ``params`` have one of them.
+        dynamics: which to compile, where it is known that all of ``params`` have one of them.
 
     Returns:
         (observation, state after the step, reward float32, terminated bool, info).
@@ -287,12 +284,11 @@ def transition(
     traffic, class_counts = advance(state, action.batch_size, params)
     metrics, oom = simulate(grid, action, traffic, state.seed, state.time, params)
     served = engine.Served(traffic, metrics, oom, state.engine, metrics.ttft_p50_ms, metrics.ttft_p99_ms)
-    if loops != "closed_loop":
+    if dynamics != "closed_loop":
         rows = None if trace is None else trace.rows
-        run = engine.step if loops == "open_loop" else engine.apply
+        run = engine.step if dynamics == "open_loop" else engine.apply
         served = run(engine_grid(grid.table), rows, state, action, params, served)
     traffic, metrics, oom = served.workload, served.metrics, served.oom
-    gain = reward(metrics, traffic, params)
     after = EnvState(
         seed=state.seed,
         episode=state.episode,
@@ -303,18 +299,11 @@ def transition(
         cost_so_far=state.cost_so_far + metrics.cost_per_1k,
         engine=served.engine,
     )
-    observation = ServeObservation(
-        queue_depth=traffic.queue_depth.astype(jnp.float32),
-        mean_prompt_len=traffic.mean_prompt_len,
-        arrival_rate=jnp.minimum(traffic.arrival_rate, OBSERVATION["arrival_rate"].high),
+    observation = observe(
+        metrics,
+        traffic,
         kv_cache_occupancy=kv_occupancy(grid, metrics.gpu_memory_gb, action.quant_tier, params),
-        ttft_p50=jnp.minimum(metrics.ttft_p50_ms, OBSERVATION["ttft_p50"].high),
-        tpot_p50=jnp.minimum(metrics.tpot_ms, OBSERVATION["tpot_p50"].high),
-        slo_violation_rate=violation_rate(metrics, traffic.queue_depth),
-        gpu_memory_used_gb=metrics.gpu_memory_gb,
-        spec_accept_rate=metrics.spec_accept_rate,
-        priority_distribution=traffic.priority_distribution,
-        timestep=after.time.astype(jnp.float32),
+        timestep=after.time,
         cost_so_far=after.cost_so_far,
     )
     info = {
@@ -325,4 +314,4 @@ def transition(
         "ttft_mean_ms": served.ttft_mean_ms,
         "ttft_p90_ms": served.ttft_p90_ms,
     }
-    return observation, after, gain, jnp.zeros_like(oom), info
+    return observation, after, reward(metrics, traffic, params), jnp.zeros_like(oom), info

@@ -53,7 +53,7 @@ class TaskSpec:
     active_knobs: tuple[str, ...]
     reward: dict[str, float]
     cost_budget: float | None = None
-    dynamics: str = "closed_loop"  # or "open_loop", SPEC section 9
+    dynamics: str = "closed_loop"  # or "open_loop", ENVIRONMENT.md section 9
     traffic: dict[str, Any] | None = None  # fitted to a public log by data/fit_traces.py; None: arrivals and prompts
     slo_tpot_ms: float = math.inf  # objective on the time per output token, for the general grader
 

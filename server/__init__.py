@@ -1,1 +1,1 @@
-"""The live server: SPEC 8's endpoints and the OpenEnv contract over the library's jitted step."""
+"""The live server: the HTTP endpoints (docs/server.md) and the OpenEnv contract over the library's jitted step."""

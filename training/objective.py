@@ -20,7 +20,7 @@ from training.config import Hyperparameters, TrainConfig
 
 
 def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot) -> jax.Array:
-    """One second's share in the grader's score (SPEC 6), float32[...], clipped to [-1, 1].
+    """One second's share in the grader's score (ENVIRONMENT.md 7), float32[...], clipped to [-1, 1].
 
     Its mean over an episode is the score as long as no component of the grader is clipped, less the two parts that
     are no sum over

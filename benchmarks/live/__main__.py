@@ -19,9 +19,9 @@ from benchmarks.live.prediction import predict_and_measure, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
 from benchmarks.live.vllm import Engine, running
 from inferencegym_jax.cli.live import parse_shares, parse_slo
+from inferencegym_jax.cli.measure_report import measure_and_report
 from inferencegym_jax.cli.trial_report import plot_trial, trial_table, verdict
 from inferencegym_jax.live.measure.plan import MeasureSettings
-from inferencegym_jax.live.measure.run import measure_server
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.outcome import ranking
 from inferencegym_jax.live.trial.request import TrialRequest, compare
@@ -92,7 +92,7 @@ def main(
         )
         table_path, learned = out / f"{model}.parquet", out / "learned.npz"
         if "measure" in chosen:
-            summary = measure_server(endpoint, settings, table_path, True, console)
+            summary = measure_and_report(endpoint, settings, table_path, True, console)
             keep("measure", {**summary, "table": table_path.name})
         if "predict" in chosen:
             found = predict_and_measure(
@@ -128,7 +128,7 @@ def main(
             keep("trial", trial(request, out, {str(learned): "learned"}))
         if "repeat" in chosen:
             second = out / f"{model}-second.parquet"
-            measure_server(endpoint, dataclasses.replace(settings, seed=1000), second, True, console)
+            measure_and_report(endpoint, dataclasses.replace(settings, seed=1000), second, True, console)
             keep("repeat", table_difference(load_table(table_path), load_table(second)))
         if "control" in chosen:
             keep("control", control(engine, model, streams))

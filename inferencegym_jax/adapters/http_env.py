@@ -1,4 +1,4 @@
-"""``HTTPGymEnv``: a Gymnasium environment whose episodes run on a server (SPEC section 8), over HTTP.
+"""``HTTPGymEnv``: a Gymnasium environment whose episodes run on a server, over HTTP (``docs/server.md``).
 
 Same spaces, actions and trajectories as ``gymnasium_env.InferenceGymEnv``. Needs the extras ``gym`` and ``client``.
 """

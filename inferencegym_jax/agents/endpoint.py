@@ -94,10 +94,10 @@ class Usage:
         if not all(isinstance(count, int) and not isinstance(count, bool) for count in counts):
             self.uncounted += 1
             return
-        given, made = int(counts[0] or 0), int(counts[1] or 0)
-        self.input_tokens += given
-        self.output_tokens += made
-        self.cost += (given * endpoint.input_price + made * endpoint.output_price) / 1e6
+        prompt_tokens, completion_tokens = int(counts[0] or 0), int(counts[1] or 0)
+        self.input_tokens += prompt_tokens
+        self.output_tokens += completion_tokens
+        self.cost += (prompt_tokens * endpoint.input_price + completion_tokens * endpoint.output_price) / 1e6
 
 
 class ChatClient:

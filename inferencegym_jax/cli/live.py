@@ -95,7 +95,7 @@ def measure(
     out: Annotated[Path, typer.Option(help="latency table to write (parquet)")] = Path("measured.parquet"),
     budget: Annotated[
         str,
-        typer.Option(help="time for the whole, earlier sittings included: 90s, 10m, 1h; the grid is always finished"),
+        typer.Option(help="time for the whole, earlier runs included: 90s, 10m, 1h; the grid is always finished"),
     ] = "10m",
     output_tokens: Annotated[int, typer.Option(help="mean output length")] = 64,
     max_concurrency: Annotated[int, typer.Option(help="largest batch size")] = 64,
@@ -105,7 +105,7 @@ def measure(
     ] = 0.05,
     base_memory_gb: BaseMemory = 0.0,
     seed: Annotated[int, typer.Option(help="of prompts and lengths")] = 0,
-    restart: Annotated[bool, typer.Option("--restart", help="forget what an earlier sitting measured")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="forget what an earlier run measured")] = False,
     api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
     json_output: Json = False,
 ) -> None:
@@ -114,8 +114,8 @@ def measure(
     Closed-loop runs over concurrency and prompt length; where and how often is decided by what was seen so far.
     Interrupt it with Ctrl-C and run the same command to go on: what was measured is in OUT.state.json.
     """
+    from inferencegym_jax.cli.measure_report import measure_and_report
     from inferencegym_jax.live.measure.plan import MeasureSettings
-    from inferencegym_jax.live.measure.run import measure_server
     from inferencegym_jax.live.server.probe import EngineError
 
     try:
@@ -130,7 +130,7 @@ def measure(
                 seed=seed,
             )
             endpoint, answer = server(base_url, model, api_key_env), console if json_output else answers()
-            summary = measure_server(endpoint, settings, out, restart, console, answer)
+            summary = measure_and_report(endpoint, settings, out, restart, console, answer)
     except KeyboardInterrupt:
         console.print(f"interrupted; the same command goes on from {out}.state.json")
         raise typer.Exit(130) from None

@@ -58,7 +58,7 @@ def _select(tables: Any, path: Path, model: str | None, system: str | None) -> l
                 tables.table_of(run, model, system)
                 kept.append(run)
         except ValueError as error:
-            left.append(str(error) if isinstance(error, RunError) else f"{run.where}: {error}")
+            left.append(str(error) if isinstance(error, RunError) else f"{run.source}: {error}")
     for reason in left:
         typer.echo(f"left out: {reason}", err=True)
     if not kept:
@@ -183,22 +183,22 @@ def calibrate(
     tables = _kernel_tables()
     runs = _select(tables, run, model, system)[:rows]
     try:
-        found = fit_overhead(runs, lambda r: tables.table_of(r, model, system))
+        fit = fit_overhead(runs, lambda r: tables.table_of(r, model, system))
     except ValueError as error:
         raise _fail(error) from error
-    found = {
-        "overhead_ms": found["overhead_ms"],
+    fit = {
+        "overhead_ms": fit["overhead_ms"],
         "fitted_on": [
-            f"{row['run']}, {row['model']} on {row['gpu']}, {row['rate_rps']:g} requests/s" for row in found["rows"]
+            f"{row['run']}, {row['model']} on {row['gpu']}, {row['rate_rps']:g} requests/s" for row in fit["rows"]
         ],
-        "rows": found["rows"],
+        "rows": fit["rows"],
     }
-    text = json.dumps(found, indent=2)
+    text = json.dumps(fit, indent=2)
     if out is not None:
         out.write_text(text + "\n")
     if as_json:
         typer.echo(text)
         return
-    _table(found["rows"], f"engine overhead {found['overhead_ms']:g} ms an iteration, fitted on {len(runs)} run(s)")
-    typer.echo(_summary(found["rows"]))
-    typer.echo(f"use it: python data/build_table.py --overhead {found['overhead_ms']:g}, or validate --overhead")
+    _table(fit["rows"], f"engine overhead {fit['overhead_ms']:g} ms an iteration, fitted on {len(runs)} run(s)")
+    typer.echo(_summary(fit["rows"]))
+    typer.echo(f"use it: python data/build_table.py --overhead {fit['overhead_ms']:g}, or validate --overhead")

@@ -82,10 +82,10 @@ def jsonable(value: Any) -> Any:
         return value
     if isinstance(value, int):
         return int(value)
-    found = np.asarray(value)
-    if found.ndim:
-        return [jsonable(item) for item in found.tolist()]
-    number = found.item()
+    array = np.asarray(value)
+    if array.ndim:
+        return [jsonable(item) for item in array.tolist()]
+    number = array.item()
     return None if isinstance(number, float) and not math.isfinite(number) else number
 
 

@@ -13,12 +13,15 @@ from inferencegym_jax.cli.output import escape, number, table
 WIDTH, HEIGHT = 64, 10
 
 
-def points(found: Any) -> list[tuple[str, float, float, str]]:
+def points(recommendation: Any) -> list[tuple[str, float, float, str]]:
     """(mark, p99 TTFT, goodput, label) of the front, of what runs now and of the controllers."""
-    front = [(chr(ord("1") + i), one["ttft_p99_ms"], one["goodput"], label(one)) for i, one in enumerate(found.pareto)]
+    front = [
+        (chr(ord("1") + i), one["ttft_p99_ms"], one["goodput"], label(one))
+        for i, one in enumerate(recommendation.pareto)
+    ]
     others = [
         (name[0].upper() if name != "current" else "c", one["ttft_p99_ms"], one["goodput"], name)
-        for name, one in found.results.items()
+        for name, one in recommendation.results.items()
         if name not in ("recommended", "best")
     ]
     return front + others
@@ -33,9 +36,9 @@ def label(one: dict[str, Any]) -> str:
     return f"{gpus}, {weights}, batch {knobs['batch_size']}, KV {knobs['kv_budget']:g}{drafts}"
 
 
-def draw(found: Any, console: Console) -> None:
+def draw(recommendation: Any, console: Console) -> None:
     """The front as a table and, over it, goodput against p99 TTFT."""
-    marks = points(found)
+    marks = points(recommendation)
     low, high = math.log(min(x for _, x, _, _ in marks)), math.log(max(x for _, x, _, _ in marks))
     bottom, top = min(y for _, _, y, _ in marks), max(y for _, _, y, _ in marks)
     rows = [[" "] * WIDTH for _ in range(HEIGHT)]
@@ -49,7 +52,7 @@ def draw(found: Any, console: Console) -> None:
         console.print(escape(f"{scale:>8} |" + "".join(row).rstrip()))
     console.print(" " * 9 + "+" + "-" * WIDTH)
     console.print(f"{' ' * 10}{number(math.exp(low))} ms{number(math.exp(high)) + ' ms':>{WIDTH - 8}}")
-    front = found.pareto
+    front = recommendation.pareto
     lines = [
         (str(i + 1), label(one), one["goodput"], one["ttft_p99_ms"], one["cost_per_1k"], one["memory_gb"])
         for i, one in enumerate(front)
@@ -57,7 +60,7 @@ def draw(found: Any, console: Console) -> None:
     console.print(table(("", "configuration", "requests/s", "p99 TTFT ms", "cost per 1k", "peak GB"), lines, left=2))
 
 
-def save(found: Any, path: Path) -> None:
+def save(recommendation: Any, path: Path) -> None:
     """Draw the front into a file.
 
     Raises:
@@ -71,15 +74,15 @@ def save(found: Any, path: Path) -> None:
         raise ValueError("--plot needs matplotlib: pip install 'inferencegym-jax[demo]'") from None
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
-    front = sorted(found.pareto, key=lambda one: one["ttft_p99_ms"])
+    front = sorted(recommendation.pareto, key=lambda one: one["ttft_p99_ms"])
     axes.plot([one["ttft_p99_ms"] for one in front], [one["goodput"] for one in front], "o-", color="#1f77b4")
     for one in front:
         axes.annotate(
             label(one), (one["ttft_p99_ms"], one["goodput"]), fontsize=7, xytext=(4, -9), textcoords="offset points"
         )
-    for mark, x, y, name in points(found)[len(front) :]:
+    for mark, x, y, name in points(recommendation)[len(front) :]:
         axes.plot([x], [y], "s", markersize=6, label=name, color={"c": "#7f7f7f", "R": "#2ca02c"}.get(mark, "#d62728"))
-    axes.axvline(found.objective.ttft_ms, linestyle=":", color="#7f7f7f", linewidth=1)
+    axes.axvline(recommendation.objective.ttft_ms, linestyle=":", color="#7f7f7f", linewidth=1)
     axes.set(xscale="log", xlabel="p99 TTFT (ms)", ylabel="goodput (requests/s within the SLO)")
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)

@@ -65,7 +65,7 @@ def recommend(
         work = bar.add_task("compiling and replaying", total=None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the answer holds the log's notices
-            found = search(
+            recommendation = search(
                 trace,
                 table=table_file,
                 slo_ttft_ms=slo_ttft_ms,
@@ -79,12 +79,12 @@ def recommend(
                 progress=lambda done, total: bar.update(work, completed=done, total=total),
             )
         if plot is not None:
-            save(found, plot)
+            save(recommendation, plot)
     if json_output:
-        print_json(found.to_dict())
+        print_json(recommendation.to_dict())
     else:
-        show(found, answers())
-    if not found.meets_slo:
+        show(recommendation, answers())
+    if not recommendation.meets_slo:
         raise typer.Exit(ANSWER_NO)
 
 
@@ -102,14 +102,14 @@ def changed(change: dict[str, float | None], unit: str = "", scale: float = 1.0)
     return text if low is None or high is None else f"{text} (95 %: {number(low)} to {number(high)})"
 
 
-def show(found: Any, console: Console) -> None:
+def show(recommendation: Any, console: Console) -> None:
     """Print the answer: the configuration first, then what it rests on."""
-    best, goal = found.results["recommended"], found.objective
+    best, goal = recommendation.results["recommended"], recommendation.objective
     limits = f"TTFT {number(goal.ttft_ms)} ms" + (
         "" if math.isinf(goal.tpot_ms) else f", TPOT {number(goal.tpot_ms)} ms"
     )
-    console.print(f"[bold]Run: {words(found.knobs)}[/]", soft_wrap=True)
-    if found.meets_slo:
+    console.print(f"[bold]Run: {words(recommendation.knobs)}[/]", soft_wrap=True)
+    if recommendation.meets_slo:
         console.print(
             f"{best['attainment']:.2%} of the requests come within {limits}; wanted are {goal.attainment:.2%}."
         )
@@ -119,48 +119,50 @@ def show(found: Any, console: Console) -> None:
             f" this one comes closest: {best['attainment']:.2%}, p99 TTFT {number(best['ttft_p99_ms'])} ms.",
             soft_wrap=True,
         )
-    gain = found.gains["recommended"]
-    if found.knobs == found.current:
+    gain = recommendation.gains["recommended"]
+    if recommendation.knobs == recommendation.current:
         console.print("It is what runs now: nothing else that was tried would be worth a change.")
     else:
         console.print(
-            f"Over {words(found.current)}:\n"
+            f"Over {words(recommendation.current)}:\n"
             f"    goodput  {changed(gain['goodput'])} requests/s\n"
             f"    p99 TTFT {changed(gain['ttft_p99_ms'])} ms\n"
             f"    cost     {changed(gain['cost_per_1k'])} per 1k tokens",
             soft_wrap=True,
         )
-    if found.one_gpu is not None:
-        single = found.one_gpu
+    if recommendation.one_gpu is not None:
+        single = recommendation.one_gpu
         console.print(
             f"On one GPU instead: {words(single['knobs'])}: {single['attainment']:.2%} within the SLO,"
             f" cost {number(single['cost_per_1k'])} per 1k tokens.",
             soft_wrap=True,
         )
-    columns = [name for name in found.results if name != "best"]
-    rows = [(label, *(_cell(key, found.results[name][key]) for name in columns)) for key, label in ROWS.items()]
+    columns = [name for name in recommendation.results if name != "best"]
+    rows = [
+        (label, *(_cell(key, recommendation.results[name][key]) for name in columns)) for key, label in ROWS.items()
+    ]
     console.print()
     console.print(table(("", *columns), rows))
     for name in columns[2:]:
-        gain = found.gains[name]
+        gain = recommendation.gains[name]
         console.print(
             f"The {name} controller adds {changed(gain['goodput'])} requests/s to the recommended configuration,"
             f" p99 TTFT {changed(gain['ttft_p99_ms'])} ms.",
             soft_wrap=True,
         )
-    for engine, commands in found.flags.items():
+    for engine, commands in recommendation.flags.items():
         console.print(f"\n[bold]{engine}[/]\n{escape(commands)}", soft_wrap=True)
     console.print()
-    draw(found, console)
-    traffic = found.traffic
+    draw(recommendation, console)
+    traffic = recommendation.traffic
     console.print(
-        f"{found.searched:,} configurations on {traffic['replayed_requests']:,} requests in"
+        f"{recommendation.searched:,} configurations on {traffic['replayed_requests']:,} requests in"
         f" {traffic['replayed_seconds']:,} s of {escape(traffic['name'])}: {number(traffic['requests_per_sec'])}"
         f" requests/s, {number(traffic['mean_prompt_tokens'])} prompt and"
         f" {number(traffic['mean_output_tokens'])} output tokens.",
         soft_wrap=True,
     )
-    for notice in found.notices:
+    for notice in recommendation.notices:
         console.print(f"Note: {escape(notice)}.", soft_wrap=True)
 
 

@@ -28,19 +28,19 @@ app = typer.Typer(no_args_is_help=True, help="Latency tables: check, describe, b
 TableArgument = Annotated[Path | None, typer.Argument(help="Parquet or CSV file; default: the shipped table.")]
 
 
-def description(found: LatencyTable) -> dict[str, Any]:
+def description(loaded: LatencyTable) -> dict[str, Any]:
     """Axes, ranges and provenance of a table."""
-    flat = found.values.reshape(-1, len(METRICS))
+    flat = loaded.values.reshape(-1, len(METRICS))
     return {
-        "name": found.name,
-        "rows": int(np.prod(found.values.shape[:-1])),
-        "axes": {key: list(found.axes[key]) for key in KEYS},
-        "locked_knobs": list(found.locked_knobs),
+        "name": loaded.name,
+        "rows": int(np.prod(loaded.values.shape[:-1])),
+        "axes": {key: list(loaded.axes[key]) for key in KEYS},
+        "locked_knobs": list(loaded.locked_knobs),
         "metrics": {
             name: {"min": float(flat[:, i].min()), "max": float(flat[:, i].max())} for i, name in enumerate(METRICS)
         },
-        "metadata": found.metadata,
-        "digest": found.digest,
+        "metadata": loaded.metadata,
+        "digest": loaded.digest,
     }
 
 
@@ -54,7 +54,7 @@ def print_axes(about: dict[str, Any]) -> None:
 def check(file: TableArgument = None, json_output: Annotated[bool, JSON] = False) -> None:
     """Check a table: exit code 0 if the environment can use it, 1 with the first offending row if not."""
     try:
-        found = load_table(file)
+        loaded = load_table(file)
     except TableError as error:
         if json_output:
             print_json({"ok": False, "error": str(error)})
@@ -62,15 +62,15 @@ def check(file: TableArgument = None, json_output: Annotated[bool, JSON] = False
         fail(error, ANSWER_NO)
     except OSError as error:
         fail(error)
-    about = description(found)
+    about = description(loaded)
     if json_output:
         print_json({"ok": True, "rows": about["rows"], "locked_knobs": about["locked_knobs"]})
         return
     axes = " x ".join(f"{len(values)} {key}" for key, values in about["axes"].items() if len(values) > 1)
     console = answers()
     console.print(f"ok: {about['rows']:,} rows = {axes or 'one point'}")
-    for name in found.locked_knobs:
-        value = found.axes[name][0]
+    for name in loaded.locked_knobs:
+        value = loaded.axes[name][0]
         console.print(f"    {name} has one value, {value:g}: the knob is locked ({KNOBS[name].description})")
 
 
@@ -86,7 +86,7 @@ def info(file: TableArgument = None, json_output: Annotated[bool, JSON] = False)
     console.print(f"[bold]{escape(about['name'])}[/]  {about['rows']:,} rows")
     print_axes(about)
     console.print()
-    rows = [(name, number(found["min"]), number(found["max"])) for name, found in about["metrics"].items()]
+    rows = [(name, number(bounds["min"]), number(bounds["max"])) for name, bounds in about["metrics"].items()]
     console.print(table(("metric", "least", "most"), rows))
     console.print()
     for name, value in about["metadata"].items():

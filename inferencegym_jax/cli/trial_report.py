@@ -19,30 +19,30 @@ COLUMNS = {
 }
 
 
-def trial_table(found: dict[str, Any]) -> Table:
+def trial_table(results: dict[str, Any]) -> Table:
     """Rows of policies; every cell is measured (95 % interval), and what was predicted."""
     table = Table(title="measured [95 % interval] / predicted")
-    table.add_column("policy", overflow="fold", min_width=min(max(map(len, found["measured"])), 16))
+    table.add_column("policy", overflow="fold", min_width=min(max(map(len, results["measured"])), 16))
     for title, _ in COLUMNS.values():
         table.add_column(title, justify="right")
-    for name, row in found["measured"].items():
+    for name, row in results["measured"].items():
         cells = []
         for key, (_, form) in COLUMNS.items():
             value = row[key]
             text = f"{form.format(value['mean'])} [{form.format(value['low'])}, {form.format(value['high'])}]"
-            if found["predicted"]:
-                text += f" / {form.format(found['predicted'][name][key]['mean'])}"
+            if results["predicted"]:
+                text += f" / {form.format(results['predicted'][name][key]['mean'])}"
             cells.append(text)
         table.add_row(name, *cells)
     return table
 
 
-def verdict(found: dict[str, Any], reference: str) -> list[str]:
+def verdict(results: dict[str, Any], reference: str) -> list[str]:
     """Which policy served most within the objective, whether that is more than chance, and whether it was foretold."""
-    measured = {name: row["goodput"]["mean"] for name, row in found["measured"].items()}
+    measured = {name: row["goodput"]["mean"] for name, row in results["measured"].items()}
     order = ranking(measured)
     best = order[0]
-    gain = found["measured"][best]["goodput_gain"]
+    gain = results["measured"][best]["goodput_gain"]
     if len(measured) > 1 and len(set(measured.values())) == 1:
         same = f"All policies have the same goodput, {measured[best]:.2f} requests/s"
         return [f"{same}: another load or objective may tell them apart."]
@@ -55,8 +55,8 @@ def verdict(found: dict[str, Any], reference: str) -> list[str]:
             f"{best} has the highest goodput, {gain['mean']:+.2f} requests/s over {reference} "
             f"(95 % interval {gain['low']:+.2f} to {gain['high']:+.2f}, {clear})."
         )
-    if found["predicted"]:
-        predicted = {name: row["goodput"]["mean"] for name, row in found["predicted"].items()}
+    if results["predicted"]:
+        predicted = {name: row["goodput"]["mean"] for name, row in results["predicted"].items()}
         foretold = ranking(predicted)
         if foretold == order:
             lines.append(f"The policies rank as predicted: {', '.join(order)}.")
@@ -66,7 +66,7 @@ def verdict(found: dict[str, Any], reference: str) -> list[str]:
                 for pair in zip(order[:-1], order[1:], strict=True)
                 if foretold.index(pair[0]) > foretold.index(pair[1])
             ]
-            apart = [pair for pair in swapped if not _overlap(found, *pair)]
+            apart = [pair for pair in swapped if not _overlap(results, *pair)]
             lines.append(f"Measured order: {', '.join(order)}; predicted: {', '.join(foretold)}.")
             lines.append(
                 "The difference lies between policies whose intervals overlap."
@@ -76,12 +76,12 @@ def verdict(found: dict[str, Any], reference: str) -> list[str]:
     return lines
 
 
-def _overlap(found: dict[str, Any], first: str, second: str) -> bool:
-    a, b = (found["measured"][name]["goodput"] for name in (first, second))
+def _overlap(results: dict[str, Any], first: str, second: str) -> bool:
+    a, b = (results["measured"][name]["goodput"] for name in (first, second))
     return a["low"] <= b["high"] and b["low"] <= a["high"]
 
 
-def plot_trial(found: dict[str, Any], path: Path) -> None:
+def plot_trial(results: dict[str, Any], path: Path) -> None:
     """Predicted against measured, a point a policy, with the measured interval; saved as PNG or SVG by the suffix."""
     import matplotlib
 
@@ -91,8 +91,8 @@ def plot_trial(found: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 4), constrained_layout=True)
     for axis, key in zip(axes, ("goodput", "ttft_mean_ms", "itl_ms"), strict=True):
         values = []
-        for name, row in found["measured"].items():
-            measured, predicted = row[key], found["predicted"][name][key]["mean"]
+        for name, row in results["measured"].items():
+            measured, predicted = row[key], results["predicted"][name][key]["mean"]
             spread = [[max(measured["mean"] - measured["low"], 0.0)], [max(measured["high"] - measured["mean"], 0.0)]]
             axis.errorbar(predicted, measured["mean"], yerr=spread, fmt="o", capsize=3, label=name)
             values += [predicted, measured["low"], measured["high"]]

@@ -143,7 +143,7 @@ class _Program:
             return jnp.concatenate([layout.pack(tree) for layout, tree in zip(order, trees, strict=True)])
 
         # No hop to another thread within a call: half of its time or less. The open loop's last bits would change.
-        whole = in_one_piece(step) if env.loops == "closed_loop" else step
+        whole = in_one_piece(step) if env.dynamics == "closed_loop" else step
         self.reset, self.step = jax.jit(reset), jax.jit(whole)
 
 

@@ -29,7 +29,7 @@ class RunError(ValueError):
 class MeasuredRun:
     """One run: what the engine was given and what came out; ms, tokens, requests/s."""
 
-    where: str  # file and row, for messages
+    source: str  # file and row, for messages
     model: str | None
     gpu: str | None
     tp: int
@@ -52,7 +52,7 @@ class MeasuredRun:
 
 
 def read_runs(path: str | Path) -> list[MeasuredRun]:
-    """Runs of a CSV (columns of ``silicon/vllm_open_loop.csv``; further ones are ignored) or of one or more JSON
+    """Runs of a CSV (columns of ``data/measured/vllm_open_loop.csv``; further ones are ignored) or of one or more JSON
     objects as ``vllm bench serve --save-result`` writes them.
 
     Raises:
@@ -80,38 +80,38 @@ def read_runs(path: str | Path) -> list[MeasuredRun]:
     return runs
 
 
-def _positive(where: str, name: str, value: Any) -> float:
+def _positive(source: str, name: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise RunError(f"{where}: {name} is {value!r}; wanted: a number above 0")
+        raise RunError(f"{source}: {name} is {value!r}; wanted: a number above 0")
     return number
 
 
-def _from_row(where: str, row: Mapping[str, Any]) -> MeasuredRun:
+def _from_row(source: str, row: Mapping[str, Any]) -> MeasuredRun:
     def number(name: str) -> float:
         value = row.get(name)
         if value in (None, "") and name in DEFAULTS:
             value = DEFAULTS[name]
-        return _positive(where, name, value)
+        return _positive(source, name, value)
 
     rate, prompt, output = number("rate_rps"), number("mean_prompt_tokens"), number("mean_output_tokens")
     if output <= 1:
         raise RunError(
-            f"{where}: mean_output_tokens is {output:g}; wanted: more than 1, or there is no time between tokens"
+            f"{source}: mean_output_tokens is {output:g}; wanted: more than 1, or there is no time between tokens"
         )
     ttft, latency = number("ttft_mean_ms"), number("latency_mean_ms")
     if latency <= ttft:
-        raise RunError(f"{where}: latency_mean_ms is {latency:g}; wanted: more than ttft_mean_ms, {ttft:g}")
+        raise RunError(f"{source}: latency_mean_ms is {latency:g}; wanted: more than ttft_mean_ms, {ttft:g}")
     arrivals = str(row.get("arrivals") or "poisson").strip().lower()
     if arrivals not in ARRIVALS:
-        raise RunError(f"{where}: arrivals is {arrivals!r}; wanted: one of {', '.join(ARRIVALS)}")
+        raise RunError(f"{source}: arrivals is {arrivals!r}; wanted: one of {', '.join(ARRIVALS)}")
     requests = row.get("requests")
     quantiles = {q: float(row[f"ttft_{q}_ms"]) for q in QUANTILES if row.get(f"ttft_{q}_ms") not in (None, "")}
     return MeasuredRun(
-        where=where,
+        source=source,
         model=row.get("model") or None,
         gpu=row.get("gpu") or None,
         tp=int(number("tp")),
@@ -131,32 +131,32 @@ def _from_row(where: str, row: Mapping[str, Any]) -> MeasuredRun:
 
 def _json_runs(name: str, text: str) -> list[MeasuredRun]:
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except ValueError:
         try:
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+            parsed = [json.loads(line) for line in text.splitlines() if line.strip()]
         except ValueError as error:
             raise RunError(f"{name}: not JSON: {error}") from error
-    objects = found if isinstance(found, list) else [found]
+    objects = parsed if isinstance(parsed, list) else [parsed]
     if not objects:
         raise RunError(f"{name}: no runs")
     return [_from_bench(f"{name} run {i}", run) for i, run in enumerate(objects, start=1)]
 
 
-def _from_bench(where: str, run: Any) -> MeasuredRun:
+def _from_bench(source: str, run: Any) -> MeasuredRun:
     """A run as `vllm bench serve --save-result` writes it; arrivals are Poisson where its burstiness is 1."""
     if not isinstance(run, Mapping):
         raise RunError(
-            f"{where}: got {type(run).__name__}; wanted: an object as `vllm bench serve --save-result` writes"
+            f"{source}: got {type(run).__name__}; wanted: an object as `vllm bench serve --save-result` writes"
         )
-    done = _positive(where, "completed", run.get("completed"))
+    done = _positive(source, "completed", run.get("completed"))
     rate = run.get("request_rate")
     if rate in ("inf", None) or rate == math.inf:
-        raise RunError(f"{where}: request_rate is {rate!r}; wanted: a finite rate (an open-loop run)")
-    prompt = _positive(where, "total_input_tokens", run.get("total_input_tokens")) / done
-    output = _positive(where, "total_output_tokens", run.get("total_output_tokens")) / done
-    ttft = _positive(where, "mean_ttft_ms", run.get("mean_ttft_ms"))
-    itl = _positive(where, "mean_itl_ms", run.get("mean_itl_ms") or run.get("mean_tpot_ms"))
+        raise RunError(f"{source}: request_rate is {rate!r}; wanted: a finite rate (an open-loop run)")
+    prompt = _positive(source, "total_input_tokens", run.get("total_input_tokens")) / done
+    output = _positive(source, "total_output_tokens", run.get("total_output_tokens")) / done
+    ttft = _positive(source, "mean_ttft_ms", run.get("mean_ttft_ms"))
+    itl = _positive(source, "mean_itl_ms", run.get("mean_itl_ms") or run.get("mean_tpot_ms"))
     row: dict[str, Any] = {
         "model": run.get("model_id"),
         "gpu": run.get("gpu"),
@@ -174,4 +174,4 @@ def _from_bench(where: str, run: Any) -> MeasuredRun:
         "ttft_p99_ms": run.get("p99_ttft_ms"),
         "tp": run.get("tensor_parallel_size"),
     }
-    return _from_row(where, row)
+    return _from_row(source, row)

@@ -157,7 +157,7 @@ def compare(run: MeasuredRun, predicted: Prediction) -> dict[str, Any]:
         **{f"ttft_{q}": value for q, value in run.ttft_quantiles_ms.items()},
     }
     row: dict[str, Any] = {
-        "run": run.where,
+        "run": run.source,
         "model": run.model,
         "gpu": run.gpu,
         "rate_rps": run.rate_rps,

@@ -45,7 +45,7 @@ class EngineState:
 class EngineParams:
     """The open-loop part of a task. All zeros for a closed-loop one."""
 
-    open_loop: Scalar = 0  # int32, 1: SPEC section 9; 0: the closed loop of section 4
+    open_loop: Scalar = 0  # int32, 1: ENVIRONMENT.md section 9; 0: the closed loop of section 5
     overhead_ms: Scalar = 0.0  # float32, scheduler and sampler time of an iteration, from the table's metadata
     token_budget: Scalar = 2048.0  # float32, tokens of one iteration: max_num_batched_tokens
     arrival_scv: Scalar = 1.0  # float32, squared coefficient of variation of gaps within a second: 1 Poisson, 0 even

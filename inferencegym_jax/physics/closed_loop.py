@@ -1,7 +1,7 @@
 """GPU physics of one second: look the table up, correct for acceptance, add the queue's delay and noise, count
 violations.
 
-Data flows ``action, workload -> table -> metrics``. SPEC section 4, steps 2 to 4.
+Data flows ``action, workload -> table -> metrics``. ENVIRONMENT.md, section 5.
 """
 
 from __future__ import annotations

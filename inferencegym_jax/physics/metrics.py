@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax.models import EnvParams, WorkloadState
+from inferencegym_jax.models import EnvParams, MetricsSnapshot, WorkloadState
 from inferencegym_jax.numerics import draws as random
 from inferencegym_jax.numerics.compile_units import stage
 from inferencegym_jax.table.lookup import TableGrid
@@ -32,6 +32,11 @@ def count_violations(
     # an ulp below a whole number must not lose a request
     late = jnp.floor(workload.queue_depth * over_share + 1e-3).astype(jnp.int32) + workload.rejected
     return jnp.where(oom, jnp.maximum(batch_size, 5 * late), late)
+
+
+def violation_rate(metrics: MetricsSnapshot, queue_depth: jax.Array) -> jax.Array:
+    """Violations over requests waiting, in [0, 1]; float32."""
+    return jnp.clip(metrics.slo_violations / jnp.maximum(queue_depth, 1), 0.0, 1.0)
 
 
 def kv_occupancy(grid: TableGrid, memory_gb: jax.Array, quant_tier: jax.Array, params: EnvParams) -> jax.Array:

@@ -29,7 +29,7 @@ def tokens_per_verification(acceptance: jax.Array | float, spec_length: jax.Arra
 
 
 def accept_rate(params: EnvParams, bucket: jax.Array, spec_length: jax.Array) -> jax.Array:
-    """Accepted share of drafted tokens: ``base (1 - 0.1 bucket) / (1 + 0.15 k)``, floored at 0 (SPEC 4); any k."""
+    """Accepted share of drafted tokens: ``base (1 - 0.1 bucket) / (1 + 0.15 k)``, at least 0; any k."""
     rate = params.acceptance * (1.0 - 0.1 * bucket) / (1.0 + 0.15 * spec_length)
     return jnp.maximum(rate, 0.0)
 

@@ -36,12 +36,12 @@ def choose(actions: list[dict[str, Any]], quality: Quality, feasible: np.ndarray
 
 def front(quality: Quality, feasible: np.ndarray) -> list[int]:
     """Indices that no other one beats in goodput, p99 TTFT and GPUs, by goodput; at most ``PARETO``, evenly picked."""
-    found: list[int] = []
+    front: list[int] = []
     order = np.lexsort((quality.ttft_p99_ms, quality.gpus, -quality.goodput))
     for i in order[feasible[order]]:
-        rival = np.asarray(found, int)
+        rival = np.asarray(front, int)
         beaten = (quality.ttft_p99_ms[rival] <= quality.ttft_p99_ms[i]) & (quality.gpus[rival] <= quality.gpus[i])
         if not beaten.any():
-            found.append(int(i))
-    picked = np.unique(np.linspace(0, len(found) - 1, min(PARETO, len(found))).round().astype(int))
-    return [found[i] for i in picked]
+            front.append(int(i))
+    picked = np.unique(np.linspace(0, len(front) - 1, min(PARETO, len(front))).round().astype(int))
+    return [front[i] for i in picked]

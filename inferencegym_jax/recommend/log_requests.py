@@ -89,11 +89,11 @@ def load_requests(trace: str | Path, unit: str | None = None) -> LoggedRequests:
         inside = (which >= 0) & (times < starts[np.maximum(which, 0)] + length)
         rows = np.stack([which, times, np.maximum(block.prompts, 1.0), np.maximum(block.outputs, 1.0)], axis=-1)
         parts.append(rows[inside])
-    found = np.concatenate(parts)
-    found = found[np.argsort(found[:, 1], kind="stable")]
-    stretch = found[:, 0].astype(np.int32)
-    gaps = np.diff(found[:, 1] * 1000.0, prepend=-np.inf)
+    rows = np.concatenate(parts)
+    rows = rows[np.argsort(rows[:, 1], kind="stable")]
+    stretch = rows[:, 0].astype(np.int32)
+    gaps = np.diff(rows[:, 1] * 1000.0, prepend=-np.inf)
     gaps[np.diff(stretch, prepend=-1) != 0] = np.inf
-    second = np.minimum(found[:, 1] - starts[stretch], length - 1).astype(np.int32)
-    columns = (gaps.astype(np.float32), found[:, 2].astype(np.float32), found[:, 3].astype(np.float32))
+    second = np.minimum(rows[:, 1] - starts[stretch], length - 1).astype(np.int32)
+    columns = (gaps.astype(np.float32), rows[:, 2].astype(np.float32), rows[:, 3].astype(np.float32))
     return LoggedRequests(log, starts, length, stretch, second, *columns)

@@ -205,9 +205,9 @@ def tail_interval(ttft: np.ndarray, requests: LoggedRequests, seed: int = 0) -> 
     place = requests.stretch.astype(np.int64) * requests.length + requests.second
     block = np.minimum(place // BLOCK_S, blocks - 1)
     order = np.argsort(columns, axis=0)
-    tails = np.empty((RESAMPLES, columns.shape[1]))
+    resampled = np.empty((RESAMPLES, columns.shape[1]))
     for i, counts in enumerate(bootstrap.draw_counts(blocks, RESAMPLES, seed)):
         for j in range(columns.shape[1]):
             total = np.cumsum(counts[block[order[:, j]]])
-            tails[i, j] = columns[order[min(int(np.searchsorted(total, 0.99 * total[-1])), len(total) - 1), j], j]
-    return bootstrap.percentiles(tails[:, 0] if ttft.ndim == 1 else tails[:, 1] - tails[:, 0])
+            resampled[i, j] = columns[order[min(int(np.searchsorted(total, 0.99 * total[-1])), len(total) - 1), j], j]
+    return bootstrap.percentiles(resampled[:, 0] if ttft.ndim == 1 else resampled[:, 1] - resampled[:, 0])

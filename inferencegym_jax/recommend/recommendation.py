@@ -73,12 +73,12 @@ class Recommendation:
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as JSON-ready numbers; the first keys are the recommended configuration's."""
-        chosen = self.results["recommended"]
+        recommended = self.results["recommended"]
         return {
             "recommended": self.knobs,
-            "goodput": chosen["goodput"],
-            "ttft_p99_ms": chosen["ttft_p99_ms"],
-            "cost_per_1k": chosen["cost_per_1k"],
+            "goodput": recommended["goodput"],
+            "ttft_p99_ms": recommended["ttft_p99_ms"],
+            "cost_per_1k": recommended["cost_per_1k"],
             "meets_slo": self.meets_slo,
             "flags": self.flags,
             "current": self.current,
@@ -134,15 +134,19 @@ def recommend(
     requests = load_requests(trace, unit)
     env, params = environment(loaded, requests, memory, acceptance)
     now = _knobs(loaded, current, "current")
-    held = {} if fixed is None else {name: _knobs(loaded, fixed, "fixed")[name] for name in fixed}
-    actions = [action for action in static_actions(env, params) if all(action[name] == held[name] for name in held)]
+    fixed_knobs = {} if fixed is None else {name: _knobs(loaded, fixed, "fixed")[name] for name in fixed}
+    actions = [
+        action
+        for action in static_actions(env, params)
+        if all(action[name] == fixed_knobs[name] for name in fixed_knobs)
+    ]
     if not actions:  # a value between the table's nodes: keep it, vary the rest
-        actions = _unique([action | held for action in static_actions(env, params)])
+        actions = _unique([action | fixed_knobs for action in static_actions(env, params)])
     actions = _unique([now, *actions])
-    chosen = default_controllers() if controllers is None else dict(controllers)
-    replay = Replay(env, params, requests, tuple(chosen.values()), objective)
+    policies_by_name = default_controllers() if controllers is None else dict(controllers)
+    replay = Replay(env, params, requests, tuple(policies_by_name.values()), objective)
     quality, times = replay.run(actions, progress)
-    return answer(loaded, requests, objective, memory, actions, list(chosen), quality, times, held)
+    return answer(loaded, requests, objective, memory, actions, list(policies_by_name), quality, times, fixed_knobs)
 
 
 def _knobs(table: LatencyTable, given: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
@@ -168,14 +172,14 @@ def _unique(actions: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def default_controllers() -> dict[str, Policy]:
     """The reactive controller and, where one ships for recorded traffic, the trained one."""
-    found: dict[str, Policy] = {"reactive": policies.reactive}
+    controllers: dict[str, Policy] = {"reactive": policies.reactive}
     try:
         from inferencegym_jax.policies.network import trained
 
-        found["trained"] = trained(TRACE_TASK)
+        controllers["trained"] = trained(TRACE_TASK)
     except (ImportError, FileNotFoundError):
         pass
-    return found
+    return controllers
 
 
 MEASURES = tuple(
@@ -197,7 +201,7 @@ def answer(
     controllers: list[str],
     quality: Quality,
     times: Callable[[int], np.ndarray],
-    held: Mapping[str, Any],
+    fixed_knobs: Mapping[str, Any],
 ) -> Recommendation:
     """Put the answer together; ``actions[0]`` is what runs now, ``times`` gives the TTFTs of one of them.
 
@@ -208,7 +212,9 @@ def answer(
     base = np.asarray([table.base_memory_gb[table.axes["quant_tier"].index(a["quant_tier"])] for a in actions])
     statics = quality.take(np.arange(count))
     feasible = (base < memory_gb) & (statics.out_of_memory == 0)
-    allowed = feasible & np.asarray([all(action[name] == held[name] for name in held) for action in actions])
+    allowed = feasible & np.asarray(
+        [all(action[name] == fixed_knobs[name] for name in fixed_knobs) for action in actions]
+    )
     if not allowed.any():
         raise ValueError(
             f"memory_gb = {memory_gb:g}: weights and runtime alone need {base.min():.1f} GB; no configuration fits"
@@ -262,11 +268,11 @@ def answer(
 def notices(
     table: LatencyTable,
     requests: LoggedRequests,
-    chosen: Mapping[str, Any],
+    knobs: Mapping[str, Any],
     current_fits: bool,
     reached: Mapping[str, float],
 ) -> tuple[str, ...]:
-    """What a reader should know before acting on the answer; ``reached`` are the measures of the chosen action."""
+    """What a reader should know before acting on the answer; ``reached`` are the measures of the recommended action."""
     said = list(requests.log.notices)
     log = requests.log
     if log.seconds < SHORT_LOG_S:
@@ -290,12 +296,12 @@ def notices(
         said.append(f"{beyond:.2%} of the prompts are beyond the table's longest, {longest:g} tokens, and cost as that")
     if not current_fits:
         said.append("the current configuration does not fit into the memory")
-    if chosen["quant_tier"] != 0:
+    if knobs["quant_tier"] != 0:
         said.append(
             "a quantised model may answer differently: check its quality on your own prompts before deploying it"
         )
-    if chosen["spec_length"]:
+    if knobs["spec_length"]:
         said.append("speculation needs a draft head of the model; its acceptance on your prompts may differ")
-    if chosen["prefill_disagg"]:
+    if knobs["prefill_disagg"]:
         said.append("prefill has a GPU and a server of its own: run each server's command in a shell of its own")
     return tuple(said)

@@ -74,11 +74,11 @@ def serve(
             timestep=(state.time % EPISODE_LENGTH).astype(jnp.float32),
             cost_so_far=observation.cost_so_far - paid,
         )
-        chosen = actions
+        knobs = actions
         for i, controller in enumerate(controllers):
             answers = jax.vmap(lambda s, o, policy=controller: act(policy, s, o, None)[0])(state, seen)
-            chosen = jax.tree.map(functools.partial(jnp.where, which == i), answers, chosen)
-        return chosen
+            knobs = jax.tree.map(functools.partial(jnp.where, which == i), answers, knobs)
+        return knobs
 
     def body(loop: Any, _: Any) -> Any:
         state, observation, paid = loop

@@ -97,7 +97,7 @@ class Replay:
         columns = {name: np.repeat(np.asarray([actions[i][name] for i in pick]), stretches) for name in KNOBS}
         seeds = np.tile(requests.starts // EPISODE_LENGTH, width).astype(np.uint32)
         which = np.repeat(np.where(np.arange(width) < count, kinds[pick], -1), stretches).astype(np.int32)
-        found = serve(
+        served = serve(
             self.env,
             self.controllers,
             requests.length,
@@ -111,7 +111,7 @@ class Replay:
             # (length, width x stretches) -> (stretches x length, width)
             return x.reshape(requests.length, width, stretches).transpose(2, 0, 1).reshape(-1, width)
 
-        seconds = jax.tree.map(in_order, found)
+        seconds = jax.tree.map(in_order, served)
         ttft = first_tokens(
             engine_grid(self.env.table),
             seconds,

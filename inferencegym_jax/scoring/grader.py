@@ -1,8 +1,8 @@
 """Graders: pure functions of an episode log. Same log, same score, always; NumPy only, no jax needed to grade.
 
-Formulas: SPEC section 6 for tasks 1 to 3; all others are scored alike, by goodput (DistServe, Zhong et al. 2024: what
-is served within both latency objectives), SLO attainment, cost and stability. Every component and the score are
-clipped to [0, 1].
+Formulas: ENVIRONMENT.md, section 7, for tasks 1 to 3; all others are scored alike, by goodput (DistServe, Zhong et al.
+2024: what is served within both latency objectives), SLO attainment, cost and stability. Every component and the score
+are clipped to [0, 1].
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The reward of one second: throughput wanted, latency, violations and cost not.
 
-SPEC section 4, step 5. Pure function of metrics and params; replace it by passing another to ``Environment``.
+ENVIRONMENT.md, section 5. Pure function of metrics and params; replace it by passing another to ``Environment``.
 """
 
 from __future__ import annotations
@@ -10,16 +10,12 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models import EnvParams, MetricsSnapshot, WorkloadState
 from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.physics.metrics import violation_rate
 
 # Never reached. A minimum between a product and a sum keeps the compiler from contracting the two into one rounding,
 # and a product with 1 / x from replacing a division by a loop-invariant x. Which it does depends on the code around it:
 # the last bit of a reward would differ between a scan over a batch and a single step.
 CAP = 1e30
-
-
-def violation_rate(metrics: MetricsSnapshot, queue_depth: jax.Array) -> jax.Array:
-    """Violations over requests waiting, in [0, 1]."""
-    return jnp.clip(metrics.slo_violations / jnp.maximum(queue_depth, 1), 0.0, 1.0)
 
 
 def mean_slo_ms(class_shares: jax.Array, slo_ms: jax.Array) -> jax.Array:
@@ -57,6 +53,5 @@ def reward(metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams)
         params.gamma * violation_rate(metrics, workload.queue_depth),
         params.delta * cost,
     )
-    gain, late, violated, paid = (jnp.minimum(term, CAP) for term in terms)
-    value = gain - late - violated - paid
-    return jnp.clip(value, -1.0, 1.0)
+    fast, late, violating, dear = (jnp.minimum(term, CAP) for term in terms)
+    return jnp.clip(fast - late - violating - dear, -1.0, 1.0)

@@ -1,6 +1,6 @@
 """The latency table: load it, check it, hold it as one grid.
 
-``data/*.parquet -> read -> check -> LatencyTable``. Columns and units: SPEC section 5 and ENVIRONMENT.md. Anyone's own
+``data/*.parquet -> read -> check -> LatencyTable``. Columns and units: ENVIRONMENT.md, section 6. Anyone's own
 table of the same columns drops in, as parquet or CSV; knobs that it lacks are locked at the baseline's value.
 """
 

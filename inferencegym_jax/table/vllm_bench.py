@@ -85,26 +85,26 @@ def read_point(file: Path) -> BenchPoint:
     try:
         lines = file.read_text(encoding="utf-8").strip()
         # --append-result writes one object a line; the last is the newest
-        found = json.loads(lines.splitlines()[-1] if "}\n{" in lines else lines)
+        report = json.loads(lines.splitlines()[-1] if "}\n{" in lines else lines)
     except (UnicodeDecodeError, ValueError, IndexError) as error:
         raise TableError(f"{file.name}: not a JSON result of vllm bench serve: {error}") from None
-    if not isinstance(found, Mapping):
+    if not isinstance(report, Mapping):
         raise TableError(f"{file.name}: must be one JSON object, as vllm bench serve --save-result writes it")
-    number = {name: _positive(file, found, name) for name in MEASURED}
+    number = {name: _positive(file, report, name) for name in MEASURED}
     completed = number["completed"]
-    concurrency = found.get("max_concurrency")
+    concurrency = report.get("max_concurrency")
     if concurrency is None:
         raise TableError(
             f"{file.name}: max_concurrency is missing; the table needs closed-loop runs: add --max-concurrency N"
             " (--request-rate inf)"
         )
-    keys: dict[str, float] = {"batch_size": _positive(file, found, "max_concurrency")}
+    keys: dict[str, float] = {"batch_size": _positive(file, report, "max_concurrency")}
     for name in STATED:
-        value = found.get(name, KNOBS[name].default)
+        value = report.get(name, KNOBS[name].default)
         keys[name] = _stated(file, name, value)
     prompt = number["total_input_tokens"] / completed
     keys["prompt_len_bucket"] = float(nearest_bucket(prompt))
-    gpu_mem = found.get("gpu_mem_gb")
+    gpu_mem = report.get("gpu_mem_gb")
     return BenchPoint(
         file=file.name,
         keys=keys,
@@ -115,12 +115,12 @@ def read_point(file: Path) -> BenchPoint:
             "tps": number["output_throughput"],
         },
         prompt=prompt,
-        output=_positive(file, found, "total_output_tokens") / completed,
+        output=_positive(file, report, "total_output_tokens") / completed,
         gpu_mem_gb=None if gpu_mem is None else _stated(file, "gpu_mem_gb", gpu_mem),
-        acceptance=None if found.get("acceptance") is None else _stated(file, "acceptance", found["acceptance"]),
+        acceptance=None if report.get("acceptance") is None else _stated(file, "acceptance", report["acceptance"]),
         gpus=1.0 + keys["prefill_disagg"],
         weight=completed,
-        model=str(found.get("model_id", "unknown model")),
+        model=str(report.get("model_id", "unknown model")),
     )
 
 
@@ -129,12 +129,12 @@ def nearest_bucket(prompt: float) -> int:
     return int(np.argmin(np.abs(np.log(np.asarray(PROMPT_LENGTHS)) - math.log(prompt))))
 
 
-def _positive(file: Path, found: Mapping[str, Any], name: str) -> float:
-    if name not in found:
+def _positive(file: Path, report: Mapping[str, Any], name: str) -> float:
+    if name not in report:
         raise TableError(f"{file.name}: {name} is missing; vllm bench serve --save-result writes it")
-    value = finite_number(found[name])
+    value = finite_number(report[name])
     if value is None or value <= 0:
-        raise TableError(f"{file.name}: {name} = {shown(found[name])}; must be a finite number above 0")
+        raise TableError(f"{file.name}: {name} = {shown(report[name])}; must be a finite number above 0")
     return value
 
 

@@ -1,4 +1,4 @@
-"""``HTTPGymEnv`` against a small server that speaks SPEC section 8: same trajectory as in process, and clear errors."""
+"""``HTTPGymEnv`` against a small server with the API of docs/server.md: same trajectory as in process, clear errors."""
 
 from __future__ import annotations
 

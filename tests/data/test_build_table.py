@@ -20,20 +20,17 @@ from data.check_points import PointsError, check, predicted_tpot_ms, read_points
 from data.kernels import KernelDataError, Kernels
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "silicon"
 needs_kernels = pytest.mark.skipif(
     importlib.util.find_spec("aiconfigurator_core") is None, reason="aiconfigurator-core is not installed"
 )
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/silicon")
 
 
 # -------------------------------------------------------------------------------------- measured end to end
 
 
 @needs_kernels
-@needs_shared
 def test_check_reproduces_the_h100_points() -> None:
-    result = check(read_points(SHARED / "llama31_8b_h100_e2e.csv"))
+    result = check(read_points(build_table.MEASURED_POINTS))
     assert result["points"] == 30
     assert result["tpot_error_median"] <= 0.03
     assert result["tpot_error_p90"] <= 0.08

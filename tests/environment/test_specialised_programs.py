@@ -26,16 +26,16 @@ def test_a_step_compiled_for_its_loop_is_the_step_with_both(task):
 def test_a_batch_of_both_kinds_and_traced_params_keep_both_loops():
     env, closed = ig.make(1)
     opened = ig.make(4)[1]
-    assert env.suited_to(closed).loops == "closed_loop"
-    assert env.suited_to(ig.stack_params([closed, closed])).loops == "closed_loop"
-    assert env.suited_to(opened).loops == "open_loop"
-    assert env.suited_to(ig.stack_params([closed, opened])).loops == "both"
+    assert env.suited_to(closed).dynamics == "closed_loop"
+    assert env.suited_to(ig.stack_params([closed, closed])).dynamics == "closed_loop"
+    assert env.suited_to(opened).dynamics == "open_loop"
+    assert env.suited_to(ig.stack_params([closed, opened])).dynamics == "mixed"
     seen = []
 
     @jax.jit
     def look(params):
-        seen.append(env.suited_to(params).loops)
+        seen.append(env.suited_to(params).dynamics)
         return params.rate
 
     look(closed)
-    assert seen == ["both"]
+    assert seen == ["mixed"]

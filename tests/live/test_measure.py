@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from inferencegym_jax.cli.measure_report import measure_and_report
 from inferencegym_jax.live.measure.cell_run import Slice, shared
 from inferencegym_jax.live.measure.cells import Cells, StateError, half_width
 from inferencegym_jax.live.measure.plan import Measurement, MeasureSettings, Progress
-from inferencegym_jax.live.measure.run import measure_server
 from inferencegym_jax.live.measure.table import read_off
 from inferencegym_jax.live.server.probe import EngineError, probe
 from inferencegym_jax.live.server.streaming import Endpoint, open_client
@@ -46,7 +46,7 @@ def measured(slow_engine: Any, tmp_path_factory: pytest.TempPathFactory) -> tupl
     screen = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
         interrupted(endpoint, out)
-    measure_server(endpoint, SETTINGS, out, False, Console(file=screen, width=200))
+    measure_and_report(endpoint, SETTINGS, out, False, Console(file=screen, width=200))
     return out, load_table(out), screen.getvalue()
 
 
@@ -142,7 +142,7 @@ def test_a_state_file_of_another_run_is_refused_by_name_of_the_difference(measur
     out, _, _ = measured
     other = dataclasses.replace(SETTINGS, output_tokens=32)
     with pytest.raises(StateError, match="output_tokens = 16, not 32.*--restart"):
-        measure_server(Endpoint(slow_engine.url, "fake"), other, out, False, Console(file=io.StringIO()))
+        measure_and_report(Endpoint(slow_engine.url, "fake"), other, out, False, Console(file=io.StringIO()))
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 1}', '{"config": {}, "elapsed_s": 0, "cells": [{}]}'])
@@ -210,7 +210,7 @@ def test_the_scan_stops_where_the_server_itself_queues(launch: Callable[..., Any
     two_slots = launch("--max-num-seqs", 2, "--a", 20)
     settings = MeasureSettings(budget_s=1.0, output_tokens=4, longest_prompt=64, slice_s=0.5)
     out = tmp_path / "t.parquet"
-    measure_server(Endpoint(two_slots.url, "fake"), settings, out, False, Console(file=io.StringIO()))
+    measure_and_report(Endpoint(two_slots.url, "fake"), settings, out, False, Console(file=io.StringIO()))
     assert load_table(out).axes["batch_size"] == (1.0, 4.0)
 
 
@@ -218,10 +218,10 @@ def test_a_context_too_short_and_a_server_that_fails_are_said(launch: Callable[.
     console = Console(file=io.StringIO())
     short = launch("--max-model-len", 80)
     with pytest.raises(EngineError, match="no room for a prompt of 64"):
-        measure_server(Endpoint(short.url, "fake"), SETTINGS, tmp_path / "t.parquet", False, console)
+        measure_and_report(Endpoint(short.url, "fake"), SETTINGS, tmp_path / "t.parquet", False, console)
     stalling = launch("--fault", "stall")
     endpoint = Endpoint(stalling.url, "fake", stall_timeout_s=0.2)
     with pytest.raises(EngineError, match="no token for 0.2 s"):
-        measure_server(endpoint, SETTINGS, tmp_path / "t.parquet", False, console)
+        measure_and_report(endpoint, SETTINGS, tmp_path / "t.parquet", False, console)
     with pytest.raises(FileNotFoundError, match="no folder"):
-        measure_server(endpoint, SETTINGS, tmp_path / "none" / "t.parquet", False, console)
+        measure_and_report(endpoint, SETTINGS, tmp_path / "none" / "t.parquet", False, console)

@@ -288,7 +288,7 @@ def test_a_policy_that_is_none_is_named(name: str) -> None:
 
 
 def test_policies_by_name_answer_within_the_ranges_and_a_bad_one_is_an_error() -> None:
-    from inferencegym_jax.live.loop.policy_runner import initial_observation
+    from inferencegym_jax.physics.observation import initial_observation
 
     observation = initial_observation()
     problem = ig.problem(2)

@@ -18,9 +18,9 @@ from inferencegym_jax.recommend.recommendation import recommend
 from inferencegym_jax.recommend.search import environment
 from inferencegym_jax.table.latency_table import table_from_columns
 from inferencegym_jax.traffic.request_log import TraceError, load_trace
+from tests.tools.public_logs import require_log
 from tests.tools.whole_log import replayed
 
-AZURE = Path(__file__).resolve().parents[2].parent / "shared" / "traces" / "AzureLLMInferenceTrace_conv.csv"
 SLO_MS, MEMORY_GB = 300.0, 40.0
 
 
@@ -54,9 +54,8 @@ def check_against_reference(path: Path, configurations: int, seconds: float) -> 
 
 # The whole log under every drawn configuration takes minutes: `python -m tests.tools.whole_log`.
 @pytest.mark.slow
-@pytest.mark.skipif(not AZURE.is_file(), reason="the Azure log is not here")
 def test_the_answer_on_azure_conversations_holds_request_by_request():
-    found = check_against_reference(AZURE, configurations=50, seconds=300)
+    found = check_against_reference(require_log("AzureLLMInferenceTrace_conv.csv"), configurations=50, seconds=300)
     assert found["meets_slo"] and found["searched"] >= 1350
     assert found["results"]["recommended"]["goodput"] > found["results"]["current"]["goodput"]
 

@@ -1,7 +1,8 @@
 """The obvious implementation of the environment: scipy interpolators, a NumPy generator and a Python loop, in float64.
 
-Written from SPEC sections 3 and 4 alone, one line a rule, and slow. Two uses: with the same draws it is the oracle for
-the deterministic part of the step, and with its own draws it is what ``benchmarks/rollout.py`` measures speed against.
+Written from ENVIRONMENT.md, sections 4 and 5, alone, one line a rule, and slow. Two uses: with the same draws it is
+the oracle for the deterministic part of the step, and with its own draws it is what ``benchmarks/rollout.py`` measures
+speed against.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class ScipyEnv:
         return Draws(counts, length, self.rng.normal(1, 0.05), self.rng.normal(1, 0.05))
 
     def step(self, action: dict[str, Any], draws: Draws | None = None) -> tuple[dict[str, Any], float, bool, dict]:
-        """One second: (observation, reward, done, info), SPEC 4 in its own order."""
+        """One second: (observation, reward, done, info), in the order of ENVIRONMENT.md 5."""
         spec = self.spec
         knobs = {name: action[name] if name in spec["active_knobs"] else BASELINE[name] for name in BASELINE}
         draws = self.draw() if draws is None else draws

@@ -1,4 +1,4 @@
-"""Graders: the formulas of SPEC section 6, purity, and what a bad log is told."""
+"""Graders: the formulas of ENVIRONMENT.md, section 7, purity, and what a bad log is told."""
 
 import copy
 import subprocess

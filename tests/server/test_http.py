@@ -1,4 +1,4 @@
-"""The endpoints of SPEC 8 over a real socket."""
+"""The endpoints of docs/server.md over a real socket."""
 
 from __future__ import annotations
 

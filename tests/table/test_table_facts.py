@@ -1,4 +1,4 @@
-"""Facts that the shipped latency table must satisfy (silicon/README.md; SPEC 5 and 7)."""
+"""Facts that the shipped latency table must satisfy (ENVIRONMENT.md, sections 6 and 12)."""
 
 from __future__ import annotations
 

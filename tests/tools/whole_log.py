@@ -1,6 +1,6 @@
 """The promise of `inferencegym recommend` held against the request-level reference on a whole log, by hand:
 
-    python -m tests.tools.whole_log ../shared/traces/AzureLLMInferenceTrace_conv.csv
+    python -m tests.tools.whole_log AzureLLMInferenceTrace_conv.csv
 
 Prints as JSON the answer, what it promised, and what the reference engine found for it and for randomly drawn
 configurations; exits 1 where the promise is off by more than 5 % or a drawn one is more than 2 % better.

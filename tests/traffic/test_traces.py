@@ -10,9 +10,9 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.traffic.request_log import TraceError, load_trace
+from tests.tools.public_logs import require_log
 
 HEADER = "timestamp,prompt_tokens,output_tokens\n"
-LOGS = Path(__file__).resolve().parents[3] / "shared" / "traces"
 
 
 def log(tmp_path, text, name="log.csv", **options):
@@ -171,12 +171,11 @@ def test_memory_is_bounded_by_the_logs_length_not_its_rows(tmp_path):
     assert requests == 2_000_000 and grown_mb < path.stat().st_size / 1e6
 
 
-@pytest.mark.skipif(not LOGS.is_dir(), reason="the public logs are not here")
 def test_the_public_logs_have_their_published_figures():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        azure = load_trace(LOGS / "AzureLLMInferenceTrace_conv.csv")
-        mooncake = load_trace(LOGS / "mooncake_conversation_first4000.jsonl")
+        azure = load_trace(require_log("AzureLLMInferenceTrace_conv.csv"))
+        mooncake = load_trace(require_log("mooncake_conversation_first4000.jsonl"))
     assert azure.requests == azure.counts.sum() == 19366 and azure.seconds in (3502, 3503)
     assert round(azure.mean_prompt) == 1155 and round(azure.mean_output) == 211
     assert mooncake.requests == 4000 and mooncake.rate == pytest.approx(3.07, abs=0.02)

@@ -10,7 +10,7 @@ from inferencegym_jax.models import QUEUE_CAPACITY, Phase
 from inferencegym_jax.traffic import calendar as workload
 
 STEPS = jnp.arange(200)
-# the tasks of SPEC section 3; tasks 4 and up have other dynamics
+# the tasks of ENVIRONMENT.md, section 4; tasks 4 and up have other dynamics
 TASKS = (1, 2, 3)
 
 

@@ -13,11 +13,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 
 from inferencegym_jax.live.loop.gate import Gate
 from inferencegym_jax.live.server.probe import EngineMetrics
 from inferencegym_jax.models import EPISODE_LENGTH, OBSERVATION, MetricsSnapshot, Phase, ServeObservation, WorkloadState
+from inferencegym_jax.physics.observation import observe
 from inferencegym_jax.tasks import calibration
 from inferencegym_jax.traffic.calendar import BUCKET_EDGES, EMA_STEPS, WINDOW
 
@@ -237,24 +239,14 @@ class Observer:
         occupancy = engine.kv_usage
         if occupancy is None:
             occupancy = self.gate.inside / limit if limit else 0.0
-        values = {
-            "queue_depth": workload.queue_depth,
-            "mean_prompt_len": workload.mean_prompt_len,
-            "arrival_rate": workload.arrival_rate,
-            "kv_cache_occupancy": occupancy,
-            "ttft_p50": metrics.ttft_p50_ms,
-            "tpot_p50": metrics.tpot_ms,
-            "slo_violation_rate": metrics.slo_violations / max(int(workload.queue_depth), 1),
-            "gpu_memory_used_gb": metrics.gpu_memory_gb,
-            "spec_accept_rate": metrics.spec_accept_rate,
-            "timestep": (self.steps - 1) % self.episode_length + 1,
-            "cost_so_far": self.cost_so_far,
-        }
-        clipped = {
-            name: np.float32(np.clip(value, OBSERVATION[name].low, OBSERVATION[name].high))
-            for name, value in values.items()
-        }
-        return ServeObservation(**clipped, priority_distribution=workload.priority_distribution)
+        seen = observe(
+            metrics,
+            workload,
+            kv_cache_occupancy=occupancy,
+            timestep=(self.steps - 1) % self.episode_length + 1,
+            cost_so_far=self.cost_so_far,
+        )
+        return jax.tree.map(np.asarray, seen)
 
 
 def _delta(now: float | None, before: float | None) -> float:

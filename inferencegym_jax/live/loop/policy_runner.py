@@ -10,6 +10,7 @@ import numpy as np
 
 from inferencegym_jax.episodes.rollout import Policy, act
 from inferencegym_jax.models import ServeAction, ServeObservation, check_action
+from inferencegym_jax.physics.observation import initial_observation
 
 
 class PolicyError(ValueError):
@@ -55,11 +56,3 @@ class _Counters:
 
     def __init__(self, seed: jax.Array, time: jax.Array):
         self.seed, self.time = seed, time
-
-
-def initial_observation() -> ServeObservation:
-    """What an agent sees before any request: every field at its lowest."""
-    from inferencegym_jax.models import OBSERVATION
-
-    fields: dict[str, Any] = {name: np.float32(spec.low) for name, spec in OBSERVATION.items() if spec.size == 1}
-    return ServeObservation(**fields, priority_distribution=np.array([1.0, 0.0, 0.0], np.float32))

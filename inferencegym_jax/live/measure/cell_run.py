@@ -165,8 +165,8 @@ async def _watch(client: httpx.AsyncClient, end: float) -> list[EngineMetrics]:
     readings = []
     while (left := end - time.perf_counter()) > 0:
         await asyncio.sleep(min(METRICS_EVERY_S, left))
-        if (found := await read_metrics(client, timeout_s=2.0)) is not None:
-            readings.append(found)
+        if (reading := await read_metrics(client, timeout_s=2.0)) is not None:
+            readings.append(reading)
     return readings
 
 
@@ -202,8 +202,8 @@ def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Sli
     total, _ = np.histogram(gaps[:, 1], edges, weights=seconds)
     tokens, _ = np.histogram(np.asarray(tally.tokens), edges)
     inside, prefills = shared(gaps, np.asarray(tally.firsts))
-    usage = [found.kv_usage for found in readings if found.kv_usage is not None]
-    waiting = [found.waiting for found in readings if found.waiting is not None]
+    usage = [reading.kv_usage for reading in readings if reading.kv_usage is not None]
+    waiting = [reading.waiting for reading in readings if reading.waiting is not None]
     return Slice(
         seconds=length,
         itl_ms=round(1000.0 * float(seconds.mean()), 4),

@@ -43,40 +43,40 @@ class Cells:
     slices: dict[Cell, list[Slice]] = field(default_factory=dict)
     elapsed_s: float = 0.0
 
-    def add(self, cell: Cell, found: Slice) -> None:
+    def add(self, cell: Cell, piece: Slice) -> None:
         """Keep a slice."""
-        self.slices.setdefault(cell, []).append(found)
+        self.slices.setdefault(cell, []).append(piece)
 
     def tpot_ms(self, cell: Cell) -> float:
         """Mean gap between a request's tokens, of the median slice: a slice in which something else took the machine is
         no property of the engine, but a burst of prefills within one is, so that slices count by their means."""
-        return float(np.median([found.itl_ms for found in self.slices[cell]]))
+        return float(np.median([piece.itl_ms for piece in self.slices[cell]]))
 
     def decode_ms(self, cell: Cell, prefill_ms: float) -> float:
         """The same without the prefills of others: an iteration that only decodes."""
-        return float(np.median([found.itl_ms - found.prefills * prefill_ms for found in self.slices[cell]]))
+        return float(np.median([piece.itl_ms - piece.prefills * prefill_ms for piece in self.slices[cell]]))
 
     def inside(self, cell: Cell) -> float:
         """Requests in an iteration, as a token sees it."""
-        return float(np.median([found.inside for found in self.slices[cell]]))
+        return float(np.median([piece.inside for piece in self.slices[cell]]))
 
     def tps(self, cell: Cell) -> float:
         """Output tokens a second, of the median slice."""
-        return float(np.median([np.mean(found.tps) for found in self.slices[cell]]))
+        return float(np.median([np.mean(piece.tps) for piece in self.slices[cell]]))
 
     def ttft_ms(self, cell: Cell, percentile: float) -> float:
         """A percentile of all times to first token of the cell."""
-        return float(np.percentile(np.concatenate([found.ttft_ms for found in self.slices[cell]]), percentile))
+        return float(np.percentile(np.concatenate([piece.ttft_ms for piece in self.slices[cell]]), percentile))
 
     def memory_share(self, cell: Cell) -> float | None:
         """Mean share of the KV cache in use, where the server tells."""
-        known = [found.memory_share for found in self.slices[cell] if found.memory_share is not None]
+        known = [piece.memory_share for piece in self.slices[cell] if piece.memory_share is not None]
         return float(np.mean(known)) if known else None
 
     def spread(self, cell: Cell) -> dict[str, float]:
         """Half-widths of the 95 % intervals over the mean, as shares: tpot from sub-windows, ttft from batches of
         requests."""
-        ttft = np.concatenate([found.ttft_ms for found in self.slices[cell]])
+        ttft = np.concatenate([piece.ttft_ms for piece in self.slices[cell]])
         batches = [float(np.median(part)) for part in np.array_split(ttft, min(8, max(len(ttft) // 4, 1)))]
         return {"tpot": half_width(self._sub(cell, "tpot_ms")), "ttft": half_width(batches)}
 
@@ -88,10 +88,10 @@ class Cells:
 
     def cost_s(self, cell: Cell) -> float:
         """About what one more slice of the cell takes, warm-up included."""
-        return 2.0 * max(found.seconds for found in self.slices[cell])
+        return 2.0 * max(piece.seconds for piece in self.slices[cell])
 
     def _sub(self, cell: Cell, name: str) -> list[float]:
-        return [value for found in self.slices[cell] for value in getattr(found, name)]
+        return [value for piece in self.slices[cell] for value in getattr(piece, name)]
 
     def save(self, path: Path) -> None:
         """Write atomically: a reader, or the next sitting, never finds half a file."""
@@ -100,8 +100,8 @@ class Cells:
             "config": self.config,
             "elapsed_s": self.elapsed_s,
             "cells": [
-                {"concurrency": n, "bucket": bucket, "slices": [dataclasses.asdict(x) for x in found]}
-                for (n, bucket), found in sorted(self.slices.items())
+                {"concurrency": n, "bucket": bucket, "slices": [dataclasses.asdict(x) for x in piece]}
+                for (n, bucket), piece in sorted(self.slices.items())
             ],
         }
         part = path.with_name(path.name + ".part")
@@ -117,10 +117,10 @@ class Cells:
         """
         try:
             data = json.loads(path.read_text())
-            found = cls(data["config"], elapsed_s=float(data["elapsed_s"]))
+            cells = cls(data["config"], elapsed_s=float(data["elapsed_s"]))
             for entry in data["cells"]:
                 slices = [Slice(**values) for values in entry["slices"]]
-                found.slices[(int(entry["concurrency"]), int(entry["bucket"]))] = slices
+                cells.slices[(int(entry["concurrency"]), int(entry["bucket"]))] = slices
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StateError(f"state file {path}: cannot be read ({error}); remove it or pass --restart") from None
         for key, value in config.items():
@@ -129,7 +129,7 @@ class Cells:
                     f"state file {path}: is of a run with {key} = {data['config'].get(key)!r}, not {value!r}; "
                     "remove it, choose another --out, or pass --restart"
                 )
-        return found
+        return cells
 
 
 def half_width(values: list[float]) -> float:

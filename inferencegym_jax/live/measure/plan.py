@@ -101,7 +101,7 @@ class Measurement:
                 f"{settings.output_tokens * 3 // 2}; pass a smaller --output-tokens"
             )
         self.buckets = sorted({self.buckets_allowed[0], self.buckets_allowed[-1]})
-        self._straight: set[tuple[str, int]] = set()  # nodes tried and found on the line
+        self._straight: set[tuple[str, int]] = set()  # nodes tried and seen to lie on the line
 
     @property
     def left_s(self) -> float:
@@ -167,14 +167,14 @@ class Measurement:
         return False
 
     def _candidates(self) -> list[tuple[str, int, tuple[int, int]]]:
-        found = []
+        candidates = []
         for low, high in zip(self.buckets[:-1], self.buckets[1:], strict=True):
             if high - low > 1:
-                found.append(("prompt", (low + high) // 2, (low, high)))
+                candidates.append(("prompt", (low + high) // 2, (low, high)))
         for low, high in zip(self.batch_sizes[:-1], self.batch_sizes[1:], strict=True):
             if high >= low * 2 and round((low * high) ** 0.5) not in (low, high):
-                found.append(("batch", round((low * high) ** 0.5), (low, high)))
-        return [(axis, node, ends) for axis, node, ends in found if (axis, node) not in self._straight]
+                candidates.append(("batch", round((low * high) ** 0.5), (low, high)))
+        return [(axis, node, ends) for axis, node, ends in candidates if (axis, node) not in self._straight]
 
     @staticmethod
     def _cell(axis: str, node: int, other: int) -> Cell:
@@ -219,7 +219,7 @@ class Measurement:
         self.report(Progress(self.cells.elapsed_s, self.settings.budget_s, f"{n} at once, prompts of {length}"))
         spacing = self.cells.ttft_ms((1, bucket), 50) / 1000.0 if (1, bucket) in self.cells.slices else 0.0
         begun = time.monotonic()
-        found = await run_cell(
+        piece = await run_cell(
             self.client,
             self.engine.endpoint,
             n,
@@ -231,8 +231,8 @@ class Measurement:
             seed=self.settings.seed + len(self.cells.slices.get(cell, [])),
         )
         self.cells.elapsed_s += time.monotonic() - begun
-        self.cells.add(cell, found)
+        self.cells.add(cell, piece)
         if self.state is not None:
             self.cells.save(self.state)
         self.report(Progress(self.cells.elapsed_s, self.settings.budget_s, f"{n} at once, prompts of {length}"))
-        return found
+        return piece

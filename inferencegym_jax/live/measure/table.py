@@ -1,4 +1,4 @@
-"""From measured cells to a latency table: columns of SPEC 5, what was fitted, and the parquet file.
+"""From measured cells to a latency table: its columns, what was fitted, and the parquet file.
 
 ``cells -> prefill, decode iterations -> columns``. What a client sees of an engine's iterations:
 
@@ -7,8 +7,8 @@
                                                    both counted from when tokens came (``closed_loop.shared``)
 
 h is the time outside iterations, p what a prompt adds. So each cell gives t at its own m; each prompt length's curve
-is read off at the whole numbers n of the axis, and the table holds what SPEC 5 means by TPOT: ``t(n) + (n / O) p``, n
-requests that decode outputs of O tokens and one prefill for each that leaves, with ``tps = n / tpot``.
+is read off at the whole numbers n of the axis, and the table holds what every table means by TPOT: ``t(n) +
+(n / O) p``, n requests that decode outputs of O tokens and one prefill for each that leaves, with ``tps = n / tpot``.
 """
 
 from __future__ import annotations

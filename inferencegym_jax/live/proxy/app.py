@@ -1,7 +1,7 @@
 """An HTTP proxy for the OpenAI API that admits requests as a policy says; what an engineer deploys in front of an
 engine.
 
-``client -> gate -> exchange -> upstream``. Bytes pass through untouched in both directions. Requests that generate
+``client -> gate -> forwarding -> upstream``. Bytes pass through untouched in both directions. Requests that generate
 wait at the gate; everything else (models, health, tokenize) goes straight on. No POST is retried, so none is
 answered twice.
 
@@ -28,7 +28,7 @@ from starlette.routing import Mount, Route
 from inferencegym_jax.live.loop.gate import CLASSES, Gate, QueueFull
 from inferencegym_jax.live.loop.observer import Observer
 from inferencegym_jax.live.proxy.controller import Asks, Controller
-from inferencegym_jax.live.proxy.forwarding import Exchange, Upstream, answer, open_upstream
+from inferencegym_jax.live.proxy.forwarding import ForwardedRequest, Upstream, open_upstream, respond
 from inferencegym_jax.live.proxy.metrics import ControlMetrics
 from inferencegym_jax.live.proxy.sniffing import GENERATION_PATHS, BadPriority, read_request
 from inferencegym_jax.live.server.streaming import Endpoint, check_url, open_client
@@ -123,7 +123,7 @@ class Proxy:
         except _ClientGone:
             return
         if body is None:
-            await answer(send, 413, f"the body is larger than {most} bytes")
+            await respond(send, 413, f"the body is larger than {most} bytes")
             return
         work = asyncio.create_task(self._serve(scope, body, send))
         gone = asyncio.create_task(_disconnected(receive))
@@ -138,28 +138,28 @@ class Proxy:
 
     async def _serve(self, scope: Any, body: bytes, send: Any) -> None:
         if scope["method"] != "POST" or scope["path"] not in GENERATION_PATHS:
-            await Exchange(self.upstream, scope, body, send).run()
+            await ForwardedRequest(self.upstream, scope, body, send).run()
             return
         try:
             seen = read_request(scope["headers"], body)
         except BadPriority as error:
-            await answer(send, 400, str(error))
+            await respond(send, 400, str(error))
             return
         watched = self.observer.arrive(time.perf_counter(), seen.klass, seen.prompt_tokens)
-        exchange = Exchange(self.upstream, scope, body, send, seen, watched)
+        forwarded = ForwardedRequest(self.upstream, scope, body, send, seen, watched)
         try:
             await self.gate.enter(seen.klass)
             try:
-                await exchange.run()
+                await forwarded.run()
             finally:
                 self.gate.leave()
         except QueueFull:
-            exchange.outcome = "rejected"
+            forwarded.outcome = "rejected"
             self.observer.reject(watched)
-            await answer(send, 429, f"{self.gate.capacity} requests wait already", self._retry_after())
+            await respond(send, 429, f"{self.gate.capacity} requests wait already", self._retry_after())
         finally:
-            self.observer.finish(watched, failed=exchange.outcome in ("upstream_error", "truncated"))
-            self.metrics.requests.labels(CLASSES[seen.klass], exchange.outcome).inc()
+            self.observer.finish(watched, failed=forwarded.outcome in ("upstream_error", "truncated"))
+            self.metrics.requests.labels(CLASSES[seen.klass], forwarded.outcome).inc()
 
     def _retry_after(self) -> dict[str, str]:
         """Seconds until the queue has emptied at the rate of the run so far; 1 to 60."""

@@ -59,7 +59,7 @@ def open_upstream(endpoint: Endpoint, keepalive_s: float = 2.0) -> aiohttp.Clien
     )
 
 
-class Exchange:
+class ForwardedRequest:
     """One request passed on and its answer passed back."""
 
     def __init__(
@@ -140,7 +140,7 @@ class Exchange:
         self.outcome = "truncated" if self.started else "upstream_error"
         log.warning("%s %s: %s", self.scope["method"], self.scope["path"], message)
         if not self.started:
-            await answer(self.send, status, message)
+            await respond(self.send, status, message)
         # else: returning without a final chunk makes the server close the connection, and the client see that it broke
 
 
@@ -152,7 +152,7 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-async def answer(send: Any, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+async def respond(send: Any, status: int, message: str, headers: dict[str, str] | None = None) -> None:
     """An error of the proxy's own, in OpenAI's format."""
     kind = {429: "rate_limit_error", 400: "invalid_request_error", 413: "invalid_request_error"}.get(
         status, "upstream_error"

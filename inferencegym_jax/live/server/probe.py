@@ -55,21 +55,21 @@ async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
         EngineError: nothing answers, the key is refused, the model is not there, or the server does not stream.
     """
     try:
-        answer = await client.get("/v1/models", timeout=PROBE_TIMEOUT_S)
+        response = await client.get("/v1/models", timeout=PROBE_TIMEOUT_S)
     except httpx.HTTPError as error:
         raise EngineError(
-            f"base_url = {endpoint.shown}: does not answer ({error or type(error).__name__}); is the server up, "
+            f"base_url = {endpoint.shown}: does not response ({error or type(error).__name__}); is the server up, "
             "and the port right?"
         ) from None
-    if answer.status_code in (401, 403):
+    if response.status_code in (401, 403):
         raise EngineError(
-            f"base_url = {endpoint.shown}: refused the API key ({answer.status_code}); set it in the environment "
+            f"base_url = {endpoint.shown}: refused the API key ({response.status_code}); set it in the environment "
             "variable that --api-key-env names"
         )
-    if answer.status_code != 200:
-        raise EngineError(f"{http_error(endpoint, answer.status_code, answer.text).message}; expected /v1/models")
+    if response.status_code != 200:
+        raise EngineError(f"{http_error(endpoint, response.status_code, response.text).message}; expected /v1/models")
     try:
-        cards = {str(card["id"]): card for card in answer.json()["data"]}
+        cards = {str(card["id"]): card for card in response.json()["data"]}
     except (ValueError, KeyError, TypeError):
         raise EngineError(f"base_url = {endpoint.shown}: /v1/models is not an OpenAI model list") from None
     if endpoint.model not in cards:
@@ -106,8 +106,8 @@ async def _accepted(client: httpx.AsyncClient, endpoint: Endpoint) -> Endpoint:
 
 async def _version(client: httpx.AsyncClient) -> str | None:
     try:
-        answer = await client.get("/version", timeout=PROBE_TIMEOUT_S)
-        return str(answer.json()["version"])[:80] if answer.status_code == 200 else None
+        response = await client.get("/version", timeout=PROBE_TIMEOUT_S)
+        return str(response.json()["version"])[:80] if response.status_code == 200 else None
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return None
 
@@ -115,13 +115,13 @@ async def _version(client: httpx.AsyncClient) -> str | None:
 async def read_metrics(client: httpx.AsyncClient, timeout_s: float = PROBE_TIMEOUT_S) -> EngineMetrics | None:
     """One reading of the server's Prometheus page, or None where it has none (of vLLM's names) or is late."""
     try:
-        answer = await client.get("/metrics", timeout=timeout_s)
+        response = await client.get("/metrics", timeout=timeout_s)
     except httpx.HTTPError:
         return None
-    if answer.status_code != 200:
+    if response.status_code != 200:
         return None
-    found = parse_metrics(answer.text)
-    return None if found == EngineMetrics() else found
+    metrics = parse_metrics(response.text)
+    return None if metrics == EngineMetrics() else metrics
 
 
 def parse_metrics(text: str) -> EngineMetrics:
@@ -131,8 +131,8 @@ def parse_metrics(text: str) -> EngineMetrics:
         return [float(x) for x in re.findall(rf"^vllm:{name}(?:\{{[^\n]*\}})? (\S+)$", text, re.MULTILINE)]
 
     def total(name: str) -> float | None:
-        found = values(name)
-        return sum(found) if found else None
+        numbers = values(name)
+        return sum(numbers) if numbers else None
 
     usage = values("kv_cache_usage_perc") or values("gpu_cache_usage_perc")
     size = re.findall(r'^vllm:cache_config_info\{[^\n]*\bkv_cache_memory_bytes="(\d+)"', text, re.MULTILINE)

@@ -244,8 +244,8 @@ async def stream_completion(
 def http_error(endpoint: Endpoint, status: int, text: str) -> StreamError:
     """A server's refusal as a value: its status and its own message, shortened, without the key."""
     try:
-        answer = json.loads(text)
-        detail = answer.get("error", answer)
+        body = json.loads(text)
+        detail = body.get("error", body)
         message = detail.get("message", text) if isinstance(detail, dict) else str(detail)
     except (ValueError, AttributeError):
         message = text

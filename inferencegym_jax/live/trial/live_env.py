@@ -29,7 +29,7 @@ from inferencegym_jax.live.trial.session import Record, Server, Session
 from inferencegym_jax.live.trial.traffic import Traffic
 from inferencegym_jax.models import KNOBS, EnvParams, EnvState, ServeAction, ServeObservation, check_action, plain
 from inferencegym_jax.numerics import draws as random
-from inferencegym_jax.scoring.reward import reward
+from inferencegym_jax.scoring.reward import reward as reward_of
 from inferencegym_jax.spaces import Space, action_space, observation_space
 
 Result = TypeVar("Result")
@@ -152,7 +152,7 @@ class LiveEnv:
         check_action(action)
         effective = self._effective(action)
         snapshot = self._run(self.session.step(int(effective.batch_size)))
-        gain = np.float32(reward(snapshot.metrics, snapshot.workload, self.params))
+        reward = np.float32(reward_of(snapshot.metrics, snapshot.workload, self.params))
         after = self._after(state, snapshot)
         info = {
             "timestep": after.time,
@@ -165,7 +165,7 @@ class LiveEnv:
             "action": effective,
             "final_observation": snapshot.observation,
         }
-        entry = {"action": effective.to_dict(), "reward": float(gain), "metrics": plain(snapshot.metrics)}
+        entry = {"action": effective.to_dict(), "reward": float(reward), "metrics": plain(snapshot.metrics)}
         self.log.append(entry)
         truncated = np.bool_(int(after.time) >= int(self.params.episode_length))
         info |= {"terminated": np.bool_(False), "truncated": truncated}
@@ -176,7 +176,7 @@ class LiveEnv:
             episode = int(after.episode) + 1
             following = random.episode_seed(jnp.uint32(int(state.seed)), jnp.int32(episode))
             observation, after = self._begin(int(following), episode)
-        return observation, after, gain, np.bool_(False), truncated, info
+        return observation, after, reward, np.bool_(False), truncated, info
 
     def _effective(self, action: ServeAction) -> ServeAction:
         """The action with the knobs that cannot be turned at their default, and the server that it asks for."""

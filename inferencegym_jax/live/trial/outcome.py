@@ -84,16 +84,16 @@ def summarise(
     count = min(map(len, parts.values()))
     length = (seconds - warmup_s) / max(np.ceil((seconds - warmup_s) / SEGMENT_S), 1.0)
     good = {
-        name: np.array([sum(objective.met(record) for record in part) / length for part in own[:count]])
-        for name, own in parts.items()
+        name: np.array([sum(objective.met(record) for record in part) / length for part in pieces[:count]])
+        for name, pieces in parts.items()
     }
     result: dict[str, dict[str, Any]] = {}
     counts = bootstrap.draw_counts(count, RESAMPLES)
-    for name, own in parts.items():
-        everything = measures([record for part in own for record in part], length * len(own), objective)
+    for name, pieces in parts.items():
+        everything = measures([record for part in pieces for record in part], length * len(pieces), objective)
         samples = [
             measures(
-                [record for i in np.repeat(np.arange(count), drawn) for record in own[i]], length * count, objective
+                [record for i in np.repeat(np.arange(count), drawn) for record in pieces[i]], length * count, objective
             )
             for drawn in counts
         ]

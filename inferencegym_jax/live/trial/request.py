@@ -91,10 +91,10 @@ def compare(request: TrialRequest, report: Callable[[str], None] = lambda _: Non
     trial = run_trial(
         request.endpoint, policies, params, traffic, request.settings, table=table, normalisers=norms, report=report
     )
-    found = results(trial, float(request.seconds), request.settings, objective, request.policies[0])
+    trial_results = results(trial, float(request.seconds), request.settings, objective, request.policies[0])
     how |= {"slo_ttft_ms": [x if math.isfinite(x) else None for x in slo], "seconds": request.seconds}
     how |= {"repeats": request.settings.repeats, "warmup_s": request.settings.warmup_s}
-    return {**found, "how": how}
+    return {**trial_results, "how": how}
 
 
 def scenario(request: TrialRequest, table: LatencyTable) -> tuple[EnvParams, Callable[[int], Traffic], dict[str, Any]]:

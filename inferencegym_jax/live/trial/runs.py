@@ -120,19 +120,19 @@ def run_trial(
                 for repeat in range(settings.repeats)
             ]
     with LiveEnv(endpoint, params, lambda seed: by_seed[seed], step_seconds=settings.step_seconds) as env:
-        found: dict[tuple[int, str], list[Record]] = {}
+        records: dict[tuple[int, str], list[Record]] = {}
         plan = schedule(list(policies), settings.repeats)
         for number, (repeat, name) in enumerate(plan):
             report(f"run {number + 1} of {len(plan)}: {name}")
             seed = settings.seed + repeat
-            found[(repeat, name)], log = run_policy(env, policies[name], seed, by_seed[seed])
+            records[(repeat, name)], log = run_policy(env, policies[name], seed, by_seed[seed])
             log = log[int(settings.warmup_s) :]
             trial.scores[name].append(grade(int(params.task_id), log, normalisers)["score"] if log else 0.0)
             trial.order.append(name)
             time.sleep(settings.pause_s * settings.step_seconds)
     for repeat in range(settings.repeats):
         for name in policies:
-            trial.measured[name].append(found[(repeat, name)])
+            trial.measured[name].append(records[(repeat, name)])
     return trial
 
 

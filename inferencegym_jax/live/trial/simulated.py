@@ -47,8 +47,8 @@ def simulate_traffic(
     for _ in range(log.seconds):
         observation, state, _, _, _, info = env.step(None, state, runner.ask(observation), params)
         metrics: Any = info["metrics"]
-        found = (info["workload"].arrivals, info["ttft_mean_ms"], metrics.tokens_per_sec, metrics.tpot_ms)
-        rows.append(tuple(float(x) for x in found))
+        row = (info["workload"].arrivals, info["ttft_mean_ms"], metrics.tokens_per_sec, metrics.tpot_ms)
+        rows.append(tuple(float(x) for x in row))
     arrivals, ttft, tokens, tpot = np.array(rows[int(warmup_s) :]).T
     return {
         "itl_ms": float(np.average(tpot, weights=np.maximum(tokens, 1e-9))),
