@@ -32,7 +32,7 @@ from inferencegym_jax.models import (
     Trajectory,
     WorkloadState,
 )
-from inferencegym_jax.registry import Problem, make, problem
+from inferencegym_jax.registry import Problem, make, problem, register, register_file, unregister
 from inferencegym_jax.scoring import grader
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics
 from inferencegym_jax.scoring.grader import grade
@@ -75,9 +75,12 @@ __all__ = [
     "make",
     "policies",
     "problem",
+    "register",
+    "register_file",
     "rollout",
     "stack_params",
     "task_specs",
+    "unregister",
     "verify",
     "wrappers",
 ]

@@ -132,17 +132,18 @@ class Rollouts:
     def _source(self, request: RolloutRequest, kernel: Kernel) -> Source:
         count = len(request.seeds)
         whole = np.full(count, EPISODE_LENGTH)
-        action = ServeAction() if request.policy is None else static_action(request.policy, kernel.problem)
-        if action is None and request.policy not in CONTROLLERS:
-            return Source(self.policy(request.policy, kernel.problem), whole)
+        name: str = request.policy or "baseline"
+        action = static_action(name, kernel.problem)
+        if action is None and name not in CONTROLLERS:
+            return Source(self.policy(name, kernel.problem), whole)
         knobs = (action or ServeAction()).to_dict()
         sequences = [[]] if request.actions is None else request.actions
         columns: dict[str, np.ndarray] = {}
-        for name in KNOBS:
-            rows = np.full((len(sequences), EPISODE_LENGTH), knobs[name])
+        for knob in KNOBS:
+            rows = np.full((len(sequences), EPISODE_LENGTH), knobs[knob])
             for row, sequence in zip(rows, sequences, strict=True):
-                row[: len(sequence)] = [getattr(given, name) for given in sequence]
-            columns[name] = np.broadcast_to(rows, (count, EPISODE_LENGTH))
+                row[: len(sequence)] = [getattr(given, knob) for given in sequence]
+            columns[knob] = np.broadcast_to(rows, (count, EPISODE_LENGTH))
         actions = ServeAction(**columns)
         if request.actions is not None:
             try:
@@ -151,7 +152,7 @@ class Rollouts:
                 raise BadInput(f"actions: {error}") from error
             lengths = np.broadcast_to([len(sequence) for sequence in sequences], (count,))
             return Source(choose, lengths, REPLAY, actions)
-        which = FIRST + list(CONTROLLERS).index(request.policy) if request.policy in CONTROLLERS else REPLAY
+        which = FIRST + list(CONTROLLERS).index(name) if name in CONTROLLERS else REPLAY
         return Source(choose, whole, which, actions)
 
     def _block(self, kernel: Kernel, source: Source, seeds: np.ndarray, block: np.ndarray, whole: bool) -> Any:

@@ -19,7 +19,7 @@ import yaml
 from inferencegym_jax import registry
 from inferencegym_jax.models import EPISODE_LENGTH, check_seed
 from inferencegym_jax.registry import Problem
-from inferencegym_jax.tasks import get_task
+from inferencegym_jax.tasks import get_task, shipped_specs
 
 STARTS = ("middle", "baseline", "best_static")
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -208,5 +208,7 @@ def load_config(path: str | Path) -> TrainConfig:
 
 
 def task_config(task: int | str) -> TrainConfig:
-    """The shipped config of a task."""
-    return load_config(CONFIGS / f"task{get_task(task).id}.yaml")
+    """The config of a task in ``training/configs/``; the defaults where it has none, as a registered one."""
+    spec = get_task(task)
+    path = CONFIGS / f"task{spec.id}.yaml"
+    return load_config(path) if spec.name in shipped_specs() and path.is_file() else TrainConfig(task=spec.name)

@@ -44,7 +44,7 @@ def policy_of(name: str, problem: Problem, *, any_task: bool = False) -> Policy:
     if usual in CONTROLLERS:
         return CONTROLLERS[usual]
     if usual == "trained":
-        return trained(problem.spec.name)
+        return trained(problem.spec)
     action = static_action(usual if usual in STATIC else name, problem)
     if action is not None:
         return baseline if usual == "baseline" else static(action)

@@ -25,7 +25,7 @@ from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, ServeAction, ServeObservation
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.table.latency_table import data_path
-from inferencegym_jax.tasks import get_task
+from inferencegym_jax.tasks import TaskSpec, get_task, shipped_specs
 
 FEATURE_CLIP = 5.0  # standard deviations; beyond it a feature says no more
 # of a normalised observation: a field that hardly moves must not throw the network far off when it does
@@ -239,7 +239,7 @@ def load(path: str | Path, *, sample_actions: bool = False) -> Policy:
     return network_policy(load_network(path)[0], sample_actions=sample_actions)
 
 
-def shipped_file(task: int | str) -> Path:
+def shipped_file(task: int | str | TaskSpec) -> Path:
     """The file of the trained policy that ships for a task (id or name).
 
     Raises:
@@ -247,16 +247,16 @@ def shipped_file(task: int | str) -> Path:
         FileNotFoundError: none ships for it; says how to get one.
     """
     spec = get_task(task)
+    advice = f"`python -m training train --task {spec.name}` makes one, whose file is a policy too"
+    if spec.name not in shipped_specs():
+        raise FileNotFoundError(f"no trained policy ships for task {spec.id} ({spec.name!r}); {advice}")
     try:
         return data_path(f"policies/task{spec.id}.npz")
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{error}: no trained policy ships for task {spec.id} ({spec.name!r}); "
-            f"`python -m training train --task {spec.name}` makes one, whose file is a policy too"
-        ) from None
+        raise FileNotFoundError(f"{error}; {advice}") from None
 
 
-def has_trained(task: int | str) -> bool:
+def has_trained(task: int | str | TaskSpec) -> bool:
     """Whether a trained policy ships for a task (id or name)."""
     try:
         shipped_file(task)
@@ -266,7 +266,7 @@ def has_trained(task: int | str) -> bool:
 
 
 @functools.cache
-def trained(task: int | str, *, sample_actions: bool = False) -> Policy:
+def trained(task: int | str | TaskSpec, *, sample_actions: bool = False) -> Policy:
     """The policy that ships for a task (``data/policies/task{id}.npz``), trained by ``make policies``.
 
     Args:

@@ -21,10 +21,21 @@ from inferencegym_jax.episodes.static_search import normalise
 from inferencegym_jax.models import EnvParams, ServeAction
 from inferencegym_jax.scoring.grader import score_aggregates
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
-from inferencegym_jax.tasks import TaskSpec, calibration, check_config, dynamics_of, get_task, make_params
+from inferencegym_jax.tasks import (
+    Calibration,
+    TaskSpec,
+    calibration,
+    check_config,
+    dynamics_of,
+    get_task,
+    known_calibration,
+    make_params,
+    search_with,
+)
 from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 
 SEARCH_SEEDS = 16  # episodes of each static action in a search
+NORMALISERS = ("optimal_tps", "cost_normaliser", "throughput_floor")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +76,7 @@ class Problem:
         """The static action with the best mean score on this table and this traffic (of Python numbers)."""
         if self.own_best_static is not None:
             return self.own_best_static
-        shipped = _shipped(self.spec, self.table, self.dynamics, self.trace)
-        if shipped is not None:
-            return ServeAction(**shipped["best_static"]["action"])
-        return ServeAction(**_search(self.spec.name, self.table, self.dynamics, self.trace)[1])
+        return ServeAction(**_calibration(self.spec, self.table, self.dynamics, self.trace)["best_static"]["action"])
 
     def score(self, statistics: Any) -> np.ndarray:
         """The grader's score of each episode, float64[episodes].
@@ -80,7 +88,7 @@ class Problem:
 
 
 def problem(
-    task: int | str,
+    task: int | str | TaskSpec,
     *,
     table: str | Path | LatencyTable | None = None,
     trace: str | Path | RequestLog | None = None,
@@ -91,7 +99,7 @@ def problem(
 
     Args:
         task: a number or a name: 1 "static-uniform", 2 "bursty-sharegpt", 3 "adversarial-multi-tenant",
-            4 "azure-conversation", 5 "mooncake-conversation".
+            4 "azure-conversation", 5 "mooncake-conversation"; that of a registered one; or a ``TaskSpec``.
         table: a latency table of your own (parquet, CSV or ``LatencyTable``). Default: the shipped one.
         trace: a request log of your own (CSV or JSON lines, see ``load_trace``), replayed second by second in place of
             the task's traffic, open-loop. Seed s starts at its second 200 s, and past its end it begins again.
@@ -106,15 +114,14 @@ def problem(
     loaded = load_table(table)
     log = None if trace is None else load_trace(trace)
     loop = dynamics_of(spec, dynamics, log)
-    shipped = _shipped(spec, loaded, loop, log)
-    norms = _search(spec.name, loaded, loop, log)[0] if shipped is None else shipped
-    normalisers = {name: float(norms[name]) for name in ("optimal_tps", "cost_normaliser", "throughput_floor")}
+    found = _calibration(spec, loaded, loop, log)
+    normalisers = {name: float(found[name]) for name in NORMALISERS}
     params = make_params(spec, loaded, normalisers, overrides, loop, log)
     return Problem(spec, Environment(loaded, params, log), params, normalisers, loop, overrides)
 
 
 def make(
-    task: int | str = 1,
+    task: int | str | TaskSpec = 1,
     *,
     table: str | Path | LatencyTable | None = None,
     config: Mapping[str, Any] | None = None,
@@ -130,22 +137,36 @@ def make(
     return made.env, made.params
 
 
-def _shipped(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog | None) -> dict[str, Any] | None:
-    """The task's entry of the shipped calibration, where table, dynamics and traffic are those it was made for."""
-    file = calibration()
-    same = table.digest == file["table_digest"] and trace is None and dynamics == spec.dynamics
-    return file["tasks"][spec.name] if same else None
+def _calibration(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog | None) -> Calibration:
+    """Normalisers and best static action: those known of the task, where table, dynamics and traffic are those they
+    were found on, else those of a search."""
+    known = known_calibration(spec) if trace is None and dynamics == spec.dynamics else None
+    if known is not None and table.digest == calibration()["table_digest"]:
+        return known
+    return search(spec, table, dynamics, trace)
 
 
 @functools.lru_cache(maxsize=32)
-def _search(
-    name: str, table: LatencyTable, dynamics: str, trace: RequestLog | None
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """(normalisers, knobs of the best static action) over the table's own nodes."""
-    spec = get_task(name)
+def search(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog | None = None) -> Calibration:
+    """An exhaustive search over the static actions on the table's own nodes.
+
+    Returns:
+        ``{"optimal_tps", "cost_normaliser", "throughput_floor", "best_static": {"action", "mean_score"}}``, as an entry
+        of ``data/calibration.json``.
+
+    Raises:
+        ValueError: every static action runs out of memory.
+    """
     with jax.ensure_compile_time_eval():  # the search runs now, also where a caller is being traced
         params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0}, None, dynamics, trace)
-        normalisers, search = normalise(Environment(table, params, trace), params, np.arange(SEARCH_SEEDS))
+        normalisers, statics = normalise(Environment(table, params, trace), params, np.arange(SEARCH_SEEDS))
         normalisers = {**normalisers, "throughput_floor": 0.0}
-        scores = np.asarray(score_aggregates(spec, search.per_seed, normalisers)["score"]).mean(axis=1)
-    return normalisers, search.actions[int(np.argmax(scores))]
+        scores = np.asarray(score_aggregates(spec, statics.per_seed, normalisers)["score"]).mean(axis=1)
+    best = int(np.argmax(scores))
+    return {**normalisers, "best_static": {"action": statics.actions[best], "mean_score": float(scores[best])}}
+
+
+@search_with
+def search_shipped(spec: TaskSpec) -> Calibration:
+    """``search`` on the shipped table, under the task's own traffic and dynamics."""
+    return search(spec, load_table(), spec.dynamics)

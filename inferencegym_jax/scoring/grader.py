@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from inferencegym_jax.models import EPISODE_LENGTH, finite_number, shown
-from inferencegym_jax.tasks import TaskSpec, calibration, get_task
+from inferencegym_jax.tasks import TaskSpec, calibration_of, get_task
 
 LAST_OWN = 3  # tasks up to this one have graders of their own
 LogEntry = Mapping[str, Any]
@@ -108,13 +108,13 @@ def score_aggregates(
     Args:
         task: id, name or spec.
         found: ``Aggregates`` or ``rollout.EpisodeStatistics``; arrays give arrays.
-        normalisers: ``optimal_tps`` and ``throughput_floor`` (tokens/s); default: the shipped calibration's.
+        normalisers: ``optimal_tps`` and ``throughput_floor`` (tokens/s); default: the task's on the shipped table.
 
     Returns:
         Component name -> value in [0, 1], and "score".
     """
-    spec = task if isinstance(task, TaskSpec) else get_task(task)
-    norms = calibration()["tasks"][spec.name] if normalisers is None else normalisers
+    spec = get_task(task)
+    norms = calibration_of(spec) if normalisers is None else normalisers
     optimal, floor = norms["optimal_tps"], norms.get("throughput_floor", 0.0)
 
     def clip(value: Any) -> Any:
