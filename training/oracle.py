@@ -22,8 +22,9 @@ from inferencegym_jax.episodes.static_search import static_actions
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import NAMES, policy_of
+from inferencegym_jax.scoring.grader import score_rate
 from training.evaluation import episodes
-from training.objective import score_rate, unrest
+from training.objective import unrest
 
 OBJECTIVES = ("return", "score")
 BATCH_SIZES = (1, 8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384, 448, 512)

@@ -58,7 +58,7 @@ async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
         response = await client.get("/v1/models", timeout=PROBE_TIMEOUT_S)
     except httpx.HTTPError as error:
         raise EngineError(
-            f"base_url = {endpoint.shown}: does not response ({error or type(error).__name__}); is the server up, "
+            f"base_url = {endpoint.shown}: does not answer ({error or type(error).__name__}); is the server up, "
             "and the port right?"
         ) from None
     if response.status_code in (401, 403):
