@@ -78,7 +78,7 @@ def _search(
     spec = ig.get_task(task)
 
     def move(state: Any, action: ServeAction) -> Any:
-        return transition(env.grid, state, action, params, env.trace, env.dynamics)
+        return transition(env.grid, state, action, params, env.trace, env.dynamics, env.reward)
 
     def gain(metrics: Any, reward: jax.Array, peak: jax.Array) -> jax.Array:
         if objective == "return":
