@@ -31,7 +31,7 @@ from inferencegym_jax.physics import open_loop as engine
 from inferencegym_jax.physics.closed_loop import serve_second
 from inferencegym_jax.physics.metrics import kv_occupancy, violation_rate
 from inferencegym_jax.physics.observation import initial_observation, observe
-from inferencegym_jax.scoring.reward import reward
+from inferencegym_jax.scoring.reward import Reward, check_reward, of_each, reward
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
@@ -47,22 +47,45 @@ class Environment:
     Same calls as a gymnax 1.x ``Environment``: ``reset``, ``step`` (with auto-reset), ``reset_env``, ``step_env``,
     spaces. Two environments over equal tables are equal, so ``jax.jit`` with a static environment compiles once for
     all tasks.
+
+    Args:
+        table: the latency table.
+        default_params: the task that calls without params mean.
+        trace: the request log that params may say is replayed.
+        reward: ``reward(metrics, workload, params)`` of one second of one environment, a float32 scalar; pure JAX,
+            without a Python branch on values. Default: ``scoring.reward.reward``. Programs are kept by function: pass
+            the same one again rather than a new lambda.
+
+    Raises:
+        TypeError: see ``check_reward``.
     """
 
-    def __init__(self, table: LatencyTable, default_params: EnvParams, trace: RequestLog | None = None):
+    def __init__(
+        self,
+        table: LatencyTable,
+        default_params: EnvParams,
+        trace: RequestLog | None = None,
+        reward: Reward | None = None,
+    ):
         self.grid: TableGrid = TableGrid(table)
         self.trace = trace
         self.dynamics: Dynamics = "mixed" if engine.serves(table) else "closed_loop"
+        self.reward: Reward | None = None
         self._default_params = default_params
+        if reward is not None:
+            state, action = jax.eval_shape(self.reset_seed, jnp.uint32(0))[1], ServeAction().as_arrays()
+            info = jax.eval_shape(lambda s: self.step_env(None, s, action)[4], state)
+            check_reward(reward, info["metrics"], info["workload"], default_params)
+            self.reward = reward
 
     def __hash__(self) -> int:
-        """Hash of the table's and the request log's content."""
-        return hash((self.grid, self.trace, self.dynamics))
+        """Hash of the table's and the request log's content, the dynamics and the reward function."""
+        return hash((self.grid, self.trace, self.dynamics, self.reward))
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other environment has the same table and request log."""
-        mine = (self.grid, self.trace, self.dynamics)
-        return isinstance(other, Environment) and mine == (other.grid, other.trace, other.dynamics)
+        """Whether the other environment has the same table, request log, dynamics and reward function."""
+        mine = (self.grid, self.trace, self.dynamics, self.reward)
+        return isinstance(other, Environment) and mine == (other.grid, other.trace, other.dynamics, other.reward)
 
     def suited_to(self, params: EnvParams) -> Environment:
         """This environment, compiled for the dynamics that ``params`` have where they can be inspected: without the
@@ -204,7 +227,7 @@ class Environment:
     @functools.partial(jax.jit, static_argnums=0)
     def _step_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
         final_observation, after, reward, terminated, info = transition(
-            self.grid, state, action, params, self.trace, self.dynamics
+            self.grid, state, action, params, self.trace, self.dynamics, self.reward
         )
         truncated = self.is_truncated(after, params)
         done = terminated | truncated
@@ -220,7 +243,7 @@ class Environment:
     def _step_env_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
         over = self.is_truncated(state, params)
         observation, after, reward, terminated, info = transition(
-            self.grid, state, action, params, self.trace, self.dynamics
+            self.grid, state, action, params, self.trace, self.dynamics, self.reward
         )
         after = jax.tree.map(functools.partial(_choose, over), state, after)
         return observation, after, jnp.where(over, 0.0, reward), terminated, info
@@ -269,6 +292,7 @@ def transition(
     params: EnvParams,
     trace: RequestLog | None = None,
     dynamics: Dynamics = "mixed",
+    own_reward: Reward | None = None,
 ) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
     """The pure step: one second of serving, no auto-reset.
 
@@ -279,6 +303,7 @@ def transition(
         params: the task.
         trace: the request log that params may say is replayed.
         dynamics: which to compile, where it is known that all of ``params`` have one of them.
+        own_reward: a user's, in place of ``scoring.reward.reward``.
 
     Returns:
         (observation, state after the step, reward float32, terminated bool, info).
@@ -328,4 +353,5 @@ def transition(
         "ttft_mean_ms": served.ttft_mean_ms,
         "ttft_p90_ms": served.ttft_p90_ms,
     }
-    return observation, after, reward(metrics, traffic, params), jnp.zeros_like(oom), info
+    gives = reward if own_reward is None else functools.partial(of_each, own_reward)
+    return observation, after, gives(metrics, traffic, params), jnp.zeros_like(oom), info
