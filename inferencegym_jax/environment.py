@@ -26,14 +26,14 @@ from inferencegym_jax.models import (
     is_traced,
 )
 from inferencegym_jax.numerics import draws as random
-from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics import open_loop as engine
 from inferencegym_jax.physics.closed_loop import serve_second
 from inferencegym_jax.physics.metrics import kv_occupancy, violation_rate
 from inferencegym_jax.physics.observation import initial_observation, observe
 from inferencegym_jax.scoring.reward import Reward, check_reward, of_each, reward
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
-from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.table.latency_table import DISCRETE, LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
 from inferencegym_jax.traffic.request_log import RequestLog
 
@@ -42,7 +42,7 @@ Dynamics: TypeAlias = Literal["mixed", "closed_loop", "open_loop"]
 
 
 class Environment:
-    """LLM serving under control of five knobs, one action a simulated second.
+    """LLM serving under control of the knobs in ``KNOBS``, one action a simulated second.
 
     Same calls as a gymnax 1.x ``Environment``: ``reset``, ``step`` (with auto-reset), ``reset_env``, ``step_env``,
     spaces. Two environments over equal tables are equal, so ``jax.jit`` with a static environment compiles once for
@@ -194,9 +194,9 @@ class Environment:
         check_action(action)
         if is_traced(action):
             return
-        for name in ("spec_length", "quant_tier", "prefill_disagg"):
+        for name in DISCRETE:
             nodes = self.table.axes[name]
-            if not 1 < len(nodes) < len(KNOBS[name].choices or (False, True)):
+            if not 1 < len(nodes) < len(KNOBS[name].options):
                 continue
             value = np.asarray(getattr(action, name), np.float64)
             if not np.isin(value, nodes).all():
@@ -212,11 +212,11 @@ class Environment:
         return jnp.zeros_like(state.time, jnp.bool_)
 
     def action_space(self, params: EnvParams | None = None) -> ActionSpace:
-        """The five knobs with their ranges; knobs that the task locks are listed in ``locked``."""
+        """The knobs with their ranges; those that the task locks are listed in ``locked``."""
         return action_space(self.default_params if params is None else params)
 
     def observation_space(self, params: EnvParams | None = None) -> ObservationSpace:
-        """The twelve observation fields with their ranges."""
+        """The observation fields with their ranges."""
         del params
         return observation_space()
 
@@ -277,9 +277,9 @@ def effective_action(table: LatencyTable, action: ServeAction, params: EnvParams
     fields = {}
     for i, (name, knob) in enumerate(KNOBS.items()):
         value = getattr(action, name)
-        low, high = (min(knob.choices), max(knob.choices)) if knob.choices else (knob.low, knob.high)
         if knob.kind != "bool":
-            value = jnp.clip(value, jnp.asarray(low, value.dtype), jnp.asarray(high, value.dtype))
+            low, high = (jnp.asarray(end, value.dtype) for end in (knob.least, knob.most))
+            value = jnp.clip(value, low, high)
         default = jnp.asarray(table.knob_defaults[name], value.dtype)
         fields[name] = jnp.where(params.active[..., i], value, default)
     return ServeAction(**fields)
@@ -308,7 +308,7 @@ def transition(
     Returns:
         (observation, state after the step, reward float32, terminated bool, info).
     """
-    action = stage(functools.partial(effective_action, grid.table))(action, params)
+    action = compile_unit(functools.partial(effective_action, grid.table))(action, params)
     traffic, class_counts, metrics, oom = serve_second(grid, state, action, params)
     served = engine.Served(
         workload=traffic,

@@ -121,18 +121,18 @@ class LatencyTable:
     @property
     def locked_knobs(self) -> tuple[str, ...]:
         """Knobs for which the table has one value only, so that no agent can turn them."""
-        return tuple(name for name in KNOBS if len(self.axes[name]) == 1)
+        return tuple(name for name in KNOBS if len(self.axes.get(name, ())) == 1)
 
     @functools.cached_property
     def knob_defaults(self) -> dict[str, Any]:
-        """The baseline's value of each knob, or the table's nearest where the table lacks it."""
+        """The baseline's value of each knob, or the table's nearest where the table lacks it. Of knobs that are no
+        axis of a table, the baseline's."""
         result: dict[str, Any] = {}
         for name, knob in KNOBS.items():
             value = knob.default
-            if name in DISCRETE or len(self.axes[name]) == 1:
+            if name in DISCRETE or name in self.locked_knobs:
                 value = min(self.axes[name], key=lambda node, wanted=float(value): abs(node - wanted))
-            kind = {"float": float, "bool": bool}.get(knob.kind, int)
-            result[name] = kind(value)
+            result[name] = {"float": float, "bool": bool}.get(knob.kind, int)(value)
         return result
 
     @functools.cached_property
