@@ -20,7 +20,8 @@ import pyarrow as pa
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation, Trajectory
-from inferencegym_jax.scoring.grader import Aggregates, objectives_met, score_aggregates
+from inferencegym_jax.scoring.aggregates import aggregate
+from inferencegym_jax.scoring.grader import score_aggregates
 from server.errors import BadInput
 from server.programs import Engine, Kernel
 from server.schemas import RolloutRequest, config_dict
@@ -166,34 +167,11 @@ class Rollouts:
     def _score(self, kernel: Kernel, found: Any, lengths: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Components and score of every episode over its own length, in float64 as the grader does; total rewards."""
         get: Callable[[str], Any] = found.__getitem__ if isinstance(found, dict) else found.__getattribute__
-        metrics, action = get("metrics"), get("action")
         inside = np.arange(EPISODE_LENGTH)[:, None] < lengths[None, :]
-
-        def total(x: np.ndarray) -> np.ndarray:
-            return np.where(inside, x, 0).sum(axis=0, dtype=np.float64)
-
-        def jitter(x: np.ndarray) -> np.ndarray:
-            change = np.diff(x.astype(np.float64), axis=0)
-            valid = inside[1:]
-            count = np.maximum(valid.sum(axis=0), 1)
-            mean = np.where(valid, change, 0).sum(axis=0) / count
-            return np.sqrt(np.where(valid, (change - mean) ** 2, 0).sum(axis=0) / count)
-
-        median, tail = objectives_met(kernel.spec, metrics.ttft_p50_ms, metrics.ttft_p99_ms, metrics.tpot_ms)
-        aggregates = Aggregates(
-            goodput=total(np.where(median, metrics.tokens_per_sec, 0.0)) / lengths,
-            slo_attainment=total(tail) / lengths,
-            steps=lengths,
-            mean_tps=total(metrics.tokens_per_sec) / lengths,
-            mean_ttft_p50_ms=total(metrics.ttft_p50_ms) / lengths,
-            peak_memory_gb=np.where(inside, metrics.gpu_memory_gb, 0).max(axis=0).astype(np.float64),
-            mean_violations=total(metrics.slo_violations) / lengths,
-            total_cost=total(metrics.cost_per_1k),
-            batch_jitter=jitter(action.batch_size),
-            kv_jitter=jitter(action.kv_budget),
-        )
-        norms = self.engine.normalisers(kernel.spec)
-        return score_aggregates(kernel.spec, aggregates, norms), total(get("reward"))
+        total_rewards = np.where(inside, get("reward"), 0).sum(axis=0, dtype=np.float64)
+        spec = kernel.spec
+        aggregates = aggregate(get("metrics"), get("action"), spec.slo_ttft_ms[0], spec.slo_tpot_ms, lengths)
+        return score_aggregates(spec, aggregates, self.engine.normalisers(spec)), total_rewards
 
 
 def _flat(found: Trajectory) -> dict[str, dict[str, np.ndarray]]:

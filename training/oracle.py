@@ -20,8 +20,9 @@ from inferencegym_jax import Environment, EnvParams, EpisodeStatistics, ServeAct
 from inferencegym_jax.environment import transition
 from inferencegym_jax.episodes.static_search import static_actions
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS
+from inferencegym_jax.scoring.grader import score_rate
 from training.evaluation import episodes, interval, policy_of
-from training.objective import score_rate, unrest
+from training.objective import unrest
 from training.problem import Problem, problem
 
 OBJECTIVES = ("return", "score")
