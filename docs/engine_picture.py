@@ -43,7 +43,8 @@ def span(x0: float, x1: float, y: float, words: str) -> str:
 def marker(name: str, color: str) -> str:
     """An arrow head."""
     head = f'<path d="M0 0L8 4L0 8z" fill="{color}"/>'
-    return f'<marker id="{name}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">{head}</marker>'
+    size = 'viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"'
+    return f'<marker id="{name}" {size}>{head}</marker>'
 
 
 def svg() -> str:

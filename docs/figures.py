@@ -91,7 +91,12 @@ def iteration(profile: EngineProfile, context: float = 1024.0, prompt: float = 1
     axes.stackplot(n, *parts.values(), labels=list(parts), alpha=0.8)
     top = np.sum(list(parts.values()), axis=0)
     axes.plot(n, top + products + own, "k--", label=f"with a prompt of {prompt:,.0f} tokens (+ p)")
-    axes.set(xlabel="running requests n", ylabel="one iteration (ms)", xlim=(1, 256), ylim=(0, 1.4 * (top + products + own).max()))
+    axes.set(
+        xlabel="running requests n",
+        ylabel="one iteration (ms)",
+        xlim=(1, 256),
+        ylim=(0, 1.4 * (top + products + own).max()),
+    )
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], frameon=False, loc="upper left")

@@ -88,7 +88,9 @@ def filled(name: str) -> str:
     page = (ROOT / name).read_text(encoding="utf-8")
     for key, make in TABLES[name].items():
         pattern = rf"(<!-- {key}: [^\n]*-->\n)(.*?)(\n?<!-- end -->)"
-        page, count = re.subn(pattern, lambda found, make=make: f"{found[1]}\n{make()}\n\n<!-- end -->", page, flags=re.S)
+        page, count = re.subn(
+            pattern, lambda found, make=make: f"{found[1]}\n{make()}\n\n<!-- end -->", page, flags=re.S
+        )
         if count != 1:
             raise ValueError(f"{name}: {count} places for the table {key}; there must be one")
     return page
