@@ -9,6 +9,10 @@ them from here.
 from inferencegym_jax.models.action import KNOBS, Knob, QuantTier, ServeAction, check_action
 from inferencegym_jax.models.checks import SEEDS, check_seed, finite_number, is_traced, plain, shown
 from inferencegym_jax.models.engine import (
+    LINE_SECONDS,
+    PHASES,
+    PREFILL_GPU,
+    REPLICA,
     TIME_SCALES,
     TRAFFIC_FITTED,
     TRAFFIC_OF_TASK,
@@ -26,6 +30,7 @@ from inferencegym_jax.models.observation import (
     ObservationField,
     ServeObservation,
 )
+from inferencegym_jax.models.outcome import RequestOutcome
 from inferencegym_jax.models.quantity import Quantity
 from inferencegym_jax.models.state import EnvParams, EnvState
 from inferencegym_jax.models.trajectory import Trajectory
@@ -34,9 +39,13 @@ __all__ = [
     "EPISODE_LENGTH",
     "FLAT_OBSERVATION_SIZE",
     "KNOBS",
+    "LINE_SECONDS",
     "METRICS",
     "OBSERVATION",
+    "PHASES",
+    "PREFILL_GPU",
     "QUEUE_CAPACITY",
+    "REPLICA",
     "SEEDS",
     "TIME_SCALES",
     "TRAFFIC_FITTED",
@@ -52,6 +61,7 @@ __all__ = [
     "ObservationField",
     "Phase",
     "QuantTier",
+    "RequestOutcome",
     "Quantity",
     "Scalar",
     "ServeAction",

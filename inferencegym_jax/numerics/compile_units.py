@@ -35,9 +35,6 @@ def compile_unit(function: Callable[P, T]) -> Callable[P, T]:
     return unit
 
 
-stage = compile_unit  # its name until the physics has taken the new one
-
-
 def in_one_piece(function: Callable[P, T]) -> Callable[P, T]:
     """``function`` of arrays, compiled by the CPU backend as one piece of machine code.
 
