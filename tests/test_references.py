@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ TEXTS = tracked()
 PAGES = sorted(name for name in TEXTS if name.endswith(".md"))
 
 
-def lines(pattern: str | re.Pattern[str], skip: set[str] = frozenset()) -> list[str]:
+def lines(pattern: str | re.Pattern[str], skip: Collection[str] = ()) -> list[str]:
     """Every line of a tracked file that the pattern is found in, as ``file:number: line``."""
     compiled = re.compile(pattern)
     return [

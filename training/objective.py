@@ -1,9 +1,9 @@
 """What training maximises: the environment's reward and, where a config asks for it, what the grader scores besides.
 
 ``signal = (1 - score_share) reward + score_share (score rate - stability_weight unrest) - memory_weight planned
-excess``. The reward says nothing of a task's memory limit or of unrest, which graders ask for, so a policy trained on
-return alone may score less than a static action (``docs/training.md`` has the figures). The environment's reward is
-never changed: every return reported is the environment's.
+excess``, with the grader's ``score_rate``. The reward says nothing of a task's memory limit or of unrest, which
+graders ask for, so a policy trained on return alone may score less than a static action (``docs/training.md`` has the
+figures). The environment's reward is never changed: every return reported is the environment's.
 """
 
 from __future__ import annotations
@@ -11,41 +11,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax import Environment, EnvParams, MetricsSnapshot, ServeAction, TaskSpec
+from inferencegym_jax import Environment, EnvParams, MetricsSnapshot, ServeAction
 from inferencegym_jax.environment import effective_action
-from inferencegym_jax.models import EPISODE_LENGTH, KNOBS
-from inferencegym_jax.scoring.grader import LAST_OWN
+from inferencegym_jax.models import KNOBS
+from inferencegym_jax.scoring.grader import score_rate
 from inferencegym_jax.tasks import get_task
 from training.config import Hyperparameters, TrainConfig
-
-
-def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot) -> jax.Array:
-    """One second's share in the grader's score (ENVIRONMENT.md 7), float32[...], clipped to [-1, 1].
-
-    Its mean over an episode is the score as long as no component of the grader is clipped, less the two parts that
-    are no sum over
-    seconds: task 2's peak memory counts as kept (``planned_excess`` is its part of the signal), task 3's stability as
-        0 (``unrest``).
-    """
-    if spec.id == 1:
-        value = metrics.tokens_per_sec / params.optimal_tps
-    elif spec.id == 2:
-        value = 1.0 - 0.5 * metrics.ttft_p50_ms / params.slo_ms[0]
-    elif spec.id > LAST_OWN:
-        slo, quick = params.slo_ms[0], metrics.tpot_ms <= params.engine.slo_tpot_ms
-        good = jnp.where(quick & (metrics.ttft_p50_ms <= slo), metrics.tokens_per_sec, 0.0)
-        value = (
-            0.40 * good / params.optimal_tps
-            + 0.30 * (quick & (metrics.ttft_p99_ms <= slo))
-            + 0.20 * (1.0 - metrics.cost_per_1k / (2.0 * params.cost_normaliser))
-        )
-    else:
-        value = (
-            0.40 * metrics.tokens_per_sec / params.optimal_tps
-            + 0.30 * (1.0 - metrics.slo_violations / 100.0)
-            + 0.20 * (1.0 - metrics.cost_per_1k * EPISODE_LENGTH / (spec.cost_budget or 5.0))
-        )
-    return jnp.clip(value, -1.0, 1.0)
 
 
 def unrest(action: ServeAction, before: ServeAction) -> jax.Array:
@@ -61,7 +32,7 @@ def planned_excess(env: Environment, params: EnvParams, action: ServeAction) -> 
     prompts came now.
 
     A function of the action alone: the same constraint as the peak over an episode, without waiting for the rare
-        prompt that shows it.
+    prompt that shows it.
     """
     longest = jnp.maximum(params.short_high, params.long_high)
     action = effective_action(env.table, action, params)

@@ -26,7 +26,7 @@ from inferencegym_jax.models import (
     Trajectory,
 )
 from inferencegym_jax.numerics import draws as random
-from inferencegym_jax.scoring.aggregates import SUMS, EpisodeStatistics, accumulate, summarise
+from inferencegym_jax.scoring.aggregates import EpisodeStatistics, accumulate, no_sums, summarise
 
 Policy: TypeAlias = Callable[[jax.Array, ServeObservation, Any], Any]
 """``policy(key, observation, carry)`` for one environment returns a ``ServeAction``, or (``ServeAction``, new carry).
@@ -217,7 +217,7 @@ def evaluate(
     Returns:
         ``EpisodeStatistics``, each field of shape (environments,). Score them with ``grader.score_aggregates``.
     """
-    zero = jnp.float32(0.0)
-    start = {name: zero for name in SUMS}, zero, (zero, zero)
-    found = fold(env, params, policy, seeds, accumulate, start, length=length, carry=carry, carry_axis=carry_axis)
-    return summarise(length, *found[:2])
+    sums, peak, _ = fold(
+        env, params, policy, seeds, accumulate, no_sums(), length=length, carry=carry, carry_axis=carry_axis
+    )
+    return summarise(sums, peak)
