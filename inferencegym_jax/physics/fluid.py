@@ -17,9 +17,10 @@ from inferencegym_jax.physics import admission, pool
 from inferencegym_jax.physics.flow import Passage, mean_context, mix, occupancy, passage, propagate, total
 from inferencegym_jax.physics.iteration import (
     TINY,
+    Iteration,
     Iterations,
     Prompts,
-    iteration_ms,
+    iteration,
     over_nodes,
     prompt_nodes,
     prompts_ms,
@@ -67,6 +68,7 @@ class Flow(NamedTuple):
     busy_ms: jax.Array  # request-ms of the running
     iteration_ms: jax.Array  # t
     slowed_ms: jax.Array  # T
+    stiffness: jax.Array  # g: how much of a change of n the iteration takes on, d ln t / d ln n
     capacity: jax.Array  # requests a ms that could have entered, were there enough
     output: jax.Array  # mean output of all that run
     held: jax.Array  # tokens in the pools at the end
@@ -110,7 +112,9 @@ def take_in(
     width = action.spec_length.astype(jnp.float32) + 1.0
     decode = jnp.maximum(running * busiest * width, 1.0)
     served = jnp.minimum(params.token_budget / decode, 1.0)
-    within = jnp.sqrt(1.0 - 1.0 / jnp.maximum(line, 1.0))
+    # the means of seconds carry a part of the dispersion; variances of the logarithm add up
+    square, several = params.prompt_cv**2, jnp.maximum(line, 1.0)
+    within = square * (1.0 - 1.0 / several) / (1.0 + square / several)
     return Inflow(
         phases=phases,
         running=running,
@@ -119,7 +123,7 @@ def take_in(
         line=line + again,
         prompt=mix(line, prompt, again, engine.preempted_tokens),
         output=output,
-        cv_prompt=params.prompt_cv * within,
+        cv_prompt=jnp.sqrt(within),
         own_prompt=own_prompt,
         own_output=own_output,
         context=context,
@@ -133,7 +137,7 @@ def take_in(
 def plan(
     inflow: Inflow,
     prompts: Prompts,
-    iteration: jax.Array,
+    iteration_ms: jax.Array,
     alone_ms: jax.Array,
     output: jax.Array,
     action: ServeAction,
@@ -142,7 +146,7 @@ def plan(
 ) -> tuple[admission.Engine, Passage]:
     """What the limits of admission are made of, at an iteration of this time."""
     e = configuration.gpus
-    per_prompt = iteration * prompts.tokens / prompts.chunk
+    per_prompt = iteration_ms * prompts.tokens / prompts.chunk
     passes = passage(output, params.output_cv)
     room = pool.watermark_room(inflow.pool, action.kv_budget, inflow.prompt, params.prompt_cv, output)
     room = jnp.minimum(room, inflow.pool)
@@ -152,9 +156,9 @@ def plan(
         gpus=e,
         slots=e * action.batch_size.astype(jnp.float32),
         room=e * room,
-        iteration=iteration,
+        iteration=iteration_ms,
         prompt_ms=jnp.where(split, 0.0, prompts.mean_ms),
-        prefill_ms=jnp.where(split, alone_ms, chunks * iteration + prompts.mean_ms),
+        prefill_ms=jnp.where(split, alone_ms, chunks * iteration_ms + prompts.mean_ms),
         least_ms=jnp.where(split, alone_ms, prompts.mean_ms + per_prompt),
         prompt=inflow.prompt,
         passing=passes.phases_a_token * inflow.tokens,
@@ -198,8 +202,8 @@ def flow(
     here = jnp.maximum(start - apart, 0.0)  # of the running, those on GPUs that take new requests
     held_here = engine.held * here / jnp.maximum(start, TINY)
 
-    def look(running: jax.Array, context: jax.Array) -> jax.Array:
-        return iteration_ms(grid, running * inflow.busiest, context, drafts, tier, params)
+    def look(running: jax.Array, context: jax.Array) -> Iteration:
+        return iteration(grid, running * inflow.busiest, context, drafts, tier, params)
 
     def enter(what: admission.Engine, freed: jax.Array) -> tuple[jax.Array, ...]:
         return admission.limits(what, inflow.line, here, phases[-1], held_here, freed * inflow.context, span)
@@ -216,7 +220,7 @@ def flow(
 
     freed = freed_of(inflow.own_output)
     what, passes = plan(
-        inflow, prompts, look(start, inflow.context), alone_ms, inflow.own_output, action, configuration, params
+        inflow, prompts, look(start, inflow.context).ms, alone_ms, inflow.own_output, action, configuration, params
     )
     by_line, by_budget, by_slots, by_memory = enter(what, freed)
     step, most, _ = move(what, passes, least((by_line, by_budget, by_slots, by_memory)))
@@ -228,7 +232,8 @@ def flow(
     owing = sum(phases[i] * float(len(phases) - i) for i in range(len(phases))) / (3.0 * passes.long + 1.0)
     output = mix(owing, inflow.own_output, guess * span, inflow.output)
 
-    what, passes = plan(inflow, prompts, look(middle, context), alone_ms, output, action, configuration, params)
+    at_middle = look(middle, context)
+    what, passes = plan(inflow, prompts, at_middle.ms, alone_ms, output, action, configuration, params)
     by_line, by_budget, by_slots, by_memory = enter(what, freed)
     _, most, _ = move(what, passes, guess)
     rate = least((by_line, by_budget, most, by_memory))
@@ -265,6 +270,7 @@ def flow(
         busy_ms=busy,
         iteration_ms=what.iteration,
         slowed_ms=slow,
+        stiffness=at_middle.stiffness,
         capacity=least((by_budget, most, by_memory)),
         output=output,
         held=jnp.where(total(tuple(ends)) > TINY, jnp.minimum(held, 2.0 * inflow.pool), 0.0),

@@ -109,10 +109,12 @@ def tokens_first(
     clear = 1.0 - jnp.clip((inflow.waiting + inflow.again) / spare, 0.0, 1.0)
     return first_token(
         prompts,
+        alone,
         moved.iteration_ms,
         moved.admitted,
         moved.running / configuration.gpus,
         configuration.gpus,
+        configuration.prefill_gpu,
         clear,
         params,
     )
@@ -147,6 +149,8 @@ def settle(
         moved.output,
         moved.admitted / (SECOND_MS * configuration.gpus),
         over_nodes(tuple(x * x for x in prompts.added_ms)),
+        moved.running / configuration.gpus,
+        moved.stiffness,
     )
     finished = jnp.minimum(moved.completed / jnp.maximum(inflow.running + new, TINY), 1.0)
     entering, waiting, unjudged, rows = new, [], [], []
