@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineParams
+from inferencegym_jax.physics.chance import Chance, normal_share
+from inferencegym_jax.physics.fluid import Flow
 from inferencegym_jax.physics.iteration import NODE_WEIGHTS, TINY, Prompts, over_nodes
-from inferencegym_jax.physics.line import SECOND_MS
+from inferencegym_jax.physics.switching import SECOND_MS, Configuration
 
 
 class FirstToken(NamedTuple):
@@ -41,12 +43,9 @@ class FirstToken(NamedTuple):
 def first_token(
     prompts: Prompts,
     alone: tuple[jax.Array, ...],
-    iteration: jax.Array,
-    admitted: jax.Array,
-    running: jax.Array,
-    gpus: jax.Array,
-    split: jax.Array,
-    clear: jax.Array,
+    flow: Flow,
+    waited_ms: jax.Array,
+    configuration: Configuration,
     params: EngineParams,
 ) -> FirstToken:
     """TTFT of the second's requests, the line apart.
@@ -54,17 +53,15 @@ def first_token(
     Args:
         prompts: what a prompt adds, at the three nodes.
         alone: ms of a prompt on a GPU of its own, at the three nodes.
-        iteration: t, ms.
-        admitted: requests that enter in this second; each of them meets the others.
-        running: mean number in decode, on one GPU.
-        gpus: engines that share the requests.
-        split: bool, a second GPU takes the prompts.
-        clear: share of the second in which no line from before is left.
+        flow: of the second; each of its requests meets the others.
+        waited_ms: mean wait in line, which holds a part of the wait for others' prompts.
+        configuration: GPUs that serve.
         params: the engine: ``path_ms`` (h), ``first_token_iterations``; of the traffic ``arrival_scv``, ``prompt_cv``.
     """
-    scv, path_ms = params.arrival_scv, params.path_ms
+    gpus, split, admitted, t = configuration.gpus, configuration.prefill_gpu, flow.admitted, flow.iteration_ms
+    # the shortest of several queues takes them in turn
+    scv, path_ms = params.arrival_scv / gpus, params.path_ms
     extra = jnp.where(split, 0.0, params.first_token_iterations)
-    t = iteration
     others = jnp.maximum(admitted - jnp.minimum(scv, 1.0), 0.0) / gpus
     seen = others / SECOND_MS  # requests a ms
     added, further = prompts.added_ms, prompts.further
@@ -78,16 +75,20 @@ def first_token(
     # the iteration that an arrival falls into: E[T^2] / E[T]
     lengthened = scv * square / jnp.maximum(p, TINY) * growth / (1.0 + load)
     inspected = t * (1.0 + growth) + lengthened
-    busy = 1.0 - jnp.exp(-running - admitted / (SECOND_MS * gpus) * (p + t))
+    busy = 1.0 - jnp.exp(-flow.running / gpus - admitted / (SECOND_MS * gpus) * (p + t))
     with_it = scv * load * (inspected - (1.0 - apart) * lengthened)
     # prompts beyond what one iteration has room for queue as at a server of their own
     per_prompt = t * prompts.tokens / prompts.chunk
     service = p + jnp.where(split, 0.0, per_prompt)
     squares = over_nodes(tuple(jnp.where(split, w, x + per_prompt) ** 2 for x, w in zip(added, whole, strict=True)))
-    queue = 0.5 * scv * squares / service * met(others, service)
-    ahead = jnp.where(split, queue, busy * jnp.maximum(with_it, queue - 0.5 * (inspected - t))) * clear
-    last = over_nodes(tuple(x / (f + 1.0) for x, f in zip(whole, further, strict=True)))
-    later = extra * load * apart * (t + last + ahead)
+    queue = 0.5 * scv * squares / service * met(others, service) - waited_ms
+    ahead = jnp.where(split, jnp.maximum(queue, 0.0), busy * jnp.maximum(with_it, queue - 0.5 * (inspected - t)))
+    # one more iteration holds what came during the last of its own, as far as it has room
+    chunk = prompts.chunk_ms
+    last = over_nodes(tuple(jnp.where(f > 0, x - f * (chunk + t), x) for x, f in zip(whole, further, strict=True)))
+    pieces = over_nodes(tuple(jnp.where(f > 0, chunk, x) for x, f in zip(whole, further, strict=True)))
+    came = extra * seen * apart * pieces * (t + last + ahead)
+    later = came * (1.0 - jnp.exp(-chunk / jnp.maximum(came, TINY)))
     own = tuple(path_ms + (1.0 + extra) * t + x for x in whole)
     width = busy * jnp.where(split, t, inspected)
     met_by = seen * (width + extra * (t + p)) + jnp.where(split, load, 0.0)
@@ -117,23 +118,28 @@ def met(others: jax.Array, service: jax.Array) -> jax.Array:
     return others * r * (1.0 + fewer * r * rest)
 
 
-def share_within(first: FirstToken, limit: jax.Array, age: jax.Array, spread: jax.Array) -> jax.Array:
+def share_within(first: FirstToken, chance: Chance, limit: jax.Array, age: jax.Array, spread: jax.Array) -> jax.Array:
     """Share of requests whose first token comes within ``limit`` ms.
 
     Args:
         first: the distribution of a request that finds no line.
+        chance: the wait that chance makes near a limit: far longer than the rest where there is one, so that both are
+            taken to be independent.
         limit: ms, may be infinite.
         age: mean wait in line of those that enter, ms.
         spread: ms over which that wait is spread, evenly.
     """
-    width = jnp.maximum(jnp.sqrt(first.width**2 + spread**2), 0.1)
+    by_chance = chance.scale_ms * chance.full
+    width = jnp.maximum(jnp.sqrt(first.width**2 + spread**2 + 12.0 * by_chance * by_chance), 0.1)
     start = age + 0.5 * (first.width - width)
     stage = jnp.maximum(first.stage_ms, 0.1)
     total = jnp.zeros_like(width)
     for weight, own in zip(NODE_WEIGHTS, first.own, strict=True):
         x = jnp.minimum(limit, 1e9) - start - own
         total = total + weight * _cumulative(x, width, first.chance, stage, first.long)
-    return total
+    left = jnp.maximum(jnp.minimum(limit, 1e9) - age - first.mean, 0.0)
+    spared = normal_share(jnp.maximum(chance.slack, 0.0) + left / jnp.maximum(chance.scale_ms, 0.1))
+    return total * jnp.where(chance.slack > 0, spared, 1.0)
 
 
 def _cumulative(x: jax.Array, width: jax.Array, chance: jax.Array, stage: jax.Array, long: jax.Array) -> jax.Array:
@@ -153,7 +159,9 @@ def _integral(y: jax.Array, long: jax.Array) -> jax.Array:
     return y - (1.0 + 2.0 * long) * (1.0 - fall) + long * fall * y * (2.0 + 0.5 * y)
 
 
-def quantiles(first: FirstToken, age: jax.Array, spread: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def quantiles(
+    first: FirstToken, chance: Chance, age: jax.Array, spread: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Median, 90th and 99th percentile of the time to first token, ms, from a lognormal of its mean and variance
     above the least that it can be."""
     mean = over_nodes(first.own)
@@ -162,8 +170,8 @@ def quantiles(first: FirstToken, age: jax.Array, spread: jax.Array) -> tuple[jax
     moment = first.stage_ms**2 * (2.0 + 10.0 * first.long)
     late = first.chance * moment - (first.chance * first.stage_ms * (1.0 + 2.0 * first.long)) ** 2
     least = jnp.minimum(jnp.minimum(first.own[0], first.own[1]), first.own[2]) + jnp.maximum(age - 0.5 * spread, 0.0)
-    above = jnp.maximum(first.mean + age - least, 0.1)
-    sigma_square = jnp.log1p((spread_own + even / 12.0 + late) / (above * above))
+    above = jnp.maximum(first.mean + chance.mean_ms + age - least, 0.1)
+    sigma_square = jnp.log1p((spread_own + even / 12.0 + late + chance.scale_ms * chance.mean_ms) / (above * above))
     sigma = jnp.sqrt(sigma_square)
     median = above * jnp.exp(-0.5 * sigma_square)
     return least + median, least + median * jnp.exp(1.2816 * sigma), least + median * jnp.exp(2.3263 * sigma)

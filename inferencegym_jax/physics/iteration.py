@@ -69,6 +69,7 @@ class Prompts(NamedTuple):
     mean_ms: jax.Array  # over the nodes
     tokens: jax.Array  # mean tokens of an iteration's budget that a prompt takes
     chunk: jax.Array  # tokens that an iteration has room for beside its decode tokens
+    chunk_ms: jax.Array  # ms that so many prompt tokens add
 
 
 @dataclass(frozen=True)
@@ -239,4 +240,4 @@ def prompts_ms(
         added.append(full * whole + rest + attention)
         further.append(full)
     tokens = over_nodes(tuple(jnp.maximum(x * (1.0 - cached_share), 1.0) for x in nodes))
-    return Prompts(tuple(added), tuple(further), over_nodes(tuple(added)), tokens, room)
+    return Prompts(tuple(added), tuple(further), over_nodes(tuple(added)), tokens, room, whole)

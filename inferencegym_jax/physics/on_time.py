@@ -11,9 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax.physics.chance import normal_share
 from inferencegym_jax.physics.iteration import TINY
-
-CLASSES = 3
 
 
 class Judged(NamedTuple):
@@ -73,14 +72,9 @@ def time_per_token(
 
 
 def share_quick(per_token: TimePerToken, objective_ms: jax.Array) -> jax.Array:
-    """Share of the finishing requests whose TPOT is within the objective (ms, may be infinite).
-
-    The normal distribution as a logistic of ``1.5976 z + 0.0706 z^3`` (Page, "Approximations to the cumulative normal
-    function", Applied Statistics 26, 1977); to 2e-4.
-    """
+    """Share of the finishing requests whose TPOT is within the objective (ms, may be infinite)."""
     z = (jnp.minimum(objective_ms, 1e9) - per_token.mean) / jnp.maximum(per_token.deviation, 0.01)
-    z = jnp.clip(z, -6.0, 6.0)
-    return 1.0 / (1.0 + jnp.exp(-z * (1.5976 + 0.07056 * z * z)))
+    return normal_share(z)
 
 
 def judge(
