@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import EnvParams, MetricsSnapshot, WorkloadState, shown
-from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.metrics import violation_rate
 
 Reward: TypeAlias = Callable[[MetricsSnapshot, WorkloadState, EnvParams], Any]
@@ -44,7 +44,7 @@ def mean_slo_ms(class_shares: jax.Array, slo_ms: jax.Array) -> jax.Array:
     return jnp.where(total > 0, weighted / jnp.maximum(total, 1e-6), jnp.inf)
 
 
-@stage
+@compile_unit
 def reward(metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams) -> jax.Array:
     """``alpha T - beta L - gamma V - delta C``, clipped to [-1, 1]; float32.
 
