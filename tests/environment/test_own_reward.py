@@ -66,9 +66,9 @@ def test_the_shipped_reward_passed_as_ones_own_gives_the_same_rewards() -> None:
     np.testing.assert_allclose(*rewards, rtol=1e-6, atol=1e-6)
 
 
-def test_training_and_single_steps_see_it() -> None:
+def test_single_steps_and_problems_see_it() -> None:
     env, params = ig.make(2, reward=thrifty)
-    step = ig.PackedStep(env, params)
+    step = ig.SingleStep(env, params)
     outcome = step.step(step.reset(3).state, step.pack_action(ig.ServeAction()))
     _, state = env.reset_seed(3, params)
     assert outcome.reward == pytest.approx(float(env.step(None, state, ig.ServeAction(), params)[2]), rel=1e-5)

@@ -15,7 +15,7 @@ import pytest
 import inferencegym_jax as ig
 from inferencegym_jax.cli.app import run
 from inferencegym_jax.episodes.static_search import optimal_throughput, search_static, static_actions
-from inferencegym_jax.registry.problem import search
+from inferencegym_jax.registry.problems import search
 from inferencegym_jax.scoring.grader import score_aggregates
 from inferencegym_jax.tasks import known
 from server.app import create_app

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 import inferencegym_jax as ig
-from inferencegym_jax.table.latency_table import KEYS, METRICS, data_path
+from inferencegym_jax.table.latency_table import KEYS, METRICS, PROFILE_KEY, data_path
 
 PATH = data_path("traces_llama3_8b.parquet")
 
@@ -39,11 +39,13 @@ def small(**changes: Any) -> dict[str, Any]:
 
 def test_a_mapping_and_data_frames_give_the_table_of_the_file(shipped: dict[str, np.ndarray]) -> None:
     arrow, loaded = parquet.read_table(PATH), ig.load_table()
+    assert loaded.engine is not None
+    metadata = {**loaded.metadata, PROFILE_KEY: json.loads(loaded.engine.to_json())}
     frames = [shipped, Frame(shipped), arrow]
     pandas = pytest.importorskip("pandas") if _has_pandas() else None
     frames += [] if pandas is None else [pandas.DataFrame(shipped)]
     for frame in frames:
-        table = ig.LatencyTable.from_columns(frame, loaded.metadata, name="mine")
+        table = ig.LatencyTable.from_columns(frame, metadata, name="mine")
         assert table == loaded and hash(table) == hash(loaded) and table.name == "mine"
 
 
