@@ -21,6 +21,7 @@ from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeActio
 from inferencegym_jax.registry import make
 from inferencegym_jax.scoring.grader import grade
 from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.tasks import TaskSpec
 
 TOLERANCE = 1e-5  # relative; a log that went through JSON, another batch shape or another machine differs by a few ulps
 
@@ -52,7 +53,7 @@ def _replay(env: Environment, params: EnvParams, seed: jax.Array, actions: Serve
 
 
 def resimulate(
-    task: int | str,
+    task: int | str | TaskSpec,
     seed: int,
     config: Mapping[str, Any] | None,
     actions: Sequence[Any],
@@ -105,7 +106,7 @@ def resimulate(
 
 
 def verify(
-    task: int | str,
+    task: int | str | TaskSpec,
     seed: int,
     config: Mapping[str, Any] | None,
     actions: Sequence[Any],

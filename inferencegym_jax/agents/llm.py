@@ -41,7 +41,7 @@ class LLMAgent:
     def __init__(
         self,
         endpoint: Endpoint,
-        task: int | str = 1,
+        task: int | str | TaskSpec = 1,
         *,
         decide_every: int = 10,
         retries: int = 2,
@@ -135,7 +135,7 @@ def play(
     Raises:
         EndpointError: the endpoint cannot be used.
     """
-    env, params = make(agent.spec.name, table=table, config=config)
+    env, params = make(agent.spec, table=table, config=config)
     observation, state = env.reset_seed(seed, params)
     action, reward, total, actions = ServeAction(**env.table.knob_defaults), None, 0.0, []
     for step in range(steps):
@@ -146,7 +146,7 @@ def play(
         total += reward
         actions.append(action.to_dict())
         progress(step + 1)
-    result = verify(agent.spec.name, seed, config, actions, table=table)
+    result = verify(agent.spec, seed, config, actions, table=table)
     return {
         "task": agent.spec.name,
         "seed": seed,

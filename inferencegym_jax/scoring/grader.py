@@ -155,7 +155,7 @@ def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot) -> j
 
 
 def grade(
-    task: int | str, episode_log: Sequence[LogEntry], normalisers: Mapping[str, Any] | None = None
+    task: int | str | TaskSpec, episode_log: Sequence[LogEntry], normalisers: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Score an episode log.
 

@@ -63,7 +63,7 @@ def player():
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    task=st.sampled_from([1, 2, 3, 4, 5]),
+    task=st.sampled_from([spec.id for spec in ig.task_specs().values()]),
     actions=st.lists(ACTIONS, min_size=8, max_size=8),
     replica=st.integers(0, 1),
     memory=st.sampled_from([20.0, 28.0, 40.0, 80.0]),
