@@ -29,11 +29,10 @@ from inferencegym_jax.numerics import draws as random
 from inferencegym_jax.numerics.compile_units import stage
 from inferencegym_jax.physics import open_loop as engine
 from inferencegym_jax.physics.closed_loop import advance, simulate
-from inferencegym_jax.physics.metrics import kv_occupancy
+from inferencegym_jax.physics.metrics import kv_occupancy, violation_rate
 from inferencegym_jax.physics.observation import initial_observation, observe
 from inferencegym_jax.scoring.reward import reward
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
-from inferencegym_jax.table.iterations import engine_grid
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
 from inferencegym_jax.traffic.request_log import RequestLog
@@ -53,7 +52,7 @@ class Environment:
     def __init__(self, table: LatencyTable, default_params: EnvParams, trace: RequestLog | None = None):
         self.grid: TableGrid = TableGrid(table)
         self.trace = trace
-        self.dynamics: Dynamics = "mixed"
+        self.dynamics: Dynamics = "mixed" if engine.serves(table) else "closed_loop"
         self._default_params = default_params
 
     def __hash__(self) -> int:
@@ -68,9 +67,13 @@ class Environment:
     def suited_to(self, params: EnvParams) -> Environment:
         """This environment, compiled for the dynamics that ``params`` have where they can be inspected: without the
         others, a step takes half the time. Traced params get both, and the same numbers."""
-        if self.dynamics != "mixed" or is_traced(params.engine.open_loop):
+        if is_traced(params.engine.open_loop):
             return self
         flags = np.asarray(params.engine.open_loop) > 0
+        if self.dynamics == "closed_loop" and flags.any():
+            engine.iterations_of(self.table)  # raises, and names what the table lacks
+        if self.dynamics != "mixed":
+            return self
         if flags.any() and not flags.all():
             return self
         twin = copy.copy(self)
@@ -241,7 +244,7 @@ def initial(seed: jax.Array, episode: jax.Array, params: EnvParams) -> tuple[Ser
         arrival_ema=zero,
         class_counts=jnp.zeros_like(shares, jnp.int32),
         cost_so_far=zero,
-        engine=EngineState(none, zero, zero, zero, zero, zero, zero),
+        engine=EngineState.empty(jnp.shape(seed)),
     )
     return initial_observation(shares), state
 
@@ -283,11 +286,21 @@ def transition(
     action = stage(functools.partial(effective_action, grid.table))(action, params)
     traffic, class_counts = advance(state, action.batch_size, params)
     metrics, oom = simulate(grid, action, traffic, state.seed, state.time, params)
-    served = engine.Served(traffic, metrics, oom, state.engine, metrics.ttft_p50_ms, metrics.ttft_p99_ms)
+    served = engine.Served(
+        workload=traffic,
+        metrics=metrics,
+        oom=oom,
+        engine=state.engine,
+        outcome=engine.no_outcome(traffic.priority_distribution),
+        occupancy=kv_occupancy(grid, metrics.gpu_memory_gb, action.quant_tier, params),
+        violation_rate=violation_rate(metrics, traffic.queue_depth),
+        ttft_mean_ms=metrics.ttft_p50_ms,
+        ttft_p90_ms=metrics.ttft_p99_ms,
+    )
     if dynamics != "closed_loop":
         rows = None if trace is None else trace.rows
         run = engine.step if dynamics == "open_loop" else engine.apply
-        served = run(engine_grid(grid.table), rows, state, action, params, served)
+        served = run(engine.iterations_of(grid.table), rows, grid.table.gpu_second_cost, state, action, params, served)
     traffic, metrics, oom = served.workload, served.metrics, served.oom
     after = EnvState(
         seed=state.seed,
@@ -302,7 +315,8 @@ def transition(
     observation = observe(
         metrics,
         traffic,
-        kv_cache_occupancy=kv_occupancy(grid, metrics.gpu_memory_gb, action.quant_tier, params),
+        kv_cache_occupancy=served.occupancy,
+        slo_violation_rate=served.violation_rate,
         timestep=after.time,
         cost_so_far=after.cost_so_far,
     )
@@ -311,6 +325,7 @@ def transition(
         "metrics": metrics,
         "workload": traffic,
         "oom": oom,
+        "outcome": served.outcome,
         "ttft_mean_ms": served.ttft_mean_ms,
         "ttft_p90_ms": served.ttft_p90_ms,
     }

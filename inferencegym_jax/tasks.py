@@ -25,6 +25,7 @@ from inferencegym_jax.models import (
     finite_number,
     shown,
 )
+from inferencegym_jax.table import profile_of
 from inferencegym_jax.table.latency_table import LatencyTable, data_path
 from inferencegym_jax.traffic.request_log import RequestLog
 
@@ -32,6 +33,7 @@ OOM_LIMIT_GB = 40.0
 NOISE_SIGMA = 0.05
 REWARD_WEIGHTS = ("alpha", "beta", "gamma", "delta")
 DYNAMICS = ("closed_loop", "open_loop")
+KIND = "chat"  # of the acceptance lengths, where a task or a log states none
 CONFIG_KEYS = (*REWARD_WEIGHTS, "slo_ttft_ms")
 
 
@@ -141,14 +143,31 @@ def engine_params(
         raise ValueError(f"dynamics = 'closed_loop': {what} is served open_loop only")
     if wanted == "closed_loop":
         return EngineParams(**{f.name: np.asarray(f.default, _engine_dtype(f.name)) for f in fields(EngineParams)})
+    profile = profile_of(table)
     found: dict[str, Any] = {
         "open_loop": 1,
-        "overhead_ms": table.engine_overhead_ms,
-        "slo_tpot_ms": spec.slo_tpot_ms,
+        "overhead_ms": profile.overhead_ms,
+        "overhead_ms_per_sequence": profile.overhead_ms_per_sequence,
+        "path_ms": profile.path_ms,
+        "first_token_iterations": profile.first_token_extra_iterations,
+        "token_budget": profile.tokens_per_iteration,
+        "memory_gb": profile.memory_gb,
+        "draft_share": profile.draft_share,
+        "acceptance_lengths": profile.acceptance_lengths[KIND],
+        "link_gb_s": profile.host_link_gb_s,
+        "slo_tpot_ms": (spec.slo_tpot_ms,) * 3,
         "output_mean": table.output_length,
     }
     if trace is not None:
-        found |= {"traffic": TRAFFIC_TRACE, "rate": trace.rate, "output_mean": trace.mean_output}
+        found |= {
+            "traffic": TRAFFIC_TRACE,
+            "rate": trace.rate,
+            "output_mean": trace.mean_output,
+            "prompt_cv": trace.prompt_cv,
+            "output_cv": trace.output_cv,
+            "length_correlation": trace.length_correlation,
+            "arrival_scv": trace.arrival_scv,
+        }
     elif spec.traffic is not None:
         fitted = spec.traffic
         found |= {
@@ -166,7 +185,7 @@ def engine_params(
 
 
 def _engine_dtype(name: str) -> type:
-    return np.int32 if name in ("open_loop", "traffic", "periods", "queue_capacity") else np.float32
+    return np.int32 if name in ("open_loop", "traffic", "periods", "queue_capacity", "second_gpu") else np.float32
 
 
 def make_params(

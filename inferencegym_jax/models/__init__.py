@@ -8,6 +8,10 @@ line's help and the docs read them from here.
 from inferencegym_jax.models.action import KNOBS, Knob, QuantTier, ServeAction, check_action
 from inferencegym_jax.models.checks import SEEDS, check_seed, finite_number, is_traced, plain, shown
 from inferencegym_jax.models.engine import (
+    LINE_SECONDS,
+    PHASES,
+    PREFILL_GPU,
+    REPLICA,
     TIME_SCALES,
     TRAFFIC_FITTED,
     TRAFFIC_OF_TASK,
@@ -25,6 +29,7 @@ from inferencegym_jax.models.observation import (
     ObservationField,
     ServeObservation,
 )
+from inferencegym_jax.models.outcome import RequestOutcome
 from inferencegym_jax.models.state import EnvParams, EnvState
 from inferencegym_jax.models.trajectory import Trajectory
 
@@ -32,8 +37,12 @@ __all__ = [
     "EPISODE_LENGTH",
     "FLAT_OBSERVATION_SIZE",
     "KNOBS",
+    "LINE_SECONDS",
     "OBSERVATION",
+    "PHASES",
+    "PREFILL_GPU",
     "QUEUE_CAPACITY",
+    "REPLICA",
     "SEEDS",
     "TIME_SCALES",
     "TRAFFIC_FITTED",
@@ -48,6 +57,7 @@ __all__ = [
     "ObservationField",
     "Phase",
     "QuantTier",
+    "RequestOutcome",
     "Scalar",
     "ServeAction",
     "ServeObservation",

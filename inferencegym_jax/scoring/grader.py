@@ -136,7 +136,7 @@ def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot) -> j
         metrics: of the second; JAX arrays of any shape.
     """
     change = dict.fromkeys(JITTER_KNOBS, 0.0)
-    terms = graded_terms(metrics, change, params.slo_ms[..., 0], params.engine.slo_tpot_ms)
+    terms = graded_terms(metrics, change, params.slo_ms[..., 0], params.engine.slo_tpot_ms[..., 0])
     second = Aggregates(
         mean_tps=terms["tps"],
         mean_ttft_p50_ms=terms["ttft_p50"],

@@ -23,9 +23,11 @@ from inferencegym_jax.models import KNOBS, finite_number, shown
 from inferencegym_jax.table.latency_table import (
     KEYS,
     METRICS,
+    PROFILE_KEY,
     PROMPT_LENGTHS,
     LatencyTable,
     TableError,
+    profile_path,
     table_from_columns,
 )
 
@@ -209,7 +211,8 @@ def columns_of(table: LatencyTable) -> dict[str, np.ndarray]:
 
 
 def write_table(table: LatencyTable, path: str | Path) -> None:
-    """Write a table as parquet (with its metadata) or CSV, by the file's ending.
+    """Write a table as parquet (with its metadata and engine profile) or CSV (the profile beside it), by the file's
+    ending.
 
     Raises:
         ValueError: another ending.
@@ -217,10 +220,13 @@ def write_table(table: LatencyTable, path: str | Path) -> None:
     """
     path = Path(path)
     arrays = {name: pa.array(column) for name, column in columns_of(table).items()}
-    data = pa.table(arrays).replace_schema_metadata(table.metadata)
+    profile = {PROFILE_KEY: table.engine.to_json()} if table.engine else {}
+    data = pa.table(arrays).replace_schema_metadata(table.metadata | profile)
     if path.suffix == ".parquet":
         parquet.write_table(data, path)
     elif path.suffix == ".csv":
         csv.write_csv(data, path)
+        if table.engine:
+            profile_path(path).write_text(table.engine.to_json())
     else:
         raise ValueError(f"out = {str(path)!r}: must end in .parquet or .csv")

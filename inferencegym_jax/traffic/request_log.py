@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from inferencegym_jax.models import OBSERVATION
+from inferencegym_jax.traffic.dispersion import Moments, arrival_scv
 from inferencegym_jax.traffic.log_files import UNIT_SUFFIX, Block, TraceError, open_log
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -39,6 +40,9 @@ class RequestLog:
         notices: what was put right while reading (order, unit, zero tokens) or cannot be shown (long prompts), one
             sentence each.
         name: where it came from.
+        prompt_cv, output_cv, length_correlation: coefficients of variation of prompts and outputs within a second, and
+            their correlation; 0 where a second's requests are alike.
+        arrival_scv: squared coefficient of variation of the gaps within a second, see ``dispersion.arrival_scv``.
     """
 
     counts: np.ndarray
@@ -48,6 +52,10 @@ class RequestLog:
     start_s: float = 0.0
     notices: tuple[str, ...] = ()
     name: str = "trace"
+    prompt_cv: float = 0.0
+    output_cv: float = 0.0
+    length_correlation: float = 0.0
+    arrival_scv: float = 1.0
 
     @property
     def seconds(self) -> int:
@@ -77,7 +85,8 @@ class RequestLog:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the content."""
-        return hashlib.sha256(self.rows.tobytes()).hexdigest()
+        spread = (self.prompt_cv, self.output_cv, self.length_correlation, self.arrival_scv)
+        return hashlib.sha256(self.rows.tobytes() + repr(spread).encode()).hexdigest()
 
     def __hash__(self) -> int:
         """Hash of the content."""
@@ -156,12 +165,14 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
     origin, scale, notices = 0, 1.0, []
     low = high = first = None
     last, disordered, zeros, beyond, requests = -np.inf, 0, 0, 0, 0
+    moments, scv = Moments(), 1.0
     for block in blocks:
         if first is None:
             scale, notice = seconds_a_unit(file, names[0], block, unit)
             notices += [notice] if notice else []
             first = float(block.times[0]) * scale
             origin = int(np.floor(first))
+            scv = arrival_scv(block.times * scale)  # of the first 4 MB: tenths of seconds are not kept
         times = block.times * scale
         latest = np.maximum.accumulate(np.concatenate(([last], times)))
         disordered += int((times < latest[:-1]).sum())
@@ -180,7 +191,9 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
                 " (is the unit right? pass unit='s', 'ms', ...)"
             )
         sums, origin = _room(sums, origin, low, high)
-        for i, values in enumerate((None, np.maximum(block.prompts, 1.0), np.maximum(block.outputs, 1.0))):
+        prompts, outputs = np.maximum(block.prompts, 1.0), np.maximum(block.outputs, 1.0)
+        moments.add(prompts, outputs)
+        for i, values in enumerate((None, prompts, outputs)):
             sums[i] += np.bincount(second - origin, weights=values, minlength=sums.shape[1])
     if first is None or low is None or high is None:
         raise TraceError(f"{file}: no rows; wanted: at least one request")
@@ -203,7 +216,9 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
         )
     means = [sums[i].sum() / requests for i in (1, 2)]
     filled = [np.where(sums[0] > 0, sums[i] / np.maximum(sums[0], 1), means[i - 1]).astype(np.float32) for i in (1, 2)]
-    return RequestLog(sums[0].astype(np.int32), filled[0], filled[1], requests, float(low), tuple(notices), file)
+    counts = sums[0].astype(np.int32)
+    spread = moments.within(*sums)
+    return RequestLog(counts, filled[0], filled[1], requests, float(low), tuple(notices), file, *spread, scv)
 
 
 def _room(sums: np.ndarray, origin: int, low: int, high: int) -> tuple[np.ndarray, int]:
