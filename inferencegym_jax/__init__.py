@@ -32,7 +32,7 @@ from inferencegym_jax.models import (
     Trajectory,
     WorkloadState,
 )
-from inferencegym_jax.registry import make
+from inferencegym_jax.registry import Problem, make, problem, register, register_file, unregister
 from inferencegym_jax.scoring import grader
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics
 from inferencegym_jax.scoring.grader import grade
@@ -53,6 +53,7 @@ __all__ = [
     "MetricsSnapshot",
     "PackedStep",
     "Phase",
+    "Problem",
     "QuantTier",
     "ServeAction",
     "ServeObservation",
@@ -73,9 +74,13 @@ __all__ = [
     "load_trace",
     "make",
     "policies",
+    "problem",
+    "register",
+    "register_file",
     "rollout",
     "stack_params",
     "task_specs",
+    "unregister",
     "verify",
     "wrappers",
 ]

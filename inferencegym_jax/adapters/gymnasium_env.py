@@ -30,15 +30,10 @@ from inferencegym_jax.models import KNOBS, SEEDS, EnvParams, ServeAction, ServeO
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.registry import make
 from inferencegym_jax.table.latency_table import LatencyTable
-from inferencegym_jax.tasks import get_task
+from inferencegym_jax.tasks import TaskSpec, get_task, on_register, short_title, task_specs
 
-IDS = {
-    "inferencegym_jax/StaticUniform-v0": 1,
-    "inferencegym_jax/BurstyShareGPT-v0": 2,
-    "inferencegym_jax/AdversarialMultiTenant-v0": 3,
-    "inferencegym_jax/AzureConversation-v0": 4,
-    "inferencegym_jax/MooncakeConversation-v0": 5,
-}
+IDS: dict[str, int] = {}
+"""Gymnasium's id of every task -> its number. A task that is registered later (``ig.register``) gets its id then."""
 
 
 def action_space() -> spaces.Box:
@@ -103,7 +98,7 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
     and oom as plain numbers.
 
     Args:
-        task_id: id or name.
+        task_id: id, name or ``TaskSpec``.
         normalised: observations about [0, 1] (default) or in natural units.
         table: a latency table of your own.
         config: overrides, see ``make``.
@@ -114,7 +109,7 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     def __init__(
         self,
-        task_id: int | str = 1,
+        task_id: int | str | TaskSpec = 1,
         *,
         normalised: bool = True,
         table: str | Path | LatencyTable | None = None,
@@ -191,7 +186,7 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
     def __init__(
         self,
         num_envs: int = 1,
-        task_id: int | str = 1,
+        task_id: int | str | TaskSpec = 1,
         *,
         normalised: bool = True,
         table: str | Path | LatencyTable | None = None,
@@ -253,11 +248,20 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
         return flatten(observation, self.normalised), rewards, terminated, truncated, infos
 
 
-for _id, _task in IDS.items():
-    if _id not in gymnasium.registry:
-        gymnasium.register(
-            _id,
-            entry_point="inferencegym_jax.adapters.gymnasium_env:InferenceGymEnv",
-            vector_entry_point="inferencegym_jax.adapters.gymnasium_env:InferenceGymVectorEnv",
-            kwargs={"task_id": _task},
-        )
+def register_id(spec: TaskSpec) -> None:
+    """Register a task's id with Gymnasium: its title without what is no letter or digit."""
+    name = f"inferencegym_jax/{short_title(spec)}-v0"
+    IDS[name] = spec.id
+    if name in gymnasium.registry:  # of a task that was registered, forgotten and made anew
+        del gymnasium.registry[name]
+    gymnasium.register(
+        name,
+        entry_point="inferencegym_jax.adapters.gymnasium_env:InferenceGymEnv",
+        vector_entry_point="inferencegym_jax.adapters.gymnasium_env:InferenceGymVectorEnv",
+        kwargs={"task_id": spec.id},
+    )
+
+
+for _spec in task_specs().values():
+    register_id(_spec)
+on_register(register_id)

@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax import registry
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.numerics.compile_units import stage
-from inferencegym_jax.tasks import calibration, get_task
 
 
 def baseline(key: jax.Array, observation: ServeObservation, carry: Any = None) -> ServeAction:
@@ -64,10 +64,15 @@ def static(action: ServeAction) -> Policy:
     return policy
 
 
-def best_static(task: int | str) -> Policy:
-    """The static action with the highest mean score of an exhaustive search on the shipped table
-    (``data/calibration.json``)."""
-    return static(ServeAction(**calibration()["tasks"][get_task(task).name]["best_static"]["action"]))
+def best_static(task: int | str, **where: Any) -> Policy:
+    """The static action with the highest mean score of an exhaustive search on a task's table and traffic.
+
+    Args:
+        task: id or name.
+        where: ``table``, ``trace`` and ``dynamics`` as for ``registry.problem``; default: the shipped table and the
+            task's own traffic, whose search is in ``data/calibration.json``.
+    """
+    return static(registry.problem(task, **where).best_static)
 
 
 # What an engineer would write down for the deployment that the reactive controller looks after.

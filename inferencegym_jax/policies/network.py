@@ -25,7 +25,7 @@ from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, ServeAction, ServeObservation
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.table.latency_table import data_path
-from inferencegym_jax.tasks import get_task
+from inferencegym_jax.tasks import TaskSpec, get_task, shipped_specs
 
 FEATURE_CLIP = 5.0  # standard deviations; beyond it a feature says no more
 # of a normalised observation: a field that hardly moves must not throw the network far off when it does
@@ -194,6 +194,9 @@ def save_network(path: str | Path, network: PolicyNetwork, metadata: dict[str, A
 def load_network(path: str | Path) -> tuple[PolicyNetwork, dict[str, Any]]:
     """Read a policy file.
 
+    Args:
+        path: the file (``.npz``), or the folder of a training run, which holds it as ``policy.npz``.
+
     Returns:
         (network, metadata).
 
@@ -201,9 +204,9 @@ def load_network(path: str | Path) -> tuple[PolicyNetwork, dict[str, Any]]:
         FileNotFoundError: there is no such file.
         ValueError: it is no policy file, is truncated, or its shapes do not fit this library's observation and knobs.
     """
-    path = Path(path)
+    path = Path(path) / "policy.npz" if Path(path).is_dir() else Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"policy = {str(path)!r}: no such file; `make policies` trains the shipped ones")
+        raise FileNotFoundError(f"policy = {str(path)!r}: no such file; `python -m training train` writes one")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -223,17 +226,47 @@ def load_network(path: str | Path) -> tuple[PolicyNetwork, dict[str, Any]]:
     return network, metadata
 
 
-def has_trained(task: int | str) -> bool:
+def load(path: str | Path, *, sample_actions: bool = False) -> Policy:
+    """The policy in a file of ``python -m training`` (or of ``save_network``), for any task.
+
+    Args:
+        path: the file (``.npz``), or the folder of a training run, which holds it as ``policy.npz``.
+        sample_actions: draw from the policy's distribution instead of taking its most likely action.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``load_network``.
+    """
+    return network_policy(load_network(path)[0], sample_actions=sample_actions)
+
+
+def shipped_file(task: int | str | TaskSpec) -> Path:
+    """The file of the trained policy that ships for a task (id or name).
+
+    Raises:
+        ValueError: unknown task.
+        FileNotFoundError: none ships for it; says how to get one.
+    """
+    spec = get_task(task)
+    advice = f"`python -m training train --task {spec.name}` makes one, whose file is a policy too"
+    if spec.name not in shipped_specs():
+        raise FileNotFoundError(f"no trained policy ships for task {spec.id} ({spec.name!r}); {advice}")
+    try:
+        return data_path(f"policies/task{spec.id}.npz")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; {advice}") from None
+
+
+def has_trained(task: int | str | TaskSpec) -> bool:
     """Whether a trained policy ships for a task (id or name)."""
     try:
-        data_path(f"policies/task{get_task(task).id}.npz")
+        shipped_file(task)
     except FileNotFoundError:
         return False
     return True
 
 
 @functools.cache
-def trained(task: int | str, *, sample_actions: bool = False) -> Policy:
+def trained(task: int | str | TaskSpec, *, sample_actions: bool = False) -> Policy:
     """The policy that ships for a task (``data/policies/task{id}.npz``), trained by ``make policies``.
 
     Args:
@@ -244,5 +277,4 @@ def trained(task: int | str, *, sample_actions: bool = False) -> Policy:
         ValueError: unknown task.
         FileNotFoundError: no policy ships for it.
     """
-    network, _ = load_network(data_path(f"policies/task{get_task(task).id}.npz"))
-    return network_policy(network, sample_actions=sample_actions)
+    return load(shipped_file(task), sample_actions=sample_actions)
