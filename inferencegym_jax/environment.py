@@ -31,7 +31,7 @@ from inferencegym_jax.physics import open_loop as engine
 from inferencegym_jax.physics.closed_loop import advance, simulate
 from inferencegym_jax.physics.metrics import kv_occupancy, violation_rate
 from inferencegym_jax.physics.observation import initial_observation, observe
-from inferencegym_jax.scoring.reward import reward
+from inferencegym_jax.scoring.reward import request_reward, reward
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
@@ -329,4 +329,11 @@ def transition(
         "ttft_mean_ms": served.ttft_mean_ms,
         "ttft_p90_ms": served.ttft_p90_ms,
     }
-    return observation, after, reward(metrics, traffic, params), jnp.zeros_like(oom), info
+    by_second = reward(metrics, traffic, params)
+    by_request = request_reward(metrics, traffic, served.outcome, served.violation_rate, params)
+    value = {
+        "closed_loop": by_second,
+        "open_loop": by_request,
+        "mixed": jnp.where(params.engine.open_loop > 0, by_request, by_second),
+    }[dynamics]
+    return observation, after, value, jnp.zeros_like(oom), info
