@@ -28,7 +28,7 @@ from inferencegym_jax.models import (
 from inferencegym_jax.numerics import draws as random
 from inferencegym_jax.numerics.compile_units import stage
 from inferencegym_jax.physics import open_loop as engine
-from inferencegym_jax.physics.closed_loop import advance, simulate
+from inferencegym_jax.physics.closed_loop import serve_second
 from inferencegym_jax.physics.metrics import kv_occupancy, violation_rate
 from inferencegym_jax.physics.observation import initial_observation, observe
 from inferencegym_jax.scoring.reward import request_reward, reward
@@ -284,8 +284,7 @@ def transition(
         (observation, state after the step, reward float32, terminated bool, info).
     """
     action = stage(functools.partial(effective_action, grid.table))(action, params)
-    traffic, class_counts = advance(state, action.batch_size, params)
-    metrics, oom = simulate(grid, action, traffic, state.seed, state.time, params)
+    traffic, class_counts, metrics, oom = serve_second(grid, state, action, params)
     served = engine.Served(
         workload=traffic,
         metrics=metrics,

@@ -14,11 +14,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.models import (
     EnvParams,
-    EnvState,
     MetricsSnapshot,
     Phase,
     ServeAction,
@@ -28,15 +28,17 @@ from inferencegym_jax.models import (
     check_seed,
     plain,
 )
-from inferencegym_jax.physics import closed_loop
 from inferencegym_jax.physics.closed_loop import simulate
 from inferencegym_jax.registry import make
+from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.scoring.grader import grade
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.table.lookup import TableGrid
 from inferencegym_jax.tasks import TaskSpec, get_task
 from inferencegym_jax.traffic import calendar as workload
 from inferencegym_jax.traffic import fitted as traffic
+
+ENDLESS = np.int32(2**22)  # steps; the burst calendar is exact below it
 
 
 class InferenceEnv:
@@ -60,7 +62,8 @@ class InferenceEnv:
         self.env: Environment
         self.params: EnvParams
         self.env, self.params = make(task_id, table=table, config=config)
-        self.task_id: int = get_task(task_id).id
+        self.spec: TaskSpec = get_task(task_id)
+        self.task_id: int = self.spec.id
         self.seed: int = seed
         self.reset()
 
@@ -82,7 +85,7 @@ class InferenceEnv:
         """One second of serving.
 
         Returns:
-            (observation, reward, done, info with timestep, metrics, workload, oom).
+            (observation, reward, done, info with timestep, metrics, workload, outcome, oom).
 
         Raises:
             RuntimeError: the episode is over; call ``reset``.
@@ -92,8 +95,8 @@ class InferenceEnv:
             raise RuntimeError(f"step after the episode's end (step {int(self._state.time)}): call reset() first")
         observation, self._state, reward, _, info = self.env.step_env(None, self._state, action, self.params)
         self._phase = Phase(int(info["workload"].phase))
-        entry = {"action": action.to_dict(), "reward": float(reward), "metrics": plain(info["metrics"])}
-        self.episode_log.append(entry)
+        metrics, outcome = plain(info["metrics"]), plain(info["outcome"])
+        self.episode_log.append(log_entry(self.spec, action.to_dict(), float(reward), metrics, outcome))
         return observation, float(reward), self.done, info
 
     def state(self) -> dict[str, Any]:
@@ -158,7 +161,8 @@ class WorkloadGenerator:
     def __init__(self, task_id: int | str | TaskSpec = 1, seed: int = 0):
         self.env: Environment
         self.params: EnvParams
-        self.env, self.params = make(task_id)
+        self.env, params = make(task_id)
+        self.params = params.replace(episode_length=ENDLESS)
         self.seed: int = seed
         self.reset(seed)
 
@@ -167,26 +171,20 @@ class WorkloadGenerator:
         self.seed = self.seed if seed is None else seed
         self._state = self.env.reset_seed(self.seed, self.params)[1]
 
-    def step(self, batch_size: int = 32) -> WorkloadState:
-        """One second of traffic of which at most ``batch_size`` requests are served; of an open-loop task at most so
-        many run at once, on the shipped table."""
-        check_action(ServeAction(batch_size=batch_size))
-        if int(self.params.engine.open_loop):
-            _, self._state, _, _, info = self.env.step_env(
-                None, self._state, ServeAction(batch_size=batch_size), self.params
-            )
-            return info["workload"]
-        drawn, counts = _advance(self._state, jnp.int32(batch_size), self.params)
-        self._state = EnvState(
-            seed=self._state.seed,
-            episode=self._state.episode,
-            time=self._state.time + 1,
-            queue=drawn.queue_depth,
-            arrival_ema=drawn.arrival_rate,
-            class_counts=counts,
-            cost_so_far=self._state.cost_so_far,
-        )
-        return drawn
+    def step(self, batch_size: int = 32, **knobs: Any) -> WorkloadState:
+        """One second of traffic in front of an engine on the shipped table.
+
+        Args:
+            batch_size: most requests served in this second (of an open-loop task: running at once).
+            knobs: the second's other knobs; what the queue then is depends on them too, as a closed-loop engine that
+                runs out of memory serves nobody.
+
+        Raises:
+            ValueError, TypeError: unknown knob, or one out of range.
+        """
+        action = ServeAction(**{"batch_size": batch_size, **knobs})
+        _, self._state, _, _, info = self.env.step_env(None, self._state, action, self.params)
+        return info["workload"]
 
     def is_burst_active(self) -> bool:
         """Whether the next step lies in a burst; of fitted traffic: whether its rate is over 1.5 times the mean."""
@@ -194,9 +192,6 @@ class WorkloadGenerator:
             log_rate = traffic.log_modulation(self._state.seed, self._state.time, self.params.engine)
             return bool(jnp.exp(log_rate) > traffic.BURST)
         return bool(workload.is_burst_at(self._state.time, self.params))
-
-
-_advance = jax.jit(closed_loop.advance)
 
 
 class GraderModule:

@@ -1,7 +1,7 @@
-"""GPU physics of one second: look the table up, correct for acceptance, add the queue's delay and noise, count
-violations.
+"""One second of a closed-loop task (1 to 3): up to ``batch_size`` waiting requests are served, unless memory runs out.
 
-Data flows ``action, workload -> table -> metrics``. ENVIRONMENT.md, section 5.
+``state, action -> table row -> out of memory? -> queue -> metrics``. Memory is looked up before the batch leaves the
+queue: an engine that dies serves nobody, and what was waiting still waits. Formulas: ENVIRONMENT.md, "One step".
 """
 
 from __future__ import annotations
@@ -27,6 +27,28 @@ from inferencegym_jax.traffic.calendar import (
 )
 
 
+def serve_second(
+    grid: TableGrid, state: EnvState, action: ServeAction, params: EnvParams
+) -> tuple[WorkloadState, jax.Array, MetricsSnapshot, jax.Array]:
+    """One second of a closed-loop task.
+
+    Args:
+        grid: the latency table.
+        state: the episode before the second.
+        action: knobs in force (locked ones already forced), as arrays.
+        params: the task.
+
+    Returns:
+        Workload, class counts (int32[..., 3]) over the last 50 steps, metrics, and the out-of-memory flag (bool).
+    """
+    prompt_len = draw_prompt_len(state.seed, state.time, params)
+    row = grid.lookup(action, prompt_len)
+    oom = row["gpu_mem_gb"] > params.oom_limit_gb
+    workload, class_counts = advance(state, jnp.where(oom, 0, action.batch_size), prompt_len, params)
+    metrics = _measure(grid, row, oom, action, workload, state.seed, state.time, params)
+    return workload, class_counts, metrics, oom
+
+
 def simulate(
     grid: TableGrid,
     action: ServeAction,
@@ -35,12 +57,12 @@ def simulate(
     step: jax.Array,
     params: EnvParams,
 ) -> tuple[MetricsSnapshot, jax.Array]:
-    """What one second of serving measures.
+    """What one second of serving measures, the second's traffic and queue being known.
 
     Args:
         grid: the latency table.
         action: knobs in force (locked ones already forced), as arrays.
-        workload: the step's traffic and queue.
+        workload: the step's traffic, and the queue after service.
         seed: uint32, the episode's seed.
         step: int32, the step's number.
         params: the task.
@@ -48,29 +70,41 @@ def simulate(
     Returns:
         The metrics and the out-of-memory flag.
     """
-    found = grid.lookup(action, workload.mean_prompt_len)
+    row = grid.lookup(action, workload.mean_prompt_len)
+    oom = row["gpu_mem_gb"] > params.oom_limit_gb
+    return _measure(grid, row, oom, action, workload, seed, step, params), oom
+
+
+def _measure(
+    grid: TableGrid,
+    row: dict[str, jax.Array],
+    oom: jax.Array,
+    action: ServeAction,
+    workload: WorkloadState,
+    seed: jax.Array,
+    step: jax.Array,
+    params: EnvParams,
+) -> MetricsSnapshot:
+    """The second's metrics from its row of the table: acceptance, the queue's delay, noise, violations."""
     rate, _, gain = stage(functools.partial(drafting, grid.table.reference_acceptance))(
         params, workload.prompt_len_bucket, action.spec_length
     )
     ttft_noise, tpot_noise = latency_noise(seed, step, params.noise_sigma)
     ttft_p50, ttft_p99 = _first_tokens(
-        found["ttft_p50_ms"], found["ttft_p99_ms"], workload.queue_depth, action.batch_size, ttft_noise
+        row["ttft_p50_ms"], row["ttft_p99_ms"], workload.queue_depth, action.batch_size, ttft_noise
     )
-    tpot = jnp.maximum(found["tpot_ms"] / gain * tpot_noise, LATENCY_FLOOR_MS)
-    oom = found["gpu_mem_gb"] > params.oom_limit_gb
     violations = count_violations(ttft_p50, workload, action.batch_size, oom, jnp.asarray(params.slo_ms))
-    metrics = MetricsSnapshot(
+    return MetricsSnapshot(
         ttft_p50_ms=ttft_p50,
         ttft_p99_ms=ttft_p99,
-        tpot_ms=tpot,
-        tokens_per_sec=jnp.where(oom, 0.0, found["tps"] * gain),
-        gpu_memory_gb=jnp.minimum(found["gpu_mem_gb"], params.oom_limit_gb),
-        cost_per_1k=found["cost_per_1k"],
+        tpot_ms=jnp.maximum(row["tpot_ms"] / gain * tpot_noise, LATENCY_FLOOR_MS),
+        tokens_per_sec=jnp.where(oom, 0.0, row["tps"] * gain),
+        gpu_memory_gb=jnp.minimum(row["gpu_mem_gb"], params.oom_limit_gb),
+        cost_per_1k=row["cost_per_1k"],
         spec_accept_rate=jnp.where(action.spec_length > 0, rate, 0.0),
         eviction_events=jnp.floor((1.0 - action.kv_budget) * workload.queue_depth).astype(jnp.int32),
         slo_violations=violations,
     )
-    return metrics, oom
 
 
 @stage
@@ -83,7 +117,9 @@ def _first_tokens(
     return jnp.maximum(p50, LATENCY_FLOOR_MS), jnp.maximum(p99, LATENCY_FLOOR_MS)
 
 
-def advance(state: EnvState, batch_size: jax.Array, params: EnvParams) -> tuple[WorkloadState, jax.Array]:
+def advance(
+    state: EnvState, batch_size: jax.Array, prompt_len: jax.Array, params: EnvParams
+) -> tuple[WorkloadState, jax.Array]:
     """One second of traffic and queueing.
 
     Arrivals join the queue, ``served = min(batch_size, queue)`` leave it for the engine, and of what is left 512 may
@@ -91,7 +127,8 @@ def advance(state: EnvState, batch_size: jax.Array, params: EnvParams) -> tuple[
 
     Args:
         state: the episode before the step.
-        batch_size: int32, most requests served in this second.
+        batch_size: int32, most requests served in this second; 0 when memory runs out.
+        prompt_len: float32, tokens, the step's draw.
         params: the task.
 
     Returns:
@@ -99,7 +136,6 @@ def advance(state: EnvState, batch_size: jax.Array, params: EnvParams) -> tuple[
     """
     step = state.time
     entering = class_arrivals(state.seed, step, params)
-    prompt_len = draw_prompt_len(state.seed, step, params)
     arrivals, served, queue, rejected = _serve(state.queue, entering, batch_size)
 
     # what falls out of the window is drawn again instead of being stored: 3 draws cost less than a 50-step buffer

@@ -87,7 +87,7 @@ def _value(entry: Any, spec: TaskSpec, part: str, name: str, i: int, size: int) 
         if part == "action" and KNOBS[name].kind == "bool" and isinstance(value, bool | np.bool_):
             return float(value)
         return _number(value, f"{where}.{name}", part)
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence | np.ndarray) or len(value) != size:
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__") or np.shape(value) != (size,):
         raise ValueError(f"{where}.{name} = {shown(value)}: must be {size} numbers, one a class")
     return [_number(one, f"{where}.{name}[{j}]", part) for j, one in enumerate(value)]
 

@@ -63,7 +63,7 @@ def test_workload_generator_and_simulator_make_the_environments_episode(task):
     action = ig.ServeAction(batch_size=48, kv_budget=0.7)
     for t in range(70):
         assert generator.is_burst_active() == ((t // 30) % 2 == 1 if task == 2 else t % 120 < 15)
-        workload = generator.step(batch_size=48)
+        workload = generator.step(batch_size=48, kv_budget=0.7)
         metrics = simulator.simulate(action, workload)
         info = env.step(action)[3]
         assert_close(workload, info["workload"])

@@ -91,10 +91,17 @@ class ScipyEnv:
         draws = self.draw() if draws is None else draws
         batch, kv, k = knobs["batch_size"], knobs["kv_budget"], knobs["spec_length"]
 
-        # 1 workload
+        # 1 workload, and the row of the table, which says whether the batch fits into memory at all
         arrivals = sum(draws.class_arrivals)
-        left = max(self.queue + arrivals - batch, 0)
-        served = self.queue + arrivals - left
+        point = [
+            float(np.clip(x, axis[0], axis[-1]))
+            for x, axis in zip((batch, kv, draws.prompt_len), self.axes, strict=True)
+        ]
+        table = self.lookup[(k, int(knobs["quant_tier"]), int(knobs["prefill_disagg"]))]
+        found = {metric: float(table[metric](point)[0]) for metric in METRICS}
+        oom = found["gpu_mem_gb"] > OOM_GB
+        served = 0 if oom else min(batch, self.queue + arrivals)
+        left = self.queue + arrivals - served
         self.queue = min(left, QUEUE_MAX)
         rejected = left - self.queue
         self.ema += 2 / 11 * (arrivals - self.ema)
@@ -106,12 +113,6 @@ class ScipyEnv:
         bucket = max(bucket, 0)
 
         # 2 simulator
-        point = [
-            float(np.clip(x, axis[0], axis[-1]))
-            for x, axis in zip((batch, kv, draws.prompt_len), self.axes, strict=True)
-        ]
-        table = self.lookup[(k, int(knobs["quant_tier"]), int(knobs["prefill_disagg"]))]
-        found = {metric: float(table[metric](point)[0]) for metric in METRICS}
         accept = max(spec["acceptance"] * (1 - 0.1 * bucket) / (1 + 0.15 * k), 0.0)
         gain = sum(accept**i for i in range(k + 1)) / sum(self.reference**i for i in range(k + 1))
         delay = 1000 * self.queue / batch
@@ -123,7 +124,6 @@ class ScipyEnv:
         slos = [math.inf if x is None else x for x in spec["slo_ttft_ms"]] + [math.inf] * 3
         over = sum(share for share, slo in zip(shares, slos, strict=False) if ttft_p50 > slo)
         violations = math.floor(self.queue * over + 1e-3) + rejected
-        oom = found["gpu_mem_gb"] > OOM_GB
         if oom:
             violations = max(batch, 5 * violations)
         tps = 0.0 if oom else found["tps"] * gain

@@ -51,7 +51,9 @@ def test_requests_are_conserved_and_the_queue_stays_in_bounds(task):
     assert w.queue_depth.min() >= 0 and w.queue_depth.max() <= QUEUE_CAPACITY
     assert (w.rejected[w.queue_depth < QUEUE_CAPACITY] == 0).all()
     assert (w.served <= trajectory.action.batch_size).all()
-    assert ((w.queue_depth == 0) | (w.served == trajectory.action.batch_size)).all()
+    full = (w.queue_depth == 0) | (w.served == trajectory.action.batch_size)
+    assert full[~trajectory.oom].all()
+    assert (w.served[trajectory.oom] == 0).all() and trajectory.oom.any()
 
 
 def test_the_smallest_batch_fills_the_queue_and_rejects_the_rest():
