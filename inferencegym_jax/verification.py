@@ -22,6 +22,7 @@ from inferencegym_jax.registry import make
 from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.scoring.grader import grade
 from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.tasks import get_task
 
 TOLERANCE = 1e-5  # relative; a log that went through JSON, another batch shape or another machine differs by a few ulps
 
@@ -94,7 +95,7 @@ def resimulate(
     padded = taken + [ServeAction()] * (EPISODE_LENGTH - len(taken))
     columns = ServeAction(**{name: np.asarray([getattr(a, name) for a in padded]) for name in KNOBS}).as_arrays()
     replayed = jax.tree.map(np.asarray, _replay(env, params, jnp.asarray(seed, jnp.uint32), columns))
-    spec, log = get_task(task), []
+    spec, log = get_task(task), list[dict[str, Any]]()
     for i, action in enumerate(taken):
         reward, metrics, outcome = jax.tree.map(lambda x, row=i: x[row], replayed)
         log.append(log_entry(spec, action.to_dict(), float(reward), plain(metrics), plain(outcome)))

@@ -152,6 +152,24 @@ class Workload(BaseModel):
     running: int = Field(default=0, description="open loop: requests in the decode batch after the step")
 
 
+Classes = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class Outcome(BaseModel):
+    """What became of one second's requests, by class: interactive, batch, best effort. Requests are real numbers."""
+
+    asked: Classes = Field(description="requests that arrived")
+    on_time: Classes = Field(description="finished within both latency objectives")
+    late: Classes = Field(description="missed one of them")
+    rejected: Classes = Field(description="turned away by a full waiting line")
+    failed: Classes = Field(description="lost by the engine")
+    present: Classes = Field(description="waiting or running, and not late so far")
+    tokens_asked: float = Field(description="output tokens of the requests that arrived")
+    on_time_tokens: float = Field(description="output tokens of those that finished on time")
+    gpu_seconds: float = Field(description="GPUs paid for in this second")
+    quality: float = Field(description="what the weight format keeps of the 16-bit model's answers")
+
+
 class StepInfo(BaseModel):
     """The details of a step."""
 
@@ -159,11 +177,18 @@ class StepInfo(BaseModel):
     metrics: Metrics
     workload: Workload
     oom: bool = Field(description="did the GPU run out of memory")
+    outcome: Outcome | None = Field(default=None, description="of an open-loop task, which is scored by request")
+
+
+OBJECTIVES = {
+    "slo_ttft_ms": "TTFT objective of the strictest class (ms)",
+    "slo_tpot_ms": "objective on the time per output token (ms), of an open-loop task",
+}
 
 
 def _config_field(key: str) -> Any:
-    if key == "slo_ttft_ms":
-        return (float | None, Field(None, gt=0, le=1e9, description="TTFT objective of the strictest class (ms)"))
+    if key in OBJECTIVES:
+        return (float | None, Field(None, gt=0, le=1e9, description=OBJECTIVES[key]))
     return (float | None, Field(None, ge=0, le=1e9, description=f"reward weight {key}"))
 
 
@@ -173,7 +198,7 @@ else:
     Config = create_model(
         "Config",
         __config__=STRICT,
-        __doc__="Overrides of a task's reward weights and of the TTFT objective of its strictest class.",
+        __doc__="Overrides of a task's reward weights and latency objectives.",
         **{key: _config_field(key) for key in CONFIG_KEYS},
     )
 

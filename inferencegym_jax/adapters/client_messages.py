@@ -8,7 +8,14 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import httpx
 
-from inferencegym_jax.models import MetricsSnapshot, ServeAction, ServeObservation, WorkloadState, check_action
+from inferencegym_jax.models import (
+    MetricsSnapshot,
+    RequestOutcome,
+    ServeAction,
+    ServeObservation,
+    WorkloadState,
+    check_action,
+)
 
 T = TypeVar("T")
 RETRIED = (429, 502, 503, 504)
@@ -36,6 +43,7 @@ class Step(NamedTuple):
     workload: WorkloadState
     oom: bool
     timestep: int
+    outcome: RequestOutcome | None = None  # of an open-loop task
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,7 @@ class EpisodeView:
     def take(self, answer: dict[str, Any]) -> Step:
         """The step in an answer of POST /step; moves this view on."""
         info = answer["info"]
+        outcome = info.get("outcome")
         step = Step(
             ServeObservation(**answer["observation"]),
             answer["reward"],
@@ -143,6 +152,7 @@ class EpisodeView:
             WorkloadState(**info["workload"]),
             info["oom"],
             info["timestep"],
+            None if outcome is None else RequestOutcome(**outcome),
         )
         self.observation, self.done = step.observation, step.done
         self.total_reward += step.reward

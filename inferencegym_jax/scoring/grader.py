@@ -52,8 +52,8 @@ def components(spec: TaskSpec, aggregates: Any, normalisers: Mapping[str, Any]) 
     """
     if is_scored_by_request(spec):
         parts = {
-            "goodput": (0.40, aggregates.goodput_share),
-            "on_time": (0.20, aggregates.on_time_share),
+            "goodput_share": (0.40, aggregates.goodput_share),
+            "on_time_share": (0.20, aggregates.on_time_share),
             "cost": (
                 0.30,
                 cost_component(aggregates, normalisers["static_gpus"], normalisers["static_on_time_share"]),
@@ -208,11 +208,10 @@ def _missing(parts: Mapping[str, float], weights: Mapping[str, float]) -> str:
         name: weight * (1.0 - parts[name]) if weight > 0 else -weight * parts[name] for name, weight in weights.items()
     }
     most = max(lost, key=lambda name: lost[name])
-    if lost[most] <= 0:
+    name, missing = most.replace("_", " "), lost[most]
+    if missing <= 0:
         return "Every component is at its best"
     if weights[most] < 0:
-        return f"Most is lost to {most.replace('_', ' ')}: {lost[most]:.3f} of the score"
-    return (
-        f"Most is lost on {most}: {parts[most]:.3f} of 1, worth {weights[most]:.2f} of the score, so {lost[most]:.3f}"
-        " is missing"
-    )
+        return f"Most is lost to {name}: {missing:.3f} of the score"
+    worth = f"{parts[most]:.3f} of 1, worth {weights[most]:.2f} of the score"
+    return f"Most is lost on {name}: {worth}, so {missing:.3f} is missing"
