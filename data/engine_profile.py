@@ -10,7 +10,6 @@ profile beside their table; `docs/tables.md` describes the format. The same argu
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from data.step_time import (  # noqa: E402
     padding_envelope,
     systems,
 )
+from inferencegym_jax.table import EngineProfile  # noqa: E402
 
 DEFAULT_OUT = ROOT / "data" / "traces_llama3_8b.engine.json"
 
@@ -111,11 +111,6 @@ def profile(times: StepTimes) -> dict[str, Any]:
     }
 
 
-def text(content: dict[str, Any]) -> str:
-    """JSON with one field a line, which reads well in a diff; the same content gives the same bytes."""
-    return "{\n" + ",\n".join(f" {json.dumps(k)}: {json.dumps(v)}" for k, v in content.items()) + "\n}\n"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UnknownNameError, KernelDataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    args.out.write_text(text(content))
+    args.out.write_text(EngineProfile.from_dict(content, str(args.out)).to_json())
     print(f"{args.out}: {args.out.stat().st_size / 1000:.0f} kB")
     return 0
 

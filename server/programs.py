@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 import inferencegym_jax as ig
-from inferencegym_jax.episodes.single_step import PackedStep
+from inferencegym_jax.episodes.single_step import SingleStep
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
@@ -24,7 +24,7 @@ from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
 
 
-class Kernel(PackedStep):
+class Kernel(SingleStep):
     """One task with one config on a compiled program."""
 
     def __init__(self, problem: ig.Problem):

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import KNOBS, OBSERVATION, SEEDS, Knob, ObservationField
+from inferencegym_jax.models import KNOBS, OBSERVATION, OUTCOME, SEEDS, Knob, ObservationField, Quantity
 from inferencegym_jax.tasks import CONFIG_KEYS
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -152,22 +152,20 @@ class Workload(BaseModel):
     running: int = Field(default=0, description="open loop: requests in the decode batch after the step")
 
 
-Classes = Annotated[list[float], Field(min_length=3, max_length=3)]
+def _quantity_field(spec: Quantity) -> Any:
+    about = Field(description=f"{spec.description} ({spec.unit})")
+    several = Annotated[list[float], Field(min_length=spec.size, max_length=spec.size)]
+    return (float if spec.size == 1 else several, about)
 
 
-class Outcome(BaseModel):
-    """What became of one second's requests, by class: interactive, batch, best effort. Requests are real numbers."""
-
-    asked: Classes = Field(description="requests that arrived")
-    on_time: Classes = Field(description="finished within both latency objectives")
-    late: Classes = Field(description="missed one of them")
-    rejected: Classes = Field(description="turned away by a full waiting line")
-    failed: Classes = Field(description="lost by the engine")
-    present: Classes = Field(description="waiting or running, and not late so far")
-    tokens_asked: float = Field(description="output tokens of the requests that arrived")
-    on_time_tokens: float = Field(description="output tokens of those that finished on time")
-    gpu_seconds: float = Field(description="GPUs paid for in this second")
-    quality: float = Field(description="what the weight format keeps of the 16-bit model's answers")
+if TYPE_CHECKING:
+    Outcome = BaseModel
+else:
+    Outcome = create_model(
+        "RequestOutcome",
+        __doc__="What became of one second's requests; lists are by class: interactive, batch, best effort.",
+        **{name: _quantity_field(spec) for name, spec in OUTCOME.items()},
+    )
 
 
 class StepInfo(BaseModel):

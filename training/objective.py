@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from inferencegym_jax import Environment, EnvParams, MetricsSnapshot, RequestOutcome, ServeAction, TaskSpec
 from inferencegym_jax.environment import effective_action
 from inferencegym_jax.models import KNOBS
-from inferencegym_jax.scoring.aggregates import highest
 from inferencegym_jax.scoring.episode_log import is_scored_by_request
 from inferencegym_jax.scoring.grader import score_rate
 from inferencegym_jax.tasks import get_task
@@ -34,7 +33,7 @@ def unrest(spec: TaskSpec, action: ServeAction, before: ServeAction) -> jax.Arra
     change = jnp.float32(0.0)
     for name in names:
         now, then = (jnp.asarray(getattr(knobs, name), jnp.float32) for knobs in (action, before))
-        change = change + jnp.abs(now - then) / highest(KNOBS[name])
+        change = change + jnp.abs(now - then) / KNOBS[name].most
     return 0.10 * change / 0.5
 
 

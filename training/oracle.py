@@ -35,7 +35,7 @@ SPEC_LENGTHS = (0, 2)  # longer drafts lose at every batch size above 8
 
 def candidates(env: Environment, params: EnvParams) -> ServeAction:
     """The actions that the oracle chooses from, fields of shape (candidates,)."""
-    actions = static_actions(env, params, BATCH_SIZES, KV_BUDGETS)
+    actions = static_actions(env, params, {"batch_size": BATCH_SIZES, "kv_budget": KV_BUDGETS})
     actions = [action for action in actions if action["spec_length"] in SPEC_LENGTHS]
     return ServeAction(**{name: np.asarray([action[name] for action in actions]) for name in KNOBS}).as_arrays()
 
@@ -78,7 +78,7 @@ def _search(
     spec = ig.get_task(task)
 
     def move(state: Any, action: ServeAction) -> Any:
-        return transition(env.grid, state, action, params, env.trace, env.dynamics)
+        return transition(env.grid, state, action, params, env.trace, env.dynamics, env.reward)
 
     def gain(info: Any, reward: jax.Array, peak: jax.Array) -> jax.Array:
         if objective == "return":

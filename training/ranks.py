@@ -67,7 +67,7 @@ def rank_policies(
     problem = ig.problem(task)
     env, params = problem.env, problem.params
     seeds = np.arange(count)
-    grid = static_actions(env, params, BATCH_SIZES, KV_BUDGETS)
+    grid = static_actions(env, params, {"batch_size": BATCH_SIZES, "kv_budget": KV_BUDGETS})
     picked = grid
     if actions < len(grid):
         index = np.random.default_rng(0).choice(len(grid), actions, replace=False)

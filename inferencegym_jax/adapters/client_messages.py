@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import httpx
 
 from inferencegym_jax.models import (
+    METRICS,
+    OBSERVATION,
+    OUTCOME,
+    WORKLOAD,
     MetricsSnapshot,
     RequestOutcome,
     ServeAction,
@@ -113,7 +117,7 @@ def knobs(action: ServeAction | Mapping[str, Any]) -> dict[str, Any]:
     return dict(action)
 
 
-def given(**fields: Any) -> dict[str, Any]:
+def body_of(**fields: Any) -> dict[str, Any]:
     """The fields of a request's body that are not None."""
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -127,6 +131,11 @@ def read_table(content: Any) -> Any:
     return pa.ipc.open_stream(content).read_all()
 
 
+def known(fields: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    """The fields that this library has; a newer server may send more."""
+    return {name: value for name, value in fields.items() if name in names}
+
+
 class EpisodeView:
     """Where an episode stands, as far as this client has seen."""
 
@@ -136,7 +145,7 @@ class EpisodeView:
         self.seed: int = answer["info"]["seed"]
         self.length: int = answer["episode_length"]
         self.active_actions: list[str] = answer["info"]["active_actions"]
-        self.observation: ServeObservation = ServeObservation(**answer["observation"])
+        self.observation: ServeObservation = ServeObservation(**known(answer["observation"], OBSERVATION))
         self.done: bool = False
         self.total_reward: float = 0.0
 
@@ -145,14 +154,14 @@ class EpisodeView:
         info = answer["info"]
         outcome = info.get("outcome")
         step = Step(
-            ServeObservation(**answer["observation"]),
+            ServeObservation(**known(answer["observation"], OBSERVATION)),
             answer["reward"],
             answer["done"],
-            MetricsSnapshot(**info["metrics"]),
-            WorkloadState(**info["workload"]),
+            MetricsSnapshot(**known(info["metrics"], METRICS)),
+            WorkloadState(**known(info["workload"], WORKLOAD)),
             info["oom"],
             info["timestep"],
-            None if outcome is None else RequestOutcome(**outcome),
+            None if outcome is None else RequestOutcome(**known(outcome, OUTCOME)),
         )
         self.observation, self.done = step.observation, step.done
         self.total_reward += step.reward

@@ -25,7 +25,7 @@ from gymnasium.vector.utils import batch_space
 from inferencegym_jax.adapters.wrappers import FlatObservation
 from inferencegym_jax.encoding import action_from_box, normalise
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.episodes.single_step import PackedStep
+from inferencegym_jax.episodes.single_step import SingleStep
 from inferencegym_jax.models import KNOBS, SEEDS, EnvParams, ServeAction, ServeObservation, check_action, check_seed
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.registry import make
@@ -126,7 +126,7 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
         self.render_mode: str | None = render_mode
         self.action_space: spaces.Space[Any] = action_space()
         self.observation_space: spaces.Space[Any] = observation_space(normalised)
-        self._packed = PackedStep(self.inference_env, self.params)
+        self._single = SingleStep(self.inference_env, self.params)
         self._state: bytes | None = None  # of an episode that is under way
         self._seed: int | None = None
         self._episode = 0
@@ -138,7 +138,7 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
         """Start an episode; ``info["seed"]`` is its seed."""
         super().reset(seed=None if seed is None else check_seed(seed))
         self._seed, self._episode = next_episode(seed, self._seed, self._episode, self.np_random)
-        outcome = self._packed.reset(self._seed)
+        outcome = self._single.reset(self._seed)
         self._state = outcome.state
         self._line = "no step yet"
         return flatten(ServeObservation(**outcome.observation), self.normalised), {"seed": self._seed}
@@ -147,7 +147,7 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
         """One second of serving."""
         if self._state is None:
             raise gymnasium.error.ResetNeeded("step before reset, or after the episode's end: call reset()")
-        outcome = self._packed.step(self._state, self._packed.pack_action(to_action(action).to_dict()))
+        outcome = self._single.step(self._state, self._single.pack_action(to_action(action).to_dict()))
         self._state = None if outcome.done else outcome.state
         metrics, workload = outcome.info["metrics"], outcome.info["workload"]
         self._line = (

@@ -104,6 +104,13 @@ def measure(
         float, typer.Option(help="95 % half-width of a cell, as a share, that is small enough")
     ] = 0.05,
     base_memory_gb: BaseMemory = 0.0,
+    kv_cache_tokens: Annotated[
+        float, typer.Option(help="size of the KV cache, tokens, where the server's /metrics do not tell it")
+    ] = 0.0,
+    kv_bytes_per_token: Annotated[
+        float,
+        typer.Option(help="KV cache a token: 2 x layers x KV heads x head size x bytes; open-loop tasks need it"),
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="of prompts and lengths")] = 0,
     restart: Annotated[bool, typer.Option("--restart", help="forget what an earlier run measured")] = False,
     api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
@@ -127,6 +134,8 @@ def measure(
                 longest_prompt=max_prompt,
                 precision=precision,
                 base_memory_gb=base_memory_gb,
+                kv_cache_tokens=kv_cache_tokens,
+                kv_bytes_per_token=kv_bytes_per_token,
                 seed=seed,
             )
             endpoint, answer = server(base_url, model, api_key_env), console if json_output else answers()

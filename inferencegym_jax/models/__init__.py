@@ -1,8 +1,9 @@
 """What the agent sets, what the simulator answers, and the ranges of both.
 
-First room of the data flow: everything else imports from here. The range, unit and meaning of every knob and of every
-observation field are written once, in ``KNOBS`` and ``OBSERVATION``; action spaces, the HTTP schemas, the command
-line's help and the docs read them from here.
+First room of the data flow: everything else imports from here. The range, unit and meaning of every knob, of
+every observation field and of every reported number are written once, in ``KNOBS``, ``OBSERVATION``, ``METRICS`` and
+``WORKLOAD``; spaces, packing, random draws, network heads, the HTTP schemas, the page and the command line's help read
+them from here.
 """
 
 from inferencegym_jax.models.action import KNOBS, Knob, QuantTier, ServeAction, check_action
@@ -20,7 +21,7 @@ from inferencegym_jax.models.engine import (
     EngineState,
     Scalar,
 )
-from inferencegym_jax.models.metrics import MetricsSnapshot, Phase, WorkloadState
+from inferencegym_jax.models.metrics import METRICS, WORKLOAD, MetricsSnapshot, Phase, WorkloadState
 from inferencegym_jax.models.observation import (
     EPISODE_LENGTH,
     FLAT_OBSERVATION_SIZE,
@@ -29,7 +30,8 @@ from inferencegym_jax.models.observation import (
     ObservationField,
     ServeObservation,
 )
-from inferencegym_jax.models.outcome import RequestOutcome
+from inferencegym_jax.models.outcome import OUTCOME, RequestOutcome
+from inferencegym_jax.models.quantity import Quantity
 from inferencegym_jax.models.state import EnvParams, EnvState
 from inferencegym_jax.models.trajectory import Trajectory
 
@@ -38,7 +40,9 @@ __all__ = [
     "FLAT_OBSERVATION_SIZE",
     "KNOBS",
     "LINE_SECONDS",
+    "METRICS",
     "OBSERVATION",
+    "OUTCOME",
     "PHASES",
     "PREFILL_GPU",
     "QUEUE_CAPACITY",
@@ -48,6 +52,7 @@ __all__ = [
     "TRAFFIC_FITTED",
     "TRAFFIC_OF_TASK",
     "TRAFFIC_TRACE",
+    "WORKLOAD",
     "EngineParams",
     "EngineState",
     "EnvParams",
@@ -58,6 +63,7 @@ __all__ = [
     "Phase",
     "QuantTier",
     "RequestOutcome",
+    "Quantity",
     "Scalar",
     "ServeAction",
     "ServeObservation",

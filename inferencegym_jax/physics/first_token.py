@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineParams
-from inferencegym_jax.physics.iteration import NODE_WEIGHTS, TINY, Prompts
+from inferencegym_jax.physics.iteration import NODE_WEIGHTS, TINY, Prompts, over_nodes
 from inferencegym_jax.physics.line import SECOND_MS
 
 
@@ -30,8 +30,7 @@ class FirstToken(NamedTuple):
     @property
     def mean(self) -> jax.Array:
         """Mean over requests, ms."""
-        own = sum(w * x for w, x in zip(NODE_WEIGHTS, self.own, strict=True))
-        return own + 0.5 * self.width + self.chance * self.delay
+        return over_nodes(self.own) + 0.5 * self.width + self.chance * self.delay
 
 
 def first_token(
@@ -59,8 +58,8 @@ def first_token(
     others = jnp.maximum(admitted - jnp.minimum(scv, 1.0), 0.0) / gpus
     seen = others / SECOND_MS  # requests a ms
     whole = [p + f * t for p, f in zip(prompts.added_ms, prompts.further, strict=True)]
-    p = sum(w * x for w, x in zip(NODE_WEIGHTS, whole, strict=True))
-    square = sum(w * x * x for w, x in zip(NODE_WEIGHTS, whole, strict=True))
+    p = over_nodes(tuple(whole))
+    square = over_nodes(tuple(x * x for x in whole))
     growth = met(others, p)  # load / (1 - load)
     mean_t = t * (1.0 + growth)
     # the iteration that an arrival falls into: E[T^2] / E[T]
@@ -71,7 +70,7 @@ def first_token(
     # prompts beyond what one iteration has room for queue as at a server of their own
     per_prompt = t * prompts.tokens / prompts.chunk
     service = p + per_prompt
-    squares = sum(w * (x + per_prompt) ** 2 for w, x in zip(NODE_WEIGHTS, prompts.added_ms, strict=True))
+    squares = over_nodes(tuple((x + per_prompt) ** 2 for x in prompts.added_ms))
     queued = 0.5 * scv * squares / service * met(others, service) - (0.5 * inspected - 0.5 * t)
     ahead = busy * jnp.maximum(with_it, queued) * clear
     later = extra * load * (t + p + ahead)
@@ -131,8 +130,8 @@ def _cumulative(x: jax.Array, width: jax.Array, chance: jax.Array, delay: jax.Ar
 def quantiles(first: FirstToken, age: jax.Array, spread: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Median, 90th and 99th percentile of the time to first token, ms, from a lognormal of its mean and variance
     above the least that it can be."""
-    mean = sum(w * x for w, x in zip(NODE_WEIGHTS, first.own, strict=True))
-    spread_own = sum(w * (x - mean) ** 2 for w, x in zip(NODE_WEIGHTS, first.own, strict=True))
+    mean = over_nodes(first.own)
+    spread_own = over_nodes(tuple((x - mean) ** 2 for x in first.own))
     even = first.width**2 + spread**2
     late = first.chance * (2.0 - first.chance) * first.delay**2
     least = jnp.minimum(jnp.minimum(first.own[0], first.own[1]), first.own[2]) + jnp.maximum(age - 0.5 * spread, 0.0)

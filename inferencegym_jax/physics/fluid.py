@@ -16,11 +16,11 @@ from inferencegym_jax.models import EngineParams, EngineState, ServeAction
 from inferencegym_jax.physics import admission, pool
 from inferencegym_jax.physics.flow import Passage, mean_context, mix, occupancy, passage, propagate, total
 from inferencegym_jax.physics.iteration import (
-    NODE_WEIGHTS,
     TINY,
     Iterations,
     Prompts,
     iteration_ms,
+    over_nodes,
     prompt_nodes,
     prompts_ms,
 )
@@ -30,7 +30,7 @@ from inferencegym_jax.physics.switching import SECOND_MS, Configuration
 class Arrivals(NamedTuple):
     """Requests that come in the second, evenly over it; float32."""
 
-    count: jax.Array
+    requests: jax.Array
     prompt: jax.Array  # mean tokens
     output: jax.Array  # mean tokens
 
@@ -97,14 +97,14 @@ def take_in(
     running = total(phases)
     waiting = engine.waiting[..., 0] + engine.waiting[..., 1] + engine.waiting[..., 2]
     again = total(tuple(engine.preempted[..., i] for i in range(engine.preempted.shape[-1])))
-    prompt = mix(waiting, engine.waiting_prompt, arrivals.count, arrivals.prompt)
-    output = jnp.maximum(mix(waiting, engine.waiting_output, arrivals.count, arrivals.output), 1.0)
+    prompt = mix(waiting, engine.waiting_prompt, arrivals.requests, arrivals.prompt)
+    output = jnp.maximum(mix(waiting, engine.waiting_output, arrivals.requests, arrivals.output), 1.0)
     none = running <= TINY
     own_prompt = jnp.where(none, prompt, engine.prompt)
     own_output = jnp.where(none, output, engine.output)
     context = engine.held / jnp.maximum(running, TINY)
     context = jnp.where(running > 0.01, jnp.clip(context, 0.5 * own_prompt, own_prompt + own_output), own_prompt)
-    line = waiting + arrivals.count
+    line = waiting + arrivals.requests
     first, second = running - engine.second_running, engine.second_running
     busiest = jnp.where(running > TINY, jnp.maximum(first, second) / jnp.maximum(running, TINY), 1.0)
     width = action.spec_length.astype(jnp.float32) + 1.0
@@ -146,7 +146,7 @@ def plan(
     passes = passage(output, params.output_cv)
     room = pool.watermark_room(inflow.pool, action.kv_budget, inflow.prompt, params.prompt_cv, output)
     room = jnp.minimum(room, inflow.pool)
-    chunks = sum(w * x for w, x in zip(NODE_WEIGHTS, prompts.further, strict=True)) + 1.0
+    chunks = over_nodes(prompts.further) + 1.0
     split = configuration.prefill_gpu
     return admission.Engine(
         gpus=e,

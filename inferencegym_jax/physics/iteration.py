@@ -188,6 +188,11 @@ def prompt_nodes(mean: jax.Array, cv: jax.Array) -> tuple[jax.Array, ...]:
     return mean * scale / up, mean * scale, mean * scale * up
 
 
+def over_nodes(values: tuple[jax.Array, ...]) -> jax.Array:
+    """Mean over requests of what the three nodes have."""
+    return NODE_WEIGHTS[0] * values[0] + NODE_WEIGHTS[1] * values[1] + NODE_WEIGHTS[2] * values[2]
+
+
 def prompts_ms(
     grid: Iterations,
     nodes: tuple[jax.Array, ...],
@@ -220,6 +225,5 @@ def prompts_ms(
         attention = grid.prefill_attention_ms(prompt) - grid.prefill_attention_ms(prompt * cached_share)
         added.append(full * whole + rest + attention)
         further.append(full)
-    mean = sum(w * x for w, x in zip(NODE_WEIGHTS, added, strict=True))
-    tokens = sum(w * jnp.maximum(x * (1.0 - cached_share), 1.0) for w, x in zip(NODE_WEIGHTS, nodes, strict=True))
-    return Prompts(tuple(added), tuple(further), mean, tokens, room)
+    tokens = over_nodes(tuple(jnp.maximum(x * (1.0 - cached_share), 1.0) for x in nodes))
+    return Prompts(tuple(added), tuple(further), over_nodes(tuple(added)), tokens, room)

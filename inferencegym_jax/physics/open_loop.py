@@ -27,7 +27,7 @@ from inferencegym_jax.models import (
     WorkloadState,
 )
 from inferencegym_jax.numerics import draws
-from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.fluid import Arrivals
 from inferencegym_jax.physics.iteration import Iterations
 from inferencegym_jax.physics.metrics import LATENCY_FLOOR_MS
@@ -129,7 +129,7 @@ def step(
         params.engine,
     )
     workload, after = count(state, after, second, requests, params, closed.workload)
-    metrics, noise, violation_rate = stage(functools.partial(measure, price))(state, second, params)
+    metrics, noise, violation_rate = compile_unit(functools.partial(measure, price))(state, second, params)
     return _cast(
         Served(
             workload=workload,
@@ -150,7 +150,7 @@ def _cast(served: Served, like: Served) -> Served:
     return jax.tree.map(lambda x, y: jnp.broadcast_to(x, jnp.shape(y)).astype(jnp.result_type(y)), served, like)
 
 
-@stage
+@compile_unit
 def count(
     state: EnvState,
     after: EngineState,

@@ -17,7 +17,7 @@ from inferencegym_jax.physics import line, on_time, pool
 from inferencegym_jax.physics.first_token import FirstToken, first_token, quantiles, share_within
 from inferencegym_jax.physics.flow import mix, total
 from inferencegym_jax.physics.fluid import Arrivals, Flow, Inflow, flow, prompts_of, take_in
-from inferencegym_jax.physics.iteration import NODE_WEIGHTS, TINY, Iterations, Prompts
+from inferencegym_jax.physics.iteration import TINY, Iterations, Prompts, over_nodes
 from inferencegym_jax.physics.on_time import CLASSES
 from inferencegym_jax.physics.speculation import accepted_tokens
 from inferencegym_jax.physics.switching import SECOND_MS, Configuration, configure
@@ -87,7 +87,7 @@ def serve_second(
     tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
     inflow = take_in(engine, arrivals, action, tokens, pool_tokens, configuration, params)
     prompts, alone = prompts_of(grid, inflow, configuration, params)
-    alone_ms = sum(w * x for w, x in zip(NODE_WEIGHTS, alone, strict=True))
+    alone_ms = over_nodes(alone)
     moved = flow(grid, engine, inflow, prompts, alone_ms, action, configuration, params)
     first = tokens_first(moved, inflow, prompts, alone, configuration, arrivals, params)
     return settle(
@@ -105,7 +105,7 @@ def tokens_first(
     params: EngineParams,
 ) -> FirstToken:
     """The time to first token of the second's requests, the line apart."""
-    spare = jnp.maximum(moved.capacity * SECOND_MS - arrivals.count, TINY)
+    spare = jnp.maximum(moved.capacity * SECOND_MS - arrivals.requests, TINY)
     clear = 1.0 - jnp.clip((inflow.waiting + inflow.again) / spare, 0.0, 1.0)
     return first_token(
         prompts,
@@ -135,9 +135,9 @@ def settle(
     """Lines, outcome and metrics of the second, and the engine after it."""
     profile = grid.profile
     new = moved.admitted - moved.again
-    left = jnp.maximum(inflow.waiting + arrivals.count - new, 0.0)
-    rejected = jnp.minimum(jnp.maximum(left - params.queue_capacity, 0.0), arrivals.count)
-    joined = arrivals.count - rejected
+    left = jnp.maximum(inflow.waiting + arrivals.requests - new, 0.0)
+    rejected = jnp.minimum(jnp.maximum(left - params.queue_capacity, 0.0), arrivals.requests)
+    joined = arrivals.requests - rejected
     arrived = line.remember(engine.arrived, joined)
     per_token = on_time.time_per_token(
         moved.slowed_ms,
@@ -146,7 +146,7 @@ def settle(
         engine.had_tokens,
         moved.output,
         moved.admitted / (SECOND_MS * configuration.gpus),
-        sum(w * x * x for w, x in zip(NODE_WEIGHTS, prompts.added_ms, strict=True)),
+        over_nodes(tuple(x * x for x in prompts.added_ms)),
     )
     finished = jnp.minimum(moved.completed / jnp.maximum(inflow.running + new, TINY), 1.0)
     entering, waiting, unjudged, rows = new, [], [], []
@@ -180,13 +180,13 @@ def settle(
     good = rows[0].on_time + rows[1].on_time + rows[2].on_time
     zero = jnp.zeros_like(class_shares)
     outcome = RequestOutcome(
-        asked=class_shares * arrivals.count[..., None],
+        asked=class_shares * arrivals.requests[..., None],
         on_time=jnp.stack([row.on_time for row in rows], axis=-1),
         late=jnp.stack([row.late for row in rows], axis=-1),
         rejected=class_shares * rejected[..., None],
         failed=zero,
         present=jnp.stack([row.present for row in rows], axis=-1),
-        tokens_asked=arrivals.count * arrivals.output,
+        tokens_asked=arrivals.requests * arrivals.output,
         on_time_tokens=good * moved.output,
         gpu_seconds=configuration.paid,
         quality=1.0 - by_tier(profile.quality_loss, configuration.tier),
@@ -232,7 +232,7 @@ def settle(
         had_tokens=(engine.had_tokens + moved.grown) * kept,
         unjudged=jnp.stack(unjudged, axis=-1),
         waiting=jnp.stack(waiting, axis=-1),
-        waiting_prompt=mix(inflow.waiting, engine.waiting_prompt, arrivals.count, arrivals.prompt),
+        waiting_prompt=mix(inflow.waiting, engine.waiting_prompt, arrivals.requests, arrivals.prompt),
         waiting_output=inflow.output,
         arrived=arrived,
         earlier_rate=line.forget(engine.arrived, engine.earlier_rate),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import REPLICA, EngineParams, EngineState, ServeAction
-from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.numerics.compile_units import compile_unit
 
 SECOND_MS = 1000.0
 DRAINED = 0.5  # requests: a replica with fewer is empty
@@ -29,7 +29,7 @@ class Configuration(NamedTuple):
     paid: jax.Array  # GPUs
 
 
-@stage
+@compile_unit
 def configure(
     engine: EngineState, action: ServeAction, is_first: jax.Array, params: EngineParams
 ) -> tuple[Configuration, EngineState]:

@@ -20,6 +20,7 @@ from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.static_search import normalise
 from inferencegym_jax.models import EnvParams, ServeAction
 from inferencegym_jax.scoring.grader import score_aggregates
+from inferencegym_jax.scoring.reward import Reward
 from inferencegym_jax.scoring.static_reference import with_static_reference
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.tasks import (
@@ -98,6 +99,7 @@ def problem(
     trace: str | Path | RequestLog | None = None,
     dynamics: str | None = None,
     config: Mapping[str, Any] | None = None,
+    reward: Reward | None = None,
 ) -> Problem:
     """A task with its environment, params, normalisers and, when asked, the best static action.
 
@@ -109,10 +111,12 @@ def problem(
             the task's traffic, open-loop. Seed s starts at its second 200 s, and past its end it begins again.
         dynamics: "open_loop" serves the task's traffic by continuous batching. Default: the task's own.
         config: overrides among alpha, beta, gamma, delta and slo_ttft_ms.
+        reward: a reward function of your own, see ``Environment``; scores stay the grader's.
 
     Raises:
         ValueError: unknown task or dynamics, unknown or bad config (the message says what is allowed).
         FileNotFoundError, TableError, TraceError: the table or the log cannot be used.
+        TypeError: the reward is no function of a second, or gives no number.
     """
     spec, overrides = get_task(task), check_config(config)
     loaded = load_table(table)
@@ -122,7 +126,7 @@ def problem(
     names = NORMALISERS + (OPEN_LOOP_NORMALISERS if loop == "open_loop" else ())
     normalisers = {name: float(found[name]) for name in names}
     params = make_params(spec, loaded, normalisers, overrides, loop, log)
-    return Problem(spec, Environment(loaded, params, log), params, normalisers, loop, overrides)
+    return Problem(spec, Environment(loaded, params, log, reward), params, normalisers, loop, overrides)
 
 
 def make(
@@ -132,13 +136,14 @@ def make(
     config: Mapping[str, Any] | None = None,
     dynamics: str | None = None,
     trace: str | Path | RequestLog | None = None,
+    reward: Reward | None = None,
 ) -> tuple[Environment, EnvParams]:
     """An environment and the params of a task; arguments and errors are those of ``problem``.
 
     With a table or a log of one's own the throughput and cost normalisers are found by an exhaustive search over the
     table's static actions, which takes a few seconds once.
     """
-    made = problem(task, table=table, trace=trace, dynamics=dynamics, config=config)
+    made = problem(task, table=table, trace=trace, dynamics=dynamics, config=config, reward=reward)
     return made.env, made.params
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.models import KNOBS, EnvParams, Knob, MetricsSnapshot, RequestOutcome, ServeAction, Trajectory
+from inferencegym_jax.models import KNOBS, EnvParams, MetricsSnapshot, RequestOutcome, ServeAction, Trajectory
 from inferencegym_jax.tasks import TaskSpec
 
 
@@ -190,11 +190,6 @@ def aggregate(
     return Aggregates(**_graded_summary(sums, peak))
 
 
-def highest(knob: Knob) -> float:
-    """The highest value of a knob, by which its changes are measured; 1 of a switch."""
-    return float(max(knob.choices)) if knob.choices else knob.high
-
-
 def _graded_summary(sums: Mapping[str, Any], peak: Any) -> dict[str, Any]:
     """The fields of ``Aggregates`` from the sums of ``GRADED`` and the peak memory (GB); NumPy or JAX arrays."""
     steps = sums["steps"]
@@ -219,7 +214,7 @@ def _graded_summary(sums: Mapping[str, Any], peak: Any) -> dict[str, Any]:
         "total_cost": sums["cost"],
         "batch_jitter": jitter("batch_size"),
         "kv_jitter": jitter("kv_budget"),
-        "knob_jitter": sum(jitter(name) / highest(knob) for name, knob in KNOBS.items()),
+        "knob_jitter": sum(jitter(name) / knob.most for name, knob in KNOBS.items()),
         "asked": sums["asked"],
         "judged": sums["judged"],
         "on_time": sums["on_time"],

@@ -26,7 +26,7 @@ from inferencegym_jax.models import QuantTier, finite_number, shown
 from inferencegym_jax.table.engine_profile import EngineProfile
 from inferencegym_jax.table.errors import TableError
 from inferencegym_jax.table.latency_table import METRICS, PROFILE_SUFFIX, LatencyTable, data_path
-from inferencegym_jax.table.profile_format import FORMAT, NUMBERS, SPEC_LENGTHS
+from inferencegym_jax.table.profile_format import ENGINE_METADATA, FORMAT, NUMBERS, POOL_METADATA, SPEC_LENGTHS
 
 LEAST_DECODE = 0.1  # of a TPOT is decode, whatever prompts are said to add
 SHIPPED_PROFILE = f"traces_llama3_8b{PROFILE_SUFFIX}"
@@ -69,11 +69,14 @@ def shipped_profile() -> EngineProfile:
 
 def derive(table: LatencyTable, stated: Mapping[str, Any] | None = None) -> EngineProfile:
     """A profile from the TPOT columns and metadata alone; see ``profile_of``."""
+    unknown = set(stated or {}) - {*POOL_METADATA, *ENGINE_METADATA}
+    if unknown:
+        allowed = ", ".join((*POOL_METADATA, *ENGINE_METADATA))
+        raise TableError(f"{table.name}: {min(unknown)} is unknown; what can be stated of this table is {allowed}")
     texts: dict[str, Any] = {**table.metadata, **(stated or {})}
     shipped = shipped_profile()
     numbers: dict[str, Any] = {key: getattr(shipped, key) for key in OTHER_KEYS} | dict.fromkeys(ZERO_KEYS, 0)
-    own = (*numbers, "bandwidth_gb_s", "price_per_gpu_hour")
-    numbers |= {key: _value(table, texts, key) for key in own if key in texts}
+    numbers |= {key: _value(table, texts, key) for key in ENGINE_METADATA if key in texts}
     content = {
         "format": FORMAT,
         "model": str(texts.get("model", "unknown")),
@@ -121,13 +124,13 @@ def _memory(table: LatencyTable, texts: Mapping[str, Any]) -> dict[str, Any]:
     if token is None or token <= 0:
         shown_token = shown(texts["kv_bytes_per_token"])
         raise TableError(f"{table.name}: metadata kv_bytes_per_token = {shown_token}; must be a number above 0")
-    found: dict[str, Any] = {"kv_bytes_per_token": token}
+    memory: dict[str, Any] = {"kv_bytes_per_token": token}
     if not pooled:
         weights = _value(table, texts, "weights_gb")
-        return found | {"memory_gb": _value(table, texts, "memory_gb"), "weights_gb": _by_tier(table, weights)}
-    pool_gb = (cache.get("kv_cache_tokens") or 0) * token / 1e9 or cache["kv_cache_gb"]
+        return memory | {"memory_gb": _value(table, texts, "memory_gb"), "weights_gb": _by_tier(table, weights)}
+    pool_gb = (cache.get("kv_cache_tokens") or 0.0) * token / 1e9 or cache.get("kv_cache_gb") or 0.0
     base = _value(table, texts, "base_memory_gb") if "base_memory_gb" in texts else 0.0
-    return found | {"memory_gb": base + pool_gb, "weights_gb": [base] * len(QuantTier), "runtime_gb": 0.0}
+    return memory | {"memory_gb": base + pool_gb, "weights_gb": [base] * len(QuantTier), "runtime_gb": 0.0}
 
 
 def _by_tier(table: LatencyTable, values: Any) -> list[float]:

@@ -16,6 +16,19 @@ from inferencegym_jax.table.errors import TableError
 
 FORMAT = 1
 SPEC_LENGTHS: tuple[int, ...] = KNOBS["spec_length"].choices
+# metadata of a table without a profile, from which one is derived
+POOL_METADATA = ("memory_gb", "weights_gb", "kv_bytes_per_token", "kv_cache_tokens", "kv_cache_gb", "base_memory_gb")
+ENGINE_METADATA = (
+    "runtime_gb",
+    "host_link_gb_s",
+    "bandwidth_gb_s",
+    "price_per_gpu_hour",
+    "tokens_per_iteration",
+    "draft_share",
+    "path_ms",
+    "overhead_ms_per_sequence",
+    "first_token_extra_iterations",
+)
 TEXTS = ("model", "gpu", "engine", "source", "licence")
 
 
@@ -126,11 +139,11 @@ def _optional(key: str) -> bool:
 def _number(value: Any, number: Number, where: str) -> float | int | None:
     if value is None and number.optional:
         return None
-    found = finite_number(value)
-    bad = found is None or found < number.low or (number.above and found == number.low)
-    if found is None or bad or (number.whole and found != math.floor(found)):
+    checked = finite_number(value)
+    bad = checked is None or checked < number.low or (number.above and checked == number.low)
+    if checked is None or bad or (number.whole and checked != math.floor(checked)):
         raise TableError(f"{where} = {shown(value)}: must be {number.allowed} ({number.meaning})")
-    return int(found) if number.whole else found
+    return int(checked) if number.whole else checked
 
 
 def _array(value: Any, shape: tuple[int, ...], where: str, meaning: str) -> np.ndarray:
@@ -154,14 +167,14 @@ def _curve(value: Any, key: str, curve: Curve, name: str) -> dict[str, np.ndarra
     wanted = (*curve.axes, "ms")
     if not isinstance(value, Mapping) or set(value) != set(wanted):
         raise TableError(f"{name}: {key} = {shown(value)}: must be an object of {', '.join(wanted)}")
-    found: list[np.ndarray] = []
+    axes: list[np.ndarray] = []
     for axis in curve.axes:
         nodes = _array(value[axis], (-1,), f"{name}: {key}.{axis}", "the nodes")
         if (np.diff(nodes) <= 0).any():
             at = int(np.argmax(np.diff(nodes) <= 0))
             raise TableError(f"{name}: {key}.{axis}: {nodes[at + 1]:g} follows {nodes[at]:g}; nodes must rise")
-        found.append(nodes)
-    shape = (*((len(QuantTier),) if curve.by_tier else ()), *(len(nodes) for nodes in found))
+        axes.append(nodes)
+    shape = (*((len(QuantTier),) if curve.by_tier else ()), *(len(nodes) for nodes in axes))
     ms = _array(value["ms"], shape, f"{name}: {key}.ms", "one for each node")
     for axis in range(int(curve.by_tier), ms.ndim):
         falls = np.diff(ms, axis=axis) < 0
@@ -171,7 +184,7 @@ def _curve(value: Any, key: str, curve: Curve, name: str) -> dict[str, np.ndarra
             raise TableError(
                 f"{name}: {key}.ms{list(after)} = {ms[after]:g} follows {ms[at]:g}; more work must not take less time"
             )
-    return dict(zip(curve.arrays, (*found, ms), strict=True))
+    return dict(zip(curve.arrays, (*axes, ms), strict=True))
 
 
 def _acceptance(content: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
@@ -180,7 +193,7 @@ def _acceptance(content: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
         raise TableError(f"{name}: spec_lengths = {shown(lengths)}: must be {list(SPEC_LENGTHS)}")
     if not isinstance(kinds, Mapping) or not kinds:
         raise TableError(f"{name}: acceptance_lengths = {shown(kinds)}: must map kinds of traffic to lists")
-    found: dict[str, np.ndarray] = {}
+    lengths_of: dict[str, np.ndarray] = {}
     for kind, value in kinds.items():
         where = f"{name}: acceptance_lengths.{kind}"
         tokens = _array(value, (len(SPEC_LENGTHS),), where, f"one for each of {list(SPEC_LENGTHS)} drafts")
@@ -192,5 +205,5 @@ def _acceptance(content: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
                 raise TableError(
                     f"{where}[{i}] = {tokens[i]:g}: must be from {tokens[i - 1]:g} (fewer drafts yield that) to {k + 1}"
                 )
-        found[str(kind)] = tokens
-    return found
+        lengths_of[str(kind)] = tokens
+    return lengths_of

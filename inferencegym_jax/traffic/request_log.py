@@ -11,11 +11,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from inferencegym_jax.models import OBSERVATION
 from inferencegym_jax.traffic.dispersion import Moments, arrival_scv
+from inferencegym_jax.traffic.log_arrays import array_block
 from inferencegym_jax.traffic.log_files import UNIT_SUFFIX, Block, TraceError, open_log
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -56,6 +58,30 @@ class RequestLog:
     output_cv: float = 0.0
     length_correlation: float = 0.0
     arrival_scv: float = 1.0
+
+    @classmethod
+    def from_arrays(cls, time: Any, prompt: Any, output: Any, *, unit: str = "s", name: str = "arrays") -> RequestLog:
+        """A log from one entry a request, in any order.
+
+        Args:
+            time: of each arrival, numbers in ``unit`` on any clock, or ``datetime64``; shape (requests,).
+            prompt: tokens, numbers of at least 0; shape (requests,).
+            output: the same of the answers.
+            unit: "s", "ms", "us" or "ns".
+            name: what to call the log.
+
+        Raises:
+            TraceError: no requests, shapes that differ, something that is no number (array, index and value are
+                named), or an absurd rate.
+            ValueError: unknown unit.
+        """
+        if unit not in UNITS:
+            raise ValueError(f"unit = {unit!r}: must be one of {', '.join(UNITS)}")
+        block = array_block(time, prompt, output)
+        log = _count(name, ["time"], iter([block]), unit, row="entry")
+        for notice in log.notices:
+            warnings.warn(f"{name}: {notice}", stacklevel=2)
+        return log
 
     @property
     def seconds(self) -> int:
@@ -159,8 +185,8 @@ def seconds_a_unit(file: str, column: str, block: Block, unit: str | None) -> tu
     return 1.0, None
 
 
-def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | None) -> RequestLog:
-    """Sum the rows of each second."""
+def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | None, row: str = "line") -> RequestLog:
+    """Sum the rows of each second; ``row`` is what messages call one."""
     sums = np.zeros((3, 4096))
     origin, scale, notices = 0, 1.0, []
     low = high = first = None
@@ -186,7 +212,7 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
         if high - low >= LONGEST_SECONDS:
             i = int(np.argmax(np.abs(second - origin)))
             raise TraceError(
-                f"{file} line {block.first_line + i}: {names[0]} is {block.times[i]:.10g},"
+                f"{file} {row} {block.first_line + i}: {names[0]} is {block.times[i]:.10g},"
                 f" {abs(second[i] - origin) / 86400:.0f} days from the first row; wanted: a log of at most 31 days"
                 " (is the unit right? pass unit='s', 'ms', ...)"
             )
