@@ -36,8 +36,9 @@ from inferencegym_jax.environment import Environment  # noqa: E402
 from inferencegym_jax.episodes import static_search  # noqa: E402
 from inferencegym_jax.episodes.rollout import evaluate  # noqa: E402
 from inferencegym_jax.scoring.grader import score_aggregates  # noqa: E402
+from inferencegym_jax.scoring.static_reference import with_static_reference  # noqa: E402
 from inferencegym_jax.table.latency_table import LatencyTable, load_table  # noqa: E402
-from inferencegym_jax.tasks import TaskSpec, get_task, make_params, task_specs  # noqa: E402
+from inferencegym_jax.tasks import NOT_NORMALISED, TaskSpec, get_task, make_params, task_specs  # noqa: E402
 
 OUT = ROOT / "data" / "calibration.json"
 SEEDS = 64
@@ -61,14 +62,14 @@ def cost_scale(table: LatencyTable) -> float:
     """Cost of a GPU-second at which the baseline spends the cost budget of the task that has one."""
     spec = get_task(3)
     assert spec.cost_budget is not None
-    params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0})
+    params = make_params(spec, table, NOT_NORMALISED)
     spent = np.asarray(evaluate(Environment(table, params), params, policies.baseline, np.arange(SEEDS)).total_cost)
     return float(f"{float(table.metadata['cost_scale']) * spec.cost_budget / spent.mean(dtype=np.float64):.3g}")
 
 
 def calibrate_task(spec: TaskSpec, table: LatencyTable) -> dict[str, Any]:
     """One task's entry of the file."""
-    params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0})
+    params = make_params(spec, table, NOT_NORMALISED)
     env = Environment(table, params)
     seeds = np.arange(SEEDS)
     actions = static_search.static_actions(env, params, {"batch_size": BATCH_SIZES, "kv_budget": KV_BUDGETS})
@@ -80,7 +81,8 @@ def calibrate_task(spec: TaskSpec, table: LatencyTable) -> dict[str, Any]:
         "cost_normaliser": rounded(np.asarray(base.total_cost).mean(dtype=np.float64) / int(params.episode_length)),
         "throughput_floor": 0.0,
     }
-    scores = score_aggregates(spec, found.per_seed, norms)["score"].mean(axis=1)
+    norms, scores = with_static_reference(spec, found.per_seed, norms)
+    norms = {name: rounded(value) for name, value in norms.items()}
     top = int(np.argmax(scores))
     baseline_scores = score_aggregates(spec, base, norms)["score"]
     return {

@@ -120,6 +120,7 @@ def baseline(engine: Engine) -> dict[str, Any]:
                 "name": spec.name,
                 "score": grade["score"],
                 "breakdown": grade["breakdown"],
+                "gpu_seconds": grade.get("outcome", {}).get("gpu_seconds"),
                 "total_reward": math.fsum(entry["reward"] for entry in log),
                 "expected_range": shipped.get("expected_range") if engine.trace is None else None,
             }

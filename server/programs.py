@@ -18,6 +18,7 @@ import jax
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.single_step import SingleStep
 from inferencegym_jax.models import KNOBS
+from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
@@ -76,7 +77,7 @@ class Engine:
             return kernel
 
     def replay(self, kernel: Kernel, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The log that these actions give, bit for bit a session's: entries ``{"action", "reward", "metrics"}``.
+        """The log that these actions give, bit for bit a session's: see ``LogEntry`` for its entries.
 
         Raises:
             ValueError: the server's own latency table lacks a value of a knob; the action's index is named.
@@ -89,9 +90,8 @@ class Engine:
                 raise ValueError(f"actions[{i}]: {error}") from error
             outcome = kernel.step(state, packed)
             state = outcome.state
-            log.append(
-                {"action": {k: action[k] for k in KNOBS}, "reward": outcome.reward, "metrics": outcome.info["metrics"]}
-            )
+            knobs, info = {name: action[name] for name in KNOBS}, outcome.info
+            log.append(log_entry(kernel.spec, knobs, outcome.reward, info["metrics"], info.get("outcome", {})))
         return log
 
     def warm_up(self) -> None:

@@ -7,7 +7,7 @@ compiled rollout keeps about 50 MB for good, so their number is what bounds the 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import inferencegym_jax as ig
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation, Trajectory
 from inferencegym_jax.policies.names import CONTROLLERS, STATIC, policy_of, static_action
-from inferencegym_jax.scoring.aggregates import aggregate
+from inferencegym_jax.scoring.aggregates import Aggregates, aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
 from server.errors import BadInput
 from server.programs import Engine, Kernel
@@ -30,6 +30,8 @@ from server.settings import Settings
 
 ARROW = "application/vnd.apache.arrow.stream"
 BLOCK = 256  # episodes a compiled call
+PARTS = ("observation", "action", "metrics", "workload")  # of a trajectory; of an open-loop one also the outcome
+SCORED = ("action", "reward", "metrics", "outcome")  # what scores are made from
 REPLAY, FIRST = 0, 1  # what ``choose`` chooses: the actions in its carry, or a controller, counted from FIRST
 Choice = tuple[jax.Array, ServeAction, jax.Array]
 
@@ -113,7 +115,8 @@ class Rollouts:
             self._compiled.add(source.policy)
             trim()
         found = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
-        scores, totals = self._score(kernel, found, lengths)
+        counts_requests = bool(kernel.params.engine.open_loop)
+        scores, aggregates, totals = self._score(kernel, found, lengths)
         answer = {
             "task_id": kernel.spec.id,
             "policy": request.policy,
@@ -124,10 +127,11 @@ class Rollouts:
             "breakdown": {name: value.tolist() for name, value in scores.items()},
         }
         answer["mean_score"] = float(np.mean(answer["scores"]))
-        steps = int(lengths.sum())
+        answer["gpu_seconds"] = aggregates.gpu_seconds.tolist() if counts_requests else None
+        steps, parts = int(lengths.sum()), (*PARTS, "outcome") if counts_requests else PARTS
         if request.format == "arrow":
-            return _arrow(found, lengths, seeds, answer), ARROW, steps
-        answer["trajectories"] = _episodes(found, lengths) if request.trajectories else None
+            return _arrow(found, parts, lengths, seeds, answer), ARROW, steps
+        answer["trajectories"] = _episodes(found, parts, lengths) if request.trajectories else None
         return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), "application/json", steps
 
     def _source(self, request: RolloutRequest, kernel: Kernel) -> Source:
@@ -164,28 +168,30 @@ class Rollouts:
             actions = jax.tree.map(lambda column: column[padded], source.actions).as_arrays()
             carry, axis = (jnp.full(BLOCK, source.which), actions, jnp.zeros(BLOCK, jnp.int32)), 0
         found = ig.rollout(kernel.env, kernel.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
-        part = found if whole else {"action": found.action, "reward": found.reward, "metrics": found.metrics}
+        part = found if whole else {name: getattr(found, name) for name in SCORED}
         return jax.tree.map(lambda x: np.asarray(x)[:, : len(block)], part)
 
-    def _score(self, kernel: Kernel, found: Any, lengths: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Components and score of every episode over its own length, in float64 as the grader does; total rewards."""
+    def _score(
+        self, kernel: Kernel, found: Any, lengths: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], Aggregates, np.ndarray]:
+        """Components and score of every episode over its own length, in float64 as the grader does; what they were made
+        from; total rewards."""
         get: Callable[[str], Any] = found.__getitem__ if isinstance(found, dict) else found.__getattribute__
         inside = np.arange(EPISODE_LENGTH)[:, None] < lengths[None, :]
         total_rewards = np.where(inside, get("reward"), 0).sum(axis=0, dtype=np.float64)
         spec = kernel.spec
-        aggregates = aggregate(get("metrics"), get("action"), spec.slo_ttft_ms[0], spec.slo_tpot_ms, lengths)
-        return score_aggregates(spec, aggregates, kernel.problem.normalisers), total_rewards
+        aggregates = aggregate(spec, get("metrics"), get("action"), get("outcome"), lengths)
+        return score_aggregates(spec, aggregates, kernel.problem.normalisers), aggregates, total_rewards
 
 
-def _flat(found: Trajectory) -> dict[str, dict[str, np.ndarray]]:
+def _flat(found: Trajectory, parts: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
     """Part -> field -> array of (steps, episodes) or (steps, episodes, 3)."""
-    parts = ("observation", "action", "metrics", "workload")
     return {part: vars(getattr(found, part)) for part in parts}
 
 
-def _episodes(found: Trajectory, lengths: np.ndarray) -> list[list[dict[str, Any]]]:
+def _episodes(found: Trajectory, names: Sequence[str], lengths: np.ndarray) -> list[list[dict[str, Any]]]:
     """The steps of every episode as JSON-ready dicts."""
-    parts = _flat(found)
+    parts = _flat(found, names)
     episodes = []
     for i, length in enumerate(lengths.tolist()):
         columns = {part: {k: v[:length, i].tolist() for k, v in fields.items()} for part, fields in parts.items()}
@@ -200,7 +206,9 @@ def _episodes(found: Trajectory, lengths: np.ndarray) -> list[list[dict[str, Any
     return episodes
 
 
-def _arrow(found: Trajectory, lengths: np.ndarray, seeds: np.ndarray, answer: dict[str, Any]) -> bytes:
+def _arrow(
+    found: Trajectory, names: Sequence[str], lengths: np.ndarray, seeds: np.ndarray, answer: dict[str, Any]
+) -> bytes:
     """One IPC stream: a row a step, columns ``part.field``; scores as JSON in the schema's metadata."""
     steps, episodes = np.asarray(found.reward).shape
     inside = (np.arange(steps)[None, :] < lengths[:, None]).ravel()
@@ -211,7 +219,7 @@ def _arrow(found: Trajectory, lengths: np.ndarray, seeds: np.ndarray, answer: di
         "reward": np.asarray(found.reward).T.ravel()[inside],
         "oom": np.asarray(found.oom).T.ravel()[inside],
     }
-    for part, fields in _flat(found).items():
+    for part, fields in _flat(found, names).items():
         for name, value in fields.items():
             rows = np.swapaxes(value, 0, 1).reshape(steps * episodes, *value.shape[2:])[inside]
             plain = rows if rows.ndim == 1 else pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])

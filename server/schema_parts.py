@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import KNOBS, OBSERVATION, SEEDS, Knob, ObservationField
+from inferencegym_jax.models import KNOBS, OBSERVATION, OUTCOME, SEEDS, Knob, ObservationField, Quantity
 from inferencegym_jax.tasks import CONFIG_KEYS
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -152,6 +152,22 @@ class Workload(BaseModel):
     running: int = Field(default=0, description="open loop: requests in the decode batch after the step")
 
 
+def _quantity_field(spec: Quantity) -> Any:
+    about = Field(description=f"{spec.description} ({spec.unit})")
+    several = Annotated[list[float], Field(min_length=spec.size, max_length=spec.size)]
+    return (float if spec.size == 1 else several, about)
+
+
+if TYPE_CHECKING:
+    Outcome = BaseModel
+else:
+    Outcome = create_model(
+        "RequestOutcome",
+        __doc__="What became of one second's requests; lists are by class: interactive, batch, best effort.",
+        **{name: _quantity_field(spec) for name, spec in OUTCOME.items()},
+    )
+
+
 class StepInfo(BaseModel):
     """The details of a step."""
 
@@ -159,11 +175,18 @@ class StepInfo(BaseModel):
     metrics: Metrics
     workload: Workload
     oom: bool = Field(description="did the GPU run out of memory")
+    outcome: Outcome | None = Field(default=None, description="of an open-loop task, which is scored by request")
+
+
+OBJECTIVES = {
+    "slo_ttft_ms": "TTFT objective of the strictest class (ms)",
+    "slo_tpot_ms": "objective on the time per output token (ms), of an open-loop task",
+}
 
 
 def _config_field(key: str) -> Any:
-    if key == "slo_ttft_ms":
-        return (float | None, Field(None, gt=0, le=1e9, description="TTFT objective of the strictest class (ms)"))
+    if key in OBJECTIVES:
+        return (float | None, Field(None, gt=0, le=1e9, description=OBJECTIVES[key]))
     return (float | None, Field(None, ge=0, le=1e9, description=f"reward weight {key}"))
 
 
@@ -173,7 +196,7 @@ else:
     Config = create_model(
         "Config",
         __config__=STRICT,
-        __doc__="Overrides of a task's reward weights and of the TTFT objective of its strictest class.",
+        __doc__="Overrides of a task's reward weights and latency objectives.",
         **{key: _config_field(key) for key in CONFIG_KEYS},
     )
 

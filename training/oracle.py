@@ -80,10 +80,11 @@ def _search(
     def move(state: Any, action: ServeAction) -> Any:
         return transition(env.grid, state, action, params, env.trace, env.dynamics, env.reward)
 
-    def gain(metrics: Any, reward: jax.Array, peak: jax.Array) -> jax.Array:
+    def gain(info: Any, reward: jax.Array, peak: jax.Array) -> jax.Array:
         if objective == "return":
             return reward
-        rate = score_rate(spec, params, metrics)
+        metrics = info["metrics"]
+        rate = score_rate(spec, params, metrics, info["outcome"])
         if task == 2:  # what a new peak takes from the score of the whole episode
             limit = params.memory_limit_gb
             new = jnp.maximum(metrics.gpu_memory_gb, peak)
@@ -94,11 +95,11 @@ def _search(
         def second(_: jax.Array, carry: Any) -> Any:
             state, peak, total = carry
             _, state, reward, _, info = move(state, action)
-            total = total + gain(info["metrics"], reward, peak)
+            total = total + gain(info, reward, peak)
             return state, jnp.maximum(peak, info["metrics"].gpu_memory_gb), total
 
         restless = objective == "score" and task >= RESTLESS
-        start = jnp.where(state.time == 0, 0.0, -unrest(action, before)) if restless else jnp.float32(0.0)
+        start = jnp.where(state.time == 0, 0.0, -unrest(spec, action, before)) if restless else jnp.float32(0.0)
         return jax.lax.fori_loop(0, horizon, second, (state, peak, start))[2]
 
     def one(state: Any, before: ServeAction, peak: jax.Array) -> Any:

@@ -21,7 +21,7 @@ from inferencegym_jax.environment import Environment
 from inferencegym_jax.fidelity.measured_runs import MeasuredRun
 from inferencegym_jax.models import KNOBS, EnvParams, ServeAction
 from inferencegym_jax.table.latency_table import LatencyTable, data_path
-from inferencegym_jax.tasks import get_task, make_params
+from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
 from inferencegym_jax.traffic.request_log import RequestLog
 
 LEVELS = (0.5, 0.9, 0.99)
@@ -93,7 +93,7 @@ def environment_of(run: MeasuredRun, engine: EngineTable, constants: Constants) 
     rejection."""
     log = arrivals_of(run)
     task = get_task(4)
-    params = make_params(task, engine.table, {"optimal_tps": 1.0, "cost_normaliser": 1.0}, trace=log)
+    params = make_params(task, engine.table, NOT_NORMALISED, trace=log)
     params = params.replace(
         noise_sigma=np.float32(0.0),
         episode_length=np.int32(log.seconds),

@@ -107,6 +107,11 @@ class EngineParams:
     output_mean: Scalar = 0.0  # float32, output tokens a request
     output_cv: Scalar = 0.0  # float32
     length_correlation: Scalar = 0.0  # float32, between a request's prompt and its output
+    # what scores and rewards divide by, from calibration
+    class_weights: Scalar = (1.0,) * 3  # float32[3], what a request of each class counts in the share on time
+    demand_tps: Scalar = 1.0  # float32, output tokens asked in the mean second
+    demand_rps: Scalar = 1.0  # float32, requests asked in the mean second
+    static_gpus: Scalar = 1.0  # float32, GPUs that the best static action pays for
 
     def replace(self, **changes: Any) -> EngineParams:
         """A copy with some fields changed."""

@@ -47,7 +47,8 @@ class TaskSpec:
         traffic: fitted to a log by ``data/fit_traces.py``, in place of arrivals and prompts; open-loop only: ``rate``
             (requests/s), ``sigma`` and ``periods`` of the load at three time scales, ``prompt`` and ``output`` with
             ``mean`` (tokens) and ``cv``. Further keys say where it comes from.
-        slo_tpot_ms: objective on the time per output token, for the general grader.
+        slo_tpot_ms: objective on the time per output token; open-loop only.
+        class_weights: what a request of each class counts in the share on time; open-loop only.
     """
 
     name: str
@@ -67,12 +68,14 @@ class TaskSpec:
     dynamics: str = "closed_loop"
     traffic: dict[str, Any] | None = None
     slo_tpot_ms: float = math.inf
+    class_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
         own: dict[str, Any] = {
             "title": self.title or str(self.name).replace("-", " ").title(),
             "slo_ttft_ms": three(self, "slo_ttft_ms", math.inf),
             "class_shares": three(self, "class_shares", 0.0),
+            "class_weights": three(self, "class_weights", 1.0),
             "active_knobs": tuple(self.active_knobs),
             "arrivals": copy.deepcopy(self.arrivals),  # so that changing the caller's dict changes no task
             "prompts": copy.deepcopy(self.prompts),

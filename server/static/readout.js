@@ -30,14 +30,17 @@ export function resultOf(episode, task) {
   const title = element("h2", "", `Final grade: ${task.title}, seed ${episode.seed}`);
   title.id = "result-title";
   const cards = episode.lanes.map((lane) => {
-    const { score, breakdown, feedback, verified } = lane.grade;
+    const { score, breakdown, feedback, verified, outcome } = lane.grade;
     const parts = element("dl", "parts");
     for (const [name, value] of Object.entries(breakdown)) {
       const fill = element("i", "");
       fill.style.width = `${100 * value}%`;
       const bar = element("dd", "bar", fill);
       bar.setAttribute("aria-hidden", "true");
-      parts.append(element("dt", "", name), bar, element("dd", "", value.toFixed(3)));
+      parts.append(element("dt", "", name.replaceAll("_", " ")), bar, element("dd", "", value.toFixed(3)));
+    }
+    if (outcome) {
+      parts.append(element("dt", "", "GPU-seconds"), element("dd", "bar none"), element("dd", "", outcome.gpu_seconds.toFixed(0)));
     }
     const told = verified ? "✓ verified by simulating it again" : "not verified";
     return element(
