@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.episodes.static_search import normalise
+from inferencegym_jax.episodes.static_search import best_action, normalise
 from inferencegym_jax.models import EnvParams
 from inferencegym_jax.scoring.grader import score_aggregates
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
@@ -66,8 +66,9 @@ def normalisers(
 def best_static_action(
     spec: TaskSpec, table: LatencyTable, dynamics: str | None = None, trace: RequestLog | None = None
 ) -> dict[str, Any]:
-    """The static action with the best mean score of a task, as a knob dict: the shipped calibration's where table,
-    dynamics and traffic are, otherwise that of the search that ``normalisers`` makes, over the table's own nodes."""
+    """The static action with the best mean score of a task among those never out of memory, as a knob dict: the shipped
+    calibration's where table, dynamics and traffic are, otherwise that of the search that ``normalisers`` makes, over
+    the table's own nodes."""
     shipped = _shipped(spec, table, dynamics, trace)
     return dict(_search(spec.name, table, dynamics, trace)[1] if shipped is None else shipped["best_static"]["action"])
 
@@ -90,4 +91,4 @@ def _search(
     found, search = normalise(Environment(table, params, trace), params, np.arange(OWN_TABLE_SEEDS))
     found = {**found, "throughput_floor": 0.0}
     scores = np.asarray(score_aggregates(spec, search.per_seed, found)["score"]).mean(axis=1)
-    return found, search.actions[int(np.argmax(scores))]
+    return found, search.actions[best_action(search, scores)]

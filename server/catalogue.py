@@ -120,6 +120,7 @@ def baseline(engine: Engine) -> dict[str, Any]:
                 "score": grade["score"],
                 "breakdown": grade["breakdown"],
                 "total_reward": math.fsum(entry["reward"] for entry in log),
+                "oom_share": sum(entry["oom"] for entry in log) / len(log),
                 "expected_range": shipped.get("expected_range") if engine.trace is None else None,
             }
         )

@@ -76,7 +76,7 @@ class Engine:
         return best_static_action(spec, self.table, trace=self.trace)
 
     def replay(self, kernel: Kernel, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The log that these actions give, bit for bit a session's: entries ``{"action", "reward", "metrics"}``.
+        """The log that these actions give, bit for bit a session's: entries ``{"action", "reward", "metrics", "oom"}``.
 
         Raises:
             ValueError: the server's own latency table lacks a value of a knob; the action's index is named.
@@ -89,9 +89,8 @@ class Engine:
                 raise ValueError(f"actions[{i}]: {error}") from error
             outcome = kernel.step(state, packed)
             state = outcome.state
-            log.append(
-                {"action": {k: action[k] for k in KNOBS}, "reward": outcome.reward, "metrics": outcome.info["metrics"]}
-            )
+            entry = {"action": {k: action[k] for k in KNOBS}, "reward": outcome.reward}
+            log.append(entry | {name: outcome.info[name] for name in ("metrics", "oom")})
         return log
 
     def warm_up(self) -> None:

@@ -110,7 +110,7 @@ class Rollouts:
             self._compiled.add(source.policy)
             trim()
         found = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
-        scores, totals = self._score(kernel, found, lengths)
+        scores, totals, crashes = self._score(kernel, found, lengths)
         answer = {
             "task_id": kernel.spec.id,
             "policy": request.policy,
@@ -118,9 +118,11 @@ class Rollouts:
             "steps": lengths.tolist(),
             "scores": scores.pop("score").tolist(),
             "total_rewards": totals.tolist(),
+            "oom_shares": crashes.tolist(),
             "breakdown": {name: value.tolist() for name, value in scores.items()},
         }
         answer["mean_score"] = float(np.mean(answer["scores"]))
+        answer["mean_oom_share"] = float(np.mean(answer["oom_shares"]))
         steps = int(lengths.sum())
         if request.format == "arrow":
             return _arrow(found, lengths, seeds, answer), ARROW, steps
@@ -161,17 +163,21 @@ class Rollouts:
             actions = jax.tree.map(lambda column: column[padded], source.actions).as_arrays()
             carry, axis = (jnp.full(BLOCK, source.which), actions, jnp.zeros(BLOCK, jnp.int32)), 0
         found = ig.rollout(kernel.env, kernel.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
-        part = found if whole else {"action": found.action, "reward": found.reward, "metrics": found.metrics}
+        kept = ("action", "reward", "metrics", "oom")
+        part = found if whole else {name: getattr(found, name) for name in kept}
         return jax.tree.map(lambda x: np.asarray(x)[:, : len(block)], part)
 
-    def _score(self, kernel: Kernel, found: Any, lengths: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Components and score of every episode over its own length, in float64 as the grader does; total rewards."""
+    def _score(
+        self, kernel: Kernel, found: Any, lengths: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """Components and score of every episode over its own length, in float64 as the grader does; total rewards;
+        shares of seconds out of memory."""
         get: Callable[[str], Any] = found.__getitem__ if isinstance(found, dict) else found.__getattribute__
         inside = np.arange(EPISODE_LENGTH)[:, None] < lengths[None, :]
-        total_rewards = np.where(inside, get("reward"), 0).sum(axis=0, dtype=np.float64)
+        total_rewards, crashed = (np.where(inside, get(x), 0).sum(axis=0, dtype=np.float64) for x in ("reward", "oom"))
         spec = kernel.spec
         aggregates = aggregate(get("metrics"), get("action"), spec.slo_ttft_ms[0], spec.slo_tpot_ms, lengths)
-        return score_aggregates(spec, aggregates, self.engine.normalisers(spec)), total_rewards
+        return score_aggregates(spec, aggregates, self.engine.normalisers(spec)), total_rewards, crashed / lengths
 
 
 def _flat(found: Trajectory) -> dict[str, dict[str, np.ndarray]]:
@@ -213,7 +219,8 @@ def _arrow(found: Trajectory, lengths: np.ndarray, seeds: np.ndarray, answer: di
             rows = np.swapaxes(value, 0, 1).reshape(steps * episodes, *value.shape[2:])[inside]
             plain = rows if rows.ndim == 1 else pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
             columns[f"{part}.{name}"] = plain
-    summary = {key: answer[key] for key in ("task_id", "policy", "seeds", "steps", "scores", "total_rewards")}
+    names = ("task_id", "policy", "seeds", "steps", "scores", "total_rewards", "oom_shares")
+    summary = {key: answer[key] for key in names}
     table = pa.table(columns).replace_schema_metadata({"inferencegym": orjson.dumps(summary)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:

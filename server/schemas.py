@@ -165,6 +165,8 @@ class RolloutResponse(BaseModel):
     total_rewards: list[float]
     breakdown: dict[str, list[float]]
     mean_score: float
+    oom_shares: list[float] = Field(description="share of each episode's seconds out of memory")
+    mean_oom_share: float
     trajectories: list[list[dict[str, Any]]] | None = Field(
         None, description="per episode, per step: observation (before), action, reward, metrics, workload, oom"
     )
@@ -229,6 +231,7 @@ class BaselineScore(BaseModel):
     score: float
     breakdown: dict[str, float]
     total_reward: float
+    oom_share: float = Field(description="share of seconds out of memory")
     expected_range: list[float] | None
 
 

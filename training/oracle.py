@@ -24,6 +24,7 @@ from inferencegym_jax.scoring.grader import score_rate
 from training.evaluation import episodes, interval, policy_of
 from training.objective import unrest
 from training.problem import Problem, problem
+from training.tables import percent
 
 OBJECTIVES = ("return", "score")
 POLICIES = ("baseline", "random", "best_static", "reactive", "trained")
@@ -149,7 +150,11 @@ def report(
         rows.append(
             (
                 f"oracle for {objective}",
-                {"score": where.score(found), "return": np.asarray(found.total_reward, np.float64)},
+                {
+                    "score": where.score(found),
+                    "return": np.asarray(found.total_reward, np.float64),
+                    "oom_share": np.asarray(found.oom_share, np.float64),
+                },
             )
         )
     replayed = "" if where.env.trace is None else f" on {where.env.trace.name}"
@@ -157,15 +162,15 @@ def report(
         f"Task {where.spec.id}, {where.spec.title}{replayed}: mean [95 % interval] of {count} episodes; "
         f"oracle: best of all actions for the next {horizon} s",
         "",
-        "| policy | score | return |",
-        "| --- | --- | --- |",
+        "| policy | score | return | out of memory |",
+        "| --- | --- | --- | --- |",
     ]
     for name, values in rows:
         cells = (
             f"{x['mean']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]"
             for x, digits in ((interval(values["score"]), 3), (interval(values["return"]), 1))
         )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {percent(float(values['oom_share'].mean()))} |")
     own = "".join(f" --{name} {value}" for name, value in (("table", table), ("trace", trace)) if value)
     command = f"python -m training oracle --task {where.spec.id} --episodes {count} --horizon {horizon}{own}"
     return "\n".join([*lines, "", f"`{command}`"])

@@ -42,6 +42,7 @@ SHOWN = {
     "mean_violation_rate": "violations",
     "peak_memory_gb": "peak GB",
     "total_cost": "cost",
+    "oom_share": "out of memory",
 }
 SHOWN_OPEN_LOOP = SHOWN | {"goodput": "goodput tokens/s", "slo_attainment": "within the SLO"}
 

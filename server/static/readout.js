@@ -25,7 +25,7 @@ export function legend(episode) {
   return items;
 }
 
-/** One card a lane: score, verification, a bar for each component, and the grader's own words. */
+/** One card a lane: score, verification, a bar for each component, seconds out of memory, and the grader's own words. */
 export function resultOf(episode, task) {
   const title = element("h2", "", `Final grade: ${task.title}, seed ${episode.seed}`);
   title.id = "result-title";
@@ -39,6 +39,7 @@ export function resultOf(episode, task) {
       bar.setAttribute("aria-hidden", "true");
       parts.append(element("dt", "", name), bar, element("dd", "", value.toFixed(3)));
     }
+    const crashed = lane.rows.filter((entry) => entry.oom).length;
     const told = verified ? "✓ verified by simulating it again" : "not verified";
     return element(
       "div",
@@ -46,6 +47,7 @@ export function resultOf(episode, task) {
       element("output", "score", score.toFixed(3)),
       element("div", "", element("strong", "", lane.name), element("p", `verified${verified ? "" : " no"}`, told)),
       parts,
+      element("p", "oom", crashed ? `Out of memory in ${crashed} of ${lane.rows.length} seconds.` : "Never out of memory."),
       element("p", "feedback", feedback),
     );
   });

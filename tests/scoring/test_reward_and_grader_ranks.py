@@ -36,6 +36,11 @@ def test_the_command_ranks_policies_by_their_own_means() -> None:
     mine = episodes(1, policy_of("reactive", 1), np.arange(2))
     assert rows["reactive"]["score"] == pytest.approx(mine["score"].mean())
     assert rows["reactive"]["return"] == pytest.approx(mine["return"].mean())
+    assert rows["random"]["oom_share"] == pytest.approx(
+        episodes(1, policy_of("random", 1), np.arange(2))["oom_share"].mean()
+    )
+    best = [row for name, row in rows.items() if name.startswith(("best score", "best return"))]
+    assert len(best) == 2 and all(row["oom_share"] == 0 for row in best)
     by_score = sorted(found["rows"], key=lambda row: -row["score"])
     assert [row["score_rank"] for row in by_score] == sorted(row["score_rank"] for row in by_score)
     assert all(1 <= row["score_rank"] <= found["policies"] for row in by_score)

@@ -41,6 +41,16 @@ def test_sequences_score_as_the_grader_scores_them(http: httpx.Client, task: int
     assert answer["trajectories"] is None
 
 
+def test_the_share_of_seconds_out_of_memory_stands_beside_the_scores(http: httpx.Client):
+    actions = [[{"batch_size": 512}] * 20, [{"batch_size": 1, "kv_budget": 0.1}] * 50, random_actions(3, 200)]
+    answer = rollout(http, task_id=3, seeds=[1, 2, 3], actions=actions, trajectories=True).json()
+    counted = [np.mean([step["oom"] for step in episode]) for episode in answer["trajectories"]]
+    assert answer["oom_shares"] == pytest.approx(counted) and answer["oom_shares"][:2] == [1.0, 0.0]
+    assert 0 < answer["oom_shares"][2] < 1
+    assert answer["mean_oom_share"] == pytest.approx(np.mean(counted))
+    assert rollout(http, task_id=3, seeds=[1, 2, 3], actions=actions).json()["oom_shares"] == answer["oom_shares"]
+
+
 def test_one_sequence_serves_all_seeds_and_a_config_counts(http: httpx.Client):
     actions, config = random_actions(1, 5), {"alpha": 0.1, "slo_ttft_ms": 50.0}
     answer = rollout(http, task_id=2, seeds=[1, 2], actions=[actions], config=config, trajectories=True).json()
