@@ -13,6 +13,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from inferencegym_jax.cli.tables import open_loop, open_loop_line
 from inferencegym_jax.live.measure.cells import Cells
 from inferencegym_jax.live.measure.plan import MeasureSettings, Progress
 from inferencegym_jax.live.measure.run import measure_server
@@ -46,6 +47,7 @@ def measure_and_report(
         f"request spends {summary['request_overhead_ms']:g} ms outside iterations"
     )
     results.print(f"[bold]{out}[/]: {summary['cells']} cells in {cells.elapsed_s:.0f} s", soft_wrap=True)
+    results.print(open_loop_line(open_loop(table)), soft_wrap=True, markup=False)
     return summary
 
 

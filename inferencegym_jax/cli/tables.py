@@ -21,6 +21,7 @@ from inferencegym_jax.cli.output import (
 )
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.table import vllm_bench as bench_results
+from inferencegym_jax.table.derived_profile import profile_of
 from inferencegym_jax.table.latency_table import KEYS, METRICS, LatencyTable, TableError, load_table
 
 app = typer.Typer(no_args_is_help=True, help="Latency tables: check, describe, build from measurements.")
@@ -41,7 +42,33 @@ def description(loaded: LatencyTable) -> dict[str, Any]:
         },
         "metadata": loaded.metadata,
         "digest": loaded.digest,
+        "open_loop": open_loop(loaded),
     }
+
+
+def open_loop(loaded: LatencyTable) -> dict[str, Any]:
+    """Whether open-loop tasks can use a table: where its engine profile comes from and the pool of each weight format,
+    or what is missing."""
+    try:
+        profile = profile_of(loaded)
+    except TableError as error:
+        return {"ready": False, "missing": str(error)}
+    tiers = [int(tier) for tier in loaded.axes["quant_tier"]]
+    return {
+        "ready": True,
+        "profile": "derived from the TPOT columns" if loaded.engine is None else "its own",
+        "memory_gb": profile.memory_gb,
+        "pool_tokens": [int(profile.pool_tokens(tier)) for tier in tiers],
+        "digest": profile.digest,
+    }
+
+
+def open_loop_line(about: dict[str, Any]) -> str:
+    """``open_loop`` in words."""
+    if not about["ready"]:
+        return f"closed-loop tasks only: {about['missing']}"
+    pools = ", ".join(f"{tokens:,}" for tokens in about["pool_tokens"])
+    return f"open-loop tasks: engine profile {about['profile']}; KV pool of {pools} tokens"
 
 
 def print_axes(about: dict[str, Any]) -> None:
@@ -64,7 +91,7 @@ def check(file: TableArgument = None, json_output: Annotated[bool, JSON] = False
         fail(error)
     about = description(loaded)
     if json_output:
-        print_json({"ok": True, "rows": about["rows"], "locked_knobs": about["locked_knobs"]})
+        print_json({"ok": True} | {key: about[key] for key in ("rows", "locked_knobs", "open_loop")})
         return
     axes = " x ".join(f"{len(values)} {key}" for key, values in about["axes"].items() if len(values) > 1)
     console = answers()
@@ -72,6 +99,7 @@ def check(file: TableArgument = None, json_output: Annotated[bool, JSON] = False
     for name in loaded.locked_knobs:
         value = loaded.axes[name][0]
         console.print(f"    {name} has one value, {value:g}: the knob is locked ({KNOBS[name].description})")
+    console.print(f"    {escape(open_loop_line(about['open_loop']))}", soft_wrap=True)
 
 
 @app.command()
@@ -89,6 +117,7 @@ def info(file: TableArgument = None, json_output: Annotated[bool, JSON] = False)
     rows = [(name, number(bounds["min"]), number(bounds["max"])) for name, bounds in about["metrics"].items()]
     console.print(table(("metric", "least", "most"), rows))
     console.print()
+    console.print(escape(open_loop_line(about["open_loop"])), soft_wrap=True)
     for name, value in about["metadata"].items():
         console.print(f"[bold]{escape(name)}[/]  {escape(str(value))}", soft_wrap=True)
 

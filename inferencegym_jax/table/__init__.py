@@ -1,5 +1,7 @@
 """The latency table: its file, its lookup, what it says of one iteration, tables from vLLM's benchmark files."""
 
+from inferencegym_jax.table.derived_profile import profile_of
+from inferencegym_jax.table.engine_profile import EngineProfile
 from inferencegym_jax.table.latency_table import (
     CONTINUOUS,
     DISCRETE,
@@ -17,9 +19,11 @@ __all__ = [
     "DISCRETE",
     "KEYS",
     "METRICS",
+    "EngineProfile",
     "LatencyTable",
     "TableError",
     "data_path",
+    "profile_of",
     "load_table",
     "table_from_columns",
 ]

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from inferencegym_jax.models import KNOBS
+from inferencegym_jax.table.columns import number_columns
+from inferencegym_jax.table.engine_profile import EngineProfile
+from inferencegym_jax.table.errors import TableError
+from inferencegym_jax.table.profile_format import ENGINE_METADATA, POOL_METADATA
 
 PROMPT_LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)  # tokens of prompt_len_bucket 0 to 7
 KEYS = ("spec_length", "quant_tier", "prefill_disagg", "batch_size", "kv_budget", "prompt_len_bucket")
@@ -26,10 +31,8 @@ DISCRETE, CONTINUOUS = KEYS[:3], KEYS[3:]  # looked up exactly, interpolated
 METRICS = ("ttft_p50_ms", "ttft_p99_ms", "tpot_ms", "tps", "gpu_mem_gb", "cost_per_1k")
 OPTIONAL_KEYS = ("spec_length", "quant_tier", "prefill_disagg", "kv_budget")
 DEFAULT_TABLE = "traces_llama3_8b.parquet"
-
-
-class TableError(ValueError):
-    """A latency table that cannot be used; the message names the first offending row or column."""
+PROFILE_KEY = "engine_profile"  # of the metadata; the other place of a profile is the file NAME.engine.json
+PROFILE_SUFFIX = ".engine.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,27 +44,57 @@ class LatencyTable:
         values: float32[spec, quant, disagg, batch, kv, prompt, 6], metrics in the order of ``METRICS``.
         metadata: the file's own text metadata (source, version, licence, reference acceptance, output length...).
         name: where it came from.
+        engine: what the file says of an engine's iterations and memory, for the open loop; None where it says nothing.
+            ``derived_profile.profile_of`` is what the open loop reads: it derives one where it can.
     """
 
     axes: dict[str, tuple[float, ...]]
     values: np.ndarray
     metadata: dict[str, str] = field(default_factory=dict)
     name: str = "table"
+    engine: EngineProfile | None = None
+
+    @classmethod
+    def from_columns(cls, columns: Any, metadata: Mapping[str, Any] | None = None, name: str = "table") -> LatencyTable:
+        """A table from a data frame (pandas, polars, pyarrow) or a mapping of names to sequences.
+
+        Args:
+            columns: of a latency table, one row a measurement: the keys ``batch_size`` and ``prompt_len_bucket`` and
+                the metrics; a knob's column that is missing locks that knob; other columns are not read.
+            metadata: of the table (``engine_overhead_ms``, ``reference_output_length``, ...); texts, or values that
+                become JSON.
+            name: what to call the table.
+
+        Raises:
+            TypeError: neither a mapping nor a data frame.
+            TableError: naming the first column or row that cannot be used; see ``table_from_columns``.
+        """
+        try:
+            numbers = number_columns(columns, (*KEYS, *METRICS))
+        except ValueError as error:
+            raise TableError(f"{name}: {error}") from None
+        texts = {key: x if isinstance(x, str) else json.dumps(x) for key, x in (metadata or {}).items()}
+        return table_from_columns(numbers, texts, name)
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the axes, values and the metadata that the physics reads."""
+        """SHA-256 of the axes, values and the metadata that the physics reads; the engine profile has its own."""
         text = repr((self.axes, self.reference_acceptance, self.output_length, self.engine_overhead_ms))
         text += repr(self.prefill_ms) if self.prefill_ms else ""
         return hashlib.sha256(text.encode() + np.ascontiguousarray(self.values).tobytes()).hexdigest()
 
     def __hash__(self) -> int:
         """Hash of the content."""
-        return hash(self.digest)
+        return hash(self._content)
 
     def __eq__(self, other: object) -> bool:
         """Whether the other table has the same content."""
-        return isinstance(other, LatencyTable) and self.digest == other.digest
+        return isinstance(other, LatencyTable) and self._content == other._content
+
+    @functools.cached_property
+    def _content(self) -> tuple[Any, ...]:
+        """The digest, and what an engine profile is read or derived from."""
+        return self.digest, self.engine, *(self.metadata.get(key) for key in (*POOL_METADATA, *ENGINE_METADATA))
 
     @property
     def reference_acceptance(self) -> float:
@@ -88,19 +121,26 @@ class LatencyTable:
     @property
     def locked_knobs(self) -> tuple[str, ...]:
         """Knobs for which the table has one value only, so that no agent can turn them."""
-        return tuple(name for name in KNOBS if len(self.axes[name]) == 1)
+        return tuple(name for name in KNOBS if len(self.axes.get(name, ())) == 1)
 
     @functools.cached_property
     def knob_defaults(self) -> dict[str, Any]:
-        """The baseline's value of each knob, or the table's nearest where the table lacks it."""
+        """The baseline's value of each knob, or the table's nearest where the table lacks it. Of knobs that are no
+        axis of a table, the baseline's."""
         result: dict[str, Any] = {}
         for name, knob in KNOBS.items():
             value = knob.default
-            if name in DISCRETE or len(self.axes[name]) == 1:
+            if name in DISCRETE or name in self.locked_knobs:
                 value = min(self.axes[name], key=lambda node, wanted=float(value): abs(node - wanted))
-            kind = {"float": float, "bool": bool}.get(knob.kind, int)
-            result[name] = kind(value)
+            result[name] = {"float": float, "bool": bool}.get(knob.kind, int)(value)
         return result
+
+    @functools.cached_property
+    def gpu_second_cost(self) -> float:
+        """Cost of one GPU for a second, ``cost_per_1k x tps / 1000`` of the colocated rows: it is paid busy or not."""
+        rows = self.values[:, :, 0]
+        rate = rows[..., METRICS.index("cost_per_1k")].astype(np.float64) * rows[..., METRICS.index("tps")] / 1000.0
+        return float(np.median(rate))
 
     @functools.cached_property
     def base_memory_gb(self) -> tuple[float, ...]:
@@ -119,10 +159,24 @@ def data_path(name: str) -> Path:
 
 
 @functools.lru_cache(maxsize=8)
-def _load(path: str, stamp: tuple[int, int]) -> LatencyTable:
-    del stamp  # part of the cache key only: a rewritten file is read again
+def _load(path: str, stamps: tuple[tuple[int, int] | None, ...]) -> LatencyTable:
     columns, metadata = _read(Path(path))
+    if stamps[1] is not None:  # else part of the cache key only: a rewritten file is read again
+        beside = EngineProfile.load(profile_path(path))
+        if PROFILE_KEY in metadata and EngineProfile.from_json(metadata[PROFILE_KEY], path) != beside:
+            raise TableError(f"{path}: its metadata {PROFILE_KEY} is not that of {profile_path(path)}; remove one")
+        metadata[PROFILE_KEY] = beside.to_json()
     return table_from_columns(columns, metadata, name=path)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    status = path.stat() if path.is_file() else None
+    return (status.st_mtime_ns, status.st_size) if status else None
+
+
+def profile_path(table: str | Path) -> Path:
+    """The file beside a table that may hold its engine profile: NAME.engine.json for NAME.parquet or NAME.csv."""
+    return Path(table).with_suffix(PROFILE_SUFFIX)
 
 
 def load_table(table: str | Path | LatencyTable | None = None) -> LatencyTable:
@@ -140,8 +194,7 @@ def load_table(table: str | Path | LatencyTable | None = None) -> LatencyTable:
     path = data_path(DEFAULT_TABLE) if table is None else Path(table)
     if not path.is_file():
         raise FileNotFoundError(f"table = {str(path)!r}: no such file; give a parquet or CSV latency table")
-    status = path.stat()
-    return _load(str(path), (status.st_mtime_ns, status.st_size))
+    return _load(str(path), (_stamp(path), _stamp(profile_path(path))))
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -188,7 +241,7 @@ def table_from_columns(
     Args:
         columns: name -> sequence of equal length; the keys ``batch_size`` and ``prompt_len_bucket`` and all metrics are
             required, a missing ``spec_length``, ``quant_tier``, ``prefill_disagg`` or ``kv_budget`` locks that knob.
-        metadata: text metadata.
+        metadata: text metadata; an engine profile in it (``PROFILE_KEY``, JSON) becomes the table's ``engine``.
         name: what to call the table in messages.
 
     Raises:
@@ -233,7 +286,10 @@ def table_from_columns(
     nodes = {key: tuple(float(x) for x in axis) for key, axis in axes.items()}
     nodes["prompt_len_bucket"] = tuple(float(PROMPT_LENGTHS[int(i)]) for i in axes["prompt_len_bucket"])
     _check_prefill((metadata or {}).get("prefill_ms", "[]"), len(nodes["prompt_len_bucket"]), name)
-    return LatencyTable(nodes, values.reshape(*shape, len(METRICS)), dict(metadata or {}), name)
+    texts = dict(metadata or {})
+    profile = texts.pop(PROFILE_KEY, None)
+    engine = None if profile is None else EngineProfile.from_json(profile, f"{name}: {PROFILE_KEY}")
+    return LatencyTable(nodes, values.reshape(*shape, len(METRICS)), texts, name, engine)
 
 
 def _check_key(key: str, values: np.ndarray) -> None:

@@ -3,7 +3,8 @@
 ``folder of JSON -> BenchPoint -> columns -> table.table_from_columns``. One file is one closed-loop run:
 ``--max-concurrency`` is the batch size, and the mean prompt length names the prompt bucket. What the benchmark cannot
 know a run states with ``--metadata``, which vLLM writes into the file: ``spec_length``, ``acceptance`` (of the drafts),
-``quant_tier``, ``prefill_disagg``, ``kv_budget``, ``gpu_mem_gb``.
+``quant_tier``, ``prefill_disagg``, ``kv_budget``, ``gpu_mem_gb``, and for open-loop tasks ``memory_gb``,
+``weights_gb``, ``kv_bytes_per_token``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ from inferencegym_jax.models import KNOBS, finite_number, shown
 from inferencegym_jax.table.latency_table import (
     KEYS,
     METRICS,
+    PROFILE_KEY,
     PROMPT_LENGTHS,
     LatencyTable,
     TableError,
+    profile_path,
     table_from_columns,
 )
 
+POOL = ("memory_gb", "weights_gb", "kv_bytes_per_token", "kv_cache_tokens")  # what open-loop tasks need besides
 STATED = ("spec_length", "quant_tier", "prefill_disagg", "kv_budget")
 MEASURED = ("median_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "output_throughput", "completed", "total_input_tokens")
 
@@ -46,6 +50,7 @@ class BenchPoint:
         gpus: GPUs in use, 2 where prefill runs on its own.
         weight: completed requests.
         model: as the run names it.
+        pool: of ``POOL``, what the run states.
     """
 
     file: str
@@ -58,6 +63,7 @@ class BenchPoint:
     gpus: float
     weight: float
     model: str
+    pool: dict[str, float] = field(default_factory=dict[str, float])
 
 
 def read_folder(folder: str | Path) -> list[BenchPoint]:
@@ -121,6 +127,7 @@ def read_point(file: Path) -> BenchPoint:
         gpus=1.0 + keys["prefill_disagg"],
         weight=completed,
         model=str(report.get("model_id", "unknown model")),
+        pool={name: _stated(file, name, report[name]) for name in POOL if report.get(name) is not None},
     )
 
 
@@ -193,10 +200,26 @@ def build_table(points: Sequence[BenchPoint], *, gpu_mem_gb: float | None = None
         "source": f"vllm bench serve, {len(points)} runs of {models[0]}",
         "reference_output_length": f"{np.average([point.output for point in points], weights=weights):.1f}",
     }
+    for name in POOL:
+        values = [value for _, value in sorted(_agreed(points, name).items())]
+        if values:
+            metadata[name] = json.dumps(values if name == "weights_gb" else values[0])
     accepted = [point.acceptance for point in points if point.acceptance is not None]
     if accepted:
         metadata["reference_acceptance"] = f"{np.mean(accepted):.3f}"
     return table_from_columns(columns, metadata, name=models[0])
+
+
+def _agreed(points: Sequence[BenchPoint], name: str) -> dict[float, float]:
+    """What the runs state of a field of ``POOL``, by quant tier for the weights; they must not contradict."""
+    stated: dict[float, float] = {}
+    for point in points:
+        if name in point.pool:
+            tier = point.keys["quant_tier"] if name == "weights_gb" else 0.0
+            if stated.setdefault(tier, point.pool[name]) != point.pool[name]:
+                wanted = f"must be {stated[tier]:g} as another run states"
+                raise TableError(f"{point.file}: {name} = {point.pool[name]:g}; {wanted}")
+    return stated
 
 
 def columns_of(table: LatencyTable) -> dict[str, np.ndarray]:
@@ -209,7 +232,8 @@ def columns_of(table: LatencyTable) -> dict[str, np.ndarray]:
 
 
 def write_table(table: LatencyTable, path: str | Path) -> None:
-    """Write a table as parquet (with its metadata) or CSV, by the file's ending.
+    """Write a table as parquet (with its metadata and engine profile) or CSV (the profile beside it), by the file's
+    ending.
 
     Raises:
         ValueError: another ending.
@@ -217,10 +241,13 @@ def write_table(table: LatencyTable, path: str | Path) -> None:
     """
     path = Path(path)
     arrays = {name: pa.array(column) for name, column in columns_of(table).items()}
-    data = pa.table(arrays).replace_schema_metadata(table.metadata)
+    profile = {PROFILE_KEY: table.engine.to_json()} if table.engine else {}
+    data = pa.table(arrays).replace_schema_metadata(table.metadata | profile)
     if path.suffix == ".parquet":
         parquet.write_table(data, path)
     elif path.suffix == ".csv":
         csv.write_csv(data, path)
+        if table.engine:
+            profile_path(path).write_text(table.engine.to_json())
     else:
         raise ValueError(f"out = {str(path)!r}: must end in .parquet or .csv")

@@ -11,8 +11,8 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.cli.app import run
-from inferencegym_jax.cli.options import policy_of
 from inferencegym_jax.table import vllm_bench as bench_results
+from inferencegym_jax.table.derived_profile import profile_of
 from inferencegym_jax.table.latency_table import PROMPT_LENGTHS
 
 
@@ -70,7 +70,7 @@ def test_build_from_bench_results_gives_a_table_that_the_environment_runs_on(
     _, state = env.reset_seed(0, params)
     _, _, _, _, _, info = env.step(None, state, ig.ServeAction(batch_size=16), params)
     assert np.isfinite(float(info["metrics"].tokens_per_sec))
-    best = policy_of("best_static", 1, env.table)(None, None)  # type: ignore[arg-type]
+    best = ig.policies.policy_of("best_static", ig.problem(1, table=out))(None, None)  # type: ignore[arg-type]
     assert best.batch_size in env.table.axes["batch_size"]
     assert best != ig.policies.best_static(1)(None, None)  # type: ignore[arg-type]
 
@@ -150,3 +150,22 @@ def test_info_tells_provenance(capsys: pytest.CaptureFixture[str]):
     assert about["rows"] == 10_800 and about["metadata"]["licence"] == "Apache-2.0"
     assert run(["table", "info"]) == 0
     assert "aiconfigurator-core" in capsys.readouterr().out
+
+
+def test_what_runs_state_of_memory_opens_the_open_loop(tmp_path: Path):
+    for batch in (1, 16):
+        for prompt in (64, 500):
+            write(tmp_path, batch, prompt, memory_gb="80", weights_gb=16.06, kv_bytes_per_token="131072")
+    built = bench_results.build_table(bench_results.read_folder(tmp_path), gpu_mem_gb=20.0)
+    assert profile_of(built).pool_tokens(0) == pytest.approx((80 - 16.06 - 2.5) * 1e9 / 131072)
+    write(tmp_path, 1, 64, memory_gb=40)
+    with pytest.raises(ig.TableError, match=r"memory_gb = .* must be .* as another run states"):
+        bench_results.build_table(bench_results.read_folder(tmp_path), gpu_mem_gb=20.0)
+
+
+def test_a_table_silent_on_memory_says_what_to_add(tmp_path: Path):
+    for batch in (1, 16):
+        write(tmp_path, batch, 64)
+    built = bench_results.build_table(bench_results.read_folder(tmp_path), gpu_mem_gb=20.0)
+    with pytest.raises(ig.TableError, match=r"metadata memory_gb.*weights_gb.*kv_bytes_per_token.*docs/tables.md"):
+        profile_of(built)

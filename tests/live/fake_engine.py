@@ -203,7 +203,8 @@ def create_app(engine: FakeEngine, options: argparse.Namespace) -> Starlette:
             f"# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting{label} {len(engine.waiting)}\n"
             f"# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc{label} {used / 65536}\n"
             f"# TYPE vllm:num_preemptions counter\nvllm:num_preemptions_total{label} 0\n"
-            '# TYPE vllm:cache_config_info gauge\nvllm:cache_config_info{kv_cache_memory_bytes="4000000000"} 1.0\n'
+            "# TYPE vllm:cache_config_info gauge\n"
+            'vllm:cache_config_info{block_size="16",kv_cache_memory_bytes="4000000000",num_gpu_blocks="4096"} 1.0\n'
         )
 
     async def state(_: Request) -> Response:

@@ -23,6 +23,7 @@ from inferencegym_jax.live.measure.table import read_off
 from inferencegym_jax.live.server.probe import EngineError, probe
 from inferencegym_jax.live.server.streaming import Endpoint, open_client
 from inferencegym_jax.live.trial.prediction import IterationTimes, saturation
+from inferencegym_jax.table.derived_profile import profile_of
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable, load_table
 from tests.live.fake_engine import Times
 
@@ -110,6 +111,18 @@ def test_metadata_says_of_what_when_and_how_well(measured: Any) -> None:
         if 64 * 2**i in table.axes["prompt_len_bucket"]
     }
     assert set(spread) == cells and all(0 <= x["tpot"] < 1 for x in spread.values())
+
+
+def test_open_loop_reads_the_engines_iterations_and_pool(measured: Any) -> None:
+    _, table, _ = measured
+    profile = profile_of(table)
+    assert profile.pool_tokens(0) == pytest.approx(65536)
+    assert profile.kv_bytes_per_token == pytest.approx(4e9 / 65536)
+    assert profile.path_ms == json.loads(table.metadata["fitted"])["request_overhead_ms"]
+    batch = np.asarray(table.axes["batch_size"])
+    iteration = np.interp(batch, profile.products_tokens, profile.products_ms[0])
+    iteration += profile.decode_attention_ms[:, 0]
+    assert np.median(np.abs(iteration / (TIMES.a + TIMES.b * batch) - 1.0)) < 0.15, iteration
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(measured: Any) -> None:

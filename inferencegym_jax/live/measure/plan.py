@@ -17,7 +17,7 @@ import httpx
 
 from inferencegym_jax.live.measure.cell_run import Slice, run_cell
 from inferencegym_jax.live.measure.cells import Cell, Cells
-from inferencegym_jax.live.measure.table import build_columns, build_metadata, fit, write_table
+from inferencegym_jax.live.measure.table import build_columns, build_metadata, fit, pool_metadata, write_table
 from inferencegym_jax.live.server.probe import Engine, EngineError
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.table.latency_table import PROMPT_LENGTHS, LatencyTable
@@ -40,6 +40,8 @@ class MeasureSettings:
         precision: half-width of the 95 % intervals, as a share, at which a cell is left alone.
         slice_s: shortest slice.
         base_memory_gb: memory of weights and runtime.
+        kv_cache_tokens, kv_bytes_per_token: size of the KV pool and of a token in it, where the server tells neither;
+            0 is unknown. Open-loop tasks need both.
         seed: of lengths and prompts.
     """
 
@@ -50,6 +52,8 @@ class MeasureSettings:
     precision: float = 0.05
     slice_s: float = 2.0
     base_memory_gb: float = 0.0
+    kv_cache_tokens: float = 0.0
+    kv_bytes_per_token: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,6 +66,8 @@ class MeasureSettings:
             (0 < self.precision < 1, "precision", self.precision, "a share above 0 and below 1"),
             (self.slice_s > 0, "slice", self.slice_s, "seconds above 0"),
             (self.base_memory_gb >= 0, "base-memory-gb", self.base_memory_gb, "at least 0"),
+            (0 <= self.kv_cache_tokens < math.inf, "kv-cache-tokens", self.kv_cache_tokens, "at least 0"),
+            (0 <= self.kv_bytes_per_token < math.inf, "kv-bytes-per-token", self.kv_bytes_per_token, "at least 0"),
         ]
         for good, name, value, allowed in checks:
             if not good:
@@ -126,6 +132,7 @@ class Measurement:
         columns = build_columns(self.cells, self.batch_sizes, self.buckets, self.engine, output, base)
         fitted = fit(self.cells, columns, self.buckets, output)
         metadata = build_metadata(self.cells, self.batch_sizes, self.buckets, self.engine, fitted, output, base)
+        metadata |= pool_metadata(self.engine, self.settings.kv_cache_tokens, self.settings.kv_bytes_per_token)
         return write_table(columns, metadata, path)
 
     async def _scan(self) -> None:

@@ -160,10 +160,21 @@ def build_metadata(
         "kv_cache_gb": str(engine.kv_cache_gb or 0.0),
         "base_memory_gb": str(base_memory_gb),
         "engine_overhead_ms": "0",  # wall-clock iterations hold the scheduler's time already
+        "path_ms": str(fitted["request_overhead_ms"]),
         "prefill_ms": json.dumps(fitted["prefill_ms"]),
         "fitted": json.dumps(fitted),
         "spread": json.dumps(spread),
     }
+
+
+def pool_metadata(engine: Engine, kv_cache_tokens: float, kv_bytes_per_token: float) -> dict[str, str]:
+    """What open-loop tasks need of the KV pool, as far as the server tells it; else as stated (0: not stated)."""
+    tokens = engine.kv_cache_tokens or kv_cache_tokens
+    token = kv_bytes_per_token
+    if not token and engine.kv_cache_gb and tokens:
+        token = engine.kv_cache_gb * 1e9 / tokens
+    known = {"kv_cache_tokens": tokens, "kv_bytes_per_token": token}
+    return {key: f"{value:.10g}" for key, value in known.items() if value}
 
 
 def write_table(columns: dict[str, list[float]], metadata: dict[str, str], path: Path) -> LatencyTable:

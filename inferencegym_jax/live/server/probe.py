@@ -30,6 +30,7 @@ class Engine:
     max_model_len: int | None
     kv_cache_gb: float | None  # size of the KV cache pool
     has_metrics: bool
+    kv_cache_tokens: float | None = None  # the same in tokens
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class EngineMetrics:
     waiting: float | None = None
     kv_usage: float | None = None  # share of the KV cache in use
     kv_cache_gb: float | None = None
+    kv_cache_tokens: float | None = None
     preemptions: float | None = None  # counter
     draft_tokens: float | None = None  # counter
     accepted_tokens: float | None = None  # counter
@@ -85,6 +87,7 @@ async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
         max_model_len=int(limit) if isinstance(limit, int | float) else None,
         kv_cache_gb=metrics.kv_cache_gb if metrics else None,
         has_metrics=metrics is not None,
+        kv_cache_tokens=metrics.kv_cache_tokens if metrics else None,
     )
 
 
@@ -135,12 +138,18 @@ def parse_metrics(text: str) -> EngineMetrics:
         return sum(numbers) if numbers else None
 
     usage = values("kv_cache_usage_perc") or values("gpu_cache_usage_perc")
-    size = re.findall(r'^vllm:cache_config_info\{[^\n]*\bkv_cache_memory_bytes="(\d+)"', text, re.MULTILINE)
+
+    def labels(name: str) -> list[float]:
+        pages = re.findall(r"^vllm:cache_config_info\{([^\n]*)\}", text, re.MULTILINE)
+        return [float(x) for page in pages for x in re.findall(rf'\b{name}="(\d+)"', page)]
+
+    size, blocks, block = (labels(name) for name in ("kv_cache_memory_bytes", "num_gpu_blocks", "block_size"))
     return EngineMetrics(
         running=total("num_requests_running"),
         waiting=total("num_requests_waiting"),
         kv_usage=sum(usage) / len(usage) if usage else None,
-        kv_cache_gb=sum(map(float, size)) / 1e9 if size else None,
+        kv_cache_gb=sum(size) / 1e9 if size else None,
+        kv_cache_tokens=sum(blocks) * block[0] if blocks and block else None,
         preemptions=total("num_preemptions_total"),
         draft_tokens=total("spec_decode_num_draft_tokens_total"),
         accepted_tokens=total("spec_decode_num_accepted_tokens_total"),
