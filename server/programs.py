@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections import OrderedDict
@@ -18,6 +19,8 @@ import jax
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.single_step import SingleStep
 from inferencegym_jax.models import KNOBS
+from inferencegym_jax.policies.reactive_control import ReactivePlan
+from inferencegym_jax.policies.reactive_plans import plan_for
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
@@ -39,6 +42,15 @@ class Kernel(SingleStep):
     def config(self) -> dict[str, float]:
         """The overrides of its weights and objective."""
         return self.problem.config
+
+    @functools.cached_property
+    def reactive_plan(self) -> ReactivePlan:
+        """The reactive controller's plan for the task.
+
+        Raises:
+            ValueError: see ``reactive_for``.
+        """
+        return plan_for(self.problem.table, self.problem.params)
 
 
 class Engine:

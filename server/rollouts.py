@@ -7,6 +7,7 @@ compiled rollout keeps about 50 MB for good, so their number is what bounds the 
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import orjson
 import pyarrow as pa
+from jax.tree_util import Partial
 
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation, Trajectory
-from inferencegym_jax.policies.names import CONTROLLERS, STATIC, policy_of, static_action
+from inferencegym_jax.policies.names import STATIC, WEIGHTLESS, policy_of, static_action
+from inferencegym_jax.policies.reactive_control import ReactivePlan, act
 from inferencegym_jax.scoring.aggregates import aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
 from server.errors import BadInput
@@ -30,19 +33,22 @@ from server.settings import Settings
 
 ARROW = "application/vnd.apache.arrow.stream"
 BLOCK = 256  # episodes a compiled call
-REPLAY, FIRST = 0, 1  # what ``choose`` chooses: the actions in its carry, or a controller, counted from FIRST
-Choice = tuple[jax.Array, ServeAction, jax.Array]
+REPLAY, REACTIVE, FIRST = 0, 1, 2  # what ``choose`` chooses: actions, the controller, one of WEIGHTLESS from FIRST on
+Choice = tuple[jax.Array, ServeAction, jax.Array, ReactivePlan]
 
 
 def choose(key: jax.Array, observation: ServeObservation, carry: Choice) -> tuple[ServeAction, Choice]:
-    """Every policy that needs no weights in one: the carry says which, and holds the actions to replay and the step."""
-    which, actions, step = carry
+    """Every policy that is no network in one: the carry says which, and holds the actions to replay, the step and the
+    reactive controller's plan."""
+    which, actions, step, plan = carry
     replayed = jax.tree.map(lambda column: column[step], actions)
-    others = [policy(key, observation, None).as_arrays() for policy in CONTROLLERS.values()]
+    others = [policy(key, observation, None) for policy in (functools.partial(act, plan), *WEIGHTLESS.values())]
     chosen = jax.tree.map(
-        lambda *options: jnp.select([which == i for i in range(len(options))], options), replayed, *others
+        lambda *options: jnp.select([which == i for i in range(len(options))], options),
+        replayed,
+        *(action.as_arrays() for action in others),
     )
-    return chosen, (which, actions, step + 1)
+    return chosen, (which, actions, step + 1, plan)
 
 
 def trim() -> None:
@@ -50,6 +56,9 @@ def trim() -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
+
+
+NO_PLAN = ReactivePlan.empty()
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Source:
     lengths: np.ndarray  # steps of each episode
     which: int | None = None  # what ``choose`` is to choose; None: the policy is not ``choose``
     actions: ServeAction | None = None  # NumPy columns (episodes, 200) to replay
+    plan: ReactivePlan = NO_PLAN
 
 
 class Rollouts:
@@ -81,23 +91,23 @@ class Rollouts:
             )
         if request.format == "arrow" and not request.trajectories:
             raise BadInput('format = "arrow": needs trajectories = true')
-        if request.policy is not None and request.policy not in (*STATIC, *CONTROLLERS):
-            self.policy(request.policy, self.engine.kernel(request.task_id).problem)
+        if request.policy is not None and request.policy not in (*STATIC, *WEIGHTLESS):
+            self.policy(request.policy, self.engine.kernel(request.task_id))
 
     def warm_up(self) -> None:
         """Compile ``choose``, so that no request waits for it."""
         self.run(RolloutRequest(task_id=1, seeds=[0], policy="baseline", actions=None))
 
-    def policy(self, name: str, problem: ig.Problem) -> Policy:
+    def policy(self, name: str, kernel: Kernel) -> Policy:
         """The policy of a name.
 
         Raises:
             BadInput: this server lacks it for the task, with the reason.
         """
         try:
-            return policy_of(name, problem)
+            return Partial(act, kernel.reactive_plan) if name == "reactive" else policy_of(name, kernel.problem)
         except (OSError, ValueError) as error:
-            raise BadInput(f"policy = {name!r}: not available for task {problem.spec.id}: {error}") from error
+            raise BadInput(f"policy = {name!r}: not available for task {kernel.spec.id}: {error}") from error
 
     def run(self, request: RolloutRequest) -> tuple[bytes, str, int]:
         """(body, media type, steps taken) of a checked request."""
@@ -109,8 +119,9 @@ class Rollouts:
         for start in range(0, len(seeds), BLOCK):
             block = np.arange(start, min(start + BLOCK, len(seeds)))
             parts.append(self._block(kernel, source, seeds, block, request.trajectories))
-        if source.policy not in self._compiled:
-            self._compiled.add(source.policy)
+        program = getattr(source.policy, "func", source.policy)
+        if program not in self._compiled:
+            self._compiled.add(program)
             trim()
         found = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
         scores, totals, crashes = self._score(kernel, found, lengths)
@@ -137,8 +148,8 @@ class Rollouts:
         whole = np.full(count, EPISODE_LENGTH)
         name: str = request.policy or "baseline"
         action = static_action(name, kernel.problem)
-        if action is None and name not in CONTROLLERS:
-            return Source(self.policy(name, kernel.problem), whole)
+        if action is None and name not in ("reactive", *WEIGHTLESS):
+            return Source(self.policy(name, kernel), whole)
         knobs = (action or ServeAction()).to_dict()
         sequences = [[]] if request.actions is None else request.actions
         columns: dict[str, np.ndarray] = {}
@@ -155,7 +166,9 @@ class Rollouts:
                 raise BadInput(f"actions: {error}") from error
             lengths = np.broadcast_to([len(sequence) for sequence in sequences], (count,))
             return Source(choose, lengths, REPLAY, actions)
-        which = FIRST + list(CONTROLLERS).index(name) if name in CONTROLLERS else REPLAY
+        if name == "reactive":
+            return Source(choose, whole, REACTIVE, actions, kernel.reactive_plan)
+        which = FIRST + list(WEIGHTLESS).index(name) if name in WEIGHTLESS else REPLAY
         return Source(choose, whole, which, actions)
 
     def _block(self, kernel: Kernel, source: Source, seeds: np.ndarray, block: np.ndarray, whole: bool) -> Any:
@@ -164,7 +177,8 @@ class Rollouts:
         carry, axis = None, None
         if source.which is not None:
             actions = jax.tree.map(lambda column: column[padded], source.actions).as_arrays()
-            carry, axis = (jnp.full(BLOCK, source.which), actions, jnp.zeros(BLOCK, jnp.int32)), 0
+            plan = jax.tree.map(lambda x: jnp.broadcast_to(x, (BLOCK, *jnp.shape(x))), source.plan)
+            carry, axis = (jnp.full(BLOCK, source.which), actions, jnp.zeros(BLOCK, jnp.int32), plan), 0
         found = ig.rollout(kernel.env, kernel.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
         kept = ("action", "reward", "metrics", "oom")
         part = found if whole else {name: getattr(found, name) for name in kept}

@@ -19,7 +19,8 @@ from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import KNOBS, Knob, ServeAction, ServeObservation
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.numerics.compile_units import compile_unit
-from inferencegym_jax.policies.reactive_control import ReactivePlan, act, plan_for
+from inferencegym_jax.policies.reactive_control import ReactivePlan, act
+from inferencegym_jax.policies.reactive_plans import plan_for
 from inferencegym_jax.table.latency_table import load_table
 
 
@@ -103,8 +104,8 @@ def best_static(task: int | str, **where: Any) -> Policy:
 
 
 def reactive(key: jax.Array, observation: ServeObservation, carry: Any = None) -> ServeAction:
-    """``reactive_for`` on the shipped table, for whoever does not say which task: the plan of task 2 while the engine is
-    seen to hold 16-bit weights, that of task 3 otherwise.
+    """``reactive_for`` on the shipped table where nobody says which task: the plan of task 2 while the engine is seen
+    to hold 16-bit weights, that of task 3 otherwise.
 
     ``reactive_for(table, params)`` plans for a task, and for a table of one's own.
     """
@@ -123,7 +124,6 @@ def _shipped_plans() -> tuple[float, float, tuple[ReactivePlan, ReactivePlan]]:
     """Memory (GB) between that of 16-bit weights and the next lighter ones, that of the tasks' GPU, and the plans of
     tasks 2 and 3 as NumPy arrays."""
     table = load_table()
-    with jax.ensure_compile_time_eval():  # the first call may come while a rollout is traced
-        plans = [jax.tree.map(np.asarray, plan_for(table, registry.make(task, table=table)[1])) for task in (2, 3)]
+    plans = [jax.tree.map(np.asarray, plan_for(table, registry.make(task, table=table)[1])) for task in (2, 3)]
     heavy, light = table.base_memory_gb[:2]
     return (heavy + light) / 2.0, float(registry.make(2)[1].oom_limit_gb), (plans[0], plans[1])

@@ -68,9 +68,8 @@ def test_one_sequence_serves_all_seeds_and_a_config_counts(http: httpx.Client):
 
 @pytest.mark.parametrize("policy", ["baseline", "best_static", "reactive", "random", "trained"])
 def test_a_policy_by_name_is_the_librarys(http: httpx.Client, policy: str):
-    env, params = ig.make(2)
-    rule = getattr(ig.policies, policy)
-    found = ig.rollout(env, params, rule(2) if policy in ("best_static", "trained") else rule, [0, 1])
+    problem = ig.problem(2)
+    found = ig.rollout(problem.env, problem.params, ig.policies.policy_of(policy, problem), [0, 1])
     answer = rollout(http, task_id=2, seeds=[0, 1], policy=policy, trajectories=True).json()
     for i, episode in enumerate(answer["trajectories"]):
         # approx: a policy that computes its action is compiled together with the step here, and its last bit may differ
