@@ -198,7 +198,7 @@ class TaskEntry(BaseModel):
     episode_length: int
     slo_ttft_ms: list[float | None] = Field(description="ms, of the interactive, batch and best-effort class")
     class_shares: list[float]
-    memory_limit_gb: float
+    memory_limit_gb: float | None
     cost_budget: float | None
     reward_weights: dict[str, float]
 

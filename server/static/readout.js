@@ -12,7 +12,7 @@ function element(tag, className, ...children) {
 export function taskFacts(task) {
   const facts = [
     ...shownSlos(task).map(({ label, value }) => `${label} ${value.toLocaleString("en")} ms TTFT`),
-    `memory limit ${task.memory_limit_gb} GB`,
+    ...(task.memory_limit_gb ? [`memory limit ${task.memory_limit_gb} GB`] : []),
     ...(task.cost_budget ? [`cost budget ${task.cost_budget}`] : []),
     `${task.active_actions.length} of 5 knobs`,
   ];
