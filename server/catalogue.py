@@ -122,6 +122,7 @@ def baseline(engine: Engine) -> dict[str, Any]:
                 "breakdown": grade["breakdown"],
                 "gpu_seconds": grade.get("outcome", {}).get("gpu_seconds"),
                 "total_reward": math.fsum(entry["reward"] for entry in log),
+                "oom_share": sum(entry["oom"] for entry in log) / len(log),
                 "expected_range": shipped.get("expected_range") if engine.trace is None else None,
             }
         )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections import OrderedDict
@@ -18,6 +19,8 @@ import jax
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.single_step import SingleStep
 from inferencegym_jax.models import KNOBS
+from inferencegym_jax.policies.reactive_control import ReactivePlan
+from inferencegym_jax.policies.reactive_plans import plan_for
 from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 
@@ -40,6 +43,15 @@ class Kernel(SingleStep):
     def config(self) -> dict[str, float]:
         """The overrides of its weights and objective."""
         return self.problem.config
+
+    @functools.cached_property
+    def reactive_plan(self) -> ReactivePlan:
+        """The reactive controller's plan for the task.
+
+        Raises:
+            ValueError: see ``reactive_for``.
+        """
+        return plan_for(self.problem.table, self.problem.params)
 
 
 class Engine:
@@ -77,7 +89,7 @@ class Engine:
             return kernel
 
     def replay(self, kernel: Kernel, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The log that these actions give, bit for bit a session's: see ``LogEntry`` for its entries.
+        """The log that these actions give, bit for bit a session's: entries as ``LogEntry``, and ``oom``.
 
         Raises:
             ValueError: the server's own latency table lacks a value of a knob; the action's index is named.
@@ -91,7 +103,8 @@ class Engine:
             outcome = kernel.step(state, packed)
             state = outcome.state
             knobs, info = {name: action[name] for name in KNOBS}, outcome.info
-            log.append(log_entry(kernel.spec, knobs, outcome.reward, info["metrics"], info.get("outcome", {})))
+            entry = log_entry(kernel.spec, knobs, outcome.reward, info["metrics"], info.get("outcome", {}))
+            log.append(entry | {"oom": info["oom"]})
         return log
 
     def warm_up(self) -> None:

@@ -7,6 +7,7 @@ compiled rollout keeps about 50 MB for good, so their number is what bounds the 
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import orjson
 import pyarrow as pa
+from jax.tree_util import Partial
 
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation, Trajectory
-from inferencegym_jax.policies.names import CONTROLLERS, STATIC, policy_of, static_action
+from inferencegym_jax.policies.names import STATIC, WEIGHTLESS, policy_of, static_action
+from inferencegym_jax.policies.reactive_control import ReactivePlan, act
 from inferencegym_jax.scoring.aggregates import Aggregates, aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
 from server.errors import BadInput
@@ -31,20 +34,23 @@ from server.settings import Settings
 ARROW = "application/vnd.apache.arrow.stream"
 BLOCK = 256  # episodes a compiled call
 PARTS = ("observation", "action", "metrics", "workload")  # of a trajectory; of an open-loop one also the outcome
-SCORED = ("action", "reward", "metrics", "outcome")  # what scores are made from
-REPLAY, FIRST = 0, 1  # what ``choose`` chooses: the actions in its carry, or a controller, counted from FIRST
-Choice = tuple[jax.Array, ServeAction, jax.Array]
+SCORED = ("action", "reward", "metrics", "outcome", "oom")  # what scores are made from
+REPLAY, REACTIVE, FIRST = 0, 1, 2  # what ``choose`` chooses: actions, the controller, one of WEIGHTLESS from FIRST on
+Choice = tuple[jax.Array, ServeAction, jax.Array, ReactivePlan]
 
 
 def choose(key: jax.Array, observation: ServeObservation, carry: Choice) -> tuple[ServeAction, Choice]:
-    """Every policy that needs no weights in one: the carry says which, and holds the actions to replay and the step."""
-    which, actions, step = carry
+    """Every policy that is no network in one: the carry says which, and holds the actions to replay, the step and the
+    reactive controller's plan."""
+    which, actions, step, plan = carry
     replayed = jax.tree.map(lambda column: column[step], actions)
-    others = [policy(key, observation, None).as_arrays() for policy in CONTROLLERS.values()]
+    others = [policy(key, observation, None) for policy in (functools.partial(act, plan), *WEIGHTLESS.values())]
     chosen = jax.tree.map(
-        lambda *options: jnp.select([which == i for i in range(len(options))], options), replayed, *others
+        lambda *options: jnp.select([which == i for i in range(len(options))], options),
+        replayed,
+        *(action.as_arrays() for action in others),
     )
-    return chosen, (which, actions, step + 1)
+    return chosen, (which, actions, step + 1, plan)
 
 
 def trim() -> None:
@@ -52,6 +58,9 @@ def trim() -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
+
+
+NO_PLAN = ReactivePlan.empty()
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ class Source:
     lengths: np.ndarray  # steps of each episode
     which: int | None = None  # what ``choose`` is to choose; None: the policy is not ``choose``
     actions: ServeAction | None = None  # NumPy columns (episodes, 200) to replay
+    plan: ReactivePlan = NO_PLAN
 
 
 class Rollouts:
@@ -83,23 +93,23 @@ class Rollouts:
             )
         if request.format == "arrow" and not request.trajectories:
             raise BadInput('format = "arrow": needs trajectories = true')
-        if request.policy is not None and request.policy not in (*STATIC, *CONTROLLERS):
-            self.policy(request.policy, self.engine.kernel(request.task_id).problem)
+        if request.policy is not None and request.policy not in (*STATIC, *WEIGHTLESS):
+            self.policy(request.policy, self.engine.kernel(request.task_id))
 
     def warm_up(self) -> None:
         """Compile ``choose``, so that no request waits for it."""
         self.run(RolloutRequest(task_id=1, seeds=[0], policy="baseline", actions=None))
 
-    def policy(self, name: str, problem: ig.Problem) -> Policy:
+    def policy(self, name: str, kernel: Kernel) -> Policy:
         """The policy of a name.
 
         Raises:
             BadInput: this server lacks it for the task, with the reason.
         """
         try:
-            return policy_of(name, problem)
+            return Partial(act, kernel.reactive_plan) if name == "reactive" else policy_of(name, kernel.problem)
         except (OSError, ValueError) as error:
-            raise BadInput(f"policy = {name!r}: not available for task {problem.spec.id}: {error}") from error
+            raise BadInput(f"policy = {name!r}: not available for task {kernel.spec.id}: {error}") from error
 
     def run(self, request: RolloutRequest) -> tuple[bytes, str, int]:
         """(body, media type, steps taken) of a checked request."""
@@ -111,12 +121,13 @@ class Rollouts:
         for start in range(0, len(seeds), BLOCK):
             block = np.arange(start, min(start + BLOCK, len(seeds)))
             parts.append(self._block(kernel, source, seeds, block, request.trajectories))
-        if source.policy not in self._compiled:
-            self._compiled.add(source.policy)
+        program = getattr(source.policy, "func", source.policy)
+        if program not in self._compiled:
+            self._compiled.add(program)
             trim()
         found = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
         counts_requests = bool(kernel.params.engine.open_loop)
-        scores, aggregates, totals = self._score(kernel, found, lengths)
+        scores, aggregates, totals, crashes = self._score(kernel, found, lengths)
         answer = {
             "task_id": kernel.spec.id,
             "policy": request.policy,
@@ -124,10 +135,12 @@ class Rollouts:
             "steps": lengths.tolist(),
             "scores": scores.pop("score").tolist(),
             "total_rewards": totals.tolist(),
+            "oom_shares": crashes.tolist(),
             "breakdown": {name: value.tolist() for name, value in scores.items()},
         }
         answer["mean_score"] = float(np.mean(answer["scores"]))
         answer["gpu_seconds"] = aggregates.gpu_seconds.tolist() if counts_requests else None
+        answer["mean_oom_share"] = float(np.mean(answer["oom_shares"]))
         steps, parts = int(lengths.sum()), (*PARTS, "outcome") if counts_requests else PARTS
         if request.format == "arrow":
             return _arrow(found, parts, lengths, seeds, answer), ARROW, steps
@@ -139,8 +152,8 @@ class Rollouts:
         whole = np.full(count, EPISODE_LENGTH)
         name: str = request.policy or "baseline"
         action = static_action(name, kernel.problem)
-        if action is None and name not in CONTROLLERS:
-            return Source(self.policy(name, kernel.problem), whole)
+        if action is None and name not in ("reactive", *WEIGHTLESS):
+            return Source(self.policy(name, kernel), whole)
         knobs = (action or ServeAction()).to_dict()
         sequences = [[]] if request.actions is None else request.actions
         columns: dict[str, np.ndarray] = {}
@@ -157,7 +170,9 @@ class Rollouts:
                 raise BadInput(f"actions: {error}") from error
             lengths = np.broadcast_to([len(sequence) for sequence in sequences], (count,))
             return Source(choose, lengths, REPLAY, actions)
-        which = FIRST + list(CONTROLLERS).index(name) if name in CONTROLLERS else REPLAY
+        if name == "reactive":
+            return Source(choose, whole, REACTIVE, actions, kernel.reactive_plan)
+        which = FIRST + list(WEIGHTLESS).index(name) if name in WEIGHTLESS else REPLAY
         return Source(choose, whole, which, actions)
 
     def _block(self, kernel: Kernel, source: Source, seeds: np.ndarray, block: np.ndarray, whole: bool) -> Any:
@@ -166,22 +181,24 @@ class Rollouts:
         carry, axis = None, None
         if source.which is not None:
             actions = jax.tree.map(lambda column: column[padded], source.actions).as_arrays()
-            carry, axis = (jnp.full(BLOCK, source.which), actions, jnp.zeros(BLOCK, jnp.int32)), 0
+            plan = jax.tree.map(lambda x: jnp.broadcast_to(x, (BLOCK, *jnp.shape(x))), source.plan)
+            carry, axis = (jnp.full(BLOCK, source.which), actions, jnp.zeros(BLOCK, jnp.int32), plan), 0
         found = ig.rollout(kernel.env, kernel.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
         part = found if whole else {name: getattr(found, name) for name in SCORED}
         return jax.tree.map(lambda x: np.asarray(x)[:, : len(block)], part)
 
     def _score(
         self, kernel: Kernel, found: Any, lengths: np.ndarray
-    ) -> tuple[dict[str, np.ndarray], Aggregates, np.ndarray]:
+    ) -> tuple[dict[str, np.ndarray], Aggregates, np.ndarray, np.ndarray]:
         """Components and score of every episode over its own length, in float64 as the grader does; what they were made
-        from; total rewards."""
+        from; total rewards; shares of seconds out of memory."""
         get: Callable[[str], Any] = found.__getitem__ if isinstance(found, dict) else found.__getattribute__
         inside = np.arange(EPISODE_LENGTH)[:, None] < lengths[None, :]
-        total_rewards = np.where(inside, get("reward"), 0).sum(axis=0, dtype=np.float64)
+        total_rewards, crashed = (np.where(inside, get(x), 0).sum(axis=0, dtype=np.float64) for x in ("reward", "oom"))
         spec = kernel.spec
         aggregates = aggregate(spec, get("metrics"), get("action"), get("outcome"), lengths)
-        return score_aggregates(spec, aggregates, kernel.problem.normalisers), aggregates, total_rewards
+        scores = score_aggregates(spec, aggregates, kernel.problem.normalisers)
+        return scores, aggregates, total_rewards, crashed / lengths
 
 
 def _flat(found: Trajectory, parts: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
@@ -224,7 +241,8 @@ def _arrow(
             rows = np.swapaxes(value, 0, 1).reshape(steps * episodes, *value.shape[2:])[inside]
             plain = rows if rows.ndim == 1 else pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
             columns[f"{part}.{name}"] = plain
-    summary = {key: answer[key] for key in ("task_id", "policy", "seeds", "steps", "scores", "total_rewards")}
+    names = ("task_id", "policy", "seeds", "steps", "scores", "total_rewards", "oom_shares")
+    summary = {key: answer[key] for key in names}
     table = pa.table(columns).replace_schema_metadata({"inferencegym": orjson.dumps(summary)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:

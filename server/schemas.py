@@ -172,6 +172,8 @@ class RolloutResponse(BaseModel):
     breakdown: dict[str, list[float]]
     mean_score: float
     gpu_seconds: list[float] | None = Field(None, description="of each episode, where requests are counted")
+    oom_shares: list[float] = Field(description="share of each episode's seconds out of memory")
+    mean_oom_share: float
     trajectories: list[list[dict[str, Any]]] | None = Field(
         None, description="per episode, per step: observation (before), action, reward, metrics, workload, outcome, oom"
     )
@@ -204,7 +206,7 @@ class TaskEntry(BaseModel):
     episode_length: int
     slo_ttft_ms: list[float | None] = Field(description="ms, of the interactive, batch and best-effort class")
     class_shares: list[float]
-    memory_limit_gb: float
+    memory_limit_gb: float | None
     cost_budget: float | None
     reward_weights: dict[str, float]
 
@@ -237,6 +239,7 @@ class BaselineScore(BaseModel):
     breakdown: dict[str, float]
     gpu_seconds: float | None = Field(None, description="of the episode, where requests are counted")
     total_reward: float
+    oom_share: float = Field(description="share of seconds out of memory")
     expected_range: list[float] | None
 
 

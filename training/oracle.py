@@ -25,6 +25,7 @@ from inferencegym_jax.policies import NAMES, policy_of
 from inferencegym_jax.scoring.grader import score_rate
 from training.evaluation import episodes
 from training.objective import unrest
+from training.tables import percent
 
 OBJECTIVES = ("return", "score")
 BATCH_SIZES = (1, 8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384, 448, 512)
@@ -149,7 +150,11 @@ def report(
         rows.append(
             (
                 f"oracle for {objective}",
-                {"score": problem.score(found), "return": np.asarray(found.total_reward, np.float64)},
+                {
+                    "score": problem.score(found),
+                    "return": np.asarray(found.total_reward, np.float64),
+                    "oom_share": np.asarray(found.oom_share, np.float64),
+                },
             )
         )
     replayed = "" if problem.env.trace is None else f" on {problem.env.trace.name}"
@@ -157,15 +162,15 @@ def report(
         f"Task {problem.spec.id}, {problem.spec.title}{replayed}: mean [95 % interval] of {count} episodes; "
         f"oracle: best of all actions for the next {horizon} s",
         "",
-        "| policy | score | return |",
-        "| --- | --- | --- |",
+        "| policy | score | return | out of memory |",
+        "| --- | --- | --- | --- |",
     ]
     for name, values in rows:
         cells = (
             f"{x['mean']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]"
             for x, digits in ((mean_interval(values["score"]), 3), (mean_interval(values["return"]), 1))
         )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {percent(float(values['oom_share'].mean()))} |")
     own = "".join(f" --{name} {value}" for name, value in (("table", table), ("trace", trace)) if value)
     command = f"python -m training oracle --task {problem.spec.id} --episodes {count} --horizon {horizon}{own}"
     return "\n".join([*lines, "", f"`{command}`"])

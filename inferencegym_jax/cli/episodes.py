@@ -44,6 +44,7 @@ SHOWN = {
     "mean_violation_rate": "violations",
     "peak_memory_gb": "peak GB",
     "total_cost": "cost",
+    "oom_share": "out of memory",
 }
 SHOWN_OPEN_LOOP = {
     "score": "score",

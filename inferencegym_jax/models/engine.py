@@ -83,7 +83,7 @@ class EngineParams:
     path_ms: Scalar = 0.0  # float32, h: ms of a request outside iterations; part of TTFT alone
     first_token_iterations: Scalar = 1.0  # float32, iterations after its own until a first token is seen
     token_budget: Scalar = 2048.0  # float32, tokens of one iteration: max_num_batched_tokens
-    memory_gb: Scalar = 80.0  # float32, of one GPU
+    memory_gb: Scalar = 0.0  # float32, of one GPU
     draft_share: Scalar = 0.12  # float32, a draft step's share of an iteration
     acceptance_lengths: Scalar = (1.0,) * 5  # float32[5], tokens a verification yields with 0, 1, 2, 4, 8 drafts
     # switching; 0 is at once

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.episodes.static_search import normalise
+from inferencegym_jax.episodes.static_search import best_action, normalise
 from inferencegym_jax.models import EnvParams, ServeAction
 from inferencegym_jax.scoring.grader import score_aggregates
 from inferencegym_jax.scoring.reward import Reward
@@ -78,7 +78,8 @@ class Problem:
 
     @functools.cached_property
     def best_static(self) -> ServeAction:
-        """The static action with the best mean score on this table and this traffic (of Python numbers)."""
+        """The static action with the best mean score on this table and this traffic, of those that never run out of
+        memory there (of Python numbers)."""
         if self.own_best_static is not None:
             return self.own_best_static
         return ServeAction(**_calibration(self.spec, self.table, self.dynamics, self.trace)["best_static"]["action"])
@@ -173,7 +174,7 @@ def search(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog
         normalisers, statics = normalise(Environment(table, params, trace), params, np.arange(SEARCH_SEEDS))
         normalisers = {**normalisers, "throughput_floor": 0.0}
         normalisers, scores = with_static_reference(spec, statics.per_seed, normalisers)
-    best = int(np.argmax(scores))
+    best = best_action(statics, scores)
     return {**normalisers, "best_static": {"action": statics.actions[best], "mean_score": float(scores[best])}}
 
 

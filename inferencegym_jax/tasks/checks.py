@@ -98,7 +98,9 @@ def check_fields(spec: Any) -> None:
     _check_arrivals(check, spec.arrivals, spec.class_shares)
     _check_prompts(check, spec.prompts)
     _check_classes(check, spec.slo_ttft_ms, spec.class_shares, spec.class_weights)
-    check.number("memory_limit_gb", spec.memory_limit_gb, 0, 1e6, above=True)
+    for name in ("memory_limit_gb", "gpu_memory_gb"):
+        if getattr(spec, name) is not None:
+            check.number(name, getattr(spec, name), 0, 1e6, above=True)
     check.number("acceptance", spec.acceptance, 0, 1, above=True)
     if not spec.active_knobs or len(set(spec.active_knobs)) < len(spec.active_knobs):
         check.fail("active_knobs", spec.active_knobs, f"one or more of {', '.join(KNOBS)}, each once")

@@ -21,13 +21,11 @@ from inferencegym_jax.models import (
     finite_number,
     shown,
 )
-from inferencegym_jax.table import profile_of
-from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.table import LatencyTable, TableError, profile_of
 from inferencegym_jax.tasks.checks import DYNAMICS, REWARD_WEIGHTS
 from inferencegym_jax.tasks.spec import TaskSpec
 from inferencegym_jax.traffic.request_log import RequestLog
 
-OOM_LIMIT_GB = 40.0
 NOISE_SIGMA = 0.05
 KIND = "chat"  # of the acceptance lengths, where a task or a log states none
 OBJECTIVES = ("slo_ttft_ms", "slo_tpot_ms")
@@ -146,6 +144,24 @@ def _engine_dtype(name: str) -> type:
     return np.int32 if name in ("open_loop", "traffic", "periods", "queue_capacity", "second_gpu") else np.float32
 
 
+def gpu_memory_gb(spec: TaskSpec, table: LatencyTable, dynamics: str) -> float:
+    """Memory (GB) of the GPU: of a closed-loop task what the task says, if it does, else what the table's engine profile
+    says.
+
+    Raises:
+        ValueError: neither says it; the message names what to add.
+    """
+    if dynamics == "closed_loop" and spec.gpu_memory_gb is not None:
+        return spec.gpu_memory_gb
+    try:
+        return profile_of(table).memory_gb
+    except TableError as error:
+        raise ValueError(
+            f"task {spec.name!r}: neither the task's gpu_memory_gb nor an engine profile of table {table.name!r} says how "
+            f"much memory the GPU has; add gpu_memory_gb to the task, or: {error}"
+        ) from error
+
+
 def make_params(
     spec: TaskSpec,
     table: LatencyTable,
@@ -166,7 +182,7 @@ def make_params(
         trace: see ``engine_params``.
 
     Raises:
-        ValueError: an override, or dynamics, that the task cannot have.
+        ValueError: an override, or dynamics, that the task cannot have; see ``engine_params`` and ``gpu_memory_gb``.
     """
     overrides = check_config(config)
     weights = {key: overrides.get(key, spec.reward[key]) for key in REWARD_WEIGHTS}
@@ -181,6 +197,7 @@ def make_params(
     elif "slo_tpot_ms" in overrides:
         raise ValueError(f"config slo_tpot_ms: task {spec.id} has no objective on TPOT; only open-loop tasks have")
     arrivals, prompts = spec.arrivals, spec.prompts
+    memory = gpu_memory_gb(spec, table, dynamics_of(spec, dynamics, trace))
     active = [name in spec.active_knobs and name not in table.locked_knobs for name in KNOBS]
     numbers: dict[str, float] = {
         "rate": arrivals["rate"],
@@ -192,8 +209,8 @@ def make_params(
         "long_share": prompts.get("long_share", 0.0),
         "log_mean": prompts.get("log_mean", 0.0),
         "log_sigma": prompts.get("log_sigma", 0.0),
-        "memory_limit_gb": spec.memory_limit_gb,
-        "oom_limit_gb": OOM_LIMIT_GB,
+        "memory_limit_gb": memory if spec.memory_limit_gb is None else spec.memory_limit_gb,
+        "oom_limit_gb": memory,
         "acceptance": spec.acceptance,
         "optimal_tps": normalisers["optimal_tps"],
         "cost_normaliser": normalisers["cost_normaliser"],

@@ -38,7 +38,9 @@ class TaskSpec:
             and ``long_share``; "lognormal": ``log_mean``, ``log_sigma``, clamped to ``low`` to ``high``.
         slo_ttft_ms: TTFT objective of the interactive, batch and best-effort class; infinity (or None) for none.
         class_shares: of the three classes; they add up to 1.
-        memory_limit_gb: what the grader asks for.
+        memory_limit_gb: what the grader asks for; None: nothing but the GPU's memory.
+        gpu_memory_gb: what the GPU of a closed-loop task has; None: what the latency table's engine profile says. An
+            open-loop task always has the profile's.
         acceptance: base acceptance rate of drafted tokens, above 0 and at most 1.
         active_knobs: those left to the agent.
         reward: weights ``alpha``, ``beta``, ``gamma``, ``delta``.
@@ -60,7 +62,8 @@ class TaskSpec:
     prompts: dict[str, Any]
     slo_ttft_ms: tuple[float, ...]
     class_shares: tuple[float, ...] = (1.0, 0.0, 0.0)
-    memory_limit_gb: float = 40.0
+    memory_limit_gb: float | None = None
+    gpu_memory_gb: float | None = None
     acceptance: float = 0.65
     active_knobs: tuple[str, ...] = tuple(KNOBS)
     reward: dict[str, float] = field(default_factory=DEFAULT_WEIGHTS.copy)

@@ -12,7 +12,7 @@ export const PANELS = [
   { id: "tpot", title: "Time per output token", unit: "TPOT, ms", format: digits(1), value: (row) => row.metrics.tpot_ms },
   { id: "throughput", title: "Throughput", unit: "tokens/s", format: whole, value: (row) => row.metrics.tokens_per_sec },
   {
-    id: "memory", title: "GPU memory", unit: "GB", format: digits(1), value: (row) => row.metrics.gpu_memory_gb, least: 40, mark: (row) => row.oom,
+    id: "memory", title: "GPU memory", unit: "GB", format: digits(1), value: (row) => row.metrics.gpu_memory_gb, least: 10, mark: (row) => row.oom,
   },
   { id: "reward", title: "Cumulative reward", unit: "reward", format: digits(1), value: (row) => row.totalReward },
   { id: "cost", title: "Cumulative cost", unit: "cost", format: digits(2), least: 0.1, value: (row) => row.totalCost },
@@ -35,7 +35,7 @@ export function readings(row) {
 /** Horizontal lines of a panel for a task: `[{value, label, strong}]`. */
 export function limitsOf(id, task) {
   if (id === "ttft") return shownSlos(task).map(({ value, label }) => ({ value, label: `${label} ${value.toLocaleString("en")} ms` }));
-  if (id === "memory") return [{ value: task.memory_limit_gb, label: `limit ${task.memory_limit_gb} GB` }];
+  if (id === "memory" && task.memory_limit_gb) return [{ value: task.memory_limit_gb, label: `limit ${task.memory_limit_gb} GB` }];
   if (id === "cost" && task.cost_budget) return [{ value: task.cost_budget, label: `budget ${task.cost_budget}` }];
   return [];
 }

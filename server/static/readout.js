@@ -12,7 +12,7 @@ function element(tag, className, ...children) {
 export function taskFacts(task) {
   const facts = [
     ...shownSlos(task).map(({ label, value }) => `${label} ${value.toLocaleString("en")} ms TTFT`),
-    `memory limit ${task.memory_limit_gb} GB`,
+    ...(task.memory_limit_gb ? [`memory limit ${task.memory_limit_gb} GB`] : []),
     ...(task.cost_budget ? [`cost budget ${task.cost_budget}`] : []),
     `${task.active_actions.length} of 5 knobs`,
   ];
@@ -25,7 +25,7 @@ export function legend(episode) {
   return items;
 }
 
-/** One card a lane: score, verification, a bar for each component, and the grader's own words. */
+/** One card a lane: score, verification, a bar for each component, seconds out of memory, and the grader's own words. */
 export function resultOf(episode, task) {
   const title = element("h2", "", `Final grade: ${task.title}, seed ${episode.seed}`);
   title.id = "result-title";
@@ -42,6 +42,7 @@ export function resultOf(episode, task) {
     if (outcome) {
       parts.append(element("dt", "", "GPU-seconds"), element("dd", "bar none"), element("dd", "", outcome.gpu_seconds.toFixed(0)));
     }
+    const crashed = lane.rows.filter((entry) => entry.oom).length;
     const told = verified ? "✓ verified by simulating it again" : "not verified";
     return element(
       "div",
@@ -49,6 +50,7 @@ export function resultOf(episode, task) {
       element("output", "score", score.toFixed(3)),
       element("div", "", element("strong", "", lane.name), element("p", `verified${verified ? "" : " no"}`, told)),
       parts,
+      element("p", "oom", crashed ? `Out of memory in ${crashed} of ${lane.rows.length} seconds.` : "Never out of memory."),
       element("p", "feedback", feedback),
     );
   });
