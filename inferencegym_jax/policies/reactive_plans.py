@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import KNOBS, TRAFFIC_FITTED, EnvParams, Phase, ServeAction, WorkloadState
 from inferencegym_jax.physics.closed_loop import simulate
-from inferencegym_jax.physics.iteration import Iterations, iteration_ms
+from inferencegym_jax.physics.iteration import Iterations, iteration
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.physics.speculation import accepted_tokens
 from inferencegym_jax.policies.reactive_control import SIZES, ReactivePlan, act
@@ -171,10 +171,10 @@ def _tpot(grid: Iterations, params: EnvParams, context: jax.Array, drafts: Any, 
     """float32[512] ms for an output token with 1 to 512 requests running, by iterations that hold no prompt."""
     count = jnp.asarray(BATCHES, jnp.float32)
     drafted = jnp.full(SIZES, drafts, jnp.int32)
-    took = iteration_ms(
+    took = iteration(
         grid, count, jnp.full(SIZES, context), drafted.astype(jnp.float32), jnp.full(SIZES, tier), params.engine
     )
-    return took / accepted_tokens(jnp.asarray(params.engine.acceptance_lengths), drafted)
+    return took.ms / accepted_tokens(jnp.asarray(params.engine.acceptance_lengths), drafted)
 
 
 @functools.partial(jax.jit, static_argnums=0)
