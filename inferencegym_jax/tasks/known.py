@@ -127,15 +127,17 @@ def known_calibration(spec: TaskSpec) -> Calibration | None:
 
 def calibration_of(spec: TaskSpec) -> Calibration:
     """Normalisers and best static action of a task on the shipped table, by a search where they are not known."""
-    return known_calibration(spec) or _search(spec)
+    return known_calibration(spec) or _searches[-1](spec)
 
 
-def _search(spec: TaskSpec) -> Calibration:
+def _no_search(spec: TaskSpec) -> Calibration:
     raise LookupError(f"task {spec.name!r}: has no calibration, and nothing that could search one is imported")
+
+
+_searches: list[Callable[[TaskSpec], Calibration]] = [_no_search]
 
 
 def search_with(search: Callable[[TaskSpec], Calibration]) -> Callable[[TaskSpec], Calibration]:
     """Decorator of the search that ``calibration_of`` makes: it takes the environment, which is a later room."""
-    global _search
-    _search = search
+    _searches.append(search)
     return search

@@ -17,7 +17,7 @@ def test_reset_answers_what_the_environment_shows_first() -> None:
 
 def test_an_episode_forks_from_the_bytes_of_its_state() -> None:
     step = ig.SingleStep(*ig.make(2))
-    small, large = (step.pack_action(ig.ServeAction(batch_size=size)) for size in (8, 256))
+    small, large = (step.pack_action(ig.ServeAction(batch_size=size)) for size in (8, 32))
     state = step.reset(1).state
     first = [step.step(state, action) for action in (small, large, small)]
     assert first[0] == first[2]

@@ -128,7 +128,7 @@ def test_a_calibration_file_is_written_read_and_made_anew_when_the_task_changes(
     path.write_text(json.dumps({"tasks": {"night-shift": entry}}))
     ig.unregister(60)
     search.cache_clear()
-    monkeypatch.setattr(known, "_search", lambda spec: pytest.fail("searched, though the file has it"))
+    monkeypatch.setattr(known, "_searches", [lambda spec: pytest.fail("searched, though the file has it")])
     ig.register(spec_of(), calibration=path)
     assert ig.problem(60).normalisers["optimal_tps"] == 4321.0
     ig.unregister(60)
