@@ -67,8 +67,8 @@ def empty_single() -> Callable[[int], Any]:
 
 
 def packed_single() -> Callable[[int], Any]:
-    """``ig.PackedStep``: every answer read into Python numbers."""
-    step = ig.PackedStep(*ig.make(3))
+    """``ig.SingleStep``: every answer read into Python numbers."""
+    step = ig.SingleStep(*ig.make(3))
     action = step.pack_action(ig.ServeAction())
 
     def run(turn: int) -> Any:

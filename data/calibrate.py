@@ -71,7 +71,7 @@ def calibrate_task(spec: TaskSpec, table: LatencyTable) -> dict[str, Any]:
     params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0})
     env = Environment(table, params)
     seeds = np.arange(SEEDS)
-    actions = static_search.static_actions(env, params, BATCH_SIZES, KV_BUDGETS)
+    actions = static_search.static_actions(env, params, {"batch_size": BATCH_SIZES, "kv_budget": KV_BUDGETS})
     found = static_search.search_static(env, params, actions, seeds)
     best = static_search.optimal_throughput(found, spec.slo_ttft_ms[0])
     base = evaluate(env, params, policies.baseline, seeds)

@@ -2,7 +2,7 @@
 
 Data flow: `StepTimes` (measured) + `Knobs` -> `serve` -> one row of the latency table. Each modelled thing is one named
 function with its source. B is the number of running requests, P the prompt and O the output in tokens; times are
-milliseconds, memory is GB = 1e9 bytes. Formulas without another source are those of docs/fidelity.md, "From kernels to
+milliseconds, memory is GB = 1e9 bytes. Formulas without another source are those of docs/physics.md, "From kernels to
 serving", which has no fitted constant.
 """
 
@@ -115,7 +115,7 @@ def token_ms(times: StepTimes, knobs: Knobs, load: Load) -> float:
 
     One iteration takes the products over B (k + 1) tokens and the recomputed ones, the head over B (k + 1), attention
     over the kept cache, and k drafts; it yields `tokens_per_verification`. With k = 0 and budget 1 this is t_dec of
-    docs/fidelity.md.
+    docs/physics.md.
     """
     batch, k = knobs.batch_size, knobs.spec_length
     kept = max(1.0, knobs.kv_budget * (knobs.prompt + load.output / 2))
@@ -141,7 +141,7 @@ def packed_prefill_ms(times: StepTimes, prompt: float, tier: str) -> float:
 
 
 def colocated_tpot_ms(times: StepTimes, knobs: Knobs, load: Load) -> float:
-    """tpot = t_dec + (B / O) t_pre: each slot's turnover puts one prefill into the decode loop; docs/fidelity.md."""
+    """tpot = t_dec + (B / O) t_pre: each slot's turnover puts one prefill into the decode loop; docs/physics.md."""
     prefill = times.prefill_ms(knobs.prompt, knobs.batch_size, knobs.tier)
     return token_ms(times, knobs, load) + knobs.batch_size / load.output * prefill
 

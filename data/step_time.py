@@ -210,7 +210,7 @@ class StepTimes:
         return self.arch.layers * self.kernels.attention("context", *self._heads)(1, prompt)
 
     def decode_ms(self, batch: float, context: float, tier: str = "FP16") -> float:
-        """One decode iteration: gemms(B) + head(B) + attention(B, context): t_dec of docs/fidelity.md."""
+        """One decode iteration: gemms(B) + head(B) + attention(B, context): t_dec of docs/physics.md."""
         return self.layers_ms(batch, tier) + self.head_ms(batch) + self.decode_attention_ms(batch, context)
 
     def prefill_ms(self, prompt: float, batch: float = 0, tier: str = "FP16") -> float:

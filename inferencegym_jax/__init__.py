@@ -12,6 +12,7 @@ order.
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 from inferencegym_jax import moved_modules, policies
@@ -20,7 +21,7 @@ from inferencegym_jax.adapters import wrappers
 from inferencegym_jax.adapters.stateful import GraderModule, InferenceEnv, TraceSimulator, WorkloadGenerator
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.rollout import evaluate, fold, rollout, stack_params
-from inferencegym_jax.episodes.single_step import PackedStep
+from inferencegym_jax.episodes.single_step import SingleStep
 from inferencegym_jax.models import (
     EnvParams,
     EnvState,
@@ -32,7 +33,7 @@ from inferencegym_jax.models import (
     Trajectory,
     WorkloadState,
 )
-from inferencegym_jax.registry import make
+from inferencegym_jax.registry import Problem, make, problem, register, register_file, unregister
 from inferencegym_jax.scoring import grader
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics
 from inferencegym_jax.scoring.grader import grade
@@ -51,11 +52,12 @@ __all__ = [
     "LatencyTable",
     "RequestLog",
     "MetricsSnapshot",
-    "PackedStep",
     "Phase",
+    "Problem",
     "QuantTier",
     "ServeAction",
     "ServeObservation",
+    "SingleStep",
     "TableError",
     "TaskSpec",
     "TraceError",
@@ -73,18 +75,33 @@ __all__ = [
     "load_trace",
     "make",
     "policies",
+    "problem",
+    "register",
+    "register_file",
     "rollout",
     "stack_params",
     "task_specs",
+    "unregister",
     "verify",
     "wrappers",
 ]
+
+RENAMED = {"PackedStep": "SingleStep"}
+"""Public names of version 0.1 -> today's."""
 
 moved_modules.install()
 
 
 def __getattr__(name: str) -> Any:
-    """``ig.client`` on first use: it needs httpx (extra ``client``), which the library itself does not."""
+    """``ig.client`` on first use, as it needs httpx (extra ``client``), which the library itself does not; and old
+    names, with a warning."""
     if name == "client":
         return importlib.import_module("inferencegym_jax.adapters.client")
+    if name in RENAMED:
+        warnings.warn(
+            f"{__name__}.{name} is now {__name__}.{RENAMED[name]}; the old name goes in version 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return globals()[RENAMED[name]]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -53,8 +53,12 @@ class Box(Space):
 
     def contains(self, x: Any) -> bool:
         """Whether every number of concrete ``x`` lies within the bounds."""
+        return np.shape(x) == self.shape and self.holds(x)
+
+    def holds(self, x: Any) -> bool:
+        """Whether the numbers of an array of any shape lie within the bounds."""
         value = np.asarray(x)
-        return value.shape == self.shape and bool(np.all(value >= self.low) and np.all(value <= self.high))
+        return bool(np.all(value >= self.low) and np.all(value <= self.high))
 
 
 @dataclass(frozen=True)
@@ -82,18 +86,17 @@ class ActionSpace(Space):
     def sample(self, key: jax.Array) -> ServeAction:
         """Every knob uniform over its range."""
         keys = jax.random.split(key, len(KNOBS))
-        fields = {}
-        for name, k in zip(KNOBS, keys, strict=True):
-            knob = KNOBS[name]
+        action = {}
+        for key, (name, knob) in zip(keys, KNOBS.items(), strict=True):
             if knob.kind == "float":
-                fields[name] = jax.random.uniform(k, (), jnp.float32, knob.low, knob.high)
+                action[name] = jax.random.uniform(key, (), jnp.float32, knob.low, knob.high)
             elif knob.kind == "int":
-                fields[name] = jax.random.randint(k, (), int(knob.low), int(knob.high) + 1)
+                action[name] = jax.random.randint(key, (), int(knob.low), int(knob.high) + 1)
             elif knob.kind == "bool":
-                fields[name] = jax.random.bernoulli(k)
+                action[name] = jax.random.bernoulli(key)
             else:
-                fields[name] = jnp.asarray(knob.choices)[jax.random.randint(k, (), 0, len(knob.choices))]
-        return ServeAction(**fields)
+                action[name] = jnp.asarray(knob.choices)[jax.random.randint(key, (), 0, len(knob.choices))]
+        return ServeAction(**action)
 
     def contains(self, x: Any) -> bool:
         """Whether a concrete action is within every knob's range."""
@@ -113,8 +116,7 @@ class ObservationSpace(Space):
     def contains(self, x: Any) -> bool:
         """Whether every field of a concrete observation is within its range."""
         return isinstance(x, ServeObservation) and all(
-            bool(np.all(np.asarray(getattr(x, name)) >= spec.low) and np.all(np.asarray(getattr(x, name)) <= spec.high))
-            for name, spec in OBSERVATION.items()
+            Box(field.low, field.high, ()).holds(getattr(x, name)) for name, field in OBSERVATION.items()
         )
 
 

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inferencegym_jax import registry
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeAction, check_seed, plain
-from inferencegym_jax.registry import make, normalisers
+from inferencegym_jax.registry import make
 from inferencegym_jax.scoring.grader import grade
 from inferencegym_jax.table.latency_table import LatencyTable
-from inferencegym_jax.tasks import get_task
 
 TOLERANCE = 1e-5  # relative; a log that went through JSON, another batch shape or another machine differs by a few ulps
 
@@ -129,8 +129,7 @@ def verify(
         "claimed", "simulated"}.
     """
     log = resimulate(task, seed, config, actions, table)
-    env, _ = make(task, table=table)
-    result = grade(task, log, normalisers(get_task(task), env.table))
+    result = grade(task, log, registry.problem(task, table=table).normalisers)
     difference = None if episode_log is None else first_difference(episode_log, log)
     result |= {"verified": difference is None, "episode_log": log}
     if difference is not None:

@@ -67,12 +67,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="overrules PORT")
     parser.add_argument("--table", help="overrules TABLE")
     parser.add_argument("--trace", help="overrules TRACE")
+    parser.add_argument("--tasks-from", action="append", help="overrules TASKS_FROM; may be repeated")
     parser.add_argument("--workers", type=int, help="overrules WORKERS")
     parser.add_argument("--reload", action="store_true", help="start again when a source file changes")
     options = parser.parse_args(argv)
     for name in ("host", "port", "table", "trace", "workers"):
         if getattr(options, name) is not None:
             os.environ[name.upper()] = str(getattr(options, name))  # workers are processes: they read the environment
+    if options.tasks_from is not None:
+        os.environ["TASKS_FROM"] = ",".join(options.tasks_from)
     try:
         settings = Settings()
     except ValidationError as error:
@@ -82,13 +85,15 @@ def main(argv: list[str] | None = None) -> int:
     if settings.workers > 1 and settings.redis_url is None:
         print("WORKERS above 1 needs REDIS_URL: sessions in one process are unknown to the others.", file=sys.stderr)
         return 2
-    try:
-        for name, load in (("table", ig.load_table), ("trace", ig.load_trace)):
-            if getattr(settings, name) is not None:
-                load(getattr(settings, name))
-    except (ValueError, OSError) as error:
-        print(f"{name.upper()}: {error}", file=sys.stderr)
-        return 2
+    files = [("table", ig.load_table, settings.table), ("trace", ig.load_trace, settings.trace)]
+    files += [("tasks_from", ig.register_file, path) for path in settings.tasks_from]
+    for name, load, path in files:
+        try:
+            if path is not None:
+                load(path)
+        except (ValueError, OSError) as error:
+            print(f"{name.upper()}: {error}", file=sys.stderr)
+            return 2
     if settings.workers > 1:
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="inferencegym-metrics-"))
     set_up_logging(settings)

@@ -20,6 +20,7 @@ from openenv.core.env_server.http_server import HTTPEnvServer
 from openenv.core.env_server.types import ConcurrencyConfig
 from starlette.middleware.cors import CORSMiddleware
 
+import inferencegym_jax as ig
 from server import catalogue as about
 from server import errors
 from server.mcp_tools import PATH as MCP_PATH
@@ -77,6 +78,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         FileNotFoundError, TableError, TraceError: TABLE or TRACE cannot be used.
     """
     settings = Settings() if settings is None else settings
+    for path in settings.tasks_from:
+        ig.register_file(path)
     engine, metrics, store = Engine(settings.table, settings.trace), Metrics(), make_store(settings)
     service, rollouts = Service(engine, store), Rollouts(engine, settings)
     mcp = MCPEndpoint(build_tools(service, metrics))

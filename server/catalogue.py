@@ -7,11 +7,10 @@ from typing import Any
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import EPISODE_LENGTH
-from inferencegym_jax.policies.network import has_trained
+from inferencegym_jax.policies import NAMES, has_trained
 from inferencegym_jax.tasks import CONFIG_KEYS, calibration
 from server.programs import Engine
 from server.schema_parts import ActionModel, Config, ObservationBody, StateModel
-from server.schemas import POLICIES
 from server.settings import Settings
 
 BASELINE_SEED = 0
@@ -45,7 +44,7 @@ def trained_policies() -> dict[str, bool]:
 
 def policies() -> dict[str, bool]:
     """The names that POST /rollout takes, and whether this server has them for any task."""
-    return dict.fromkeys(POLICIES, True) | {"trained": any(trained_policies().values())}
+    return dict.fromkeys(NAMES, True) | {"trained": any(trained_policies().values())}
 
 
 def trace(engine: Engine) -> dict[str, Any] | None:
@@ -67,7 +66,8 @@ def trace(engine: Engine) -> dict[str, Any] | None:
 
 def info(engine: Engine, settings: Settings) -> dict[str, Any]:
     """Spaces, reward weights, provenance of the table, limits: the answer of GET /info."""
-    table = engine.table
+    table, specs = engine.table, ig.task_specs().values()
+    problems = [engine.kernel(spec.id).problem for spec in specs]
     return {
         "name": "inferencegym-jax",
         "version": ig.__version__,
@@ -75,12 +75,12 @@ def info(engine: Engine, settings: Settings) -> dict[str, Any]:
         "observation_space": ObservationBody.model_json_schema(),
         "state": StateModel.model_json_schema(),
         "episode_length": EPISODE_LENGTH,
-        "reward_weights": {spec.name: dict(spec.reward) for spec in ig.task_specs().values()},
+        "reward_weights": {spec.name: dict(spec.reward) for spec in specs},
         "config_keys": list(CONFIG_KEYS),
         "config": Config.model_json_schema(),
         "policies": policies(),
         "trained_policies": trained_policies(),
-        "best_static": {spec.name: engine.best_static(spec) for spec in ig.task_specs().values()},
+        "best_static": {problem.spec.name: problem.best_static.to_dict() for problem in problems},
         "table": {
             "name": table.name if settings.table else "traces_llama3_8b.parquet (shipped)",
             "digest": table.digest,
@@ -110,8 +110,9 @@ def baseline(engine: Engine) -> dict[str, Any]:
     action = ig.ServeAction().to_dict()
     scores = []
     for spec in ig.task_specs().values():
-        log = engine.replay(engine.kernel(spec.id), BASELINE_SEED, [action] * EPISODE_LENGTH)
-        grade = ig.grade(spec.id, log, engine.normalisers(spec))
+        kernel = engine.kernel(spec.id)
+        log = engine.replay(kernel, BASELINE_SEED, [action] * EPISODE_LENGTH)
+        grade = ig.grade(spec.id, log, kernel.problem.normalisers)
         shipped = calibration()["tasks"].get(spec.name, {}).get("baseline", {})
         scores.append(
             {

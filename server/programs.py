@@ -16,21 +16,29 @@ from typing import Any
 import jax
 
 import inferencegym_jax as ig
-from inferencegym_jax.episodes.single_step import PackedStep
+from inferencegym_jax.episodes.single_step import SingleStep
 from inferencegym_jax.models import KNOBS
-from inferencegym_jax.registry import best_static_action, normalisers
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
 
 
-class Kernel(PackedStep):
+class Kernel(SingleStep):
     """One task with one config on a compiled program."""
 
-    def __init__(self, env: ig.Environment, params: ig.EnvParams, spec: ig.TaskSpec, config: dict[str, float]):
-        super().__init__(env, params)
-        self.spec: ig.TaskSpec = spec
-        self.config: dict[str, float] = config
+    def __init__(self, problem: ig.Problem):
+        super().__init__(problem.env, problem.params)
+        self.problem: ig.Problem = problem
+
+    @property
+    def spec(self) -> ig.TaskSpec:
+        """The task."""
+        return self.problem.spec
+
+    @property
+    def config(self) -> dict[str, float]:
+        """The overrides of its weights and objective."""
+        return self.problem.config
 
 
 class Engine:
@@ -59,21 +67,13 @@ class Engine:
         with self._lock:
             kernel = self._kernels.get(key)
             if kernel is None:
-                env, params = ig.make(spec.id, table=self.table, config=overrides, trace=self.trace)
-                kernel = self._kernels[key] = Kernel(env, params, spec, overrides)
+                problem = ig.problem(spec.id, table=self.table, trace=self.trace, config=overrides)
+                kernel = self._kernels[key] = Kernel(problem)
                 while len(self._kernels) > PARAMS_KEPT:
                     self._kernels.popitem(last=False)
             else:
                 self._kernels.move_to_end(key)
             return kernel
-
-    def normalisers(self, spec: ig.TaskSpec) -> dict[str, float]:
-        """What the grader divides by for a task on this table and traffic."""
-        return normalisers(spec, self.table, trace=self.trace)
-
-    def best_static(self, spec: ig.TaskSpec) -> dict[str, Any]:
-        """The static action with the best mean score of a task on this table and traffic, as knobs."""
-        return best_static_action(spec, self.table, trace=self.trace)
 
     def replay(self, kernel: Kernel, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The log that these actions give, bit for bit a session's: entries ``{"action", "reward", "metrics"}``.

@@ -20,6 +20,7 @@ import pyarrow as pa
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation, Trajectory
+from inferencegym_jax.policies.names import CONTROLLERS, STATIC, policy_of, static_action
 from inferencegym_jax.scoring.aggregates import aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
 from server.errors import BadInput
@@ -29,7 +30,7 @@ from server.settings import Settings
 
 ARROW = "application/vnd.apache.arrow.stream"
 BLOCK = 256  # episodes a compiled call
-REPLAY, REACTIVE, RANDOM = range(3)
+REPLAY, FIRST = 0, 1  # what ``choose`` chooses: the actions in its carry, or a controller, counted from FIRST
 Choice = tuple[jax.Array, ServeAction, jax.Array]
 
 
@@ -37,8 +38,10 @@ def choose(key: jax.Array, observation: ServeObservation, carry: Choice) -> tupl
     """Every policy that needs no weights in one: the carry says which, and holds the actions to replay and the step."""
     which, actions, step = carry
     replayed = jax.tree.map(lambda column: column[step], actions)
-    others = (ig.policies.reactive(key, observation).as_arrays(), ig.policies.random(key, observation).as_arrays())
-    chosen = jax.tree.map(lambda *options: jnp.select([which == i for i in range(3)], options), replayed, *others)
+    others = [policy(key, observation, None).as_arrays() for policy in CONTROLLERS.values()]
+    chosen = jax.tree.map(
+        lambda *options: jnp.select([which == i for i in range(len(options))], options), replayed, *others
+    )
     return chosen, (which, actions, step + 1)
 
 
@@ -78,23 +81,23 @@ class Rollouts:
             )
         if request.format == "arrow" and not request.trajectories:
             raise BadInput('format = "arrow": needs trajectories = true')
-        if request.policy == "trained":
-            self.trained(ig.get_task(request.task_id).id)
+        if request.policy is not None and request.policy not in (*STATIC, *CONTROLLERS):
+            self.policy(request.policy, self.engine.kernel(request.task_id).problem)
 
     def warm_up(self) -> None:
         """Compile ``choose``, so that no request waits for it."""
         self.run(RolloutRequest(task_id=1, seeds=[0], policy="baseline", actions=None))
 
-    def trained(self, task: int) -> Policy:
-        """The trained policy of a task.
+    def policy(self, name: str, problem: ig.Problem) -> Policy:
+        """The policy of a name.
 
         Raises:
-            BadInput: this server lacks it, with the reason.
+            BadInput: this server lacks it for the task, with the reason.
         """
         try:
-            return ig.policies.trained(task)
+            return policy_of(name, problem)
         except (OSError, ValueError) as error:
-            raise BadInput(f"policy = 'trained': not available for task {task}: {error}") from error
+            raise BadInput(f"policy = {name!r}: not available for task {problem.spec.id}: {error}") from error
 
     def run(self, request: RolloutRequest) -> tuple[bytes, str, int]:
         """(body, media type, steps taken) of a checked request."""
@@ -128,20 +131,20 @@ class Rollouts:
         return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), "application/json", steps
 
     def _source(self, request: RolloutRequest, kernel: Kernel) -> Source:
-        count, task = len(request.seeds), kernel.spec.id
+        count = len(request.seeds)
         whole = np.full(count, EPISODE_LENGTH)
-        if request.policy == "trained":
-            return Source(self.trained(task), whole)
-        action = ServeAction().to_dict()
-        if request.policy == "best_static":
-            action = self.engine.best_static(kernel.spec)
+        name: str = request.policy or "baseline"
+        action = static_action(name, kernel.problem)
+        if action is None and name not in CONTROLLERS:
+            return Source(self.policy(name, kernel.problem), whole)
+        knobs = (action or ServeAction()).to_dict()
         sequences = [[]] if request.actions is None else request.actions
         columns: dict[str, np.ndarray] = {}
-        for name in KNOBS:
-            rows = np.full((len(sequences), EPISODE_LENGTH), action[name])
+        for knob in KNOBS:
+            rows = np.full((len(sequences), EPISODE_LENGTH), knobs[knob])
             for row, sequence in zip(rows, sequences, strict=True):
-                row[: len(sequence)] = [getattr(given, name) for given in sequence]
-            columns[name] = np.broadcast_to(rows, (count, EPISODE_LENGTH))
+                row[: len(sequence)] = [getattr(given, knob) for given in sequence]
+            columns[knob] = np.broadcast_to(rows, (count, EPISODE_LENGTH))
         actions = ServeAction(**columns)
         if request.actions is not None:
             try:
@@ -150,7 +153,7 @@ class Rollouts:
                 raise BadInput(f"actions: {error}") from error
             lengths = np.broadcast_to([len(sequence) for sequence in sequences], (count,))
             return Source(choose, lengths, REPLAY, actions)
-        which = {"reactive": REACTIVE, "random": RANDOM}.get(request.policy or "", REPLAY)
+        which = FIRST + list(CONTROLLERS).index(name) if name in CONTROLLERS else REPLAY
         return Source(choose, whole, which, actions)
 
     def _block(self, kernel: Kernel, source: Source, seeds: np.ndarray, block: np.ndarray, whole: bool) -> Any:
@@ -171,7 +174,7 @@ class Rollouts:
         total_rewards = np.where(inside, get("reward"), 0).sum(axis=0, dtype=np.float64)
         spec = kernel.spec
         aggregates = aggregate(get("metrics"), get("action"), spec.slo_ttft_ms[0], spec.slo_tpot_ms, lengths)
-        return score_aggregates(spec, aggregates, self.engine.normalisers(spec)), total_rewards
+        return score_aggregates(spec, aggregates, kernel.problem.normalisers), total_rewards
 
 
 def _flat(found: Trajectory) -> dict[str, dict[str, np.ndarray]]:

@@ -17,7 +17,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    WithJsonSchema,
     create_model,
 )
 from pydantic_core import PydanticCustomError
@@ -27,8 +26,6 @@ from inferencegym_jax.models import KNOBS, OBSERVATION, SEEDS, Knob, Observation
 from inferencegym_jax.tasks import CONFIG_KEYS
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-TASK_IDS = tuple(spec.id for spec in ig.task_specs().values())
-TASK_NAMES = tuple(ig.task_specs())
 
 
 def _whole(value: Any) -> Any:
@@ -181,9 +178,22 @@ else:
     )
 
 
+def task_keys() -> list[int | str]:
+    """Ids and names of all tasks, registered ones with them."""
+    specs = ig.task_specs()
+    return [*(spec.id for spec in specs.values()), *specs]
+
+
+class _TaskSchema:
+    """The JSON schema of a task, written when it is asked for: by then all tasks are registered."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
+        return {"enum": task_keys(), "description": "id or name of a task"}
+
+
 def check_task(task: Any) -> Any:
     """The task as given, if there is such a one; its message names those there are."""
-    if isinstance(task, bool) or not isinstance(task, int | str) or task not in (*TASK_IDS, *TASK_NAMES):
+    if isinstance(task, bool) or not isinstance(task, int | str) or task not in task_keys():
         known = ", ".join(f"{spec.id} ({spec.name})" for spec in ig.task_specs().values())
         raise PydanticCustomError(
             "task", "{value} is no task; there are {known}", {"value": str(task)[:40], "known": known}
@@ -196,6 +206,6 @@ TaskId = Annotated[
     Any,
     BeforeValidator(_whole),
     AfterValidator(check_task),
-    WithJsonSchema({"enum": [*TASK_IDS, *TASK_NAMES], "description": "id or name of a task"}),
+    _TaskSchema(),
 ]
 SessionId = Annotated[str, Field(min_length=1, max_length=64, description="from POST /reset")]

@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from inferencegym_jax.models import EPISODE_LENGTH
+from inferencegym_jax.policies import NAMES
 from server.schema_parts import STRICT, ActionModel, Config, ObservationBody, Seed, SessionId, StepInfo, TaskId
-
-POLICIES = ("baseline", "random", "reactive", "best_static", "trained")
 
 
 class _Request(BaseModel):
@@ -133,7 +132,7 @@ class RolloutRequest(_Request):
 
     task_id: TaskId
     seeds: list[Seed] = Field(min_length=1, description="one episode each")
-    policy: Literal[POLICIES] | None = None  # pyright: ignore[reportInvalidTypeForm]
+    policy: Literal[NAMES] | None = None  # pyright: ignore[reportInvalidTypeForm]
     actions: list[Annotated[list[ActionModel], Field(min_length=1, max_length=EPISODE_LENGTH)]] | None = Field(
         None, min_length=1, description="a sequence a seed, or one for all; an episode ends with its sequence"
     )

@@ -157,7 +157,7 @@ class Service:
         """
         kernel = self.engine.kernel(task, config)
         log = self.engine.replay(kernel, seed, actions)
-        result = ig.grade(kernel.spec.id, log, self.engine.normalisers(kernel.spec))
+        result = ig.grade(kernel.spec.id, log, kernel.problem.normalisers)
         difference = None if episode_log is None else first_difference(episode_log, log)
         if difference is not None:
             result["feedback"] += (

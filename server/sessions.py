@@ -48,7 +48,7 @@ class Session:
     total_reward: float = 0.0
     done: bool = False
     phase: int = 0  # models.Phase of the last step
-    actions: bytes = b""  # 20 bytes a step, see PackedStep.pack_action
+    actions: bytes = b""  # 20 bytes a step, see SingleStep.pack_action
     step_id: str | None = None  # of the last step
     answer: bytes = field(default=b"", repr=False)  # the last step's response body, for a retry with the same step_id
 

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     trace: str | None = Field(
         default=None, description="path of a request log of your own, replayed open-loop as every task's traffic"
     )
+    tasks_from: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="paths of Python or JSON files of tasks of your own, by comma"
+    )
     rollout_episodes: int = Field(default=4096, ge=1, description="most episodes of one POST /rollout")
     rollout_trajectories: int = Field(default=64, ge=1, description="most episodes of a POST /rollout with JSON steps")
     warm_rollouts: bool = Field(default=True, description="compile POST /rollout's program right after the start")
@@ -37,7 +40,7 @@ class Settings(BaseSettings):
         default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning, error"
     )
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "tasks_from", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from inferencegym_jax.registry import register_file
 from training.cache import use_cache
 from training.options import (
     RUNS,
+    TASK_HELP,
     AsJson,
     Episodes,
     Settings,
@@ -33,11 +35,30 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def _main(
+    tasks_from: Annotated[
+        list[Path],
+        typer.Option(
+            "--tasks-from",
+            help="Python or JSON file of tasks of your own, for every command (docs/extend.md); may be repeated.",
+        ),
+    ] = [],  # noqa: B006
+) -> None:
+    """Train, evaluate and look at policies for LLM inference control."""
+    try:
+        for path in tasks_from:
+            register_file(path)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+
+
 @app.command()
 def train(
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Task: 1 to 5 or a name.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help=TASK_HELP)] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="YAML; default: training/configs/task<N>.yaml.")
+        Path | None,
+        typer.Option("--config", "-c", help="YAML; default: training/configs/task<N>.yaml, or the defaults."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the run; default: runs/task<N>-seed<S>.")
@@ -237,7 +258,9 @@ def study(
 @app.command()
 def policies(
     seeds: Annotated[int, typer.Option(help="Training seeds a task; the best by validation score ships.")] = 2,
-    tasks: Annotated[list[int], typer.Option("--task", "-t", help="Tasks; may be repeated.")] = [1, 2, 3, 4, 5],  # noqa: B006
+    tasks: Annotated[
+        list[str], typer.Option("--task", "-t", help="Tasks; may be repeated. Default: all that ship.")
+    ] = [],  # noqa: B006
     devices: Annotated[int | None, typer.Option(help="See train.")] = None,
 ) -> None:
     """Train the policies that ship in data/policies (``make policies``)."""
@@ -247,7 +270,7 @@ def policies(
     try:
         meshes.prepare(devices)
         use_cache()
-        build(console, seeds, devices, tuple(tasks))
+        build(console, seeds, devices, [task_of(task) for task in tasks] or None)
     except (ValueError, OSError) as error:
         raise fail(error) from error
 

@@ -16,8 +16,10 @@ from typing import Any
 import jax
 import yaml
 
+from inferencegym_jax import registry
 from inferencegym_jax.models import EPISODE_LENGTH, check_seed
-from inferencegym_jax.tasks import get_task
+from inferencegym_jax.registry import Problem
+from inferencegym_jax.tasks import get_task, shipped_specs
 
 STARTS = ("middle", "baseline", "best_static")
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -96,6 +98,10 @@ class TrainConfig:
             share = item.name in ("discount", "gae_lambda", "score_share")
             positive = item.name in ("learning_rate", "clip", "max_gradient_norm")
             check_number(item.name, value, above=0.0 if positive else None, most=1.0 if share else math.inf)
+
+    def problem(self) -> Problem:
+        """The task on the config's table and log."""
+        return registry.problem(self.task, table=self.table, trace=self.trace)
 
     def uses(self, weight: str) -> bool:
         """Whether a weight of ``hyper`` is anything but a plain 0: what it weighs is computed only then."""
@@ -202,5 +208,7 @@ def load_config(path: str | Path) -> TrainConfig:
 
 
 def task_config(task: int | str) -> TrainConfig:
-    """The shipped config of a task."""
-    return load_config(CONFIGS / f"task{get_task(task).id}.yaml")
+    """The config of a task in ``training/configs/``; the defaults where it has none, as a registered one."""
+    spec = get_task(task)
+    path = CONFIGS / f"task{spec.id}.yaml"
+    return load_config(path) if spec.name in shipped_specs() and path.is_file() else TrainConfig(task=spec.name)

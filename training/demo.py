@@ -18,32 +18,35 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from inferencegym_jax.policies import NAMES
 from training.tables import screen
 
 EPISODES = 1024
 TABLE_WIDTH = 120  # a narrower terminal wraps the lines rather than lose columns
-POLICIES = ("baseline", "random", "reactive", "best_static", "trained")
 COMMAND = "make demo   (python -m training.demo)"
 TIMELINE_TASK, TIMELINE_SEED, CURVE_TASK = 3, 0, 1
 
 
 def score_policies(task: int, count: int, advance: Callable[[str], None]) -> list[dict[str, Any]]:
     """One row a policy: intervals of score and return, means of the metrics, episodes a second of a compiled call."""
-    from training.evaluation import episodes, interval, policy_of
+    import inferencegym_jax as ig
+    from inferencegym_jax.numerics.bootstrap import mean_interval
+    from inferencegym_jax.policies import policy_of
+    from training.evaluation import episodes
 
-    rows = []
-    for name in POLICIES:
+    problem, rows = ig.problem(task), []
+    for name in NAMES:
         advance(f"task {task}: {name.replace('_', ' ')}")
         try:
-            policy = policy_of(name, task)
+            policy = policy_of(name, problem)
         except FileNotFoundError:
             continue
-        episodes(task, policy, np.arange(count))  # compiles
+        episodes(problem, policy, np.arange(count))  # compiles
         start = time.perf_counter()
-        values = episodes(task, policy, np.arange(count))
+        values = episodes(problem, policy, np.arange(count))
         seconds = time.perf_counter() - start
         means = {key: float(value.mean()) for key, value in values.items()}
-        rows.append({"policy": name, "score": interval(values["score"]), "means": means, "rate": count / seconds})
+        rows.append({"policy": name, "score": mean_interval(values["score"]), "means": means, "rate": count / seconds})
     return rows
 
 
@@ -86,12 +89,12 @@ def draw(path: Path, results: dict[int, list[dict[str, Any]]], curve: Sequence[d
 
     import inferencegym_jax as ig
     from training import timeline
-    from training.evaluation import policy_of
     from training.plots import COLOURS, STYLE
 
     axes: Any
     names = ("baseline", "reactive")
-    played = [timeline.record(TIMELINE_TASK, name, policy_of(name, TIMELINE_TASK), TIMELINE_SEED) for name in names]
+    problem = ig.problem(TIMELINE_TASK)
+    played = [timeline.record(problem, name, TIMELINE_SEED) for name in names]
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(10.5, 12))
         upper, lower = figure.add_gridspec(
@@ -173,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        stage = bar.add_task("starting", total=len(tasks) * len(POLICIES), status="")
+        stage = bar.add_task("starting", total=len(tasks) * len(NAMES), status="")
 
         def advance(text: str) -> None:
             bar.update(stage, advance=1, description=text)

@@ -19,7 +19,6 @@ from jax.sharding import PartitionSpec as P
 
 from inferencegym_jax.episodes import parallel
 from training.config import Hyperparameters, TrainConfig
-from training.problem import problem
 from training.trainer import Chunk, TrainState, initial_state, make_chunk
 
 AXIS = "environments"
@@ -111,8 +110,8 @@ def shardings(mesh: Mesh, state: Any) -> Any:
 
 def compiled_functions(config: TrainConfig, mesh: Mesh | None) -> tuple[Any, Chunk]:
     """(jitted ``init(seed, hyper)``, jitted ``chunk(state, hyper)``) of a run."""
-    found = problem(config.task, config.table, config.trace)
-    env, params = found.env, found.params
+    problem = config.problem()
+    env, params = problem.env, problem.params
 
     def init(seed: Any, hyper: Hyperparameters) -> TrainState:
         return initial_state(env, params, config, seed, hyper)

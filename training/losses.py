@@ -20,8 +20,8 @@ def advantages_and_targets(
 
     ``delta_t = r_t + discount V(s_{t+1}) (1 - terminated_t) - V(s_t)``; ``A_t = delta_t + discount lambda A_{t+1}``
     within an episode.
-    Truncation is no end of the process: the sum stops there, the bootstrap value of the episode's final observation
-        stays.
+    Truncation is no end of the process: the sum stops there, and the bootstrap value of the episode's final
+    observation stays.
 
     Args:
         reward, value: float32[steps, ...].

@@ -13,7 +13,8 @@ from training.tables import screen
 
 RUNS = Path("runs")
 
-Task = Annotated[str, typer.Option("--task", "-t", help="Task: 1 to 5 or a name.")]
+TASK_HELP = "Number or name of a task; `inferencegym tasks` lists them."
+Task = Annotated[str, typer.Option("--task", "-t", help=TASK_HELP)]
 Table = Annotated[Path | None, typer.Option(help="A latency table of your own (parquet or CSV).")]
 Trace = Annotated[
     Path | None,

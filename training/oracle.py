@@ -16,17 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax import Environment, EnvParams, EpisodeStatistics, ServeAction
+from inferencegym_jax import Environment, EnvParams, EpisodeStatistics, Problem, ServeAction
 from inferencegym_jax.environment import transition
 from inferencegym_jax.episodes.static_search import static_actions
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS
+from inferencegym_jax.numerics.bootstrap import mean_interval
+from inferencegym_jax.policies import NAMES, policy_of
 from inferencegym_jax.scoring.grader import score_rate
-from training.evaluation import episodes, interval, policy_of
+from training.evaluation import episodes
 from training.objective import unrest
-from training.problem import Problem, problem
 
 OBJECTIVES = ("return", "score")
-POLICIES = ("baseline", "random", "best_static", "reactive", "trained")
 BATCH_SIZES = (1, 8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384, 448, 512)
 KV_BUDGETS = (0.1, 0.175, 0.25, 0.375, 0.5, 0.75, 1.0)
 RESTLESS = 3  # tasks from this one on are graded on stability too
@@ -35,16 +35,16 @@ SPEC_LENGTHS = (0, 2)  # longer drafts lose at every batch size above 8
 
 def candidates(env: Environment, params: EnvParams) -> ServeAction:
     """The actions that the oracle chooses from, fields of shape (candidates,)."""
-    actions = static_actions(env, params, BATCH_SIZES, KV_BUDGETS)
+    actions = static_actions(env, params, {"batch_size": BATCH_SIZES, "kv_budget": KV_BUDGETS})
     actions = [action for action in actions if action["spec_length"] in SPEC_LENGTHS]
     return ServeAction(**{name: np.asarray([action[name] for action in actions]) for name in KNOBS}).as_arrays()
 
 
-def play(task: int | str | Problem, objective: str, seeds: Any, horizon: int = 1) -> EpisodeStatistics:
+def play(problem: Problem, objective: str, seeds: Any, horizon: int = 1) -> EpisodeStatistics:
     """Episodes under the oracle, as ``ig.evaluate`` returns them.
 
     Args:
-        task: id or name, or a problem.
+        problem: a task on its table and traffic.
         objective: "return" (the reward) or "score" (the grader's per-second terms, task 2's peak memory, unrest where
             it is graded).
         seeds: whole numbers, shape (episodes,).
@@ -57,10 +57,9 @@ def play(task: int | str | Problem, objective: str, seeds: Any, horizon: int = 1
         raise ValueError(f"objective = {objective!r}: must be one of {', '.join(OBJECTIVES)}")
     if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
         raise ValueError(f"horizon = {horizon!r}: must be a whole number of at least 1")
-    where = task if isinstance(task, Problem) else problem(task)
-    env, params = where.env.suited_to(where.params), where.params
+    env, params = problem.env.suited_to(problem.params), problem.params
     chosen = _search(
-        env, where.spec.id, objective, horizon, params, candidates(env, params), jnp.asarray(seeds, jnp.uint32)
+        env, problem.spec.id, objective, horizon, params, candidates(env, params), jnp.asarray(seeds, jnp.uint32)
     )
     return ig.evaluate(env, params, _replay, seeds, carry=chosen, carry_axis=0)
 
@@ -79,7 +78,7 @@ def _search(
     spec = ig.get_task(task)
 
     def move(state: Any, action: ServeAction) -> Any:
-        return transition(env.grid, state, action, params, env.trace, env.dynamics)
+        return transition(env.grid, state, action, params, env.trace, env.dynamics, env.reward)
 
     def gain(metrics: Any, reward: jax.Array, peak: jax.Array) -> jax.Array:
         if objective == "return":
@@ -137,24 +136,24 @@ def report(
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"episodes = {count!r}: must be a whole number of at least 1")
-    where, seeds = problem(task, table, trace), np.arange(count)
+    problem, seeds = ig.problem(task, table=table, trace=trace), np.arange(count)
     rows = []
-    for name in POLICIES:
+    for name in NAMES:
         try:
-            rows.append((name.replace("_", " "), episodes(where, policy_of(name, where), seeds)))
+            rows.append((name.replace("_", " "), episodes(problem, policy_of(name, problem), seeds)))
         except FileNotFoundError:
             continue
     for objective in OBJECTIVES:
-        found = play(where, objective, seeds, horizon)
+        found = play(problem, objective, seeds, horizon)
         rows.append(
             (
                 f"oracle for {objective}",
-                {"score": where.score(found), "return": np.asarray(found.total_reward, np.float64)},
+                {"score": problem.score(found), "return": np.asarray(found.total_reward, np.float64)},
             )
         )
-    replayed = "" if where.env.trace is None else f" on {where.env.trace.name}"
+    replayed = "" if problem.env.trace is None else f" on {problem.env.trace.name}"
     lines = [
-        f"Task {where.spec.id}, {where.spec.title}{replayed}: mean [95 % interval] of {count} episodes; "
+        f"Task {problem.spec.id}, {problem.spec.title}{replayed}: mean [95 % interval] of {count} episodes; "
         f"oracle: best of all actions for the next {horizon} s",
         "",
         "| policy | score | return |",
@@ -163,9 +162,9 @@ def report(
     for name, values in rows:
         cells = (
             f"{x['mean']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]"
-            for x, digits in ((interval(values["score"]), 3), (interval(values["return"]), 1))
+            for x, digits in ((mean_interval(values["score"]), 3), (mean_interval(values["return"]), 1))
         )
         lines.append(f"| {name} | {' | '.join(cells)} |")
     own = "".join(f" --{name} {value}" for name, value in (("table", table), ("trace", trace)) if value)
-    command = f"python -m training oracle --task {where.spec.id} --episodes {count} --horizon {horizon}{own}"
+    command = f"python -m training oracle --task {problem.spec.id} --episodes {count} --horizon {horizon}{own}"
     return "\n".join([*lines, "", f"`{command}`"])

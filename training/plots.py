@@ -15,8 +15,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import inferencegym_jax as ig
+from inferencegym_jax.policies import policy_of
 from training import timeline
-from training.evaluation import episodes, policy_of
+from training.evaluation import episodes
 
 KINDS = ("curves", "timeline", "pareto")
 COLOURS = {
@@ -96,7 +97,8 @@ def policy_lines(
 ) -> None:
     """A horizontal line for the mean of each policy."""
     right = axis.get_xlim()[1]
-    levels = {name: float(episodes(task, policy_of(name, task), np.arange(EPISODES))[metric].mean()) for name in names}
+    problem, seeds = ig.problem(task), np.arange(EPISODES)
+    levels = {name: float(episodes(problem, policy_of(name, problem), seeds)[metric].mean()) for name in names}
     for name, level in levels.items():
         axis.axhline(level, color=COLOURS[name], ls="--", lw=0.9)
     low, high = axis.get_ylim()
@@ -156,7 +158,8 @@ def curves(task: int | str, folders: Sequence[Path]) -> Any:
 
 def episode(task: int | str, names: Sequence[str], seed: int) -> Any:
     """The timeline of one episode under each policy, side by side."""
-    played = [timeline.record(task, name, policy_of(name, task), seed) for name in names]
+    problem = ig.problem(task)
+    played = [timeline.record(problem, name, seed) for name in names]
     figure, axes = plt.subplots(
         len(timeline.PANELS), len(names), figsize=(4.6 * len(names) + 0.6, 9), sharex=True, squeeze=False
     )
@@ -169,7 +172,8 @@ def pareto(task: int | str, names: Sequence[str]) -> Any:
     """p99 TTFT against cost: every static action a grey dot, policies in colour."""
     from inferencegym_jax.episodes.static_search import search_static, static_actions
 
-    env, params = ig.make(task)
+    problem = ig.problem(task)
+    env, params = problem.env, problem.params
     found = search_static(env, params, static_actions(env, params), np.arange(PARETO_EPISODES))
     figure, axis = plt.subplots(figsize=(6.2, 4.4))
     figure.subplots_adjust(left=0.12, right=0.96, bottom=0.15, top=0.92)
@@ -187,7 +191,7 @@ def pareto(task: int | str, names: Sequence[str]) -> Any:
     )
     for name in names:
         try:
-            values = episodes(task, policy_of(name, task), np.arange(PARETO_EPISODES))
+            values = episodes(problem, policy_of(name, problem), np.arange(PARETO_EPISODES))
         except FileNotFoundError:
             continue
         point = values["total_cost"].mean() / int(params.episode_length), values["mean_ttft_p99_ms"].mean()

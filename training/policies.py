@@ -1,8 +1,9 @@
-"""The policies that ship: trained by ``make policies``, written to ``data/policies/task{1,2,3,4,5}.npz``."""
+"""The policies that ship: trained by ``make policies``, written to ``data/policies/task<N>.npz``."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 
 import inferencegym_jax as ig
 from inferencegym_jax.policies.network import network_policy, save_network
+from inferencegym_jax.tasks import shipped_specs
 from training.checkpoint import Checkpoints
 from training.config import task_config
 from training.devices import compiled_functions
@@ -22,26 +24,40 @@ from training.runner import metadata, run
 from training.trainer import VALIDATION_SEED
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "policies"
-TASKS = (1, 2, 3, 4, 5)
 VALIDATION_EPISODES = 512
 
 
-def validate(task: int, network: Any) -> dict[str, float]:
+def validate(task: int | str, network: Any) -> dict[str, float]:
     """Mean score and return on validation seeds, which choose among training seeds; held-out seeds stay untouched."""
-    found = episodes(task, network_policy(network), VALIDATION_SEED + np.arange(VALIDATION_EPISODES))
+    found = episodes(ig.problem(task), network_policy(network), VALIDATION_SEED + np.arange(VALIDATION_EPISODES))
     return {name: float(found[name].mean()) for name in ("score", "return")}
 
 
-def build(console: Console, seeds: int = 1, devices: int | None = None, tasks: tuple[int, ...] = TASKS) -> list[Path]:
+def build(
+    console: Console, seeds: int = 1, devices: int | None = None, tasks: Sequence[int | str] | None = None
+) -> list[Path]:
     """Train every task on training seeds 0 to seeds - 1 and write the policy with the best validation score.
 
+    Args:
+        console: for progress.
+        seeds: training seeds a task.
+        devices: see ``devices.make_mesh``.
+        tasks: ids or names of tasks that ship; default: all of them.
+
     Raises:
-        ValueError: seeds below 1, or environments not divisible by devices.
+        ValueError: seeds below 1, environments not divisible by devices, or a task that does not ship.
     """
+    specs = [ig.get_task(task) for task in tasks] if tasks else list(shipped_specs().values())
+    for spec in specs:
+        if spec.name not in shipped_specs():
+            raise ValueError(
+                f"task = {spec.name!r}: does not ship, nor will its policy; python -m training train --task {spec.name}"
+            )
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds = {seeds!r}: must be a whole number of at least 1")
     paths = []
-    for task in tasks:
+    for spec in specs:
+        task = spec.id
         best: tuple[dict[str, float], Any, dict[str, Any]] | None = None
         for seed in range(seeds):
             config = task_config(task).replace(seed=seed)

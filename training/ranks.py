@@ -13,7 +13,9 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.static_search import search_static, static_actions
-from training.evaluation import BUILT_IN, RESAMPLES, episodes, policy_of
+from inferencegym_jax.numerics import bootstrap
+from inferencegym_jax.policies import NAMES, policy_of
+from training.evaluation import episodes
 from training.oracle import BATCH_SIZES, KV_BUDGETS
 
 
@@ -33,11 +35,8 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
 
 def correlation(returns: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """Spearman's correlation over policies and its 95 % bootstrap interval (policies drawn with replacement)."""
-    generator = np.random.default_rng(0)
-    drawn = generator.integers(0, len(returns), (RESAMPLES, len(returns)))
-    found = [spearman(returns[pick], scores[pick]) for pick in drawn]
-    low, high = np.nanpercentile(found, [2.5, 97.5])
-    return {"spearman": spearman(returns, scores), "low": float(low), "high": float(high)}
+    low, high = bootstrap.interval(lambda pick: spearman(returns[pick], scores[pick]), len(returns))
+    return {"spearman": spearman(returns, scores), "low": low, "high": high}
 
 
 def rank_policies(
@@ -65,23 +64,24 @@ def rank_policies(
     for name, value, least in (("actions", actions, 3), ("episodes", count, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} = {value!r}: must be a whole number of at least {least}")
-    env, params = ig.make(task)
+    problem = ig.problem(task)
+    env, params = problem.env, problem.params
     seeds = np.arange(count)
-    grid = static_actions(env, params, BATCH_SIZES, KV_BUDGETS)
+    grid = static_actions(env, params, {"batch_size": BATCH_SIZES, "kv_budget": KV_BUDGETS})
     picked = grid
     if actions < len(grid):
         index = np.random.default_rng(0).choice(len(grid), actions, replace=False)
         picked = [grid[i] for i in np.sort(index)]
     advance(f"{len(picked)} static actions")
     search = search_static(env, params, picked, seeds)
-    scores = list(ig.grader.score_aggregates(task, search.per_seed)["score"].mean(axis=1))
+    scores = list(problem.score(search.per_seed).mean(axis=1))
     returns = list(search.means.total_reward)
     statics = len(picked)
     names: list[str] = []
-    for name in BUILT_IN:
+    for name in NAMES:
         advance(name.replace("_", " "))
         try:
-            found = episodes(task, policy_of(name, task), seeds)
+            found = episodes(problem, policy_of(name, problem), seeds)
         except FileNotFoundError:
             continue
         names.append(name.replace("_", " "))
@@ -95,7 +95,7 @@ def rank_policies(
         knobs = " ".join(f"{k}={v}" for k, v in picked[best].items() if v != env.table.knob_defaults[k])
         shown.append((f"best {what} of the static actions: {knobs or 'the baseline'}", best))
     return {
-        "task": ig.get_task(task).id,
+        "task": problem.spec.id,
         "episodes": count,
         "policies": len(score),
         "static_actions": statics,

@@ -21,7 +21,6 @@ from inferencegym_jax.policies.network import PolicyNetwork, save_network
 from training.config import TrainConfig
 from training.devices import compiled_functions, make_mesh
 from training.networks import to_policy
-from training.problem import problem
 from training.trainer import TrainState, warm_up_steps
 
 COLUMNS = (
@@ -169,7 +168,7 @@ def summarise(
         "env_steps": update * config.steps_per_update + warm_up_steps(config),
         "seconds": seconds,
         "return": float(found.total_reward.mean()),
-        "score": float(problem(config.task, config.table, config.trace).score(found).mean()),
+        "score": float(config.problem().score(found).mean()),
         "steps_per_second": config.steps_per_update * config.evaluate_every / chunk_seconds,
     }
     row |= {name: float(getattr(found, name).mean()) for name in COLUMNS if hasattr(found, name)}

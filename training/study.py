@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
+from inferencegym_jax.numerics.bootstrap import mean_interval
+from inferencegym_jax.policies import policy_of
 from inferencegym_jax.policies.network import network_policy
 from training.config import TrainConfig
-from training.evaluation import EPISODES, episodes, interval, policy_of
-from training.problem import problem
+from training.evaluation import EPISODES, episodes
 from training.runner import run
 
 RIVALS = ("best_static", "reactive")
@@ -35,12 +36,12 @@ def study(
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds = {seeds!r}: must be a whole number of at least 1")
     held_out = np.arange(EPISODES)
-    where = problem(config.task, config.table, config.trace)
-    rivals = {name: episodes(where, policy_of(name, where), held_out) for name in RIVALS}
+    problem = config.problem()
+    rivals = {name: episodes(problem, policy_of(name, problem), held_out) for name in RIVALS}
     rows = []
     for seed in range(seeds):
         result = run(config.replace(seed=seed), devices=devices)
-        mine = episodes(where, network_policy(result.network), held_out)
+        mine = episodes(problem, network_policy(result.network), held_out)
         reached = [row["env_steps"] for row in result.rows if row["score"] >= 0.65]
         row: dict[str, Any] = {
             "seed": seed,
@@ -51,7 +52,7 @@ def study(
             "steps_to_065": float(reached[0]) if reached else float("nan"),
         }
         for name, theirs in rivals.items():
-            row[name] = {metric: interval(mine[metric] - theirs[metric]) for metric in ("score", "return")}
+            row[name] = {metric: mean_interval(mine[metric] - theirs[metric]) for metric in ("score", "return")}
             row[f"beats_{name}"] = all(value["low"] > 0 for value in row[name].values())
         rows.append(row)
         report(line(row))

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from training.config import Hyperparameters, TrainConfig
-from training.problem import problem
 from training.trainer import make_train
 
 NAMES = tuple(f.name for f in dataclasses.fields(Hyperparameters))
@@ -91,7 +90,7 @@ def run_sweep(
     train = jax.vmap(jax.vmap(make_train(config), in_axes=(0, None)), in_axes=(None, 0))
     _, _, found = jax.jit(train)(np.arange(seeds, dtype=np.uint32) + np.uint32(config.seed), stacked)
     found = jax.tree.map(lambda x: np.asarray(x)[:, :, -1], found)  # members, seeds, episodes of the last evaluation
-    score = problem(config.task, config.table, config.trace).score(found).mean(axis=-1)
+    score = config.problem().score(found).mean(axis=-1)
     rows = [
         {
             **member,

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 import inferencegym_jax as ig
+from inferencegym_jax import Problem
 from inferencegym_jax.environment import effective_action
-from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.policies import policy_of
 
 PANELS = ("arrivals", "queue", "ttft", "memory", "batch", "budget")
 LABEL = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 0.8}
@@ -30,15 +31,15 @@ class Timeline:
     memory_limit_gb: float
 
 
-def record(task: int | str, name: str, policy: Policy, seed: int) -> Timeline:
-    """Play one episode."""
-    env, params = ig.make(task)
-    spec = ig.get_task(task)
+def record(problem: Problem, name: str, seed: int) -> Timeline:
+    """Play one episode under the policy of a name."""
+    env, params, spec = problem.env, problem.params, problem.spec
+    policy = policy_of(name, problem)
     found = ig.rollout(env, params, policy, np.asarray([seed]))
     statistics = ig.evaluate(env, params, policy, np.asarray([seed]))
     trajectory = jax.tree.map(lambda x: np.asarray(x)[:, 0], found)
     action = jax.tree.map(np.asarray, effective_action(env.table, trajectory.action.as_arrays(), params))
-    score = float(np.asarray(ig.grader.score_aggregates(task, statistics)["score"])[0])
+    score = float(problem.score(statistics)[0])
     slo = tuple(x for x in spec.slo_ttft_ms if np.isfinite(x))
     return Timeline(name.replace("_", " "), trajectory, action, score, slo, spec.memory_limit_gb)
 

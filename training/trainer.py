@@ -8,7 +8,6 @@ environments are split, if they are.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,7 +27,6 @@ from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective, value_loss
 from training.networks import ActorCritic, starting_bias, to_policy
 from training.objective import training_signal
-from training.problem import problem
 from training.statistics import initial_statistics, mean_over, merge
 
 TRAINING_BIT = 1 << 31  # every training episode's seed has it; no evaluation seed has it
@@ -70,15 +68,8 @@ def network_of(config: TrainConfig) -> ActorCritic:
     """The networks of a config; ``start: best_static`` is the best static action on its own table and log."""
     start = None
     if config.start != "middle":
-        where = (config.task, config.table, config.trace)
-        start = starting_bias(_best_static(*where) if config.start == "best_static" else ServeAction())
+        start = starting_bias(config.problem().best_static if config.start == "best_static" else ServeAction())
     return ActorCritic(config.hidden, config.initial_std, start)
-
-
-@functools.lru_cache(maxsize=8)
-def _best_static(task: int | str, table: str | None, trace: str | None) -> ServeAction:
-    with jax.ensure_compile_time_eval():  # the search runs now, also where a caller is being traced
-        return problem(task, table, trace).best_static_action
 
 
 def apply(config: TrainConfig, variables: Any, x: jax.Array, method: str = "__call__") -> Any:
@@ -293,8 +284,8 @@ Train = Callable[..., tuple[TrainState, Metrics, EpisodeStatistics]]
 def make_train(config: TrainConfig) -> Train:
     """The whole run on the config's task as one pure function, ready for ``jax.jit`` and ``jax.vmap``; see
     ``make_train_on``."""
-    env, params = ig.make(config.task, table=config.table, trace=config.trace)
-    return make_train_on(env, params, config)
+    problem = config.problem()
+    return make_train_on(problem.env, problem.params, config)
 
 
 def make_train_on(env: Environment, params: EnvParams, config: TrainConfig) -> Train:

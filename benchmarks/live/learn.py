@@ -42,7 +42,7 @@ def training_params(request: TrialRequest, table: LatencyTable) -> EnvParams:
     return scaled.replace(
         # the engine's own pool: the observation's occupancy is a share of it, there as here
         oom_limit_gb=np.float32(max(table.base_memory_gb) + pool_gb) if pool_gb else scaled.oom_limit_gb,
-        engine=opened.engine.replace(slo_tpot_ms=np.float32(request.slo_itl_ms)),
+        engine=opened.engine.replace(slo_tpot_ms=np.full(3, request.slo_itl_ms, np.float32)),
         slo_ms=np.full(3, max((x for x in slo if np.isfinite(x)), default=np.inf), np.float32),
         optimal_tps=np.float32(how["saturation_requests_per_s"] * table.output_length),
         cost_normaliser=opened.cost_normaliser,

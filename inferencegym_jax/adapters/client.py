@@ -31,7 +31,7 @@ from inferencegym_jax.adapters.client_messages import (
     Request,
     Retry,
     Step,
-    given,
+    body_of,
     knobs,
     read_table,
 )
@@ -115,7 +115,7 @@ class Operations(Generic[E]):
     ) -> Request[E]:
         """Start an episode; without a seed the server draws one and the episode's ``seed`` says which."""
         overrides = None if config is None else dict(config)
-        body = given(task_id=task, seed=seed, config=overrides, episode_id=episode_id)
+        body = body_of(task_id=task, seed=seed, config=overrides, episode_id=episode_id)
         return Request("POST", "/reset", body, parse=self._episode)
 
     @operation
@@ -155,7 +155,7 @@ class Operations(Generic[E]):
         trajectories: bool = False,
     ) -> Request[Any]:
         """Whole episodes in one call: the scores as a dict, or with ``trajectories`` every step as a pyarrow table."""
-        body = given(
+        body = body_of(
             task_id=task,
             seeds=[int(seed) for seed in seeds],
             policy=policy,

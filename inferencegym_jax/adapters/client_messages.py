@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import httpx
 
-from inferencegym_jax.models import MetricsSnapshot, ServeAction, ServeObservation, WorkloadState, check_action
+from inferencegym_jax.models import (
+    METRICS,
+    OBSERVATION,
+    WORKLOAD,
+    MetricsSnapshot,
+    ServeAction,
+    ServeObservation,
+    WorkloadState,
+    check_action,
+)
 
 T = TypeVar("T")
 RETRIED = (429, 502, 503, 504)
@@ -105,7 +114,7 @@ def knobs(action: ServeAction | Mapping[str, Any]) -> dict[str, Any]:
     return dict(action)
 
 
-def given(**fields: Any) -> dict[str, Any]:
+def body_of(**fields: Any) -> dict[str, Any]:
     """The fields of a request's body that are not None."""
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -119,6 +128,11 @@ def read_table(content: Any) -> Any:
     return pa.ipc.open_stream(content).read_all()
 
 
+def known(fields: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    """The fields that this library has; a newer server may send more."""
+    return {name: value for name, value in fields.items() if name in names}
+
+
 class EpisodeView:
     """Where an episode stands, as far as this client has seen."""
 
@@ -128,7 +142,7 @@ class EpisodeView:
         self.seed: int = answer["info"]["seed"]
         self.length: int = answer["episode_length"]
         self.active_actions: list[str] = answer["info"]["active_actions"]
-        self.observation: ServeObservation = ServeObservation(**answer["observation"])
+        self.observation: ServeObservation = ServeObservation(**known(answer["observation"], OBSERVATION))
         self.done: bool = False
         self.total_reward: float = 0.0
 
@@ -136,11 +150,11 @@ class EpisodeView:
         """The step in an answer of POST /step; moves this view on."""
         info = answer["info"]
         step = Step(
-            ServeObservation(**answer["observation"]),
+            ServeObservation(**known(answer["observation"], OBSERVATION)),
             answer["reward"],
             answer["done"],
-            MetricsSnapshot(**info["metrics"]),
-            WorkloadState(**info["workload"]),
+            MetricsSnapshot(**known(info["metrics"], METRICS)),
+            WorkloadState(**known(info["workload"], WORKLOAD)),
             info["oom"],
             info["timestep"],
         )

@@ -25,20 +25,15 @@ from gymnasium.vector.utils import batch_space
 from inferencegym_jax.adapters.wrappers import FlatObservation
 from inferencegym_jax.encoding import action_from_box, normalise
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.episodes.single_step import PackedStep
+from inferencegym_jax.episodes.single_step import SingleStep
 from inferencegym_jax.models import KNOBS, SEEDS, EnvParams, ServeAction, ServeObservation, check_action, check_seed
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.registry import make
 from inferencegym_jax.table.latency_table import LatencyTable
-from inferencegym_jax.tasks import get_task
+from inferencegym_jax.tasks import TaskSpec, get_task, on_register, short_title, task_specs
 
-IDS = {
-    "inferencegym_jax/StaticUniform-v0": 1,
-    "inferencegym_jax/BurstyShareGPT-v0": 2,
-    "inferencegym_jax/AdversarialMultiTenant-v0": 3,
-    "inferencegym_jax/AzureConversation-v0": 4,
-    "inferencegym_jax/MooncakeConversation-v0": 5,
-}
+IDS: dict[str, int] = {}
+"""Gymnasium's id of every task -> its number. A task that is registered later (``ig.register``) gets its id then."""
 
 
 def action_space() -> spaces.Box:
@@ -103,7 +98,7 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
     and oom as plain numbers.
 
     Args:
-        task_id: id or name.
+        task_id: id, name or ``TaskSpec``.
         normalised: observations about [0, 1] (default) or in natural units.
         table: a latency table of your own.
         config: overrides, see ``make``.
@@ -114,7 +109,7 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     def __init__(
         self,
-        task_id: int | str = 1,
+        task_id: int | str | TaskSpec = 1,
         *,
         normalised: bool = True,
         table: str | Path | LatencyTable | None = None,
@@ -131,7 +126,7 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
         self.render_mode: str | None = render_mode
         self.action_space: spaces.Space[Any] = action_space()
         self.observation_space: spaces.Space[Any] = observation_space(normalised)
-        self._packed = PackedStep(self.inference_env, self.params)
+        self._single = SingleStep(self.inference_env, self.params)
         self._state: bytes | None = None  # of an episode that is under way
         self._seed: int | None = None
         self._episode = 0
@@ -143,7 +138,7 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
         """Start an episode; ``info["seed"]`` is its seed."""
         super().reset(seed=None if seed is None else check_seed(seed))
         self._seed, self._episode = next_episode(seed, self._seed, self._episode, self.np_random)
-        outcome = self._packed.reset(self._seed)
+        outcome = self._single.reset(self._seed)
         self._state = outcome.state
         self._line = "no step yet"
         return flatten(ServeObservation(**outcome.observation), self.normalised), {"seed": self._seed}
@@ -152,7 +147,7 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
         """One second of serving."""
         if self._state is None:
             raise gymnasium.error.ResetNeeded("step before reset, or after the episode's end: call reset()")
-        outcome = self._packed.step(self._state, self._packed.pack_action(to_action(action).to_dict()))
+        outcome = self._single.step(self._state, self._single.pack_action(to_action(action).to_dict()))
         self._state = None if outcome.done else outcome.state
         metrics, workload = outcome.info["metrics"], outcome.info["workload"]
         self._line = (
@@ -191,7 +186,7 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
     def __init__(
         self,
         num_envs: int = 1,
-        task_id: int | str = 1,
+        task_id: int | str | TaskSpec = 1,
         *,
         normalised: bool = True,
         table: str | Path | LatencyTable | None = None,
@@ -253,11 +248,20 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
         return flatten(observation, self.normalised), rewards, terminated, truncated, infos
 
 
-for _id, _task in IDS.items():
-    if _id not in gymnasium.registry:
-        gymnasium.register(
-            _id,
-            entry_point="inferencegym_jax.adapters.gymnasium_env:InferenceGymEnv",
-            vector_entry_point="inferencegym_jax.adapters.gymnasium_env:InferenceGymVectorEnv",
-            kwargs={"task_id": _task},
-        )
+def register_id(spec: TaskSpec) -> None:
+    """Register a task's id with Gymnasium: its title without what is no letter or digit."""
+    name = f"inferencegym_jax/{short_title(spec)}-v0"
+    IDS[name] = spec.id
+    if name in gymnasium.registry:  # of a task that was registered, forgotten and made anew
+        del gymnasium.registry[name]
+    gymnasium.register(
+        name,
+        entry_point="inferencegym_jax.adapters.gymnasium_env:InferenceGymEnv",
+        vector_entry_point="inferencegym_jax.adapters.gymnasium_env:InferenceGymVectorEnv",
+        kwargs={"task_id": spec.id},
+    )
+
+
+for _spec in task_specs().values():
+    register_id(_spec)
+on_register(register_id)

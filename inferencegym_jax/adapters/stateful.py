@@ -33,7 +33,7 @@ from inferencegym_jax.registry import make
 from inferencegym_jax.scoring.grader import grade
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.table.lookup import TableGrid
-from inferencegym_jax.tasks import get_task
+from inferencegym_jax.tasks import TaskSpec, get_task
 from inferencegym_jax.traffic import calendar as workload
 from inferencegym_jax.traffic import fitted as traffic
 
@@ -52,7 +52,7 @@ class InferenceEnv:
 
     def __init__(
         self,
-        task_id: int | str = 1,
+        task_id: int | str | TaskSpec = 1,
         seed: int = 0,
         *,
         table: str | Path | LatencyTable | None = None,
@@ -119,7 +119,9 @@ class TraceSimulator:
         task_id: whose acceptance, SLO and memory limit apply.
     """
 
-    def __init__(self, table: str | Path | LatencyTable | None = None, seed: int = 0, *, task_id: int | str = 1):
+    def __init__(
+        self, table: str | Path | LatencyTable | None = None, seed: int = 0, *, task_id: int | str | TaskSpec = 1
+    ):
         self.params: EnvParams
         env, self.params = make(task_id, table=load_table(table))
         self._grid = env.grid
@@ -154,7 +156,7 @@ def _simulate(grid: TableGrid, action: Any, traffic: Any, seed: jax.Array, step:
 class WorkloadGenerator:
     """The traffic alone: arrivals, prompt lengths, class shares and the queue of a task's seed."""
 
-    def __init__(self, task_id: int | str = 1, seed: int = 0):
+    def __init__(self, task_id: int | str | TaskSpec = 1, seed: int = 0):
         self.env: Environment
         self.params: EnvParams
         self.env, params = make(task_id)

@@ -7,6 +7,7 @@ Each wrapper changes one side of the interface and passes the rest through, so t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,7 +45,7 @@ class Wrapper:
 
 
 class FlatObservation(Wrapper):
-    """Observations as float32[14]: normalised (default) or in natural units."""
+    """Observations as float32[FLAT_OBSERVATION_SIZE]: normalised (default) or in natural units."""
 
     def __init__(self, env: Any, normalised: bool = True):
         super().__init__(env)
@@ -85,9 +86,9 @@ class FlatObservation(Wrapper):
         return self._flatten(observation), *rest
 
     def observation_space(self, params: EnvParams | None = None) -> Box:
-        """Box of 14 numbers."""
+        """Box of ``FLAT_OBSERVATION_SIZE`` numbers."""
         del params
-        rows = [(spec.low, spec.high) for spec in OBSERVATION.values() for _ in range(spec.size)]
+        rows = [(field.low, field.high) for field in OBSERVATION.values() for _ in range(field.size)]
         low, high = (np.asarray(side, np.float32) for side in zip(*rows, strict=True))
         if self._normalised:
             low, high = np.zeros_like(low), np.where(np.isfinite(high), 1.0, np.inf).astype(np.float32)
@@ -95,7 +96,7 @@ class FlatObservation(Wrapper):
 
 
 class FlatAction(Wrapper):
-    """Actions as float32[5] in [-1, 1]; see ``action_from_box``."""
+    """Actions as float32[knobs] in [-1, 1]; see ``action_from_box``."""
 
     def step(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.step``."""
@@ -106,7 +107,7 @@ class FlatAction(Wrapper):
         return self._env.step_env(key, state, action_from_box(action), params)
 
     def action_space(self, params: EnvParams | None = None) -> Box:
-        """Box(-1, 1) of five numbers."""
+        """Box(-1, 1) of one number a knob."""
         del params
         return Box(-1.0, 1.0, (len(KNOBS),))
 
@@ -117,26 +118,30 @@ class DiscreteAction(Wrapper):
     Args:
         env: the environment.
         params: the task (concrete), which says the free knobs; default: the environment's.
-        batch_sizes: values of batch_size on the grid.
-        kv_budgets: values of kv_budget on the grid.
+        batch_sizes, kv_budgets: values on the grid; default: ``Knob.grid``.
+        values: name of a knob -> its values on the grid, for any knob.
     """
 
     def __init__(
         self,
         env: Any,
         params: EnvParams | None = None,
-        batch_sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512),
-        kv_budgets: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0),
+        batch_sizes: tuple[int, ...] | None = None,
+        kv_budgets: tuple[float, ...] | None = None,
+        values: Mapping[str, Sequence[Any]] | None = None,
     ):
         super().__init__(env)
         active = np.asarray((env.default_params if params is None else params).active)
-        grid: dict[str, tuple[Any, ...]] = {"batch_size": batch_sizes, "kv_budget": kv_budgets}
-        values: list[tuple[Any, ...]] = []
+        asked = {"batch_size": batch_sizes, "kv_budget": kv_budgets, **(values or {})}
+        unknown = [name for name in asked if name not in KNOBS]
+        if unknown:
+            raise ValueError(f"values: unknown knob {unknown[0]!r}; there are {', '.join(KNOBS)}")
+        grid: list[tuple[Any, ...]] = []
         for on, (name, knob) in zip(active, KNOBS.items(), strict=True):
-            choices = grid.get(name) or knob.choices or (False, True)
-            values.append(choices if on else (knob.default,))
-        self._values = tuple(values)
-        self._shape = tuple(len(choices) for choices in values)
+            options = tuple(asked.get(name) or knob.options)
+            grid.append(options if on else (knob.default,))
+        self._values = tuple(grid)
+        self._shape = tuple(len(options) for options in grid)
 
     def __hash__(self) -> int:
         """Hash of the grid and the environment."""
@@ -156,7 +161,7 @@ class DiscreteAction(Wrapper):
         index = jnp.clip(jnp.asarray(index, jnp.int32), 0, self.num_actions - 1)
         places = jnp.unravel_index(index, self._shape)
         columns = zip(KNOBS, self._values, places, strict=True)
-        return ServeAction(**{name: jnp.asarray(choices)[place] for name, choices, place in columns})
+        return ServeAction(**{name: jnp.asarray(options)[place] for name, options, place in columns})
 
     def step(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.step``."""

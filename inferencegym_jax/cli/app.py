@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inferencegym_jax._version import __version__
 from inferencegym_jax.cli import episodes, grading, measured, recommending, serving, tables, tasks
+from inferencegym_jax.cli.output import sentences
+from inferencegym_jax.registry import register_file
 
 app = typer.Typer(
     name="inferencegym",
@@ -43,11 +46,23 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
+    tasks_from: Annotated[
+        list[Path],
+        typer.Option(
+            "--tasks-from",
+            help="Python or JSON file of tasks of your own, for every command (docs/extend.md); may be repeated.",
+        ),
+    ] = [],  # noqa: B006
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """LLM inference control: simulate a serving engine, score controllers on it, find the configuration to deploy."""
+    with sentences():
+        for path in tasks_from:
+            register_file(path)
+    context.obj = tasks_from
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import numpy as np
 import typer
 
-from inferencegym_jax import verification
-from inferencegym_jax.cli.options import POLICY_HELP, Config, TableFile, Task, config_values, policy_of, task_of
+from inferencegym_jax import registry, verification
+from inferencegym_jax.cli.options import Config, TableFile, Task, config_values, task_of
 from inferencegym_jax.cli.output import (
     JSON,
     answers,
@@ -25,13 +25,14 @@ from inferencegym_jax.cli.output import (
     table,
     working,
 )
-from inferencegym_jax.episodes.rollout import evaluate
+from inferencegym_jax.episodes.rollout import Policy, evaluate
 from inferencegym_jax.episodes.rollout import rollout as roll_out
 from inferencegym_jax.models import KNOBS, SEEDS
-from inferencegym_jax.registry import make, normalisers
+from inferencegym_jax.policies.names import POLICY_HELP, policy_of
+from inferencegym_jax.registry import Problem
 from inferencegym_jax.scoring import grader
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics
-from inferencegym_jax.tasks import TaskSpec, get_task
+from inferencegym_jax.tasks import TaskSpec
 
 SHOWN = {
     "score": "score",
@@ -58,8 +59,9 @@ def interval(values: np.ndarray) -> float:
     return float(1.96 * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
-def statistics(found: EpisodeStatistics, scores: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Every statistic and the score's components, one number an episode."""
+def statistics(problem: Problem, found: EpisodeStatistics) -> dict[str, np.ndarray]:
+    """Every statistic and the score with its components, one number an episode."""
+    scores = grader.score_aggregates(problem.spec, found, problem.normalisers)
     parts = {f.name: np.asarray(getattr(found, f.name), np.float64) for f in dataclasses.fields(found)}
     count = len(parts["total_reward"])
     return parts | {name: np.broadcast_to(np.asarray(value, np.float64), (count,)) for name, value in scores.items()}
@@ -82,21 +84,24 @@ def rollout(
 ) -> None:
     """Run a policy on a task and print what it came to, with 95 % intervals."""
     with sentences():
-        number = task_of(task)
-        spec, overrides = get_task(number), config_values(config)
-        env, params = make(number, table=table_file, config=overrides)
-        chosen = policy_of(policy, number, env.table)
+        problem = registry.problem(task_of(task), table=table_file, config=config_values(config))
+        spec, chosen = problem.spec, policy_of(policy, problem)
         if first_seed + episodes > SEEDS:
             raise ValueError(f"--seed {first_seed}: with {episodes} episodes it must be at most {SEEDS - episodes}")
         seeds = np.arange(first_seed, first_seed + episodes)
         with working(f"{episodes:,} episodes of {spec.name}"):
-            found = jax.block_until_ready(evaluate(env, params, chosen, seeds))
-            columns = statistics(found, grader.score_aggregates(spec, found, normalisers(spec, env.table)))
+            columns = statistics(problem, jax.block_until_ready(evaluate(problem.env, problem.params, chosen, seeds)))
         if log is not None:
-            write_log(log, env, params, chosen, spec, first_seed, overrides)
+            write_log(log, problem, chosen, first_seed)
     result = summary(columns)
     if json_output:
-        about = {"task": spec.name, "policy": policy, "episodes": episodes, "seed": first_seed, "config": overrides}
+        about = {
+            "task": spec.name,
+            "policy": policy,
+            "episodes": episodes,
+            "seed": first_seed,
+            "config": problem.config,
+        }
         print_json(about | result)
         return
     rows = [(label, spread(result[key]["mean"], result[key]["ci95"])) for key, label in shown_of(spec).items()]
@@ -104,15 +109,16 @@ def rollout(
     answers().print(headed(title, table(("", "an episode"), rows)))
 
 
-def write_log(path: Path, env: Any, params: Any, policy: Any, spec: Any, seed: int, config: Any) -> None:
+def write_log(path: Path, problem: Problem, policy: Policy, seed: int) -> None:
     """Write one episode as ``grade`` reads it: its actions, simulated again, with task, seed and config."""
-    steps = roll_out(env, params, policy, np.asarray([seed]))
+    steps = roll_out(problem.env, problem.params, policy, np.asarray([seed]))
     taken = jax.tree.map(lambda x: np.asarray(x)[:, 0], steps.action)
     actions = [
         dataclasses.replace(taken, **{name: getattr(taken, name)[i] for name in KNOBS}).to_dict()
         for i in range(len(taken.batch_size))
     ]
-    entries = verification.resimulate(spec.id, seed, config, actions, env.table)
+    spec, config = problem.spec, problem.config
+    entries = verification.resimulate(spec.id, seed, config, actions, problem.table)
     document = {"task": spec.name, "seed": seed, "config": config, "episode_log": entries}
     path.write_text(json.dumps(jsonable(document)), encoding="utf-8")
     notices().print(f"wrote {path}")
@@ -130,19 +136,18 @@ def compare(
 ) -> None:
     """Compare policies on the same episodes; differences to the first are paired, seed by seed."""
     with sentences():
-        number = task_of(task)
-        spec = get_task(number)
-        env, params = make(number, table=table_file, config=config_values(config))
+        problem = registry.problem(task_of(task), table=table_file, config=config_values(config))
+        spec = problem.spec
         names = policies.replace(";", " ").split()
         if not names:
             raise ValueError("--policies: names none")
-        chosen = {name: policy_of(name, number, env.table) for name in names}
-        norms, seeds = normalisers(spec, env.table), np.arange(episodes)
+        chosen = {name: policy_of(name, problem) for name in names}
+        seeds = np.arange(episodes)
         results: dict[str, dict[str, np.ndarray]] = {}
         for name, one in chosen.items():
             with working(f"{name}: {episodes:,} episodes of {spec.name}"):
-                found = jax.block_until_ready(evaluate(env, params, one, seeds))
-                results[name] = statistics(found, grader.score_aggregates(spec, found, norms))
+                found = jax.block_until_ready(evaluate(problem.env, problem.params, one, seeds))
+                results[name] = statistics(problem, found)
     first = results[names[0]]["score"]
     gains = {name: summary({"gain": columns["score"] - first})["gain"] for name, columns in results.items()}
     if json_output:

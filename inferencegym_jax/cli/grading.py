@@ -8,13 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from inferencegym_jax import verification
+from inferencegym_jax import registry, verification
 from inferencegym_jax.cli.options import Config, TableFile, config_values, task_of
 from inferencegym_jax.cli.output import ANSWER_NO, BAD_INPUT, JSON, answers, fail, headed, print_json, sentences, table
-from inferencegym_jax.registry import normalisers
 from inferencegym_jax.scoring import grader
-from inferencegym_jax.table.latency_table import load_table
-from inferencegym_jax.tasks import get_task
 
 
 def grade(
@@ -36,19 +33,19 @@ def grade(
         seed = given.get("seed") if seed is None else seed
         overrides = config_values(config) or given.get("config")
         entries = given["episode_log"]
-        spec, loaded = get_task(chosen), load_table(table_file)
+        problem = registry.problem(chosen, table=table_file, config=overrides)
         if seed is None:
-            result: dict[str, Any] = grader.grade(chosen, entries, normalisers(spec, loaded)) | {"verified": None}
+            result: dict[str, Any] = grader.grade(chosen, entries, problem.normalisers) | {"verified": None}
         else:
             actions = [entry.get("action") if isinstance(entry, dict) else entry for entry in entries]
-            result = verification.verify(chosen, seed, overrides, actions, entries, table=loaded)
+            result = verification.verify(chosen, seed, overrides, actions, entries, table=problem.table)
             result.pop("episode_log")
     if json_output:
         print_json(result)
     else:
         console = answers()
         rows = [(name, value) for name, value in result["breakdown"].items()] + [("score", result["score"])]
-        console.print(headed(spec.title, table(("component", "value"), rows)))
+        console.print(headed(problem.spec.title, table(("component", "value"), rows)))
         console.print(result["feedback"])
         if result["verified"] is None:
             console.print("Not verified: the log names no seed (pass --seed).")

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inferencegym_jax.cli.options import task_of
+from inferencegym_jax import registry
+from inferencegym_jax.cli.options import TableFile, task_of
 from inferencegym_jax.cli.output import answers, fail, notices, sentences
 from inferencegym_jax.models import QUEUE_CAPACITY
+from inferencegym_jax.policies.names import POLICY_HELP, policy_of
 
 if TYPE_CHECKING:
     from inferencegym_jax.live.server.streaming import Endpoint
@@ -150,7 +152,7 @@ def trial(
     base_url: BaseUrl,
     model: Model,
     table: Annotated[Path, typer.Option(help="latency table that `measure` made of this server")],
-    policies: Annotated[str, typer.Option(help="comma-separated; names, batch_size=N, or policy files")] = (
+    policies: Annotated[str, typer.Option(help=f"Names separated by commas or semicolons: {POLICY_HELP}")] = (
         "baseline,best_static,reactive"
     ),
     trace: Annotated[Path | None, typer.Option(help="request log to send; without it the task's traffic")] = None,
@@ -183,7 +185,8 @@ def trial(
     from inferencegym_jax.live.trial.request import TrialRequest, compare
     from inferencegym_jax.live.trial.runs import TrialSettings
 
-    names = [name.strip() for name in policies.split(",") if name.strip()]
+    separator = ";" if ";" in policies else ","  # knobs have commas of their own
+    names = [name.strip() for name in policies.split(separator) if name.strip()]
     with sentences(EngineError):
         request = TrialRequest(
             endpoint=server(base_url, model, api_key_env),
@@ -227,12 +230,11 @@ def listen(host: str, port: int) -> socket.socket:
 @app.command()
 def control(
     upstream: Annotated[str, typer.Option(help="root URL of the engine, for example http://127.0.0.1:8000")],
-    policy: Annotated[
-        str, typer.Option(help="baseline, reactive, best_static, trained, batch_size=N, or a policy file")
-    ],
+    policy: Annotated[str, typer.Option(help=POLICY_HELP)],
     port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8080,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     task: Annotated[str, typer.Option(help="task whose best_static or trained policy is meant")] = "2",
+    table: TableFile = None,
     queue: Annotated[int, typer.Option(help="most requests waiting; beyond it 429")] = QUEUE_CAPACITY,
     slo_ttft_ms: Annotated[str, typer.Option(help="TTFT objective in ms: one, or by class 200,2000,none")] = "300",
     stall_timeout: Annotated[
@@ -250,7 +252,7 @@ def control(
     """
     import uvicorn
 
-    from inferencegym_jax.live.loop.policy_runner import PolicyRunner, load_policy
+    from inferencegym_jax.live.loop.policy_runner import PolicyRunner
     from inferencegym_jax.live.proxy.app import ControlSettings, create_app
     from inferencegym_jax.live.server.streaming import hide_user
 
@@ -269,7 +271,9 @@ def control(
             first_byte_timeout_s=first_byte_timeout,
             base_memory_gb=base_memory_gb,
         )
-        application = create_app(settings, PolicyRunner(load_policy(policy, task_of(task))), policy)
+        problem = registry.problem(task_of(task), table=table)
+        runner = PolicyRunner(policy_of(policy, problem, any_task=True))
+        application = create_app(settings, runner, policy)
     try:
         listener = listen(host, port)
     except OSError as error:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from inferencegym_jax.cli.output import escape, number, table
+from inferencegym_jax.models import KNOBS
 
 WIDTH, HEIGHT = 64, 10
 
@@ -28,12 +29,9 @@ def points(recommendation: Any) -> list[tuple[str, float, float, str]]:
 
 
 def label(one: dict[str, Any]) -> str:
-    """A configuration of the front in words."""
-    knobs = one["knobs"]
-    weights = ("FP16", "INT8", "INT4")[knobs["quant_tier"]]
-    drafts = f", {knobs['spec_length']} drafts" if knobs["spec_length"] else ""
-    gpus = "2 GPUs" if knobs["prefill_disagg"] else "1 GPU"
-    return f"{gpus}, {weights}, batch {knobs['batch_size']}, KV {knobs['kv_budget']:g}{drafts}"
+    """A configuration of the front in words: what differs from the baseline."""
+    changed = [knob.text(one["knobs"][name]) for name, knob in KNOBS.items() if one["knobs"][name] != knob.default]
+    return ", ".join(changed) or "the baseline"
 
 
 def draw(recommendation: Any, console: Console) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from inferencegym_jax.cli.options import TableFile, knob_values
+from inferencegym_jax.cli.options import TableFile
 from inferencegym_jax.cli.output import (
     ANSWER_NO,
     JSON,
@@ -23,6 +23,7 @@ from inferencegym_jax.cli.output import (
     table,
 )
 from inferencegym_jax.cli.pareto_plot import draw, save
+from inferencegym_jax.policies.knob_text import knob_values
 
 ROWS = {
     "goodput": "goodput requests/s",

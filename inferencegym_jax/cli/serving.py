@@ -47,8 +47,10 @@ def serve(
     absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if absent:
         fail(f"the server needs {', '.join(absent)}: run `make install-serve` in {folder}, or `make serve`")
+    own = context.find_root().obj or []
+    tasks = [("--tasks-from", path.resolve()) for path in own]
     files = [(name, path.resolve()) for name, path in (("--table", table), ("--trace", trace)) if path is not None]
-    given = [(name, value) for name, value in (("--port", port), ("--host", host), *files) if value is not None]
+    given = [(name, value) for name, value in (("--port", port), ("--host", host), *files, *tasks) if value is not None]
     command = [sys.executable, "-m", "server", *(str(x) for pair in given for x in pair), *context.args]
     try:
         code = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}).returncode

@@ -7,11 +7,12 @@ from dataclasses import asdict
 from typing import Annotated
 
 from inferencegym_jax.cli.output import JSON, answers, number, print_json, table
+from inferencegym_jax.models import KNOBS
 from inferencegym_jax.tasks import task_specs
 
 
 def tasks(json_output: Annotated[bool, JSON] = False) -> None:
-    """List the tasks: traffic, objectives and the knobs that each leaves to the agent."""
+    """List the tasks (traffic, objectives, the knobs that each leaves to the agent) and the knobs."""
     specs = list(task_specs().values())
     if json_output:
         print_json([asdict(spec) for spec in specs])
@@ -32,6 +33,9 @@ def tasks(json_output: Annotated[bool, JSON] = False) -> None:
     console.print()
     for spec in specs:
         console.print(f"{spec.id}  {spec.description}")
+    console.print()
+    knobs = [(name, knob.allowed, str(knob.default).lower(), knob.description) for name, knob in KNOBS.items()]
+    console.print(table(("knob", "allowed", "default", "meaning"), knobs, left=4))
 
 
 def _objectives(spec: object) -> tuple[float, ...]:

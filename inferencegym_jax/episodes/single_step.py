@@ -1,11 +1,11 @@
-"""One environment stepped from Python, fast: one array in, one array out, and the answer as plain Python numbers.
+"""One environment stepped from Python, fast: one array in, one array out, and the result as plain Python numbers.
 
-    step = PackedStep(env, params)
+    step = SingleStep(env, params)
     outcome = step.reset(7)
     outcome = step.step(outcome.state, step.pack_action(ServeAction(batch_size=64)))
 
 A jitted call that takes and returns sixty leaves costs a hundred microseconds and more of dispatch and transfer; here
-state and action travel as one int32 vector and all that the step answers comes back as another, floats by their bits,
+state and action travel as one int32 vector and all that the step returns comes back as another, floats by their bits,
 so nothing is rounded. Gymnasium's single environment and the server step this way; ``env.step`` is for ``jit``,
 ``vmap`` and ``scan``.
 """
@@ -29,11 +29,11 @@ from inferencegym_jax.numerics.compile_units import in_one_piece
 # The compiler rounds exp and log of a lone number and of a vector differently; a batch of two gives the vector's bits,
 # which are those of every rollout of two or more episodes.
 WIDTH = 2
-_ACTION = struct.Struct("<fiiii")  # the knobs in the order of KNOBS
+_ACTION = struct.Struct("<" + "".join("f" if knob.kind == "float" else "i" for knob in KNOBS.values()))
 
 
 class Outcome(NamedTuple):
-    """What a reset or a step answers, in plain Python numbers; ``state`` is what to hand to the next step."""
+    """What a reset or a step returns, in plain Python numbers; ``state`` is what to hand to the next step."""
 
     state: bytes
     observation: dict[str, Any]
@@ -134,12 +134,12 @@ class _Program:
 
         def one(words: jax.Array, task: EnvParams) -> jax.Array:
             before = self.state.unpack(words[: self.state.words])
-            chosen = self.action.unpack(words[self.state.words :])
-            answer = env.step_env(None, before, chosen, task)
-            seen, after, gain, terminated, more = jax.lax.optimization_barrier(answer)
+            action = self.action.unpack(words[self.state.words :])
+            stepped = env.step_env(None, before, action, task)
+            observation, after, reward, terminated, info = jax.lax.optimization_barrier(stepped)
             done = terminated | env.is_truncated(after, task)
-            rest = _Scalars(gain, more["timestep"], more["oom"], done)
-            trees = (after, seen, rest, more["metrics"], more["workload"])
+            scalars = _Scalars(reward, info["timestep"], info["oom"], done)
+            trees = (after, observation, scalars, info["metrics"], info["workload"])
             return jnp.concatenate([layout.pack(tree) for layout, tree in zip(order, trees, strict=True)])
 
         # No hop to another thread within a call: half of its time or less. The open loop's last bits would change.
@@ -153,7 +153,7 @@ def _program_of(env: Environment) -> _Program:
     return _Program(env)
 
 
-class PackedStep:
+class SingleStep:
     """Reset and step of one task, state and action as bytes. Calls are pure and may run from several threads.
 
     Args:
@@ -208,10 +208,10 @@ class PackedStep:
         return Outcome(raw[: program.state_bytes], observation, scalars["reward"], scalars["done"], info)
 
     def pack_action(self, action: ServeAction | Mapping[str, Any]) -> bytes:
-        """The knobs as 20 bytes: float32 kv_budget, four int32.
+        """The knobs as bytes, four each: a float32 or an int32 in the order of ``KNOBS``.
 
         Args:
-            action: Python numbers; a mapping has all five knobs, and what else it has is not read.
+            action: Python numbers; a mapping has all knobs, and what else it has is not read.
 
         Raises:
             TypeError, ValueError: a knob out of its range, or that the latency table lacks; see ``check_action``.
@@ -224,8 +224,7 @@ class PackedStep:
 
 def read_actions(packed: bytes) -> list[dict[str, Any]]:
     """Actions that ``pack_action`` packed, one after the other, as knob dicts; floats as the simulator used them."""
-    actions = []
-    for kv, spec, batch, disagg, quant in _ACTION.iter_unpack(packed):
-        action = ServeAction(np.float32(kv), spec, batch, bool(disagg), quant)
-        actions.append(action.to_dict())
-    return actions
+    return [
+        {name: knob.plain(value) for (name, knob), value in zip(KNOBS.items(), values, strict=True)}
+        for values in _ACTION.iter_unpack(packed)
+    ]

@@ -7,6 +7,7 @@ runs it on the shipped table; ``make`` runs it, coarser, on a user's own.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,26 +46,20 @@ def follow(key: jax.Array, observation: ServeObservation, carry: ServeAction) ->
 
 
 def static_actions(
-    env: Environment, params: EnvParams, batch_sizes: Any = None, kv_budgets: Any = None
+    env: Environment, params: EnvParams, values: Mapping[str, Sequence[Any]] | None = None
 ) -> list[dict[str, Any]]:
     """Every combination of the active knobs' values; inactive ones stand at their default.
 
     Args:
-        env: its table's nodes are the values, unless given:
+        env: its table's nodes are the values of a knob; of one that no table has, ``Knob.options`` are.
         params: which knobs are active.
-        batch_sizes: values to try instead of the table's nodes.
-        kv_budgets: the same.
+        values: name of a knob -> values to try instead.
     """
-    given = {"batch_size": batch_sizes, "kv_budget": kv_budgets}
-    values: list[list[Any]] = []
-    for i, (name, knob) in enumerate(KNOBS.items()):
-        if not bool(np.asarray(params.active)[i]):
-            values.append([env.table.knob_defaults[name]])
-            continue
-        nodes = env.table.axes[name] if given.get(name) is None else given[name]
-        kind = {"float": float, "bool": bool}.get(knob.kind, int)
-        values.append([kind(node) for node in nodes])
-    return [dict(zip(KNOBS, combination, strict=True)) for combination in itertools.product(*values)]
+    defaults, columns = env.table.knob_defaults, []
+    for active, (name, knob) in zip(np.asarray(params.active), KNOBS.items(), strict=True):
+        nodes = (values or {}).get(name, env.table.axes.get(name, knob.options))
+        columns.append([knob.plain(node) for node in nodes] if active else [defaults[name]])
+    return [dict(zip(KNOBS, combination, strict=True)) for combination in itertools.product(*columns)]
 
 
 def search_static(env: Environment, params: EnvParams, actions: list[dict[str, Any]], seeds: Any) -> StaticSearch:

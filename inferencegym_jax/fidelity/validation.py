@@ -81,10 +81,10 @@ def environment_of(run: MeasuredRun, engine: EngineTable, overhead_ms: float) ->
     params = make_params(task, engine.table, {"optimal_tps": 1.0, "cost_normaliser": 1.0}, trace=log)
     params = params.replace(
         noise_sigma=np.float32(0.0),
-        oom_limit_gb=np.float32(engine.memory_limit_gb),
         episode_length=np.int32(log.seconds),
         engine=params.engine.replace(
             overhead_ms=np.float32(overhead_ms),
+            memory_gb=np.float32(engine.memory_limit_gb),
             token_budget=np.float32(run.max_num_batched_tokens),
             arrival_scv=np.float32(run.arrivals == "poisson"),
             queue_capacity=np.int32(UNBOUNDED_QUEUE),
@@ -109,7 +109,7 @@ def _play(env: Environment, seconds: int, params: EnvParams, action: ServeAction
             "p50": metrics.ttft_p50_ms,
             "p90": info["ttft_p90_ms"],
             "p99": metrics.ttft_p99_ms,
-            "concurrency": state.engine.concurrency,
+            "concurrency": state.engine.phases.sum(),
         }
 
     _, state = env.reset_seed(jnp.uint32(SEED), params)

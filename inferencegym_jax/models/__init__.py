@@ -1,13 +1,18 @@
 """What the agent sets, what the simulator answers, and the ranges of both.
 
-First room of the data flow: everything else imports from here. The range, unit and meaning of every knob and of every
-observation field are written once, in ``KNOBS`` and ``OBSERVATION``; action spaces, the HTTP schemas, the command
-line's help and the docs read them from here.
+First room of the data flow: everything else imports from here. The range, unit and meaning of every knob, of
+every observation field and of every reported number are written once, in ``KNOBS``, ``OBSERVATION``, ``METRICS`` and
+``WORKLOAD``; spaces, packing, random draws, network heads, the HTTP schemas, the page and the command line's help read
+them from here.
 """
 
 from inferencegym_jax.models.action import KNOBS, Knob, QuantTier, ServeAction, check_action
 from inferencegym_jax.models.checks import SEEDS, check_seed, finite_number, is_traced, plain, shown
 from inferencegym_jax.models.engine import (
+    LINE_SECONDS,
+    PHASES,
+    PREFILL_GPU,
+    REPLICA,
     TIME_SCALES,
     TRAFFIC_FITTED,
     TRAFFIC_OF_TASK,
@@ -16,7 +21,7 @@ from inferencegym_jax.models.engine import (
     EngineState,
     Scalar,
 )
-from inferencegym_jax.models.metrics import MetricsSnapshot, Phase, WorkloadState
+from inferencegym_jax.models.metrics import METRICS, WORKLOAD, MetricsSnapshot, Phase, WorkloadState
 from inferencegym_jax.models.observation import (
     EPISODE_LENGTH,
     FLAT_OBSERVATION_SIZE,
@@ -25,6 +30,8 @@ from inferencegym_jax.models.observation import (
     ObservationField,
     ServeObservation,
 )
+from inferencegym_jax.models.outcome import RequestOutcome
+from inferencegym_jax.models.quantity import Quantity
 from inferencegym_jax.models.state import EnvParams, EnvState
 from inferencegym_jax.models.trajectory import Trajectory
 
@@ -32,13 +39,19 @@ __all__ = [
     "EPISODE_LENGTH",
     "FLAT_OBSERVATION_SIZE",
     "KNOBS",
+    "LINE_SECONDS",
+    "METRICS",
     "OBSERVATION",
+    "PHASES",
+    "PREFILL_GPU",
     "QUEUE_CAPACITY",
+    "REPLICA",
     "SEEDS",
     "TIME_SCALES",
     "TRAFFIC_FITTED",
     "TRAFFIC_OF_TASK",
     "TRAFFIC_TRACE",
+    "WORKLOAD",
     "EngineParams",
     "EngineState",
     "EnvParams",
@@ -48,6 +61,8 @@ __all__ = [
     "ObservationField",
     "Phase",
     "QuantTier",
+    "RequestOutcome",
+    "Quantity",
     "Scalar",
     "ServeAction",
     "ServeObservation",

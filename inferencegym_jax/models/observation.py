@@ -1,4 +1,8 @@
-"""What the agent sees: range, unit and meaning of each field, written once in ``OBSERVATION``."""
+"""What the agent sees: range, unit and meaning of each field, written once in ``OBSERVATION``.
+
+A new field is an entry of ``OBSERVATION`` and a field of ``ServeObservation``, in the same order, and a line in
+``physics/observation.py`` that says what it is read from.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,26 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models.checks import plain
 from inferencegym_jax.models.engine import Scalar
+from inferencegym_jax.models.quantity import Quantity
 
 
-@dataclass(frozen=True)
-class ObservationField:
-    """One field of an observation: range, unit and meaning."""
+@dataclass(frozen=True, kw_only=True)
+class ObservationField(Quantity):
+    """One field of an observation: what a ``Quantity`` says, and its range.
+
+    Attributes:
+        low, high: bounds of its values.
+        unit_at: the value that is 1 when normalised, where ``high`` is infinite.
+    """
 
     low: float
     high: float
-    unit: str
-    description: str
-    size: int = 1
+    unit_at: float = math.nan
+
+    @property
+    def full(self) -> float:
+        """The value that is 1 when normalised."""
+        return self.high if math.isfinite(self.high) else self.unit_at
 
 
 EPISODE_LENGTH = 200
@@ -31,30 +44,69 @@ QUEUE_CAPACITY = 512
 
 
 OBSERVATION: dict[str, ObservationField] = {
-    "queue_depth": ObservationField(0, QUEUE_CAPACITY, "requests", "requests left waiting after this step's service"),
-    "mean_prompt_len": ObservationField(32, 8192, "tokens", "mean prompt length of this step's requests"),
-    "arrival_rate": ObservationField(0, 400, "requests/s", "10-step exponential moving average of the arrivals"),
-    "kv_cache_occupancy": ObservationField(0, 1, "share", "share of the available KV cache in use"),
-    "ttft_p50": ObservationField(0, 5000, "ms", "median time to first token, clipped"),
-    "tpot_p50": ObservationField(0, 500, "ms", "median time per output token, clipped"),
-    "slo_violation_rate": ObservationField(0, 1, "share", "violations / max(queue_depth, 1), clipped"),
-    "gpu_memory_used_gb": ObservationField(0, 80, "GB", "GPU memory in use (1 GB = 1e9 bytes)"),
-    "spec_accept_rate": ObservationField(0, 1, "share", "accepted share of the drafted tokens; 0 when drafts are off"),
-    "priority_distribution": ObservationField(
-        0, 1, "share", "interactive, batch, best-effort shares of the last 50 steps' arrivals", 3
+    "queue_depth": ObservationField(
+        low=0,
+        high=QUEUE_CAPACITY,
+        unit="requests",
+        scale="log",
+        description="requests left waiting after this step's service",
     ),
-    "timestep": ObservationField(0, EPISODE_LENGTH, "s", "steps taken in this episode"),
-    "cost_so_far": ObservationField(0, math.inf, "cost", "sum of cost_per_1k over the episode"),
+    "mean_prompt_len": ObservationField(
+        low=32, high=8192, unit="tokens", scale="log", description="mean prompt length of this step's requests"
+    ),
+    "arrival_rate": ObservationField(
+        low=0,
+        high=400,
+        unit="requests/s",
+        scale="log",
+        description="10-step exponential moving average of the arrivals",
+    ),
+    "kv_cache_occupancy": ObservationField(
+        low=0, high=1, unit="share", digits=2, description="share of the available KV cache in use"
+    ),
+    "ttft_p50": ObservationField(
+        low=0, high=5000, unit="ms", scale="log", description="median time to first token, clipped"
+    ),
+    "tpot_p50": ObservationField(
+        low=0, high=500, unit="ms", scale="log", digits=1, description="median time per output token, clipped"
+    ),
+    "slo_violation_rate": ObservationField(
+        low=0, high=1, unit="share", digits=2, description="violations / max(queue_depth, 1), clipped"
+    ),
+    "gpu_memory_used_gb": ObservationField(
+        low=0, high=80, unit="GB", digits=1, description="GPU memory in use (1 GB = 1e9 bytes)"
+    ),
+    "spec_accept_rate": ObservationField(
+        low=0, high=1, unit="share", digits=2, description="accepted share of the drafted tokens; 0 when drafts are off"
+    ),
+    "priority_distribution": ObservationField(
+        low=0,
+        high=1,
+        unit="share",
+        size=3,
+        digits=2,
+        description="interactive, batch, best-effort shares of the last 50 steps' arrivals",
+    ),
+    "timestep": ObservationField(low=0, high=EPISODE_LENGTH, unit="s", description="steps taken in this episode"),
+    "cost_so_far": ObservationField(
+        low=0,
+        high=math.inf,
+        unit_at=99,
+        unit="cost",
+        scale="log",
+        digits=2,
+        description="sum of cost_per_1k over the episode",
+    ),
 }
 
 
-FLAT_OBSERVATION_SIZE = sum(f.size for f in OBSERVATION.values())  # 14
+FLAT_OBSERVATION_SIZE = sum(field.size for field in OBSERVATION.values())
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ServeObservation:
-    """What the agent sees, in natural units; 12 fields, 14 numbers when flattened. Ranges: ``OBSERVATION``."""
+    """What the agent sees, in natural units; each float32 or a short vector. Ranges: ``OBSERVATION``."""
 
     queue_depth: Scalar
     mean_prompt_len: Scalar
@@ -70,7 +122,7 @@ class ServeObservation:
     cost_so_far: Scalar
 
     def to_array(self) -> jax.Array:
-        """Flatten to float32[..., 14] in field order (priority_distribution takes three places)."""
+        """Flatten to float32[..., FLAT_OBSERVATION_SIZE] in field order; a vector takes a place for each number."""
         columns = []
         for name, spec in OBSERVATION.items():
             value = jnp.asarray(getattr(self, name), jnp.float32)

@@ -17,7 +17,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def stage(function: Callable[P, T]) -> Callable[P, T]:
+def compile_unit(function: Callable[P, T]) -> Callable[P, T]:
     """``function`` of arrays, compiled as a call of its own, so that what it returns is computed once.
 
     For the CPU backend only; elsewhere it is ``function`` itself. The step takes a third of the time
@@ -26,13 +26,13 @@ def stage(function: Callable[P, T]) -> Callable[P, T]:
     called = jax.jit(function)
 
     @functools.wraps(function)
-    def staged(*args: P.args, **kwargs: P.kwargs) -> T:
+    def unit(*args: P.args, **kwargs: P.kwargs) -> T:
         if jax.default_backend() != "cpu":
             return function(*args, **kwargs)
         mark = functools.partial(set_xla_metadata, inlineable="false")
         return jax.tree.map(mark, called(*args, **kwargs))
 
-    return staged
+    return unit
 
 
 def in_one_piece(function: Callable[P, T]) -> Callable[P, T]:

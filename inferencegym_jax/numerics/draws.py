@@ -9,7 +9,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-# Purposes: the third counter. A new use of randomness takes a new number; changing one changes every trajectory.
+# Purposes: the third counter, below 256. A new use of randomness takes a new number; changing one changes every
+# trajectory.
 WORKLOAD = 1
 CLASSES = 2
 NOISE = 3
@@ -48,6 +49,21 @@ def hash4(seed: jax.Array, step: jax.Array | int, purpose: int) -> tuple[jax.Arr
     return x, y, z, w
 
 
+def words(seed: jax.Array, step: jax.Array | int, purpose: int, count: int) -> tuple[jax.Array, ...]:
+    """As many independent uint32 words as are needed from three counters: ``hash4``'s, then those of further purposes
+    256, 512, ... above this one.
+
+    Args:
+        seed, step, purpose: see ``hash4``.
+        count: how many.
+
+    Returns:
+        ``count`` uint32[...] arrays.
+    """
+    blocks = [hash4(seed, step, purpose + 256 * block) for block in range(-(-count // 4))]
+    return tuple(word for block in blocks for word in block)[:count]
+
+
 def uniform(word: jax.Array) -> jax.Array:
     """float32 in the open interval (0, 1) from the upper 23 bits of a uint32 word; never 0 and never 1."""
     return ((word >> 9).astype(jnp.float32) + 0.5) * jnp.float32(2.0**-23)
@@ -76,6 +92,16 @@ def _horner(x: jax.Array, terms: tuple[float, ...]) -> jax.Array:
     for term in terms[-2::-1]:
         result = result * x + jnp.float32(term)
     return result
+
+
+def whole(word: jax.Array, n: int) -> jax.Array:
+    """int32 in 0 to n - 1 from the upper 16 bits of a uint32 word, the upper 23 where n is above 65536.
+
+    The bias is at most n / 65536 (n / 2^23).
+    """
+    if n > 1 << 16:
+        return jnp.minimum((uniform(word) * n).astype(jnp.int32), n - 1)
+    return (((word >> 16) * jnp.uint32(n)) >> 16).astype(jnp.int32)
 
 
 def normal(word: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import QUEUE_CAPACITY, EnvParams, EnvState, MetricsSnapshot, ServeAction, WorkloadState
-from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.metrics import LATENCY_FLOOR_MS, count_violations, latency_noise
 from inferencegym_jax.physics.speculation import drafting
 from inferencegym_jax.table.lookup import TableGrid
@@ -86,7 +86,7 @@ def _measure(
     params: EnvParams,
 ) -> MetricsSnapshot:
     """The second's metrics from its row of the table: acceptance, the queue's delay, noise, violations."""
-    rate, _, gain = stage(functools.partial(drafting, grid.table.reference_acceptance))(
+    rate, _, gain = compile_unit(functools.partial(drafting, grid.table.reference_acceptance))(
         params, workload.prompt_len_bucket, action.spec_length
     )
     ttft_noise, tpot_noise = latency_noise(seed, step, params.noise_sigma)
@@ -107,7 +107,7 @@ def _measure(
     )
 
 
-@stage
+@compile_unit
 def _first_tokens(
     table_p50: jax.Array, table_p99: jax.Array, queue: jax.Array, batch_size: jax.Array, noise: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -158,7 +158,7 @@ def advance(
     return workload, class_counts
 
 
-@stage
+@compile_unit
 def _serve(waiting: jax.Array, entering: tuple[jax.Array, ...], batch_size: jax.Array) -> tuple[jax.Array, ...]:
     """int32 (arrivals, served, queue after service, rejected)."""
     arrivals = entering[0] + entering[1] + entering[2]
@@ -169,7 +169,7 @@ def _serve(waiting: jax.Array, entering: tuple[jax.Array, ...], batch_size: jax.
     return arrivals, served, queue, left - queue
 
 
-@stage
+@compile_unit
 def _window(
     counts: jax.Array,
     entering: tuple[jax.Array, ...],

@@ -1,7 +1,9 @@
-"""The fluid's quantities, and the time to first token that follows from them. Used by ``open_loop.py``, which moves
-them.
+"""The time to first token of a request that finds no line: its mean, and its distribution.
 
-``Flow, Inflow, Outlook -> FirstToken``.
+An arrival waits for the iteration under way, shares the next one with the prompts that came with it, and its first
+token is seen one iteration later. Iterations are lengthened by the prompts of others: the mean follows from the
+moments of ``T' = t + sum of p over the arrivals of T``, and what others add is spread exponentially. Symbols:
+docs/physics.md.
 """
 
 from __future__ import annotations
@@ -12,94 +14,70 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax.numerics.compile_units import stage
-
-SECOND_MS = 1000.0
-TINY = 1e-6
-NORMAL_PEAK = 0.39894228  # density of the standard normal at 0
-STIFFEST = 0.75  # largest d ln T / d ln n that noise is allowed to build up by
-
-
-class Inflow(NamedTuple):
-    """Who waits, arrives and runs; requests and tokens."""
-
-    running: jax.Array  # requests in decode at the start
-    waiting: jax.Array  # requests waiting at the start
-    arriving: jax.Array  # requests/ms
-    prompt: jax.Array  # mean prompt of those that wait or arrive
-    output: jax.Array  # their mean output
-    own_prompt: jax.Array  # mean prompt of those that run
-    own_output: jax.Array  # their mean output
-
-
-class Outlook(NamedTuple):
-    """What the second has to work with, and where n goes."""
-
-    begin_ms: jax.Array  # a decode iteration a token of each, at the start
-    end_ms: jax.Array  # the same at the n foreseen for the end
-    slope: jax.Array  # ms a running request
-    prefill_ms: jax.Array  # that a prompt adds to the iterations
-    stall_ms: jax.Array  # the same, 0 where another GPU prefills
-    output: jax.Array  # mean output of those that run in this second, tokens
-    cap: jax.Array  # most requests that may run: slots, KV pool
-    chunk: jax.Array  # prompt tokens that one iteration has room for
-    memory_gb: jax.Array  # of those that run at the start
-    request_gb: jax.Array  # of one more
-    oom: jax.Array  # bool: those that run do not fit
-
-
-class Flow(NamedTuple):
-    """The fluid within the second; requests, request-ms, ms."""
-
-    running: jax.Array
-    waiting: jax.Array
-    admitted: jax.Array
-    completed: jax.Array
-    busy: jax.Array  # integral of running
-    mean_wait: jax.Array  # of the second's arrivals for admission
-    longest_wait: jax.Array
+from inferencegym_jax.models import EngineParams
+from inferencegym_jax.physics.iteration import NODE_WEIGHTS, TINY, Prompts, over_nodes
+from inferencegym_jax.physics.line import SECOND_MS
 
 
 class FirstToken(NamedTuple):
-    """A part of the time to first token, ms."""
+    """Time to first token beside the line: ``own + U(0, width)``, and an exponential with a chance; ms."""
 
-    mean: jax.Array
-    p50: jax.Array
-    p90: jax.Array
-    p99: jax.Array
+    own: tuple[jax.Array, ...]  # at the three nodes of the prompt lengths
+    width: jax.Array  # of the uniform part
+    chance: jax.Array  # that others' prompts lengthen it
+    delay: jax.Array  # mean ms by which they do then
+
+    @property
+    def mean(self) -> jax.Array:
+        """Mean over requests, ms."""
+        return over_nodes(self.own) + 0.5 * self.width + self.chance * self.delay
 
 
-def decode_ms(outlook: Outlook, start: jax.Array, running: jax.Array) -> jax.Array:
-    """t(n): ms a decode iteration for each token that it yields, on the line from the second's start to its end."""
-    low, high = jnp.minimum(outlook.begin_ms, outlook.end_ms), jnp.maximum(outlook.begin_ms, outlook.end_ms)
-    return jnp.clip(outlook.begin_ms + outlook.slope * (running - start), 0.8 * low, 1.5 * high)
+def first_token(
+    prompts: Prompts,
+    iteration: jax.Array,
+    admitted: jax.Array,
+    running: jax.Array,
+    gpus: jax.Array,
+    clear: jax.Array,
+    params: EngineParams,
+) -> FirstToken:
+    """TTFT of the second's requests, the line apart.
 
-
-@stage
-def crowding(flow: Flow, inflow: Inflow, outlook: Outlook) -> FirstToken:
-    """Wait for a slot that chance makes beside the fluid's: whole requests leave at random, the fluid's evenly.
-
-    The linear noise approximation of the fluid's own equation (van Kampen, "Stochastic Processes in Physics and
-    Chemistry", ch. X): arrivals and departures make the number present vary by ``2 A / (2 k)`` around the fluid, with
-    ``k = (1 - g) / (O T)`` the rate at which the equation returns to balance and ``g = d ln T / d ln n``. The step
-    draws the arrivals of every second, so half of it is unseen: a normal deviation of variance ``n / (2 (1 - g))``. Of
-    that, what is above the ``cap`` waits, for ``O T / cap`` each. g is at most 3/4: slower returns than four lifetimes
-    are the load's own history, which the step carries.
+    Args:
+        prompts: what a prompt adds, at the three nodes.
+        iteration: t, ms.
+        admitted: requests that enter in this second; each of them meets the others.
+        running: mean number in decode, on one GPU.
+        gpus: engines that share the requests.
+        clear: share of the second in which no line from before is left.
+        params: the engine: ``path_ms`` (h), ``first_token_iterations``; ``arrival_scv`` of the traffic.
     """
-    n, waiting = flow.busy / SECOND_MS, 0.5 * (inflow.waiting + flow.waiting)
-    stay = decode_ms(outlook, inflow.running, n) * outlook.output + outlook.stall_ms * n
-    stiffness = n * (outlook.slope * outlook.output + outlook.stall_ms) / stay
-    sigma = jnp.sqrt(0.5 * n / (1.0 - jnp.clip(stiffness, 0.0, STIFFEST)))
-    slack = outlook.cap - n
-    z = jnp.abs(slack - waiting) / jnp.maximum(sigma, TINY)
-    # E[max(Z - z, 0)] of a standard normal Z; to 4e-5
-    beyond = NORMAL_PEAK * jnp.exp(-z * (1.25176 + z * (0.2919 + 0.0225 * z)))
-    unit = stay / jnp.maximum(outlook.cap, 1.0)
-
-    def quantile(deviations: float) -> jax.Array:
-        return jnp.maximum(waiting - slack + deviations * sigma, 0.0) - jnp.maximum(waiting - slack, 0.0)
-
-    return FirstToken(sigma * beyond * unit, jnp.zeros_like(unit), quantile(1.2816) * unit, quantile(2.3263) * unit)
+    scv, path_ms, extra = params.arrival_scv, params.path_ms, params.first_token_iterations
+    t = iteration
+    others = jnp.maximum(admitted - jnp.minimum(scv, 1.0), 0.0) / gpus
+    seen = others / SECOND_MS  # requests a ms
+    whole = [p + f * t for p, f in zip(prompts.added_ms, prompts.further, strict=True)]
+    p = over_nodes(tuple(whole))
+    square = over_nodes(tuple(x * x for x in whole))
+    growth = met(others, p)  # load / (1 - load)
+    mean_t = t * (1.0 + growth)
+    # the iteration that an arrival falls into: E[T^2] / E[T]
+    inspected = mean_t + scv * square / jnp.maximum(p, TINY) * met(others, p) / (1.0 + jnp.minimum(seen * p, 1.0))
+    busy = 1.0 - jnp.exp(-running - admitted / (SECOND_MS * gpus) * (p + t))
+    load = jnp.minimum(seen * p, 1.0)
+    with_it = scv * load * inspected
+    # prompts beyond what one iteration has room for queue as at a server of their own
+    per_prompt = t * prompts.tokens / prompts.chunk
+    service = p + per_prompt
+    squares = over_nodes(tuple((x + per_prompt) ** 2 for x in prompts.added_ms))
+    queued = 0.5 * scv * squares / service * met(others, service) - (0.5 * inspected - 0.5 * t)
+    ahead = busy * jnp.maximum(with_it, queued) * clear
+    later = extra * load * (t + p + ahead)
+    own = tuple(path_ms + (1.0 + extra) * t + x for x in whole)
+    width = busy * inspected
+    chance = jnp.clip(1.0 - jnp.exp(-seen * (width + extra * (t + p))), TINY, 1.0)
+    return FirstToken(own, width, chance, (ahead + later) / chance)
 
 
 def met(others: jax.Array, service: jax.Array) -> jax.Array:
@@ -107,75 +85,58 @@ def met(others: jax.Array, service: jax.Array) -> jax.Array:
 
     ``others`` requests (m) come at independent moments of the second, each needs ``service`` ms, a share r of it: the
     k-th term ``rho^k`` of the series is then ``m (m - 1) ... (m - k + 1) r^k``, since a request meets k different ones.
-    Averaged over Poisson counts these are the powers of the true rate, whatever it is, and the sum is finite at any
-    load. Two terms are taken as they are; the rest is ``int exp(-x) (1 + r x)^m dx``, a Mills ratio to second order in
-    log(1 + r x), by its bound in Abramowitz and Stegun 7.1.13. To 4 % (``tests/physics/test_open_loop.py``).
+    Averaged over Poisson counts these are the powers of the true rate. Two terms are taken as they are; the rest is
+    ``int exp(-x) (1 + r x)^m dx``, a Mills ratio to second order in log(1 + r x), by its bound in Abramowitz and Stegun
+    7.1.13. To 4 % up to r m = 1; what is beyond is the line's, which the step carries.
     """
-    r = service / SECOND_MS
+    r = jnp.minimum(service / SECOND_MS, 1.0 / jnp.maximum(others, 1.0))
     fewer, fewest = jnp.maximum(others - 1.0, 0.0), jnp.maximum(others - 2.0, 0.0)
     idle = 1.0 - fewest * r
     rest = 2.0 / (idle + jnp.sqrt(idle * idle + (8.0 / math.pi) * fewest * r * r))
     return others * r * (1.0 + fewer * r * rest)
 
 
-@stage
-def first_token(
-    flow: Flow,
-    inflow: Inflow,
-    outlook: Outlook,
-    per_iteration: jax.Array,
-    disagg: jax.Array,
-    alone: jax.Array,
-    scv: jax.Array,
-) -> FirstToken:
-    """TTFT of a request that finds no queue: mean, median, 90th and 99th percentile, ms.
+def share_within(first: FirstToken, limit: jax.Array, age: jax.Array, spread: jax.Array) -> jax.Array:
+    """Share of requests whose first token comes within ``limit`` ms.
 
-    The rest of the iteration under way, the prefills ahead, the prefill itself at its stand-alone cost ``alone``, the
-    decode iterations that it shares, and the prompts that its last iteration takes in behind it; on a GPU of its own
-    (``disagg``) no iteration is waited for.
-
-    A request meets the others of its second: A is one request a second less than what is admitted. ``scv``, the squared
-    coefficient of variation of the gaps between arrivals, blends between this (1) and even arrivals (0), which wait for
-    the rest of an iteration only, at the full rate: the mean of an inspected interval is E[T^2] / (2 E[T]); with a
-    prefill every 1 / A ms, T has variance ``p^2 A T``.
-
-    - Rest of a decode iteration, t / 2, if the engine is not idle: probability 1 - exp(-n) under Poisson arrivals
-      (M/G/inf).
-    - Prefills ahead, whichever is longer: where all that came during one iteration fit into the next,
-      ``(p / 2 + t) A p / (1 - A p)``, from the stationary moments of ``T' = t + p N(T)``; or those queued at a prefill
-      server that takes ``S = p + t / k`` for each, ``(S / 2) A S / (1 - A S)`` (Pollaczek-Khinchine). Both ratios are
-      ``met``'s.
-    - Behind: those that come until its last iteration begins, as far as that has room left, for f prompts: f times the
-      probability that one comes where f is at most 1, ``f (1 - exp(-m / f))`` of the m expected where it is more.
+    Args:
+        first: the distribution of a request that finds no line.
+        limit: ms, may be infinite.
+        age: mean wait in line of those that enter, ms.
+        spread: ms over which that wait is spread, evenly.
     """
-    running, admission = flow.busy / SECOND_MS, jnp.maximum(flow.admitted, 0.0) / SECOND_MS
-    iteration = decode_ms(outlook, inflow.running, running) * per_iteration
-    prefill, room = outlook.stall_ms, outlook.chunk / inflow.prompt
-    service = jnp.where(disagg, outlook.prefill_ms, iteration / room + outlook.prefill_ms)
-    seen = jnp.maximum(admission - scv / SECOND_MS, 0.0)
-    load = jnp.minimum(seen * prefill, 0.95)
-    whole = iteration / (1.0 - load)
-    even = jnp.minimum(running, 1.0)
-    at_work = jnp.where(disagg, 0.0, even + scv * (1.0 - jnp.exp(-running) - even))
-    others = seen * SECOND_MS
-    queued = 0.5 * service * met(others, service)
-    ahead = scv * jnp.maximum((0.5 * prefill + iteration) * met(others, prefill), queued)
-    chunks = jnp.ceil(inflow.prompt / outlook.chunk)
-    left = jnp.maximum(chunks * room - 1.0, TINY)
-    until = (at_work * 0.5 * iteration + ahead) / (1.0 + load) + (chunks - 1.0) * (iteration + prefill * room)
-    behind = scv * prefill * left * (1.0 - jnp.exp(-seen * until / jnp.maximum(left, 1.0)))
-    evenly = whole - iteration + prefill * prefill * seen
-    rest = at_work * 0.5 * (iteration + (1.0 - scv) * evenly)
-    own = alone + jnp.where(disagg, 0.0, chunks * iteration) + behind
+    width = jnp.maximum(jnp.sqrt(first.width**2 + spread**2), 0.1)
+    start = age + 0.5 * (first.width - width)
+    delay = jnp.maximum(first.delay, 0.1)
+    total = jnp.zeros_like(width)
+    for weight, own in zip(NODE_WEIGHTS, first.own, strict=True):
+        x = jnp.minimum(limit, 1e9) - start - own
+        total = total + weight * _cumulative(x, width, first.chance, delay)
+    return total
 
-    busy = jnp.clip(seen * service, TINY, 0.99)
-    delay = queued / busy  # mean wait of those who wait
-    log_busy = jnp.log(busy)
 
-    def quantile(share: float) -> jax.Array:
-        # an arrival falls into an iteration that holds a prefill with probability A (t + p)
-        residue = jnp.maximum(share * whole, iteration + prefill - (1.0 - share) / jnp.maximum(seen, TINY))
-        tail = jnp.maximum(log_busy - math.log(1.0 - share), 0.0)
-        return jnp.where(at_work > 1.0 - share, residue, 0.0) + scv * tail * delay + own
+def _cumulative(x: jax.Array, width: jax.Array, chance: jax.Array, delay: jax.Array) -> jax.Array:
+    """CDF at x of ``U(0, width)`` plus, with a chance, an exponential of mean ``delay``."""
+    inside = jnp.clip(x, 0.0, width)
+    even = inside / width
+    beyond = jnp.maximum(x - width, 0.0) / delay
+    ratio = delay / width
+    late = jnp.exp(-beyond) - jnp.exp(-jnp.maximum(x, 0.0) / delay)
+    # below the width: x/w - m/w (1 - e^{-x/m}); above: 1 - m/w (e^{-(x-w)/m} - e^{-x/m})
+    both = jnp.where(x > 0, even - ratio * late, 0.0)
+    return (1.0 - chance) * even + chance * both
 
-    return FirstToken(rest + ahead + own, quantile(0.5), quantile(0.9), quantile(0.99))
+
+def quantiles(first: FirstToken, age: jax.Array, spread: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Median, 90th and 99th percentile of the time to first token, ms, from a lognormal of its mean and variance
+    above the least that it can be."""
+    mean = over_nodes(first.own)
+    spread_own = over_nodes(tuple((x - mean) ** 2 for x in first.own))
+    even = first.width**2 + spread**2
+    late = first.chance * (2.0 - first.chance) * first.delay**2
+    least = jnp.minimum(jnp.minimum(first.own[0], first.own[1]), first.own[2]) + jnp.maximum(age - 0.5 * spread, 0.0)
+    above = jnp.maximum(first.mean + age - least, 0.1)
+    sigma_square = jnp.log1p((spread_own + even / 12.0 + late) / (above * above))
+    sigma = jnp.sqrt(sigma_square)
+    median = above * jnp.exp(-0.5 * sigma_square)
+    return least + median, least + median * jnp.exp(1.2816 * sigma), least + median * jnp.exp(2.3263 * sigma)

@@ -1,243 +1,284 @@
-"""Open-loop dynamics: one second of a continuous-batching engine as a fluid, on the same latency table. SPEC section 9.
+"""One second of a continuous-batching engine as a fluid of requests. Symbols: docs/physics.md.
 
-``arrivals, knobs, engine -> Inflow -> Outlook -> sub-steps -> Second, engine``. A request that has arrived is admitted
-while a slot, the KV pool and the iterations' token budget have room; its prompt rides along with the decode iterations
-(chunked prefill); it then stays for as many iterations as it has output tokens. Throughput is what was asked for.
-
-With n running requests, t(n) ms a decode iteration (the table's, and the engine's overhead c), p ms that a prompt
-adds, O output tokens and A admissions a ms:
-
-    iteration     T = t(n) / (1 - A p)              each iteration carries A T prompts
-    decode        dn/dt = A - n / (O T)             a request leaves after O iterations
-    steady state  n = A O T                         Little's law; with A = n / (O T): T = t(n) + (n / O) p, as the table
-    admission     A <= k / (t(n) + k p)             k = (budget - n) / prompt: prompts that an iteration has room for
-
-The equation is solved exactly for a t(n) that is constant over a sub-step, ``SUB_STEPS`` a second. t(n) is linear
-between the n at the second's start and the n foreseen at its end, so that a second costs three lookups whatever the
-sub-steps. Errors against a request-by-request engine: ``docs/fidelity.md``.
+``arrivals, configuration, engine -> Inflow -> iteration, prompts -> admission, flow -> Flow -> engine``. Whole seconds
+are taken in one step: iteration time and admission are solved together, twice, at the running number of the start and
+at that of the middle of the second.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineParams, EngineState, ServeAction
-from inferencegym_jax.numerics.compile_units import stage
-from inferencegym_jax.physics.first_token import (
-    SECOND_MS,
+from inferencegym_jax.physics import admission, pool
+from inferencegym_jax.physics.flow import Passage, mean_context, mix, occupancy, passage, propagate, total
+from inferencegym_jax.physics.iteration import (
     TINY,
-    FirstToken,
-    Flow,
-    Inflow,
-    Outlook,
-    crowding,
-    decode_ms,
-    first_token,
+    Iterations,
+    Prompts,
+    iteration_ms,
+    over_nodes,
+    prompt_nodes,
+    prompts_ms,
 )
-from inferencegym_jax.table.iterations import EngineGrid
-
-SUB_STEPS = 2
-STEP_MS = SECOND_MS / SUB_STEPS
-OOM_TOLERANCE = 0.02  # growth of the running requests' mean prompt that an engine absorbs by preemption
+from inferencegym_jax.physics.switching import SECOND_MS, Configuration
 
 
-class Second(NamedTuple):
-    """What one second of serving came to; float32 unless noted."""
+class Arrivals(NamedTuple):
+    """Requests that come in the second, evenly over it; float32."""
 
-    tokens: jax.Array  # output tokens
-    tpot_ms: jax.Array
-    ttft_mean_ms: jax.Array
-    ttft_p50_ms: jax.Array
-    ttft_p90_ms: jax.Array
-    ttft_p99_ms: jax.Array
-    memory_gb: jax.Array
-    oom: jax.Array  # bool
+    requests: jax.Array
+    prompt: jax.Array  # mean tokens
+    output: jax.Array  # mean tokens
 
 
-def mix(amount: jax.Array, value: jax.Array, more: jax.Array, other: jax.Array) -> jax.Array:
-    """Mean of ``amount`` requests at ``value`` and ``more`` at ``other``; ``other`` where there are none."""
-    total = amount + more
-    return jnp.where(total > TINY, (amount * value + more * other) / jnp.maximum(total, TINY), other)
+class Inflow(NamedTuple):
+    """Who may enter and who runs at the start; requests, tokens."""
+
+    phases: tuple[jax.Array, ...]
+    running: jax.Array
+    waiting: jax.Array
+    again: jax.Array  # preempted requests that wait to be recomputed
+    line: jax.Array  # all that wait or arrive
+    prompt: jax.Array  # mean prompt of those that may enter
+    output: jax.Array  # mean output of those that wait or arrive
+    cv_prompt: jax.Array  # within a second
+    own_prompt: jax.Array  # of the running
+    own_output: jax.Array
+    context: jax.Array  # tokens that a running request holds
+    busiest: jax.Array  # share of the running on the GPU that has most
+    tokens: jax.Array  # that an iteration yields a request
+    beside: jax.Array  # decode tokens of an iteration on one GPU
+    pool: jax.Array  # tokens of one GPU's pool
 
 
-@stage
-def take_in(engine: EngineState, arrivals: jax.Array, prompt: jax.Array, output: jax.Array) -> Inflow:
-    """The second's arrivals (float32, evenly over it; mean prompt and output in tokens) join those that wait."""
-    x, q = engine.concurrency, engine.waiting
-    in_prompt = mix(q, engine.waiting_prompt, arrivals, prompt)
-    in_output = jnp.maximum(mix(q, engine.waiting_output, arrivals, output), 1.0)
-    empty = x <= TINY
-    own_prompt = jnp.where(empty, in_prompt, engine.running_prompt)
-    own_output = jnp.where(empty, in_output, jnp.maximum(engine.owed / jnp.maximum(x, TINY), 1.0))
-    return Inflow(x, q, arrivals / SECOND_MS, in_prompt, in_output, own_prompt, own_output)
+class Flow(NamedTuple):
+    """What the second came to; requests, tokens, ms."""
+
+    phases: tuple[jax.Array, ...]
+    admitted: jax.Array  # recomputed ones among them
+    again: jax.Array  # of the admitted, those that are recomputed
+    completed: jax.Array
+    grown: jax.Array  # tokens decoded
+    running: jax.Array  # mean number
+    busy_ms: jax.Array  # request-ms of the running
+    iteration_ms: jax.Array  # t
+    slowed_ms: jax.Array  # T
+    capacity: jax.Array  # requests a ms that could have entered, were there enough
+    output: jax.Array  # mean output of all that run
+    held: jax.Array  # tokens in the pools at the end
+    preempted: jax.Array
 
 
-def foresee(
-    grid: EngineGrid,
-    inflow: Inflow,
+def take_in(
+    engine: EngineState,
+    arrivals: Arrivals,
     action: ServeAction,
-    gain: jax.Array,
-    per_iteration: jax.Array,
-    memory_limit_gb: jax.Array,
+    tokens: jax.Array,
+    pool_tokens: jax.Array,
+    configuration: Configuration,
     params: EngineParams,
-) -> Outlook:
-    """Look the table up where the second starts and where it will end.
+) -> Inflow:
+    """The second's arrivals join those that wait; what is to be recomputed goes first.
 
     Args:
-        grid: the table, taken apart.
-        inflow: who waits, arrives and runs.
+        engine: at the start of the second.
+        arrivals: of the second.
         action: knobs in force.
-        gain: tokens a verification yields over what the table assumes.
-        per_iteration: tokens that one iteration yields for each request; 1 without drafts.
-        memory_limit_gb: what the GPU has.
+        tokens: AL, tokens of a verification; 1 without drafts.
+        pool_tokens: of one GPU.
+        configuration: GPUs that serve.
         params: the engine.
     """
-    x, slots = inflow.running, action.batch_size.astype(jnp.float32)
-
-    def context(prompt: jax.Array, output: jax.Array) -> jax.Array:
-        # the table's decode attention reads prompt + O / 2 tokens of its own O
-        return prompt + 0.5 * (output - grid.table.output_length)
-
-    def token_ms(table_ms: jax.Array) -> jax.Array:
-        return table_ms / gain + params.overhead_ms / per_iteration
-
-    table_ms, memory = grid.look_up(grid.running, action, x, context(inflow.own_prompt, inflow.own_output))
-    prefill, request_gb = grid.look_up(grid.joining, action, x, inflow.prompt)
-    longer = 0.5 * (inflow.output - grid.table.output_length)
-    request_gb = jnp.maximum(request_gb + action.kv_budget * grid.token_gb * longer, TINY)
-
-    def plan() -> tuple[jax.Array, ...]:
-        begin = token_ms(table_ms)
-        stall = jnp.where(action.prefill_disagg, 0.0, prefill)
-        pool = x + (memory_limit_gb - memory) / request_gb
-        cap = jnp.minimum(slots, jnp.maximum(pool, 1.0))
-        stay = begin * inflow.own_output + stall * jnp.maximum(x, 1.0)
-        present = inflow.waiting + inflow.arriving * SECOND_MS
-        leaving = x * jnp.minimum(1.0, SECOND_MS / stay)
-        joining = jnp.minimum(present, jnp.maximum(cap - x, 0.0) + leaving)
-        output = mix(x, inflow.own_output, joining, inflow.output)
-        settled = jnp.minimum(present / SECOND_MS * stay, cap)
-        change = (settled - x) * (1.0 - jnp.exp(-SECOND_MS / stay))
-        # n that hardly moves still needs t's slope there: one request more, of those that run
-        moves = jnp.abs(change) > 0.25
-        span = jnp.where(moves, change, 1.0)
-        end_prompt = jnp.where(moves, mix(x, inflow.own_prompt, joining, inflow.prompt), inflow.own_prompt)
-        end_output = jnp.where(moves, output, inflow.own_output)
-        return begin, stall, cap, output, change, span, context(end_prompt, end_output)
-
-    begin, stall, cap, output, change, span, end_context = stage(plan)()
-    end = token_ms(grid.look_up(grid.running, action, x + span, end_context)[0])
-    return Outlook(
-        begin_ms=begin,
-        end_ms=end,
-        slope=(end - begin) / span,
-        prefill_ms=prefill,
-        stall_ms=stall,
+    phases = tuple(engine.phases[..., i] for i in range(engine.phases.shape[-1]))
+    running = total(phases)
+    waiting = engine.waiting[..., 0] + engine.waiting[..., 1] + engine.waiting[..., 2]
+    again = total(tuple(engine.preempted[..., i] for i in range(engine.preempted.shape[-1])))
+    prompt = mix(waiting, engine.waiting_prompt, arrivals.requests, arrivals.prompt)
+    output = jnp.maximum(mix(waiting, engine.waiting_output, arrivals.requests, arrivals.output), 1.0)
+    none = running <= TINY
+    own_prompt = jnp.where(none, prompt, engine.prompt)
+    own_output = jnp.where(none, output, engine.output)
+    context = engine.held / jnp.maximum(running, TINY)
+    context = jnp.where(running > 0.01, jnp.clip(context, 0.5 * own_prompt, own_prompt + own_output), own_prompt)
+    line = waiting + arrivals.requests
+    first, second = running - engine.second_running, engine.second_running
+    busiest = jnp.where(running > TINY, jnp.maximum(first, second) / jnp.maximum(running, TINY), 1.0)
+    width = action.spec_length.astype(jnp.float32) + 1.0
+    decode = jnp.maximum(running * busiest * width, 1.0)
+    served = jnp.minimum(params.token_budget / decode, 1.0)
+    within = jnp.sqrt(1.0 - 1.0 / jnp.maximum(line, 1.0))
+    return Inflow(
+        phases=phases,
+        running=running,
+        waiting=waiting,
+        again=again,
+        line=line + again,
+        prompt=mix(line, prompt, again, engine.preempted_tokens),
         output=output,
-        cap=cap,
-        chunk=jnp.maximum(params.token_budget - jnp.maximum(x, x + change) * per_iteration, 1.0),
-        memory_gb=memory,
-        request_gb=request_gb,
-        oom=(memory > memory_limit_gb * (1.0 + OOM_TOLERANCE)) & (x > TINY),
+        cv_prompt=params.prompt_cv * within,
+        own_prompt=own_prompt,
+        own_output=own_output,
+        context=context,
+        busiest=busiest,
+        tokens=tokens * served,
+        beside=jnp.where(configuration.prefill_gpu, 1.0, jnp.minimum(decode, params.token_budget - 1.0)),
+        pool=pool_tokens,
     )
 
 
-def decay(u: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``1 - exp(-u)`` and ``1 - (1 - exp(-u)) / u`` without cancellation, for u > 0; by series below 0.2 (to 1e-7)."""
-    tail = 1.0 - u / 3.0 * (1.0 - u / 4.0 * (1.0 - u / 5.0 * (1.0 - u / 6.0)))
-    small = 0.5 * u * tail
-    gone = jnp.where(u < 0.2, u * (1.0 - small), 1.0 - jnp.exp(-u))
-    return gone, jnp.where(u < 0.2, small, 1.0 - gone / u)
-
-
-@stage
-def advance(flow: Flow, inflow: Inflow, outlook: Outlook, per_iteration: jax.Array, disagg: jax.Array) -> Flow:
-    """One sub-step: admit what may enter, let the running decay exponentially towards balance."""
-    x, q = flow.running, flow.waiting
-    t = decode_ms(outlook, inflow.running, x)
-    room = outlook.chunk / inflow.prompt
-    prefill_bound = jnp.where(
-        disagg,
-        1.0 / jnp.maximum(outlook.prefill_ms, TINY),
-        room / (t * per_iteration + room * outlook.prefill_ms),
-    )
-    slots_bound = jnp.maximum(outlook.cap - x, 0.0) / STEP_MS + x / (t * outlook.output + outlook.stall_ms * x)
-    admission = jnp.minimum(jnp.minimum(q / STEP_MS + inflow.arriving, prefill_bound), slots_bound)
-    rate = (1.0 - admission * outlook.stall_ms) / (t * outlook.output)
-    gone, held = decay(rate * STEP_MS)
-    kept, reach = 1.0 - gone, STEP_MS * (1.0 - held)
-    admission = jnp.clip(admission, 0.0, jnp.maximum((outlook.cap - x * kept) / reach, 0.0))
-    after = x * kept + admission * reach
-    left = jnp.maximum(q + (inflow.arriving - admission) * STEP_MS, 0.0)
-    drain = jnp.maximum(jnp.maximum(admission, x * rate), TINY)
-    return Flow(
-        running=after,
-        waiting=left,
-        admitted=flow.admitted + admission * STEP_MS,
-        completed=flow.completed + jnp.maximum(x * gone + admission * STEP_MS * held, 0.0),
-        busy=flow.busy + 0.5 * (x + after) * STEP_MS,
-        mean_wait=flow.mean_wait + 0.5 * (q + left) / drain / SUB_STEPS,
-        longest_wait=jnp.maximum(flow.longest_wait, left / drain),
-    )
-
-
-def serve_second(
-    grid: EngineGrid,
-    engine: EngineState,
-    action: ServeAction,
-    arrivals: jax.Array,
-    prompt: jax.Array,
+def plan(
+    inflow: Inflow,
+    prompts: Prompts,
+    iteration: jax.Array,
+    alone_ms: jax.Array,
     output: jax.Array,
-    gain: jax.Array,
-    per_iteration: jax.Array,
-    memory_limit_gb: jax.Array,
+    action: ServeAction,
+    configuration: Configuration,
     params: EngineParams,
-) -> tuple[Second, EngineState]:
-    """One second of serving for one environment; arguments as ``take_in`` and ``foresee``.
+) -> tuple[admission.Engine, Passage]:
+    """What the limits of admission are made of, at an iteration of this time."""
+    e = configuration.gpus
+    per_prompt = iteration * prompts.tokens / prompts.chunk
+    passes = passage(output, params.output_cv)
+    room = pool.watermark_room(inflow.pool, action.kv_budget, inflow.prompt, params.prompt_cv, output)
+    room = jnp.minimum(room, inflow.pool)
+    chunks = over_nodes(prompts.further) + 1.0
+    split = configuration.prefill_gpu
+    return admission.Engine(
+        gpus=e,
+        slots=e * action.batch_size.astype(jnp.float32),
+        room=e * room,
+        iteration=iteration,
+        prompt_ms=jnp.where(split, 0.0, prompts.mean_ms),
+        prefill_ms=jnp.where(split, alone_ms, chunks * iteration + prompts.mean_ms),
+        least_ms=jnp.where(split, alone_ms, prompts.mean_ms + per_prompt),
+        prompt=inflow.prompt,
+        passing=passes.phases_a_token * inflow.tokens,
+        tokens=inflow.tokens,
+    ), passes
 
-    Returns:
-        What the second came to, and the engine after it (``running`` and the waiting line's cap are the caller's).
+
+def least(bounds: tuple[jax.Array, ...]) -> jax.Array:
+    """The least of the limits, at least 0."""
+    smallest = bounds[0]
+    for bound in bounds[1:]:
+        smallest = jnp.minimum(smallest, bound)
+    return jnp.maximum(smallest, 0.0)
+
+
+def flow(
+    grid: Iterations,
+    engine: EngineState,
+    inflow: Inflow,
+    prompts: Prompts,
+    alone_ms: jax.Array,
+    action: ServeAction,
+    configuration: Configuration,
+    params: EngineParams,
+) -> Flow:
+    """Admit, run and let go for one second.
+
+    Args:
+        grid: the profile's lookups.
+        engine: at the start.
+        inflow: who may enter and who runs.
+        prompts: what prompts add to the iterations.
+        alone_ms: ms of a prompt on a GPU of its own.
+        action: knobs in force.
+        configuration: GPUs that serve.
+        params: the engine.
     """
-    inflow = take_in(engine, arrivals, prompt, output)
-    outlook = foresee(grid, inflow, action, gain, per_iteration, memory_limit_gb, params)
-    zero = jnp.zeros_like(inflow.running)
-    flow = Flow(inflow.running, inflow.waiting, zero, zero, zero, zero, zero)
-    for _ in range(SUB_STEPS):
-        flow = advance(flow, inflow, outlook, per_iteration, action.prefill_disagg)
-    alone = stage(grid.stand_alone_ms)(action.quant_tier, inflow.prompt)
-    first = first_token(flow, inflow, outlook, per_iteration, action.prefill_disagg, alone, params.arrival_scv)
-    return settle(engine, flow, inflow, outlook, first)
+    span, drafts, tier = configuration.span_ms, action.spec_length.astype(jnp.float32), configuration.tier
+    start, phases = inflow.running, inflow.phases
+    apart = configuration.apart
+    here = jnp.maximum(start - apart, 0.0)  # of the running, those on GPUs that take new requests
+    held_here = engine.held * here / jnp.maximum(start, TINY)
+
+    def look(running: jax.Array, context: jax.Array) -> jax.Array:
+        return iteration_ms(grid, running * inflow.busiest, context, drafts, tier, params)
+
+    def enter(what: admission.Engine, freed: jax.Array) -> tuple[jax.Array, ...]:
+        return admission.limits(what, inflow.line, here, phases[-1], held_here, freed * inflow.context, span)
+
+    def move(what: admission.Engine, passes: Passage, rate: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+        slow = admission.slowed(what.iteration, rate, what.prompt_ms, what.gpus)
+        step = propagate(phases, passes.long, what.passing / slow, span)
+        free = what.slots - jnp.maximum(total(step.moved) - apart, 0.0)
+        return step, jnp.maximum(free / (total(step.reach) + what.prefill_ms), 0.0), slow
+
+    def freed_of(output: jax.Array) -> jax.Array:
+        mean = mean_context(inflow.own_prompt, output, params.prompt_cv, params.output_cv, params.length_correlation)
+        return (inflow.own_prompt + output) / mean
+
+    freed = freed_of(inflow.own_output)
+    what, passes = plan(
+        inflow, prompts, look(start, inflow.context), alone_ms, inflow.own_output, action, configuration, params
+    )
+    by_line, by_budget, by_slots, by_memory = enter(what, freed)
+    step, most, _ = move(what, passes, least((by_line, by_budget, by_slots, by_memory)))
+    guess = least((by_line, by_budget, most, by_memory))
+    middle = 0.5 * (start + total(step.moved) + guess * total(step.reach))
+    young = inflow.prompt + 0.5 * jnp.minimum(inflow.output, span / what.iteration)
+    context = mix(start, inflow.context, guess * span, young)
+    # outputs are mixed by what the running still have to get, so that tokens owed are conserved
+    owing = sum(phases[i] * float(len(phases) - i) for i in range(len(phases))) / (3.0 * passes.long + 1.0)
+    output = mix(owing, inflow.own_output, guess * span, inflow.output)
+
+    what, passes = plan(inflow, prompts, look(middle, context), alone_ms, output, action, configuration, params)
+    by_line, by_budget, by_slots, by_memory = enter(what, freed)
+    _, most, _ = move(what, passes, guess)
+    rate = least((by_line, by_budget, most, by_memory))
+    step, most, slow = move(what, passes, rate)
+    rate = jnp.minimum(rate, most)
+    admitted = rate * span
+    again = jnp.minimum(inflow.again, admitted)
+    new = admitted - again
+    back = again / jnp.maximum(inflow.again, TINY)
+    ends = [x + new / jnp.maximum(span, TINY) * r for x, r in zip(step.moved, step.reach, strict=True)]
+    completed, busy = occupancy(phases, tuple(ends), new, passes.long, step.rate)
+    ends = [x + back * engine.preempted[..., i] for i, x in enumerate(ends)]
+    grown = inflow.tokens / slow * busy
+    running = busy / SECOND_MS
+    held = pool.held_after(engine.held, admitted * inflow.prompt, grown, completed / jnp.maximum(running, TINY), freed)
+    is_full = (by_memory < by_line) & (by_memory <= jnp.minimum(by_budget, most))
+    preempted = pool.preemptions(
+        completed,
+        grown,
+        is_full,
+        inflow.pool,
+        action.kv_budget,
+        inflow.own_prompt,
+        inflow.own_output,
+        jnp.zeros_like(running),
+    )
+    return Flow(
+        phases=tuple(ends),
+        admitted=admitted,
+        again=again,
+        completed=completed,
+        grown=grown,
+        running=running,
+        busy_ms=busy,
+        iteration_ms=what.iteration,
+        slowed_ms=slow,
+        capacity=least((by_budget, most, by_memory)),
+        output=output,
+        held=jnp.where(total(tuple(ends)) > TINY, jnp.minimum(held, 2.0 * inflow.pool), 0.0),
+        preempted=preempted,
+    )
 
 
-@stage
-def settle(
-    engine: EngineState, flow: Flow, inflow: Inflow, outlook: Outlook, first: FirstToken
-) -> tuple[Second, EngineState]:
-    """Metrics of the second and the engine after it; where memory ran out, the running requests are lost."""
-    start, oom = inflow.running, outlook.oom
-    output = mix(start, inflow.own_output, flow.admitted, inflow.output)
-    tokens = flow.completed * output  # tokens owed are conserved: running x mean output, before and after
-    load = jnp.minimum(flow.admitted / SECOND_MS * outlook.stall_ms, 0.95)
-    idle_tpot = decode_ms(outlook, start, flow.busy / SECOND_MS) / (1.0 - load)
-    crowd = crowding(flow, inflow, outlook)
-    second = Second(
-        tokens=tokens,
-        tpot_ms=jnp.where(tokens > 1.0, flow.busy / jnp.maximum(tokens, TINY), idle_tpot),
-        ttft_mean_ms=flow.mean_wait + crowd.mean + first.mean,
-        ttft_p50_ms=flow.mean_wait + crowd.p50 + first.p50,
-        ttft_p90_ms=jnp.maximum(flow.mean_wait, 0.9 * flow.longest_wait) + crowd.p90 + first.p90,
-        ttft_p99_ms=jnp.maximum(flow.mean_wait, flow.longest_wait) + crowd.p99 + first.p99,
-        memory_gb=outlook.memory_gb + jnp.where(oom, 0.0, outlook.request_gb * jnp.maximum(flow.running - start, 0.0)),
-        oom=oom,
-    )
-    return second, engine.replace(
-        concurrency=jnp.where(oom, 0.0, flow.running),
-        owed=jnp.where(oom, 0.0, flow.running * output),
-        running_prompt=jnp.where(oom, inflow.own_prompt, mix(start, inflow.own_prompt, flow.admitted, inflow.prompt)),
-        waiting=jnp.where(oom, inflow.waiting + inflow.arriving * SECOND_MS, flow.waiting),
-        waiting_prompt=inflow.prompt,
-        waiting_output=inflow.output,
-    )
+def prompts_of(
+    grid: Iterations, inflow: Inflow, configuration: Configuration, params: EngineParams
+) -> tuple[Prompts, tuple[jax.Array, ...]]:
+    """What the prompts that may enter add, and the ms that each would take alone, at the three nodes."""
+    nodes = prompt_nodes(inflow.prompt, inflow.cv_prompt)
+    prompts = prompts_ms(grid, nodes, inflow.beside, params.token_budget, params.prefix_share, configuration.tier)
+    one = jnp.ones_like(inflow.prompt)
+    empty = params.overhead_ms + grid.products_ms(one, configuration.tier) + grid.head_ms(one)
+    alone = tuple(p + (f + 1.0) * empty for p, f in zip(prompts.added_ms, prompts.further, strict=True))
+    return prompts, alone

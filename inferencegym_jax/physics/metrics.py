@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models import EnvParams, MetricsSnapshot, WorkloadState
 from inferencegym_jax.numerics import draws as random
-from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.table.lookup import TableGrid
 
 LATENCY_FLOOR_MS = 1.0
 
 
-@stage
+@compile_unit
 def latency_noise(seed: jax.Array, step: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two independent factors N(1, sigma): one for both TTFT percentiles of the second (so that p99 stays above p50),
     one for TPOT."""
@@ -21,7 +21,7 @@ def latency_noise(seed: jax.Array, step: jax.Array, sigma: jax.Array) -> tuple[j
     return 1.0 + sigma * random.normal(first), 1.0 + sigma * random.normal(second)
 
 
-@stage
+@compile_unit
 def count_violations(
     ttft_p50: jax.Array, workload: WorkloadState, batch_size: jax.Array, oom: jax.Array, slo_ms: jax.Array
 ) -> jax.Array:

@@ -21,6 +21,7 @@ def observe(
     kv_cache_occupancy: Scalar,
     timestep: Scalar,
     cost_so_far: Scalar,
+    slo_violation_rate: Scalar | None = None,
 ) -> ServeObservation:
     """The observation after a second, each field clipped to its range in ``OBSERVATION``.
 
@@ -30,10 +31,12 @@ def observe(
         kv_cache_occupancy: share of the available KV cache in use.
         timestep: steps taken in this episode, with this one.
         cost_so_far: sum of ``cost_per_1k`` over the episode.
+        slo_violation_rate: share; default: violations over requests waiting, as the closed loop counts them.
 
     Returns:
         float32 fields.
     """
+    rate = violation_rate(metrics, workload.queue_depth) if slo_violation_rate is None else slo_violation_rate
     values: dict[str, Any] = {
         "queue_depth": workload.queue_depth,
         "mean_prompt_len": workload.mean_prompt_len,
@@ -41,7 +44,7 @@ def observe(
         "kv_cache_occupancy": kv_cache_occupancy,
         "ttft_p50": metrics.ttft_p50_ms,
         "tpot_p50": metrics.tpot_ms,
-        "slo_violation_rate": violation_rate(metrics, workload.queue_depth),
+        "slo_violation_rate": rate,
         "gpu_memory_used_gb": metrics.gpu_memory_gb,
         "spec_accept_rate": metrics.spec_accept_rate,
         "priority_distribution": workload.priority_distribution,

@@ -1,8 +1,7 @@
-"""The open-loop step: traffic, engine, and the counts, metrics and flags that the closed loop reports too. SPEC
-section 9.
+"""The open-loop step: traffic, engine, and the counts, metrics and flags that the closed loop reports too.
 
-``state, action, params -> traffic -> open_loop.serve_second -> workload, metrics, oom, engine``. ``apply`` runs it in
-a loop whose number of turns is a param: none for a batch of closed-loop tasks, which then pay nothing for it, one
+``state, action, params -> traffic -> serving.serve_second -> workload, metrics, outcome, engine``. ``apply`` runs it
+in a loop whose number of turns is a param: none for a batch of closed-loop tasks, which then pay nothing for it, one
 otherwise.
 """
 
@@ -23,14 +22,17 @@ from inferencegym_jax.models import (
     EnvState,
     MetricsSnapshot,
     Phase,
+    RequestOutcome,
     ServeAction,
     WorkloadState,
 )
-from inferencegym_jax.numerics.compile_units import stage
-from inferencegym_jax.physics.fluid import Second, serve_second
-from inferencegym_jax.physics.metrics import LATENCY_FLOOR_MS, count_violations, latency_noise
-from inferencegym_jax.physics.speculation import drafting
-from inferencegym_jax.table.iterations import EngineGrid
+from inferencegym_jax.numerics import draws
+from inferencegym_jax.numerics.compile_units import compile_unit
+from inferencegym_jax.physics.fluid import Arrivals
+from inferencegym_jax.physics.iteration import Iterations
+from inferencegym_jax.physics.metrics import LATENCY_FLOOR_MS
+from inferencegym_jax.physics.serving import Second, serve_second
+from inferencegym_jax.table import LatencyTable, TableError, profile_of
 from inferencegym_jax.traffic import fitted as open_traffic
 from inferencegym_jax.traffic.calendar import EMA_STEPS, WARMUP_STEPS, prompt_bucket
 from inferencegym_jax.traffic.fitted import Requests
@@ -46,55 +48,101 @@ class Served(NamedTuple):
     metrics: MetricsSnapshot
     oom: jax.Array  # bool
     engine: EngineState
+    outcome: RequestOutcome  # zeros of the closed loop
+    occupancy: jax.Array  # float32, share of the KV cache in use
+    violation_rate: jax.Array  # float32, share
     ttft_mean_ms: jax.Array  # float32, of the open loop; the closed loop's median
     ttft_p90_ms: jax.Array  # float32, of the open loop; the closed loop's 99th percentile
 
 
+@functools.lru_cache(maxsize=8)
+def iterations_of(table: LatencyTable) -> Iterations:
+    """The lookups of a table's engine profile, made once.
+
+    Raises:
+        TableError: the table says too little for the open loop; the message names what to add.
+    """
+    return Iterations(profile_of(table))
+
+
+def serves(table: LatencyTable) -> bool:
+    """Whether a table says enough of an engine for the open loop."""
+    try:
+        iterations_of(table)
+    except TableError:
+        return False
+    return True
+
+
+def no_outcome(shares: jax.Array) -> RequestOutcome:
+    """The outcome of a second of the closed loop, which is not scored by request: zeros; float32[3] and scalars."""
+    classes = jnp.zeros_like(shares)
+    one = jnp.zeros_like(shares[..., 0])
+    return RequestOutcome(classes, classes, classes, classes, classes, classes, one, one, one, one)
+
+
 def apply(
-    grid: EngineGrid, trace: np.ndarray | None, state: EnvState, action: ServeAction, params: EnvParams, closed: Served
+    grid: Iterations,
+    trace: np.ndarray | None,
+    price: float,
+    state: EnvState,
+    action: ServeAction,
+    params: EnvParams,
+    closed: Served,
 ) -> Served:
     """The open loop's answer where the task is one, the closed loop's otherwise.
 
     Args:
-        grid: the table, taken apart.
+        grid: the lookups of the engine's profile.
         trace: float32[seconds, 3] of a request log, or None.
+        price: of a GPU-second, in the table's unit of cost.
         state: before the step.
         action: knobs in force, as arrays.
         params: the task.
         closed: what the closed loop came to; its draws of traffic serve the tasks that have no fitted traffic.
     """
     turns = jnp.asarray(params.engine.open_loop, jnp.int32)
-    return jax.lax.fori_loop(0, turns, lambda _, served: step(grid, trace, state, action, params, served), closed)
+    return jax.lax.fori_loop(
+        0, turns, lambda _, served: step(grid, trace, price, state, action, params, served), closed
+    )
 
 
 def step(
-    grid: EngineGrid, trace: np.ndarray | None, state: EnvState, action: ServeAction, params: EnvParams, closed: Served
+    grid: Iterations,
+    trace: np.ndarray | None,
+    price: float,
+    state: EnvState,
+    action: ServeAction,
+    params: EnvParams,
+    closed: Served,
 ) -> Served:
     """One second of an open-loop task; arguments as ``apply``."""
-    before = jax.tree.map(lambda x: jnp.where(state.time == 0, jnp.zeros_like(x), x), state.engine)
     requests = requests_of(trace, state, params, closed.workload)
-    bucket = stage(prompt_bucket)(requests.prompt)
-    rate, tokens_an_iteration, gain = stage(functools.partial(drafting, grid.table.reference_acceptance))(
-        params, bucket, action.spec_length
-    )
     second, after = serve_second(
         grid,
-        before,
+        state.engine,
         action,
-        requests.arrivals.astype(jnp.float32),
-        requests.prompt,
-        requests.output,
-        gain,
-        tokens_an_iteration,
-        jnp.asarray(params.oom_limit_gb, jnp.float32),
+        Arrivals(requests.arrivals.astype(jnp.float32), requests.prompt, requests.output),
+        state.time == 0,
+        jnp.asarray(params.class_shares, jnp.float32),
+        jnp.asarray(params.slo_ms, jnp.float32),
         params.engine,
     )
-    workload, after = count(state, before, after, second, requests, params, closed.workload)
-    workload = WorkloadState(**{**vars(workload), "prompt_len_bucket": bucket})
-    metrics = stage(functools.partial(measure, grid))(state, action, second, workload, rate, params)
-    noise = metrics.ttft_p50_ms / jnp.maximum(second.ttft_p50_ms, LATENCY_FLOOR_MS)
+    workload, after = count(state, after, second, requests, params, closed.workload)
+    metrics, noise, violation_rate = compile_unit(functools.partial(measure, price))(state, second, params)
     return _cast(
-        Served(workload, metrics, second.oom, after, second.ttft_mean_ms * noise, second.ttft_p90_ms * noise), closed
+        Served(
+            workload=workload,
+            metrics=metrics,
+            oom=jnp.zeros_like(closed.oom),
+            engine=after,
+            outcome=second.outcome,
+            occupancy=second.occupancy,
+            violation_rate=violation_rate,
+            ttft_mean_ms=second.ttft_mean_ms * noise,
+            ttft_p90_ms=second.ttft_p90_ms * noise,
+        ),
+        closed,
     )
 
 
@@ -102,10 +150,9 @@ def _cast(served: Served, like: Served) -> Served:
     return jax.tree.map(lambda x, y: jnp.broadcast_to(x, jnp.shape(y)).astype(jnp.result_type(y)), served, like)
 
 
-@stage
+@compile_unit
 def count(
     state: EnvState,
-    before: EngineState,
     after: EngineState,
     second: Second,
     requests: Requests,
@@ -115,15 +162,17 @@ def count(
     """Whole requests: arrived = finished + rejected + growth of waiting and running, to the request.
 
     Present are ``ceil(waiting + running)`` and waiting are ``ceil(waiting)`` of the fluid's real numbers, so both move
-    by whole requests and none is made or lost. Of the waiting, ``queue_capacity`` may; the rest is rejected. When
-    memory runs out, the running are lost and count as rejected.
+    by whole requests and none is made or lost. Preempted requests wait.
     """
-    present = state.queue + before.running + requests.arrivals
-    ceiling = jnp.ceil(jnp.stack([after.waiting, after.waiting + after.concurrency]) - WHOLE).astype(jnp.int32)
-    remaining = jnp.clip(ceiling[1], 0, present)
-    waiting = jnp.clip(ceiling[0], 0, remaining)
-    overflow = jnp.maximum(waiting - params.engine.queue_capacity, 0)
+    present = state.queue + state.engine.running + requests.arrivals
+    waits = after.waiting[..., 0] + after.waiting[..., 1] + after.waiting[..., 2]
+    runs = jnp.zeros_like(waits)
+    for i in range(after.phases.shape[-1]):
+        waits, runs = waits + after.preempted[..., i], runs + after.phases[..., i]
+    remaining = jnp.clip(_ceiling(waits + runs), 0, present)
+    waiting = jnp.clip(_ceiling(waits), 0, remaining)
     gone = present - remaining
+    rejected = jnp.clip(jnp.round(second.rejected).astype(jnp.int32), 0, gone)
     engine = params.engine
     drawn = engine.traffic != TRAFFIC_OF_TASK
     burst = jnp.where(drawn, requests.multiplier > open_traffic.BURST, task.is_burst)
@@ -134,46 +183,54 @@ def count(
         mean_prompt_len=jnp.clip(
             requests.prompt, OBSERVATION["mean_prompt_len"].low, OBSERVATION["mean_prompt_len"].high
         ),
-        prompt_len_bucket=task.prompt_len_bucket,
-        queue_depth=waiting - overflow,
+        prompt_len_bucket=prompt_bucket(requests.prompt),
+        queue_depth=waiting,
         priority_distribution=jnp.where(drawn, params.class_shares, task.priority_distribution),
         is_burst=burst,
         phase=jnp.where(drawn, jnp.where(burst, Phase.BURST, quiet), task.phase),
         arrivals=arrivals,
-        served=jnp.where(second.oom, 0, gone),
-        rejected=overflow + jnp.where(second.oom, gone, 0),
+        served=gone - rejected,
+        rejected=rejected,
         running=remaining - waiting,
     )
-    return workload, after.replace(running=remaining - waiting, waiting=after.waiting - overflow.astype(jnp.float32))
+    return workload, after.replace(running=remaining - waiting)
+
+
+def _ceiling(requests: jax.Array) -> jax.Array:
+    return jnp.ceil(requests - WHOLE).astype(jnp.int32)
 
 
 def measure(
-    grid: EngineGrid,
-    state: EnvState,
-    action: ServeAction,
-    second: Second,
-    workload: WorkloadState,
-    rate: jax.Array,
-    params: EnvParams,
-) -> MetricsSnapshot:
-    """The second's metrics; noise, violations, memory and cost by the closed loop's rules (SPEC section 4).
+    price: float, state: EnvState, second: Second, params: EnvParams
+) -> tuple[MetricsSnapshot, jax.Array, jax.Array]:
+    """The second's metrics with noise on the latencies, the noise factor of TTFT, and the violation rate.
 
     A second costs its GPUs whether they are busy or not, so the cost of 1,000 tokens falls as more are asked for; a
-    second with fewer tokens than one request gets is billed as if it had those.
+    second with fewer tokens than one request gets is billed as if it had those. Preemptions and violations are real
+    numbers in the fluid and whole ones here, rounded at random so that their means stay.
     """
-    ttft_noise, tpot_noise = latency_noise(state.seed, state.time, params.noise_sigma)
-    ttft_p50 = jnp.maximum(second.ttft_p50_ms * ttft_noise, LATENCY_FLOOR_MS)
-    # a ServeAction's bool is the index: every table has one or both values
-    rates = jnp.asarray(grid.cost_rate)
-    price = jnp.where(action.prefill_disagg, rates[-1], rates[0])
-    return MetricsSnapshot(
-        ttft_p50_ms=ttft_p50,
+    words = draws.hash4(state.seed, state.time, draws.NOISE)
+    ttft_noise = 1.0 + params.noise_sigma * draws.normal(words[0])
+    tpot_noise = 1.0 + params.noise_sigma * draws.normal(words[1])
+    outcome = second.outcome
+    asked, violated = jnp.zeros_like(second.tokens), jnp.zeros_like(second.tokens)
+    for i in range(outcome.late.shape[-1]):
+        asked = asked + outcome.asked[..., i]
+        violated = violated + outcome.late[..., i] + outcome.rejected[..., i] + outcome.failed[..., i]
+    metrics = MetricsSnapshot(
+        ttft_p50_ms=jnp.maximum(second.ttft_p50_ms * ttft_noise, LATENCY_FLOOR_MS),
         ttft_p99_ms=jnp.maximum(second.ttft_p99_ms * ttft_noise, LATENCY_FLOOR_MS),
         tpot_ms=jnp.maximum(second.tpot_ms * tpot_noise, LATENCY_FLOOR_MS),
-        tokens_per_sec=jnp.where(second.oom, 0.0, second.tokens),
-        gpu_memory_gb=jnp.minimum(second.memory_gb, params.oom_limit_gb),
-        cost_per_1k=1000.0 * price / jnp.maximum(second.tokens, 1000.0 / second.tpot_ms),
-        spec_accept_rate=jnp.where(action.spec_length > 0, rate, 0.0),
-        eviction_events=jnp.floor((1.0 - action.kv_budget) * workload.queue_depth).astype(jnp.int32),
-        slo_violations=count_violations(ttft_p50, workload, action.batch_size, second.oom, jnp.asarray(params.slo_ms)),
+        tokens_per_sec=second.tokens,
+        gpu_memory_gb=second.memory_gb,
+        cost_per_1k=1000.0 * price * outcome.gpu_seconds / jnp.maximum(second.tokens, 1000.0 / second.tpot_ms),
+        spec_accept_rate=second.accepted,
+        eviction_events=_whole(second.preempted, words[2]),
+        slo_violations=_whole(violated, words[3]),
     )
+    return metrics, ttft_noise, jnp.clip(violated / jnp.maximum(asked, 1.0), 0.0, 1.0)
+
+
+def _whole(amount: jax.Array, word: jax.Array) -> jax.Array:
+    """int32 around ``amount``, with its mean."""
+    return jnp.floor(amount + draws.uniform(word)).astype(jnp.int32)

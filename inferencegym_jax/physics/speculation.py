@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models import EnvParams
 
+DRAFT_LENGTHS = (1, 2, 4, 8)  # of acceptance_lengths after the first, which is 1
+
 
 def tokens_per_verification(acceptance: jax.Array | float, spec_length: jax.Array) -> jax.Array:
     """Expected tokens that one verification of ``spec_length`` drafts yields, ``(1 - a^(k+1)) / (1 - a)``.
@@ -41,3 +43,16 @@ def drafting(
     rate = accept_rate(params, bucket, spec_length)
     tokens = tokens_per_verification(rate, spec_length)
     return rate, tokens, tokens / tokens_per_verification(reference, spec_length)
+
+
+def accepted_tokens(lengths: jax.Array, drafts: jax.Array) -> jax.Array:
+    """AL: tokens that a verification of ``drafts`` (int32) yields, from the measured lengths of the traffic's kind.
+
+    Args:
+        lengths: float32[..., 5] for 0, 1, 2, 4 and 8 drafts.
+        drafts: a length between two of these yields what the lower one does.
+    """
+    found = jnp.broadcast_to(lengths[..., 0], jnp.shape(drafts))
+    for i, length in enumerate(DRAFT_LENGTHS):
+        found = jnp.where(drafts >= length, lengths[..., i + 1], found)
+    return found

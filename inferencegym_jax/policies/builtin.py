@@ -2,7 +2,7 @@
 trained ones that ship.
 
 Every policy is ``policy(key, observation, carry) -> ServeAction`` for one environment and runs under jit and vmap.
-Knobs that a task locks are forced to the baseline's value by the environment, so a policy may set all five.
+Knobs that a task locks are forced to the baseline's value by the environment, so a policy may set them all.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax import registry
 from inferencegym_jax.episodes.rollout import Policy
-from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation
+from inferencegym_jax.models import KNOBS, Knob, ServeAction, ServeObservation
 from inferencegym_jax.numerics import draws as counters
-from inferencegym_jax.numerics.compile_units import stage
-from inferencegym_jax.tasks import calibration, get_task
+from inferencegym_jax.numerics.compile_units import compile_unit
 
 
 def baseline(key: jax.Array, observation: ServeObservation, carry: Any = None) -> ServeAction:
@@ -30,27 +30,51 @@ def random(key: jax.Array, observation: ServeObservation, carry: Any = None) -> 
     """Every knob uniform over its range."""
     del observation, carry
     data = jax.random.key_data(key)
-    first, second, third, fourth = _words(data[..., 0], data[..., 1])
-    spec = jnp.asarray(KNOBS["spec_length"].choices, jnp.int32)
-    low, high = KNOBS["kv_budget"].low, KNOBS["kv_budget"].high
-    most = int(KNOBS["batch_size"].high)
-    return ServeAction(
-        kv_budget=low + (high - low) * counters.uniform(first),
-        spec_length=spec[_below(second, len(KNOBS["spec_length"].choices))],
-        batch_size=1 + _below(third, most),
-        prefill_disagg=(fourth >> 31).astype(jnp.bool_),
-        quant_tier=_below(fourth << 1, len(KNOBS["quant_tier"].choices)),
-    )
+    return _uniform_action(_policy_words(data[..., 0], data[..., 1]))
 
 
-@stage
-def _words(high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    return counters.hash4(high, low, counters.POLICY)
+@compile_unit
+def _policy_words(high: jax.Array, low: jax.Array) -> tuple[jax.Array, ...]:
+    return counters.words(high, low, counters.POLICY, len(_OWN_WORD))
 
 
-def _below(word: jax.Array, n: int) -> jax.Array:
-    """int32 in 0 to n - 1 from the upper 16 bits of a word; the bias is at most n / 65536."""
-    return (((word >> 16) * jnp.uint32(n)) >> 16).astype(jnp.int32)
+def _own_word() -> tuple[str, ...]:
+    """Knobs that take a word of their own: all but one that comes after a switch, which leaves it all of its bits but
+    the first."""
+    names: list[str] = []
+    switch = False
+    for name, knob in KNOBS.items():
+        if not switch:
+            names.append(name)
+        switch = not switch and knob.kind == "bool"
+    return tuple(names)
+
+
+_OWN_WORD = _own_word()
+
+
+def _uniform_action(words: tuple[jax.Array, ...]) -> ServeAction:
+    """The action whose knobs are drawn from uint32 words, one for each of ``_OWN_WORD``."""
+    action: dict[str, jax.Array] = {}
+    fresh = iter(words)
+    word = words[0]
+    for name, knob in KNOBS.items():
+        word = next(fresh) if name in _OWN_WORD else word << 1
+        action[name] = _uniform(knob, word)
+    return ServeAction(**action)
+
+
+def _uniform(knob: Knob, word: jax.Array) -> jax.Array:
+    """A uniform value of a knob from the upper bits of a uint32 word."""
+    if knob.kind == "float":
+        return knob.low + (knob.high - knob.low) * counters.uniform(word)
+    if knob.kind == "int":
+        return int(knob.low) + counters.whole(word, int(knob.high - knob.low) + 1)
+    if knob.kind == "bool":
+        return (word >> 31).astype(jnp.bool_)
+    slot = counters.whole(word, len(knob.choices))
+    in_order = knob.choices == tuple(range(len(knob.choices)))
+    return slot if in_order else jnp.asarray(knob.choices, jnp.int32)[slot]
 
 
 @functools.cache
@@ -64,10 +88,15 @@ def static(action: ServeAction) -> Policy:
     return policy
 
 
-def best_static(task: int | str) -> Policy:
-    """The static action with the highest mean score of an exhaustive search on the shipped table
-    (``data/calibration.json``)."""
-    return static(ServeAction(**calibration()["tasks"][get_task(task).name]["best_static"]["action"]))
+def best_static(task: int | str, **where: Any) -> Policy:
+    """The static action with the highest mean score of an exhaustive search on a task's table and traffic.
+
+    Args:
+        task: id or name.
+        where: ``table``, ``trace`` and ``dynamics`` as for ``registry.problem``; default: the shipped table and the
+            task's own traffic, whose search is in ``data/calibration.json``.
+    """
+    return static(registry.problem(task, **where).best_static)
 
 
 # What an engineer would write down for the deployment that the reactive controller looks after.

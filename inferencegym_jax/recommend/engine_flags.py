@@ -68,7 +68,7 @@ class Deployment:
     """What the flags are derived from.
 
     Attributes:
-        knobs: of a ``ServeAction``, all five.
+        knobs: of a ``ServeAction``, all of them.
         precision: key of ``PRECISIONS``.
         kv_tokens: tokens that the KV pool holds; None leaves it to the engine.
         kv_bytes: of a token.

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from inferencegym_jax.models import finite_number, shown
+from inferencegym_jax.numerics import bootstrap
 from inferencegym_jax.recommend.log_requests import LoggedRequests
 from inferencegym_jax.recommend.replay import Seconds
 
 BLOCK_S = 60  # seconds of a bootstrap block
+LEAST_BLOCKS = 4  # fewer give no interval
 RESAMPLES = 400
-CONFIDENCE = (2.5, 97.5)  # percentiles
 
 
 @dataclass(frozen=True)
@@ -165,34 +166,28 @@ def gain_intervals(before: Quality, after: Quality, seconds: int, seed: int = 0)
         where the log has fewer than four blocks.
     """
     blocks = before.good.shape[0]
-    draws = np.random.default_rng(seed).integers(0, blocks, (RESAMPLES, blocks)) if blocks >= 4 else None
+    counts = bootstrap.draw_counts(blocks, RESAMPLES, seed) if blocks >= LEAST_BLOCKS else None
 
-    def sums(quality: Quality, pick: np.ndarray | None) -> dict[str, np.ndarray]:
-        names = ("good", "requests", "tokens", "cost")
-        if pick is None:
-            return {name: getattr(quality, name)[:, 0].sum() for name in names}
-        return {name: getattr(quality, name)[:, 0][pick].sum(axis=1) for name in names}
-
-    def price(total: dict[str, np.ndarray]) -> np.ndarray:
-        return total["cost"] / np.maximum(total["tokens"], 1.0)
-
-    def change(pick: np.ndarray | None) -> dict[str, np.ndarray]:
-        a, b = sums(before, pick), sums(after, pick)
+    def changes(weights: np.ndarray) -> dict[str, np.ndarray]:
+        (good_a, good_b), (requests_a, requests_b), (tokens_a, tokens_b), (cost_a, cost_b) = (
+            [weights @ getattr(quality, name)[:, 0] for quality in (before, after)]
+            for name in ("good", "requests", "tokens", "cost")
+        )
+        price_a, price_b = (
+            1000.0 * cost / np.maximum(tokens, 1.0) for cost, tokens in ((cost_a, tokens_a), (cost_b, tokens_b))
+        )
         return {
-            "goodput": (b["good"] - a["good"]) / seconds,
-            "attainment": b["good"] / b["requests"] - a["good"] / a["requests"],
-            "cost_per_1k": 1000.0 * (price(b) - price(a)),
+            "goodput": (good_b - good_a) / seconds,
+            "attainment": good_b / requests_b - good_a / requests_a,
+            "cost_per_1k": price_b - price_a,
         }
 
-    point, spread = change(None), None if draws is None else change(draws)
-    return {
-        name: {
-            "change": float(value),
-            "low": None if spread is None else float(np.percentile(spread[name], CONFIDENCE[0])),
-            "high": None if spread is None else float(np.percentile(spread[name], CONFIDENCE[1])),
-        }
-        for name, value in point.items()
-    }
+    point, spread = changes(np.ones(blocks)), None if counts is None else changes(counts)
+    gains: dict[str, dict[str, float | None]] = {}
+    for name, value in point.items():
+        low, high = (None, None) if spread is None else bootstrap.percentiles(spread[name])
+        gains[name] = {"change": float(value), "low": low, "high": high}
+    return gains
 
 
 def tail_interval(ttft: np.ndarray, requests: LoggedRequests, seed: int = 0) -> tuple[float, float] | None:
@@ -205,18 +200,14 @@ def tail_interval(ttft: np.ndarray, requests: LoggedRequests, seed: int = 0) -> 
     """
     columns = ttft[:, None] if ttft.ndim == 1 else ttft
     blocks = max(requests.seconds // BLOCK_S, 1)
-    if blocks < 4:
+    if blocks < LEAST_BLOCKS:
         return None
     place = requests.stretch.astype(np.int64) * requests.length + requests.second
     block = np.minimum(place // BLOCK_S, blocks - 1)
     order = np.argsort(columns, axis=0)
-    rng = np.random.default_rng(seed)
     resampled = np.empty((RESAMPLES, columns.shape[1]))
-    for i in range(RESAMPLES):
-        weights = np.bincount(rng.integers(0, blocks, blocks), minlength=blocks)
+    for i, counts in enumerate(bootstrap.draw_counts(blocks, RESAMPLES, seed)):
         for j in range(columns.shape[1]):
-            total = np.cumsum(weights[block[order[:, j]]])
+            total = np.cumsum(counts[block[order[:, j]]])
             resampled[i, j] = columns[order[min(int(np.searchsorted(total, 0.99 * total[-1])), len(total) - 1), j], j]
-    difference = resampled[:, 0] if ttft.ndim == 1 else resampled[:, 1] - resampled[:, 0]
-    low, high = np.percentile(difference, CONFIDENCE)
-    return float(low), float(high)
+    return bootstrap.percentiles(resampled[:, 0] if ttft.ndim == 1 else resampled[:, 1] - resampled[:, 0])

@@ -150,15 +150,16 @@ def recommend(
 
 
 def _knobs(table: LatencyTable, given: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
-    """All five knobs: those given, the table's defaults for the rest."""
+    """All knobs: those given, the table's defaults for the rest."""
     values = dict(table.knob_defaults)
     for name, value in (given or {}).items():
         if name not in KNOBS:
             raise ValueError(f"{what}: unknown knob {shown(name)}; allowed are {', '.join(KNOBS)}")
         values[name] = value
     check_action(ServeAction(**values))
-    for name in KNOBS:
-        axis = table.axes[name]
+    for name, axis in table.axes.items():
+        if name not in KNOBS:
+            continue
         if KNOBS[name].kind in ("choice", "bool") or len(axis) == 1:
             if not any(math.isclose(float(values[name]), node) for node in axis):
                 nodes = ", ".join(f"{node:g}" for node in axis)

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.rollout import Policy, act
-from inferencegym_jax.models import EPISODE_LENGTH, EnvParams, ServeAction
-from inferencegym_jax.physics.speculation import accept_rate, tokens_per_verification
-from inferencegym_jax.table.iterations import EngineGrid, engine_grid
-from inferencegym_jax.traffic.calendar import BUCKET_EDGES
+from inferencegym_jax.models import EPISODE_LENGTH, EngineParams, EnvParams, ServeAction
+from inferencegym_jax.physics.iteration import Iterations, iteration_ms, prompts_ms
+from inferencegym_jax.physics.open_loop import iterations_of
+from inferencegym_jax.physics.speculation import accepted_tokens
 
 LEAST = 1e-6
 JOINING = 2  # later arrivals that may share a request's first iteration
@@ -65,7 +65,7 @@ def serve(
         actions: fields of shape (lanes,): the static actions.
         which: int32[lanes]: -1 takes the static action, i the i-th controller.
     """
-    grid = engine_grid(env.table)
+    grid = iterations_of(env.table)
     any_controller = (which >= 0).any()  # one number for all lanes, so that lanes of static actions run no network
 
     def decide(state: Any, observation: Any, paid: jax.Array) -> ServeAction:
@@ -85,7 +85,7 @@ def serve(
         paid = jnp.where(state.time % EPISODE_LENGTH == 0, observation.cost_so_far, paid)
         taken = jax.lax.cond(any_controller, decide, lambda *_: actions, state, observation, paid)
         observation, after, _gain, _over, info = jax.vmap(lambda s, a: env.step_env(None, s, a, params))(state, taken)
-        row = jax.vmap(functools.partial(_second, grid, params))(state, after, taken, info)
+        row = jax.vmap(functools.partial(_second, grid, env.table.gpu_second_cost, params))(state, after, taken, info)
         return (after, observation, paid), row
 
     observation, state = jax.vmap(env.reset_seed, in_axes=(0, None))(seeds, params)
@@ -93,29 +93,26 @@ def serve(
     return jax.lax.scan(body, start, None, length=length)[1]
 
 
-def _second(grid: EngineGrid, params: EnvParams, before: Any, after: Any, action: ServeAction, info: Any) -> Seconds:
+def _second(
+    grid: Iterations, price: float, params: EnvParams, before: Any, after: Any, action: ServeAction, info: Any
+) -> Seconds:
     engine, traffic, metrics = after.engine, info["workload"], info["metrics"]
-    n = engine.concurrency
-    output = jnp.where(n > LEAST, engine.owed / jnp.maximum(n, LEAST), grid.table.output_length)
-    bucket = (engine.running_prompt >= jnp.asarray(BUCKET_EDGES, jnp.float32)).sum(dtype=jnp.int32)
-    tokens = tokens_per_verification(accept_rate(params, bucket, action.spec_length), action.spec_length)
-    gain = tokens / tokens_per_verification(grid.table.reference_acceptance, action.spec_length)
-    context = engine.running_prompt + 0.5 * (output - grid.table.output_length)
-    token_ms = grid.look_up(grid.running, action, n, context)[0] / gain + params.engine.overhead_ms / tokens
-    waited = jnp.where(before.time == 0, 0.0, before.engine.waiting)
-    admitted = traffic.arrivals + waited - engine.waiting - traffic.rejected
-    rates = jnp.asarray(grid.cost_rate)
+    n = engine.phases.sum(axis=-1)
+    context = jnp.where(n > LEAST, engine.held / jnp.maximum(n, LEAST), engine.prompt)
+    drafts = action.spec_length.astype(jnp.float32)
+    waited, waiting = before.engine.waiting.sum(axis=-1), engine.waiting.sum(axis=-1)
+    admitted = traffic.arrivals + waited - waiting - traffic.rejected
     drain = jnp.maximum(jnp.maximum(admitted, traffic.served).astype(jnp.float32), 0.1)
     return Seconds(
         action=action,
         running=n,
-        wait_ms=1000.0 * 0.5 * (waited + engine.waiting) / drain,
-        iteration_ms=token_ms * tokens,
-        per_iteration=tokens,
+        wait_ms=1000.0 * 0.5 * (waited + waiting) / drain,
+        iteration_ms=iteration_ms(grid, n, context, drafts, engine.tier, params.engine),
+        per_iteration=accepted_tokens(params.engine.acceptance_lengths, action.spec_length),
         tpot_ms=metrics.tpot_ms,
         tokens=metrics.tokens_per_sec,
         memory_gb=metrics.gpu_memory_gb,
-        cost=jnp.where(action.prefill_disagg, rates[-1], rates[0]),
+        cost=info["outcome"].gpu_seconds * jnp.float32(price),
         arrivals=traffic.arrivals.astype(jnp.float32),
         rejected=traffic.rejected.astype(jnp.float32),
         oom=info["oom"],
@@ -124,24 +121,24 @@ def _second(grid: EngineGrid, params: EnvParams, before: Any, after: Any, action
 
 @functools.partial(jax.jit, static_argnums=0)
 def first_tokens(
-    grid: EngineGrid,
+    grid: Iterations,
     seconds: Seconds,
     second: jax.Array,
     gap_ms: jax.Array,
     prompt: jax.Array,
     residue: jax.Array,
-    token_budget: jax.Array,
+    params: EngineParams,
 ) -> jax.Array:
     """TTFT (ms) of every request under every controller, float32[requests, controllers].
 
     Args:
-        grid: the table, taken apart.
+        grid: the lookups of the table's engine profile.
         seconds: fields of shape (seconds, controllers).
         second: int32[requests], which second of ``seconds``.
         gap_ms: float32[requests], since the request before; infinite where the engine starts empty.
         prompt: float32[requests], tokens.
         residue: float32[requests] in [0, 1): where in the iteration under way the request arrives.
-        token_budget: float32, tokens of one iteration.
+        params: of the engine.
 
     A prompt takes ``p`` ms of the iterations and as many of them as it has chunks; what is ahead of it in the prefill
     queue is Lindley's ``V' = max(V + service - gap, 0)``, with service ``p + t x prompt / chunk`` where prefill shares
@@ -155,19 +152,23 @@ def first_tokens(
         t, n = now.iteration_ms, now.running
         tokens = jnp.broadcast_to(tokens, n.shape)
         ahead = jnp.maximum(ahead - gap, 0.0)
-        prefill = grid.look_up(grid.joining, now.action, n, tokens)[0]
-        alone = grid.stand_alone_ms(now.action.quant_tier, tokens)
-        chunk = jnp.maximum(token_budget - n * now.per_iteration, 1.0)
-        chunks = jnp.ceil(tokens / chunk)
-        disagg = now.action.prefill_disagg
+        disagg, tier = now.action.prefill_disagg, now.action.quant_tier
+        decode = n * (now.action.spec_length.astype(jnp.float32) + 1.0)
+        beside = jnp.where(disagg, 1.0, jnp.minimum(jnp.maximum(decode, 1.0), params.token_budget - 1.0))
+        prompts = prompts_ms(grid, (tokens,) * 3, beside, params.token_budget, params.prefix_share, tier)
+        prefill, chunk, chunks = prompts.mean_ms, prompts.chunk, prompts.further[0] + 1.0
+        one_token = jnp.ones_like(n)
+        empty = params.overhead_ms + grid.products_ms(one_token, tier) + grid.head_ms(one_token)
+        alone = prefill + chunks * empty
         start = jnp.where(ahead > 0, ahead, share * t * (1.0 - jnp.exp(-n)))
         room = chunks * chunk - tokens
-        beside = jnp.zeros_like(n)
+        shared = jnp.zeros_like(n)
         for gap_after, tokens_after in later:
             joins = jnp.where(gap_after < start, jnp.minimum(tokens_after, room), 0.0)
-            beside, room = beside + joins, room - joins
-        together = prefill * (1.0 + beside / tokens)
-        own = jnp.where(disagg, alone, chunks * t + together + jnp.maximum(alone - prefill, 0.0))
+            shared, room = shared + joins, room - joins
+        together = prefill * (1.0 + shared / tokens)
+        own = jnp.where(disagg, alone + 0.5 * t, chunks * t + together)
+        own = own + params.first_token_iterations * t + params.path_ms
         service = prefill + jnp.where(disagg, 0.0, t * tokens / chunk)
         return ahead + service, jnp.maximum(jnp.where(disagg, ahead, start), now.wait_ms) + own
 

@@ -14,10 +14,10 @@ from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.parallel import cores
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeAction
+from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.recommend.log_requests import TRACE_TASK, LoggedRequests
 from inferencegym_jax.recommend.quality import Objective, Quality, between, join, judge
 from inferencegym_jax.recommend.replay import Seconds, first_tokens, serve
-from inferencegym_jax.table.iterations import engine_grid
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.tasks import get_task, make_params
 
@@ -35,8 +35,8 @@ def environment(
         noise_sigma=np.float32(0.0),
         active=np.asarray([name not in table.locked_knobs for name in KNOBS]),
         episode_length=np.int32(requests.length),
-        oom_limit_gb=np.float32(memory_gb),
         acceptance=np.float32(rate),
+        engine=params.engine.replace(memory_gb=np.float32(memory_gb)),
     )
     return Environment(table, params, requests.log), params
 
@@ -113,12 +113,12 @@ class Replay:
 
         seconds = jax.tree.map(in_order, served)
         ttft = first_tokens(
-            engine_grid(self.env.table),
+            iterations_of(self.env.table),
             seconds,
             self._place,
             jnp.asarray(requests.gap_ms),
             jnp.asarray(requests.prompt),
             self._residue,
-            jnp.asarray(self.params.engine.token_budget, jnp.float32),
+            self.params.engine,
         )
         return jax.tree.map(lambda x: np.asarray(x)[:, :count], seconds), np.asarray(ttft)[:, :count]

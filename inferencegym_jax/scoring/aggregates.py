@@ -125,7 +125,7 @@ def accumulate(total: Any, step: Trajectory, task: EnvParams) -> Any:
     knobs = {name: jnp.asarray(getattr(step.action, name), jnp.float32) for name in JITTER_KNOBS}
     first = step.observation.timestep == 0
     change = {name: jnp.where(first, 0.0, knobs[name] - before[name]) for name in JITTER_KNOBS}
-    slo_ttft_ms, slo_tpot_ms = task.slo_ms[..., 0], task.engine.slo_tpot_ms
+    slo_ttft_ms, slo_tpot_ms = task.slo_ms[..., 0], task.engine.slo_tpot_ms[..., 0]
     terms = graded_terms(step.metrics, change, slo_ttft_ms, slo_tpot_ms) | other_terms(step)
     return {name: sums[name] + terms[name] for name in SUMS}, jnp.maximum(peak, step.metrics.gpu_memory_gb), knobs
 

@@ -24,7 +24,7 @@ from inferencegym_jax.models import (
     shown,
 )
 from inferencegym_jax.scoring.aggregates import JITTER_KNOBS, Aggregates, aggregate, graded_terms
-from inferencegym_jax.tasks import TaskSpec, calibration, get_task
+from inferencegym_jax.tasks import TaskSpec, calibration_of, get_task
 
 LAST_OWN = 3  # tasks up to this one have graders of their own
 LogEntry: TypeAlias = Mapping[str, Any]
@@ -109,14 +109,14 @@ def score_aggregates(
     Args:
         task: id, name or spec.
         aggregates: ``Aggregates`` or ``EpisodeStatistics``; arrays give arrays.
-        normalisers: ``optimal_tps`` and ``throughput_floor`` (tokens/s), ``cost_normaliser``; default: the shipped
-            calibration's.
+        normalisers: ``optimal_tps`` and ``throughput_floor`` (tokens/s), ``cost_normaliser``; default: the task's
+            on the shipped table.
 
     Returns:
         Component name -> value in [0, 1], and "score"; NumPy float64.
     """
-    spec = task if isinstance(task, TaskSpec) else get_task(task)
-    norms = calibration()["tasks"][spec.name] if normalisers is None else normalisers
+    spec = get_task(task)
+    norms = calibration_of(spec) if normalisers is None else normalisers
     exact = Aggregates(**{f.name: np.asarray(getattr(aggregates, f.name), np.float64) for f in fields(Aggregates)})
     parts = {name: (weight, np.clip(x, 0.0, 1.0)) for name, (weight, x) in components(spec, exact, norms).items()}
     score = np.clip(sum(weight * value for weight, value in parts.values()), 0.0, 1.0)
@@ -136,7 +136,7 @@ def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot) -> j
         metrics: of the second; JAX arrays of any shape.
     """
     change = dict.fromkeys(JITTER_KNOBS, 0.0)
-    terms = graded_terms(metrics, change, params.slo_ms[..., 0], params.engine.slo_tpot_ms)
+    terms = graded_terms(metrics, change, params.slo_ms[..., 0], params.engine.slo_tpot_ms[..., 0])
     second = Aggregates(
         mean_tps=terms["tps"],
         mean_ttft_p50_ms=terms["ttft_p50"],

@@ -5,12 +5,19 @@ ENVIRONMENT.md, section 5. Pure function of metrics and params; replace it by pa
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax.models import EnvParams, MetricsSnapshot, WorkloadState
-from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.models import EnvParams, MetricsSnapshot, WorkloadState, shown
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.metrics import violation_rate
+
+Reward: TypeAlias = Callable[[MetricsSnapshot, WorkloadState, EnvParams], Any]
+"""``reward(metrics, workload, params)`` of one second of one environment -> float32 scalar; pure JAX."""
 
 # Never reached. A minimum between a product and a sum keeps the compiler from contracting the two into one rounding,
 # and a product with 1 / x from replacing a division by a loop-invariant x. Which it does depends on the code around it:
@@ -37,7 +44,7 @@ def mean_slo_ms(class_shares: jax.Array, slo_ms: jax.Array) -> jax.Array:
     return jnp.where(total > 0, weighted / jnp.maximum(total, 1e-6), jnp.inf)
 
 
-@stage
+@compile_unit
 def reward(metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams) -> jax.Array:
     """``alpha T - beta L - gamma V - delta C``, clipped to [-1, 1]; float32.
 
@@ -55,3 +62,38 @@ def reward(metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams)
     )
     fast, late, violating, dear = (jnp.minimum(term, CAP) for term in terms)
     return jnp.clip(fast - late - violating - dear, -1.0, 1.0)
+
+
+def check_reward(function: Any, metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams) -> None:
+    """Try a user's reward function on the shapes of one second of one environment, without running anything.
+
+    Args:
+        function: what is to be the reward.
+        metrics, workload, params: arrays or their shapes.
+
+    Raises:
+        TypeError: not a function, not hashable, or it gives no floating-point scalar (what it gives is named); what
+            the function itself raises passes through.
+    """
+    if not callable(function):
+        raise TypeError(f"reward = {shown(function)}: must be a function of (metrics, workload, params)")
+    try:
+        hash(function)
+    except TypeError:
+        raise TypeError(f"reward = {shown(function)}: must be hashable, as functions are: it names a program") from None
+    value = jax.eval_shape(function, metrics, workload, params)
+    number = isinstance(value, jax.ShapeDtypeStruct)
+    if not number or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        given = f"{value.dtype} of shape {value.shape}" if number else shown(value)
+        raise TypeError(f"reward: the function gives {given}; must be one float32 number, shape ()")
+
+
+def of_each(function: Reward, metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams) -> jax.Array:
+    """A user's reward, written for one environment, of any batch of them; float32[...]."""
+    batch = jnp.shape(metrics.tokens_per_sec)
+    if not batch:
+        return jnp.asarray(function(metrics, workload, params), jnp.float32)
+    # a field that is the same everywhere may stand without the batch's axis
+    metrics, workload = jax.tree.map(lambda x: x if jnp.ndim(x) else jnp.broadcast_to(x, batch), (metrics, workload))
+    axis = 0 if jnp.ndim(params.task_id) else None
+    return jax.vmap(functools.partial(of_each, function), in_axes=(0, 0, axis))(metrics, workload, params)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.models import ServeAction
-from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.numerics.interpolation import locate, trilinear
 from inferencegym_jax.table.latency_table import CONTINUOUS, METRICS, LatencyTable
 
@@ -109,8 +109,8 @@ class EngineGrid:
     ) -> tuple[jax.Array, jax.Array]:
         """Both columns of ``rows`` for n running requests of a mean prompt (tokens) under the knobs, linear in the raw
         coordinates and clamped at the edges."""
-        corner, places = stage(self._locate)(action, running, prompt)
-        found = stage(functools.partial(self._blend, rows))(corner, places)
+        corner, places = compile_unit(self._locate)(action, running, prompt)
+        found = compile_unit(functools.partial(self._blend, rows))(corner, places)
         return found[..., 0], found[..., 1]
 
     def _locate(

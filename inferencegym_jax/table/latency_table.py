@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from inferencegym_jax.models import KNOBS
+from inferencegym_jax.table.columns import number_columns
 from inferencegym_jax.table.engine_profile import EngineProfile
 from inferencegym_jax.table.errors import TableError
 from inferencegym_jax.table.profile_format import ENGINE_METADATA, POOL_METADATA
@@ -51,6 +53,28 @@ class LatencyTable:
     metadata: dict[str, str] = field(default_factory=dict)
     name: str = "table"
     engine: EngineProfile | None = None
+
+    @classmethod
+    def from_columns(cls, columns: Any, metadata: Mapping[str, Any] | None = None, name: str = "table") -> LatencyTable:
+        """A table from a data frame (pandas, polars, pyarrow) or a mapping of names to sequences.
+
+        Args:
+            columns: of a latency table, one row a measurement: the keys ``batch_size`` and ``prompt_len_bucket`` and
+                the metrics; a knob's column that is missing locks that knob; other columns are not read.
+            metadata: of the table (``engine_overhead_ms``, ``reference_output_length``, ...); texts, or values that
+                become JSON.
+            name: what to call the table.
+
+        Raises:
+            TypeError: neither a mapping nor a data frame.
+            TableError: naming the first column or row that cannot be used; see ``table_from_columns``.
+        """
+        try:
+            numbers = number_columns(columns, (*KEYS, *METRICS))
+        except ValueError as error:
+            raise TableError(f"{name}: {error}") from None
+        texts = {key: x if isinstance(x, str) else json.dumps(x) for key, x in (metadata or {}).items()}
+        return table_from_columns(numbers, texts, name)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -97,19 +121,26 @@ class LatencyTable:
     @property
     def locked_knobs(self) -> tuple[str, ...]:
         """Knobs for which the table has one value only, so that no agent can turn them."""
-        return tuple(name for name in KNOBS if len(self.axes[name]) == 1)
+        return tuple(name for name in KNOBS if len(self.axes.get(name, ())) == 1)
 
     @functools.cached_property
     def knob_defaults(self) -> dict[str, Any]:
-        """The baseline's value of each knob, or the table's nearest where the table lacks it."""
+        """The baseline's value of each knob, or the table's nearest where the table lacks it. Of knobs that are no
+        axis of a table, the baseline's."""
         result: dict[str, Any] = {}
         for name, knob in KNOBS.items():
             value = knob.default
-            if name in DISCRETE or len(self.axes[name]) == 1:
+            if name in DISCRETE or name in self.locked_knobs:
                 value = min(self.axes[name], key=lambda node, wanted=float(value): abs(node - wanted))
-            kind = {"float": float, "bool": bool}.get(knob.kind, int)
-            result[name] = kind(value)
+            result[name] = {"float": float, "bool": bool}.get(knob.kind, int)(value)
         return result
+
+    @functools.cached_property
+    def gpu_second_cost(self) -> float:
+        """Cost of one GPU for a second, ``cost_per_1k x tps / 1000`` of the colocated rows: it is paid busy or not."""
+        rows = self.values[:, :, 0]
+        rate = rows[..., METRICS.index("cost_per_1k")].astype(np.float64) * rows[..., METRICS.index("tps")] / 1000.0
+        return float(np.median(rate))
 
     @functools.cached_property
     def base_memory_gb(self) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.models import ServeAction
-from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.numerics.interpolation import locate, trilinear
 from inferencegym_jax.table.latency_table import CONTINUOUS, DISCRETE, METRICS, LatencyTable
 
@@ -46,8 +46,8 @@ class TableGrid:
         Returns:
             Metric name -> float32 of that shape.
         """
-        cell, places = stage(self._locate)(action, prompt_len)
-        blended = stage(self._blend)(cell, places)
+        cell, places = compile_unit(self._locate)(action, prompt_len)
+        blended = compile_unit(self._blend)(cell, places)
         return {name: blended[..., i] for i, name in enumerate(METRICS)}
 
     def _locate(self, action: ServeAction, prompt_len: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models import EnvParams, Phase
 from inferencegym_jax.numerics import draws as random
-from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.numerics.poisson import Rate, poisson_of, rooted
 
 EMA_STEPS = 10  # span of the arrival rate's moving average; weight of the newest step is 2 / (span + 1)
@@ -66,7 +66,7 @@ def class_arrivals(seed: jax.Array, step: jax.Array, params: EnvParams) -> tuple
     return _draw_classes(seed, step, is_burst_at(step, params), rates[0], rates[1])
 
 
-@stage
+@compile_unit
 def _draw_classes(
     seed: jax.Array, step: jax.Array, is_burst: jax.Array, quiet: list[Rate], burst: list[Rate]
 ) -> tuple[jax.Array, ...]:
@@ -83,7 +83,7 @@ def draw_class_arrivals(seed: jax.Array, step: jax.Array, params: EnvParams) -> 
     return jnp.stack(class_arrivals(seed, step, params), axis=-1)
 
 
-@stage
+@compile_unit
 def draw_prompt_len(seed: jax.Array, step: jax.Array, params: EnvParams) -> jax.Array:
     """float32 prompt length (tokens) of the step: a two-part uniform mixture, or a clamped lognormal."""
     part, place, normal_word, _ = random.hash4(seed, step, random.WORKLOAD)

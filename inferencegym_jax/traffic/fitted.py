@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models import TIME_SCALES, EngineParams
 from inferencegym_jax.numerics import draws as random
-from inferencegym_jax.numerics.compile_units import stage
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.numerics.poisson import poisson_count
 
 LENGTHS, PHASES, MODULATION = 8, 9, 16  # purposes of random.hash4; MODULATION takes one a time scale
@@ -65,22 +65,22 @@ def draw_fitted(seed: jax.Array, step: jax.Array, params: EngineParams) -> Reque
     """The fitted traffic of any second of the episode ``seed``."""
     multiplier = _multiplier(seed, step, params)
     words = _words(seed, step)
-    arrivals = stage(poisson_count)(words[0], params.rate * multiplier)
+    arrivals = compile_unit(poisson_count)(words[0], params.rate * multiplier)
     prompt, output = _lengths(words, arrivals, params)
     return Requests(arrivals, prompt, output, multiplier)
 
 
-@stage
+@compile_unit
 def _multiplier(seed: jax.Array, step: jax.Array, params: EngineParams) -> jax.Array:
     return jnp.exp(log_modulation(seed, step, params))
 
 
-@stage
+@compile_unit
 def _words(seed: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
     return random.hash4(seed, step, LENGTHS)[:3]
 
 
-@stage
+@compile_unit
 def _lengths(words: tuple[jax.Array, ...], arrivals: jax.Array, params: EngineParams) -> tuple[jax.Array, jax.Array]:
     prompt = mean_length(words[1], params.prompt_mean, params.prompt_cv, arrivals)
     output = mean_length(words[2], params.output_mean, params.output_cv, arrivals)

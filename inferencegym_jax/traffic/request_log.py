@@ -11,10 +11,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from inferencegym_jax.models import OBSERVATION
+from inferencegym_jax.traffic.dispersion import Moments, arrival_scv
+from inferencegym_jax.traffic.log_arrays import array_block
 from inferencegym_jax.traffic.log_files import UNIT_SUFFIX, Block, TraceError, open_log
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -39,6 +42,9 @@ class RequestLog:
         notices: what was put right while reading (order, unit, zero tokens) or cannot be shown (long prompts), one
             sentence each.
         name: where it came from.
+        prompt_cv, output_cv, length_correlation: coefficients of variation of prompts and outputs within a second, and
+            their correlation; 0 where a second's requests are alike.
+        arrival_scv: squared coefficient of variation of the gaps within a second, see ``dispersion.arrival_scv``.
     """
 
     counts: np.ndarray
@@ -48,6 +54,34 @@ class RequestLog:
     start_s: float = 0.0
     notices: tuple[str, ...] = ()
     name: str = "trace"
+    prompt_cv: float = 0.0
+    output_cv: float = 0.0
+    length_correlation: float = 0.0
+    arrival_scv: float = 1.0
+
+    @classmethod
+    def from_arrays(cls, time: Any, prompt: Any, output: Any, *, unit: str = "s", name: str = "arrays") -> RequestLog:
+        """A log from one entry a request, in any order.
+
+        Args:
+            time: of each arrival, numbers in ``unit`` on any clock, or ``datetime64``; shape (requests,).
+            prompt: tokens, numbers of at least 0; shape (requests,).
+            output: the same of the answers.
+            unit: "s", "ms", "us" or "ns".
+            name: what to call the log.
+
+        Raises:
+            TraceError: no requests, shapes that differ, something that is no number (array, index and value are
+                named), or an absurd rate.
+            ValueError: unknown unit.
+        """
+        if unit not in UNITS:
+            raise ValueError(f"unit = {unit!r}: must be one of {', '.join(UNITS)}")
+        block = array_block(time, prompt, output)
+        log = _count(name, ["time"], iter([block]), unit, row="entry")
+        for notice in log.notices:
+            warnings.warn(f"{name}: {notice}", stacklevel=2)
+        return log
 
     @property
     def seconds(self) -> int:
@@ -77,7 +111,8 @@ class RequestLog:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the content."""
-        return hashlib.sha256(self.rows.tobytes()).hexdigest()
+        spread = (self.prompt_cv, self.output_cv, self.length_correlation, self.arrival_scv)
+        return hashlib.sha256(self.rows.tobytes() + repr(spread).encode()).hexdigest()
 
     def __hash__(self) -> int:
         """Hash of the content."""
@@ -150,18 +185,20 @@ def seconds_a_unit(file: str, column: str, block: Block, unit: str | None) -> tu
     return 1.0, None
 
 
-def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | None) -> RequestLog:
-    """Sum the rows of each second."""
+def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | None, row: str = "line") -> RequestLog:
+    """Sum the rows of each second; ``row`` is what messages call one."""
     sums = np.zeros((3, 4096))
     origin, scale, notices = 0, 1.0, []
     low = high = first = None
     last, disordered, zeros, beyond, requests = -np.inf, 0, 0, 0, 0
+    moments, scv = Moments(), 1.0
     for block in blocks:
         if first is None:
             scale, notice = seconds_a_unit(file, names[0], block, unit)
             notices += [notice] if notice else []
             first = float(block.times[0]) * scale
             origin = int(np.floor(first))
+            scv = arrival_scv(block.times * scale)  # of the first 4 MB: tenths of seconds are not kept
         times = block.times * scale
         latest = np.maximum.accumulate(np.concatenate(([last], times)))
         disordered += int((times < latest[:-1]).sum())
@@ -175,12 +212,14 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
         if high - low >= LONGEST_SECONDS:
             i = int(np.argmax(np.abs(second - origin)))
             raise TraceError(
-                f"{file} line {block.first_line + i}: {names[0]} is {block.times[i]:.10g},"
+                f"{file} {row} {block.first_line + i}: {names[0]} is {block.times[i]:.10g},"
                 f" {abs(second[i] - origin) / 86400:.0f} days from the first row; wanted: a log of at most 31 days"
                 " (is the unit right? pass unit='s', 'ms', ...)"
             )
         sums, origin = _room(sums, origin, low, high)
-        for i, values in enumerate((None, np.maximum(block.prompts, 1.0), np.maximum(block.outputs, 1.0))):
+        prompts, outputs = np.maximum(block.prompts, 1.0), np.maximum(block.outputs, 1.0)
+        moments.add(prompts, outputs)
+        for i, values in enumerate((None, prompts, outputs)):
             sums[i] += np.bincount(second - origin, weights=values, minlength=sums.shape[1])
     if first is None or low is None or high is None:
         raise TraceError(f"{file}: no rows; wanted: at least one request")
@@ -203,7 +242,9 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
         )
     means = [sums[i].sum() / requests for i in (1, 2)]
     filled = [np.where(sums[0] > 0, sums[i] / np.maximum(sums[0], 1), means[i - 1]).astype(np.float32) for i in (1, 2)]
-    return RequestLog(sums[0].astype(np.int32), filled[0], filled[1], requests, float(low), tuple(notices), file)
+    counts = sums[0].astype(np.int32)
+    spread = moments.within(*sums)
+    return RequestLog(counts, filled[0], filled[1], requests, float(low), tuple(notices), file, *spread, scv)
 
 
 def _room(sums: np.ndarray, origin: int, low: int, high: int) -> tuple[np.ndarray, int]:

@@ -11,7 +11,6 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.cli.app import run
-from inferencegym_jax.cli.options import policy_of
 from inferencegym_jax.table import vllm_bench as bench_results
 from inferencegym_jax.table.derived_profile import profile_of
 from inferencegym_jax.table.latency_table import PROMPT_LENGTHS
@@ -71,7 +70,7 @@ def test_build_from_bench_results_gives_a_table_that_the_environment_runs_on(
     _, state = env.reset_seed(0, params)
     _, _, _, _, _, info = env.step(None, state, ig.ServeAction(batch_size=16), params)
     assert np.isfinite(float(info["metrics"].tokens_per_sec))
-    best = policy_of("best_static", 1, env.table)(None, None)  # type: ignore[arg-type]
+    best = ig.policies.policy_of("best_static", ig.problem(1, table=out))(None, None)  # type: ignore[arg-type]
     assert best.batch_size in env.table.axes["batch_size"]
     assert best != ig.policies.best_static(1)(None, None)  # type: ignore[arg-type]
 

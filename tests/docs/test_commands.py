@@ -48,6 +48,10 @@ def check_click(group: Any, command: Command, words: tuple[str, ...]) -> None:
     """Walk down to the subcommand; it must have the options."""
     rest = list(words)
     while hasattr(group, "commands"):  # a group; typer has classes of its own
+        own = {name: parameter for parameter in group.params for name in parameter.opts}
+        while rest and rest[0] in own:  # options of the group itself
+            takes = not own[rest.pop(0)].is_flag
+            del rest[: int(takes)]
         if not rest or rest[0] == FREE:
             return
         assert rest[0] in group.commands, f"{command}: no subcommand {rest[0]}; there are {', '.join(group.commands)}"

@@ -17,7 +17,7 @@ def test_a_step_compiled_for_its_loop_is_the_step_with_both(task):
         general, special = both(state, action, params), env.step(None, state, action, params)
         for one, other in zip(jax.tree.leaves(general), jax.tree.leaves(special), strict=True):
             if np.issubdtype(one.dtype, np.floating):
-                np.testing.assert_allclose(one, other, rtol=1e-5)
+                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
             else:
                 np.testing.assert_array_equal(one, other)
         state = special[1]

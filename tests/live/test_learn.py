@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import inferencegym_jax as ig
 from benchmarks.live.learn import CONFIG, learn, training_params
-from inferencegym_jax.live.loop.policy_runner import PolicyRunner, load_policy
+from inferencegym_jax.live.loop.policy_runner import PolicyRunner
 from inferencegym_jax.live.measure.table import write_table
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.request import TrialRequest, scenario
@@ -72,5 +73,5 @@ def test_what_is_learned_is_a_policy_of_the_trial_and_the_best_of_its_seeds(requ
     found = [float(text.rpartition(" goodput ")[2].split()[0]) for text in said]
     assert len(found) == 2 and metadata["predicted_goodput"] == pytest.approx(max(found), abs=0.01)
     assert metadata["table_digest"] == load_table(request_of.table).digest
-    action = PolicyRunner(load_policy(str(path))).ask(initial_observation())
+    action = PolicyRunner(ig.policies.load(path)).ask(initial_observation())
     assert 1 <= int(action.batch_size) <= 512

@@ -34,7 +34,10 @@ def call(*arguments: Any, **environment: str) -> Any:
             "--budget 'soon': must be a time",
         ),
         (["measure", "--base-url", "http://h:1", "--model", "m", "--precision", "2"], "precision = 2.0"),
-        (["control", "--upstream", "http://h:1", "--policy", "nobody"], "policy = 'nobody': no such file"),
+        (
+            ["control", "--upstream", "http://h:1", "--policy", "nobody"],
+            "policy = 'nobody': no such name and no such file",
+        ),
         (["control", "--upstream", "nowhere", "--policy", "baseline"], "upstream = 'nowhere': must be http://"),
         (["control", "--upstream", "http://h:1", "--policy", "baseline", "--slo-ttft-ms", "0"], "'0' must be"),
         (["control", "--upstream", "http://h:1", "--policy", "baseline", "--queue", "-1"], "--queue -1"),

@@ -16,7 +16,7 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.cli.trial_report import plot_trial, trial_table, verdict
-from inferencegym_jax.live.loop.policy_runner import PolicyError, PolicyRunner, load_policy
+from inferencegym_jax.live.loop.policy_runner import PolicyError, PolicyRunner
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.outcome import Objective, measures, ranking, segments, summarise
 from inferencegym_jax.live.trial.prediction import IterationTimes, saturation
@@ -283,18 +283,23 @@ def test_a_trial_without_its_table_names_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nobody", "batch_size=0", "batch_size=x", "/etc/hostname"])
 def test_a_policy_that_is_none_is_named(name: str) -> None:
-    with pytest.raises(PolicyError, match="policy = |batch_size = "):
-        load_policy(name)
+    with pytest.raises(ValueError, match="policy = |batch_size = "):
+        ig.policies.policy_of(name, ig.problem(2))
 
 
 def test_policies_by_name_answer_within_the_ranges_and_a_bad_one_is_an_error() -> None:
     from inferencegym_jax.physics.observation import initial_observation
 
     observation = initial_observation()
-    assert PolicyRunner(load_policy("batch_size=7")).ask(observation).batch_size == 7
-    assert PolicyRunner(load_policy("baseline")).ask(observation) == ServeAction()
+    problem = ig.problem(2)
+
+    def asked(name: str) -> ServeAction:
+        return PolicyRunner(ig.policies.policy_of(name, problem)).ask(observation)
+
+    assert asked("batch_size=7").batch_size == 7
+    assert asked("baseline") == ServeAction()
     for name in ("reactive", "random", "best_static"):
-        assert 1 <= PolicyRunner(load_policy(name)).ask(observation).batch_size <= 512
+        assert 1 <= asked(name).batch_size <= 512
 
     def broken(key: Any, seen: Any, carry: Any) -> ServeAction:
         return ServeAction(kv_budget=seen.queue_depth / 0.0)

@@ -120,3 +120,16 @@ def test_random_is_uniform_over_every_knob():
 def test_static_policies_of_equal_actions_are_one_function():
     assert ig.policies.static(ig.ServeAction(batch_size=7)) is ig.policies.static(ig.ServeAction(batch_size=7))
     assert ig.policies.best_static(2) is ig.policies.best_static("bursty-sharegpt")
+
+
+def test_todays_random_actions_stay_as_they_are():
+    env, params = ig.make(3)
+    action = jax.tree.map(np.asarray, ig.rollout(env, params, ig.policies.random, np.arange(3), length=2).action)
+    assert action.batch_size.tolist() == [[501, 231, 270], [443, 134, 335]]
+    assert action.spec_length.tolist() == [[8, 0, 2], [4, 8, 2]]
+    assert action.quant_tier.tolist() == [[2, 2, 2], [2, 2, 0]]
+    assert action.prefill_disagg.tolist() == [[True, False, False], [False, True, False]]
+    assert action.kv_budget.tolist() == [
+        [0.18662822246551514, 0.29707247018814087, 0.7115013003349304],
+        [0.2157382220029831, 0.6048740744590759, 0.9045546054840088],
+    ]

@@ -14,11 +14,17 @@ import pytest
 import inferencegym_jax as ig
 from inferencegym_jax.episodes import parallel
 from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies.network import load_network
 from inferencegym_jax.table.latency_table import data_path
-from training.evaluation import episodes, interval, policy_of
+from training.evaluation import episodes
 
 TASKS = (1, 2, 3, 4, 5)
+
+
+def played(task: int, name: str, seeds: np.ndarray) -> dict[str, np.ndarray]:
+    problem = ig.problem(task)
+    return episodes(problem, ig.policies.policy_of(name, problem), seeds)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -42,30 +48,28 @@ def test_loading_needs_no_training_library() -> None:
 
 def test_task_1_keeps_98_percent_of_the_best_static_score() -> None:
     seeds = np.arange(256)
-    mine, best = (episodes(1, policy_of(name, 1), seeds)["score"].mean() for name in ("trained", "best_static"))
+    mine, best = (played(1, name, seeds)["score"].mean() for name in ("trained", "best_static"))
     assert mine >= 0.98 * best
 
 
 @pytest.mark.parametrize("task", [2, 3])
 def test_tasks_2_and_3_beat_best_static_and_reactive_in_score_and_return(task: int) -> None:
     seeds = np.arange(1024)
-    mine = episodes(task, policy_of("trained", task), seeds)
+    mine = played(task, "trained", seeds)
     for rival in ("best_static", "reactive"):
-        theirs = episodes(task, policy_of(rival, task), seeds)
+        theirs = played(task, rival, seeds)
         for metric in ("score", "return"):
-            assert interval(mine[metric] - theirs[metric])["low"] > 0, (rival, metric)
+            assert mean_interval(mine[metric] - theirs[metric])["low"] > 0, (rival, metric)
 
 
 @pytest.mark.parametrize(("task", "least_return"), [(4, 0.985), (5, 0.998)])
 def test_tasks_4_and_5_keep_the_best_static_score_and_beat_reactive(task: int, least_return: float) -> None:
     # there is next to nothing to win over the best static action: ENVIRONMENT.md, "What control is worth"
     seeds = np.arange(512)
-    mine, best, other = (
-        episodes(task, policy_of(name, task), seeds) for name in ("trained", "best_static", "reactive")
-    )
+    mine, best, other = (played(task, name, seeds) for name in ("trained", "best_static", "reactive"))
     assert mine["score"].mean() >= 0.998 * best["score"].mean()
     assert mine["return"].mean() >= least_return * best["return"].mean()
-    assert all(interval(mine[metric] - other[metric])["low"] > 0 for metric in ("score", "return"))
+    assert all(mean_interval(mine[metric] - other[metric])["low"] > 0 for metric in ("score", "return"))
 
 
 def test_it_acts_deterministically_unless_asked_to_sample() -> None:

@@ -11,14 +11,12 @@ from typer.testing import CliRunner
 
 import inferencegym_jax as ig
 from inferencegym_jax.policies.network import load_network
-from inferencegym_jax.registry import normalisers
 from inferencegym_jax.tasks import calibration
 from training import oracle
 from training.cli import app
 from training.config import TrainConfig
-from training.evaluation import episodes, policy_of
+from training.evaluation import episodes
 from training.networks import starting_bias
-from training.problem import problem
 from training.runner import run
 from training.sweep import run_sweep
 from training.trainer import network_of
@@ -43,21 +41,25 @@ def test_evaluate_plays_the_log_with_its_own_normalisers(log: str) -> None:
     answer = CliRunner().invoke(app, words)
     assert answer.exit_code == 0, answer.output
     found = json.loads(answer.stdout)
-    env, params = ig.make(4, trace=log)
-    played = ig.evaluate(env, params, ig.policies.baseline, np.arange(6))
-    own = normalisers(ig.get_task(4), env.table, trace=env.trace)
+    problem = ig.problem(4, trace=log)
+    played = ig.evaluate(problem.env, problem.params, ig.policies.baseline, np.arange(6))
     assert found["trace"] == "mine.csv"
     assert found["return"]["mean"] == pytest.approx(float(played.total_reward.mean()), rel=1e-5)
-    assert found["score"]["mean"] == pytest.approx(ig.grader.score_aggregates(4, played, own)["score"].mean())
+    assert found["score"]["mean"] == pytest.approx(
+        ig.grader.score_aggregates(4, played, problem.normalisers)["score"].mean()
+    )
     shipped = ig.grader.score_aggregates(4, played)["score"].mean()
     assert abs(found["score"]["mean"] / shipped - 1) > 1e-3
 
 
 def test_the_best_static_action_is_searched_on_the_log(log: str) -> None:
-    mine, seeds = problem(4, trace=log), np.arange(6)
+    mine, seeds = ig.problem(4, trace=log), np.arange(6)
     scores = {
         name: episodes(mine, policy, seeds)["score"].mean()
-        for name, policy in (("own", policy_of("best_static", mine)), ("shipped", ig.policies.best_static(4)))
+        for name, policy in (
+            ("own", ig.policies.policy_of("best_static", mine)),
+            ("shipped", ig.policies.best_static(4)),
+        )
     }
     assert scores["own"] > scores["shipped"]
 
@@ -87,7 +89,7 @@ def test_training_on_a_log_says_so_and_scores_by_it(log: str, tmp_path: Path) ->
 
 
 def test_the_oracle_plays_the_log(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oracle, "POLICIES", ("baseline",))
+    monkeypatch.setattr(oracle, "NAMES", ("baseline",))
     monkeypatch.setattr(oracle, "OBJECTIVES", ("return",))
     answer = CliRunner().invoke(app, ["oracle", "--task", "4", "--trace", log, "--episodes", "2"])
     assert answer.exit_code == 0, answer.output
@@ -97,7 +99,7 @@ def test_the_oracle_plays_the_log(log: str, monkeypatch: pytest.MonkeyPatch) -> 
         for cells in (line.split("|") for line in answer.stdout.splitlines())
         if len(cells) > 4 and "[" in cells[3]
     }
-    found = oracle.play(problem(4, trace=log), "return", np.arange(2))
+    found = oracle.play(ig.problem(4, trace=log), "return", np.arange(2))
     assert returns["oracle for return"] == pytest.approx(float(found.total_reward.mean()), abs=0.06)
     assert found.arrivals.tolist() == [ig.load_trace(log).counts[i : i + 200].sum() for i in (0, 200)]
     assert returns["oracle for return"] > returns["baseline"]

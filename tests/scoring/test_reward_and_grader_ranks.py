@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
+import inferencegym_jax as ig
 from training.cli import app
-from training.evaluation import episodes, policy_of
+from training.evaluation import episodes
 from training.ranks import correlation, ranks, spearman
 
 
@@ -33,7 +34,7 @@ def test_the_command_ranks_policies_by_their_own_means() -> None:
     assert found["static_actions"] == 12 and found["grid"] > 12
     assert -1 <= found["all"]["spearman"] <= 1 and found["all"]["low"] <= found["all"]["high"]
     rows = {row["policy"]: row for row in found["rows"]}
-    mine = episodes(1, policy_of("reactive", 1), np.arange(2))
+    mine = episodes(ig.problem(1), ig.policies.reactive, np.arange(2))
     assert rows["reactive"]["score"] == pytest.approx(mine["score"].mean())
     assert rows["reactive"]["return"] == pytest.approx(mine["return"].mean())
     by_score = sorted(found["rows"], key=lambda row: -row["score"])

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.cli.options import knob_values
 from inferencegym_jax.episodes.static_search import static_actions
+from inferencegym_jax.policies.knob_text import knob_values
 from inferencegym_jax.recommend.log_requests import TRACE_TASK, LoggedRequests, load_requests
 from inferencegym_jax.recommend.recommendation import recommend
 from inferencegym_jax.recommend.search import environment

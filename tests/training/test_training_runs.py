@@ -27,7 +27,7 @@ from training.checkpoint import CheckpointError
 from training.cli import app
 from training.config import TrainConfig, load_config, task_config
 from training.devices import LEAST_SAMPLES, usual
-from training.evaluation import evaluate, policy_of
+from training.evaluation import evaluate
 from training.runner import NonFiniteLoss, Result, run
 from training.trainer import TRAINING_BIT, VALIDATION_SEED, initial_state, make_update, training_seeds
 
@@ -245,7 +245,7 @@ def test_a_policy_file_acts_as_the_network_that_was_evaluated(tmp_path: Path, wh
     found = ig.evaluate(env, params, network_policy(network), seeds)
     assert float(found.total_reward.mean()) == pytest.approx(whole.rows[-1]["return"], rel=1e-4)
     with pytest.raises(ValueError, match="trained for task 'bursty-sharegpt'"):
-        policy_of(str(tmp_path), 1)
+        ig.policies.policy_of(str(tmp_path), ig.problem(1))
     broken = tmp_path / "broken.npz"
     broken.write_bytes((tmp_path / "policy.npz").read_bytes()[:500])
     with pytest.raises(ValueError, match="broken.npz.*truncated"):

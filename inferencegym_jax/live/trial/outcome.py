@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from inferencegym_jax.live.trial.session import Record
+from inferencegym_jax.numerics import bootstrap
 
 SEGMENT_S = 5.0
-RESAMPLES = 2000
+RESAMPLES = 200  # of every measure: each goes through all requests
 MEASURES = ("goodput", "ttft_mean_ms", "ttft_p50_ms", "ttft_p99_ms", "itl_ms", "violation_share", "tokens_per_sec")
 
 
@@ -81,35 +82,27 @@ def summarise(
         for name, repeats in runs.items()
     }
     count = min(map(len, parts.values()))
-    rng = np.random.default_rng(0)
-    draws = rng.integers(0, count, (RESAMPLES, count))
     length = (seconds - warmup_s) / max(np.ceil((seconds - warmup_s) / SEGMENT_S), 1.0)
     good = {
         name: np.array([sum(objective.met(record) for record in part) / length for part in pieces[:count]])
         for name, pieces in parts.items()
     }
     result: dict[str, dict[str, Any]] = {}
+    counts = bootstrap.draw_counts(count, RESAMPLES)
     for name, pieces in parts.items():
         everything = measures([record for part in pieces for record in part], length * len(pieces), objective)
-        sampled = [
-            measures([record for i in draw for record in pieces[i]], length * count, objective)
-            for draw in draws[:: RESAMPLES // 200]
+        samples = [
+            measures(
+                [record for i in np.repeat(np.arange(count), drawn) for record in pieces[i]], length * count, objective
+            )
+            for drawn in counts
         ]
-        result[name] = {
-            key: {"mean": value, **_interval(np.array([sample[key] for sample in sampled]))}
-            for key, value in everything.items()
-        }
-        gain = good[name] - good[reference]
-        result[name]["goodput_gain"] = {"mean": float(gain.mean()), **_interval(gain[draws].mean(axis=1))}
+        result[name] = {}
+        for key, value in everything.items():
+            low, high = bootstrap.percentiles([sample[key] for sample in samples])
+            result[name][key] = {"mean": value, "low": low, "high": high}
+        result[name]["goodput_gain"] = bootstrap.mean_interval(good[name] - good[reference])
     return result
-
-
-def _interval(samples: np.ndarray) -> dict[str, float]:
-    known = samples[np.isfinite(samples)]
-    if not len(known):
-        return {"low": float("nan"), "high": float("nan")}
-    low, high = np.percentile(known, (2.5, 97.5))
-    return {"low": float(low), "high": float(high)}
 
 
 def ranking(values: dict[str, float]) -> list[str]:

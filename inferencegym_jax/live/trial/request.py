@@ -6,6 +6,7 @@ what the measured table can finish. Bursts and lulls keep their proportions.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,9 +15,7 @@ from typing import Any
 
 import numpy as np
 
-import inferencegym_jax as ig
-from inferencegym_jax.episodes.rollout import Policy
-from inferencegym_jax.live.loop.policy_runner import load_policy
+from inferencegym_jax import registry
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.outcome import Objective, measures
 from inferencegym_jax.live.trial.prediction import saturation
@@ -24,6 +23,8 @@ from inferencegym_jax.live.trial.request_log import read_log
 from inferencegym_jax.live.trial.runs import TrialSettings, predict, results, run_trial
 from inferencegym_jax.live.trial.traffic import Traffic, scaled_params, task_traffic
 from inferencegym_jax.models import KNOBS, EnvParams, ServeAction
+from inferencegym_jax.policies.builtin import static
+from inferencegym_jax.policies.names import policy_of
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 
 
@@ -70,7 +71,7 @@ def compare(request: TrialRequest, report: Callable[[str], None] = lambda _: Non
         ``trial.results`` and how it was run: {"measured", "predicted", "score", "order", "requests", "how"}.
 
     Raises:
-        ValueError, TableError, PolicyError: naming what cannot be used.
+        ValueError, TableError, FileNotFoundError: naming what cannot be used.
         EngineError: the server cannot be used.
     """
     table = load_table(request.table)
@@ -79,15 +80,13 @@ def compare(request: TrialRequest, report: Callable[[str], None] = lambda _: Non
     slo = request.slo_ttft_ms or tuple(float(x) for x in np.asarray(params.slo_ms))
     params = params.replace(slo_ms=np.asarray(slo, np.float32))
     objective = Objective(slo, request.slo_itl_ms)
-    policies: dict[str, Policy] = {}
-    for name in request.policies:
-        if name == "best_static":
-            report("searching the best static action on the measured table")
-            size = best_batch_size(table, traffic(request.settings.seed + 1000), params, objective, request.settings)
-            how["best_static"] = f"batch_size={size}"
-            policies[name] = load_policy(f"batch_size={size}")
-        else:
-            policies[name] = load_policy(name, request.task)
+    problem = registry.problem(request.task, table=table)
+    if "best_static" in request.policies:
+        report("searching the best static action on the measured table")
+        size = best_batch_size(table, traffic(request.settings.seed + 1000), params, objective, request.settings)
+        how["best_static"] = f"batch_size={size}"
+        problem = dataclasses.replace(problem, own_best_static=ServeAction(batch_size=size))
+    policies = {name: policy_of(name, problem, any_task=True) for name in request.policies}
     norms = {"optimal_tps": float(params.optimal_tps), "throughput_floor": 0.0}
     trial = run_trial(
         request.endpoint, policies, params, traffic, request.settings, table=table, normalisers=norms, report=report
@@ -103,12 +102,12 @@ def scenario(request: TrialRequest, table: LatencyTable) -> tuple[EnvParams, Cal
     output = int(table.output_length)
     longest = int(max(table.axes["prompt_len_bucket"]))
     if request.trace is not None:
-        _, params = ig.make(request.task, table=table)
+        _, params = registry.make(request.task, table=table)
         traffic = read_log(request.trace, request.rate_scale, longest, request.seconds)
         how = {"trace": str(request.trace), "rate_scale": request.rate_scale, "requests": len(traffic)}
         return params, lambda _: traffic, how
 
-    _, params = ig.make(request.task, table=table)
+    _, params = registry.make(request.task, table=table)
     if request.class_shares is not None:
         params = params.replace(class_shares=np.asarray(request.class_shares, np.float32))
     shaped = scaled_params(params, 1.0, request.prompt_scale, longest)
@@ -140,6 +139,6 @@ def best_batch_size(
     sizes = sorted({int(round(x)) for x in np.geomspace(1, high, 16)})
     goodput = {}
     for size in sizes:
-        records = predict(table, traffic, ig.policies.static(ServeAction(batch_size=size)), params, settings)
+        records = predict(table, traffic, static(ServeAction(batch_size=size)), params, settings)
         goodput[size] = measures(records, traffic.seconds, objective)["goodput"]
     return max(sizes, key=lambda size: (round(goodput[size], 6), -size))

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inferencegym_jax.environment.transition import Dynamics, initial, transition
 from inferencegym_jax.models import (
     KNOBS,
-    EngineState,
     EnvParams,
     EnvState,
     ServeAction,
@@ -26,51 +26,70 @@ from inferencegym_jax.models import (
     is_traced,
 )
 from inferencegym_jax.numerics import draws as random
-from inferencegym_jax.numerics.compile_units import stage
 from inferencegym_jax.physics import open_loop as engine
-from inferencegym_jax.physics.closed_loop import serve_second
-from inferencegym_jax.physics.metrics import kv_occupancy
-from inferencegym_jax.physics.observation import initial_observation, observe
-from inferencegym_jax.scoring.reward import reward
+from inferencegym_jax.scoring.reward import Reward, check_reward
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
-from inferencegym_jax.table.iterations import engine_grid
-from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.table.latency_table import DISCRETE, LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
 from inferencegym_jax.traffic.request_log import RequestLog
 
-Dynamics: TypeAlias = Literal["mixed", "closed_loop", "open_loop"]
-"""Which dynamics a step is compiled for: one of the two, or the choice of every environment's params."""
-
 
 class Environment:
-    """LLM serving under control of five knobs, one action a simulated second.
+    """LLM serving under control of the knobs in ``KNOBS``, one action a simulated second.
 
     Same calls as a gymnax 1.x ``Environment``: ``reset``, ``step`` (with auto-reset), ``reset_env``, ``step_env``,
     spaces. Two environments over equal tables are equal, so ``jax.jit`` with a static environment compiles once for
     all tasks.
+
+    Args:
+        table: the latency table.
+        default_params: the task that calls without params mean.
+        trace: the request log that params may say is replayed.
+        reward: ``reward(metrics, workload, params)`` of one second of one environment, a float32 scalar; pure JAX,
+            without a Python branch on values. Default: ``scoring.reward.reward``. Programs are kept by function: pass
+            the same one again rather than a new lambda.
+
+    Raises:
+        TypeError: see ``check_reward``.
     """
 
-    def __init__(self, table: LatencyTable, default_params: EnvParams, trace: RequestLog | None = None):
+    def __init__(
+        self,
+        table: LatencyTable,
+        default_params: EnvParams,
+        trace: RequestLog | None = None,
+        reward: Reward | None = None,
+    ):
         self.grid: TableGrid = TableGrid(table)
         self.trace = trace
-        self.dynamics: Dynamics = "mixed"
+        self.dynamics: Dynamics = "mixed" if engine.serves(table) else "closed_loop"
+        self.reward: Reward | None = None
         self._default_params = default_params
+        if reward is not None:
+            state, action = jax.eval_shape(self.reset_seed, jnp.uint32(0))[1], ServeAction().as_arrays()
+            info = jax.eval_shape(lambda s: self.step_env(None, s, action)[4], state)
+            check_reward(reward, info["metrics"], info["workload"], default_params)
+            self.reward = reward
 
     def __hash__(self) -> int:
-        """Hash of the table's and the request log's content."""
-        return hash((self.grid, self.trace, self.dynamics))
+        """Hash of the table's and the request log's content, the dynamics and the reward function."""
+        return hash((self.grid, self.trace, self.dynamics, self.reward))
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other environment has the same table and request log."""
-        mine = (self.grid, self.trace, self.dynamics)
-        return isinstance(other, Environment) and mine == (other.grid, other.trace, other.dynamics)
+        """Whether the other environment has the same table, request log, dynamics and reward function."""
+        mine = (self.grid, self.trace, self.dynamics, self.reward)
+        return isinstance(other, Environment) and mine == (other.grid, other.trace, other.dynamics, other.reward)
 
     def suited_to(self, params: EnvParams) -> Environment:
         """This environment, compiled for the dynamics that ``params`` have where they can be inspected: without the
         others, a step takes half the time. Traced params get both, and the same numbers."""
-        if self.dynamics != "mixed" or is_traced(params.engine.open_loop):
+        if is_traced(params.engine.open_loop):
             return self
         flags = np.asarray(params.engine.open_loop) > 0
+        if self.dynamics == "closed_loop" and flags.any():
+            engine.iterations_of(self.table)  # raises, and names what the table lacks
+        if self.dynamics != "mixed":
+            return self
         if flags.any() and not flags.all():
             return self
         twin = copy.copy(self)
@@ -168,9 +187,9 @@ class Environment:
         check_action(action)
         if is_traced(action):
             return
-        for name in ("spec_length", "quant_tier", "prefill_disagg"):
+        for name in DISCRETE:
             nodes = self.table.axes[name]
-            if not 1 < len(nodes) < len(KNOBS[name].choices or (False, True)):
+            if not 1 < len(nodes) < len(KNOBS[name].options):
                 continue
             value = np.asarray(getattr(action, name), np.float64)
             if not np.isin(value, nodes).all():
@@ -186,11 +205,11 @@ class Environment:
         return jnp.zeros_like(state.time, jnp.bool_)
 
     def action_space(self, params: EnvParams | None = None) -> ActionSpace:
-        """The five knobs with their ranges; knobs that the task locks are listed in ``locked``."""
+        """The knobs with their ranges; those that the task locks are listed in ``locked``."""
         return action_space(self.default_params if params is None else params)
 
     def observation_space(self, params: EnvParams | None = None) -> ObservationSpace:
-        """The twelve observation fields with their ranges."""
+        """The observation fields with their ranges."""
         del params
         return observation_space()
 
@@ -201,7 +220,7 @@ class Environment:
     @functools.partial(jax.jit, static_argnums=0)
     def _step_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
         final_observation, after, reward, terminated, info = transition(
-            self.grid, state, action, params, self.trace, self.dynamics
+            self.grid, state, action, params, self.trace, self.dynamics, self.reward
         )
         truncated = self.is_truncated(after, params)
         done = terminated | truncated
@@ -217,7 +236,7 @@ class Environment:
     def _step_env_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
         over = self.is_truncated(state, params)
         observation, after, reward, terminated, info = transition(
-            self.grid, state, action, params, self.trace, self.dynamics
+            self.grid, state, action, params, self.trace, self.dynamics, self.reward
         )
         after = jax.tree.map(functools.partial(_choose, over), state, after)
         return observation, after, jnp.where(over, 0.0, reward), terminated, info
@@ -226,91 +245,3 @@ class Environment:
 def _choose(flag: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
     wide = jnp.reshape(flag, flag.shape + (1,) * (jnp.ndim(no) - jnp.ndim(flag)))
     return jnp.where(wide, yes, no)
-
-
-def initial(seed: jax.Array, episode: jax.Array, params: EnvParams) -> tuple[ServeObservation, EnvState]:
-    """The state of an episode before its first step and what the agent sees of it: ``initial_observation``."""
-    zero = jnp.zeros_like(seed, jnp.float32)
-    none = jnp.zeros_like(seed, jnp.int32)
-    shares = jnp.broadcast_to(jnp.asarray(params.class_shares, jnp.float32), (*jnp.shape(seed), 3))
-    state = EnvState(
-        seed=seed,
-        episode=episode,
-        time=none,
-        queue=none,
-        arrival_ema=zero,
-        class_counts=jnp.zeros_like(shares, jnp.int32),
-        cost_so_far=zero,
-        engine=EngineState(none, zero, zero, zero, zero, zero, zero),
-    )
-    return initial_observation(shares), state
-
-
-def effective_action(table: LatencyTable, action: ServeAction, params: EnvParams) -> ServeAction:
-    """The knobs in force: locked ones at the baseline's value, traced ones outside their range clamped at the edge."""
-    fields = {}
-    for i, (name, knob) in enumerate(KNOBS.items()):
-        value = getattr(action, name)
-        low, high = (min(knob.choices), max(knob.choices)) if knob.choices else (knob.low, knob.high)
-        if knob.kind != "bool":
-            value = jnp.clip(value, jnp.asarray(low, value.dtype), jnp.asarray(high, value.dtype))
-        default = jnp.asarray(table.knob_defaults[name], value.dtype)
-        fields[name] = jnp.where(params.active[..., i], value, default)
-    return ServeAction(**fields)
-
-
-def transition(
-    grid: TableGrid,
-    state: EnvState,
-    action: ServeAction,
-    params: EnvParams,
-    trace: RequestLog | None = None,
-    dynamics: Dynamics = "mixed",
-) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
-    """The pure step: one second of serving, no auto-reset.
-
-    Args:
-        grid: the latency table.
-        state: before the step; fields are scalars, batched under vmap.
-        action: knobs as arrays.
-        params: the task.
-        trace: the request log that params may say is replayed.
-        dynamics: which to compile, where it is known that all of ``params`` have one of them.
-
-    Returns:
-        (observation, state after the step, reward float32, terminated bool, info).
-    """
-    action = stage(functools.partial(effective_action, grid.table))(action, params)
-    traffic, class_counts, metrics, oom = serve_second(grid, state, action, params)
-    served = engine.Served(traffic, metrics, oom, state.engine, metrics.ttft_p50_ms, metrics.ttft_p99_ms)
-    if dynamics != "closed_loop":
-        rows = None if trace is None else trace.rows
-        run = engine.step if dynamics == "open_loop" else engine.apply
-        served = run(engine_grid(grid.table), rows, state, action, params, served)
-    traffic, metrics, oom = served.workload, served.metrics, served.oom
-    after = EnvState(
-        seed=state.seed,
-        episode=state.episode,
-        time=state.time + 1,
-        queue=traffic.queue_depth,
-        arrival_ema=traffic.arrival_rate,
-        class_counts=class_counts,
-        cost_so_far=state.cost_so_far + metrics.cost_per_1k,
-        engine=served.engine,
-    )
-    observation = observe(
-        metrics,
-        traffic,
-        kv_cache_occupancy=kv_occupancy(grid, metrics.gpu_memory_gb, action.quant_tier, params),
-        timestep=after.time,
-        cost_so_far=after.cost_so_far,
-    )
-    info = {
-        "timestep": after.time,
-        "metrics": metrics,
-        "workload": traffic,
-        "oom": oom,
-        "ttft_mean_ms": served.ttft_mean_ms,
-        "ttft_p90_ms": served.ttft_p90_ms,
-    }
-    return observation, after, reward(metrics, traffic, params), jnp.zeros_like(oom), info

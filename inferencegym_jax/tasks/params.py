@@ -1,16 +1,12 @@
-"""The task registry: names, numbers and params of each task.
+"""A task as numbers: ``TaskSpec, table, normalisers -> EnvParams``.
 
-``data/workload_configs.json, data/calibration.json -> TaskSpec -> EnvParams``. Task differences are numbers in
-params, so one compiled step serves every task.
+Task differences are numbers in params, so one compiled step serves every task.
 """
 
 from __future__ import annotations
 
-import functools
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -25,70 +21,16 @@ from inferencegym_jax.models import (
     finite_number,
     shown,
 )
-from inferencegym_jax.table.latency_table import LatencyTable, data_path
+from inferencegym_jax.table import profile_of
+from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.tasks.checks import DYNAMICS, REWARD_WEIGHTS
+from inferencegym_jax.tasks.spec import TaskSpec
 from inferencegym_jax.traffic.request_log import RequestLog
 
 OOM_LIMIT_GB = 40.0
 NOISE_SIGMA = 0.05
-REWARD_WEIGHTS = ("alpha", "beta", "gamma", "delta")
-DYNAMICS = ("closed_loop", "open_loop")
+KIND = "chat"  # of the acceptance lengths, where a task or a log states none
 CONFIG_KEYS = (*REWARD_WEIGHTS, "slo_ttft_ms")
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """One entry of ``data/workload_configs.json``; see ENVIRONMENT.md for the meaning of each number."""
-
-    name: str
-    id: int
-    title: str
-    difficulty: str
-    description: str
-    arrivals: dict[str, float]
-    prompts: dict[str, Any]
-    slo_ttft_ms: tuple[float, ...]
-    class_shares: tuple[float, ...]
-    memory_limit_gb: float
-    acceptance: float
-    active_knobs: tuple[str, ...]
-    reward: dict[str, float]
-    cost_budget: float | None = None
-    dynamics: str = "closed_loop"  # or "open_loop", ENVIRONMENT.md section 9
-    traffic: dict[str, Any] | None = None  # fitted to a public log by data/fit_traces.py; None: arrivals and prompts
-    slo_tpot_ms: float = math.inf  # objective on the time per output token, for the general grader
-
-
-@functools.cache
-def task_specs() -> dict[str, TaskSpec]:
-    """All tasks by name, in the order of their ids."""
-    entries = json.loads(data_path("workload_configs.json").read_text())
-    specs = {}
-    for name, entry in entries.items():
-        slo = tuple(math.inf if x is None else float(x) for x in entry.pop("slo_ttft_ms"))
-        shares = tuple(entry.pop("class_shares", [1.0, 0.0, 0.0]))
-        knobs = tuple(entry.pop("active_knobs"))
-        slo = (slo + (math.inf,) * 3)[:3]
-        specs[name] = TaskSpec(name=name, slo_ttft_ms=slo, class_shares=shares, active_knobs=knobs, **entry)
-    return specs
-
-
-def get_task(task: int | str) -> TaskSpec:
-    """The task of an id or a name.
-
-    Raises:
-        ValueError: there is no such task; the message lists those there are.
-    """
-    for spec in task_specs().values():
-        if task == spec.name or (not isinstance(task, bool | str) and task == spec.id):
-            return spec
-    known = ", ".join(f"{spec.id} ({spec.name!r})" for spec in task_specs().values())
-    raise ValueError(f"task = {shown(task)}: no such task; there are {known}")
-
-
-@functools.cache
-def calibration() -> dict[str, Any]:
-    """``data/calibration.json``: the normalisers of each task on the shipped table and how they were found."""
-    return json.loads(data_path("calibration.json").read_text())
 
 
 def check_config(config: Mapping[str, Any] | None) -> dict[str, float]:
@@ -119,6 +61,22 @@ def check_config(config: Mapping[str, Any] | None) -> dict[str, float]:
     return checked
 
 
+def dynamics_of(spec: TaskSpec, dynamics: str | None, trace: RequestLog | None) -> str:
+    """The dynamics that serve a task: those asked for, else open-loop for a replayed log, else the task's own.
+
+    Raises:
+        ValueError: dynamics that there are not, or that the task cannot have.
+    """
+    own = spec.dynamics if trace is None else "open_loop"
+    wanted = own if dynamics is None else dynamics
+    if wanted not in DYNAMICS:
+        raise ValueError(f"dynamics = {shown(wanted)}: must be one of {', '.join(DYNAMICS)}")
+    if wanted == "closed_loop" and (trace is not None or spec.traffic is not None):
+        what = "a replayed log" if trace is not None else f"task {spec.id}'s traffic, fitted to a log,"
+        raise ValueError(f"dynamics = 'closed_loop': {what} is served open_loop only")
+    return wanted
+
+
 def engine_params(
     spec: TaskSpec, table: LatencyTable, dynamics: str | None = None, trace: RequestLog | None = None
 ) -> EngineParams:
@@ -133,22 +91,34 @@ def engine_params(
     Raises:
         ValueError: dynamics that there are not, or that the task cannot have.
     """
-    wanted = dynamics or ("open_loop" if trace is not None else spec.dynamics)
-    if wanted not in DYNAMICS:
-        raise ValueError(f"dynamics = {shown(wanted)}: must be one of {', '.join(DYNAMICS)}")
-    if wanted == "closed_loop" and (trace is not None or spec.traffic is not None):
-        what = "a replayed log" if trace is not None else f"task {spec.id}'s traffic, fitted to a log,"
-        raise ValueError(f"dynamics = 'closed_loop': {what} is served open_loop only")
+    wanted = dynamics_of(spec, dynamics, trace)
     if wanted == "closed_loop":
         return EngineParams(**{f.name: np.asarray(f.default, _engine_dtype(f.name)) for f in fields(EngineParams)})
+    profile = profile_of(table)
     found: dict[str, Any] = {
         "open_loop": 1,
-        "overhead_ms": table.engine_overhead_ms,
-        "slo_tpot_ms": spec.slo_tpot_ms,
+        "overhead_ms": profile.overhead_ms,
+        "overhead_ms_per_sequence": profile.overhead_ms_per_sequence,
+        "path_ms": profile.path_ms,
+        "first_token_iterations": profile.first_token_extra_iterations,
+        "token_budget": profile.tokens_per_iteration,
+        "memory_gb": profile.memory_gb,
+        "draft_share": profile.draft_share,
+        "acceptance_lengths": profile.acceptance_lengths[KIND],
+        "link_gb_s": profile.host_link_gb_s,
+        "slo_tpot_ms": (spec.slo_tpot_ms,) * 3,
         "output_mean": table.output_length,
     }
     if trace is not None:
-        found |= {"traffic": TRAFFIC_TRACE, "rate": trace.rate, "output_mean": trace.mean_output}
+        found |= {
+            "traffic": TRAFFIC_TRACE,
+            "rate": trace.rate,
+            "output_mean": trace.mean_output,
+            "prompt_cv": trace.prompt_cv,
+            "output_cv": trace.output_cv,
+            "length_correlation": trace.length_correlation,
+            "arrival_scv": trace.arrival_scv,
+        }
     elif spec.traffic is not None:
         fitted = spec.traffic
         found |= {
@@ -166,7 +136,7 @@ def engine_params(
 
 
 def _engine_dtype(name: str) -> type:
-    return np.int32 if name in ("open_loop", "traffic", "periods", "queue_capacity") else np.float32
+    return np.int32 if name in ("open_loop", "traffic", "periods", "queue_capacity", "second_gpu") else np.float32
 
 
 def make_params(

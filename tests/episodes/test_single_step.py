@@ -1,4 +1,4 @@
-"""The packed step: bytes in, bytes and plain numbers out, and clear errors."""
+"""One environment stepped from Python: bytes in, bytes and plain numbers out, and clear errors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from inferencegym_jax.models import plain
 def test_reset_answers_what_the_environment_shows_first() -> None:
     env, params = ig.make(3)
     observation, _ = env.reset_seed(7, params)
-    assert ig.PackedStep(env, params).reset(7).observation == plain(observation)
+    assert ig.SingleStep(env, params).reset(7).observation == plain(observation)
 
 
 def test_an_episode_forks_from_the_bytes_of_its_state() -> None:
-    step = ig.PackedStep(*ig.make(2))
-    small, large = (step.pack_action(ig.ServeAction(batch_size=size)) for size in (8, 256))
+    step = ig.SingleStep(*ig.make(2))
+    small, large = (step.pack_action(ig.ServeAction(batch_size=size)) for size in (8, 32))
     state = step.reset(1).state
     first = [step.step(state, action) for action in (small, large, small)]
     assert first[0] == first[2]
@@ -26,7 +26,7 @@ def test_an_episode_forks_from_the_bytes_of_its_state() -> None:
 
 
 def test_a_mapping_of_knobs_is_an_action() -> None:
-    step = ig.PackedStep(*ig.make(1))
+    step = ig.SingleStep(*ig.make(1))
     action = ig.ServeAction(kv_budget=0.7, batch_size=64)
     assert step.pack_action({**action.to_dict(), "note": "not read"}) == step.pack_action(action)
 
@@ -44,11 +44,11 @@ def test_a_mapping_of_knobs_is_an_action() -> None:
 )
 def test_a_knob_out_of_range_is_named(knobs: dict[str, object], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        ig.PackedStep(*ig.make(1)).pack_action(ig.ServeAction(**knobs))  # type: ignore[arg-type]
+        ig.SingleStep(*ig.make(1)).pack_action(ig.ServeAction(**knobs))  # type: ignore[arg-type]
 
 
 def test_bytes_of_another_length_are_named() -> None:
-    step = ig.PackedStep(*ig.make(1))
+    step = ig.SingleStep(*ig.make(1))
     with pytest.raises(ValueError, match="3 and 20 bytes"):
         step.step(b"abc", step.pack_action(ig.ServeAction()))
     with pytest.raises(ValueError, match="seed = -1"):
@@ -56,7 +56,12 @@ def test_bytes_of_another_length_are_named() -> None:
 
 
 def test_floats_keep_their_bits() -> None:
-    step = ig.PackedStep(*ig.make(3))
+    step = ig.SingleStep(*ig.make(3))
     outcome = step.step(step.reset(0).state, step.pack_action(ig.ServeAction()))
     values = [outcome.reward, *outcome.info["metrics"].values(), *outcome.observation["priority_distribution"]]
     assert all(float(np.float32(value)) == value for value in values)
+
+
+def test_the_old_name_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="SingleStep"):
+        assert ig.PackedStep is ig.SingleStep

@@ -1,0 +1,112 @@
+"""Tables of the pages that have a source in the code or the data: `python docs/tables.py` writes them anew.
+
+Each stands between ``<!-- name: ... -->`` and ``<!-- end -->``. With ``--check`` nothing is written, and the exit code
+says whether they are up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from inferencegym_jax.models import KNOBS, OBSERVATION, Knob  # noqa: E402
+
+TOKENS = (1, 32, 128, 512, 2048)  # of the table of matrix products
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def knobs() -> str:
+    """The five knobs, from ``models.KNOBS``."""
+    rows = [(f"`{name}`", values(knob), str(knob.default).lower(), knob.description) for name, knob in KNOBS.items()]
+    return table(("knob", "values", "default", "meaning"), rows)
+
+
+def values(knob: Knob) -> str:
+    """The allowed values of a knob, short."""
+    if knob.kind == "choice":
+        return ", ".join(map(str, knob.choices))
+    return "true or false" if knob.kind == "bool" else f"{knob.low:g} to {knob.high:g}"
+
+
+def observation() -> str:
+    """The fields of an observation, from ``models.OBSERVATION``."""
+    rows = [
+        (f"`{name}`", f"{field.low:g} to {field.high:g}".replace("to inf", "up"), field.unit, field.description)
+        for name, field in OBSERVATION.items()
+    ]
+    return table(("field", "range", "unit", "meaning"), rows)
+
+
+def calibration() -> str:
+    """Baseline and best static action of each task, from ``data/calibration.json``."""
+    tasks = json.loads((ROOT / "data" / "calibration.json").read_text())["tasks"]
+    rows = []
+    for number, (name, entry) in enumerate(tasks.items(), 1):
+        best, base = entry["best_static"], entry["baseline"]
+        chosen = {knob: value for knob, value in best["action"].items() if value != KNOBS[knob].default}
+        action = ", ".join(f"{knob} {shown(value)}" for knob, value in chosen.items()) or "the default action"
+        scores = (f"{base['score_seed_0']:.3f}", f"{base['mean_score']:.3f}", f"{best['mean_score']:.3f}")
+        rows.append((f"{number} {name}", *scores, action))
+    return table(("task", "baseline, seed 0", "baseline, mean", "best static, mean", "best static action"), rows)
+
+
+def shown(value: float | bool) -> str:
+    """A knob's value as a reader writes it."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
+
+
+def products() -> str:
+    """Matrix products of an iteration by weight format, from the engine profile of the shipped table."""
+    profile = json.loads((ROOT / "data" / "traces_llama3_8b.engine.json").read_text())["products_ms"]
+    columns = [profile["tokens"].index(tokens) for tokens in TOKENS]
+    rows = [
+        (f"{tokens:,}", *(f"{tier[i]:.1f}" for tier in profile["ms"]))
+        for tokens, i in zip(TOKENS, columns, strict=True)
+    ]
+    return table(("tokens in the iteration", "FP16", "INT8 (W8A8)", "INT4 (weights only)"), rows)
+
+
+TABLES = {
+    "ENVIRONMENT.md": {"knobs": knobs, "observation": observation, "calibration": calibration},
+    "docs/physics.md": {"products": products},
+}
+
+
+def filled(name: str) -> str:
+    """A page with its tables made anew."""
+    page = (ROOT / name).read_text(encoding="utf-8")
+    for key, make in TABLES[name].items():
+        pattern = rf"(<!-- {key}: [^\n]*-->\n)(.*?)(\n?<!-- end -->)"
+        page, count = re.subn(
+            pattern, lambda found, make=make: f"{found[1]}\n{make()}\n\n<!-- end -->", page, flags=re.S
+        )
+        if count != 1:
+            raise ValueError(f"{name}: {count} places for the table {key}; there must be one")
+    return page
+
+
+def main() -> int:
+    """Write the tables, or compare them with what is there."""
+    stale = [name for name in TABLES if filled(name) != (ROOT / name).read_text(encoding="utf-8")]
+    if "--check" in sys.argv[1:]:
+        print(f"out of date: {', '.join(stale)}; run python docs/tables.py" if stale else "up to date")
+        return 1 if stale else 0
+    for name in stale:
+        (ROOT / name).write_text(filled(name), encoding="utf-8")
+        print(f"wrote the tables of {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,133 @@
+"""The pure step: traffic, physics, reward, observation of one second, without auto-reset."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax.models import (
+    KNOBS,
+    EngineState,
+    EnvParams,
+    EnvState,
+    ServeAction,
+    ServeObservation,
+)
+from inferencegym_jax.numerics.compile_units import compile_unit
+from inferencegym_jax.physics import open_loop as engine
+from inferencegym_jax.physics.closed_loop import serve_second
+from inferencegym_jax.physics.metrics import kv_occupancy, violation_rate
+from inferencegym_jax.physics.observation import initial_observation, observe
+from inferencegym_jax.scoring.reward import Reward, of_each, reward
+from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.table.lookup import TableGrid
+from inferencegym_jax.traffic.request_log import RequestLog
+
+Dynamics: TypeAlias = Literal["mixed", "closed_loop", "open_loop"]
+"""Which dynamics a step is compiled for: one of the two, or the choice of every environment's params."""
+
+
+def initial(seed: jax.Array, episode: jax.Array, params: EnvParams) -> tuple[ServeObservation, EnvState]:
+    """The state of an episode before its first step and what the agent sees of it: ``initial_observation``."""
+    zero = jnp.zeros_like(seed, jnp.float32)
+    none = jnp.zeros_like(seed, jnp.int32)
+    shares = jnp.broadcast_to(jnp.asarray(params.class_shares, jnp.float32), (*jnp.shape(seed), 3))
+    state = EnvState(
+        seed=seed,
+        episode=episode,
+        time=none,
+        queue=none,
+        arrival_ema=zero,
+        class_counts=jnp.zeros_like(shares, jnp.int32),
+        cost_so_far=zero,
+        engine=EngineState.empty(jnp.shape(seed)),
+    )
+    return initial_observation(shares), state
+
+
+def effective_action(table: LatencyTable, action: ServeAction, params: EnvParams) -> ServeAction:
+    """The knobs in force: locked ones at the baseline's value, traced ones outside their range clamped at the edge."""
+    fields = {}
+    for i, (name, knob) in enumerate(KNOBS.items()):
+        value = getattr(action, name)
+        if knob.kind != "bool":
+            low, high = (jnp.asarray(end, value.dtype) for end in (knob.least, knob.most))
+            value = jnp.clip(value, low, high)
+        default = jnp.asarray(table.knob_defaults[name], value.dtype)
+        fields[name] = jnp.where(params.active[..., i], value, default)
+    return ServeAction(**fields)
+
+
+def transition(
+    grid: TableGrid,
+    state: EnvState,
+    action: ServeAction,
+    params: EnvParams,
+    trace: RequestLog | None = None,
+    dynamics: Dynamics = "mixed",
+    own_reward: Reward | None = None,
+) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
+    """The pure step: one second of serving, no auto-reset.
+
+    Args:
+        grid: the latency table.
+        state: before the step; fields are scalars, batched under vmap.
+        action: knobs as arrays.
+        params: the task.
+        trace: the request log that params may say is replayed.
+        dynamics: which to compile, where it is known that all of ``params`` have one of them.
+        own_reward: a user's, in place of ``scoring.reward.reward``.
+
+    Returns:
+        (observation, state after the step, reward float32, terminated bool, info).
+    """
+    action = compile_unit(functools.partial(effective_action, grid.table))(action, params)
+    traffic, class_counts, metrics, oom = serve_second(grid, state, action, params)
+    served = engine.Served(
+        workload=traffic,
+        metrics=metrics,
+        oom=oom,
+        engine=state.engine,
+        outcome=engine.no_outcome(traffic.priority_distribution),
+        occupancy=kv_occupancy(grid, metrics.gpu_memory_gb, action.quant_tier, params),
+        violation_rate=violation_rate(metrics, traffic.queue_depth),
+        ttft_mean_ms=metrics.ttft_p50_ms,
+        ttft_p90_ms=metrics.ttft_p99_ms,
+    )
+    if dynamics != "closed_loop":
+        rows = None if trace is None else trace.rows
+        run = engine.step if dynamics == "open_loop" else engine.apply
+        served = run(engine.iterations_of(grid.table), rows, grid.table.gpu_second_cost, state, action, params, served)
+    traffic, metrics, oom = served.workload, served.metrics, served.oom
+    after = EnvState(
+        seed=state.seed,
+        episode=state.episode,
+        time=state.time + 1,
+        queue=traffic.queue_depth,
+        arrival_ema=traffic.arrival_rate,
+        class_counts=class_counts,
+        cost_so_far=state.cost_so_far + metrics.cost_per_1k,
+        engine=served.engine,
+    )
+    observation = observe(
+        metrics,
+        traffic,
+        kv_cache_occupancy=served.occupancy,
+        slo_violation_rate=served.violation_rate,
+        timestep=after.time,
+        cost_so_far=after.cost_so_far,
+    )
+    info = {
+        "timestep": after.time,
+        "metrics": metrics,
+        "workload": traffic,
+        "oom": oom,
+        "outcome": served.outcome,
+        "ttft_mean_ms": served.ttft_mean_ms,
+        "ttft_p90_ms": served.ttft_p90_ms,
+    }
+    gives = reward if own_reward is None else functools.partial(of_each, own_reward)
+    return observation, after, gives(metrics, traffic, params), jnp.zeros_like(oom), info

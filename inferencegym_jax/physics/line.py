@@ -1,0 +1,94 @@
+"""The waiting line remembers when its requests came: age of its head, and how many are past their objective.
+
+The state holds how many requests joined in the last 1, 2, ... seconds. Requests come evenly within a second here, and
+every class has its share of each second's, so one memory serves all three lines.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax.physics.iteration import TINY
+
+SECOND_MS = 1000.0
+EVERYBODY = 1e9  # requests: more than a line holds
+LEAST_RATE = 0.1  # requests/s of those older than the memory, at least
+
+
+def remember(arrived: jax.Array, joined: jax.Array) -> jax.Array:
+    """The memory one second later: float32[..., seconds], requests that joined in the last 1, 2, ... seconds."""
+    earlier = jnp.concatenate([jnp.zeros_like(arrived[..., :1]), arrived[..., :-1]], axis=-1)
+    return earlier + jnp.asarray(joined)[..., None]
+
+
+def forget(arrived: jax.Array, earlier_rate: jax.Array) -> jax.Array:
+    """The rate (requests/s) of those older than the memory, with the second that leaves it."""
+    leaving = arrived[..., -1] - arrived[..., -2]
+    return earlier_rate + (leaving - earlier_rate) * jnp.float32(1.0 / arrived.shape[-1])
+
+
+def age_ms(arrived: jax.Array, earlier_rate: jax.Array, backlog: jax.Array) -> jax.Array:
+    """How long ago the request came that has ``backlog`` others behind it, ms; 0 for an empty line.
+
+    A binary search in the memory, linear within its second. What is older came at ``earlier_rate`` requests/s.
+    """
+    seconds = arrived.shape[-1]
+    node = jnp.zeros_like(backlog, jnp.int32)  # whole seconds that the backlog fills
+    step = seconds
+    while step > 1:
+        step //= 2
+        behind = _at(arrived, node + step - 1)
+        node = jnp.where(backlog >= behind, node + step, node)
+    behind = _at(arrived, node)
+    node = jnp.where((node == seconds - 1) & (backlog >= behind), seconds, node)
+    low = jnp.where(node > 0, _at(arrived, jnp.maximum(node - 1, 0)), 0.0)
+    high = jnp.where(
+        node < seconds, _at(arrived, jnp.minimum(node, seconds - 1)), low + jnp.maximum(earlier_rate, LEAST_RATE)
+    )
+    place = (backlog - low) / jnp.maximum(high - low, TINY)
+    whole = node.astype(jnp.float32) + jnp.where(node < seconds, jnp.clip(place, 0.0, 1.0), jnp.maximum(place, 0.0))
+    return jnp.where(backlog > TINY, SECOND_MS * whole, 0.0)
+
+
+def younger_than(arrived: jax.Array, age: jax.Array) -> jax.Array:
+    """Requests that joined less than ``age`` ms ago; beyond the memory everybody, ``EVERYBODY``."""
+    seconds = arrived.shape[-1]
+    x = jnp.clip(age / SECOND_MS, 0.0, float(seconds))
+    node = jnp.minimum(x.astype(jnp.int32), seconds - 1)
+    low = jnp.where(node > 0, _at(arrived, jnp.maximum(node - 1, 0)), 0.0)
+    found = low + (x - node) * (_at(arrived, node) - low)
+    return jnp.where(age < SECOND_MS * seconds, found, EVERYBODY)
+
+
+def _at(arrived: jax.Array, node: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(arrived, node[..., None], axis=-1, mode="promise_in_bounds")[..., 0]
+
+
+def waits(
+    arrived: jax.Array,
+    arrived_after: jax.Array,
+    earlier_rate: jax.Array,
+    before: jax.Array,
+    after: jax.Array,
+    entered: jax.Array,
+    share: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Wait in line of those of one class that enter in the second: its mean, and over how much it is spread, ms.
+
+    The age of the head goes evenly from what it is at the start to what it is at the end. Where the line empties, it
+    does so at the engine's pace, and whoever comes after that does not wait.
+
+    Args:
+        arrived: the line's memory at the start.
+        arrived_after: the same at the end.
+        earlier_rate: of those older than the memory, requests/s.
+        before: requests of the class that wait at the start.
+        after: the same at the end.
+        entered: requests of the class that enter.
+        share: of the class among the arrivals.
+    """
+    part = 1.0 / jnp.maximum(share, TINY)
+    start, end = age_ms(arrived, earlier_rate, before * part), age_ms(arrived_after, earlier_rate, after * part)
+    waited = jnp.where(after > TINY, 1.0, jnp.minimum(before / jnp.maximum(entered, TINY), 1.0))
+    return 0.5 * (start + end) * waited, jnp.abs(start - end) * waited

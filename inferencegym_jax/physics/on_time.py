@@ -1,0 +1,105 @@
+"""Who is on time: TTFT and TPOT of a second's requests against the objectives of their class.
+
+Every request is judged once: late when its wait in line passes the objective or its first token comes late, and
+otherwise when it finishes, by its time per output token. Symbols: docs/physics.md.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax.physics.iteration import TINY
+
+CLASSES = 3
+
+
+class Judged(NamedTuple):
+    """One class in one second; requests."""
+
+    on_time: jax.Array
+    late: jax.Array
+    unjudged: jax.Array  # running requests that are not late so far, after the second
+    present: jax.Array  # the same and those that wait and are not late so far
+
+
+class TimePerToken(NamedTuple):
+    """TPOT of the requests that finish: nearly normal; ms."""
+
+    mean: jax.Array
+    deviation: jax.Array
+
+
+def time_per_token(
+    slowed_ms: jax.Array,
+    tokens: jax.Array,
+    had_ms: jax.Array,
+    had_tokens: jax.Array,
+    output: jax.Array,
+    admission: jax.Array,
+    square_ms: jax.Array,
+) -> TimePerToken:
+    """TPOT of the requests that finish in this second.
+
+    Of a stay of O T / AL ms the last second is this one's; before it a request had what the running had on average.
+    It meets a Poisson number of prompts, whose time spreads its own.
+
+    Args:
+        slowed_ms: T, a mean iteration.
+        tokens: AL, tokens that it yields a request.
+        had_ms: request-ms that the running had before this second.
+        had_tokens: tokens that they got in it.
+        output: O.
+        admission: prompts a ms on one GPU.
+        square_ms: mean square of what a prompt adds to an iteration, ms^2.
+    """
+    now = slowed_ms / tokens
+    stay = jnp.maximum(output - 1.0, 1.0) * now
+    recent = jnp.minimum(1000.0 / jnp.maximum(stay, TINY), 1.0)
+    before = jnp.where(had_tokens > 1.0, had_ms / jnp.maximum(had_tokens, 1.0), now)
+    mean = recent * now + (1.0 - recent) * before
+    deviation = jnp.sqrt(admission * square_ms * stay) / jnp.maximum(output - 1.0, 1.0)
+    return TimePerToken(mean, deviation)
+
+
+def share_quick(per_token: TimePerToken, objective_ms: jax.Array) -> jax.Array:
+    """Share of the finishing requests whose TPOT is within the objective (ms, may be infinite).
+
+    The normal distribution as a logistic of ``1.5976 z + 0.0706 z^3`` (Page, "Approximations to the cumulative normal
+    function", Applied Statistics 26, 1977); to 2e-4.
+    """
+    z = (jnp.minimum(objective_ms, 1e9) - per_token.mean) / jnp.maximum(per_token.deviation, 0.01)
+    z = jnp.clip(z, -6.0, 6.0)
+    return 1.0 / (1.0 + jnp.exp(-z * (1.5976 + 0.07056 * z * z)))
+
+
+def judge(
+    joined: jax.Array,
+    young_before: jax.Array,
+    young_after: jax.Array,
+    admitted: jax.Array,
+    prompt_share: jax.Array,
+    unjudged: jax.Array,
+    finished: jax.Array,
+    quick_share: jax.Array,
+) -> Judged:
+    """Count one class's second.
+
+    Args:
+        joined: requests that joined its line.
+        young_before: requests of its line at the start whose wait was within the objective.
+        young_after: the same at the end.
+        admitted: requests that left the line for the engine.
+        prompt_share: share of those whose first token is on time.
+        unjudged: running requests at the start that are not late so far.
+        finished: share of the running that finish in the second.
+        quick_share: share of those whose TPOT is on time.
+    """
+    decided = jnp.maximum(young_before + joined - young_after, 0.0)
+    first = jnp.minimum(prompt_share * admitted, decided)
+    done = (unjudged + first) * finished
+    on_time = done * quick_share
+    left = unjudged + first - done
+    return Judged(on_time, (decided - first) + (done - on_time), left, left + young_after)

@@ -1,0 +1,70 @@
+"""The KV pool: how far it may fill before prompts wait, what it holds after a second, and who is preempted.
+
+Symbols: docs/physics.md.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax.physics.iteration import TINY
+
+
+def pool_tokens(memory_gb: jax.Array, weights_gb: jax.Array, runtime_gb: float, bytes_per_token: float) -> jax.Array:
+    """Tokens whose keys and values fit beside weights and runtime."""
+    return jnp.maximum(memory_gb - weights_gb - runtime_gb, 0.0) * jnp.float32(1e9 / bytes_per_token)
+
+
+def watermark_room(
+    pool: jax.Array, budget: jax.Array, prompt: jax.Array, cv_prompt: jax.Array, output: jax.Array
+) -> jax.Array:
+    """Mean tokens held by an engine whose admission waits for the watermark ``budget x pool``.
+
+    Right after an admission the tokens used lie evenly below the watermark over one prompt, half an inspected prompt
+    below it on average; until the next completion the running grow by O, as far as the pool lasts.
+    """
+    above = (1.0 - budget) * pool
+    growth = output * (1.0 - jnp.exp(-above / jnp.maximum(output, 1.0)))
+    return jnp.maximum(budget * pool - 0.5 * prompt * (1.0 + cv_prompt * cv_prompt) + growth, prompt)
+
+
+def held_after(
+    held: jax.Array, entered: jax.Array, grown: jax.Array, completed: jax.Array, freed: jax.Array
+) -> jax.Array:
+    """K after the second: tokens that came (prompts, output) and went with those that finished.
+
+    Tokens leave at the rate at which requests do, each ``freed`` times its share: exact for constant rates.
+
+    Args:
+        held: K at the start.
+        entered: prompt tokens admitted.
+        grown: output tokens decoded.
+        completed: requests that finished, over the mean number running.
+        freed: tokens that one of them frees over the mean of the running.
+    """
+    u = jnp.maximum(completed * freed, 1e-4)
+    stay = jnp.exp(-u)
+    return held * stay + (entered + grown) * (1.0 - stay) / u
+
+
+def preemptions(
+    completed: jax.Array,
+    grown: jax.Array,
+    is_full: jax.Array,
+    pool: jax.Array,
+    budget: jax.Array,
+    prompt: jax.Array,
+    output: jax.Array,
+    beyond: jax.Array,
+) -> jax.Array:
+    """Requests preempted in the second.
+
+    A pool that admission keeps full loses O tokens of room between completions, and each preempted request gives back
+    its prompt: O / P a completion. The free share above the watermark, H tokens, is passed with a probability of
+    ``exp(-theta H)``, theta = P / (O (P + O)). A pool that is not full is passed by chance, with that of ``beyond``.
+    """
+    theta = prompt / jnp.maximum(output * (prompt + output), TINY)
+    at_watermark = completed * output / jnp.maximum(prompt, 1.0) * jnp.exp(-theta * (1.0 - budget) * pool)
+    by_chance = grown / jnp.maximum(prompt, 1.0) * beyond
+    return jnp.where(is_full, at_watermark, by_chance)

@@ -1,0 +1,241 @@
+"""One second of open-loop serving: the fluid, the lines of the classes, and what became of the requests.
+
+``arrivals, knobs, engine -> switching -> fluid -> line, first token, on time -> Second, engine``. Symbols:
+docs/physics.md.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inferencegym_jax.models import EngineParams, EngineState, RequestOutcome, ServeAction
+from inferencegym_jax.physics import line, on_time, pool
+from inferencegym_jax.physics.first_token import FirstToken, first_token, quantiles, share_within
+from inferencegym_jax.physics.flow import mix, total
+from inferencegym_jax.physics.fluid import Arrivals, Flow, Inflow, flow, prompts_of, take_in
+from inferencegym_jax.physics.iteration import TINY, Iterations, Prompts, over_nodes
+from inferencegym_jax.physics.on_time import CLASSES
+from inferencegym_jax.physics.speculation import accepted_tokens
+from inferencegym_jax.physics.switching import SECOND_MS, Configuration, configure
+
+
+class Second(NamedTuple):
+    """What one second of serving came to; float32 unless noted."""
+
+    tokens: jax.Array  # output tokens
+    tpot_ms: jax.Array
+    ttft_mean_ms: jax.Array
+    ttft_p50_ms: jax.Array
+    ttft_p90_ms: jax.Array
+    ttft_p99_ms: jax.Array
+    memory_gb: jax.Array  # of one GPU: weights, runtime and tokens held
+    occupancy: jax.Array  # share of the KV pools in use
+    admitted: jax.Array  # requests
+    completed: jax.Array
+    rejected: jax.Array
+    preempted: jax.Array
+    running: jax.Array  # mean number
+    accepted: jax.Array  # accepted share of the drafted tokens; 0 without drafts
+    outcome: RequestOutcome
+    flow: Flow
+    first: FirstToken
+    wait_ms: jax.Array  # mean wait in line of those that entered
+    spread_ms: jax.Array  # over which that wait is spread
+
+
+def by_tier(values: np.ndarray, tier: jax.Array) -> jax.Array:
+    """A constant of the weight format in force, float32."""
+    found = jnp.full_like(tier, float(values[0]), jnp.float32)
+    for i in range(1, len(values)):
+        found = jnp.where(tier >= i, jnp.float32(values[i]), found)
+    return found
+
+
+def serve_second(
+    grid: Iterations,
+    engine: EngineState,
+    action: ServeAction,
+    arrivals: Arrivals,
+    is_first: jax.Array,
+    class_shares: jax.Array,
+    slo_ttft_ms: jax.Array,
+    params: EngineParams,
+) -> tuple[Second, EngineState]:
+    """One second of serving for one environment.
+
+    Args:
+        grid: the lookups of the engine's profile.
+        engine: at the start of the second.
+        action: knobs in force, as arrays.
+        arrivals: the second's requests.
+        is_first: bool, the episode's first second.
+        class_shares: float32[3], of the arrivals.
+        slo_ttft_ms: float32[3], objective on the time to first token, by class; infinite for none.
+        params: the engine and the traffic.
+
+    Returns:
+        What the second came to, and the engine after it (``running`` is the caller's to count).
+    """
+    profile = grid.profile
+    configuration, engine = configure(engine, action, is_first, params)
+    weights = by_tier(profile.weights_gb, configuration.tier)
+    pool_tokens = pool.pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
+    tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
+    inflow = take_in(engine, arrivals, action, tokens, pool_tokens, configuration, params)
+    prompts, alone = prompts_of(grid, inflow, configuration, params)
+    alone_ms = over_nodes(alone)
+    moved = flow(grid, engine, inflow, prompts, alone_ms, action, configuration, params)
+    first = tokens_first(moved, inflow, prompts, alone, configuration, arrivals, params)
+    return settle(
+        grid, engine, inflow, moved, first, prompts, action, arrivals, configuration, class_shares, slo_ttft_ms, params
+    )
+
+
+def tokens_first(
+    moved: Flow,
+    inflow: Inflow,
+    prompts: Prompts,
+    alone: tuple[jax.Array, ...],
+    configuration: Configuration,
+    arrivals: Arrivals,
+    params: EngineParams,
+) -> FirstToken:
+    """The time to first token of the second's requests, the line apart."""
+    spare = jnp.maximum(moved.capacity * SECOND_MS - arrivals.requests, TINY)
+    clear = 1.0 - jnp.clip((inflow.waiting + inflow.again) / spare, 0.0, 1.0)
+    return first_token(
+        prompts,
+        moved.iteration_ms,
+        moved.admitted,
+        moved.running / configuration.gpus,
+        configuration.gpus,
+        clear,
+        params,
+    )
+
+
+def settle(
+    grid: Iterations,
+    engine: EngineState,
+    inflow: Inflow,
+    moved: Flow,
+    first: FirstToken,
+    prompts: Prompts,
+    action: ServeAction,
+    arrivals: Arrivals,
+    configuration: Configuration,
+    class_shares: jax.Array,
+    slo_ttft_ms: jax.Array,
+    params: EngineParams,
+) -> tuple[Second, EngineState]:
+    """Lines, outcome and metrics of the second, and the engine after it."""
+    profile = grid.profile
+    new = moved.admitted - moved.again
+    left = jnp.maximum(inflow.waiting + arrivals.requests - new, 0.0)
+    rejected = jnp.minimum(jnp.maximum(left - params.queue_capacity, 0.0), arrivals.requests)
+    joined = arrivals.requests - rejected
+    arrived = line.remember(engine.arrived, joined)
+    per_token = on_time.time_per_token(
+        moved.slowed_ms,
+        inflow.tokens,
+        engine.had_ms,
+        engine.had_tokens,
+        moved.output,
+        moved.admitted / (SECOND_MS * configuration.gpus),
+        over_nodes(tuple(x * x for x in prompts.added_ms)),
+    )
+    finished = jnp.minimum(moved.completed / jnp.maximum(inflow.running + new, TINY), 1.0)
+    entering, waiting, unjudged, rows = new, [], [], []
+    wait_sum, spread_sum = jnp.zeros_like(new), jnp.zeros_like(new)
+    for i in range(CLASSES):
+        share = class_shares[..., i]
+        before = engine.waiting[..., i]
+        mine = jnp.minimum(before + share * joined, entering)
+        entering = entering - mine
+        after = jnp.maximum(before + share * joined - mine, 0.0)
+        wait, spread = line.waits(engine.arrived, arrived, engine.earlier_rate, before, after, mine, share)
+        objective = slo_ttft_ms[..., i]
+        judged = on_time.judge(
+            share * joined,
+            jnp.minimum(before, share * line.younger_than(engine.arrived, objective)),
+            jnp.minimum(after, share * line.younger_than(arrived, objective)),
+            mine,
+            share_within(first, objective, wait, spread),
+            engine.unjudged[..., i],
+            finished,
+            on_time.share_quick(per_token, params.slo_tpot_ms[..., i]),
+        )
+        rows.append(judged)
+        waiting.append(after)
+        unjudged.append(judged.unjudged)
+        wait_sum, spread_sum = wait_sum + mine * wait, spread_sum + mine * spread
+    some = jnp.maximum(new, TINY)
+    wait, spread = jnp.where(new > TINY, wait_sum / some, 0.0), jnp.where(new > TINY, spread_sum / some, 0.0)
+    p50, p90, p99 = quantiles(first, wait, spread)
+    tokens = moved.grown + new
+    good = rows[0].on_time + rows[1].on_time + rows[2].on_time
+    zero = jnp.zeros_like(class_shares)
+    outcome = RequestOutcome(
+        asked=class_shares * arrivals.requests[..., None],
+        on_time=jnp.stack([row.on_time for row in rows], axis=-1),
+        late=jnp.stack([row.late for row in rows], axis=-1),
+        rejected=class_shares * rejected[..., None],
+        failed=zero,
+        present=jnp.stack([row.present for row in rows], axis=-1),
+        tokens_asked=arrivals.requests * arrivals.output,
+        on_time_tokens=good * moved.output,
+        gpu_seconds=configuration.paid,
+        quality=1.0 - by_tier(profile.quality_loss, configuration.tier),
+    )
+    gpus = jnp.maximum(configuration.gpus, 1.0 + (configuration.apart > 0.5))
+    used = moved.held / gpus
+    drafts = action.spec_length.astype(jnp.float32)
+    second = Second(
+        tokens=tokens,
+        tpot_ms=moved.slowed_ms / inflow.tokens,
+        ttft_mean_ms=wait + first.mean,
+        ttft_p50_ms=p50,
+        ttft_p90_ms=p90,
+        ttft_p99_ms=p99,
+        memory_gb=by_tier(profile.weights_gb, configuration.tier)
+        + jnp.float32(profile.runtime_gb)
+        + used * jnp.float32(profile.kv_bytes_per_token / 1e9),
+        occupancy=jnp.clip(used / jnp.maximum(inflow.pool, 1.0), 0.0, 1.0),
+        admitted=moved.admitted,
+        completed=moved.completed,
+        rejected=rejected,
+        preempted=moved.preempted,
+        running=moved.running,
+        accepted=jnp.where(drafts > 0, (inflow.tokens - 1.0) / jnp.maximum(drafts, 1.0), 0.0),
+        outcome=outcome,
+        flow=moved,
+        first=first,
+        wait_ms=wait,
+        spread_ms=spread,
+    )
+    kept = 1.0 - finished
+    back = jnp.where(inflow.again > TINY, moved.again / jnp.maximum(inflow.again, TINY), 0.0)
+    after_running = total(moved.phases)
+    taken = moved.admitted * jnp.where(configuration.gpus > 1.0, 1.0, 0.0)
+    second_running = jnp.minimum(engine.second_running * kept + taken, 0.5 * after_running)
+    second_running = jnp.where(configuration.apart > 0, engine.second_running * kept, second_running)
+    return second, engine.replace(
+        phases=jnp.stack(moved.phases, axis=-1),
+        prompt=mix(inflow.running, inflow.own_prompt, moved.admitted, inflow.prompt),
+        output=moved.output,
+        held=moved.held,
+        had_ms=(engine.had_ms + moved.busy_ms) * kept,
+        had_tokens=(engine.had_tokens + moved.grown) * kept,
+        unjudged=jnp.stack(unjudged, axis=-1),
+        waiting=jnp.stack(waiting, axis=-1),
+        waiting_prompt=mix(inflow.waiting, engine.waiting_prompt, arrivals.requests, arrivals.prompt),
+        waiting_output=inflow.output,
+        arrived=arrived,
+        earlier_rate=line.forget(engine.arrived, engine.earlier_rate),
+        preempted=engine.preempted * (1.0 - back)[..., None],
+        second_running=second_running,
+    )

@@ -1,0 +1,77 @@
+"""The names of policies, and the one function that knows them: ``policy_of``.
+
+``name, problem -> policy``. A name is one of ``NAMES``, knobs (``batch_size=64,kv_budget=0.5``: that action always), or
+the path of a trained policy: its file, or the folder of a training run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.models import ServeAction, shown
+from inferencegym_jax.policies.builtin import baseline, random, reactive, static
+from inferencegym_jax.policies.knob_text import knob_values
+from inferencegym_jax.policies.network import load_network, network_policy, trained
+from inferencegym_jax.registry import Problem
+
+CONTROLLERS: dict[str, Policy] = {"random": random, "reactive": reactive}
+"""Built-in policies that look at the observation or draw, and need no weights."""
+STATIC = ("baseline", "best_static")
+"""Built-in policies that always take one action."""
+NAMES = ("baseline", "random", "reactive", "best_static", "trained")
+"""Every built-in policy, in the order in which tables list them."""
+POLICY_HELP = (
+    f"{', '.join(NAMES)}, a policy file (.npz) or a training run's folder, or knobs: batch_size=64,kv_budget=0.5"
+)
+
+
+def policy_of(name: str, problem: Problem, *, any_task: bool = False) -> Policy:
+    """The policy of a name on a problem.
+
+    Args:
+        name: see the module; ``-`` for ``_`` will do. "best_static" is the best static action of the problem's own
+            table and traffic, "trained" the policy that ships for its task.
+        problem: where it is to act.
+        any_task: take a file also where it says that it was trained for another task.
+
+    Raises:
+        ValueError: no such name and no such path (says what there is), a file that is no policy or was trained for
+            another task, a knob out of range or that the table lacks.
+        FileNotFoundError: no trained policy ships for the task, or there is no such file.
+    """
+    usual = name.replace("-", "_")
+    if usual in CONTROLLERS:
+        return CONTROLLERS[usual]
+    if usual == "trained":
+        return trained(problem.spec)
+    action = static_action(usual if usual in STATIC else name, problem)
+    if action is not None:
+        return baseline if usual == "baseline" else static(action)
+    if not (Path(name).exists() or name.endswith(".npz")):
+        raise ValueError(f"policy = {shown(name)}: no such name and no such file; must be one of {POLICY_HELP}")
+    network, metadata = load_network(name)
+    own, wanted = metadata.get("task"), problem.spec.name
+    if own not in (None, wanted) and not any_task:
+        raise ValueError(
+            f"policy = {name!r}: trained for task {own!r}, asked for {wanted!r}; "
+            "ig.policies.load(path) plays it on any task"
+        )
+    return network_policy(network)
+
+
+def static_action(name: str, problem: Problem) -> ServeAction | None:
+    """The action of a policy that always takes one (``STATIC`` and knobs), None of every other name.
+
+    Raises:
+        ValueError, TypeError: a knob out of range, or a value that the problem's table lacks.
+    """
+    if name == "baseline":
+        return ServeAction()
+    if name == "best_static":
+        return problem.best_static
+    if "=" not in name or Path(name).exists():
+        return None
+    action = ServeAction(**knob_values(name, "policy"))
+    problem.env.check_action(action)
+    return action

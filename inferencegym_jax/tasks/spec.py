@@ -1,0 +1,112 @@
+"""A task as data: ``TaskSpec``, whose every field is checked when it is made."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from inferencegym_jax.models import KNOBS, shown
+from inferencegym_jax.tasks.checks import check_fields, three
+
+DEFAULT_WEIGHTS = {"alpha": 0.40, "beta": 0.25, "gamma": 0.30, "delta": 0.10}
+"""Reward weights of throughput, latency, violations and cost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """One task: traffic, objectives, limits, the knobs that it leaves to the agent, reward weights.
+
+    Raises ``ValueError`` or ``TypeError`` where a field is out of range; the message names task, field, value and what
+    is allowed. Equal and hashed by content.
+
+    Attributes:
+        name: small letters, digits and hyphens, beginning with a letter; unique, like ``id`` and ``title``.
+        id: a whole number above 0.
+        title: as people read it, and without what is no letter or digit its Gymnasium id; default: from the name.
+        difficulty: a word.
+        description: a sentence.
+        arrivals: ``rate`` (requests/s), and for bursts ``burst_rate``, ``burst_period``, ``burst_start`` and
+            ``burst_length`` (seconds).
+        prompts: lengths in tokens. ``kind`` "uniform": ``low``, ``high``; "mixture": also ``long_low``, ``long_high``
+            and ``long_share``; "lognormal": ``log_mean``, ``log_sigma``, clamped to ``low`` to ``high``.
+        slo_ttft_ms: TTFT objective of the interactive, batch and best-effort class; infinity (or None) for none.
+        class_shares: of the three classes; they add up to 1.
+        memory_limit_gb: what the grader asks for.
+        acceptance: base acceptance rate of drafted tokens, above 0 and at most 1.
+        active_knobs: those left to the agent.
+        reward: weights ``alpha``, ``beta``, ``gamma``, ``delta``.
+        cost_budget: of an episode, for graders that have one.
+        dynamics: "closed_loop", or "open_loop" (continuous batching).
+        traffic: fitted to a log by ``data/fit_traces.py``, in place of arrivals and prompts; open-loop only: ``rate``
+            (requests/s), ``sigma`` and ``periods`` of the load at three time scales, ``prompt`` and ``output`` with
+            ``mean`` (tokens) and ``cv``. Further keys say where it comes from.
+        slo_tpot_ms: objective on the time per output token, for the general grader.
+    """
+
+    name: str
+    id: int
+    title: str = ""
+    difficulty: str = "custom"
+    description: str = ""
+    arrivals: dict[str, float]
+    prompts: dict[str, Any]
+    slo_ttft_ms: tuple[float, ...]
+    class_shares: tuple[float, ...] = (1.0, 0.0, 0.0)
+    memory_limit_gb: float = 40.0
+    acceptance: float = 0.65
+    active_knobs: tuple[str, ...] = tuple(KNOBS)
+    reward: dict[str, float] = field(default_factory=DEFAULT_WEIGHTS.copy)
+    cost_budget: float | None = None
+    dynamics: str = "closed_loop"
+    traffic: dict[str, Any] | None = None
+    slo_tpot_ms: float = math.inf
+
+    def __post_init__(self) -> None:
+        own: dict[str, Any] = {
+            "title": self.title or str(self.name).replace("-", " ").title(),
+            "slo_ttft_ms": three(self, "slo_ttft_ms", math.inf),
+            "class_shares": three(self, "class_shares", 0.0),
+            "active_knobs": tuple(self.active_knobs),
+            "arrivals": copy.deepcopy(self.arrivals),  # so that changing the caller's dict changes no task
+            "prompts": copy.deepcopy(self.prompts),
+            "reward": copy.deepcopy(self.reward),
+            "traffic": copy.deepcopy(self.traffic),
+        }
+        for name, value in own.items():
+            object.__setattr__(self, name, value)
+        check_fields(self)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        """Hash of the content."""
+        return hash(self.digest)
+
+    @classmethod
+    def from_entry(cls, name: str, entry: Mapping[str, Any]) -> TaskSpec:
+        """The task of an entry of a JSON file of tasks, as ``data/workload_configs.json`` is one.
+
+        Raises:
+            ValueError, TypeError: an unknown or missing field, or one out of range.
+        """
+        if not isinstance(entry, Mapping):
+            raise TypeError(f"task {shown(name)} = {shown(entry)}: must be an object of the task's fields")
+        known = {f.name: f for f in dataclasses.fields(cls) if f.name != "name"}
+        unknown = [key for key in entry if key not in known]
+        if unknown:
+            raise ValueError(f"task {shown(name)}: unknown field {shown(unknown[0])}; allowed are {', '.join(known)}")
+        needed = ("id", "arrivals", "prompts", "slo_ttft_ms")
+        absent = [key for key in needed if key not in entry]
+        if absent:
+            raise ValueError(f"task {shown(name)}: field {absent[0]!r} is missing; needed are {', '.join(needed)}")
+        return cls(name=name, **entry)

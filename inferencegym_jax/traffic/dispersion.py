@@ -1,0 +1,64 @@
+"""How the requests of a second differ among themselves: what its count and its mean lengths do not say."""
+
+from __future__ import annotations
+
+import numpy as np
+
+TENTHS = 10  # parts of a second in which arrivals are counted
+LEAST_COARSE = 0.9  # share of whole seconds among the times from which a log is taken to have no finer ones
+
+
+class Moments:
+    """Sums over requests, block by block."""
+
+    def __init__(self) -> None:
+        self.products = np.zeros(3)  # of prompt^2, output^2, prompt x output
+
+    def add(self, prompts: np.ndarray, outputs: np.ndarray) -> None:
+        """Count a block of requests; tokens."""
+        self.products += [prompts @ prompts, outputs @ outputs, prompts @ outputs]
+
+    def within(self, counts: np.ndarray, prompts: np.ndarray, outputs: np.ndarray) -> tuple[float, float, float]:
+        """Coefficients of variation of prompts and outputs within a second, and their correlation.
+
+        Unbiased: deviations from a second's own mean, over the requests less the seconds.
+
+        Args:
+            counts: float[seconds], requests.
+            prompts: float[seconds], the sum of their prompts, tokens.
+            outputs: float[seconds], the sum of their outputs.
+        """
+        present = np.maximum(counts, 1.0)
+        freedom = counts.sum() - (counts > 0).sum()
+        if freedom < 1:
+            return 0.0, 0.0, 0.0
+        means = prompts / present, outputs / present
+        squares = self.products - [prompts @ means[0], outputs @ means[1], prompts @ means[1]]
+        variance = np.maximum(squares[:2] / freedom, 0.0)
+        spread = np.sqrt(variance)
+        covariance = squares[2] / freedom
+        both = spread[0] * spread[1]
+        correlation = float(np.clip(covariance / both, -1.0, 1.0)) if both > 0 else 0.0
+        requests = counts.sum()
+        return float(spread[0] * requests / prompts.sum()), float(spread[1] * requests / outputs.sum()), correlation
+
+
+def arrival_scv(times: np.ndarray) -> float:
+    """Squared coefficient of variation of the gaps within a second, from counts in tenths of it.
+
+    The variance of the counts in tenths, given the second's count, over that of requests that come independently: 1
+    for Poisson arrivals, also where the rate swings from second to second. 1 where the times are whole seconds.
+
+    Args:
+        times: float[requests], seconds, in any order.
+    """
+    if len(times) < 2 or np.mean(times == np.floor(times)) > LEAST_COARSE:
+        return 1.0
+    tenth = np.floor(times * TENTHS).astype(np.int64)
+    tenth -= tenth.min() - tenth.min() % TENTHS
+    tenths, counts = np.unique(tenth, return_counts=True)
+    seconds, index = np.unique(tenths // TENTHS, return_inverse=True)
+    totals = np.bincount(index, counts, len(seconds))
+    squares = np.bincount(index, counts.astype(np.float64) ** 2, len(seconds))
+    spread = (squares - totals**2 / TENTHS).sum()
+    return float(spread / (totals.sum() * (1.0 - 1.0 / TENTHS)))
