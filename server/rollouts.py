@@ -24,13 +24,13 @@ from inferencegym_jax.policies.names import CONTROLLERS, STATIC, policy_of, stat
 from inferencegym_jax.scoring.aggregates import aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
 from server.errors import BadInput
-from server.programs import Engine, Kernel
+from server.programs import Programs, TaskProgram
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
 
 ARROW = "application/vnd.apache.arrow.stream"
 BLOCK = 256  # episodes a compiled call
-REPLAY, FIRST = 0, 1  # what ``choose`` chooses: the actions in its carry, or a controller, counted from FIRST
+REPLAY, FIRST = 0, 1  # what ``choose`` takes: the actions in its carry, or a controller, counted from FIRST
 Choice = tuple[jax.Array, ServeAction, jax.Array]
 
 
@@ -39,10 +39,10 @@ def choose(key: jax.Array, observation: ServeObservation, carry: Choice) -> tupl
     which, actions, step = carry
     replayed = jax.tree.map(lambda column: column[step], actions)
     others = [policy(key, observation, None).as_arrays() for policy in CONTROLLERS.values()]
-    chosen = jax.tree.map(
+    action = jax.tree.map(
         lambda *options: jnp.select([which == i for i in range(len(options))], options), replayed, *others
     )
-    return chosen, (which, actions, step + 1)
+    return action, (which, actions, step + 1)
 
 
 def trim() -> None:
@@ -65,8 +65,8 @@ class Source:
 class Rollouts:
     """Runs and scores what POST /rollout asks for."""
 
-    def __init__(self, engine: Engine, settings: Settings):
-        self.engine, self.settings = engine, settings
+    def __init__(self, programs: Programs, settings: Settings):
+        self.programs, self.settings = programs, settings
         self._compiled: set[Policy] = set()
 
     def check(self, request: RolloutRequest) -> None:
@@ -82,7 +82,7 @@ class Rollouts:
         if request.format == "arrow" and not request.trajectories:
             raise BadInput('format = "arrow": needs trajectories = true')
         if request.policy is not None and request.policy not in (*STATIC, *CONTROLLERS):
-            self.policy(request.policy, self.engine.kernel(request.task_id).problem)
+            self.policy(request.policy, self.programs.program(request.task_id).problem)
 
     def warm_up(self) -> None:
         """Compile ``choose``, so that no request waits for it."""
@@ -101,21 +101,21 @@ class Rollouts:
 
     def run(self, request: RolloutRequest) -> tuple[bytes, str, int]:
         """(body, media type, steps taken) of a checked request."""
-        kernel = self.engine.kernel(request.task_id, config_dict(request.config))
-        source = self._source(request, kernel)
+        program = self.programs.program(request.task_id, config_dict(request.config))
+        source = self._source(request, program)
         lengths = source.lengths
         seeds = np.asarray(request.seeds, np.uint32)
         parts = []
         for start in range(0, len(seeds), BLOCK):
             block = np.arange(start, min(start + BLOCK, len(seeds)))
-            parts.append(self._block(kernel, source, seeds, block, request.trajectories))
+            parts.append(self._block(program, source, seeds, block, request.trajectories))
         if source.policy not in self._compiled:
             self._compiled.add(source.policy)
             trim()
-        found = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
-        scores, totals = self._score(kernel, found, lengths)
-        answer = {
-            "task_id": kernel.spec.id,
+        steps = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
+        scores, totals = self._score(program, steps, lengths)
+        response = {
+            "task_id": program.spec.id,
             "policy": request.policy,
             "seeds": request.seeds,
             "steps": lengths.tolist(),
@@ -123,32 +123,32 @@ class Rollouts:
             "total_rewards": totals.tolist(),
             "breakdown": {name: value.tolist() for name, value in scores.items()},
         }
-        answer["mean_score"] = float(np.mean(answer["scores"]))
-        steps = int(lengths.sum())
+        response["mean_score"] = float(np.mean(response["scores"]))
+        count = int(lengths.sum())
         if request.format == "arrow":
-            return _arrow(found, lengths, seeds, answer), ARROW, steps
-        answer["trajectories"] = _episodes(found, lengths) if request.trajectories else None
-        return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), "application/json", steps
+            return _arrow(steps, lengths, seeds, response), ARROW, count
+        response["trajectories"] = _episodes(steps, lengths) if request.trajectories else None
+        return orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY), "application/json", count
 
-    def _source(self, request: RolloutRequest, kernel: Kernel) -> Source:
+    def _source(self, request: RolloutRequest, program: TaskProgram) -> Source:
         count = len(request.seeds)
         whole = np.full(count, EPISODE_LENGTH)
         name: str = request.policy or "baseline"
-        action = static_action(name, kernel.problem)
+        action = static_action(name, program.problem)
         if action is None and name not in CONTROLLERS:
-            return Source(self.policy(name, kernel.problem), whole)
+            return Source(self.policy(name, program.problem), whole)
         knobs = (action or ServeAction()).to_dict()
         sequences = [[]] if request.actions is None else request.actions
         columns: dict[str, np.ndarray] = {}
         for knob in KNOBS:
             rows = np.full((len(sequences), EPISODE_LENGTH), knobs[knob])
             for row, sequence in zip(rows, sequences, strict=True):
-                row[: len(sequence)] = [getattr(given, knob) for given in sequence]
+                row[: len(sequence)] = [getattr(action, knob) for action in sequence]
             columns[knob] = np.broadcast_to(rows, (count, EPISODE_LENGTH))
         actions = ServeAction(**columns)
         if request.actions is not None:
             try:
-                kernel.env.check_action(actions)
+                program.env.check_action(actions)
             except ValueError as error:
                 raise BadInput(f"actions: {error}") from error
             lengths = np.broadcast_to([len(sequence) for sequence in sequences], (count,))
@@ -156,40 +156,40 @@ class Rollouts:
         which = FIRST + list(CONTROLLERS).index(name) if name in CONTROLLERS else REPLAY
         return Source(choose, whole, which, actions)
 
-    def _block(self, kernel: Kernel, source: Source, seeds: np.ndarray, block: np.ndarray, whole: bool) -> Any:
+    def _block(self, program: TaskProgram, source: Source, seeds: np.ndarray, block: np.ndarray, whole: bool) -> Any:
         """The episodes of a block as NumPy arrays (steps, episodes); what no answer needs is dropped."""
         padded = np.resize(block, BLOCK)
         carry, axis = None, None
         if source.which is not None:
             actions = jax.tree.map(lambda column: column[padded], source.actions).as_arrays()
             carry, axis = (jnp.full(BLOCK, source.which), actions, jnp.zeros(BLOCK, jnp.int32)), 0
-        found = ig.rollout(kernel.env, kernel.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
-        part = found if whole else {"action": found.action, "reward": found.reward, "metrics": found.metrics}
+        steps = ig.rollout(program.env, program.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
+        part = steps if whole else {"action": steps.action, "reward": steps.reward, "metrics": steps.metrics}
         return jax.tree.map(lambda x: np.asarray(x)[:, : len(block)], part)
 
-    def _score(self, kernel: Kernel, found: Any, lengths: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def _score(self, program: TaskProgram, steps: Any, lengths: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Components and score of every episode over its own length, in float64 as the grader does; total rewards."""
-        get: Callable[[str], Any] = found.__getitem__ if isinstance(found, dict) else found.__getattribute__
+        get: Callable[[str], Any] = steps.__getitem__ if isinstance(steps, dict) else steps.__getattribute__
         inside = np.arange(EPISODE_LENGTH)[:, None] < lengths[None, :]
         total_rewards = np.where(inside, get("reward"), 0).sum(axis=0, dtype=np.float64)
-        spec = kernel.spec
+        spec = program.spec
         aggregates = aggregate(get("metrics"), get("action"), spec.slo_ttft_ms[0], spec.slo_tpot_ms, lengths)
-        return score_aggregates(spec, aggregates, kernel.problem.normalisers), total_rewards
+        return score_aggregates(spec, aggregates, program.problem.normalisers), total_rewards
 
 
-def _flat(found: Trajectory) -> dict[str, dict[str, np.ndarray]]:
+def _flat(trajectory: Trajectory) -> dict[str, dict[str, np.ndarray]]:
     """Part -> field -> array of (steps, episodes) or (steps, episodes, 3)."""
     parts = ("observation", "action", "metrics", "workload")
-    return {part: vars(getattr(found, part)) for part in parts}
+    return {part: vars(getattr(trajectory, part)) for part in parts}
 
 
-def _episodes(found: Trajectory, lengths: np.ndarray) -> list[list[dict[str, Any]]]:
+def _episodes(trajectory: Trajectory, lengths: np.ndarray) -> list[list[dict[str, Any]]]:
     """The steps of every episode as JSON-ready dicts."""
-    parts = _flat(found)
+    parts = _flat(trajectory)
     episodes = []
     for i, length in enumerate(lengths.tolist()):
         columns = {part: {k: v[:length, i].tolist() for k, v in fields.items()} for part, fields in parts.items()}
-        rewards, ooms = found.reward[:length, i].tolist(), found.oom[:length, i].tolist()
+        rewards, ooms = trajectory.reward[:length, i].tolist(), trajectory.oom[:length, i].tolist()
         episodes.append(
             [
                 {part: {k: v[t] for k, v in fields.items()} for part, fields in columns.items()}
@@ -200,23 +200,23 @@ def _episodes(found: Trajectory, lengths: np.ndarray) -> list[list[dict[str, Any
     return episodes
 
 
-def _arrow(found: Trajectory, lengths: np.ndarray, seeds: np.ndarray, answer: dict[str, Any]) -> bytes:
+def _arrow(trajectory: Trajectory, lengths: np.ndarray, seeds: np.ndarray, response: dict[str, Any]) -> bytes:
     """One IPC stream: a row a step, columns ``part.field``; scores as JSON in the schema's metadata."""
-    steps, episodes = np.asarray(found.reward).shape
+    steps, episodes = np.asarray(trajectory.reward).shape
     inside = (np.arange(steps)[None, :] < lengths[:, None]).ravel()
     columns: dict[str, Any] = {
         "episode": np.repeat(np.arange(episodes, dtype=np.int32), steps)[inside],
         "seed": np.repeat(seeds, steps)[inside],
         "step": np.tile(np.arange(steps, dtype=np.int32), episodes)[inside],
-        "reward": np.asarray(found.reward).T.ravel()[inside],
-        "oom": np.asarray(found.oom).T.ravel()[inside],
+        "reward": np.asarray(trajectory.reward).T.ravel()[inside],
+        "oom": np.asarray(trajectory.oom).T.ravel()[inside],
     }
-    for part, fields in _flat(found).items():
+    for part, fields in _flat(trajectory).items():
         for name, value in fields.items():
             rows = np.swapaxes(value, 0, 1).reshape(steps * episodes, *value.shape[2:])[inside]
             plain = rows if rows.ndim == 1 else pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
             columns[f"{part}.{name}"] = plain
-    summary = {key: answer[key] for key in ("task_id", "policy", "seeds", "steps", "scores", "total_rewards")}
+    summary = {key: response[key] for key in ("task_id", "policy", "seeds", "steps", "scores", "total_rewards")}
     table = pa.table(columns).replace_schema_metadata({"inferencegym": orjson.dumps(summary)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
