@@ -1,6 +1,6 @@
-"""The library's packed step for every task and config that is asked for, compiled when told to.
+"""The library's single step for every task and config that is asked for, compiled when told to.
 
-``Engine.kernel(task, config) -> Kernel``; ``Kernel.reset(seed) -> Outcome``; ``Kernel.step(state, action) -> Outcome``.
+``Programs.program(task, config) -> TaskProgram``; its ``reset(seed)`` and ``step(state, action)`` give ``Outcome``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
 
 
-class Kernel(SingleStep):
-    """One task with one config on a compiled program."""
+class TaskProgram(SingleStep):
+    """The compiled reset and step of one task with one config."""
 
     def __init__(self, problem: ig.Problem):
         super().__init__(problem.env, problem.params)
@@ -54,9 +54,9 @@ class Kernel(SingleStep):
         return plan_for(self.problem.table, self.problem.params)
 
 
-class Engine:
-    """Kernels of every task on one latency table and, where one is given, one request log; compiles when told to, keeps
-    params of recent configs."""
+class Programs:
+    """The programs of every task on one latency table and, where there is one, one request log; compiles when told to,
+    keeps params of recent configs."""
 
     def __init__(self, table: str | Path | None = None, trace: str | Path | None = None):
         # A step is shorter than a hop to jax's dispatch thread and back, and its seventy small operations gain nothing
@@ -65,11 +65,11 @@ class Engine:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         self.table = ig.load_table(table)
         self.trace = None if trace is None else ig.load_trace(trace)
-        self._kernels: OrderedDict[tuple[Any, ...], Kernel] = OrderedDict()
+        self._programs: OrderedDict[tuple[Any, ...], TaskProgram] = OrderedDict()
         self._lock = threading.Lock()
 
-    def kernel(self, task: int | str, config: Mapping[str, Any] | None = None) -> Kernel:
-        """The kernel of a task (id or name) and a config.
+    def program(self, task: int | str, config: Mapping[str, Any] | None = None) -> TaskProgram:
+        """The program of a task (id or name) and a config.
 
         Raises:
             ValueError: see ``inferencegym_jax.make``.
@@ -78,42 +78,42 @@ class Engine:
         overrides = check_config(config)
         key = (spec.id, *(overrides.get(name) for name in CONFIG_KEYS))
         with self._lock:
-            kernel = self._kernels.get(key)
-            if kernel is None:
+            program = self._programs.get(key)
+            if program is None:
                 problem = ig.problem(spec.id, table=self.table, trace=self.trace, config=overrides)
-                kernel = self._kernels[key] = Kernel(problem)
-                while len(self._kernels) > PARAMS_KEPT:
-                    self._kernels.popitem(last=False)
+                program = self._programs[key] = TaskProgram(problem)
+                while len(self._programs) > PARAMS_KEPT:
+                    self._programs.popitem(last=False)
             else:
-                self._kernels.move_to_end(key)
-            return kernel
+                self._programs.move_to_end(key)
+            return program
 
-    def replay(self, kernel: Kernel, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def replay(self, program: TaskProgram, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The log that these actions give, bit for bit a session's: entries as ``LogEntry``, and ``oom``.
 
         Raises:
             ValueError: the server's own latency table lacks a value of a knob; the action's index is named.
         """
-        state, log = kernel.reset(seed).state, []
+        state, log = program.reset(seed).state, []
         for i, action in enumerate(actions):
             try:
-                packed = kernel.pack_action(action)
+                packed = program.pack_action(action)
             except ValueError as error:
                 raise ValueError(f"actions[{i}]: {error}") from error
-            outcome = kernel.step(state, packed)
+            outcome = program.step(state, packed)
             state = outcome.state
             knobs, info = {name: action[name] for name in KNOBS}, outcome.info
-            entry = log_entry(kernel.spec, knobs, outcome.reward, info["metrics"], info.get("outcome", {}))
+            entry = log_entry(program.spec, knobs, outcome.reward, info["metrics"], info.get("outcome", {}))
             log.append(entry | {"oom": info["oom"]})
         return log
 
     def warm_up(self) -> None:
         """Compile reset and step of every task, so that no request waits for a compiler."""
-        kernels = [self.kernel(spec.id) for spec in ig.task_specs().values()]
-        programs = {kernel.env: kernel for kernel in kernels}.values()
-        action = kernels[0].pack_action(ig.ServeAction())
+        programs = [self.program(spec.id) for spec in ig.task_specs().values()]
+        distinct = {program.env: program for program in programs}.values()
+        action = programs[0].pack_action(ig.ServeAction())
         with ThreadPoolExecutor() as pool:  # the compiler runs outside the interpreter's lock
-            jobs = [pool.submit(kernel.reset, 0) for kernel in programs]
-            jobs += [pool.submit(kernel.step, bytes(kernel.state_bytes), action) for kernel in programs]
+            jobs = [pool.submit(program.reset, 0) for program in distinct]
+            jobs += [pool.submit(program.step, bytes(program.state_bytes), action) for program in distinct]
             for job in jobs:
                 job.result()

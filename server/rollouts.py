@@ -27,7 +27,7 @@ from inferencegym_jax.policies.reactive_control import ReactivePlan, act
 from inferencegym_jax.scoring.aggregates import Aggregates, aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
 from server.errors import BadInput
-from server.programs import Engine, Kernel
+from server.programs import Programs, TaskProgram
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
 
@@ -77,8 +77,8 @@ class Source:
 class Rollouts:
     """Runs and scores what POST /rollout asks for."""
 
-    def __init__(self, engine: Engine, settings: Settings):
-        self.engine, self.settings = engine, settings
+    def __init__(self, programs: Programs, settings: Settings):
+        self.programs, self.settings = programs, settings
         self._compiled: set[Policy] = set()
 
     def check(self, request: RolloutRequest) -> None:
@@ -94,42 +94,42 @@ class Rollouts:
         if request.format == "arrow" and not request.trajectories:
             raise BadInput('format = "arrow": needs trajectories = true')
         if request.policy is not None and request.policy not in (*STATIC, *WEIGHTLESS):
-            self.policy(request.policy, self.engine.kernel(request.task_id))
+            self.policy(request.policy, self.programs.program(request.task_id))
 
     def warm_up(self) -> None:
         """Compile ``choose``, so that no request waits for it."""
         self.run(RolloutRequest(task_id=1, seeds=[0], policy="baseline", actions=None))
 
-    def policy(self, name: str, kernel: Kernel) -> Policy:
+    def policy(self, name: str, program: TaskProgram) -> Policy:
         """The policy of a name.
 
         Raises:
             BadInput: this server lacks it for the task, with the reason.
         """
         try:
-            return Partial(act, kernel.reactive_plan) if name == "reactive" else policy_of(name, kernel.problem)
+            return Partial(act, program.reactive_plan) if name == "reactive" else policy_of(name, program.problem)
         except (OSError, ValueError) as error:
-            raise BadInput(f"policy = {name!r}: not available for task {kernel.spec.id}: {error}") from error
+            raise BadInput(f"policy = {name!r}: not available for task {program.spec.id}: {error}") from error
 
     def run(self, request: RolloutRequest) -> tuple[bytes, str, int]:
         """(body, media type, steps taken) of a checked request."""
-        kernel = self.engine.kernel(request.task_id, config_dict(request.config))
-        source = self._source(request, kernel)
+        program = self.programs.program(request.task_id, config_dict(request.config))
+        source = self._source(request, program)
         lengths = source.lengths
         seeds = np.asarray(request.seeds, np.uint32)
         parts = []
         for start in range(0, len(seeds), BLOCK):
             block = np.arange(start, min(start + BLOCK, len(seeds)))
-            parts.append(self._block(kernel, source, seeds, block, request.trajectories))
-        program = getattr(source.policy, "func", source.policy)
-        if program not in self._compiled:
-            self._compiled.add(program)
+            parts.append(self._block(program, source, seeds, block, request.trajectories))
+        compiled = getattr(source.policy, "func", source.policy)
+        if compiled not in self._compiled:
+            self._compiled.add(compiled)
             trim()
-        found = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
-        counts_requests = bool(kernel.params.engine.open_loop)
-        scores, aggregates, totals, crashes = self._score(kernel, found, lengths)
-        answer = {
-            "task_id": kernel.spec.id,
+        trajectory = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
+        counts_requests = bool(program.params.engine.open_loop)
+        scores, aggregates, totals, crashes = self._score(program, trajectory, lengths)
+        response = {
+            "task_id": program.spec.id,
             "policy": request.policy,
             "seeds": request.seeds,
             "steps": lengths.tolist(),
@@ -138,81 +138,83 @@ class Rollouts:
             "oom_shares": crashes.tolist(),
             "breakdown": {name: value.tolist() for name, value in scores.items()},
         }
-        answer["mean_score"] = float(np.mean(answer["scores"]))
-        answer["gpu_seconds"] = aggregates.gpu_seconds.tolist() if counts_requests else None
-        answer["mean_oom_share"] = float(np.mean(answer["oom_shares"]))
+        response["mean_score"] = float(np.mean(response["scores"]))
+        response["gpu_seconds"] = aggregates.gpu_seconds.tolist() if counts_requests else None
+        response["mean_oom_share"] = float(np.mean(response["oom_shares"]))
         steps, parts = int(lengths.sum()), (*PARTS, "outcome") if counts_requests else PARTS
         if request.format == "arrow":
-            return _arrow(found, parts, lengths, seeds, answer), ARROW, steps
-        answer["trajectories"] = _episodes(found, parts, lengths) if request.trajectories else None
-        return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), "application/json", steps
+            return _arrow(trajectory, parts, lengths, seeds, response), ARROW, steps
+        response["trajectories"] = _episodes(trajectory, parts, lengths) if request.trajectories else None
+        return orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY), "application/json", steps
 
-    def _source(self, request: RolloutRequest, kernel: Kernel) -> Source:
+    def _source(self, request: RolloutRequest, program: TaskProgram) -> Source:
         count = len(request.seeds)
         whole = np.full(count, EPISODE_LENGTH)
         name: str = request.policy or "baseline"
-        action = static_action(name, kernel.problem)
+        action = static_action(name, program.problem)
         if action is None and name not in ("reactive", *WEIGHTLESS):
-            return Source(self.policy(name, kernel), whole)
+            return Source(self.policy(name, program), whole)
         knobs = (action or ServeAction()).to_dict()
         sequences = [[]] if request.actions is None else request.actions
         columns: dict[str, np.ndarray] = {}
         for knob in KNOBS:
             rows = np.full((len(sequences), EPISODE_LENGTH), knobs[knob])
             for row, sequence in zip(rows, sequences, strict=True):
-                row[: len(sequence)] = [getattr(given, knob) for given in sequence]
+                row[: len(sequence)] = [getattr(action, knob) for action in sequence]
             columns[knob] = np.broadcast_to(rows, (count, EPISODE_LENGTH))
         actions = ServeAction(**columns)
         if request.actions is not None:
             try:
-                kernel.env.check_action(actions)
+                program.env.check_action(actions)
             except ValueError as error:
                 raise BadInput(f"actions: {error}") from error
             lengths = np.broadcast_to([len(sequence) for sequence in sequences], (count,))
             return Source(choose, lengths, REPLAY, actions)
         if name == "reactive":
-            return Source(choose, whole, REACTIVE, actions, kernel.reactive_plan)
+            return Source(choose, whole, REACTIVE, actions, program.reactive_plan)
         which = FIRST + list(WEIGHTLESS).index(name) if name in WEIGHTLESS else REPLAY
         return Source(choose, whole, which, actions)
 
-    def _block(self, kernel: Kernel, source: Source, seeds: np.ndarray, block: np.ndarray, whole: bool) -> Any:
-        """The episodes of a block as NumPy arrays (steps, episodes); what no answer needs is dropped."""
+    def _block(self, program: TaskProgram, source: Source, seeds: np.ndarray, block: np.ndarray, whole: bool) -> Any:
+        """The episodes of a block as NumPy arrays (steps, episodes); what no response needs is dropped."""
         padded = np.resize(block, BLOCK)
         carry, axis = None, None
         if source.which is not None:
             actions = jax.tree.map(lambda column: column[padded], source.actions).as_arrays()
             plan = jax.tree.map(lambda x: jnp.broadcast_to(x, (BLOCK, *jnp.shape(x))), source.plan)
             carry, axis = (jnp.full(BLOCK, source.which), actions, jnp.zeros(BLOCK, jnp.int32), plan), 0
-        found = ig.rollout(kernel.env, kernel.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
-        part = found if whole else {name: getattr(found, name) for name in SCORED}
+        trajectory = ig.rollout(program.env, program.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
+        part = trajectory if whole else {name: getattr(trajectory, name) for name in SCORED}
         return jax.tree.map(lambda x: np.asarray(x)[:, : len(block)], part)
 
     def _score(
-        self, kernel: Kernel, found: Any, lengths: np.ndarray
+        self, program: TaskProgram, trajectory: Any, lengths: np.ndarray
     ) -> tuple[dict[str, np.ndarray], Aggregates, np.ndarray, np.ndarray]:
         """Components and score of every episode over its own length, in float64 as the grader does; what they were made
         from; total rewards; shares of seconds out of memory."""
-        get: Callable[[str], Any] = found.__getitem__ if isinstance(found, dict) else found.__getattribute__
+        get: Callable[[str], Any] = (
+            trajectory.__getitem__ if isinstance(trajectory, dict) else trajectory.__getattribute__
+        )
         inside = np.arange(EPISODE_LENGTH)[:, None] < lengths[None, :]
         total_rewards, crashed = (np.where(inside, get(x), 0).sum(axis=0, dtype=np.float64) for x in ("reward", "oom"))
-        spec = kernel.spec
+        spec = program.spec
         aggregates = aggregate(spec, get("metrics"), get("action"), get("outcome"), lengths)
-        scores = score_aggregates(spec, aggregates, kernel.problem.normalisers)
+        scores = score_aggregates(spec, aggregates, program.problem.normalisers)
         return scores, aggregates, total_rewards, crashed / lengths
 
 
-def _flat(found: Trajectory, parts: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+def _flat(trajectory: Trajectory, parts: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
     """Part -> field -> array of (steps, episodes) or (steps, episodes, 3)."""
-    return {part: vars(getattr(found, part)) for part in parts}
+    return {part: vars(getattr(trajectory, part)) for part in parts}
 
 
-def _episodes(found: Trajectory, names: Sequence[str], lengths: np.ndarray) -> list[list[dict[str, Any]]]:
+def _episodes(trajectory: Trajectory, names: Sequence[str], lengths: np.ndarray) -> list[list[dict[str, Any]]]:
     """The steps of every episode as JSON-ready dicts."""
-    parts = _flat(found, names)
+    parts = _flat(trajectory, names)
     episodes = []
     for i, length in enumerate(lengths.tolist()):
         columns = {part: {k: v[:length, i].tolist() for k, v in fields.items()} for part, fields in parts.items()}
-        rewards, ooms = found.reward[:length, i].tolist(), found.oom[:length, i].tolist()
+        rewards, ooms = trajectory.reward[:length, i].tolist(), trajectory.oom[:length, i].tolist()
         episodes.append(
             [
                 {part: {k: v[t] for k, v in fields.items()} for part, fields in columns.items()}
@@ -224,25 +226,25 @@ def _episodes(found: Trajectory, names: Sequence[str], lengths: np.ndarray) -> l
 
 
 def _arrow(
-    found: Trajectory, names: Sequence[str], lengths: np.ndarray, seeds: np.ndarray, answer: dict[str, Any]
+    trajectory: Trajectory, names: Sequence[str], lengths: np.ndarray, seeds: np.ndarray, response: dict[str, Any]
 ) -> bytes:
     """One IPC stream: a row a step, columns ``part.field``; scores as JSON in the schema's metadata."""
-    steps, episodes = np.asarray(found.reward).shape
+    steps, episodes = np.asarray(trajectory.reward).shape
     inside = (np.arange(steps)[None, :] < lengths[:, None]).ravel()
     columns: dict[str, Any] = {
         "episode": np.repeat(np.arange(episodes, dtype=np.int32), steps)[inside],
         "seed": np.repeat(seeds, steps)[inside],
         "step": np.tile(np.arange(steps, dtype=np.int32), episodes)[inside],
-        "reward": np.asarray(found.reward).T.ravel()[inside],
-        "oom": np.asarray(found.oom).T.ravel()[inside],
+        "reward": np.asarray(trajectory.reward).T.ravel()[inside],
+        "oom": np.asarray(trajectory.oom).T.ravel()[inside],
     }
-    for part, fields in _flat(found, names).items():
+    for part, fields in _flat(trajectory, names).items():
         for name, value in fields.items():
             rows = np.swapaxes(value, 0, 1).reshape(steps * episodes, *value.shape[2:])[inside]
             plain = rows if rows.ndim == 1 else pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
             columns[f"{part}.{name}"] = plain
     names = ("task_id", "policy", "seeds", "steps", "scores", "total_rewards", "oom_shares")
-    summary = {key: answer[key] for key in names}
+    summary = {key: response[key] for key in names}
     table = pa.table(columns).replace_schema_metadata({"inferencegym": orjson.dumps(summary)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:

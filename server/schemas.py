@@ -220,6 +220,8 @@ class Info(BaseModel):
     version: str
     action_space: dict[str, Any]
     observation_space: dict[str, Any]
+    metrics: dict[str, Any] = Field(description="JSON schema of what a second measures, with unit and scale")
+    workload: dict[str, Any] = Field(description="the same of its traffic")
     episode_length: int
     reward_weights: dict[str, dict[str, float]]
     config: dict[str, Any] = Field(description="JSON schema of a reset's config")

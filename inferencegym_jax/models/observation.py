@@ -23,7 +23,7 @@ class ObservationField(Quantity):
     """One field of an observation: what a ``Quantity`` says, and its range.
 
     Attributes:
-        low, high: bounds of its values.
+        low, high: bounds; what lies beyond is clipped (the metrics hold it whole).
         unit_at: the value that is 1 when normalised, where ``high`` is infinite.
     """
 

@@ -34,7 +34,7 @@ NORMALISERS = ("optimal_tps", "cost_normaliser", "throughput_floor")
 OPEN_LOOP_NORMALISERS = ("demand_tps", "demand_rps", "static_gpus", "static_on_time_share")
 """What rewards and graders divide by, of every task and of an open-loop one besides; from calibration or a search."""
 
-NOT_NORMALISED = dict.fromkeys((*NORMALISERS, *OPEN_LOOP_NORMALISERS), 1.0)
+NOT_NORMALISED: dict[str, float] = dict.fromkeys((*NORMALISERS, *OPEN_LOOP_NORMALISERS), 1.0)
 """For the search that finds them."""
 
 
@@ -145,8 +145,8 @@ def _engine_dtype(name: str) -> type:
 
 
 def gpu_memory_gb(spec: TaskSpec, table: LatencyTable, dynamics: str) -> float:
-    """Memory (GB) of the GPU: of a closed-loop task what the task says, if it does, else what the table's engine profile
-    says.
+    """Memory (GB) of the GPU: of a closed-loop task what the task says, if it does, else what the table's engine
+    profile says.
 
     Raises:
         ValueError: neither says it; the message names what to add.
@@ -157,8 +157,8 @@ def gpu_memory_gb(spec: TaskSpec, table: LatencyTable, dynamics: str) -> float:
         return profile_of(table).memory_gb
     except TableError as error:
         raise ValueError(
-            f"task {spec.name!r}: neither the task's gpu_memory_gb nor an engine profile of table {table.name!r} says how "
-            f"much memory the GPU has; add gpu_memory_gb to the task, or: {error}"
+            f"task {spec.name!r}: neither the task's gpu_memory_gb nor an engine profile of table {table.name!r} says "
+            f"how much memory the GPU has; add gpu_memory_gb to the task, or: {error}"
         ) from error
 
 

@@ -1,6 +1,6 @@
 // The episode in words and numbers: the task's facts, the legend, the grade, the table of steps. Functions that build elements.
 
-import { PANELS, shownSlos } from "./panels.js";
+import { shownSlos } from "./panels.js";
 
 function element(tag, className, ...children) {
   const node = document.createElement(tag);
@@ -9,12 +9,13 @@ function element(tag, className, ...children) {
   return node;
 }
 
-export function taskFacts(task) {
+/** @param {object} task of /tasks. @param {number} knobs how many there are. */
+export function taskFacts(task, knobs) {
   const facts = [
     ...shownSlos(task).map(({ label, value }) => `${label} ${value.toLocaleString("en")} ms TTFT`),
     ...(task.memory_limit_gb ? [`memory limit ${task.memory_limit_gb} GB`] : []),
     ...(task.cost_budget ? [`cost budget ${task.cost_budget}`] : []),
-    `${task.active_actions.length} of 5 knobs`,
+    `${task.active_actions.length} of ${knobs} knobs`,
   ];
   return facts.map((fact) => element("li", "", fact));
 }
@@ -58,8 +59,8 @@ export function resultOf(episode, task) {
 }
 
 /** Every step shown so far, newest first, one column a panel and lane. */
-export function tableOf(episode) {
-  const columns = PANELS.flatMap((panel) => (panel.shared ? episode.lanes.slice(0, 1) : episode.lanes).map((lane) => ({ panel, lane })));
+export function tableOf(episode, panels) {
+  const columns = panels.flatMap((panel) => (panel.shared ? episode.lanes.slice(0, 1) : episode.lanes).map((lane) => ({ panel, lane })));
   const heading = columns.map(({ panel, lane }) => {
     const cell = element("th", "", `${panel.title}${panel.shared ? "" : `, ${lane.name}`} (${panel.unit})`);
     cell.scope = "col";

@@ -15,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 import inferencegym_jax as ig
 from inferencegym_jax.adapters.gymnasium_env import IDS, InferenceGymEnv, InferenceGymVectorEnv
 from inferencegym_jax.encoding import action_from_box, normalise
+from inferencegym_jax.models import KNOBS
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -24,7 +25,7 @@ def test_gymnasium_check_env_passes_without_a_warning(name: str) -> None:
 
 
 def actions(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(-1, 1, (200, count, 5)).astype(np.float32)
+    return np.random.default_rng(seed).uniform(-1, 1, (200, count, len(KNOBS))).astype(np.float32)
 
 
 def follow(key: Any, observation: Any, carry: Any) -> Any:

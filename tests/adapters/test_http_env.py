@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 import inferencegym_jax as ig
 from inferencegym_jax.adapters.gymnasium_env import InferenceGymEnv
 from inferencegym_jax.adapters.http_env import HTTPGymEnv, ServerError
+from inferencegym_jax.models import KNOBS
 
 
 def stub() -> FastAPI:
@@ -51,7 +52,7 @@ def client() -> Any:
 def test_same_trajectory_over_http_as_in_process(client: httpx.Client) -> None:
     remote, local = HTTPGymEnv("http://test", 3, client=client), InferenceGymEnv(3)
     there, here = remote.reset(seed=4)[0], local.reset(seed=4)[0]
-    for row in np.random.default_rng(0).uniform(-1, 1, (200, 5)).astype(np.float32):
+    for row in np.random.default_rng(0).uniform(-1, 1, (200, len(KNOBS))).astype(np.float32):
         np.testing.assert_array_equal(there, here)
         there, gain, _, done, _ = remote.step(row)
         here, expected, _, truncated, _ = local.step(row)
