@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -54,6 +54,13 @@ class TaskProgram(SingleStep):
         return plan_for(self.problem.table, self.problem.params)
 
 
+class Replay(NamedTuple):
+    """An episode simulated again."""
+
+    log: list[dict[str, Any]]  # of ``LogEntry``
+    oom_share: float  # of its seconds out of memory
+
+
 class Programs:
     """The programs of every task on one latency table and, where there is one, one request log; compiles when told to,
     keeps params of recent configs."""
@@ -88,13 +95,13 @@ class Programs:
                 self._programs.move_to_end(key)
             return program
 
-    def replay(self, program: TaskProgram, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The log that these actions give, bit for bit a session's: entries as ``LogEntry``, and ``oom``.
+    def replay(self, program: TaskProgram, seed: int, actions: Sequence[Mapping[str, Any]]) -> Replay:
+        """The log that these actions give, bit for bit a session's.
 
         Raises:
             ValueError: the server's own latency table lacks a value of a knob; the action's index is named.
         """
-        state, log = program.reset(seed).state, []
+        state, log, crashes = program.reset(seed).state, [], 0
         for i, action in enumerate(actions):
             try:
                 packed = program.pack_action(action)
@@ -103,9 +110,9 @@ class Programs:
             outcome = program.step(state, packed)
             state = outcome.state
             knobs, info = {name: action[name] for name in KNOBS}, outcome.info
-            entry = log_entry(program.spec, knobs, outcome.reward, info["metrics"], info.get("outcome", {}))
-            log.append(entry | {"oom": info["oom"]})
-        return log
+            log.append(log_entry(program.spec, knobs, outcome.reward, info["metrics"], info.get("outcome", {})))
+            crashes += info["oom"]
+        return Replay(log, crashes / max(len(log), 1))
 
     def warm_up(self) -> None:
         """Compile reset and step of every task, so that no request waits for a compiler."""
