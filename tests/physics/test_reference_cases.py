@@ -5,14 +5,12 @@ import pytest
 
 from tests.reference import azure
 from tests.reference.cases import AZURE, CASES, ENGINES, capacity, committed, requests_of
-from tests.reference.iteration import PROFILE, digest, load_profile
+from tests.reference.iteration import digest, load_profile
 from tests.reference.run_cases import capacities, figures
 from tests.reference.serving import serve
 from tests.reference.settings import Settings
 from tests.reference.summary import mean_of
 from tests.reference.traffic import Requests, dispersion
-
-needs_profile = pytest.mark.skipif(not PROFILE.is_file(), reason=f"no {PROFILE.name} in data/")
 
 
 def test_every_case_has_its_figures():
@@ -24,12 +22,10 @@ def test_every_case_has_its_figures():
         assert set(case.objectives) and all(f"on_time_{a:g}_{b:g}" in figures_of[name] for a, b in case.objectives)
 
 
-@needs_profile
 def test_the_figures_are_those_of_the_profile_that_the_project_ships():
     assert committed()["profile_sha256"] == digest(load_profile()), f"run {committed()['command']}"
 
 
-@needs_profile
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["constant_0.5", "dispersed_0.9", "small_pool_1.0", "coding_0.1_drafts_2", "to_int8"])
 def test_the_committed_figures_are_the_engines(name):
@@ -42,13 +38,11 @@ def test_the_committed_figures_are_the_engines(name):
         assert again[key] == pytest.approx(written[key], rel=0.01, abs=0.01, nan_ok=True), key
 
 
-@needs_profile
 @pytest.mark.slow
 def test_the_committed_capacities_are_the_engines():
     assert capacities(load_profile()) == pytest.approx(committed()["capacity"], rel=0.003)
 
 
-@needs_profile
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["constant", "dispersed", "small_pool"])
 def test_the_engine_keeps_up_below_its_capacity_and_not_above(name):
@@ -104,7 +98,6 @@ def test_azures_dispersion_is_the_logs():
     assert fast.arrival_ms[-1] == pytest.approx(log.arrival_ms[-1] / 1.25)
 
 
-@needs_profile
 def test_more_slots_never_lower_the_capacity():
     engine, profile = ENGINES["dispersed"], load_profile()
     rates = [

@@ -28,7 +28,9 @@ def load_profile(path: str | Path = PROFILE) -> dict[str, Any]:
 
 def digest(profile: dict[str, Any]) -> str:
     """Hash of a profile's numbers: texts (source, licence) may change without making a result old."""
-    numbers = {name: value for name, value in profile.items() if not isinstance(value, str)}
+    texts = {name for name, value in profile.items() if isinstance(value, str)} | {"notes"}
+    whole = json.dumps({name: value for name, value in profile.items() if name not in texts})
+    numbers = json.loads(whole, parse_int=float)  # 2 and 2.0 are one number
     return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 
