@@ -27,6 +27,7 @@ from inferencegym_jax.models import (
     KNOBS,
     METRICS,
     OBSERVATION,
+    REWARD_WEIGHTS,
     SEEDS,
     WORKLOAD,
     Knob,
@@ -183,8 +184,10 @@ class StepInfo(BaseModel):
 
 def _config_field(key: str) -> Any:
     if key == "slo_ttft_ms":
-        return (float | None, Field(None, gt=0, le=1e9, description="TTFT objective of the strictest class (ms)"))
-    return (float | None, Field(None, ge=0, le=1e9, description=f"reward weight {key}"))
+        about = {"title": "SLO", "description": "TTFT of the strictest class, ms"}
+        return (float | None, Field(None, gt=0, le=1e9, **about))
+    weight = REWARD_WEIGHTS[key]
+    return (float | None, Field(None, ge=0, le=1e9, title=weight.symbol, description=weight.term))
 
 
 if TYPE_CHECKING:

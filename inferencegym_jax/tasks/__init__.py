@@ -1,6 +1,6 @@
 """The tasks: what one is (``spec``, ``checks``), which there are (``known``), and each as numbers (``params``)."""
 
-from inferencegym_jax.tasks.checks import DYNAMICS, REWARD_WEIGHTS
+from inferencegym_jax.tasks.checks import DYNAMICS
 from inferencegym_jax.tasks.known import (
     Calibration,
     calibration,
@@ -30,7 +30,6 @@ __all__ = [
     "DYNAMICS",
     "NOISE_SIGMA",
     "OOM_LIMIT_GB",
-    "REWARD_WEIGHTS",
     "TaskSpec",
     "calibration",
     "calibration_of",

@@ -14,6 +14,7 @@ import numpy as np
 from inferencegym_jax.models import (
     EPISODE_LENGTH,
     KNOBS,
+    REWARD_WEIGHTS,
     TRAFFIC_FITTED,
     TRAFFIC_TRACE,
     EngineParams,
@@ -23,7 +24,7 @@ from inferencegym_jax.models import (
 )
 from inferencegym_jax.table import profile_of
 from inferencegym_jax.table.latency_table import LatencyTable
-from inferencegym_jax.tasks.checks import DYNAMICS, REWARD_WEIGHTS
+from inferencegym_jax.tasks.checks import DYNAMICS
 from inferencegym_jax.tasks.spec import TaskSpec
 from inferencegym_jax.traffic.request_log import RequestLog
 
@@ -158,7 +159,7 @@ def make_params(
         trace: see ``engine_params``.
     """
     overrides = check_config(config)
-    weights = {key: overrides.get(key, spec.reward[key]) for key in REWARD_WEIGHTS}
+    weights = {key: overrides.get(key, spec.reward.get(key, weight.default)) for key, weight in REWARD_WEIGHTS.items()}
     slo = np.asarray(spec.slo_ttft_ms, np.float32)
     if "slo_ttft_ms" in overrides:
         slo[0] = overrides["slo_ttft_ms"]
