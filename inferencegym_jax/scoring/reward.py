@@ -69,7 +69,9 @@ def check_reward(function: Any, metrics: MetricsSnapshot, workload: WorkloadStat
 
     Args:
         function: what is to be the reward.
-        metrics, workload, params: arrays or their shapes.
+        metrics: arrays or their shapes.
+        workload: the same.
+        params: the same.
 
     Raises:
         TypeError: not a function, not hashable, or it gives no floating-point scalar (what it gives is named); what
