@@ -28,6 +28,7 @@ from inferencegym_jax.models import (
     METRICS,
     OBSERVATION,
     OUTCOME,
+    REWARD_WEIGHTS,
     SEEDS,
     WORKLOAD,
     Knob,
@@ -201,8 +202,9 @@ OBJECTIVES = {
 
 def _config_field(key: str) -> Any:
     if key in OBJECTIVES:
-        return (float | None, Field(None, gt=0, le=1e9, description=OBJECTIVES[key]))
-    return (float | None, Field(None, ge=0, le=1e9, description=f"reward weight {key}"))
+        return (float | None, Field(None, gt=0, le=1e9, title="SLO", description=OBJECTIVES[key]))
+    weight = REWARD_WEIGHTS[key]
+    return (float | None, Field(None, ge=0, le=1e9, title=weight.symbol, description=weight.term))
 
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from inferencegym_jax.models import (
     EPISODE_LENGTH,
     KNOBS,
     OBSERVATION,
+    REWARD_WEIGHTS,
     ServeAction,
     check_action,
     finite_number,
@@ -68,15 +69,14 @@ def system_prompt(spec: TaskSpec) -> str:
         if share > 0
     ]
     objective = "; ".join(objectives) if len(objectives) > 1 else f"{spec.slo_ttft_ms[0]:g} ms"
-    weights = spec.reward
+    terms = [f"{spec.reward[key]:g} x {weight.term}" for key, weight in REWARD_WEIGHTS.items() if key in spec.reward]
     lines = [
         "You control a GPU server that runs a large language model."
         " Once in a while you see what it measured and set its knobs.",
         f"Task: {spec.title}. {spec.description}",
         f"An episode is {EPISODE_LENGTH} seconds. Objective on the time to first token (TTFT): {objective}."
         f" {memory_text(spec)}",
-        f"Reward a second: {weights['alpha']:g} x throughput - {weights['beta']:g} x TTFT/objective"
-        f" - {weights['gamma']:g} x violation rate - {weights['delta']:g} x cost, each relative to a reference.",
+        f"Reward a second: {' - '.join(terms)}, each relative to a reference.",
         "A request that finds all slots taken waits, and waiting counts into its TTFT.",
         "Knobs:",
         *(f"- {name}: {KNOBS[name].allowed}; {KNOBS[name].description}" for name in spec.active_knobs),

@@ -32,7 +32,7 @@ from inferencegym_jax.models.observation import (
 )
 from inferencegym_jax.models.outcome import OUTCOME, RequestOutcome
 from inferencegym_jax.models.quantity import Quantity
-from inferencegym_jax.models.state import EnvParams, EnvState
+from inferencegym_jax.models.state import REWARD_WEIGHTS, EnvParams, EnvState, RewardWeight
 from inferencegym_jax.models.trajectory import Trajectory
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "PHASES",
     "PREFILL_GPU",
     "QUEUE_CAPACITY",
+    "REWARD_WEIGHTS",
     "REPLICA",
     "SEEDS",
     "TIME_SCALES",
@@ -64,6 +65,7 @@ __all__ = [
     "QuantTier",
     "RequestOutcome",
     "Quantity",
+    "RewardWeight",
     "Scalar",
     "ServeAction",
     "ServeObservation",

@@ -1,6 +1,6 @@
 """The tasks: what one is (``spec``, ``checks``), which there are (``known``), and each as numbers (``params``)."""
 
-from inferencegym_jax.tasks.checks import DYNAMICS, REWARD_WEIGHTS
+from inferencegym_jax.tasks.checks import DYNAMICS
 from inferencegym_jax.tasks.known import (
     Calibration,
     calibration,
@@ -34,7 +34,6 @@ __all__ = [
     "NORMALISERS",
     "NOT_NORMALISED",
     "OPEN_LOOP_NORMALISERS",
-    "REWARD_WEIGHTS",
     "TaskSpec",
     "calibration",
     "calibration_of",

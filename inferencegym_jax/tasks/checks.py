@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from inferencegym_jax.models import KNOBS, OBSERVATION, TIME_SCALES, finite_number, shown
+from inferencegym_jax.models import KNOBS, OBSERVATION, REWARD_WEIGHTS, TIME_SCALES, finite_number, shown
 
-REWARD_WEIGHTS = ("alpha", "beta", "gamma", "delta")
 DYNAMICS = ("closed_loop", "open_loop")
 NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 CLASSES = 3  # interactive, batch, best effort
@@ -107,7 +106,8 @@ def check_fields(spec: Any) -> None:
     for knob in spec.active_knobs:
         if knob not in KNOBS:
             check.fail("active_knobs", knob, f"one or more of {', '.join(KNOBS)}")
-    for key, weight in check.mapping("reward", spec.reward, REWARD_WEIGHTS, REWARD_WEIGHTS).items():
+    needed = [key for key, weight in REWARD_WEIGHTS.items() if weight.default]
+    for key, weight in check.mapping("reward", spec.reward, needed, tuple(REWARD_WEIGHTS)).items():
         check.number(f"reward {key}", weight, 0, 1e9)
     if spec.cost_budget is not None:
         check.number("cost_budget", spec.cost_budget, 0, 1e12, above=True)

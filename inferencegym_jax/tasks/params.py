@@ -14,6 +14,7 @@ import numpy as np
 from inferencegym_jax.models import (
     EPISODE_LENGTH,
     KNOBS,
+    REWARD_WEIGHTS,
     TRAFFIC_FITTED,
     TRAFFIC_TRACE,
     EngineParams,
@@ -22,7 +23,7 @@ from inferencegym_jax.models import (
     shown,
 )
 from inferencegym_jax.table import LatencyTable, TableError, profile_of
-from inferencegym_jax.tasks.checks import DYNAMICS, REWARD_WEIGHTS
+from inferencegym_jax.tasks.checks import DYNAMICS
 from inferencegym_jax.tasks.spec import TaskSpec
 from inferencegym_jax.traffic.request_log import RequestLog
 
@@ -185,7 +186,7 @@ def make_params(
         ValueError: an override, or dynamics, that the task cannot have; see ``engine_params`` and ``gpu_memory_gb``.
     """
     overrides = check_config(config)
-    weights = {key: overrides.get(key, spec.reward[key]) for key in REWARD_WEIGHTS}
+    weights = {key: overrides.get(key, spec.reward.get(key, weight.default)) for key, weight in REWARD_WEIGHTS.items()}
     slo = np.asarray(spec.slo_ttft_ms, np.float32)
     if "slo_ttft_ms" in overrides:
         slo[0] = overrides["slo_ttft_ms"]

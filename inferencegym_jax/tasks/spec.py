@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from inferencegym_jax.models import KNOBS, shown
+from inferencegym_jax.models import KNOBS, REWARD_WEIGHTS, shown
 from inferencegym_jax.tasks.checks import check_fields, three
 
-DEFAULT_WEIGHTS = {"alpha": 0.40, "beta": 0.25, "gamma": 0.30, "delta": 0.10}
+DEFAULT_WEIGHTS = {key: weight.default for key, weight in REWARD_WEIGHTS.items()}
 """Reward weights of throughput, latency, violations and cost."""
 
 
@@ -43,7 +43,7 @@ class TaskSpec:
             open-loop task always has the profile's.
         acceptance: base acceptance rate of drafted tokens, above 0 and at most 1.
         active_knobs: those left to the agent.
-        reward: weights ``alpha``, ``beta``, ``gamma``, ``delta``.
+        reward: its weights, see ``models.REWARD_WEIGHTS``.
         cost_budget: of an episode, for graders that have one.
         dynamics: "closed_loop", or "open_loop" (continuous batching).
         traffic: fitted to a log by ``data/fit_traces.py``, in place of arrivals and prompts; open-loop only: ``rate``

@@ -121,9 +121,9 @@ def test_a_bad_seed_is_named(seed: object) -> None:
 def test_a_step_before_reset_or_after_the_end_asks_for_a_reset() -> None:
     env = InferenceGymEnv(1)
     with pytest.raises(gymnasium.error.ResetNeeded):
-        env.step(np.zeros(5, np.float32))
+        env.step(np.zeros(len(KNOBS), np.float32))
     env.reset(seed=0)
     for _ in range(200):
-        env.step(np.zeros(5, np.float32))
+        env.step(np.zeros(len(KNOBS), np.float32))
     with pytest.raises(gymnasium.error.ResetNeeded):
-        env.step(np.zeros(5, np.float32))
+        env.step(np.zeros(len(KNOBS), np.float32))

@@ -72,11 +72,11 @@ def test_config_reaches_the_server(client: httpx.Client) -> None:
 def test_what_the_server_says_is_in_the_error(client: httpx.Client) -> None:
     env = HTTPGymEnv("http://test", 1, client=client)
     with pytest.raises(gymnasium.error.ResetNeeded):
-        env.step(np.zeros(5, np.float32))
+        env.step(np.zeros(len(KNOBS), np.float32))
     env.reset(seed=0)
     env._session = "gone"
     with pytest.raises(ServerError, match="404.*no session gone"):
-        env.step(np.zeros(5, np.float32))
+        env.step(np.zeros(len(KNOBS), np.float32))
 
 
 def test_a_server_that_is_not_there_is_named() -> None:

@@ -25,7 +25,7 @@ ACTIONS = st.builds(
     st.booleans(),
     st.sampled_from(KNOBS["quant_tier"].choices),
 )
-EVERY_KNOB = np.ones(5, bool)
+EVERY_KNOB = np.ones(len(KNOBS), bool)
 
 
 def open_params(task, **engine):
