@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.iteration import TINY
 
 BUSIEST = 0.97  # share of the time that prompts may take of the iterations
@@ -32,11 +33,13 @@ class Engine(NamedTuple):
     tokens: jax.Array  # tokens that it gets in an iteration
 
 
+@compile_unit
 def slowed(iteration: jax.Array, admission: jax.Array, prompt_ms: jax.Array, gpus: jax.Array) -> jax.Array:
     """T: mean iteration (ms) where ``admission`` prompts a ms are shared by ``gpus`` engines."""
     return iteration / jnp.maximum(1.0 - admission * prompt_ms / gpus, 1.0 - BUSIEST)
 
 
+@compile_unit
 def limits(
     engine: Engine,
     line: jax.Array,

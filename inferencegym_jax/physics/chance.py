@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.iteration import TINY
 
 NORMAL_PEAK = 0.39894228  # density of the standard normal at 0
@@ -41,6 +42,7 @@ def normal_share(z: jax.Array) -> jax.Array:
     return 1.0 / (1.0 + jnp.exp(-z * (1.5976 + 0.07056 * z * z)))
 
 
+@compile_unit
 def unseen(running: jax.Array, cv_output: jax.Array, stiffness: jax.Array) -> jax.Array:
     """Standard deviation of the number running around the fluid, requests.
 
@@ -54,6 +56,7 @@ def unseen(running: jax.Array, cv_output: jax.Array, stiffness: jax.Array) -> ja
     return jnp.sqrt(gini * jnp.maximum(running, TINY) / (1.0 - jnp.minimum(stiffness, 0.5)))
 
 
+@compile_unit
 def near_slots(
     slots: jax.Array, running: jax.Array, waiting: jax.Array, sigma: jax.Array, stay_ms: jax.Array
 ) -> Chance:
@@ -70,6 +73,7 @@ def near_slots(
     return Chance(normal_share(-z), z, sigma * stay_ms / slots)
 
 
+@compile_unit
 def near_pool(
     room: jax.Array,
     held: jax.Array,

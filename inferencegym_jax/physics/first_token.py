@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineParams
+from inferencegym_jax.numerics.compile_units import compile_unit, once
 from inferencegym_jax.physics.chance import Chance, normal_share
 from inferencegym_jax.physics.fluid import Flow
 from inferencegym_jax.physics.iteration import NODE_WEIGHTS, TINY, Prompts, over_nodes
@@ -68,6 +69,7 @@ def first_token(
     whole = tuple(jnp.where(split, x, p + f * t) for p, f, x in zip(added, further, alone, strict=True))
     p = over_nodes(whole)
     square = over_nodes(tuple(x * x for x in whole))
+    p, square = once(p, square)
     # two different requests of a second whose mean is known are less alike than that mean with itself
     apart = 1.0 / (1.0 + params.prompt_cv**2 / jnp.maximum(admitted, 1.0))
     load = jnp.minimum(seen * p, 1.0)
@@ -76,6 +78,7 @@ def first_token(
     lengthened = scv * square / jnp.maximum(p, TINY) * growth / (1.0 + load)
     inspected = t * (1.0 + growth) + lengthened
     busy = 1.0 - jnp.exp(-flow.running / gpus - admitted / (SECOND_MS * gpus) * (p + t))
+    growth, lengthened, inspected, busy = once(growth, lengthened, inspected, busy)
     with_it = scv * load * (inspected - (1.0 - apart) * lengthened)
     # prompts beyond what one iteration has room for queue as at a server of their own
     per_prompt = t * prompts.tokens / prompts.chunk
@@ -83,25 +86,30 @@ def first_token(
     squares = over_nodes(tuple(jnp.where(split, w, x + per_prompt) ** 2 for x, w in zip(added, whole, strict=True)))
     queue = 0.5 * scv * squares / service * met(others, service) - waited_ms
     ahead = jnp.where(split, jnp.maximum(queue, 0.0), busy * jnp.maximum(with_it, queue - 0.5 * (inspected - t)))
+    (ahead,) = once(ahead)
     # one more iteration holds what came during the last of its own, as far as it has room
     chunk = prompts.chunk_ms
     last = over_nodes(tuple(jnp.where(f > 0, x - f * (chunk + t), x) for x, f in zip(whole, further, strict=True)))
     pieces = over_nodes(tuple(jnp.where(f > 0, chunk, x) for x, f in zip(whole, further, strict=True)))
     came = extra * seen * apart * pieces * (t + last + ahead)
     later = came * (1.0 - jnp.exp(-chunk / jnp.maximum(came, TINY)))
+    (later,) = once(later)
     own = tuple(path_ms + (1.0 + extra) * t + x for x in whole)
     width = busy * jnp.where(split, t, inspected)
     met_by = seen * (width + extra * (t + p)) + jnp.where(split, load, 0.0)
     chance = jnp.clip(1.0 - jnp.exp(-met_by), 1e-4, 1.0)
+    chance, met_by = once(chance, met_by)
     delay = (ahead + later) / chance
     # a Poisson number of others, at least one: relative second moment of their prompts' time
     second = chance * (square / jnp.maximum(met_by * p * p, TINY) + 1.0)
     s = jnp.clip(second, 4.0 / 3.0, 2.0)
     curve = 10.0 - 4.0 * s
     long = (curve + jnp.sqrt(curve * curve - 16.0 * s * (s - 2.0))) / (8.0 * s)
+    own, (width, long) = once(*own), once(width, long)
     return FirstToken(own, width, chance, delay / (1.0 + 2.0 * long), long)
 
 
+@compile_unit
 def met(others: jax.Array, service: jax.Array) -> jax.Array:
     """``rho / (1 - rho)`` of Pollaczek-Khinchine where a second's arrivals are counted, not a rate.
 
@@ -118,6 +126,7 @@ def met(others: jax.Array, service: jax.Array) -> jax.Array:
     return others * r * (1.0 + fewer * r * rest)
 
 
+@compile_unit
 def share_within(first: FirstToken, chance: Chance, limit: jax.Array, age: jax.Array, spread: jax.Array) -> jax.Array:
     """Share of requests whose first token comes within ``limit`` ms.
 
@@ -159,6 +168,7 @@ def _integral(y: jax.Array, long: jax.Array) -> jax.Array:
     return y - (1.0 + 2.0 * long) * (1.0 - fall) + long * fall * y * (2.0 + 0.5 * y)
 
 
+@compile_unit
 def quantiles(
     first: FirstToken, chance: Chance, age: jax.Array, spread: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -173,5 +183,5 @@ def quantiles(
     above = jnp.maximum(first.mean + chance.mean_ms + age - least, 0.1)
     sigma_square = jnp.log1p((spread_own + even / 12.0 + late + chance.scale_ms * chance.mean_ms) / (above * above))
     sigma = jnp.sqrt(sigma_square)
-    median = above * jnp.exp(-0.5 * sigma_square)
+    median, sigma, least = once(above * jnp.exp(-0.5 * sigma_square), sigma, least)
     return least + median, least + median * jnp.exp(1.2816 * sigma), least + median * jnp.exp(2.3263 * sigma)

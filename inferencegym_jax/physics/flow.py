@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax.numerics.compile_units import compile_unit, once
 from inferencegym_jax.physics.iteration import TINY
 
 LEAST_LONG = 1.0 / 9.0  # share of requests through all phases at which the distribution is at its widest, cv 1.12
@@ -25,6 +26,7 @@ class Passage(NamedTuple):
     phases_a_token: jax.Array  # phases that a request passes for each of its tokens after the first
 
 
+@compile_unit
 def passage(output: jax.Array, cv: jax.Array) -> Passage:
     """Phases that give outputs of this mean (tokens) and coefficient of variation.
 
@@ -45,6 +47,24 @@ class Step(NamedTuple):
     rate: jax.Array  # phases a ms
 
 
+def _chances(rate: jax.Array, span_ms: jax.Array, count: int) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Probability of passing 0, 1, ... phases, and the time spent that many phases on: ``int_0^span P(j passed)``."""
+    u = rate * span_ms
+    stay, inverse = once(jnp.exp(-u), 1.0 / jnp.maximum(rate, 1e-9))
+    chances = [stay]
+    for j in range(1, count):
+        chances.append(chances[-1] * u * jnp.float32(1.0 / j))
+    # from the cumulative chances, which cancel where u is small: by series there
+    spent, below, first = [], jnp.zeros_like(u), jnp.ones_like(u)
+    for j, chance in enumerate(chances):
+        below = below + chance
+        first = first * u * jnp.float32(1.0 / (j + 1))
+        small = first * (1.0 - u * jnp.float32((j + 1.0) / (j + 2.0)))
+        spent.append(jnp.where(u < 0.02, small, 1.0 - below) * inverse)
+    return chances, spent
+
+
+@compile_unit
 def propagate(phases: tuple[jax.Array, ...], long: jax.Array, rate: jax.Array, span_ms: jax.Array) -> Step:
     """Move the running on for ``span_ms`` at ``rate`` phases a ms.
 
@@ -54,21 +74,7 @@ def propagate(phases: tuple[jax.Array, ...], long: jax.Array, rate: jax.Array, s
         rate: phases that each running request passes a ms.
         span_ms: time served.
     """
-    u = rate * span_ms
-    stay = jnp.exp(-u)
-    chances = [stay]
-    for j in range(1, len(phases)):
-        chances.append(chances[-1] * u * jnp.float32(1.0 / j))
-    inverse = 1.0 / jnp.maximum(rate, 1e-9)
-    # time spent j phases on: int_0^span P(j phases passed), from the cumulative chances; by series where u is small
-    spent, below = [], jnp.zeros_like(u)
-    for j, chance in enumerate(chances):
-        below = below + chance
-        first = jnp.float32(1.0)
-        for i in range(1, j + 2):
-            first = first * u * jnp.float32(1.0 / i)
-        small = first * (1.0 - u * jnp.float32((j + 1.0) / (j + 2.0)))
-        spent.append(jnp.where(u < 0.02, small, 1.0 - below) * inverse)
+    chances, spent = _chances(rate, span_ms, len(phases))
     moved = []
     for i in range(len(phases)):
         terms = [phases[j] * chances[i - j] for j in range(i + 1)]
@@ -78,11 +84,25 @@ def propagate(phases: tuple[jax.Array, ...], long: jax.Array, rate: jax.Array, s
     return Step(tuple(moved), tuple(reach), rate)
 
 
+@compile_unit
+def remainder(
+    phases: tuple[jax.Array, ...], long: jax.Array, rate: jax.Array, span_ms: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Sums over the phases of what ``propagate`` gives: requests kept, and ms of admission at rate 1 still there."""
+    chances, spent = _chances(rate, span_ms, len(phases))
+    kept, below = jnp.zeros_like(rate), jnp.zeros_like(rate)
+    for phase, chance in zip(reversed(phases), chances, strict=True):
+        below = below + chance
+        kept = kept + phase * below
+    return kept, long * total(tuple(spent)) + (1.0 - long) * spent[0]
+
+
 def total(values: tuple[jax.Array, ...]) -> jax.Array:
     """Sum over phases."""
     return sum(values[1:], values[0])
 
 
+@compile_unit
 def occupancy(
     before: tuple[jax.Array, ...], after: tuple[jax.Array, ...], admitted: jax.Array, long: jax.Array, rate: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

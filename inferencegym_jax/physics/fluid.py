@@ -8,15 +8,16 @@ at that of the middle of the second.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineParams, EngineState, ServeAction
+from inferencegym_jax.numerics.compile_units import compile_unit, once
 from inferencegym_jax.physics import admission, pool
 from inferencegym_jax.physics.chance import Chance, near_pool, near_slots, unseen
-from inferencegym_jax.physics.flow import Passage, mean_context, mix, occupancy, passage, propagate, total
+from inferencegym_jax.physics.flow import Passage, mean_context, mix, occupancy, passage, propagate, remainder, total
 from inferencegym_jax.physics.iteration import (
     TINY,
     Iteration,
@@ -80,6 +81,7 @@ class Flow(NamedTuple):
     chance: Chance
 
 
+@compile_unit
 def take_in(
     engine: EngineState,
     arrivals: Arrivals,
@@ -100,7 +102,7 @@ def take_in(
         configuration: GPUs that serve.
         params: the engine.
     """
-    phases = tuple(engine.phases[..., i] for i in range(engine.phases.shape[-1]))
+    phases = once(*(engine.phases[..., i] for i in range(engine.phases.shape[-1])))
     running = total(phases)
     waiting = engine.waiting[..., 0] + engine.waiting[..., 1] + engine.waiting[..., 2]
     again = total(tuple(engine.preempted[..., i] for i in range(engine.preempted.shape[-1])))
@@ -109,13 +111,15 @@ def take_in(
     none = running <= TINY
     own_prompt = jnp.where(none, prompt, engine.prompt)
     own_output = jnp.where(none, output, engine.output)
+    running, waiting, again, prompt, output = once(running, waiting, again, prompt, output)
+    own_prompt, own_output = once(own_prompt, own_output)
     context = engine.held / jnp.maximum(running, TINY)
     context = jnp.where(running > 0.01, jnp.clip(context, 0.5 * own_prompt, own_prompt + own_output), own_prompt)
     line = waiting + arrivals.requests
     first, second = running - engine.second_running, engine.second_running
     busiest = jnp.where(running > TINY, jnp.maximum(first, second) / jnp.maximum(running, TINY), 1.0)
     width = action.spec_length.astype(jnp.float32) + 1.0
-    decode = jnp.maximum(running * busiest * width, 1.0)
+    (decode,) = once(jnp.maximum(running * busiest * width, 1.0))
     served = jnp.minimum(params.token_budget / decode, 1.0)
     # the last verification of a request yields more than it still wants
     wanted = jnp.maximum(own_output - 1.0, 1.0)
@@ -160,16 +164,17 @@ def plan(
     room = jnp.minimum(room, inflow.pool)
     chunks = over_nodes(prompts.further) + 1.0
     split = configuration.prefill_gpu
+    room, passing = once(e * room, passes.phases_a_token * inflow.tokens)
     return admission.Engine(
         gpus=e,
         slots=e * action.batch_size.astype(jnp.float32),
-        room=e * room,
+        room=room,
         iteration=iteration_ms,
         prompt_ms=jnp.where(split, 0.0, prompts.mean_ms),
         prefill_ms=jnp.where(split, alone_ms, chunks * iteration_ms + prompts.mean_ms),
         least_ms=jnp.where(split, alone_ms, prompts.mean_ms + per_prompt),
         prompt=inflow.prompt,
-        passing=passes.phases_a_token * inflow.tokens,
+        passing=passing,
         tokens=inflow.tokens,
     ), passes
 
@@ -239,11 +244,13 @@ def flow(
     def enter(what: admission.Engine, freed: jax.Array) -> tuple[jax.Array, ...]:
         return admission.limits(what, inflow.line, here, phases[-1], held_here, freed * inflow.context, span)
 
-    def move(what: admission.Engine, passes: Passage, rate: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-        slow = admission.slowed(what.iteration, rate, what.prompt_ms, what.gpus)
-        step = propagate(phases, passes.long, what.passing / slow, span)
-        free = what.slots - jnp.maximum(total(step.moved) - apart, 0.0)
-        return step, jnp.maximum(free / (total(step.reach) + what.prefill_ms), 0.0), slow
+    def most_of(what: admission.Engine, kept: jax.Array, reach: jax.Array) -> jax.Array:
+        return jnp.maximum((what.slots - jnp.maximum(kept - apart, 0.0)) / (reach + what.prefill_ms), 0.0)
+
+    def foresee(what: admission.Engine, passes: Passage, rate: jax.Array) -> tuple[jax.Array, ...]:
+        (slow,) = once(admission.slowed(what.iteration, rate, what.prompt_ms, what.gpus))
+        kept, reach = remainder(phases, passes.long, what.passing / slow, span)
+        return *once(most_of(what, kept, reach)), kept, reach, slow
 
     def freed_of(output: jax.Array) -> jax.Array:
         mean = mean_context(inflow.own_prompt, output, params.prompt_cv, params.output_cv, params.length_correlation)
@@ -254,10 +261,10 @@ def flow(
         inflow, prompts, look(start, inflow.context).ms, alone_ms, inflow.own_output, action, configuration, params
     )
     by_line, by_budget, by_slots, by_memory = enter(what, freed)
-    step, most, slow = move(what, passes, least((by_line, by_budget, by_slots, by_memory)))
-    guess = least((by_line, by_budget, most, by_memory))
+    most, kept, reach, slow = foresee(what, passes, least((by_line, by_budget, by_slots, by_memory)))
+    (guess,) = once(least((by_line, by_budget, most, by_memory)))
     entering = guess * span
-    end = total(step.moved) + guess * total(step.reach)
+    end = kept + guess * reach
     middle = 0.5 * (start + end)
     # half of the second's change of the tokens held
     grown = start * inflow.tokens * span / slow
@@ -268,6 +275,7 @@ def flow(
     # outputs are mixed by what the running still have to get, so that tokens owed are conserved
     owing = sum(phases[i] * float(len(phases) - i) for i in range(len(phases))) / (3.0 * passes.long + 1.0)
     output = mix(owing, inflow.own_output, entering, inflow.output)
+    middle, context, held, output, end = once(middle, context, held, output, end)
 
     at_middle = look(middle, context)
     waiting = jnp.maximum(0.5 * (inflow.waiting + inflow.line - entering), 0.0)
@@ -277,12 +285,15 @@ def flow(
     recomputed = share * jnp.maximum(start + entering - end, 0.0) / jnp.maximum(span, TINY)
     slower = 1.0 / jnp.maximum(1.0 - recomputed * what.prompt_ms / what.gpus, 0.5)
     what, passes = plan(inflow, prompts, at_middle.ms, alone_ms, output, action, configuration, params)
+    slower, share = once(slower, share)
     what = what._replace(iteration=what.iteration * slower, prompt_ms=what.prompt_ms * slower)
     by_line, by_budget, by_slots, by_memory = enter(what, freed)
-    _, most, _ = move(what, passes, guess)
-    rate = least((by_line, by_budget, most, by_memory))
-    step, most, slow = move(what, passes, rate)
-    rate = jnp.minimum(rate, most)
+    most, *_ = foresee(what, passes, guess)
+    (rate,) = once(least((by_line, by_budget, most, by_memory)))
+    (slow,) = once(admission.slowed(what.iteration, rate, what.prompt_ms, what.gpus))
+    step = propagate(phases, passes.long, what.passing / slow, span)
+    most = most_of(what, total(step.moved), total(step.reach))
+    rate, most = once(jnp.minimum(rate, most), most)
     admitted = rate * span
     again = jnp.minimum(inflow.again, admitted)
     new = admitted - again

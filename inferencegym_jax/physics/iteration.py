@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.models import EngineParams
+from inferencegym_jax.numerics.compile_units import compile_unit, once
 from inferencegym_jax.table import EngineProfile
 
 PARTS_LOG2 = 3  # an octave is cut into 8 parts; the kernels are measured at nodes that are among them
@@ -149,6 +150,10 @@ class Iterations:
 
 
 def _between(values: np.ndarray, node: jax.Array, place: jax.Array) -> jax.Array:
+    return compile_unit(functools.partial(_blend, values))(node, place)
+
+
+def _blend(values: np.ndarray, node: jax.Array, place: jax.Array) -> jax.Array:
     flat, index = jnp.asarray(values), node.astype(jnp.uint32)
     low = flat.at[index].get(mode="promise_in_bounds")
     high = flat.at[index + 1].get(mode="promise_in_bounds")
@@ -191,13 +196,14 @@ def iteration(
     return Iteration(ms, jnp.clip(rise / ms, 0.0, STIFFEST))
 
 
+@compile_unit
 def prompt_nodes(mean: jax.Array, cv: jax.Array) -> tuple[jax.Array, ...]:
     """Three prompt lengths (tokens) that stand for lognormal ones of this mean and coefficient of variation.
 
     Gauss-Hermite quadrature on the logarithm, scaled so that the mean is exact; weights ``NODE_WEIGHTS``.
     """
-    sigma = jnp.sqrt(jnp.log1p(cv * cv))
-    up = jnp.exp(NODE_DEVIATIONS[2] * sigma)
+    sigma = jnp.sqrt(jnp.log(1.0 + cv * cv))
+    (up,) = once(jnp.exp(NODE_DEVIATIONS[2] * sigma))
     scale = 1.0 / (NODE_WEIGHTS[0] / up + NODE_WEIGHTS[1] + NODE_WEIGHTS[2] * up)
     return mean * scale / up, mean * scale, mean * scale * up
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.chance import normal_share
 from inferencegym_jax.physics.iteration import TINY
 
@@ -31,6 +32,7 @@ class TimePerToken(NamedTuple):
     deviation: jax.Array
 
 
+@compile_unit
 def time_per_token(
     slowed_ms: jax.Array,
     tokens: jax.Array,
@@ -71,12 +73,14 @@ def time_per_token(
     return TimePerToken(mean, jnp.sqrt(by_prompts + by_chance))
 
 
+@compile_unit
 def share_quick(per_token: TimePerToken, objective_ms: jax.Array) -> jax.Array:
     """Share of the finishing requests whose TPOT is within the objective (ms, may be infinite)."""
     z = (jnp.minimum(objective_ms, 1e9) - per_token.mean) / jnp.maximum(per_token.deviation, 0.01)
     return normal_share(z)
 
 
+@compile_unit
 def judge(
     joined: jax.Array,
     young_before: jax.Array,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.iteration import TINY
 
 
@@ -16,6 +17,7 @@ def pool_tokens(memory_gb: jax.Array, weights_gb: jax.Array, runtime_gb: float, 
     return jnp.maximum(memory_gb - weights_gb - runtime_gb, 0.0) * jnp.float32(1e9 / bytes_per_token)
 
 
+@compile_unit
 def watermark_room(
     pool: jax.Array, budget: jax.Array, prompt: jax.Array, cv_prompt: jax.Array, output: jax.Array
 ) -> jax.Array:
@@ -29,6 +31,7 @@ def watermark_room(
     return jnp.maximum(budget * pool - 0.5 * prompt * (1.0 + cv_prompt * cv_prompt) + growth, prompt)
 
 
+@compile_unit
 def held_after(
     held: jax.Array, entered: jax.Array, grown: jax.Array, completed: jax.Array, freed: jax.Array
 ) -> jax.Array:
@@ -48,6 +51,7 @@ def held_after(
     return held * stay + (entered + grown) * (1.0 - stay) / u
 
 
+@compile_unit
 def preempted_share(
     pool: jax.Array, budget: jax.Array, prompt: jax.Array, output: jax.Array, full: jax.Array
 ) -> jax.Array:

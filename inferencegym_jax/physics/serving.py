@@ -81,7 +81,8 @@ def serve_second(
         What the second came to, and the engine after it (``running`` is the caller's to count).
     """
     profile = grid.profile
-    configuration, engine = configure(engine, action, is_first, params)
+    configuration, switched = configure(engine, action, is_first, params)
+    engine = engine.replace(**switched._asdict(), tier=configuration.tier)
     weights = by_tier(profile.weights_gb, configuration.tier)
     pool_tokens = pool.pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
@@ -90,7 +91,9 @@ def serve_second(
     alone_ms = over_nodes(alone)
     moved = flow(grid, engine, inflow, prompts, alone_ms, action, configuration, params)
     new = moved.admitted - moved.again
-    lines = line.serve_lines(engine, new, arrivals.requests, class_shares, params.queue_capacity)
+    lines = line.serve_lines(
+        engine, new, arrivals.requests, class_shares, slo_ttft_ms, params.queue_capacity
+    )
     first = first_token(prompts, alone, moved, lines.wait_ms, configuration, params)
     return settle(
         grid,
@@ -139,22 +142,28 @@ def settle(
         moved.stiffness,
     )
     finished = jnp.minimum(moved.completed / jnp.maximum(inflow.running + new, TINY), 1.0)
-    rows = []
-    for i, mine in enumerate(lines.classes):
-        share, objective = class_shares[..., i], slo_ttft_ms[..., i]
+
+    def judge(i: int) -> on_time.Judged:
+        mine, objective = lines.classes[i], slo_ttft_ms[..., i]
         chance = moved.chance._replace(scale_ms=moved.chance.scale_ms * mine.last)
-        rows.append(
-            on_time.judge(
-                share * lines.joined,
-                jnp.minimum(mine.before, share * line.younger_than(engine.arrived, objective)),
-                jnp.minimum(mine.after, share * line.younger_than(lines.arrived, objective)),
-                mine.entered,
-                share_within(first, chance, objective, mine.wait_ms, mine.spread_ms),
-                engine.unjudged[..., i],
-                finished,
-                on_time.share_quick(per_token, params.slo_tpot_ms[..., i]),
-            )
+        return on_time.judge(
+            class_shares[..., i] * lines.joined,
+            engine.young[..., i],
+            mine.young,
+            mine.entered,
+            share_within(first, chance, objective, mine.wait_ms, mine.spread_ms),
+            engine.unjudged[..., i],
+            finished,
+            on_time.share_quick(per_token, params.slo_tpot_ms[..., i]),
         )
+
+    def judge_others() -> tuple[on_time.Judged, ...]:
+        return tuple(judge(i) for i in range(1, line.CLASSES))
+
+    def nobody() -> tuple[on_time.Judged, ...]:
+        return (on_time.Judged(*(jnp.zeros_like(new),) * 4),) * (line.CLASSES - 1)
+
+    rows = (judge(0), *jax.lax.cond(line.has_classes(class_shares), judge_others, nobody))
     wait, spread = lines.wait_ms, lines.spread_ms
     p50, p90, p99 = quantiles(first, moved.chance, wait, spread)
     tokens = moved.grown + new
@@ -214,6 +223,8 @@ def settle(
         had_tokens=(engine.had_tokens + moved.grown) * kept,
         unjudged=jnp.stack([row.unjudged for row in rows], axis=-1),
         waiting=jnp.stack([mine.after for mine in lines.classes], axis=-1),
+        young=jnp.stack([mine.young for mine in lines.classes], axis=-1),
+        age_ms=jnp.stack([mine.age_ms for mine in lines.classes], axis=-1),
         waiting_prompt=mix(inflow.waiting, engine.waiting_prompt, arrivals.requests, arrivals.prompt),
         waiting_output=inflow.output,
         arrived=lines.arrived,

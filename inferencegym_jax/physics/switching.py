@@ -18,6 +18,20 @@ SECOND_MS = 1000.0
 DRAINED = 0.5  # requests: a replica with fewer is empty
 
 
+class Switched(NamedTuple):
+    """What of the engine's state a change of configuration touches; fields as in ``EngineState``."""
+
+    phases: jax.Array
+    preempted: jax.Array
+    preempted_tokens: jax.Array
+    held: jax.Array
+    restart_s: jax.Array
+    second_gpu: jax.Array
+    start_s: jax.Array
+    lease_s: jax.Array
+    second_running: jax.Array
+
+
 class Configuration(NamedTuple):
     """Which GPUs serve in this second, and what they are; float32 unless noted."""
 
@@ -32,7 +46,7 @@ class Configuration(NamedTuple):
 @compile_unit
 def configure(
     engine: EngineState, action: ServeAction, is_first: jax.Array, params: EngineParams
-) -> tuple[Configuration, EngineState]:
+) -> tuple[Configuration, Switched]:
     """Apply the knobs that need time: ``quant_tier`` and ``prefill_disagg``.
 
     Another weight format stops the engine for ``restart_s``; what ran is preempted, and recomputed before anything
@@ -46,7 +60,7 @@ def configure(
         params: the switching times.
 
     Returns:
-        The configuration, and the engine with what was preempted and the times left after this second.
+        The configuration, and what changes of the engine: what was preempted, and the times left after this second.
     """
     changed = (action.quant_tier != engine.tier) & ~is_first
     left_s = jnp.where(is_first, 0.0, jnp.where(changed, params.restart_s, engine.restart_s))
@@ -76,12 +90,11 @@ def configure(
         apart=jnp.where(asked, 0.0, second_running),
         paid=1.0 + paid.astype(jnp.float32),
     )
-    return configuration, engine.replace(
+    return configuration, Switched(
         phases=jnp.where(every_phase, 0.0, engine.phases),
         preempted=jnp.where(every_phase, engine.preempted + engine.phases, engine.preempted),
         preempted_tokens=jnp.where(stopped, mean, engine.preempted_tokens),
         held=jnp.where(stopped, 0.0, engine.held),
-        tier=action.quant_tier,
         restart_s=jnp.maximum(left_s - 1.0, 0.0),
         second_gpu=paid.astype(jnp.int32),
         start_s=jnp.maximum(start_s - 1.0, 0.0),
