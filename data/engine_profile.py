@@ -74,7 +74,7 @@ def monotone(values: np.ndarray) -> np.ndarray:
 def profile(times: StepTimes) -> dict[str, Any]:
     """The profile of one model on one GPU, as the JSON holds it."""
     gpu, arch = systems()[times.system], times.arch
-    products = [[times.layers_ms(m, tier) for m in PRODUCT_TOKENS] for tier in TIERS]
+    products = [monotone(np.array([times.layers_ms(m, tier) for m in PRODUCT_TOKENS])) for tier in TIERS]
     attention = np.array([[times.decode_attention_ms(b, c) for c in DECODE_CONTEXTS] for b in DECODE_SEQUENCES])
     prefill = np.array([times.prefill_attention_ms(p) if p else 0.0 for p in PREFILL_TOKENS])
     return {
@@ -97,7 +97,10 @@ def profile(times: StepTimes) -> dict[str, Any]:
         "path_ms": PATH_MS,
         "first_token_extra_iterations": 1,
         "products_ms": {"tokens": list(PRODUCT_TOKENS), "ms": rounded(products)},
-        "head_ms": {"tokens": list(PRODUCT_TOKENS), "ms": rounded([times.head_ms(m) for m in PRODUCT_TOKENS])},
+        "head_ms": {
+            "tokens": list(PRODUCT_TOKENS),
+            "ms": rounded(monotone(np.array([times.head_ms(m) for m in PRODUCT_TOKENS]))),
+        },
         "decode_attention_ms": {
             "sequences": list(DECODE_SEQUENCES),
             "context": list(DECODE_CONTEXTS),
