@@ -184,7 +184,7 @@ class StepInfo(BaseModel):
 
 def _config_field(key: str) -> Any:
     if key == "slo_ttft_ms":
-        about = {"title": "SLO", "description": "TTFT of the strictest class, ms"}
+        about: dict[str, Any] = {"title": "SLO", "description": "TTFT of the strictest class, ms"}
         return (float | None, Field(None, gt=0, le=1e9, **about))
     weight = REWARD_WEIGHTS[key]
     return (float | None, Field(None, ge=0, le=1e9, title=weight.symbol, description=weight.term))
