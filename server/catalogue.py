@@ -113,7 +113,7 @@ def baseline(programs: Programs) -> dict[str, Any]:
     scores = []
     for spec in ig.task_specs().values():
         program = programs.program(spec.id)
-        log = programs.replay(program, BASELINE_SEED, [action] * EPISODE_LENGTH)
+        log, oom_share = programs.replay(program, BASELINE_SEED, [action] * EPISODE_LENGTH)
         grade = ig.grade(spec.id, log, program.problem.normalisers)
         shipped = calibration()["tasks"].get(spec.name, {}).get("baseline", {})
         scores.append(
@@ -122,7 +122,9 @@ def baseline(programs: Programs) -> dict[str, Any]:
                 "name": spec.name,
                 "score": grade["score"],
                 "breakdown": grade["breakdown"],
+                "gpu_seconds": grade.get("outcome", {}).get("gpu_seconds"),
                 "total_reward": math.fsum(entry["reward"] for entry in log),
+                "oom_share": oom_share,
                 "expected_range": shipped.get("expected_range") if programs.trace is None else None,
             }
         )

@@ -5,19 +5,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.single_step import SingleStep
 from inferencegym_jax.models import KNOBS
+from inferencegym_jax.policies.reactive_control import ReactivePlan
+from inferencegym_jax.policies.reactive_plans import plan_for
+from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
@@ -39,6 +43,22 @@ class TaskProgram(SingleStep):
     def config(self) -> dict[str, float]:
         """The overrides of its weights and objective."""
         return self.problem.config
+
+    @functools.cached_property
+    def reactive_plan(self) -> ReactivePlan:
+        """The reactive controller's plan for the task.
+
+        Raises:
+            ValueError: see ``reactive_for``.
+        """
+        return plan_for(self.problem.table, self.problem.params)
+
+
+class Replay(NamedTuple):
+    """An episode simulated again."""
+
+    log: list[dict[str, Any]]  # of ``LogEntry``
+    oom_share: float  # of its seconds out of memory
 
 
 class Programs:
@@ -75,13 +95,13 @@ class Programs:
                 self._programs.move_to_end(key)
             return program
 
-    def replay(self, program: TaskProgram, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The log that these actions give, bit for bit a session's: entries ``{"action", "reward", "metrics"}``.
+    def replay(self, program: TaskProgram, seed: int, actions: Sequence[Mapping[str, Any]]) -> Replay:
+        """The log that these actions give, bit for bit a session's.
 
         Raises:
             ValueError: the server's own latency table lacks a value of a knob; the action's index is named.
         """
-        state, log = program.reset(seed).state, []
+        state, log, crashes = program.reset(seed).state, [], 0
         for i, action in enumerate(actions):
             try:
                 packed = program.pack_action(action)
@@ -89,10 +109,10 @@ class Programs:
                 raise ValueError(f"actions[{i}]: {error}") from error
             outcome = program.step(state, packed)
             state = outcome.state
-            log.append(
-                {"action": {k: action[k] for k in KNOBS}, "reward": outcome.reward, "metrics": outcome.info["metrics"]}
-            )
-        return log
+            knobs, info = {name: action[name] for name in KNOBS}, outcome.info
+            log.append(log_entry(program.spec, knobs, outcome.reward, info["metrics"], info.get("outcome", {})))
+            crashes += info["oom"]
+        return Replay(log, crashes / max(len(log), 1))
 
     def warm_up(self) -> None:
         """Compile reset and step of every task, so that no request waits for a compiler."""

@@ -27,6 +27,7 @@ from inferencegym_jax.models import (
     KNOBS,
     METRICS,
     OBSERVATION,
+    OUTCOME,
     REWARD_WEIGHTS,
     SEEDS,
     WORKLOAD,
@@ -173,6 +174,16 @@ else:
     )
 
 
+if TYPE_CHECKING:
+    Outcome = BaseModel
+else:
+    Outcome = create_model(
+        "RequestOutcome",
+        __doc__="What became of one second's requests; lists are by class: interactive, batch, best effort.",
+        **{name: _quantity_field(spec) for name, spec in OUTCOME.items()},
+    )
+
+
 class StepInfo(BaseModel):
     """The details of a step."""
 
@@ -180,12 +191,18 @@ class StepInfo(BaseModel):
     metrics: Metrics
     workload: Workload
     oom: bool = Field(description="did the GPU run out of memory")
+    outcome: Outcome | None = Field(default=None, description="of an open-loop task, which is scored by request")
+
+
+OBJECTIVES = {
+    "slo_ttft_ms": "TTFT objective of the strictest class (ms)",
+    "slo_tpot_ms": "objective on the time per output token (ms), of an open-loop task",
+}
 
 
 def _config_field(key: str) -> Any:
-    if key == "slo_ttft_ms":
-        about: dict[str, Any] = {"title": "SLO", "description": "TTFT of the strictest class, ms"}
-        return (float | None, Field(None, gt=0, le=1e9, **about))
+    if key in OBJECTIVES:
+        return (float | None, Field(None, gt=0, le=1e9, title="SLO", description=OBJECTIVES[key]))
     weight = REWARD_WEIGHTS[key]
     return (float | None, Field(None, ge=0, le=1e9, title=weight.symbol, description=weight.term))
 
@@ -196,7 +213,7 @@ else:
     Config = create_model(
         "Config",
         __config__=STRICT,
-        __doc__="Overrides of a task's reward weights and of the TTFT objective of its strictest class.",
+        __doc__="Overrides of a task's reward weights and latency objectives.",
         **{key: _config_field(key) for key in CONFIG_KEYS},
     )
 

@@ -157,7 +157,7 @@ class Service:
             ValueError: an action that the server's table cannot serve.
         """
         program = self.programs.program(task, config)
-        log = self.programs.replay(program, seed, actions)
+        log = self.programs.replay(program, seed, actions).log
         result = ig.grade(program.spec.id, log, program.problem.normalisers)
         difference = None if episode_log is None else first_difference(episode_log, log)
         if difference is not None:

@@ -30,7 +30,7 @@ from inferencegym_jax.models.observation import (
     ObservationField,
     ServeObservation,
 )
-from inferencegym_jax.models.outcome import RequestOutcome
+from inferencegym_jax.models.outcome import OUTCOME, RequestOutcome
 from inferencegym_jax.models.quantity import Quantity
 from inferencegym_jax.models.state import REWARD_WEIGHTS, EnvParams, EnvState, RewardWeight
 from inferencegym_jax.models.trajectory import Trajectory
@@ -42,6 +42,7 @@ __all__ = [
     "LINE_SECONDS",
     "METRICS",
     "OBSERVATION",
+    "OUTCOME",
     "PHASES",
     "PREFILL_GPU",
     "QUEUE_CAPACITY",

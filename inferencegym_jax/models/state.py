@@ -74,7 +74,7 @@ class EnvParams:
     class_shares: Scalar  # float32[3], interactive, batch, best effort; [1, 0, 0] where a task has no classes
     slo_ms: Scalar  # float32[3], TTFT objective of each class; inf for none
     memory_limit_gb: Scalar  # float32, what the task's grader asks for
-    oom_limit_gb: Scalar  # float32, what the GPU has
+    oom_limit_gb: Scalar  # float32, what the GPU has: of a closed-loop task by the task, else by the table
     acceptance: Scalar  # float32, base acceptance rate of drafted tokens
     alpha: Scalar  # float32, reward weight of throughput
     beta: Scalar  # float32, of latency

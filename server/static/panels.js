@@ -10,7 +10,7 @@ const written = (digits) => (value) => (digits ? value.toFixed(digits) : Math.ro
 const MARKS = { gpu_memory_gb: (row) => row.oom };
 const LIMITS = {
   ttft_p50_ms: (task) => shownSlos(task).map(({ value, label }) => ({ value, label: `${label} ${value.toLocaleString("en")} ms` })),
-  gpu_memory_gb: (task) => [{ value: task.memory_limit_gb, label: `limit ${task.memory_limit_gb} GB` }],
+  gpu_memory_gb: (task) => (task.memory_limit_gb ? [{ value: task.memory_limit_gb, label: `limit ${task.memory_limit_gb} GB` }] : []),
   cost_per_1k: (task) => (task.cost_budget ? [{ value: task.cost_budget, label: `budget ${task.cost_budget}` }] : []),
 };
 

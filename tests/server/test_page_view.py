@@ -26,6 +26,8 @@ def test_two_policies_are_drawn_over_each_other_with_a_legend(page: Browser, sit
         assert len(paths) == 2 and paths[0] != paths[1]
         assert all(path.count("L") == 199 and "NaN" not in path for path in paths)
     assert page.js("document.querySelectorAll('#result .grade').length") == 2
+    crashes = page.js("[...document.querySelectorAll('#result .oom')].map((p) => p.innerText)")
+    assert crashes[0] == "Never out of memory." and len(crashes) == 2
 
 
 def test_locked_knobs_say_why_and_cannot_be_moved(page: Browser, site: str) -> None:
