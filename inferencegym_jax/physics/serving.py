@@ -91,9 +91,7 @@ def serve_second(
     alone_ms = over_nodes(alone)
     moved = flow(grid, engine, inflow, prompts, alone_ms, action, configuration, params)
     new = moved.admitted - moved.again
-    lines = line.serve_lines(
-        engine, new, arrivals.requests, class_shares, slo_ttft_ms, params.queue_capacity
-    )
+    lines = line.serve_lines(engine, new, arrivals.requests, class_shares, slo_ttft_ms, params.queue_capacity)
     first = first_token(prompts, alone, moved, lines.wait_ms, configuration, params)
     return settle(
         grid,

@@ -2,7 +2,6 @@
 and the closed loop is left alone."""
 
 import functools
-
 from typing import Any
 
 import jax
