@@ -23,7 +23,7 @@ from inferencegym_jax.policies.reactive_control import ReactivePlan
 from inferencegym_jax.policies.reactive_plans import plan_for
 from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
-from server.errors import BadInput
+from server.bad_input import BadInput
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
 

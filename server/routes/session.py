@@ -10,7 +10,8 @@ import orjson
 from fastapi import APIRouter, Body, Query, Response
 from redis.exceptions import RedisError
 
-from server.errors import BadInput, problem, responses
+from server.bad_input import BadInput
+from server.errors import problem, responses
 from server.metrics import Metrics
 from server.schema_parts import StateModel
 from server.schemas import Health, ResetRequest, ResetResponse, StepRequest, StepResponse, config_dict
