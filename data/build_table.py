@@ -224,10 +224,10 @@ def _overhead(text: str) -> float:
     except ValueError:
         from data.engine_table import table_of
         from inferencegym_jax.fidelity.measured_runs import RunError, read_runs
-        from inferencegym_jax.fidelity.validation import fit_overhead
+        from inferencegym_jax.fidelity.validation import fit_constants
 
         try:
-            value = fit_overhead(read_runs(text), table_of)["overhead_ms"]
+            value = fit_constants(read_runs(text), table_of)["overhead_ms"]
         except (RunError, ValueError) as error:
             raise argparse.ArgumentTypeError(str(error)) from error
     if not 0 <= value < 100:

@@ -90,7 +90,7 @@ def profile(times: StepTimes) -> dict[str, Any]:
     """The profile of one model on one GPU, as the JSON holds it."""
     gpu, arch = systems()[times.system], times.arch
     constants = json.loads(CONSTANTS.read_text())
-    products = [monotone(np.array([products_ms(times, m, tier) for m in PRODUCT_TOKENS])) for tier in TIERS]
+    products = [padding_envelope(np.array([products_ms(times, m, tier) for m in PRODUCT_TOKENS])) for tier in TIERS]
     attention = np.array([[times.decode_attention_ms(b, c) for c in DECODE_CONTEXTS] for b in DECODE_SEQUENCES])
     prefill = np.array([times.prefill_attention_ms(p) if p else 0.0 for p in PREFILL_TOKENS])
     return {
