@@ -76,7 +76,8 @@ def score(endpoint: Endpoint, spec: ig.TaskSpec, seed: int, options: argparse.Na
         agent.close()
     used = result["usage"]
     print(
-        f"task {spec.id} {spec.name}: seed {seed}, score {result['score']:.4f}, {used['calls']} calls,"
+        f"task {spec.id} {spec.name}: seed {seed}, score {result['score']:.4f}, out of memory"
+        f" {100 * result['oom_share']:.1f} %, {used['calls']} calls,"
         f" {used['malformed']} malformed, {used['held']} held",
         flush=True,
     )

@@ -15,69 +15,91 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineParams
+from inferencegym_jax.physics.chance import Chance, normal_share
+from inferencegym_jax.physics.fluid import Flow
 from inferencegym_jax.physics.iteration import NODE_WEIGHTS, TINY, Prompts, over_nodes
-from inferencegym_jax.physics.line import SECOND_MS
+from inferencegym_jax.physics.switching import SECOND_MS, Configuration
 
 
 class FirstToken(NamedTuple):
-    """Time to first token beside the line: ``own + U(0, width)``, and an exponential with a chance; ms."""
+    """Time to first token beside the line; ms.
+
+    ``own + U(0, width)``, and with a chance the time of others' prompts: exponential of mean ``stage_ms``, or with the
+    share ``long`` three such stages.
+    """
 
     own: tuple[jax.Array, ...]  # at the three nodes of the prompt lengths
     width: jax.Array  # of the uniform part
     chance: jax.Array  # that others' prompts lengthen it
-    delay: jax.Array  # mean ms by which they do then
+    stage_ms: jax.Array
+    long: jax.Array  # share with three stages
 
     @property
     def mean(self) -> jax.Array:
         """Mean over requests, ms."""
-        return over_nodes(self.own) + 0.5 * self.width + self.chance * self.delay
+        return over_nodes(self.own) + 0.5 * self.width + self.chance * self.stage_ms * (1.0 + 2.0 * self.long)
 
 
 def first_token(
     prompts: Prompts,
-    iteration: jax.Array,
-    admitted: jax.Array,
-    running: jax.Array,
-    gpus: jax.Array,
-    clear: jax.Array,
+    alone: tuple[jax.Array, ...],
+    flow: Flow,
+    waited_ms: jax.Array,
+    configuration: Configuration,
     params: EngineParams,
 ) -> FirstToken:
     """TTFT of the second's requests, the line apart.
 
     Args:
         prompts: what a prompt adds, at the three nodes.
-        iteration: t, ms.
-        admitted: requests that enter in this second; each of them meets the others.
-        running: mean number in decode, on one GPU.
-        gpus: engines that share the requests.
-        clear: share of the second in which no line from before is left.
-        params: the engine: ``path_ms`` (h), ``first_token_iterations``; ``arrival_scv`` of the traffic.
+        alone: ms of a prompt on a GPU of its own, at the three nodes.
+        flow: of the second; each of its requests meets the others.
+        waited_ms: mean wait in line, which holds a part of the wait for others' prompts.
+        configuration: GPUs that serve.
+        params: the engine: ``path_ms`` (h), ``first_token_iterations``; of the traffic ``arrival_scv``, ``prompt_cv``.
     """
-    scv, path_ms, extra = params.arrival_scv, params.path_ms, params.first_token_iterations
-    t = iteration
+    gpus, split, admitted, t = configuration.gpus, configuration.prefill_gpu, flow.admitted, flow.iteration_ms
+    # the shortest of several queues takes them in turn
+    scv, path_ms = params.arrival_scv / gpus, params.path_ms
+    extra = jnp.where(split, 0.0, params.first_token_iterations)
     others = jnp.maximum(admitted - jnp.minimum(scv, 1.0), 0.0) / gpus
     seen = others / SECOND_MS  # requests a ms
-    whole = [p + f * t for p, f in zip(prompts.added_ms, prompts.further, strict=True)]
-    p = over_nodes(tuple(whole))
+    added, further = prompts.added_ms, prompts.further
+    whole = tuple(jnp.where(split, x, p + f * t) for p, f, x in zip(added, further, alone, strict=True))
+    p = over_nodes(whole)
     square = over_nodes(tuple(x * x for x in whole))
-    growth = met(others, p)  # load / (1 - load)
-    mean_t = t * (1.0 + growth)
-    # the iteration that an arrival falls into: E[T^2] / E[T]
-    inspected = mean_t + scv * square / jnp.maximum(p, TINY) * met(others, p) / (1.0 + jnp.minimum(seen * p, 1.0))
-    busy = 1.0 - jnp.exp(-running - admitted / (SECOND_MS * gpus) * (p + t))
+    # two different requests of a second whose mean is known are less alike than that mean with itself
+    apart = 1.0 / (1.0 + params.prompt_cv**2 / jnp.maximum(admitted, 1.0))
     load = jnp.minimum(seen * p, 1.0)
-    with_it = scv * load * inspected
+    growth = met(others, p)  # load / (1 - load)
+    # the iteration that an arrival falls into: E[T^2] / E[T]
+    lengthened = scv * square / jnp.maximum(p, TINY) * growth / (1.0 + load)
+    inspected = t * (1.0 + growth) + lengthened
+    busy = 1.0 - jnp.exp(-flow.running / gpus - admitted / (SECOND_MS * gpus) * (p + t))
+    with_it = scv * load * (inspected - (1.0 - apart) * lengthened)
     # prompts beyond what one iteration has room for queue as at a server of their own
     per_prompt = t * prompts.tokens / prompts.chunk
-    service = p + per_prompt
-    squares = over_nodes(tuple((x + per_prompt) ** 2 for x in prompts.added_ms))
-    queued = 0.5 * scv * squares / service * met(others, service) - (0.5 * inspected - 0.5 * t)
-    ahead = busy * jnp.maximum(with_it, queued) * clear
-    later = extra * load * (t + p + ahead)
+    service = p + jnp.where(split, 0.0, per_prompt)
+    squares = over_nodes(tuple(jnp.where(split, w, x + per_prompt) ** 2 for x, w in zip(added, whole, strict=True)))
+    queue = 0.5 * scv * squares / service * met(others, service) - waited_ms
+    ahead = jnp.where(split, jnp.maximum(queue, 0.0), busy * jnp.maximum(with_it, queue - 0.5 * (inspected - t)))
+    # one more iteration holds what came during the last of its own, as far as it has room
+    chunk = prompts.chunk_ms
+    last = over_nodes(tuple(jnp.where(f > 0, x - f * (chunk + t), x) for x, f in zip(whole, further, strict=True)))
+    pieces = over_nodes(tuple(jnp.where(f > 0, chunk, x) for x, f in zip(whole, further, strict=True)))
+    came = extra * seen * apart * pieces * (t + last + ahead)
+    later = came * (1.0 - jnp.exp(-chunk / jnp.maximum(came, TINY)))
     own = tuple(path_ms + (1.0 + extra) * t + x for x in whole)
-    width = busy * inspected
-    chance = jnp.clip(1.0 - jnp.exp(-seen * (width + extra * (t + p))), TINY, 1.0)
-    return FirstToken(own, width, chance, (ahead + later) / chance)
+    width = busy * jnp.where(split, t, inspected)
+    met_by = seen * (width + extra * (t + p)) + jnp.where(split, load, 0.0)
+    chance = jnp.clip(1.0 - jnp.exp(-met_by), 1e-4, 1.0)
+    delay = (ahead + later) / chance
+    # a Poisson number of others, at least one: relative second moment of their prompts' time
+    second = chance * (square / jnp.maximum(met_by * p * p, TINY) + 1.0)
+    s = jnp.clip(second, 4.0 / 3.0, 2.0)
+    curve = 10.0 - 4.0 * s
+    long = (curve + jnp.sqrt(curve * curve - 16.0 * s * (s - 2.0))) / (8.0 * s)
+    return FirstToken(own, width, chance, delay / (1.0 + 2.0 * long), long)
 
 
 def met(others: jax.Array, service: jax.Array) -> jax.Array:
@@ -96,47 +118,60 @@ def met(others: jax.Array, service: jax.Array) -> jax.Array:
     return others * r * (1.0 + fewer * r * rest)
 
 
-def share_within(first: FirstToken, limit: jax.Array, age: jax.Array, spread: jax.Array) -> jax.Array:
+def share_within(first: FirstToken, chance: Chance, limit: jax.Array, age: jax.Array, spread: jax.Array) -> jax.Array:
     """Share of requests whose first token comes within ``limit`` ms.
 
     Args:
         first: the distribution of a request that finds no line.
+        chance: the wait that chance makes near a limit: far longer than the rest where there is one, so that both are
+            taken to be independent.
         limit: ms, may be infinite.
         age: mean wait in line of those that enter, ms.
         spread: ms over which that wait is spread, evenly.
     """
-    width = jnp.maximum(jnp.sqrt(first.width**2 + spread**2), 0.1)
+    by_chance = chance.scale_ms * chance.full
+    width = jnp.maximum(jnp.sqrt(first.width**2 + spread**2 + 12.0 * by_chance * by_chance), 0.1)
     start = age + 0.5 * (first.width - width)
-    delay = jnp.maximum(first.delay, 0.1)
+    stage = jnp.maximum(first.stage_ms, 0.1)
     total = jnp.zeros_like(width)
     for weight, own in zip(NODE_WEIGHTS, first.own, strict=True):
         x = jnp.minimum(limit, 1e9) - start - own
-        total = total + weight * _cumulative(x, width, first.chance, delay)
-    return total
+        total = total + weight * _cumulative(x, width, first.chance, stage, first.long)
+    left = jnp.maximum(jnp.minimum(limit, 1e9) - age - first.mean, 0.0)
+    spared = normal_share(jnp.maximum(chance.slack, 0.0) + left / jnp.maximum(chance.scale_ms, 0.1))
+    return total * jnp.where(chance.slack > 0, spared, 1.0)
 
 
-def _cumulative(x: jax.Array, width: jax.Array, chance: jax.Array, delay: jax.Array) -> jax.Array:
-    """CDF at x of ``U(0, width)`` plus, with a chance, an exponential of mean ``delay``."""
-    inside = jnp.clip(x, 0.0, width)
-    even = inside / width
-    beyond = jnp.maximum(x - width, 0.0) / delay
-    ratio = delay / width
-    late = jnp.exp(-beyond) - jnp.exp(-jnp.maximum(x, 0.0) / delay)
-    # below the width: x/w - m/w (1 - e^{-x/m}); above: 1 - m/w (e^{-(x-w)/m} - e^{-x/m})
-    both = jnp.where(x > 0, even - ratio * late, 0.0)
-    return (1.0 - chance) * even + chance * both
+def _cumulative(x: jax.Array, width: jax.Array, chance: jax.Array, stage: jax.Array, long: jax.Array) -> jax.Array:
+    """CDF at x of ``U(0, width)`` plus, with a chance, one or three exponential stages.
+
+    With H the integral of the stages' CDF, ``(H(x) - H(x - width)) / width``.
+    """
+    even = jnp.clip(x, 0.0, width) / width
+    late = (_integral(x / stage, long) - _integral((x - width) / stage, long)) * stage / width
+    return (1.0 - chance) * even + chance * late
 
 
-def quantiles(first: FirstToken, age: jax.Array, spread: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _integral(y: jax.Array, long: jax.Array) -> jax.Array:
+    """Integral up to y of the CDF of one stage of mean 1, or with the share ``long`` of three."""
+    y = jnp.maximum(y, 0.0)
+    fall = jnp.exp(-y)
+    return y - (1.0 + 2.0 * long) * (1.0 - fall) + long * fall * y * (2.0 + 0.5 * y)
+
+
+def quantiles(
+    first: FirstToken, chance: Chance, age: jax.Array, spread: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Median, 90th and 99th percentile of the time to first token, ms, from a lognormal of its mean and variance
     above the least that it can be."""
     mean = over_nodes(first.own)
     spread_own = over_nodes(tuple((x - mean) ** 2 for x in first.own))
     even = first.width**2 + spread**2
-    late = first.chance * (2.0 - first.chance) * first.delay**2
+    moment = first.stage_ms**2 * (2.0 + 10.0 * first.long)
+    late = first.chance * moment - (first.chance * first.stage_ms * (1.0 + 2.0 * first.long)) ** 2
     least = jnp.minimum(jnp.minimum(first.own[0], first.own[1]), first.own[2]) + jnp.maximum(age - 0.5 * spread, 0.0)
-    above = jnp.maximum(first.mean + age - least, 0.1)
-    sigma_square = jnp.log1p((spread_own + even / 12.0 + late) / (above * above))
+    above = jnp.maximum(first.mean + chance.mean_ms + age - least, 0.1)
+    sigma_square = jnp.log1p((spread_own + even / 12.0 + late + chance.scale_ms * chance.mean_ms) / (above * above))
     sigma = jnp.sqrt(sigma_square)
     median = above * jnp.exp(-0.5 * sigma_square)
     return least + median, least + median * jnp.exp(1.2816 * sigma), least + median * jnp.exp(2.3263 * sigma)

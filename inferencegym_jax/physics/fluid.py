@@ -7,6 +7,7 @@ at that of the middle of the second.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,17 +15,21 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineParams, EngineState, ServeAction
 from inferencegym_jax.physics import admission, pool
+from inferencegym_jax.physics.chance import Chance, near_pool, near_slots, unseen
 from inferencegym_jax.physics.flow import Passage, mean_context, mix, occupancy, passage, propagate, total
 from inferencegym_jax.physics.iteration import (
     TINY,
+    Iteration,
     Iterations,
     Prompts,
-    iteration_ms,
+    iteration,
     over_nodes,
     prompt_nodes,
     prompts_ms,
 )
-from inferencegym_jax.physics.switching import SECOND_MS, Configuration
+from inferencegym_jax.physics.switching import DRAINED, SECOND_MS, Configuration
+
+OVERSHOOT = 0.65  # tokens, for each above one that a verification yields: E[X^2] / (2 E[X]) - 1/2 of a cut geometric X
 
 
 class Arrivals(NamedTuple):
@@ -67,10 +72,12 @@ class Flow(NamedTuple):
     busy_ms: jax.Array  # request-ms of the running
     iteration_ms: jax.Array  # t
     slowed_ms: jax.Array  # T
+    stiffness: jax.Array  # g: how much of a change of n the iteration takes on, d ln t / d ln n
     capacity: jax.Array  # requests a ms that could have entered, were there enough
     output: jax.Array  # mean output of all that run
     held: jax.Array  # tokens in the pools at the end
     preempted: jax.Array
+    chance: Chance
 
 
 def take_in(
@@ -110,21 +117,26 @@ def take_in(
     width = action.spec_length.astype(jnp.float32) + 1.0
     decode = jnp.maximum(running * busiest * width, 1.0)
     served = jnp.minimum(params.token_budget / decode, 1.0)
-    within = jnp.sqrt(1.0 - 1.0 / jnp.maximum(line, 1.0))
+    # the last verification of a request yields more than it still wants
+    wanted = jnp.maximum(own_output - 1.0, 1.0)
+    used = wanted / (wanted + OVERSHOOT * (tokens - 1.0))
+    # the means of seconds carry a part of the dispersion; variances of the logarithm add up
+    square, several = params.prompt_cv**2, jnp.maximum(line, 1.0)
+    within = square * (1.0 - 1.0 / several) / (1.0 + square / several)
     return Inflow(
         phases=phases,
         running=running,
         waiting=waiting,
         again=again,
         line=line + again,
-        prompt=mix(line, prompt, again, engine.preempted_tokens),
+        prompt=jnp.where(again > TINY, mix(line, prompt, again, engine.preempted_tokens), prompt),
         output=output,
-        cv_prompt=params.prompt_cv * within,
+        cv_prompt=jnp.sqrt(within),
         own_prompt=own_prompt,
         own_output=own_output,
         context=context,
         busiest=busiest,
-        tokens=tokens * served,
+        tokens=tokens * served * used,
         beside=jnp.where(configuration.prefill_gpu, 1.0, jnp.minimum(decode, params.token_budget - 1.0)),
         pool=pool_tokens,
     )
@@ -133,7 +145,7 @@ def take_in(
 def plan(
     inflow: Inflow,
     prompts: Prompts,
-    iteration: jax.Array,
+    iteration_ms: jax.Array,
     alone_ms: jax.Array,
     output: jax.Array,
     action: ServeAction,
@@ -142,7 +154,7 @@ def plan(
 ) -> tuple[admission.Engine, Passage]:
     """What the limits of admission are made of, at an iteration of this time."""
     e = configuration.gpus
-    per_prompt = iteration * prompts.tokens / prompts.chunk
+    per_prompt = iteration_ms * prompts.tokens / prompts.chunk
     passes = passage(output, params.output_cv)
     room = pool.watermark_room(inflow.pool, action.kv_budget, inflow.prompt, params.prompt_cv, output)
     room = jnp.minimum(room, inflow.pool)
@@ -152,9 +164,9 @@ def plan(
         gpus=e,
         slots=e * action.batch_size.astype(jnp.float32),
         room=e * room,
-        iteration=iteration,
+        iteration=iteration_ms,
         prompt_ms=jnp.where(split, 0.0, prompts.mean_ms),
-        prefill_ms=jnp.where(split, alone_ms, chunks * iteration + prompts.mean_ms),
+        prefill_ms=jnp.where(split, alone_ms, chunks * iteration_ms + prompts.mean_ms),
         least_ms=jnp.where(split, alone_ms, prompts.mean_ms + per_prompt),
         prompt=inflow.prompt,
         passing=passes.phases_a_token * inflow.tokens,
@@ -168,6 +180,29 @@ def least(bounds: tuple[jax.Array, ...]) -> jax.Array:
     for bound in bounds[1:]:
         smallest = jnp.minimum(smallest, bound)
     return jnp.maximum(smallest, 0.0)
+
+
+def near_limits(
+    inflow: Inflow,
+    what: admission.Engine,
+    at: Iteration,
+    running: jax.Array,
+    waiting: jax.Array,
+    by_pool: jax.Array,
+    held: jax.Array,
+    context: jax.Array,
+    output: jax.Array,
+    slowed_ms: jax.Array,
+    params: EngineParams,
+) -> tuple[Chance, Chance]:
+    """What chance does at the slots and at the pool, all GPUs together."""
+    stay = jnp.maximum(output - 1.0, 1.0) * slowed_ms / inflow.tokens
+    sigma = unseen(running, params.output_cv, at.stiffness)
+    slots = near_slots(what.slots, running, jnp.where(by_pool, 0.0, waiting), sigma, stay)
+    by_prompt, by_output = inflow.own_prompt * params.prompt_cv, output * jnp.sqrt(0.5 * params.output_cv**2 + 0.083)
+    cv = jnp.sqrt(by_prompt**2 + by_output**2) / jnp.maximum(context, 1.0)
+    line = jnp.where(by_pool, waiting, 0.0)
+    return slots, near_pool(what.room, held, context, cv, line, inflow.prompt, sigma, stay)
 
 
 def flow(
@@ -198,8 +233,8 @@ def flow(
     here = jnp.maximum(start - apart, 0.0)  # of the running, those on GPUs that take new requests
     held_here = engine.held * here / jnp.maximum(start, TINY)
 
-    def look(running: jax.Array, context: jax.Array) -> jax.Array:
-        return iteration_ms(grid, running * inflow.busiest, context, drafts, tier, params)
+    def look(running: jax.Array, context: jax.Array) -> Iteration:
+        return iteration(grid, running * inflow.busiest, context, drafts, tier, params)
 
     def enter(what: admission.Engine, freed: jax.Array) -> tuple[jax.Array, ...]:
         return admission.limits(what, inflow.line, here, phases[-1], held_here, freed * inflow.context, span)
@@ -216,19 +251,33 @@ def flow(
 
     freed = freed_of(inflow.own_output)
     what, passes = plan(
-        inflow, prompts, look(start, inflow.context), alone_ms, inflow.own_output, action, configuration, params
+        inflow, prompts, look(start, inflow.context).ms, alone_ms, inflow.own_output, action, configuration, params
     )
     by_line, by_budget, by_slots, by_memory = enter(what, freed)
-    step, most, _ = move(what, passes, least((by_line, by_budget, by_slots, by_memory)))
+    step, most, slow = move(what, passes, least((by_line, by_budget, by_slots, by_memory)))
     guess = least((by_line, by_budget, most, by_memory))
-    middle = 0.5 * (start + total(step.moved) + guess * total(step.reach))
-    young = inflow.prompt + 0.5 * jnp.minimum(inflow.output, span / what.iteration)
-    context = mix(start, inflow.context, guess * span, young)
+    entering = guess * span
+    end = total(step.moved) + guess * total(step.reach)
+    middle = 0.5 * (start + end)
+    # half of the second's change of the tokens held
+    grown = start * inflow.tokens * span / slow
+    gone = jnp.maximum(start + entering - end, 0.0) * freed * inflow.context
+    held = engine.held + 0.5 * (entering * inflow.prompt + grown - gone)
+    context = jnp.clip(held / jnp.maximum(middle, TINY), 0.5 * inflow.context, 2.0 * inflow.context)
+    context = jnp.where(start > 1.0, context, inflow.prompt + 0.5 * jnp.minimum(inflow.output, span / slow))
     # outputs are mixed by what the running still have to get, so that tokens owed are conserved
     owing = sum(phases[i] * float(len(phases) - i) for i in range(len(phases))) / (3.0 * passes.long + 1.0)
-    output = mix(owing, inflow.own_output, guess * span, inflow.output)
+    output = mix(owing, inflow.own_output, entering, inflow.output)
 
-    what, passes = plan(inflow, prompts, look(middle, context), alone_ms, output, action, configuration, params)
+    at_middle = look(middle, context)
+    waiting = jnp.maximum(0.5 * (inflow.waiting + inflow.line - entering), 0.0)
+    by_pool = by_memory <= most
+    chance = near_limits(inflow, what, at_middle, middle, waiting, by_pool, held, context, output, slow, params)
+    share = pool.preempted_share(inflow.pool, action.kv_budget, inflow.own_prompt, output, chance[1].full)
+    recomputed = share * jnp.maximum(start + entering - end, 0.0) / jnp.maximum(span, TINY)
+    slower = 1.0 / jnp.maximum(1.0 - recomputed * what.prompt_ms / what.gpus, 0.5)
+    what, passes = plan(inflow, prompts, at_middle.ms, alone_ms, output, action, configuration, params)
+    what = what._replace(iteration=what.iteration * slower, prompt_ms=what.prompt_ms * slower)
     by_line, by_budget, by_slots, by_memory = enter(what, freed)
     _, most, _ = move(what, passes, guess)
     rate = least((by_line, by_budget, most, by_memory))
@@ -244,17 +293,7 @@ def flow(
     grown = inflow.tokens / slow * busy
     running = busy / SECOND_MS
     held = pool.held_after(engine.held, admitted * inflow.prompt, grown, completed / jnp.maximum(running, TINY), freed)
-    is_full = (by_memory < by_line) & (by_memory <= jnp.minimum(by_budget, most))
-    preempted = pool.preemptions(
-        completed,
-        grown,
-        is_full,
-        inflow.pool,
-        action.kv_budget,
-        inflow.own_prompt,
-        inflow.own_output,
-        jnp.zeros_like(running),
-    )
+    pools = jnp.maximum(configuration.gpus, 1.0 + (apart > DRAINED))
     return Flow(
         phases=tuple(ends),
         admitted=admitted,
@@ -263,12 +302,14 @@ def flow(
         grown=grown,
         running=running,
         busy_ms=busy,
-        iteration_ms=what.iteration,
+        iteration_ms=at_middle.ms,
         slowed_ms=slow,
+        stiffness=at_middle.stiffness,
         capacity=least((by_budget, most, by_memory)),
         output=output,
-        held=jnp.where(total(tuple(ends)) > TINY, jnp.minimum(held, 2.0 * inflow.pool), 0.0),
-        preempted=preempted,
+        held=jnp.where(total(tuple(ends)) > TINY, jnp.minimum(held, pools * inflow.pool), 0.0),
+        preempted=share * completed,
+        chance=jax.tree.map(functools.partial(jnp.where, chance[1].slack < chance[0].slack), chance[1], chance[0]),
     )
 
 

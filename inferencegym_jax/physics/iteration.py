@@ -23,6 +23,7 @@ from inferencegym_jax.table import EngineProfile
 PARTS_LOG2 = 3  # an octave is cut into 8 parts; the kernels are measured at nodes that are among them
 MANTISSA_BITS = 23
 TINY = 1e-6
+STIFFEST = 0.75  # largest d ln t / d ln n that noise is allowed to build up by
 # lognormal prompts at three nodes (Gauss-Hermite): their deviations, and the shares of requests that they stand for
 NODE_DEVIATIONS = (-math.sqrt(3.0), 0.0, math.sqrt(3.0))
 NODE_WEIGHTS = (1.0 / 6.0, 2.0 / 3.0, 1.0 / 6.0)
@@ -68,6 +69,7 @@ class Prompts(NamedTuple):
     mean_ms: jax.Array  # over the nodes
     tokens: jax.Array  # mean tokens of an iteration's budget that a prompt takes
     chunk: jax.Array  # tokens that an iteration has room for beside its decode tokens
+    chunk_ms: jax.Array  # ms that so many prompt tokens add
 
 
 @dataclass(frozen=True)
@@ -153,12 +155,21 @@ def _between(values: np.ndarray, node: jax.Array, place: jax.Array) -> jax.Array
     return low + place * (high - low)
 
 
-def iteration_ms(
-    grid: Iterations, running: jax.Array, context: jax.Array, drafts: jax.Array, tier: jax.Array, params: EngineParams
-) -> jax.Array:
-    """t: an iteration that holds no prompt, ms.
+class Iteration(NamedTuple):
+    """An iteration that holds no prompt."""
 
-    ``t = c + c1 n + L(n (k + 1)) + head(n (k + 1)) + attention(n) + k d (L(n) + head(n) + attention(n))``.
+    ms: jax.Array  # t
+    stiffness: jax.Array  # g = d ln t / d ln n
+
+
+def iteration(
+    grid: Iterations, running: jax.Array, context: jax.Array, drafts: jax.Array, tier: jax.Array, params: EngineParams
+) -> Iteration:
+    """t: an iteration that holds no prompt.
+
+    ``t = c + c1 n + L(n (k + 1)) + head(n (k + 1)) + attention(n) + k d (L(n) + head(n) + attention(n))``. The step
+    knows n on average only: products, whose time rises in steps, are the mean of those at n less and more than
+    ``sqrt(n / 2)``, the deviation that a second's own count does not explain.
 
     Args:
         grid: the profile.
@@ -169,12 +180,15 @@ def iteration_ms(
         params: ``overhead_ms`` (c), ``overhead_ms_per_sequence`` (c1) and ``draft_share`` (d).
     """
     n = jnp.maximum(running, 1.0)
+    deviation = jnp.sqrt(0.5 * n)
     width = drafts + 1.0
     attention = grid.decode_attention_ms(n, context)
-    target = grid.products_ms(n * width, tier) + grid.head_ms(n * width)
-    draft = grid.products_ms(n, tier) + grid.head_ms(n) + attention
+    fewer, more = (grid.products_ms((n + sign * deviation) * width, tier) for sign in (-1.0, 1.0))
+    draft = params.draft_share * drafts * (grid.products_ms(n, tier) + grid.head_ms(n) + attention)
     overhead = params.overhead_ms + params.overhead_ms_per_sequence * n
-    return overhead + target + attention + drafts * params.draft_share * draft
+    ms = overhead + 0.5 * (fewer + more) + grid.head_ms(n * width) + attention + draft
+    rise = 0.5 * n / deviation * (more - fewer) + attention + params.overhead_ms_per_sequence * n
+    return Iteration(ms, jnp.clip(rise / ms, 0.0, STIFFEST))
 
 
 def prompt_nodes(mean: jax.Array, cv: jax.Array) -> tuple[jax.Array, ...]:
@@ -226,4 +240,4 @@ def prompts_ms(
         added.append(full * whole + rest + attention)
         further.append(full)
     tokens = over_nodes(tuple(jnp.maximum(x * (1.0 - cached_share), 1.0) for x in nodes))
-    return Prompts(tuple(added), tuple(further), over_nodes(tuple(added)), tokens, room)
+    return Prompts(tuple(added), tuple(further), over_nodes(tuple(added)), tokens, room, whole)

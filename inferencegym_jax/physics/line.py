@@ -6,10 +6,16 @@ every class has its share of each second's, so one memory serves all three lines
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax.models import EngineState
 from inferencegym_jax.physics.iteration import TINY
+
+CLASSES = 3  # interactive, batch, best effort: the most urgent enters first
+EXPONENTIAL_WIDTH = 3.4641016  # of an even spread with an exponential's deviation, sqrt(12)
 
 SECOND_MS = 1000.0
 EVERYBODY = 1e9  # requests: more than a line holds
@@ -92,3 +98,75 @@ def waits(
     start, end = age_ms(arrived, earlier_rate, before * part), age_ms(arrived_after, earlier_rate, after * part)
     waited = jnp.where(after > TINY, 1.0, jnp.minimum(before / jnp.maximum(entered, TINY), 1.0))
     return 0.5 * (start + end) * waited, jnp.abs(start - end) * waited
+
+
+class Line(NamedTuple):
+    """One class's line in a second; requests, ms."""
+
+    before: jax.Array  # that wait at the start
+    entered: jax.Array
+    after: jax.Array  # that wait at the end
+    wait_ms: jax.Array  # mean wait of those that enter
+    spread_ms: jax.Array  # over which it is spread
+    last: jax.Array  # 1: nobody less urgent waits, 0: at least one does
+
+
+class Lines(NamedTuple):
+    """The lines of all classes in a second."""
+
+    classes: tuple[Line, ...]
+    joined: jax.Array  # requests
+    rejected: jax.Array
+    arrived: jax.Array  # the memory at the end
+    wait_ms: jax.Array  # mean wait of all that enter
+    spread_ms: jax.Array
+
+
+def serve_lines(
+    engine: EngineState, entering: jax.Array, arriving: jax.Array, shares: jax.Array, capacity: jax.Array
+) -> Lines:
+    """Let requests enter by urgency, and what does not fit the line be rejected.
+
+    A class that finds the engine kept full by less urgent ones waits for places to come free: for the next, ``1 / A``,
+    and for those of its own class and above that came before it (Cobham, "Priority assignment in waiting line
+    problems", 1954).
+
+    Args:
+        engine: at the start of the second.
+        entering: requests that enter, recomputed ones apart.
+        arriving: requests that arrive.
+        shares: float32[3], of the classes among the arrivals.
+        capacity: requests that may wait.
+    """
+    starts = [engine.waiting[..., i] for i in range(CLASSES)]
+    waiting = starts[0] + starts[1] + starts[2]
+    rejected = jnp.minimum(jnp.maximum(waiting + arriving - entering - capacity, 0.0), arriving)
+    joined = arriving - rejected
+    arrived = remember(engine.arrived, joined)
+    rest, classes, ends = entering, [], []
+    for i in range(CLASSES):
+        entered = jnp.minimum(starts[i] + shares[..., i] * joined, rest)
+        rest = rest - entered
+        ends.append(jnp.maximum(starts[i] + shares[..., i] * joined - entered, 0.0))
+    total, spreads, above = jnp.zeros_like(entering), jnp.zeros_like(entering), jnp.zeros_like(entering)
+    for i in range(CLASSES):
+        share = shares[..., i]
+        entered = starts[i] + share * joined - ends[i]
+        wait, spread = waits(engine.arrived, arrived, engine.earlier_rate, starts[i], ends[i], entered, share)
+        lower = sum(ends[i + 1 :], jnp.zeros_like(entering))
+        before, above = above, jnp.minimum(above + share * joined / jnp.maximum(entering, TINY), 0.9)
+        place = SECOND_MS / jnp.maximum(entering, 1.0) / ((1.0 - before) * (1.0 - above))
+        place = jnp.where(ends[i] < 1.0, place * jnp.minimum(lower, 1.0), 0.0)
+        wait, spread = wait + place, jnp.sqrt(spread**2 + (EXPONENTIAL_WIDTH * place) ** 2)
+        classes.append(Line(starts[i], entered, ends[i], wait, spread, 1.0 - jnp.minimum(lower, 1.0)))
+        total, spreads = total + entered * wait, spreads + entered * spread
+    some = jnp.maximum(entering, TINY)
+    none = entering <= TINY
+    return Lines(
+        tuple(classes),
+        joined,
+        rejected,
+        arrived,
+        jnp.where(none, 0.0, total / some),
+        jnp.where(none, 0.0, spreads / some),
+    )

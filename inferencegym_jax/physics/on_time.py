@@ -11,9 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax.physics.chance import normal_share
 from inferencegym_jax.physics.iteration import TINY
-
-CLASSES = 3
 
 
 class Judged(NamedTuple):
@@ -40,11 +39,14 @@ def time_per_token(
     output: jax.Array,
     admission: jax.Array,
     square_ms: jax.Array,
+    running: jax.Array,
+    stiffness: jax.Array,
 ) -> TimePerToken:
     """TPOT of the requests that finish in this second.
 
     Of a stay of O T / AL ms the last second is this one's; before it a request had what the running had on average.
-    It meets a Poisson number of prompts, whose time spreads its own.
+    It meets a Poisson number of prompts, whose time spreads its own; and the number running deviates by chance, by n /
+    (2 (1 - g)) beside what the second's count explains, which a stay averages out in part.
 
     Args:
         slowed_ms: T, a mean iteration.
@@ -54,25 +56,25 @@ def time_per_token(
         output: O.
         admission: prompts a ms on one GPU.
         square_ms: mean square of what a prompt adds to an iteration, ms^2.
+        running: n on one GPU.
+        stiffness: g, d ln t / d ln n.
     """
     now = slowed_ms / tokens
     stay = jnp.maximum(output - 1.0, 1.0) * now
     recent = jnp.minimum(1000.0 / jnp.maximum(stay, TINY), 1.0)
     before = jnp.where(had_tokens > 1.0, had_ms / jnp.maximum(had_tokens, 1.0), now)
     mean = recent * now + (1.0 - recent) * before
-    deviation = jnp.sqrt(admission * square_ms * stay) / jnp.maximum(output - 1.0, 1.0)
-    return TimePerToken(mean, deviation)
+    tokens_left = jnp.maximum(output - 1.0, 1.0)
+    by_prompts = admission * square_ms * stay / (tokens_left * tokens_left)
+    slack = 1.0 - stiffness
+    by_chance = (now * stiffness) ** 2 * (1.0 - slack / 3.0) / (2.0 * jnp.maximum(running, 1.0) * slack)
+    return TimePerToken(mean, jnp.sqrt(by_prompts + by_chance))
 
 
 def share_quick(per_token: TimePerToken, objective_ms: jax.Array) -> jax.Array:
-    """Share of the finishing requests whose TPOT is within the objective (ms, may be infinite).
-
-    The normal distribution as a logistic of ``1.5976 z + 0.0706 z^3`` (Page, "Approximations to the cumulative normal
-    function", Applied Statistics 26, 1977); to 2e-4.
-    """
+    """Share of the finishing requests whose TPOT is within the objective (ms, may be infinite)."""
     z = (jnp.minimum(objective_ms, 1e9) - per_token.mean) / jnp.maximum(per_token.deviation, 0.01)
-    z = jnp.clip(z, -6.0, 6.0)
-    return 1.0 / (1.0 + jnp.exp(-z * (1.5976 + 0.07056 * z * z)))
+    return normal_share(z)
 
 
 def judge(

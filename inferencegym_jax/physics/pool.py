@@ -48,23 +48,22 @@ def held_after(
     return held * stay + (entered + grown) * (1.0 - stay) / u
 
 
-def preemptions(
-    completed: jax.Array,
-    grown: jax.Array,
-    is_full: jax.Array,
-    pool: jax.Array,
-    budget: jax.Array,
-    prompt: jax.Array,
-    output: jax.Array,
-    beyond: jax.Array,
+def preempted_share(
+    pool: jax.Array, budget: jax.Array, prompt: jax.Array, output: jax.Array, full: jax.Array
 ) -> jax.Array:
-    """Requests preempted in the second.
+    """Requests preempted for each that finishes.
 
-    A pool that admission keeps full loses O tokens of room between completions, and each preempted request gives back
-    its prompt: O / P a completion. The free share above the watermark, H tokens, is passed with a probability of
-    ``exp(-theta H)``, theta = P / (O (P + O)). A pool that is not full is passed by chance, with that of ``beyond``.
+    Between two completions the running grow by O tokens. In a full pool that takes the room of O / (P + O) requests,
+    which the youngest give. The free share above the watermark, H tokens, is passed with a probability of ``exp(-theta
+    H)``, theta = P / (O (P + O)).
+
+    Args:
+        pool: tokens of the pool.
+        budget: share of it up to which prompts enter.
+        prompt: P.
+        output: O.
+        full: probability that the pool is full.
     """
-    theta = prompt / jnp.maximum(output * (prompt + output), TINY)
-    at_watermark = completed * output / jnp.maximum(prompt, 1.0) * jnp.exp(-theta * (1.0 - budget) * pool)
-    by_chance = grown / jnp.maximum(prompt, 1.0) * beyond
-    return jnp.where(is_full, at_watermark, by_chance)
+    whole = prompt + output
+    above = (1.0 - budget) * pool * prompt / jnp.maximum(output * whole, TINY)
+    return full * output / whole * jnp.exp(-above)

@@ -18,7 +18,7 @@ from inferencegym_jax.physics.first_token import FirstToken, first_token, quanti
 from inferencegym_jax.physics.flow import mix, total
 from inferencegym_jax.physics.fluid import Arrivals, Flow, Inflow, flow, prompts_of, take_in
 from inferencegym_jax.physics.iteration import TINY, Iterations, Prompts, over_nodes
-from inferencegym_jax.physics.on_time import CLASSES
+from inferencegym_jax.physics.line import Lines
 from inferencegym_jax.physics.speculation import accepted_tokens
 from inferencegym_jax.physics.switching import SECOND_MS, Configuration, configure
 
@@ -89,31 +89,22 @@ def serve_second(
     prompts, alone = prompts_of(grid, inflow, configuration, params)
     alone_ms = over_nodes(alone)
     moved = flow(grid, engine, inflow, prompts, alone_ms, action, configuration, params)
-    first = tokens_first(moved, inflow, prompts, alone, configuration, arrivals, params)
+    new = moved.admitted - moved.again
+    lines = line.serve_lines(engine, new, arrivals.requests, class_shares, params.queue_capacity)
+    first = first_token(prompts, alone, moved, lines.wait_ms, configuration, params)
     return settle(
-        grid, engine, inflow, moved, first, prompts, action, arrivals, configuration, class_shares, slo_ttft_ms, params
-    )
-
-
-def tokens_first(
-    moved: Flow,
-    inflow: Inflow,
-    prompts: Prompts,
-    alone: tuple[jax.Array, ...],
-    configuration: Configuration,
-    arrivals: Arrivals,
-    params: EngineParams,
-) -> FirstToken:
-    """The time to first token of the second's requests, the line apart."""
-    spare = jnp.maximum(moved.capacity * SECOND_MS - arrivals.requests, TINY)
-    clear = 1.0 - jnp.clip((inflow.waiting + inflow.again) / spare, 0.0, 1.0)
-    return first_token(
+        grid,
+        engine,
+        inflow,
+        moved,
+        lines,
+        first,
         prompts,
-        moved.iteration_ms,
-        moved.admitted,
-        moved.running / configuration.gpus,
-        configuration.gpus,
-        clear,
+        action,
+        arrivals,
+        configuration,
+        class_shares,
+        slo_ttft_ms,
         params,
     )
 
@@ -123,6 +114,7 @@ def settle(
     engine: EngineState,
     inflow: Inflow,
     moved: Flow,
+    lines: Lines,
     first: FirstToken,
     prompts: Prompts,
     action: ServeAction,
@@ -135,10 +127,6 @@ def settle(
     """Lines, outcome and metrics of the second, and the engine after it."""
     profile = grid.profile
     new = moved.admitted - moved.again
-    left = jnp.maximum(inflow.waiting + arrivals.requests - new, 0.0)
-    rejected = jnp.minimum(jnp.maximum(left - params.queue_capacity, 0.0), arrivals.requests)
-    joined = arrivals.requests - rejected
-    arrived = line.remember(engine.arrived, joined)
     per_token = on_time.time_per_token(
         moved.slowed_ms,
         inflow.tokens,
@@ -147,35 +135,28 @@ def settle(
         moved.output,
         moved.admitted / (SECOND_MS * configuration.gpus),
         over_nodes(tuple(x * x for x in prompts.added_ms)),
+        moved.running / configuration.gpus,
+        moved.stiffness,
     )
     finished = jnp.minimum(moved.completed / jnp.maximum(inflow.running + new, TINY), 1.0)
-    entering, waiting, unjudged, rows = new, [], [], []
-    wait_sum, spread_sum = jnp.zeros_like(new), jnp.zeros_like(new)
-    for i in range(CLASSES):
-        share = class_shares[..., i]
-        before = engine.waiting[..., i]
-        mine = jnp.minimum(before + share * joined, entering)
-        entering = entering - mine
-        after = jnp.maximum(before + share * joined - mine, 0.0)
-        wait, spread = line.waits(engine.arrived, arrived, engine.earlier_rate, before, after, mine, share)
-        objective = slo_ttft_ms[..., i]
-        judged = on_time.judge(
-            share * joined,
-            jnp.minimum(before, share * line.younger_than(engine.arrived, objective)),
-            jnp.minimum(after, share * line.younger_than(arrived, objective)),
-            mine,
-            share_within(first, objective, wait, spread),
-            engine.unjudged[..., i],
-            finished,
-            on_time.share_quick(per_token, params.slo_tpot_ms[..., i]),
+    rows = []
+    for i, mine in enumerate(lines.classes):
+        share, objective = class_shares[..., i], slo_ttft_ms[..., i]
+        chance = moved.chance._replace(scale_ms=moved.chance.scale_ms * mine.last)
+        rows.append(
+            on_time.judge(
+                share * lines.joined,
+                jnp.minimum(mine.before, share * line.younger_than(engine.arrived, objective)),
+                jnp.minimum(mine.after, share * line.younger_than(lines.arrived, objective)),
+                mine.entered,
+                share_within(first, chance, objective, mine.wait_ms, mine.spread_ms),
+                engine.unjudged[..., i],
+                finished,
+                on_time.share_quick(per_token, params.slo_tpot_ms[..., i]),
+            )
         )
-        rows.append(judged)
-        waiting.append(after)
-        unjudged.append(judged.unjudged)
-        wait_sum, spread_sum = wait_sum + mine * wait, spread_sum + mine * spread
-    some = jnp.maximum(new, TINY)
-    wait, spread = jnp.where(new > TINY, wait_sum / some, 0.0), jnp.where(new > TINY, spread_sum / some, 0.0)
-    p50, p90, p99 = quantiles(first, wait, spread)
+    wait, spread = lines.wait_ms, lines.spread_ms
+    p50, p90, p99 = quantiles(first, moved.chance, wait, spread)
     tokens = moved.grown + new
     good = rows[0].on_time + rows[1].on_time + rows[2].on_time
     zero = jnp.zeros_like(class_shares)
@@ -183,7 +164,7 @@ def settle(
         asked=class_shares * arrivals.requests[..., None],
         on_time=jnp.stack([row.on_time for row in rows], axis=-1),
         late=jnp.stack([row.late for row in rows], axis=-1),
-        rejected=class_shares * rejected[..., None],
+        rejected=class_shares * lines.rejected[..., None],
         failed=zero,
         present=jnp.stack([row.present for row in rows], axis=-1),
         tokens_asked=arrivals.requests * arrivals.output,
@@ -194,10 +175,11 @@ def settle(
     gpus = jnp.maximum(configuration.gpus, 1.0 + (configuration.apart > 0.5))
     used = moved.held / gpus
     drafts = action.spec_length.astype(jnp.float32)
+    yielded = accepted_tokens(params.acceptance_lengths, action.spec_length)
     second = Second(
         tokens=tokens,
         tpot_ms=moved.slowed_ms / inflow.tokens,
-        ttft_mean_ms=wait + first.mean,
+        ttft_mean_ms=wait + first.mean + moved.chance.mean_ms,
         ttft_p50_ms=p50,
         ttft_p90_ms=p90,
         ttft_p99_ms=p99,
@@ -207,10 +189,10 @@ def settle(
         occupancy=jnp.clip(used / jnp.maximum(inflow.pool, 1.0), 0.0, 1.0),
         admitted=moved.admitted,
         completed=moved.completed,
-        rejected=rejected,
+        rejected=lines.rejected,
         preempted=moved.preempted,
         running=moved.running,
-        accepted=jnp.where(drafts > 0, (inflow.tokens - 1.0) / jnp.maximum(drafts, 1.0), 0.0),
+        accepted=jnp.where(drafts > 0, (yielded - 1.0) / jnp.maximum(drafts, 1.0), 0.0),
         outcome=outcome,
         flow=moved,
         first=first,
@@ -230,11 +212,11 @@ def settle(
         held=moved.held,
         had_ms=(engine.had_ms + moved.busy_ms) * kept,
         had_tokens=(engine.had_tokens + moved.grown) * kept,
-        unjudged=jnp.stack(unjudged, axis=-1),
-        waiting=jnp.stack(waiting, axis=-1),
+        unjudged=jnp.stack([row.unjudged for row in rows], axis=-1),
+        waiting=jnp.stack([mine.after for mine in lines.classes], axis=-1),
         waiting_prompt=mix(inflow.waiting, engine.waiting_prompt, arrivals.requests, arrivals.prompt),
         waiting_output=inflow.output,
-        arrived=arrived,
+        arrived=lines.arrived,
         earlier_rate=line.forget(engine.arrived, engine.earlier_rate),
         preempted=engine.preempted * (1.0 - back)[..., None],
         second_running=second_running,

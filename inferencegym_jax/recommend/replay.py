@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.rollout import Policy, act
 from inferencegym_jax.models import EPISODE_LENGTH, EngineParams, EnvParams, ServeAction
-from inferencegym_jax.physics.iteration import Iterations, iteration_ms, prompts_ms
+from inferencegym_jax.physics.iteration import Iterations, iteration, prompts_ms
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.physics.speculation import accepted_tokens
 
@@ -107,7 +107,7 @@ def _second(
         action=action,
         running=n,
         wait_ms=1000.0 * 0.5 * (waited + waiting) / drain,
-        iteration_ms=iteration_ms(grid, n, context, drafts, engine.tier, params.engine),
+        iteration_ms=iteration(grid, n, context, drafts, engine.tier, params.engine).ms,
         per_iteration=accepted_tokens(params.engine.acceptance_lengths, action.spec_length),
         tpot_ms=metrics.tpot_ms,
         tokens=metrics.tokens_per_sec,

@@ -15,6 +15,7 @@ import pytest
 import inferencegym_jax as ig
 from inferencegym_jax.cli.app import run
 from inferencegym_jax.episodes.static_search import optimal_throughput, search_static, static_actions
+from inferencegym_jax.models import KNOBS
 from inferencegym_jax.registry.problems import search
 from inferencegym_jax.scoring.grader import score_aggregates
 from inferencegym_jax.tasks import known
@@ -294,7 +295,7 @@ def test_gymnasium_has_its_id_from_the_moment_it_is_registered() -> None:
     ig.register(spec_of(title="Night Shift (EU)"))
     env = gymnasium.make("inferencegym_jax/NightShiftEU-v0")
     env.reset(seed=1)
-    reward = float(env.step(np.zeros(5, np.float32))[1])
+    reward = float(env.step(np.zeros(len(KNOBS), np.float32))[1])
     envs = gymnasium.make_vec("inferencegym_jax/NightShiftEU-v0", num_envs=2)
     assert envs.num_envs == 2 and np.isfinite(reward)
     assert env.unwrapped.task_id == 60  # type: ignore[attr-defined]

@@ -151,6 +151,8 @@ def test_the_baseline_scores_are_those_of_its_episodes(http: httpx.Client):
         actions = [ig.ServeAction().to_dict()] * 200
         again = http.post("/grader", json={"task_id": entry["task_id"], "seed": answer["seed"], "actions": actions})
         assert entry["score"] == again.json()["score"]
+        rolled = {"task_id": entry["task_id"], "seeds": [answer["seed"]], "policy": "baseline"}
+        assert entry["oom_share"] == pytest.approx(http.post("/rollout", json=rolled).json()["mean_oom_share"])
         if entry["expected_range"]:
             low, high = entry["expected_range"]
             assert low <= entry["score"] <= high

@@ -1,0 +1,99 @@
+"""What chance does near a limit: whole requests leave at random, the fluid's evenly.
+
+The linear noise approximation of the fluid's own equation (van Kampen, "Stochastic Processes in Physics and Chemistry",
+ch. X): the number present varies by ``n / (1 - g)`` around the fluid, with g = d ln t / d ln n. The step draws the
+arrivals of every second; what they do not explain is the share that comes of the spread of the outputs, ``1 - int S^2 /
+int S`` of their survival S (a Poisson number present, each arrival kept with probability S), which is the Gini
+coefficient of the outputs. What of it is above the limit waits. Symbols: docs/physics.md.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax.physics.iteration import TINY
+
+NORMAL_PEAK = 0.39894228  # density of the standard normal at 0
+LEAST_GINI = 0.27  # of the outputs that four phases make
+
+
+class Chance(NamedTuple):
+    """The wait that chance makes beside the fluid's."""
+
+    full: jax.Array  # probability that the limit is reached
+    slack: jax.Array  # z: deviations between the fluid and the limit; below 0 where a line waits
+    scale_ms: jax.Array  # wait for each deviation above the limit
+
+    @property
+    def mean_ms(self) -> jax.Array:
+        """Mean wait: E[max(Z - z, 0)] of a standard normal Z, to 4e-5, times ``scale_ms``."""
+        z = jnp.minimum(jnp.abs(self.slack), 8.0)
+        return self.scale_ms * NORMAL_PEAK * jnp.exp(-z * (1.25176 + z * (0.2919 + 0.0225 * z)))
+
+
+def normal_share(z: jax.Array) -> jax.Array:
+    """Standard normal distribution as a logistic of ``1.5976 z + 0.0706 z^3`` (Page, "Approximations to the cumulative
+    normal function", Applied Statistics 26, 1977); to 2e-4."""
+    z = jnp.clip(z, -6.0, 6.0)
+    return 1.0 / (1.0 + jnp.exp(-z * (1.5976 + 0.07056 * z * z)))
+
+
+def unseen(running: jax.Array, cv_output: jax.Array, stiffness: jax.Array) -> jax.Array:
+    """Standard deviation of the number running around the fluid, requests.
+
+    Args:
+        running: n.
+        cv_output: coefficient of variation of the outputs. Their Gini coefficient, erf(sigma / 2) for lognormal ones,
+            is 0.48 of it to 5 % up to 1; four phases spread constant outputs as 0.27 does.
+        stiffness: g.
+    """
+    gini = jnp.clip(0.48 * cv_output, LEAST_GINI, 0.6)
+    return jnp.sqrt(gini * jnp.maximum(running, TINY) / (1.0 - jnp.minimum(stiffness, 0.5)))
+
+
+def near_slots(
+    slots: jax.Array, running: jax.Array, waiting: jax.Array, sigma: jax.Array, stay_ms: jax.Array
+) -> Chance:
+    """Chance where slots are the limit.
+
+    Args:
+        slots: most running requests.
+        running: n.
+        waiting: requests that wait in the fluid.
+        sigma: their standard deviation, see ``unseen``.
+        stay_ms: from a request's first to its last token.
+    """
+    z = (slots - running - waiting) / sigma
+    return Chance(normal_share(-z), z, sigma * stay_ms / slots)
+
+
+def near_pool(
+    room: jax.Array,
+    held: jax.Array,
+    context: jax.Array,
+    cv_context: jax.Array,
+    waiting: jax.Array,
+    prompt: jax.Array,
+    sigma: jax.Array,
+    stay_ms: jax.Array,
+) -> Chance:
+    """Chance where the pool is the limit: requests count by the tokens that they hold.
+
+    Args:
+        room: tokens that the pool may hold when the last prompt has entered.
+        held: K.
+        context: mean tokens of a running request.
+        cv_context: their coefficient of variation.
+        waiting: requests that wait in the fluid.
+        prompt: P.
+        sigma: standard deviation of the number running, see ``unseen``.
+        stay_ms: from a request's first to its last token.
+    """
+    tokens = sigma * context * jnp.sqrt(1.0 + cv_context * cv_context)
+    z = (room - held - waiting * prompt) / tokens
+    # a full pool gives P tokens to newcomers for each of its requests, once in a stay
+    freed = prompt * room / (context * stay_ms)
+    return Chance(normal_share(-z), z, tokens / freed)
