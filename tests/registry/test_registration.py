@@ -34,7 +34,7 @@ ENTRY: dict[str, Any] = {
 
 
 def spec_of(**changes: Any) -> ig.TaskSpec:
-    fields: dict[str, Any] = {"name": "night-shift"} | ENTRY | changes
+    fields: dict[str, Any] = {"name": "night-shift", **ENTRY, **changes}
     return ig.TaskSpec(**fields)
 
 
