@@ -21,7 +21,7 @@ def modules():
 
 
 def findings(source):
-    """Lines of a module with a GPU's number as a float or a large integer, or its name in a string that is no docstring."""
+    """Lines of a module with a GPU's number (a float, a large integer), or its name in a string, docstrings apart."""
     tree = ast.parse(source)
     documents = {
         id(node.body[0].value)

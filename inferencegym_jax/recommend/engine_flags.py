@@ -50,7 +50,7 @@ PRECISIONS = {
         "compressed-tensors",
         "w8a8_int8",
         "<FP8 checkpoint of the model>",
-        "The PyTorch backend has no INT8 W8A8: FP8 stands for it, which needs Ada or later (older GPUs: vLLM or SGLang).",
+        "The PyTorch backend has no INT8 W8A8: FP8 stands for it, which needs Ada or later (else: vLLM or SGLang).",
     ),
     "fp8": Precision(MODEL, "fp8", "fp8", "<FP8 checkpoint of the model>"),
     "int4": Precision(

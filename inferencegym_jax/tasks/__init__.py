@@ -16,10 +16,10 @@ from inferencegym_jax.tasks.known import (
 from inferencegym_jax.tasks.params import (
     CONFIG_KEYS,
     NOISE_SIGMA,
-    OOM_LIMIT_GB,
     check_config,
     dynamics_of,
     engine_params,
+    gpu_memory_gb,
     make_params,
 )
 from inferencegym_jax.tasks.spec import TaskSpec
@@ -29,7 +29,6 @@ __all__ = [
     "Calibration",
     "DYNAMICS",
     "NOISE_SIGMA",
-    "OOM_LIMIT_GB",
     "REWARD_WEIGHTS",
     "TaskSpec",
     "calibration",
@@ -38,6 +37,7 @@ __all__ = [
     "dynamics_of",
     "engine_params",
     "get_task",
+    "gpu_memory_gb",
     "known_calibration",
     "make_params",
     "on_register",

@@ -138,8 +138,8 @@ def _engine_dtype(name: str) -> type:
 
 
 def gpu_memory_gb(spec: TaskSpec, table: LatencyTable, dynamics: str) -> float:
-    """Memory (GB) of the GPU: of a closed-loop task what the task says, if it does, else what the table's engine profile
-    says.
+    """Memory (GB) of the GPU: of a closed-loop task what the task says, if it does, else what the table's engine
+    profile says.
 
     Raises:
         ValueError: neither says it; the message names what to add.
@@ -150,8 +150,8 @@ def gpu_memory_gb(spec: TaskSpec, table: LatencyTable, dynamics: str) -> float:
         return profile_of(table).memory_gb
     except TableError as error:
         raise ValueError(
-            f"task {spec.name!r}: neither the task's gpu_memory_gb nor an engine profile of table {table.name!r} says how "
-            f"much memory the GPU has; add gpu_memory_gb to the task, or: {error}"
+            f"task {spec.name!r}: neither the task's gpu_memory_gb nor an engine profile of table {table.name!r} says "
+            f"how much memory the GPU has; add gpu_memory_gb to the task, or: {error}"
         ) from error
 
 
