@@ -68,9 +68,8 @@ class Prompts(NamedTuple):
     added_ms: tuple[jax.Array, ...]  # ms beside the iterations' own time, chunks together
     further: tuple[jax.Array, ...]  # iterations after the first that its chunks take
     mean_ms: jax.Array  # over the nodes
-    tokens: jax.Array  # mean tokens of an iteration's budget that a prompt takes
-    chunk: jax.Array  # tokens that an iteration has room for beside its decode tokens
-    chunk_ms: jax.Array  # ms that so many prompt tokens add
+    iterations: jax.Array  # mean iterations' worth of room that a prompt takes
+    chunk_ms: jax.Array  # ms that the prompt tokens add for which an iteration has room beside its decode tokens
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,10 @@ class Iterations:
         return np.concatenate(rows).astype(np.float32)
 
     @functools.cached_property
-    def head(self) -> np.ndarray:
-        """float32[nodes], ms."""
-        return resample(self.profile.head_tokens, self.profile.head_ms, self.tokens).astype(np.float32)
+    def sampled(self) -> np.ndarray:
+        """float32[tiers * nodes], ms: products over so many tokens and the output head over them."""
+        head = resample(self.profile.head_tokens, self.profile.head_ms, self.tokens)
+        return (self.products.reshape(-1, len(head)) + head).astype(np.float32).ravel()
 
     @functools.cached_property
     def _attention_axes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -124,14 +124,14 @@ class Iterations:
         return resample(profile.prefill_tokens, profile.prefill_attention_ms, self._prompt_axis).astype(np.float32)
 
     def products_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
-        """Matrix products of all layers over ``tokens`` tokens, ms."""
-        count = len(self.tokens)
-        node, place = octave_place(tokens, count)
-        return _between(self.products, tier * count + node, place)
+        """L: matrix products of all layers over ``tokens`` tokens, ms."""
+        node, place = octave_place(tokens, len(self.tokens))
+        return _between(self.products, tier * len(self.tokens) + node, place)
 
-    def head_ms(self, positions: jax.Array) -> jax.Array:
-        """The output head over the positions that are sampled, ms."""
-        return _between(self.head, *octave_place(positions, len(self.tokens)))
+    def sampled_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
+        """Matrix products over ``tokens`` tokens and the output head over all of them, ms."""
+        node, place = octave_place(tokens, len(self.tokens))
+        return _between(self.sampled, tier * len(self.tokens) + node, place)
 
     def decode_attention_ms(self, running: jax.Array, context: jax.Array) -> jax.Array:
         """Attention of ``running`` decode requests over ``context`` tokens each, ms."""
@@ -144,12 +144,26 @@ class Iterations:
         return low + down * (high - low)
 
     def prefill_attention_ms(self, tokens: jax.Array) -> jax.Array:
-        """Attention of one whole prompt, ms; 0 for none."""
+        """A: attention of one whole prompt, ms; 0 for none."""
         found = _between(self.prefill, *octave_place(tokens, len(self._prompt_axis)))
         return found * jnp.minimum(tokens, 1.0)
 
+    def empty_ms(self, tier: jax.Array) -> jax.Array:
+        """An iteration over a single token, kernels only, ms."""
+        singles = self.sampled[:: len(self.tokens)]
+        return by_tier(singles, tier)
+
+
+def by_tier(values: np.ndarray, tier: jax.Array) -> jax.Array:
+    """A constant of the weight format in force, float32."""
+    found = jnp.full_like(tier, float(values[0]), jnp.float32)
+    for i in range(1, len(values)):
+        found = jnp.where(tier >= i, jnp.float32(values[i]), found)
+    return found
+
 
 def _between(values: np.ndarray, node: jax.Array, place: jax.Array) -> jax.Array:
+    # a kernel of its own: what a gather is fused with is computed number by number
     return compile_unit(functools.partial(_blend, values))(node, place)
 
 
@@ -184,28 +198,55 @@ def iteration(
         tier: int32, the weight format in force.
         params: ``overhead_ms`` (c), ``overhead_ms_per_sequence`` (c1) and ``draft_share`` (d).
     """
+    return compile_unit(functools.partial(_iteration, grid))(running, context, drafts, tier, params)
+
+
+def _iteration(
+    grid: Iterations, running: jax.Array, context: jax.Array, drafts: jax.Array, tier: jax.Array, params: EngineParams
+) -> Iteration:
     n = jnp.maximum(running, 1.0)
-    deviation = jnp.sqrt(0.5 * n)
-    width = drafts + 1.0
-    attention = grid.decode_attention_ms(n, context)
-    fewer, more = (grid.products_ms((n + sign * deviation) * width, tier) for sign in (-1.0, 1.0))
-    draft = params.draft_share * drafts * (grid.products_ms(n, tier) + grid.head_ms(n) + attention)
-    overhead = params.overhead_ms + params.overhead_ms_per_sequence * n
-    ms = overhead + 0.5 * (fewer + more) + grid.head_ms(n * width) + attention + draft
-    rise = 0.5 * n / deviation * (more - fewer) + attention + params.overhead_ms_per_sequence * n
+    deviation, width = jnp.sqrt(0.5 * n), drafts + 1.0
+    fewer, more, attention, draft = once(
+        grid.sampled_ms((n - deviation) * width, tier),
+        grid.sampled_ms((n + deviation) * width, tier),
+        grid.decode_attention_ms(n, context),
+        params.draft_share * drafts * grid.sampled_ms(n, tier),
+    )
+    each = params.overhead_ms_per_sequence * n
+    ms = params.overhead_ms + each + 0.5 * (fewer + more) + attention * (1.0 + params.draft_share * drafts) + draft
+    rise = deviation * (more - fewer) + attention + each  # n dt / dn
     return Iteration(ms, jnp.clip(rise / ms, 0.0, STIFFEST))
 
 
+def rough_iteration_ms(
+    grid: Iterations, running: jax.Array, context: jax.Array, drafts: jax.Array, tier: jax.Array, params: EngineParams
+) -> jax.Array:
+    """t nearly as ``iteration`` has it: at n itself, and a draft over one token. Arguments as there."""
+    return compile_unit(functools.partial(_rough_iteration, grid))(running, context, drafts, tier, params)
+
+
+def _rough_iteration(
+    grid: Iterations, running: jax.Array, context: jax.Array, drafts: jax.Array, tier: jax.Array, params: EngineParams
+) -> jax.Array:
+    n = jnp.maximum(running, 1.0)
+    attention = grid.decode_attention_ms(n, context)
+    draft = params.draft_share * drafts
+    overhead = params.overhead_ms + params.overhead_ms_per_sequence * n
+    target = grid.sampled_ms(n * (drafts + 1.0), tier)
+    return overhead + target + draft * grid.empty_ms(tier) + (1.0 + draft) * attention
+
+
 @compile_unit
-def prompt_nodes(mean: jax.Array, cv: jax.Array) -> tuple[jax.Array, ...]:
-    """Three prompt lengths (tokens) that stand for lognormal ones of this mean and coefficient of variation.
+def prompt_nodes(mean: jax.Array, square_cv: jax.Array) -> tuple[jax.Array, ...]:
+    """Three prompt lengths (tokens) that stand for lognormal ones of this mean and squared coefficient of variation.
 
     Gauss-Hermite quadrature on the logarithm, scaled so that the mean is exact; weights ``NODE_WEIGHTS``.
     """
-    sigma = jnp.sqrt(jnp.log(1.0 + cv * cv))
+    sigma = jnp.sqrt(jnp.log(1.0 + square_cv))
     (up,) = once(jnp.exp(NODE_DEVIATIONS[2] * sigma))
-    scale = 1.0 / (NODE_WEIGHTS[0] / up + NODE_WEIGHTS[1] + NODE_WEIGHTS[2] * up)
-    return mean * scale / up, mean * scale, mean * scale * up
+    # mean / (w0 / up + w1 + w2 up), without the division by up
+    (low,) = once(mean / (NODE_WEIGHTS[0] + up * (NODE_WEIGHTS[1] + NODE_WEIGHTS[2] * up)))
+    return low, low * up, low * up * up
 
 
 def over_nodes(values: tuple[jax.Array, ...]) -> jax.Array:
@@ -234,16 +275,41 @@ def prompts_ms(
         cached_share: share of a prompt that the prefix cache holds: attended to, not computed.
         tier: int32, the weight format in force.
     """
+    return compile_unit(functools.partial(_prompts, grid))(nodes, beside, budget, cached_share, tier)
+
+
+def _prompts(
+    grid: Iterations,
+    nodes: tuple[jax.Array, ...],
+    beside: jax.Array,
+    budget: jax.Array,
+    cached_share: jax.Array,
+    tier: jax.Array,
+) -> Prompts:
     room = jnp.maximum(budget - beside, 1.0)
-    base = grid.products_ms(beside, tier)
-    whole = grid.products_ms(beside + room, tier) - base
+    base, inverse = once(grid.products_ms(beside, tier), 1.0 / room)
+    # the budget is a task's: its products are looked up once for each weight format
+    tiers = range(len(grid.products) // len(grid.tokens))
+    full = [grid.products_ms(budget, jnp.int32(i)) for i in tiers]
+    whole = full[0]
+    for i in tiers[1:]:
+        whole = jnp.where(tier >= i, full[i], whole)
+    whole = whole - base
+    computed = 1.0 - cached_share
     added, further = [], []
     for prompt in nodes:
-        tokens = jnp.maximum(prompt * (1.0 - cached_share), 1.0)
-        full = jnp.maximum(jnp.ceil(tokens / room) - 1.0, 0.0)
-        rest = grid.products_ms(beside + tokens - full * room, tier) - base
-        attention = grid.prefill_attention_ms(prompt) - grid.prefill_attention_ms(prompt * cached_share)
-        added.append(full * whole + rest + attention)
-        further.append(full)
-    tokens = over_nodes(tuple(jnp.maximum(x * (1.0 - cached_share), 1.0) for x in nodes))
-    return Prompts(tuple(added), tuple(further), over_nodes(tuple(added)), tokens, room, whole)
+        tokens = jnp.maximum(prompt * computed, 1.0)
+        chunks = jnp.maximum(jnp.ceil(tokens * inverse - 1e-6) - 1.0, 0.0)
+        rest = grid.products_ms(beside + jnp.maximum(tokens - chunks * room, 1.0), tier) - base
+        added.append(chunks * whole + rest + grid.prefill_attention_ms(prompt))
+        further.append(chunks)
+    added, further = once(*added), once(*further)
+
+    def without_cached() -> tuple[jax.Array, ...]:
+        cached = tuple(grid.prefill_attention_ms(prompt * cached_share) for prompt in nodes)
+        return tuple(x - y for x, y in zip(added, cached, strict=True))
+
+    # a batch of one task without a cache does not look up what it would save
+    added = jax.lax.cond(cached_share > 0, without_cached, lambda: added)
+    tokens = over_nodes(tuple(jnp.maximum(x * computed, 1.0) for x in nodes))
+    return Prompts(added, further, over_nodes(added), tokens * inverse, whole)
