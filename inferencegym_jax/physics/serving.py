@@ -15,8 +15,10 @@ from inferencegym_jax.models import EngineParams, EngineState, RequestOutcome, S
 from inferencegym_jax.physics import line, on_time, pool
 from inferencegym_jax.physics.first_token import FirstToken, first_token, quantiles, share_within
 from inferencegym_jax.physics.flow import mix, total
-from inferencegym_jax.physics.fluid import Arrivals, Flow, Inflow, flow, prompts_of, take_in, waiting_again
-from inferencegym_jax.physics.iteration import TINY, Iterations, Prompts, by_tier, over_nodes
+from inferencegym_jax.physics.fluid import Flow, flow, prompts_of
+from inferencegym_jax.physics.inflow import Arrivals, Inflow, take_in, waiting_again
+from inferencegym_jax.physics.iteration import TINY, Prompts, over_nodes
+from inferencegym_jax.physics.kernels import Iterations, by_tier
 from inferencegym_jax.physics.line import Lines
 from inferencegym_jax.physics.on_time import TimePerToken
 from inferencegym_jax.physics.speculation import accepted_tokens

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.rollout import Policy, act
 from inferencegym_jax.models import EPISODE_LENGTH, EngineParams, EnvParams, ServeAction
-from inferencegym_jax.physics.iteration import Iterations, iteration, prompts_ms
+from inferencegym_jax.physics.iteration import iteration, prompts_ms
+from inferencegym_jax.physics.kernels import Iterations
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.physics.speculation import accepted_tokens
 
