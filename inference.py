@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         epilog="Variables: OPENAI_BASE_URL, MODEL, OPENAI_API_KEY, PRICE_INPUT, PRICE_OUTPUT.",
     )
     parser.add_argument("--tasks", nargs="+", help="numbers or names; default: all")
+    parser.add_argument("--tasks-from", nargs="+", default=[], help="Python or JSON files of tasks of your own")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default 0)")
     parser.add_argument("--episodes", type=int, default=1, help="episodes a task (default 1)")
     parser.add_argument("--every", type=int, default=10, help="seconds between two decisions (default 10)")
@@ -40,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         endpoint = Endpoint.from_environment()
+        for path in options.tasks_from:
+            ig.register_file(path)
         names = options.tasks or [str(spec.id) for spec in ig.task_specs().values()]
         tasks = [ig.get_task(int(name) if name.isdigit() else name) for name in names]
         if options.episodes < 1 or not 0 <= options.seed <= SEEDS - options.episodes:
@@ -50,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
             for seed in range(options.seed, options.seed + options.episodes)
             for one in [score(endpoint, spec, seed, options)]
         ]
-    except (EndpointError, ValueError, ImportError) as error:
+    except (EndpointError, ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     usage = {key: sum(one["usage"][key] for one in results) for key in results[0]["usage"]}
@@ -66,14 +69,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def score(endpoint: Endpoint, spec: ig.TaskSpec, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """One episode, and its line."""
-    agent = LLMAgent(endpoint, spec.name, decide_every=options.every, tools=not options.no_tools, seed=seed)
+    agent = LLMAgent(endpoint, spec, decide_every=options.every, tools=not options.no_tools, seed=seed)
     try:
         result = play(agent, seed)
     finally:
         agent.close()
     used = result["usage"]
     print(
-        f"task {spec.id} {spec.name}: seed {seed}, score {result['score']:.4f}, {used['calls']} calls,"
+        f"task {spec.id} {spec.name}: seed {seed}, score {result['score']:.4f}, out of memory"
+        f" {100 * result['oom_share']:.1f} %, {used['calls']} calls,"
         f" {used['malformed']} malformed, {used['held']} held",
         flush=True,
     )

@@ -17,6 +17,7 @@ import numpy as np
 import inferencegym_jax as ig
 from benchmarks.measure import alternate
 from benchmarks.rivals import STEPS, gymnax_single
+from inferencegym_jax.models import KNOBS
 
 
 def _ready() -> tuple[ig.Environment, Any, Any, Any]:
@@ -85,7 +86,7 @@ def gymnasium_single() -> Callable[[int], Any]:
     from inferencegym_jax.adapters.gymnasium_env import InferenceGymEnv
 
     env = InferenceGymEnv(3)
-    action = np.zeros(5, np.float32)
+    action = np.zeros(len(KNOBS), np.float32)
 
     def run(turn: int) -> Any:
         env.reset(seed=turn)

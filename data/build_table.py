@@ -7,7 +7,8 @@
     python data/build_table.py --source synthetic --out tiny.parquet
 
 Data flow: measured kernels -> forward passes (`step_time`) -> steady state (`serving_model`) -> rows -> parquet with
-its provenance. The same arguments give the same bytes. Exit code 2 means that something asked for does not exist.
+its provenance, and the engine profile (`engine_profile`) beside it. The same arguments give the same bytes. Exit code 2
+means that something asked for does not exist.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.check_points import PointsError, check, read_points
+from data.engine_profile import write_profile
 from data.kernels import PACKAGE, PACKAGE_VERSION, KernelDataError
 from data.serving_model import Knobs, Load, Served, serve
 from data.step_time import TIERS, Architecture, StepTimes, UnknownNameError, models, systems
+from inferencegym_jax.table.latency_table import TableError, profile_path
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_OUT = ROOT / "data" / "traces_llama3_8b.parquet"
@@ -140,6 +143,8 @@ def synthetic_table(args: argparse.Namespace) -> tuple[pa.Table, dict[str, str]]
         "engine": "none",
         "kv_bytes_per_token": "131072",
         "weights": json.dumps({t: "16 GB" for t in TIERS}),
+        "memory_gb": "80",
+        "weights_gb": json.dumps([16, 16, 16]),
     }
 
 
@@ -219,10 +224,10 @@ def _overhead(text: str) -> float:
     except ValueError:
         from data.engine_table import table_of
         from inferencegym_jax.fidelity.measured_runs import RunError, read_runs
-        from inferencegym_jax.fidelity.validation import fit_overhead
+        from inferencegym_jax.fidelity.validation import fit_constants
 
         try:
-            value = fit_overhead(read_runs(text), table_of)["overhead_ms"]
+            value = fit_constants(read_runs(text), table_of)["overhead_ms"]
         except (RunError, ValueError) as error:
             raise argparse.ArgumentTypeError(str(error)) from error
     if not 0 <= value < 100:
@@ -273,6 +278,11 @@ def build(args: argparse.Namespace) -> Path:
     }
     write_table(table, metadata, out)
     print(f"{out}: {table.num_rows} rows, {out.stat().st_size / 1000:.0f} kB")
+    if args.source == "synthetic":
+        profile_path(out).unlink(missing_ok=True)  # of another table that stood here; this one's is derived
+    else:
+        times = StepTimes.load(args.system, args.model, args.engine, args.engine_version)
+        write_profile(times, profile_path(out))
     return out
 
 
@@ -288,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps(result) if args.json else text.format(**result))
         else:
             build(args)
-    except (UnknownNameError, KernelDataError, PointsError) as error:
+    except (UnknownNameError, KernelDataError, PointsError, TableError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

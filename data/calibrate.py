@@ -1,15 +1,17 @@
 """Find every normaliser that is not measured, by search, and write them to ``data/calibration.json`` with how they
 were found.
 
-    python data/calibrate.py            writes data/calibration.json; the same bytes on every run
-    python data/calibrate.py --check    compares with the file instead and exits 1 if it differs
+    python data/calibrate.py                  writes data/calibration.json; the same bytes on every run
+    python data/calibrate.py --tasks 1,2,3    these tasks only; what the file says of the others stays as it is
+    python data/calibrate.py --check          compares with the file instead and exits 1 if it differs
 
 What it may set and how (ENVIRONMENT.md, section 8):
 
 optimal_tps      per task: the highest mean throughput of any static action that is never out of memory and, where any
                  action manages it, keeps the mean TTFT within the SLO; exhaustive search, every action on the same
                  seeds.
-best_static      per task: the static action with the highest mean score by the task's grader in the same search.
+best_static      per task: the static action with the highest mean score by the task's grader in the same search, of
+                 those that are never out of memory there.
 cost_normaliser  per task: mean cost_per_1k of the baseline action, so that C = 1 in the reward is the baseline's cost.
 cost_scale       the cost of a GPU-second at which the baseline action spends task 3's cost budget, to three digits. It
                  is a property of the table: where the table has another, build it again with the one printed.
@@ -36,8 +38,9 @@ from inferencegym_jax.environment import Environment  # noqa: E402
 from inferencegym_jax.episodes import static_search  # noqa: E402
 from inferencegym_jax.episodes.rollout import evaluate  # noqa: E402
 from inferencegym_jax.scoring.grader import score_aggregates  # noqa: E402
+from inferencegym_jax.scoring.static_reference import with_static_reference  # noqa: E402
 from inferencegym_jax.table.latency_table import LatencyTable, load_table  # noqa: E402
-from inferencegym_jax.tasks import TaskSpec, get_task, make_params, task_specs  # noqa: E402
+from inferencegym_jax.tasks import NOT_NORMALISED, TaskSpec, get_task, make_params, task_specs  # noqa: E402
 
 OUT = ROOT / "data" / "calibration.json"
 SEEDS = 64
@@ -61,14 +64,14 @@ def cost_scale(table: LatencyTable) -> float:
     """Cost of a GPU-second at which the baseline spends the cost budget of the task that has one."""
     spec = get_task(3)
     assert spec.cost_budget is not None
-    params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0})
+    params = make_params(spec, table, NOT_NORMALISED)
     spent = np.asarray(evaluate(Environment(table, params), params, policies.baseline, np.arange(SEEDS)).total_cost)
     return float(f"{float(table.metadata['cost_scale']) * spec.cost_budget / spent.mean(dtype=np.float64):.3g}")
 
 
 def calibrate_task(spec: TaskSpec, table: LatencyTable) -> dict[str, Any]:
     """One task's entry of the file."""
-    params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0})
+    params = make_params(spec, table, NOT_NORMALISED)
     env = Environment(table, params)
     seeds = np.arange(SEEDS)
     actions = static_search.static_actions(env, params, {"batch_size": BATCH_SIZES, "kv_budget": KV_BUDGETS})
@@ -80,8 +83,9 @@ def calibrate_task(spec: TaskSpec, table: LatencyTable) -> dict[str, Any]:
         "cost_normaliser": rounded(np.asarray(base.total_cost).mean(dtype=np.float64) / int(params.episode_length)),
         "throughput_floor": 0.0,
     }
-    scores = score_aggregates(spec, found.per_seed, norms)["score"].mean(axis=1)
-    top = int(np.argmax(scores))
+    norms, scores = with_static_reference(spec, found.per_seed, norms)
+    norms = {name: rounded(value) for name, value in norms.items()}
+    top = static_search.best_action(found, scores)
     baseline_scores = score_aggregates(spec, base, norms)["score"]
     return {
         **norms,
@@ -91,18 +95,43 @@ def calibrate_task(spec: TaskSpec, table: LatencyTable) -> dict[str, Any]:
         "baseline": {
             "score_seed_0": rounded(baseline_scores[0]),
             "mean_score": rounded(baseline_scores.mean()),
+            "oom_share": rounded(np.asarray(base.oom_share).mean(dtype=np.float64)),
             **({"expected_range": list(BASELINE_RANGES[spec.name])} if spec.name in BASELINE_RANGES else {}),
         },
         "static_actions_searched": len(actions),
     }
 
 
+def chosen_tasks(text: str | None) -> list[TaskSpec]:
+    """The tasks of ``--tasks``, numbers or names separated by commas; None: all.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if text is None:
+        return list(task_specs().values())
+    return [get_task(int(name) if name.isdigit() else name) for name in (part.strip() for part in text.split(","))]
+
+
 def main() -> int:
     """Command line entry."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with the committed file instead of writing it")
+    parser.add_argument("--tasks", help="numbers or names, separated by commas (default: all)")
     arguments = parser.parse_args()
     table = load_table()
+    written = json.loads(OUT.read_text()) if OUT.exists() else {"table_digest": None, "tasks": {}}
+    try:
+        again = {spec.name for spec in chosen_tasks(arguments.tasks)}
+    except ValueError as error:
+        parser.error(f"--tasks: {error}")
+    kept = [name for name in task_specs() if name not in again]
+    if kept and (written["table_digest"] != table.digest or not set(kept) <= set(written["tasks"])):
+        parser.error(f"--tasks: {OUT.name} is of another table or lacks {', '.join(kept)}; calibrate all tasks")
+    entries = {
+        spec.name: calibrate_task(spec, table) if spec.name in again else written["tasks"][spec.name]
+        for spec in task_specs().values()
+    }
     result = {
         "made_by": "python data/calibrate.py",
         "table_digest": table.digest,
@@ -112,7 +141,7 @@ def main() -> int:
         "batch_sizes": list(BATCH_SIZES),
         "kv_budgets": list(KV_BUDGETS),
         "how": [" ".join(part.split()) for part in (__doc__ or "").split("\n\n")[2:]],
-        "tasks": {spec.name: calibrate_task(spec, table) for spec in task_specs().values()},
+        "tasks": entries,
     }
     text = json.dumps(result, indent=1) + "\n"
     missed = 0

@@ -11,6 +11,7 @@ prefill does: it adds gemms(chunk + B) - gemms(B) for each chunk of the token bu
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from data.engine_profile import profile  # noqa: E402
 from data.step_time import StepTimes, UnknownNameError, model_of_alias, systems  # noqa: E402
 from inferencegym_jax.fidelity.measured_runs import MeasuredRun, RunError  # noqa: E402
 from inferencegym_jax.fidelity.validation import EngineTable  # noqa: E402
+from inferencegym_jax.table import EngineProfile  # noqa: E402
 from inferencegym_jax.table.latency_table import KEYS, METRICS, table_from_columns  # noqa: E402
 
 BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -97,6 +100,7 @@ def engine_table(model: str, system: str, prompt: float, output: float, budget: 
         "reference_output_length": repr(output),
     }
     table = table_from_columns(columns, metadata, f"{model} on {system}, {prompt:g} in, {output:g} out")
+    table = replace(table, engine=EngineProfile.from_dict(profile(times), table.name))
     return EngineTable(table, MEMORY_SHARE * systems()[system]["memory_gb"])
 
 

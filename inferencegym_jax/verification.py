@@ -19,8 +19,10 @@ from inferencegym_jax import registry
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeAction, check_seed, plain
 from inferencegym_jax.registry import make
+from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.scoring.grader import grade
 from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.tasks import TaskSpec, get_task
 
 TOLERANCE = 1e-5  # relative; a log that went through JSON, another batch shape or another machine differs by a few ulps
 
@@ -45,14 +47,14 @@ def action_from(given: Any, where: str = "action") -> ServeAction:
 def _replay(env: Environment, params: EnvParams, seed: jax.Array, actions: ServeAction) -> Any:
     def body(state: Any, action: ServeAction) -> Any:
         _, state, reward, _, info = env.step_env(None, state, action, params)
-        return state, (reward, info["metrics"])
+        return state, (reward, info["metrics"], info["outcome"])
 
     _, state = env.reset_seed(seed, params)
     return jax.lax.scan(body, state, actions)[1]
 
 
 def resimulate(
-    task: int | str,
+    task: int | str | TaskSpec,
     seed: int,
     config: Mapping[str, Any] | None,
     actions: Sequence[Any],
@@ -68,7 +70,7 @@ def resimulate(
         table: latency table; default the shipped one.
 
     Returns:
-        Entries ``{"action", "reward", "metrics"}`` of plain Python numbers.
+        Entries of plain Python numbers, see ``scoring.episode_log.LogEntry``.
 
     Raises:
         ValueError, TypeError: naming the action's index, the knob, the value and what is allowed.
@@ -92,20 +94,16 @@ def resimulate(
     # one compiled length serves every log: the actions are padded with the default and the padding's rows dropped
     padded = taken + [ServeAction()] * (EPISODE_LENGTH - len(taken))
     columns = ServeAction(**{name: np.asarray([getattr(a, name) for a in padded]) for name in KNOBS}).as_arrays()
-    rewards, metrics = _replay(env, params, jnp.asarray(seed, jnp.uint32), columns)
-    rewards, metrics = np.asarray(rewards), jax.tree.map(np.asarray, metrics)
-    return [
-        {
-            "action": action.to_dict(),
-            "reward": float(rewards[i]),
-            "metrics": plain(jax.tree.map(lambda x, row=i: x[row], metrics)),
-        }
-        for i, action in enumerate(taken)
-    ]
+    replayed = jax.tree.map(np.asarray, _replay(env, params, jnp.asarray(seed, jnp.uint32), columns))
+    spec, log = get_task(task), list[dict[str, Any]]()
+    for i, action in enumerate(taken):
+        reward, metrics, outcome = jax.tree.map(lambda x, row=i: x[row], replayed)
+        log.append(log_entry(spec, action.to_dict(), float(reward), plain(metrics), plain(outcome)))
+    return log
 
 
 def verify(
-    task: int | str,
+    task: int | str | TaskSpec,
     seed: int,
     config: Mapping[str, Any] | None,
     actions: Sequence[Any],
@@ -146,8 +144,7 @@ def first_difference(
 ) -> dict[str, Any] | None:
     """Where a claimed log first leaves the simulated one, or None: integers exactly, floats to 1e-5 relative."""
     for step, (claim, truth) in enumerate(zip(claimed, simulated, strict=False)):
-        for part in ("action", "reward", "metrics"):
-            right = truth[part]
+        for part, right in truth.items():
             left = claim.get(part) if isinstance(claim, Mapping) else None
             pairs = (
                 [
@@ -167,6 +164,8 @@ def first_difference(
 
 
 def _same(given: Any, true: Any) -> bool:
+    if isinstance(true, list):
+        return isinstance(given, list | tuple) and len(given) == len(true) and all(map(_same, given, true))
     if isinstance(true, bool | int) and not isinstance(true, float):
         return isinstance(given, bool | int | float) and given == true
     if isinstance(given, bool) or not isinstance(given, int | float):

@@ -29,7 +29,7 @@ from server.messages import MessageCheck
 from server.metrics import Metrics
 from server.middleware import BodyLimit, Observe, RateLimit
 from server.openenv_environment import DESCRIPTION, ServingEnvironment
-from server.programs import Engine
+from server.programs import Programs
 from server.rollouts import Rollouts, trim
 from server.routes import catalogue, scoring, session
 from server.schema_parts import ActionModel, ObservationModel, StateModel
@@ -80,12 +80,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = Settings() if settings is None else settings
     for path in settings.tasks_from:
         ig.register_file(path)
-    engine, metrics, store = Engine(settings.table, settings.trace), Metrics(), make_store(settings)
-    service, rollouts = Service(engine, store), Rollouts(engine, settings)
+    programs, metrics, store = Programs(settings.table, settings.trace), Metrics(), make_store(settings)
+    service, rollouts = Service(programs, store), Rollouts(programs, settings)
     mcp = MCPEndpoint(build_tools(service, metrics))
-    found: dict[str, Any] = {}
+    baseline: dict[str, Any] = {}
     openenv = HTTPEnvServer(
-        functools.partial(ServingEnvironment, engine, metrics.ws_steps.inc),
+        functools.partial(ServingEnvironment, programs, metrics.ws_steps.inc),
         ActionModel,
         ObservationModel,
         concurrency_config=ConcurrencyConfig(
@@ -97,8 +97,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     def warm_up() -> None:
         start = time.perf_counter()
-        engine.warm_up()
-        found.update(about.baseline(engine))
+        programs.warm_up()
+        baseline.update(about.baseline(programs))
         gc.collect()
         gc.freeze()  # what lives for good need not be looked through at every collection
         trim()
@@ -132,7 +132,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app.include_router(session.build(service, metrics, ws_sessions))
     app.include_router(scoring.build(service, rollouts, metrics))
-    app.include_router(catalogue.build(engine, settings, metrics, lambda: found, store.count, ws_sessions))
+    app.include_router(catalogue.build(programs, settings, metrics, lambda: baseline, store.count, ws_sessions))
     if STATIC.is_dir():
         app.mount("/static", RevalidatedFiles(directory=STATIC), name="static")
     errors.install(app)

@@ -9,8 +9,8 @@ import inferencegym_jax as ig
 from inferencegym_jax.models import EPISODE_LENGTH
 from inferencegym_jax.policies import NAMES, has_trained
 from inferencegym_jax.tasks import CONFIG_KEYS, calibration
-from server.programs import Engine
-from server.schema_parts import ActionModel, Config, ObservationBody, StateModel
+from server.programs import Programs
+from server.schema_parts import ActionModel, Config, Metrics, ObservationBody, StateModel, Workload
 from server.settings import Settings
 
 BASELINE_SEED = 0
@@ -47,9 +47,9 @@ def policies() -> dict[str, bool]:
     return dict.fromkeys(NAMES, True) | {"trained": any(trained_policies().values())}
 
 
-def trace(engine: Engine) -> dict[str, Any] | None:
+def trace(programs: Programs) -> dict[str, Any] | None:
     """The request log that every task replays, where the server has one."""
-    log = engine.trace
+    log = programs.trace
     if log is None:
         return None
     return {
@@ -64,15 +64,17 @@ def trace(engine: Engine) -> dict[str, Any] | None:
     }
 
 
-def info(engine: Engine, settings: Settings) -> dict[str, Any]:
+def info(programs: Programs, settings: Settings) -> dict[str, Any]:
     """Spaces, reward weights, provenance of the table, limits: the answer of GET /info."""
-    table, specs = engine.table, ig.task_specs().values()
-    problems = [engine.kernel(spec.id).problem for spec in specs]
+    table, specs = programs.table, ig.task_specs().values()
+    problems = [programs.program(spec.id).problem for spec in specs]
     return {
         "name": "inferencegym-jax",
         "version": ig.__version__,
         "action_space": ActionModel.model_json_schema(),
         "observation_space": ObservationBody.model_json_schema(),
+        "metrics": Metrics.model_json_schema(),
+        "workload": Workload.model_json_schema(),
         "state": StateModel.model_json_schema(),
         "episode_length": EPISODE_LENGTH,
         "reward_weights": {spec.name: dict(spec.reward) for spec in specs},
@@ -88,7 +90,7 @@ def info(engine: Engine, settings: Settings) -> dict[str, Any]:
             "locked_knobs": list(table.locked_knobs),
             "metadata": dict(table.metadata),
         },
-        "trace": trace(engine),
+        "trace": trace(programs),
         "limits": {
             "rate_limit": settings.rate_limit,
             "max_body_bytes": settings.max_body_bytes,
@@ -101,7 +103,7 @@ def info(engine: Engine, settings: Settings) -> dict[str, Any]:
     }
 
 
-def baseline(engine: Engine) -> dict[str, Any]:
+def baseline(programs: Programs) -> dict[str, Any]:
     """Scores of the fixed agent on every task, seed 0, with the ranges in which they are expected to lie.
 
     Steps the compiled step rather than a vmapped rollout: the same numbers in a tenth of a second, without the three
@@ -110,9 +112,9 @@ def baseline(engine: Engine) -> dict[str, Any]:
     action = ig.ServeAction().to_dict()
     scores = []
     for spec in ig.task_specs().values():
-        kernel = engine.kernel(spec.id)
-        log = engine.replay(kernel, BASELINE_SEED, [action] * EPISODE_LENGTH)
-        grade = ig.grade(spec.id, log, kernel.problem.normalisers)
+        program = programs.program(spec.id)
+        log, oom_share = programs.replay(program, BASELINE_SEED, [action] * EPISODE_LENGTH)
+        grade = ig.grade(spec.id, log, program.problem.normalisers)
         shipped = calibration()["tasks"].get(spec.name, {}).get("baseline", {})
         scores.append(
             {
@@ -120,8 +122,10 @@ def baseline(engine: Engine) -> dict[str, Any]:
                 "name": spec.name,
                 "score": grade["score"],
                 "breakdown": grade["breakdown"],
+                "gpu_seconds": grade.get("outcome", {}).get("gpu_seconds"),
                 "total_reward": math.fsum(entry["reward"] for entry in log),
-                "expected_range": shipped.get("expected_range") if engine.trace is None else None,
+                "oom_share": oom_share,
+                "expected_range": shipped.get("expected_range") if programs.trace is None else None,
             }
         )
     return {"agent": "baseline", "action": action, "seed": BASELINE_SEED, "tasks": scores}

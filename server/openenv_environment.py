@@ -1,4 +1,4 @@
-"""The environment as OpenEnv sees it: one per WebSocket connection, over the same engine as the HTTP sessions."""
+"""The environment as OpenEnv sees it: one per WebSocket connection, over the same programs as the HTTP sessions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openenv.core.env_server.types import EnvironmentMetadata
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import EPISODE_LENGTH, Phase
-from server.programs import Engine, Kernel
+from server.programs import Programs, TaskProgram
 from server.schema_parts import ObservationModel, StateModel
 from server.schemas import ResetRequest, config_dict
 from server.service import draw_seed, reset_info
@@ -27,10 +27,10 @@ class ServingEnvironment(Environment):
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
-    def __init__(self, engine: Engine, on_step: Callable[[], None] = lambda: None):
+    def __init__(self, programs: Programs, on_step: Callable[[], None] = lambda: None):
         super().__init__()
-        self._engine, self._on_step = engine, on_step
-        self._kernel: Kernel | None = None
+        self._programs, self._on_step = programs, on_step
+        self._program: TaskProgram | None = None
         self._state, self._seed, self._episode_id = b"", 0, None
         self._steps, self._total, self._done, self._phase = 0, 0.0, False, 0
 
@@ -41,12 +41,12 @@ class ServingEnvironment(Environment):
             pydantic.ValidationError: a field is unknown or out of range.
         """
         request = ResetRequest.model_validate({"seed": seed, "episode_id": episode_id, **kwargs})
-        kernel = self._engine.kernel(request.task_id, config_dict(request.config))
+        program = self._programs.program(request.task_id, config_dict(request.config))
         self._seed = draw_seed() if request.seed is None else request.seed
-        outcome = kernel.reset(self._seed)
-        self._kernel, self._state, self._episode_id = kernel, outcome.state, request.episode_id
+        outcome = program.reset(self._seed)
+        self._program, self._state, self._episode_id = program, outcome.state, request.episode_id
         self._steps, self._total, self._done, self._phase = 0, 0.0, False, 0
-        metadata = reset_info(kernel, self._seed) | {"episode_length": EPISODE_LENGTH}
+        metadata = reset_info(program, self._seed) | {"episode_length": EPISODE_LENGTH}
         return ObservationModel.model_construct(**outcome.observation, done=False, reward=None, metadata=metadata)
 
     async def step_async(self, action: Any, timeout_s: float | None = None, **kwargs: Any) -> Any:
@@ -55,11 +55,11 @@ class ServingEnvironment(Environment):
         Raises:
             RuntimeError: there was no reset, or the episode is over.
         """
-        if self._kernel is None:
+        if self._program is None:
             raise RuntimeError("no episode yet: send a reset first")
         if self._done:
             raise RuntimeError(f"the episode is over at step {self._steps}: send a reset")
-        outcome = self._kernel.step(self._state, self._kernel.pack_action(action.__dict__))
+        outcome = self._program.step(self._state, self._program.pack_action(action.__dict__))
         self._state, self._done, self._steps = outcome.state, outcome.done, outcome.info["timestep"]
         self._total += outcome.reward
         self._phase = outcome.info["workload"]["phase"]
@@ -79,14 +79,14 @@ class ServingEnvironment(Environment):
     @property
     def state(self) -> Any:
         """Where the episode stands."""
-        if self._kernel is None:
+        if self._program is None:
             return StateModel()
         return StateModel(
             episode_id=self._episode_id,
             step_count=self._steps,
-            task_id=self._kernel.spec.id,
+            task_id=self._program.spec.id,
             seed=self._seed,
-            config=self._kernel.config,
+            config=self._program.config,
             cumulative_reward=self._total,
             done=self._done,
             workload_phase=Phase(self._phase).name.lower(),

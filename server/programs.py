@@ -1,30 +1,34 @@
-"""The library's packed step for every task and config that is asked for, compiled when told to.
+"""The library's single step for every task and config that is asked for, compiled when told to.
 
-``Engine.kernel(task, config) -> Kernel``; ``Kernel.reset(seed) -> Outcome``; ``Kernel.step(state, action) -> Outcome``.
+``Programs.program(task, config) -> TaskProgram``; its ``reset(seed)`` and ``step(state, action)`` give ``Outcome``.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.single_step import SingleStep
 from inferencegym_jax.models import KNOBS
+from inferencegym_jax.policies.reactive_control import ReactivePlan
+from inferencegym_jax.policies.reactive_plans import plan_for
+from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
 
 
-class Kernel(SingleStep):
-    """One task with one config on a compiled program."""
+class TaskProgram(SingleStep):
+    """The compiled reset and step of one task with one config."""
 
     def __init__(self, problem: ig.Problem):
         super().__init__(problem.env, problem.params)
@@ -40,10 +44,26 @@ class Kernel(SingleStep):
         """The overrides of its weights and objective."""
         return self.problem.config
 
+    @functools.cached_property
+    def reactive_plan(self) -> ReactivePlan:
+        """The reactive controller's plan for the task.
 
-class Engine:
-    """Kernels of every task on one latency table and, where one is given, one request log; compiles when told to, keeps
-    params of recent configs."""
+        Raises:
+            ValueError: see ``reactive_for``.
+        """
+        return plan_for(self.problem.table, self.problem.params)
+
+
+class Replay(NamedTuple):
+    """An episode simulated again."""
+
+    log: list[dict[str, Any]]  # of ``LogEntry``
+    oom_share: float  # of its seconds out of memory
+
+
+class Programs:
+    """The programs of every task on one latency table and, where there is one, one request log; compiles when told to,
+    keeps params of recent configs."""
 
     def __init__(self, table: str | Path | None = None, trace: str | Path | None = None):
         # A step is shorter than a hop to jax's dispatch thread and back, and its seventy small operations gain nothing
@@ -52,11 +72,11 @@ class Engine:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         self.table = ig.load_table(table)
         self.trace = None if trace is None else ig.load_trace(trace)
-        self._kernels: OrderedDict[tuple[Any, ...], Kernel] = OrderedDict()
+        self._programs: OrderedDict[tuple[Any, ...], TaskProgram] = OrderedDict()
         self._lock = threading.Lock()
 
-    def kernel(self, task: int | str, config: Mapping[str, Any] | None = None) -> Kernel:
-        """The kernel of a task (id or name) and a config.
+    def program(self, task: int | str, config: Mapping[str, Any] | None = None) -> TaskProgram:
+        """The program of a task (id or name) and a config.
 
         Raises:
             ValueError: see ``inferencegym_jax.make``.
@@ -65,42 +85,42 @@ class Engine:
         overrides = check_config(config)
         key = (spec.id, *(overrides.get(name) for name in CONFIG_KEYS))
         with self._lock:
-            kernel = self._kernels.get(key)
-            if kernel is None:
+            program = self._programs.get(key)
+            if program is None:
                 problem = ig.problem(spec.id, table=self.table, trace=self.trace, config=overrides)
-                kernel = self._kernels[key] = Kernel(problem)
-                while len(self._kernels) > PARAMS_KEPT:
-                    self._kernels.popitem(last=False)
+                program = self._programs[key] = TaskProgram(problem)
+                while len(self._programs) > PARAMS_KEPT:
+                    self._programs.popitem(last=False)
             else:
-                self._kernels.move_to_end(key)
-            return kernel
+                self._programs.move_to_end(key)
+            return program
 
-    def replay(self, kernel: Kernel, seed: int, actions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The log that these actions give, bit for bit a session's: entries ``{"action", "reward", "metrics"}``.
+    def replay(self, program: TaskProgram, seed: int, actions: Sequence[Mapping[str, Any]]) -> Replay:
+        """The log that these actions give, bit for bit a session's.
 
         Raises:
             ValueError: the server's own latency table lacks a value of a knob; the action's index is named.
         """
-        state, log = kernel.reset(seed).state, []
+        state, log, crashes = program.reset(seed).state, [], 0
         for i, action in enumerate(actions):
             try:
-                packed = kernel.pack_action(action)
+                packed = program.pack_action(action)
             except ValueError as error:
                 raise ValueError(f"actions[{i}]: {error}") from error
-            outcome = kernel.step(state, packed)
+            outcome = program.step(state, packed)
             state = outcome.state
-            log.append(
-                {"action": {k: action[k] for k in KNOBS}, "reward": outcome.reward, "metrics": outcome.info["metrics"]}
-            )
-        return log
+            knobs, info = {name: action[name] for name in KNOBS}, outcome.info
+            log.append(log_entry(program.spec, knobs, outcome.reward, info["metrics"], info.get("outcome", {})))
+            crashes += info["oom"]
+        return Replay(log, crashes / max(len(log), 1))
 
     def warm_up(self) -> None:
         """Compile reset and step of every task, so that no request waits for a compiler."""
-        kernels = [self.kernel(spec.id) for spec in ig.task_specs().values()]
-        programs = {kernel.env: kernel for kernel in kernels}.values()
-        action = kernels[0].pack_action(ig.ServeAction())
+        programs = [self.program(spec.id) for spec in ig.task_specs().values()]
+        distinct = {program.env: program for program in programs}.values()
+        action = programs[0].pack_action(ig.ServeAction())
         with ThreadPoolExecutor() as pool:  # the compiler runs outside the interpreter's lock
-            jobs = [pool.submit(kernel.reset, 0) for kernel in programs]
-            jobs += [pool.submit(kernel.step, bytes(kernel.state_bytes), action) for kernel in programs]
+            jobs = [pool.submit(program.reset, 0) for program in distinct]
+            jobs += [pool.submit(program.step, bytes(program.state_bytes), action) for program in distinct]
             for job in jobs:
                 job.result()

@@ -1,6 +1,7 @@
 """The parts of which requests and answers are made: action, observation, state, metrics, config, task, seed.
 
-Ranges and meanings of knobs and observations come from ``inferencegym_jax.models``, where they are written once.
+Ranges, units and meanings of knobs, observations, metrics and workload come from ``inferencegym_jax.models``, where
+they are written once.
 Input is strict: a string is no number, an unknown field is an error, NaN and infinities are refused. Validators raise
 ``PydanticCustomError`` only, because a ValueError inside one would end an OpenEnv WebSocket session.
 """
@@ -22,7 +23,18 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import KNOBS, OBSERVATION, SEEDS, Knob, ObservationField
+from inferencegym_jax.models import (
+    KNOBS,
+    METRICS,
+    OBSERVATION,
+    OUTCOME,
+    REWARD_WEIGHTS,
+    SEEDS,
+    WORKLOAD,
+    Knob,
+    ObservationField,
+    Quantity,
+)
 from inferencegym_jax.tasks import CONFIG_KEYS
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -44,7 +56,13 @@ def _one_of(knob: Knob) -> Any:
 
 def _knob_field(knob: Knob) -> Any:
     """(annotation, Field) of a knob. No Literal: it would take true for 1."""
-    about: dict[str, Any] = {"description": knob.description, "strict": True}
+    display = {"unit": knob.unit, "scale": knob.scale, "labels": list(knob.labels)}
+    about: dict[str, Any] = {
+        "title": knob.title,
+        "description": knob.description,
+        "strict": True,
+        "json_schema_extra": display,
+    }
     if knob.kind == "bool":
         return (bool, Field(knob.default, **about))
     if knob.kind == "float":
@@ -58,7 +76,7 @@ def _knob_field(knob: Knob) -> Any:
 
 
 class _ActionBase(Action):
-    """The five knobs; what is left out takes the baseline's value. Locked knobs of a task are forced to it."""
+    """The knobs; what is left out takes the baseline's value. Locked knobs of a task are forced to it."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=False, strict=True, allow_inf_nan=False)
 
@@ -75,13 +93,32 @@ else:
     )
 
 
+def _display(quantity: Quantity) -> dict[str, Any]:
+    """What a reported number's schema says besides its type: how people read it."""
+    return {
+        "description": f"{quantity.description} ({quantity.unit})" if quantity.unit else quantity.description,
+        "json_schema_extra": {
+            "unit": quantity.unit,
+            "scale": quantity.scale,
+            "digits": quantity.digits,
+            "chart": quantity.chart,
+            "exogenous": quantity.exogenous,
+        },
+    } | ({"title": quantity.title} if quantity.title else {})
+
+
+def _quantity_field(quantity: Quantity) -> Any:
+    """(annotation, Field) of a metric or of a number of the workload."""
+    kind: Any = {"float": float, "int": int, "bool": bool}[quantity.kind]
+    return (kind if quantity.size == 1 else list[kind], Field(**_display(quantity)))
+
+
 def _observation_field(spec: ObservationField) -> Any:
     limits: dict[str, Any] = {"ge": spec.low} | ({} if math.isinf(spec.high) else {"le": spec.high})
-    about = f"{spec.description} ({spec.unit})"
     number = Annotated[float, Field(**limits)]
     if spec.size == 1:
-        return (number, Field(description=about))
-    return (Annotated[list[number], Field(min_length=spec.size, max_length=spec.size)], Field(description=about))
+        return (number, Field(**_display(spec)))
+    return (Annotated[list[number], Field(min_length=spec.size, max_length=spec.size)], Field(**_display(spec)))
 
 
 OBSERVATION_FIELDS: dict[str, Any] = {name: _observation_field(spec) for name, spec in OBSERVATION.items()}
@@ -92,8 +129,8 @@ else:
 
 
 class _FastObservation(Observation):
-    """What ``/ws`` sends. OpenEnv would put the metadata on the wire twice, inside the observation and beside it; the
-    observation is its twelve fields."""
+    """What ``/ws`` sends. OpenEnv would send the metadata twice, inside the observation and beside it; the observation
+    is its fields."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=False)
 
@@ -122,34 +159,29 @@ class StateModel(State):
     workload_phase: str = Field(default="warmup", description="warmup, steady, burst or cooldown")
 
 
-class Metrics(BaseModel):
-    """What one second of serving measured."""
+if TYPE_CHECKING:
+    Metrics = Workload = BaseModel
+else:
+    Metrics = create_model(
+        "Metrics",
+        __doc__="What one second of serving measured.",
+        **{name: _quantity_field(quantity) for name, quantity in METRICS.items()},
+    )
+    Workload = create_model(
+        "Workload",
+        __doc__="The traffic of one second.",
+        **{name: _quantity_field(quantity) for name, quantity in WORKLOAD.items()},
+    )
 
-    ttft_p50_ms: float = Field(description="median time to first token (ms)")
-    ttft_p99_ms: float = Field(description="99th percentile of the time to first token (ms)")
-    tpot_ms: float = Field(description="time per output token (ms)")
-    tokens_per_sec: float = Field(description="output tokens a second")
-    gpu_memory_gb: float = Field(description="GPU memory in use (GB)")
-    cost_per_1k: float = Field(description="cost per 1,000 output tokens")
-    spec_accept_rate: float = Field(description="accepted share of the drafted tokens")
-    eviction_events: int = Field(description="evicted sequences")
-    slo_violations: int = Field(description="requests that missed their objective, or were rejected")
 
-
-class Workload(BaseModel):
-    """The traffic of one second."""
-
-    arrival_rate: float = Field(description="10-step moving average of the arrivals (requests/s)")
-    mean_prompt_len: float = Field(description="mean prompt length (tokens)")
-    prompt_len_bucket: int = Field(description="0 to 7")
-    queue_depth: int = Field(description="requests left waiting")
-    priority_distribution: list[float] = Field(description="interactive, batch, best-effort shares")
-    is_burst: bool = Field(description="is this second inside a burst")
-    phase: int = Field(description="0 warmup, 1 steady, 2 burst, 3 cooldown")
-    arrivals: int = Field(description="requests that arrived")
-    served: int = Field(description="requests taken from the queue")
-    rejected: int = Field(description="requests turned away")
-    running: int = Field(default=0, description="open loop: requests in the decode batch after the step")
+if TYPE_CHECKING:
+    Outcome = BaseModel
+else:
+    Outcome = create_model(
+        "RequestOutcome",
+        __doc__="What became of one second's requests; lists are by class: interactive, batch, best effort.",
+        **{name: _quantity_field(spec) for name, spec in OUTCOME.items()},
+    )
 
 
 class StepInfo(BaseModel):
@@ -159,12 +191,20 @@ class StepInfo(BaseModel):
     metrics: Metrics
     workload: Workload
     oom: bool = Field(description="did the GPU run out of memory")
+    outcome: Outcome | None = Field(default=None, description="of an open-loop task, which is scored by request")
+
+
+OBJECTIVES = {
+    "slo_ttft_ms": "TTFT objective of the strictest class (ms)",
+    "slo_tpot_ms": "objective on the time per output token (ms), of an open-loop task",
+}
 
 
 def _config_field(key: str) -> Any:
-    if key == "slo_ttft_ms":
-        return (float | None, Field(None, gt=0, le=1e9, description="TTFT objective of the strictest class (ms)"))
-    return (float | None, Field(None, ge=0, le=1e9, description=f"reward weight {key}"))
+    if key in OBJECTIVES:
+        return (float | None, Field(None, gt=0, le=1e9, title="SLO", description=OBJECTIVES[key]))
+    weight = REWARD_WEIGHTS[key]
+    return (float | None, Field(None, ge=0, le=1e9, title=weight.symbol, description=weight.term))
 
 
 if TYPE_CHECKING:
@@ -173,7 +213,7 @@ else:
     Config = create_model(
         "Config",
         __config__=STRICT,
-        __doc__="Overrides of a task's reward weights and of the TTFT objective of its strictest class.",
+        __doc__="Overrides of a task's reward weights and latency objectives.",
         **{key: _config_field(key) for key in CONFIG_KEYS},
     )
 

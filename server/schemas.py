@@ -79,6 +79,9 @@ class LogEntry(BaseModel):
     action: dict[str, bool | int | float] = Field(description="the knobs")
     reward: float | None = None
     metrics: dict[str, int | float] = Field(description="at least the fields that the graders read")
+    outcome: dict[str, float | list[float]] | None = Field(
+        default=None, description="of an open-loop task, which is scored by request"
+    )
 
 
 class GraderRequest(_Request):
@@ -119,6 +122,10 @@ class GraderResponse(BaseModel):
     score: float = Field(ge=0, le=1)
     breakdown: dict[str, float]
     feedback: str
+    complete: bool = Field(description="does the log hold the whole episode")
+    outcome: dict[str, float] | None = Field(
+        default=None, description="open loop: the episode's requests by what became of them, tokens and GPU-seconds"
+    )
     verified: bool = Field(description="true: the server regenerated this episode and it is the one scored")
     first_difference: dict[str, Any] | None = Field(default=None, description="where a claimed log differs")
 
@@ -164,8 +171,11 @@ class RolloutResponse(BaseModel):
     total_rewards: list[float]
     breakdown: dict[str, list[float]]
     mean_score: float
+    gpu_seconds: list[float] | None = Field(None, description="of each episode, where requests are counted")
+    oom_shares: list[float] = Field(description="share of each episode's seconds out of memory")
+    mean_oom_share: float
     trajectories: list[list[dict[str, Any]]] | None = Field(
-        None, description="per episode, per step: observation (before), action, reward, metrics, workload, oom"
+        None, description="per episode, per step: observation (before), action, reward, metrics, workload, outcome, oom"
     )
 
 
@@ -196,7 +206,7 @@ class TaskEntry(BaseModel):
     episode_length: int
     slo_ttft_ms: list[float | None] = Field(description="ms, of the interactive, batch and best-effort class")
     class_shares: list[float]
-    memory_limit_gb: float
+    memory_limit_gb: float | None
     cost_budget: float | None
     reward_weights: dict[str, float]
 
@@ -210,6 +220,8 @@ class Info(BaseModel):
     version: str
     action_space: dict[str, Any]
     observation_space: dict[str, Any]
+    metrics: dict[str, Any] = Field(description="JSON schema of what a second measures, with unit and scale")
+    workload: dict[str, Any] = Field(description="the same of its traffic")
     episode_length: int
     reward_weights: dict[str, dict[str, float]]
     config: dict[str, Any] = Field(description="JSON schema of a reset's config")
@@ -227,7 +239,9 @@ class BaselineScore(BaseModel):
     name: str
     score: float
     breakdown: dict[str, float]
+    gpu_seconds: float | None = Field(None, description="of the episode, where requests are counted")
     total_reward: float
+    oom_share: float = Field(description="share of seconds out of memory")
     expected_range: list[float] | None
 
 

@@ -1,6 +1,7 @@
 """What the session endpoints do, without HTTP: reset, step, state and the grading of a session.
 
-``Service`` joins the engine (pure physics) with a session store (who stands where). Every method may run concurrently.
+``Service`` joins the compiled programs (pure physics) with a session store (who stands where). Every method may run
+concurrently.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import inferencegym_jax as ig
 from inferencegym_jax.episodes.single_step import Outcome, read_actions
 from inferencegym_jax.models import EPISODE_LENGTH, Phase
 from inferencegym_jax.verification import first_difference
-from server.programs import Engine, Kernel
+from server.programs import Programs, TaskProgram
 from server.sessions import Session, SessionStore, new_id
 
 
@@ -28,14 +29,14 @@ def draw_seed() -> int:
     return secrets.randbits(32)
 
 
-def reset_info(kernel: Kernel, seed: int) -> dict[str, Any]:
+def reset_info(program: TaskProgram, seed: int) -> dict[str, Any]:
     """What a reset says of its episode."""
-    spec = kernel.spec
+    spec = program.spec
     return {
         "task_id": spec.id,
         "task": spec.name,
         "seed": seed,
-        "config": kernel.config,
+        "config": program.config,
         "active_actions": list(spec.active_knobs),
     }
 
@@ -43,27 +44,27 @@ def reset_info(kernel: Kernel, seed: int) -> dict[str, Any]:
 class Service:
     """Episodes of HTTP clients."""
 
-    def __init__(self, engine: Engine, store: SessionStore):
-        self.engine, self.store = engine, store
+    def __init__(self, programs: Programs, store: SessionStore):
+        self.programs, self.store = programs, store
 
     async def reset(
         self, task: int | str, seed: int | None, config: dict[str, float], episode_id: str | None = None
     ) -> dict[str, Any]:
         """Start a session; the answer of POST /reset."""
-        kernel = self.engine.kernel(task, config)
+        program = self.programs.program(task, config)
         seed = draw_seed() if seed is None else seed
-        outcome = kernel.reset(seed)
+        outcome = program.reset(seed)
         session_id = new_id()
         session = Session(
             id=session_id,
-            task=kernel.spec.id,
+            task=program.spec.id,
             seed=seed,
-            config=kernel.config,
+            config=program.config,
             state=outcome.state,
             episode_id=episode_id or session_id,
         )
         await self.store.create(session)
-        info = reset_info(kernel, seed)
+        info = reset_info(program, seed)
         return {
             "session_id": session_id,
             "observation": outcome.observation,
@@ -95,9 +96,9 @@ class Service:
             return session.answer, False
         if session.done:
             raise StepConflict(f"session {session_id!r}: the episode is over at step {session.steps}; POST /reset")
-        kernel = self.engine.kernel(session.task, session.config)
-        packed = kernel.pack_action(action)
-        outcome = kernel.step(session.state, packed)
+        program = self.programs.program(session.task, session.config)
+        packed = program.pack_action(action)
+        outcome = program.step(session.state, packed)
         answer = step_answer(session_id, outcome)
         after = dataclasses.replace(
             session,
@@ -155,9 +156,9 @@ class Service:
         Raises:
             ValueError: an action that the server's table cannot serve.
         """
-        kernel = self.engine.kernel(task, config)
-        log = self.engine.replay(kernel, seed, actions)
-        result = ig.grade(kernel.spec.id, log, kernel.problem.normalisers)
+        program = self.programs.program(task, config)
+        log = self.programs.replay(program, seed, actions).log
+        result = ig.grade(program.spec.id, log, program.problem.normalisers)
         difference = None if episode_log is None else first_difference(episode_log, log)
         if difference is not None:
             result["feedback"] += (

@@ -10,7 +10,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 HISTORY = {"CHANGELOG.md"}  # speaks of files as they were called then
 THIS = {"tests/test_references.py"}
-PHYSICS = {f"inferencegym_jax/physics/{name}.py" for name in ("open_loop", "fluid", "first_token")}  # being replaced
 TOPS = "inferencegym_jax|server|training|benchmarks|data|docs|tests|notebooks"
 PLACE = re.compile(rf"(?<![\w/.-])((?:{TOPS})/[\w/.-]*\w\.(?:py|md|json|csv|parquet|yaml|svg|png|sh|npz|html|js))\b")
 MODULE = re.compile(r"\binferencegym_jax(?:\.[a-z_0-9]+)+\b")
@@ -51,7 +50,7 @@ def lines(pattern: str | re.Pattern[str], skip: Collection[str] = ()) -> list[st
 
 def test_no_line_names_a_page_or_a_data_folder_of_another_place():
     pages = "|".join(("SPEC", "HOUSE", "FLUID", "WORTH"))
-    assert not lines(rf"\b(?:{pages})(?:\.md|,? sections?)? \d|\b(?:{pages})\.md\b", PHYSICS)
+    assert not lines(rf"\b(?:{pages})(?:\.md|,? sections?)? \d|\b(?:{pages})\.md\b", THIS)
     assert not lines(r"(?<!\w)silicon/", THIS)
 
 
@@ -130,6 +129,17 @@ def test_every_link_of_a_page_leads_to_a_file():
             path = (ROOT / name).parent / target.split("#")[0]
             if not path.exists() and not (ROOT / "docs" / target.split("#")[0]).exists():
                 wrong.append(f"{name}: {target}")
+    assert not wrong
+
+
+def test_every_heading_that_is_named_is_on_its_page():
+    wrong = [
+        f"{name}: {page}, {title}"
+        for name, text in TEXTS.items()
+        if name not in HISTORY
+        for page, title in re.findall(r"(?<!\w)((?:docs/)?[\w/]+\.md), \"([^\"]+)\"", " ".join(text.split()))
+        if page in TEXTS and not re.search(rf"^#+ .*{re.escape(title)}", TEXTS[page], re.M)
+    ]
     assert not wrong
 
 

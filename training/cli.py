@@ -25,7 +25,7 @@ from training.options import (
     own_files,
     task_of,
 )
-from training.tables import evaluation_table, rank_table, screen, sweep_table
+from training.tables import evaluation_table, percent, rank_table, screen, sweep_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -111,10 +111,10 @@ def train(
     except NonFiniteLoss as error:
         raise fail(error) from error
     word = "Interrupted" if result.interrupted else "Done"
-    last = result.rows[-1] if result.rows else {"score": float("nan"), "return": float("nan")}
+    last = result.rows[-1] if result.rows else dict.fromkeys(("score", "return", "oom_share"), float("nan"))
     console.print(
-        f"{word} after {result.seconds:.1f} s: score {last['score']:.4f}, return {last['return']:.2f}. "
-        f"Kept in {folder}/.",
+        f"{word} after {result.seconds:.1f} s: score {last['score']:.4f}, return {last['return']:.2f}, "
+        f"out of memory {percent(last['oom_share'])}. Kept in {folder}/.",
         highlight=False,
     )
     if result.interrupted:

@@ -19,10 +19,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from inferencegym_jax.policies import NAMES
-from training.tables import screen
+from training.tables import percent, screen
 
 EPISODES = 1024
-TABLE_WIDTH = 120  # a narrower terminal wraps the lines rather than lose columns
+TABLE_WIDTH = 128  # a narrower terminal wraps the lines rather than lose columns
 COMMAND = "make demo   (python -m training.demo)"
 TIMELINE_TASK, TIMELINE_SEED, CURVE_TASK = 3, 0, 1
 
@@ -56,7 +56,7 @@ def results_table(results: dict[int, list[dict[str, Any]]], count: int) -> Table
         title=f"{count:,} episodes a row (seeds 0 to {count - 1}); score: mean and half its 95 % bootstrap interval",
         box=SIMPLE_HEAD,
     )
-    heads = "task,policy,score,return,tokens/s,TTFT p50\nms,TTFT p99\nms,violation\nrate,cost,episodes/s"
+    heads = "task,policy,score,return,tokens/s,TTFT p50\nms,TTFT p99\nms,violation\nrate,cost,out of\nmemory,episodes/s"
     for i, head in enumerate(heads.split(",")):
         table.add_column(head, justify="left" if i < 2 else "right", no_wrap=True)
     for task, rows in results.items():
@@ -73,6 +73,7 @@ def results_table(results: dict[int, list[dict[str, Any]]], count: int) -> Table
                 f"{means['mean_ttft_p99_ms']:,.0f}",
                 f"{means['mean_violation_rate']:.3f}",
                 f"{means['total_cost']:.2f}",
+                percent(means["oom_share"]),
                 f"{row['rate']:,.0f}",
                 style="bold" if score["mean"] == best else None,
             )

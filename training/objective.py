@@ -11,20 +11,30 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax import Environment, EnvParams, MetricsSnapshot, ServeAction
+from inferencegym_jax import Environment, EnvParams, MetricsSnapshot, RequestOutcome, ServeAction, TaskSpec
 from inferencegym_jax.environment import effective_action
 from inferencegym_jax.models import KNOBS
+from inferencegym_jax.scoring.episode_log import is_scored_by_request
 from inferencegym_jax.scoring.grader import score_rate
 from inferencegym_jax.tasks import get_task
 from training.config import Hyperparameters, TrainConfig
 
 
-def unrest(action: ServeAction, before: ServeAction) -> jax.Array:
-    """What a change of knobs costs in task 3's stability, as a mean of absolute changes instead of their standard
-    deviation."""
-    low, high = KNOBS["batch_size"].low, KNOBS["batch_size"].high
-    batch = jnp.abs(action.batch_size - before.batch_size) / (high - low + 1)
-    return 0.10 * (batch + jnp.abs(action.kv_budget - before.kv_budget)) / 0.5
+def unrest(spec: TaskSpec, action: ServeAction, before: ServeAction) -> jax.Array:
+    """What a change of knobs costs in a score's stability, as a mean of absolute changes instead of their standard
+    deviation; float32[...].
+
+    Args:
+        spec: the task: task 3 and its like are graded on batch_size and kv_budget, an open-loop task on every knob
+            that it leaves to the agent.
+        action, before: knobs as arrays of the same shape.
+    """
+    names = spec.active_knobs if is_scored_by_request(spec) else ("batch_size", "kv_budget")
+    change = jnp.float32(0.0)
+    for name in names:
+        now, then = (jnp.asarray(getattr(knobs, name), jnp.float32) for knobs in (action, before))
+        change = change + jnp.abs(now - then) / KNOBS[name].most
+    return 0.10 * change / 0.5
 
 
 def planned_excess(env: Environment, params: EnvParams, action: ServeAction) -> jax.Array:
@@ -47,6 +57,7 @@ def training_signal(
     hyper: Hyperparameters,
     reward: jax.Array,
     metrics: MetricsSnapshot,
+    outcome: RequestOutcome,
     action: ServeAction,
     before: ServeAction,
     is_first: jax.Array,
@@ -58,14 +69,16 @@ def training_signal(
         hyper: weights, may be traced.
         reward: the environment's.
         metrics: of the step.
+        outcome: of its requests.
         action, before: of this step and of the one before it.
         is_first: bool, an episode's first step, which has none before it.
     """
     signal = reward
     if config.uses("score_share"):
-        rate = score_rate(get_task(config.task), params, metrics)
+        spec = get_task(config.task)
+        rate = score_rate(spec, params, metrics, outcome)
         if config.uses("stability_weight"):
-            rate = rate - hyper.stability_weight * jnp.where(is_first, 0.0, unrest(action, before))
+            rate = rate - hyper.stability_weight * jnp.where(is_first, 0.0, unrest(spec, action, before))
         signal = (1.0 - hyper.score_share) * reward + hyper.score_share * rate
     if config.uses("memory_weight"):
         signal = signal - hyper.memory_weight * planned_excess(env, params, action)

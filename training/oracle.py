@@ -25,6 +25,7 @@ from inferencegym_jax.policies import NAMES, policy_of
 from inferencegym_jax.scoring.grader import score_rate
 from training.evaluation import episodes
 from training.objective import unrest
+from training.tables import percent
 
 OBJECTIVES = ("return", "score")
 BATCH_SIZES = (1, 8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384, 448, 512)
@@ -80,10 +81,11 @@ def _search(
     def move(state: Any, action: ServeAction) -> Any:
         return transition(env.grid, state, action, params, env.trace, env.dynamics, env.reward)
 
-    def gain(metrics: Any, reward: jax.Array, peak: jax.Array) -> jax.Array:
+    def gain(info: Any, reward: jax.Array, peak: jax.Array) -> jax.Array:
         if objective == "return":
             return reward
-        rate = score_rate(spec, params, metrics)
+        metrics = info["metrics"]
+        rate = score_rate(spec, params, metrics, info["outcome"])
         if task == 2:  # what a new peak takes from the score of the whole episode
             limit = params.memory_limit_gb
             new = jnp.maximum(metrics.gpu_memory_gb, peak)
@@ -94,11 +96,11 @@ def _search(
         def second(_: jax.Array, carry: Any) -> Any:
             state, peak, total = carry
             _, state, reward, _, info = move(state, action)
-            total = total + gain(info["metrics"], reward, peak)
+            total = total + gain(info, reward, peak)
             return state, jnp.maximum(peak, info["metrics"].gpu_memory_gb), total
 
         restless = objective == "score" and task >= RESTLESS
-        start = jnp.where(state.time == 0, 0.0, -unrest(action, before)) if restless else jnp.float32(0.0)
+        start = jnp.where(state.time == 0, 0.0, -unrest(spec, action, before)) if restless else jnp.float32(0.0)
         return jax.lax.fori_loop(0, horizon, second, (state, peak, start))[2]
 
     def one(state: Any, before: ServeAction, peak: jax.Array) -> Any:
@@ -148,7 +150,11 @@ def report(
         rows.append(
             (
                 f"oracle for {objective}",
-                {"score": problem.score(found), "return": np.asarray(found.total_reward, np.float64)},
+                {
+                    "score": problem.score(found),
+                    "return": np.asarray(found.total_reward, np.float64),
+                    "oom_share": np.asarray(found.oom_share, np.float64),
+                },
             )
         )
     replayed = "" if problem.env.trace is None else f" on {problem.env.trace.name}"
@@ -156,15 +162,15 @@ def report(
         f"Task {problem.spec.id}, {problem.spec.title}{replayed}: mean [95 % interval] of {count} episodes; "
         f"oracle: best of all actions for the next {horizon} s",
         "",
-        "| policy | score | return |",
-        "| --- | --- | --- |",
+        "| policy | score | return | out of memory |",
+        "| --- | --- | --- | --- |",
     ]
     for name, values in rows:
         cells = (
             f"{x['mean']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]"
             for x, digits in ((mean_interval(values["score"]), 3), (mean_interval(values["return"]), 1))
         )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {percent(float(values['oom_share'].mean()))} |")
     own = "".join(f" --{name} {value}" for name, value in (("table", table), ("trace", trace)) if value)
     command = f"python -m training oracle --task {problem.spec.id} --episodes {count} --horizon {horizon}{own}"
     return "\n".join([*lines, "", f"`{command}`"])

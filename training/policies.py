@@ -21,6 +21,7 @@ from training.evaluation import episodes
 from training.networks import to_policy
 from training.progress import training_progress
 from training.runner import metadata, run
+from training.tables import percent
 from training.trainer import VALIDATION_SEED
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "policies"
@@ -28,9 +29,10 @@ VALIDATION_EPISODES = 512
 
 
 def validate(task: int | str, network: Any) -> dict[str, float]:
-    """Mean score and return on validation seeds, which choose among training seeds; held-out seeds stay untouched."""
+    """Mean score, return and share of seconds out of memory on validation seeds, which choose among training seeds;
+    held-out seeds stay untouched."""
     found = episodes(ig.problem(task), network_policy(network), VALIDATION_SEED + np.arange(VALIDATION_EPISODES))
-    return {name: float(found[name].mean()) for name in ("score", "return")}
+    return {name: float(found[name].mean()) for name in ("score", "return", "oom_share")}
 
 
 def build(
@@ -82,7 +84,8 @@ def build(
         save_network(path, best[1], best[2])
         paths.append(path)
         console.print(
-            f"task {task}: validation score {best[0]['score']:.4f}, return {best[0]['return']:.2f}; wrote {path}",
+            f"task {task}: validation score {best[0]['score']:.4f}, return {best[0]['return']:.2f}, out of memory "
+            f"{percent(best[0]['oom_share'])}; wrote {path}",
             highlight=False,
         )
     return paths

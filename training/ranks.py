@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.episodes.static_search import search_static, static_actions
+from inferencegym_jax.episodes.static_search import best_action, search_static, static_actions
 from inferencegym_jax.numerics import bootstrap
 from inferencegym_jax.policies import NAMES, policy_of
 from training.evaluation import episodes
@@ -53,10 +53,10 @@ def rank_policies(
 
     Returns:
         ``{"task", "episodes", "policies", "static_actions", "grid", "all", "static", "top", "rows": [{"policy",
-        "score", "return", "score_rank", "return_rank"}]}``: "all", "static" and "top" hold ``correlation`` over all
-        policies, without the built-in ones, and over the quarter with the best scores; ranks count from 1, the best,
-        among all. The rows are the built-in policies, the static action with the best score and the one with the best
-        return.
+        "score", "return", "score_rank", "return_rank", "oom_share"}]}``: "all", "static" and "top" hold
+        ``correlation`` over all policies, without the built-in ones, and over the quarter with the best scores; ranks
+        count from 1, the best, among all. The rows are the built-in policies and, of the static actions that are never
+        out of memory, the one with the best score and the one with the best return.
 
     Raises:
         ValueError: unknown task, fewer than 3 actions, no episodes.
@@ -75,7 +75,7 @@ def rank_policies(
     advance(f"{len(picked)} static actions")
     search = search_static(env, params, picked, seeds)
     scores = list(problem.score(search.per_seed).mean(axis=1))
-    returns = list(search.means.total_reward)
+    returns, crashes = list(search.means.total_reward), list(search.means.oom_share)
     statics = len(picked)
     names: list[str] = []
     for name in NAMES:
@@ -87,11 +87,12 @@ def rank_policies(
         names.append(name.replace("_", " "))
         scores.append(found["score"].mean())
         returns.append(found["return"].mean())
+        crashes.append(found["oom_share"].mean())
     score, total = np.asarray(scores, np.float64), np.asarray(returns, np.float64)
     best_quarter = np.argsort(-score, kind="stable")[: max(len(score) // 4, 3)]
     shown = [(name, statics + i) for i, name in enumerate(names)]
     for what, values in (("score", score), ("return", total)):
-        best = int(np.argmax(values[:statics]))
+        best = best_action(search, values[:statics])
         knobs = " ".join(f"{k}={v}" for k, v in picked[best].items() if v != env.table.knob_defaults[k])
         shown.append((f"best {what} of the static actions: {knobs or 'the baseline'}", best))
     return {
@@ -110,6 +111,7 @@ def rank_policies(
                 "return": float(total[i]),
                 "score_rank": int((score > score[i]).sum()) + 1,
                 "return_rank": int((total > total[i]).sum()) + 1,
+                "oom_share": float(crashes[i]),
             }
             for name, i in shown
         ],

@@ -25,7 +25,7 @@ from training.trainer import TrainState, warm_up_steps
 
 COLUMNS = (
     "update env_steps seconds return score reward policy_loss value_loss entropy kl clipped steps_per_second "
-    "mean_tps mean_ttft_p50_ms peak_memory_gb mean_violations total_cost"
+    "mean_tps mean_ttft_p50_ms peak_memory_gb mean_violations total_cost oom_share"
 ).split()
 CHECKPOINT_SECONDS = 20.0
 

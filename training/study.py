@@ -15,6 +15,7 @@ from inferencegym_jax.policies.network import network_policy
 from training.config import TrainConfig
 from training.evaluation import EPISODES, episodes
 from training.runner import run
+from training.tables import percent
 
 RIVALS = ("best_static", "reactive")
 
@@ -25,10 +26,10 @@ def study(
     """Train seeds 0 to seeds - 1 one after another.
 
     Returns:
-        A row a seed: ``score``, ``return`` (held-out means), ``share`` of the best static action's score, ``seconds``
-            (wall clock with
-        compilation), ``steps_to_065`` (environment steps until validation score 0.65, NaN if never), and for each
-        rival the paired differences with their intervals and ``beats_<rival>``: both intervals clear of 0.
+        A row a seed: ``score``, ``return``, ``oom_share`` (held-out means), ``share`` of the best static action's
+        score, ``seconds`` (wall clock with compilation), ``steps_to_065`` (environment steps until validation score
+        0.65, NaN if never), and for each rival the paired differences with their intervals and ``beats_<rival>``: both
+        intervals clear of 0.
 
     Raises:
         ValueError: seeds below 1.
@@ -47,6 +48,7 @@ def study(
             "seed": seed,
             "score": float(mine["score"].mean()),
             "return": float(mine["return"].mean()),
+            "oom_share": float(mine["oom_share"].mean()),
             "share": float(mine["score"].mean() / rivals["best_static"]["score"].mean()),
             "seconds": result.seconds,
             "steps_to_065": float(reached[0]) if reached else float("nan"),
@@ -62,7 +64,8 @@ def study(
 def line(row: dict[str, Any]) -> str:
     """One seed in words."""
     parts = [
-        f"seed {row['seed']}: score {row['score']:.4f} ({row['share']:.3f} of best static), return {row['return']:.2f}"
+        f"seed {row['seed']}: score {row['score']:.4f} ({row['share']:.3f} of best static), return {row['return']:.2f},"
+        f" out of memory {percent(row['oom_share'])}"
     ]
     for name in RIVALS:
         score, gain = row[name]["score"], row[name]["return"]
@@ -81,6 +84,7 @@ def summary(config: TrainConfig, rows: list[dict[str, Any]]) -> str:
     return (
         f"task {ig.get_task(config.task).id}: {both} of {len(rows)} seeds beat best static and reactive "
         f"in score and return; lowest score "
-        f"{min(row['score'] for row in rows):.4f}, {min(row['share'] for row in rows):.3f} of best static; at most "
+        f"{min(row['score'] for row in rows):.4f}, {min(row['share'] for row in rows):.3f} of best static; out of "
+        f"memory in at most {percent(max(row['oom_share'] for row in rows))} of seconds; at most "
         f"{max(row['seconds'] for row in rows):.1f} s a seed"
     )

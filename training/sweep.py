@@ -75,7 +75,8 @@ def run_sweep(
     """Train every member on every seed in one compiled call.
 
     Returns:
-        A row a member, best first: its settings, mean and lowest validation score over seeds, mean return.
+        A row a member, best first: its settings, mean and lowest validation score over seeds, mean return, mean
+            share of seconds out of memory.
 
     Raises:
         ValueError: see ``settings``; a value out of a hyperparameter's range; a table or log that cannot be used.
@@ -97,6 +98,7 @@ def run_sweep(
             "score": float(score[i].mean()),
             "lowest_score": float(score[i].min()),
             "return": float(found.total_reward[i].mean()),
+            "oom_share": float(found.oom_share[i].mean()),
         }
         for i, member in enumerate(members)
     ]

@@ -33,6 +33,11 @@ def span(value: Mapping[str, float], digits: int = 4) -> str:
     return f"{value['mean']:.{digits}g} [{value['low']:.{digits}g}, {value['high']:.{digits}g}]"
 
 
+def percent(share: float) -> str:
+    """A share as a percentage; one that is not 0 never reads as 0."""
+    return "0 %" if share == 0 else f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
+
+
 def evaluation_table(found: Mapping[str, Any]) -> Table:
     """What ``evaluation.evaluate`` returned."""
     table = Table(
@@ -68,10 +73,16 @@ def rank_table(found: Mapping[str, Any]) -> Group:
         title=f"task {found['task']}, {found['episodes']} episodes: return and score of {found['policies']} policies"
     )
     table.add_column("policy")
-    for name in ("score", "rank by score", "return", "rank by return"):
+    for name in ("score", "rank by score", "return", "rank by return", "out of memory"):
         table.add_column(name, justify="right")
     for row in found["rows"]:
-        cells = (f"{row['score']:.3f}", str(row["score_rank"]), f"{row['return']:.1f}", str(row["return_rank"]))
+        cells = (
+            f"{row['score']:.3f}",
+            str(row["score_rank"]),
+            f"{row['return']:.1f}",
+            str(row["return_rank"]),
+            percent(row["oom_share"]),
+        )
         table.add_row(row["policy"], *cells)
     lines = ["Spearman's rank correlation of return and score [95 % interval over policies]:"]
     names = {"all": "all policies", "static": "static actions only", "top": "the quarter with the best scores"}

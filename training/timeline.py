@@ -41,7 +41,7 @@ def record(problem: Problem, name: str, seed: int) -> Timeline:
     action = jax.tree.map(np.asarray, effective_action(env.table, trajectory.action.as_arrays(), params))
     score = float(problem.score(statistics)[0])
     slo = tuple(x for x in spec.slo_ttft_ms if np.isfinite(x))
-    return Timeline(name.replace("_", " "), trajectory, action, score, slo, spec.memory_limit_gb)
+    return Timeline(name.replace("_", " "), trajectory, action, score, slo, float(params.memory_limit_gb))
 
 
 def draw(axes: np.ndarray, timelines: Sequence[Timeline], colours: Sequence[str]) -> None:

@@ -166,7 +166,9 @@ def collect(
         is_first = env_state.time == 0
         observation, env_state, reward, terminated, truncated, info = step_all(env, params, env_state, action)
         final = jnp.where(truncated[:, None], normalise(info["final_observation"]), final)
-        signal = training_signal(env, params, config, hyper, reward, info["metrics"], action, before, is_first)
+        signal = training_signal(
+            env, params, config, hyper, reward, info["metrics"], info["outcome"], action, before, is_first
+        )
         return (env_state, observation, final, action), (flat, raw, log_prob, reward, signal, terminated, truncated)
 
     start = normalise(state.observation)

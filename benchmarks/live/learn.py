@@ -35,7 +35,8 @@ CONFIG = TrainConfig(
 
 def training_params(request: TrialRequest, table: LatencyTable) -> EnvParams:
     """The trial's scenario as an open-loop task: its rates, prompts and objectives, and the engine of the table."""
-    scaled, _, how = scenario(request, table)
+    problem, _, how = scenario(request, table)
+    scaled = problem.params
     _, opened = ig.make(request.task, table=table, dynamics="open_loop")
     slo = request.slo_ttft_ms or tuple(float(x) for x in np.asarray(scaled.slo_ms))
     pool_gb = float(table.metadata.get("kv_cache_gb", "0"))
@@ -51,7 +52,8 @@ def training_params(request: TrialRequest, table: LatencyTable) -> EnvParams:
 
 def goodput(request: TrialRequest, table: LatencyTable, policy: Policy) -> float:
     """What the replay predicts on other traffic of the trial's kind, as for ``best_static``."""
-    params, traffic, _ = scenario(request, table)
+    problem, traffic, _ = scenario(request, table)
+    params = problem.params
     slo = request.slo_ttft_ms or tuple(float(x) for x in np.asarray(params.slo_ms))
     sent = traffic(request.settings.seed + 1000)
     records = predict(table, sent, policy, params.replace(slo_ms=np.asarray(slo, np.float32)), request.settings)

@@ -11,8 +11,10 @@ import httpx
 from inferencegym_jax.models import (
     METRICS,
     OBSERVATION,
+    OUTCOME,
     WORKLOAD,
     MetricsSnapshot,
+    RequestOutcome,
     ServeAction,
     ServeObservation,
     WorkloadState,
@@ -45,6 +47,7 @@ class Step(NamedTuple):
     workload: WorkloadState
     oom: bool
     timestep: int
+    outcome: RequestOutcome | None = None  # of an open-loop task
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ class EpisodeView:
     def take(self, answer: dict[str, Any]) -> Step:
         """The step in an answer of POST /step; moves this view on."""
         info = answer["info"]
+        outcome = info.get("outcome")
         step = Step(
             ServeObservation(**known(answer["observation"], OBSERVATION)),
             answer["reward"],
@@ -157,6 +161,7 @@ class EpisodeView:
             WorkloadState(**known(info["workload"], WORKLOAD)),
             info["oom"],
             info["timestep"],
+            None if outcome is None else RequestOutcome(**known(outcome, OUTCOME)),
         )
         self.observation, self.done = step.observation, step.done
         self.total_reward += step.reward

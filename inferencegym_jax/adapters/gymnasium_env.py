@@ -241,6 +241,8 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
             "workload": jax.tree.map(np.asarray, vars(info["workload"])),
             "oom": np.asarray(info["oom"]),
         }
+        if int(self.params.engine.open_loop):
+            infos["outcome"] = jax.tree.map(np.asarray, vars(info["outcome"]))
         done = terminated | truncated
         if done.any():
             infos |= {"final_obs": flatten(info["final_observation"], self.normalised), "_final_obs": done}

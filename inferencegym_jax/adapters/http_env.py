@@ -15,7 +15,6 @@ from gymnasium import spaces
 
 from inferencegym_jax.adapters.gymnasium_env import action_space, flatten, next_episode, observation_space, to_action
 from inferencegym_jax.models import OBSERVATION, ServeObservation, check_seed
-from inferencegym_jax.tasks import get_task
 
 TIMEOUT_SECONDS = 30.0
 
@@ -29,7 +28,7 @@ class HTTPGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     Args:
         base_url: for example "http://localhost:7860".
-        task_id: id or name.
+        task_id: id or name, as the server knows it.
         normalised: observations about [0, 1] (default) or in natural units.
         config: overrides of a reset, see ``make``.
         client: an ``httpx.Client`` of your own (proxies, tests); it is not closed by ``close``.
@@ -46,7 +45,7 @@ class HTTPGymEnv(gymnasium.Env[np.ndarray, Any]):
         config: Mapping[str, Any] | None = None,
         client: httpx.Client | None = None,
     ):
-        self.task_id: int = get_task(task_id).id
+        self.task_id: int | str = task_id
         self.normalised: bool = normalised
         self.config: dict[str, Any] = dict(config or {})
         self.base_url: str = base_url.rstrip("/")

@@ -30,6 +30,7 @@ from inferencegym_jax.models import (
 )
 from inferencegym_jax.physics.closed_loop import simulate
 from inferencegym_jax.registry import make
+from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.scoring.grader import grade
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.table.lookup import TableGrid
@@ -61,7 +62,8 @@ class InferenceEnv:
         self.env: Environment
         self.params: EnvParams
         self.env, self.params = make(task_id, table=table, config=config)
-        self.task_id: int = get_task(task_id).id
+        self.spec: TaskSpec = get_task(task_id)
+        self.task_id: int = self.spec.id
         self.seed: int = seed
         self.reset()
 
@@ -83,7 +85,7 @@ class InferenceEnv:
         """One second of serving.
 
         Returns:
-            (observation, reward, done, info with timestep, metrics, workload, oom).
+            (observation, reward, done, info with timestep, metrics, workload, outcome, oom).
 
         Raises:
             RuntimeError: the episode is over; call ``reset``.
@@ -93,8 +95,8 @@ class InferenceEnv:
             raise RuntimeError(f"step after the episode's end (step {int(self._state.time)}): call reset() first")
         observation, self._state, reward, _, info = self.env.step_env(None, self._state, action, self.params)
         self._phase = Phase(int(info["workload"].phase))
-        entry = {"action": action.to_dict(), "reward": float(reward), "metrics": plain(info["metrics"])}
-        self.episode_log.append(entry)
+        metrics, outcome = plain(info["metrics"]), plain(info["outcome"])
+        self.episode_log.append(log_entry(self.spec, action.to_dict(), float(reward), metrics, outcome))
         return observation, float(reward), self.done, info
 
     def state(self) -> dict[str, Any]:

@@ -118,7 +118,8 @@ class DiscreteAction(Wrapper):
     Args:
         env: the environment.
         params: the task (concrete), which says the free knobs; default: the environment's.
-        batch_sizes, kv_budgets: values on the grid; default: ``Knob.grid``.
+        batch_sizes: its values on the grid; default: ``Knob.grid``.
+        kv_budgets: the same.
         values: name of a knob -> its values on the grid, for any knob.
     """
 

@@ -41,7 +41,7 @@ class LLMAgent:
     def __init__(
         self,
         endpoint: Endpoint,
-        task: int | str = 1,
+        task: int | str | TaskSpec = 1,
         *,
         decide_every: int = 10,
         retries: int = 2,
@@ -129,30 +129,32 @@ def play(
         progress: called after every step.
 
     Returns:
-        {"task", "seed", "config", "score", "breakdown", "feedback", "total_reward", "actions", "usage"}; with task,
-        seed, config and actions anybody can compute the score again (``verify``).
+        {"task", "seed", "config", "score", "breakdown", "feedback", "total_reward", "oom_share", "actions", "usage"};
+        with task, seed, config and actions anybody can compute the score again (``verify``).
 
     Raises:
         EndpointError: the endpoint cannot be used.
     """
-    env, params = make(agent.spec.name, table=table, config=config)
+    env, params = make(agent.spec, table=table, config=config)
     observation, state = env.reset_seed(seed, params)
-    action, reward, total, actions = ServeAction(**env.table.knob_defaults), None, 0.0, []
+    action, reward, total, actions, crashed = ServeAction(**env.table.knob_defaults), None, 0.0, [], 0
     for step in range(steps):
         if step % agent.decide_every == 0:
             action = agent.decide(observation, action, reward)
-        observation, state, gain, _, _ = env.step_env(None, state, action, params)
+        observation, state, gain, _, info = env.step_env(None, state, action, params)
+        crashed += bool(info["oom"])
         reward = float(gain)
         total += reward
         actions.append(action.to_dict())
         progress(step + 1)
-    result = verify(agent.spec.name, seed, config, actions, table=table)
+    result = verify(agent.spec, seed, config, actions, table=table)
     return {
         "task": agent.spec.name,
         "seed": seed,
         "config": None if config is None else dict(config),
         **{key: result[key] for key in ("score", "breakdown", "feedback")},
         "total_reward": total,
+        "oom_share": crashed / steps,
         "actions": actions,
         "usage": dataclasses.asdict(agent.usage),
     }

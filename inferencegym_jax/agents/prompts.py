@@ -15,6 +15,7 @@ from inferencegym_jax.models import (
     EPISODE_LENGTH,
     KNOBS,
     OBSERVATION,
+    REWARD_WEIGHTS,
     ServeAction,
     check_action,
     finite_number,
@@ -68,15 +69,14 @@ def system_prompt(spec: TaskSpec) -> str:
         if share > 0
     ]
     objective = "; ".join(objectives) if len(objectives) > 1 else f"{spec.slo_ttft_ms[0]:g} ms"
-    weights = spec.reward
+    terms = [f"{spec.reward[key]:g} x {weight.term}" for key, weight in REWARD_WEIGHTS.items() if key in spec.reward]
     lines = [
         "You control a GPU server that runs a large language model."
         " Once in a while you see what it measured and set its knobs.",
         f"Task: {spec.title}. {spec.description}",
         f"An episode is {EPISODE_LENGTH} seconds. Objective on the time to first token (TTFT): {objective}."
-        f" Keep GPU memory under {spec.memory_limit_gb:g} GB; above 40 GB every running request fails.",
-        f"Reward a second: {weights['alpha']:g} x throughput - {weights['beta']:g} x TTFT/objective"
-        f" - {weights['gamma']:g} x violation rate - {weights['delta']:g} x cost, each relative to a reference.",
+        f" {memory_text(spec)}",
+        f"Reward a second: {' - '.join(terms)}, each relative to a reference.",
         "A request that finds all slots taken waits, and waiting counts into its TTFT.",
         "Knobs:",
         *(f"- {name}: {KNOBS[name].allowed}; {KNOBS[name].description}" for name in spec.active_knobs),
@@ -84,6 +84,17 @@ def system_prompt(spec: TaskSpec) -> str:
         f" {', '.join(spec.active_knobs)} and nothing else.",
     ]
     return "\n".join(lines)
+
+
+def memory_text(spec: TaskSpec) -> str:
+    """What the task asks of GPU memory, and what happens when it runs out."""
+    wish = "" if spec.memory_limit_gb is None else f"Keep GPU memory under {spec.memory_limit_gb:g} GB. "
+    if spec.dynamics == "open_loop":
+        return f"{wish}A request that outgrows the KV cache is preempted and computed again."
+    limit = "what the GPU has" if spec.gpu_memory_gb is None else f"{spec.gpu_memory_gb:g} GB"
+    return (
+        f"{wish}Above {limit} the engine is out of memory: it serves nobody in that second, and who waited still waits."
+    )
 
 
 def observation_text(observation: Any, action: ServeAction, reward: float | None, knobs: Sequence[str]) -> str:

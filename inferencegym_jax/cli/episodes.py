@@ -32,6 +32,7 @@ from inferencegym_jax.policies.names import POLICY_HELP, policy_of
 from inferencegym_jax.registry import Problem
 from inferencegym_jax.scoring import grader
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics
+from inferencegym_jax.scoring.episode_log import is_scored_by_request
 from inferencegym_jax.tasks import TaskSpec
 
 SHOWN = {
@@ -43,15 +44,27 @@ SHOWN = {
     "mean_violation_rate": "violations",
     "peak_memory_gb": "peak GB",
     "total_cost": "cost",
+    "oom_share": "out of memory",
 }
-SHOWN_OPEN_LOOP = SHOWN | {"goodput": "goodput tokens/s", "slo_attainment": "within the SLO"}
+SHOWN_OPEN_LOOP = {
+    "score": "score",
+    "goodput_share": "tokens on time",
+    "on_time_share": "requests on time",
+    "gpu_seconds": "GPU-seconds",
+    "total_reward": "return",
+    "goodput": "goodput tokens/s",
+    "mean_ttft_p50_ms": "TTFT p50 ms",
+    "mean_ttft_p99_ms": "TTFT p99 ms",
+    "mean_tpot_ms": "TPOT ms",
+    "evictions": "preemptions",
+}
 
 Seeds = Annotated[int, typer.Option("--episodes", "-n", min=1, max=1_000_000, help="Episodes, of seeds 0, 1, 2, ...")]
 
 
 def shown_of(spec: TaskSpec) -> dict[str, str]:
     """Statistics of a task's table and what they are called there."""
-    return SHOWN if spec.id <= grader.LAST_OWN else SHOWN_OPEN_LOOP
+    return SHOWN_OPEN_LOOP if is_scored_by_request(spec) else SHOWN
 
 
 def interval(values: np.ndarray) -> float:

@@ -44,7 +44,9 @@ def grade(
         print_json(result)
     else:
         console = answers()
-        rows = [(name, value) for name, value in result["breakdown"].items()] + [("score", result["score"])]
+        rows = [(name.replace("_", " "), value) for name, value in result["breakdown"].items()]
+        rows += [("GPU-seconds", outcome["gpu_seconds"]) for outcome in [result.get("outcome")] if outcome]
+        rows.append(("score", result["score"]))
         console.print(headed(problem.spec.title, table(("component", "value"), rows)))
         console.print(result["feedback"])
         if result["verified"] is None:

@@ -6,10 +6,12 @@ commands run from a checkout (or an editable install) with ``aiconfigurator-core
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +21,10 @@ RunFile = Annotated[
 ]
 Model = Annotated[str | None, typer.Option(help="model of runs that name none, e.g. llama2-7b; selects where they do")]
 System = Annotated[str | None, typer.Option(help="GPU of runs that name none, e.g. h100_sxm; selects where they do")]
+PrefixShare = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="share of prompt tokens that the prefix cache held; default: the file's, or 0"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
 
@@ -131,14 +137,17 @@ def _plot(rows: list[dict[str, Any]], out: Path) -> None:
     plt.close(figure)
 
 
-def _summary(rows: list[dict[str, Any]]) -> str:
-    from statistics import median
+def _summary(rows: list[dict[str, Any]], what: str) -> str:
+    """Median and worst absolute errors of the runs."""
+    parts = []
+    for name, title in NAMES.items():
+        errors = [abs(r[f"{name}_error"]) for r in rows if f"{name}_error" in r]
+        if errors:
+            parts.append(f"{title} {100 * median(errors):.1f} % (worst {100 * max(errors):.1f} %)")
+    return f"median absolute error of {len(rows)} {what} run(s): " + ", ".join(parts)
 
-    parts = [f"{what} {100 * median(abs(r[f'{name}_error']) for r in rows):.1f} %" for name, what in NAMES.items()]
-    return f"median absolute error of {len(rows)} runs: " + ", ".join(parts)
 
-
-NAMES = {"itl_mean": "mean ITL", "ttft_mean": "mean TTFT", "latency_mean": "mean latency"}
+NAMES = {"itl_mean": "mean ITL", "ttft_mean": "mean TTFT", "ttft_p99": "p99 TTFT", "latency_mean": "mean latency"}
 
 
 def validate(
@@ -146,27 +155,44 @@ def validate(
     model: Model = None,
     system: System = None,
     overhead: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=100.0, help="engine overhead, ms an iteration; default: the shipped one"),
+        float | None, typer.Option(min=0.0, max=100.0, help="c, ms an iteration; default: the shipped constant")
     ] = None,
+    path: Annotated[
+        float | None, typer.Option(min=0.0, max=100.0, help="h, ms a request; default: the shipped constant")
+    ] = None,
+    prefix_share: PrefixShare = None,
     plot: Annotated[Path | None, typer.Option(help="write a plot of predicted against measured here")] = None,
     as_json: Json = False,
 ) -> None:
-    """Play every measured run on the compiled step and compare: ITL, TTFT, latency, predicted / measured."""
-    from inferencegym_jax.fidelity.validation import compare, predict, shipped_overhead_ms
+    """Play every measured run on the compiled step and compare: ITL, TTFT, latency, predicted / measured.
+
+    Runs that the shipped constants were fitted on are reported apart from those that are predicted.
+    """
+    from inferencegym_jax.fidelity.validation import Constants, compare, fitted_constants, is_fitted, predict
 
     tables = _kernel_tables()
-    constant = shipped_overhead_ms() if overhead is None else overhead
-    rows = [
-        compare(r, predict(r, tables.table_of(r, model, system), constant)) for r in _select(tables, run, model, system)
-    ]
+    shipped, fitted = fitted_constants()
+    constants = Constants(
+        shipped.overhead_ms if overhead is None else overhead, shipped.path_ms if path is None else path
+    )
+    runs = _with_share(_select(tables, run, model, system), prefix_share)
+    rows = [compare(r, predict(r, tables.table_of(r, model, system), constants)) for r in runs]
+    for row, one in zip(rows, runs, strict=True):
+        row["role"] = "fitted" if constants == shipped and is_fitted(one, fitted) else "predicted"
     if plot is not None:
         _plot(rows, plot)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    _table(rows, f"predicted / measured, engine overhead {constant:g} ms an iteration")
-    typer.echo(_summary(rows) + (f"; plot: {plot}" if plot else ""))
+    for role in ("fitted", "predicted"):
+        part = [row for row in rows if row["role"] == role]
+        if part:
+            _table(
+                part, f"{role}: c = {constants.overhead_ms:g} ms an iteration, h = {constants.path_ms:g} ms a request"
+            )
+            typer.echo(_summary(part, role))
+    if plot is not None:
+        typer.echo(f"plot: {plot}")
 
 
 def calibrate(
@@ -174,20 +200,22 @@ def calibrate(
     model: Model = None,
     system: System = None,
     rows: Annotated[int | None, typer.Option(min=1, help="fit on the first so many runs only")] = None,
-    out: Annotated[Path | None, typer.Option(help="write the constant and its fit here, as JSON")] = None,
+    prefix_share: PrefixShare = None,
+    out: Annotated[Path | None, typer.Option(help="write the constants and their fit here, as JSON")] = None,
     as_json: Json = False,
 ) -> None:
-    """Fit the one constant that kernels do not hold: scheduler and sampler time, milliseconds an iteration."""
-    from inferencegym_jax.fidelity.validation import fit_overhead
+    """Fit what kernels do not hold: c, scheduler and sampler time an iteration, and h, time of a request outside it."""
+    from inferencegym_jax.fidelity.validation import fit_constants
 
     tables = _kernel_tables()
-    runs = _select(tables, run, model, system)[:rows]
+    runs = _with_share(_select(tables, run, model, system)[:rows], prefix_share)
     try:
-        fit = fit_overhead(runs, lambda r: tables.table_of(r, model, system))
+        fit = fit_constants(runs, lambda r: tables.table_of(r, model, system))
     except ValueError as error:
         raise _fail(error) from error
     fit = {
         "overhead_ms": fit["overhead_ms"],
+        "path_ms": fit["path_ms"],
         "fitted_on": [
             f"{row['run']}, {row['model']} on {row['gpu']}, {row['rate_rps']:g} requests/s" for row in fit["rows"]
         ],
@@ -199,6 +227,14 @@ def calibrate(
     if as_json:
         typer.echo(text)
         return
-    _table(fit["rows"], f"engine overhead {fit['overhead_ms']:g} ms an iteration, fitted on {len(runs)} run(s)")
-    typer.echo(_summary(fit["rows"]))
-    typer.echo(f"use it: python data/build_table.py --overhead {fit['overhead_ms']:g}, or validate --overhead")
+    constants = f"c = {fit['overhead_ms']:g} ms an iteration, h = {fit['path_ms']:g} ms a request"
+    _table(fit["rows"], f"{constants}, fitted on {len(runs)} run(s)")
+    typer.echo(_summary(fit["rows"], "fitted"))
+    typer.echo(
+        f"use them: validate --overhead {fit['overhead_ms']:g} --path {fit['path_ms']:g}, or overhead_ms and path_ms of"
+        " the table's engine profile"
+    )
+
+
+def _with_share(runs: list[Any], prefix_share: float | None) -> list[Any]:
+    return runs if prefix_share is None else [dataclasses.replace(run, prefix_share=prefix_share) for run in runs]

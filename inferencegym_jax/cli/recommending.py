@@ -43,7 +43,9 @@ def recommend(
     slo_ttft_ms: Annotated[float, typer.Option(help="Objective on a request's time to first token.")] = 300.0,
     slo_tpot_ms: Annotated[float | None, typer.Option(help="Objective on the time per output token.")] = None,
     attainment: Annotated[float, typer.Option(help="Share of requests that must be within the objectives.")] = 0.99,
-    memory_gb: Annotated[float, typer.Option(help="GPU memory that the engine may use.")] = 40.0,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="GPU memory that the engine may use; default: that of the table's GPU.")
+    ] = None,
     current: Annotated[
         str | None, typer.Option(help="What runs now: batch_size=32,...; default: the baseline.")
     ] = None,

@@ -21,7 +21,7 @@ from inferencegym_jax.physics import open_loop as engine
 from inferencegym_jax.physics.closed_loop import serve_second
 from inferencegym_jax.physics.metrics import kv_occupancy, violation_rate
 from inferencegym_jax.physics.observation import initial_observation, observe
-from inferencegym_jax.scoring.reward import Reward, of_each, reward
+from inferencegym_jax.scoring.reward import Reward, of_each, request_reward, reward
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
 from inferencegym_jax.traffic.request_log import RequestLog
@@ -79,7 +79,7 @@ def transition(
         params: the task.
         trace: the request log that params may say is replayed.
         dynamics: which to compile, where it is known that all of ``params`` have one of them.
-        own_reward: a user's, in place of ``scoring.reward.reward``.
+        own_reward: a user's, in place of ``scoring.reward``'s.
 
     Returns:
         (observation, state after the step, reward float32, terminated bool, info).
@@ -129,5 +129,14 @@ def transition(
         "ttft_mean_ms": served.ttft_mean_ms,
         "ttft_p90_ms": served.ttft_p90_ms,
     }
-    gives = reward if own_reward is None else functools.partial(of_each, own_reward)
-    return observation, after, gives(metrics, traffic, params), jnp.zeros_like(oom), info
+    if own_reward is not None:
+        value = of_each(own_reward, metrics, traffic, params)
+    else:
+        by_second = reward(metrics, traffic, params)
+        by_request = request_reward(metrics, traffic, served.outcome, served.violation_rate, params)
+        value = {
+            "closed_loop": by_second,
+            "open_loop": by_request,
+            "mixed": jnp.where(params.engine.open_loop > 0, by_request, by_second),
+        }[dynamics]
+    return observation, after, value, jnp.zeros_like(oom), info

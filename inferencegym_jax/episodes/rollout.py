@@ -84,6 +84,7 @@ def _step(env: Environment, policy: Policy, loop: Any, task: EnvParams) -> tuple
         truncated=truncated,
         metrics=info["metrics"],
         workload=info["workload"],
+        outcome=info["outcome"],
         oom=info["oom"],
         next_observation=info["final_observation"],
     )

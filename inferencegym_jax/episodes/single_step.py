@@ -33,7 +33,10 @@ _ACTION = struct.Struct("<" + "".join("f" if knob.kind == "float" else "i" for k
 
 
 class Outcome(NamedTuple):
-    """What a reset or a step returns, in plain Python numbers; ``state`` is what to hand to the next step."""
+    """What a reset or a step answers, in plain Python numbers; ``state`` is what to hand to the next step.
+
+    ``info`` holds timestep, metrics, workload and oom; of an open-loop task also the outcome of its requests.
+    """
 
     state: bytes
     observation: dict[str, Any]
@@ -118,10 +121,13 @@ class _Program:
         self.params = _Layout(jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), params))
         self.state, self.action, self.observation = _Layout(state), _Layout(action), _Layout(observation)
         self.metrics, self.workload, self.scalars = _Layout(info["metrics"]), _Layout(info["workload"]), _Layout(scalar)
+        # a program of the closed loop alone counts no requests
+        self.outcome = None if env.dynamics == "closed_loop" else _Layout(info["outcome"])
         order = (self.state, self.observation, self.scalars, self.metrics, self.workload)
+        order += () if self.outcome is None else (self.outcome,)
         self.state_bytes = 4 * self.state.words
         offsets = np.cumsum([0] + [4 * layout.words for layout in order]).tolist()
-        _, self.observation_at, self.scalars_at, self.metrics_at, self.workload_at, _ = offsets
+        _, self.observation_at, self.scalars_at, self.metrics_at, self.workload_at, self.outcome_at, *_ = offsets
 
         def reset(words: jax.Array, packed: jax.Array) -> jax.Array:
             task = self.params.unpack(packed)
@@ -139,8 +145,8 @@ class _Program:
             observation, after, reward, terminated, info = jax.lax.optimization_barrier(stepped)
             done = terminated | env.is_truncated(after, task)
             scalars = _Scalars(reward, info["timestep"], info["oom"], done)
-            trees = (after, observation, scalars, info["metrics"], info["workload"])
-            return jnp.concatenate([layout.pack(tree) for layout, tree in zip(order, trees, strict=True)])
+            trees = (after, observation, scalars, info["metrics"], info["workload"], info["outcome"])
+            return jnp.concatenate([layout.pack(tree) for layout, tree in zip(order, trees, strict=False)])
 
         # No hop to another thread within a call: half of its time or less. The open loop's last bits would change.
         whole = in_one_piece(step) if env.dynamics == "closed_loop" else step
@@ -166,6 +172,7 @@ class SingleStep:
         self.params: EnvParams = params
         self._program = _program_of(self.env)
         self.state_bytes: int = self._program.state_bytes
+        self._counts_requests = bool(np.asarray(params.engine.open_loop))
         self._packed = jax.device_put(np.asarray(self._program.params.pack(params)))
 
     def reset(self, seed: int) -> Outcome:
@@ -204,6 +211,8 @@ class SingleStep:
             "workload": program.workload.read(raw, program.workload_at),
             "oom": scalars["oom"],
         }
+        if self._counts_requests and program.outcome is not None:
+            info["outcome"] = program.outcome.read(raw, program.outcome_at)
         observation = program.observation.read(raw, program.observation_at)
         return Outcome(raw[: program.state_bytes], observation, scalars["reward"], scalars["done"], info)
 

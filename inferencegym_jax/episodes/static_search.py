@@ -87,6 +87,21 @@ def search_static(env: Environment, params: EnvParams, actions: list[dict[str, A
     return StaticSearch(actions, means, joined.oom_share.max(axis=1), joined)
 
 
+def never_out_of_memory(search: StaticSearch) -> np.ndarray:
+    """bool[actions]: is the action never out of memory on any of the search's seeds. Only such an action is the best
+    of anything.
+
+    Raises:
+        ValueError: there is none.
+    """
+    safe = search.worst_oom_share == 0
+    if not safe.any():
+        raise ValueError(
+            "every static action runs out of memory on this table: gpu_mem_gb is above the limit everywhere"
+        )
+    return safe
+
+
 def optimal_throughput(search: StaticSearch, slo_ms: float) -> int:
     """Index of the action with the highest mean throughput that never runs out of memory and, where any such action
     manages it, keeps the mean TTFT within the SLO.
@@ -94,14 +109,23 @@ def optimal_throughput(search: StaticSearch, slo_ms: float) -> int:
     Raises:
         ValueError: every action runs out of memory.
     """
-    safe = search.worst_oom_share == 0
-    if not safe.any():
-        raise ValueError(
-            "every static action runs out of memory on this table: gpu_mem_gb is above the limit everywhere"
-        )
+    safe = never_out_of_memory(search)
     within = safe & (search.means.mean_ttft_p50_ms <= slo_ms)
     allowed = within if within.any() else safe
     return int(np.argmax(np.where(allowed, search.means.mean_tps, -np.inf)))
+
+
+def best_action(search: StaticSearch, values: np.ndarray) -> int:
+    """Index of the action with the highest value among those that never run out of memory.
+
+    Args:
+        search: every action's statistics.
+        values: float64[actions], what is to be highest: the mean score, say.
+
+    Raises:
+        ValueError: every action runs out of memory.
+    """
+    return int(np.argmax(np.where(never_out_of_memory(search), values, -np.inf)))
 
 
 def normalise(env: Environment, params: EnvParams, seeds: Any) -> tuple[dict[str, float], StaticSearch]:

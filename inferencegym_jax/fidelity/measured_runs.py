@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inferencegym_jax.models import finite_number
+
 REQUIRED = ("rate_rps", "mean_prompt_tokens", "mean_output_tokens", "ttft_mean_ms", "latency_mean_ms")
 DEFAULTS: dict[str, Any] = {"max_num_seqs": 128, "max_num_batched_tokens": 2048, "requests": None, "tp": 1}
 QUANTILES = ("p50", "p90", "p99")
@@ -44,6 +46,7 @@ class MeasuredRun:
     itl_mean_ms: float  # mean time between a request's tokens after the first
     latency_mean_ms: float
     ttft_quantiles_ms: Mapping[str, float] = field(default_factory=dict)  # of QUANTILES, those that were measured
+    prefix_share: float = 0.0  # of a prompt's tokens, those that the prefix cache held
 
     @property
     def duration_s(self) -> float:
@@ -90,6 +93,25 @@ def _positive(source: str, name: str, value: Any) -> float:
     return number
 
 
+def share(source: str, value: Any) -> float:
+    """A ``prefix_share`` as a number from 0 to 1.
+
+    Raises:
+        RunError: it is none; ``source`` is named.
+    """
+    number = finite_number(value if not isinstance(value, str) else _number(value))
+    if number is None or not 0.0 <= number <= 1.0:
+        raise RunError(f"{source}: prefix_share is {value!r}; wanted: a number from 0 to 1")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def _from_row(source: str, row: Mapping[str, Any]) -> MeasuredRun:
     def number(name: str) -> float:
         value = row.get(name)
@@ -108,7 +130,8 @@ def _from_row(source: str, row: Mapping[str, Any]) -> MeasuredRun:
     arrivals = str(row.get("arrivals") or "poisson").strip().lower()
     if arrivals not in ARRIVALS:
         raise RunError(f"{source}: arrivals is {arrivals!r}; wanted: one of {', '.join(ARRIVALS)}")
-    requests = row.get("requests")
+    requests, cached = row.get("requests"), row.get("prefix_share")
+    prefix_share = 0.0 if cached in (None, "") else share(source, cached)
     quantiles = {q: float(row[f"ttft_{q}_ms"]) for q in QUANTILES if row.get(f"ttft_{q}_ms") not in (None, "")}
     return MeasuredRun(
         source=source,
@@ -126,6 +149,7 @@ def _from_row(source: str, row: Mapping[str, Any]) -> MeasuredRun:
         itl_mean_ms=(latency - ttft) / (output - 1),
         latency_mean_ms=latency,
         ttft_quantiles_ms=quantiles,
+        prefix_share=prefix_share,
     )
 
 

@@ -1,7 +1,7 @@
-"""Prediction of measured runs by the compiled step, and the fit of the one constant that kernels do not hold.
+"""Prediction of measured runs by the compiled step, and the fit of the two constants that kernels do not hold.
 
-``MeasuredRun, table of its model, GPU and lengths -> environment fed the run's arrivals -> Prediction -> errors``. The
-table comes from the caller (``data/engine_table.py`` makes it from measured kernels); the step is
+``MeasuredRun, table of its model and GPU -> environment fed the run's arrivals -> Prediction -> errors``. The table and
+its engine profile come from the caller (``data/engine_table.py`` makes them from measured kernels); the step is
 ``Environment.step_env``, as it is.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,14 @@ from inferencegym_jax.environment import Environment
 from inferencegym_jax.fidelity.measured_runs import MeasuredRun
 from inferencegym_jax.models import KNOBS, EnvParams, ServeAction
 from inferencegym_jax.table.latency_table import LatencyTable, data_path
-from inferencegym_jax.tasks import get_task, make_params
+from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
 from inferencegym_jax.traffic.request_log import RequestLog
 
 LEVELS = (0.5, 0.9, 0.99)
 SEED = 0
 UNBOUNDED_QUEUE = 2**30
-OVERHEAD_RANGE_MS = (0.0, 20.0)
+LARGEST_MS = 20.0  # of either constant
+FIT_STEPS, FIT_DELTA_MS = 8, 0.05
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,23 @@ class Prediction:
     throughput_rps: float
 
 
-def shipped_overhead_ms() -> float:
-    """The overhead (ms an iteration) in ``data/engine_overhead.json``, where its fit is written down."""
-    return float(json.loads(data_path("engine_overhead.json").read_text())["overhead_ms"])
+class Constants(NamedTuple):
+    """What kernels do not hold, ms."""
+
+    overhead_ms: float  # c: scheduler and sampler, an iteration
+    path_ms: float  # h: outside iterations, a request
+
+
+def fitted_constants() -> tuple[Constants, list[dict[str, Any]]]:
+    """The shipped constants and the measured runs that they were fitted on (``data/engine_constants.json``)."""
+    shipped = json.loads(data_path("engine_constants.json").read_text())
+    return Constants(float(shipped["overhead_ms"]), float(shipped["path_ms"])), shipped["fitted"]
+
+
+def is_fitted(run: MeasuredRun, fitted: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the constants were fitted on this very run: same model, rate and lengths."""
+    mine = (run.model, run.rate_rps, run.mean_prompt_tokens, run.mean_output_tokens)
+    return any(mine == (row["model"], row["rate_rps"], row["prompt"], row["output"]) for row in fitted)
 
 
 def arrivals_of(run: MeasuredRun) -> RequestLog:
@@ -73,17 +88,19 @@ def arrivals_of(run: MeasuredRun) -> RequestLog:
     )
 
 
-def environment_of(run: MeasuredRun, engine: EngineTable, overhead_ms: float) -> tuple[Environment, EnvParams, Any]:
+def environment_of(run: MeasuredRun, engine: EngineTable, constants: Constants) -> tuple[Environment, EnvParams, Any]:
     """Environment, params and action of a run: its arrivals and lengths, its engine's settings, no noise, no
     rejection."""
     log = arrivals_of(run)
     task = get_task(4)
-    params = make_params(task, engine.table, {"optimal_tps": 1.0, "cost_normaliser": 1.0}, trace=log)
+    params = make_params(task, engine.table, NOT_NORMALISED, trace=log)
     params = params.replace(
         noise_sigma=np.float32(0.0),
         episode_length=np.int32(log.seconds),
         engine=params.engine.replace(
-            overhead_ms=np.float32(overhead_ms),
+            overhead_ms=np.float32(constants.overhead_ms),
+            path_ms=np.float32(constants.path_ms),
+            prefix_share=np.float32(run.prefix_share),
             memory_gb=np.float32(engine.memory_limit_gb),
             token_budget=np.float32(run.max_num_batched_tokens),
             arrival_scv=np.float32(run.arrivals == "poisson"),
@@ -116,13 +133,13 @@ def _play(env: Environment, seconds: int, params: EnvParams, action: ServeAction
     return jax.lax.scan(body, state, None, length=seconds)[1]
 
 
-def predict(run: MeasuredRun, engine: EngineTable, overhead_ms: float) -> Prediction:
+def predict(run: MeasuredRun, engine: EngineTable, constants: Constants) -> Prediction:
     """Play the run on the compiled step.
 
     The mean ITL weighs seconds by their tokens, TTFT by their arrivals; a quantile over the run is taken from the
     mixture of the seconds' distributions, each of them linear between its 10th, 50th, 90th and 99th percentile.
     """
-    env, params, action = environment_of(run, engine, overhead_ms)
+    env, params, action = environment_of(run, engine, constants)
     assert env.trace is not None
     played = {k: np.asarray(v, np.float64) for k, v in _play(env, env.trace.seconds, params, action).items()}
     tokens, arrivals = played["tokens"], played["arrivals"]
@@ -176,41 +193,37 @@ def compare(run: MeasuredRun, predicted: Prediction) -> dict[str, Any]:
     return row
 
 
-def fit_overhead(runs: Sequence[MeasuredRun], table_of: Callable[[MeasuredRun], EngineTable]) -> dict[str, Any]:
-    """The overhead (ms an iteration) that makes the mean squared relative error of the mean ITL least over ``runs``.
+def fit_constants(runs: Sequence[MeasuredRun], table_of: Callable[[MeasuredRun], EngineTable]) -> dict[str, Any]:
+    """The constants that make the squared relative errors of mean ITL and mean TTFT least over ``runs``.
+
+    Gauss-Newton with a numerical Jacobian: ITL hardly depends on ``path_ms``, TTFT on both, so a few steps do.
 
     Returns:
-        ``overhead_ms`` and ``rows``: ``compare``'s row of every run at that overhead.
+        ``overhead_ms``, ``path_ms`` and ``rows``: ``compare``'s row of every run at these constants.
 
     Raises:
-        ValueError: no runs, or the best constant lies at the edge of 0 to 20 ms: the kernels are not this engine's.
+        ValueError: no runs, or a constant below 0 or above 20 ms is best: the kernels are not this engine's.
     """
     if not runs:
         raise ValueError("runs: none given; at least one measured run is needed")
     engines = [table_of(run) for run in runs]
 
-    def loss(overhead: float) -> float:
-        guesses = [predict(run, engine, overhead) for run, engine in zip(runs, engines, strict=True)]
-        return float(np.mean([(g.itl_mean_ms / r.itl_mean_ms - 1) ** 2 for g, r in zip(guesses, runs, strict=True)]))
+    def errors(x: np.ndarray) -> np.ndarray:
+        guesses = [predict(r, e, Constants(*map(float, x))) for r, e in zip(runs, engines, strict=True)]
+        pairs = zip(guesses, runs, strict=True)
+        return np.array([(g.itl_mean_ms / r.itl_mean_ms - 1, g.ttft_mean_ms / r.ttft_mean_ms - 1) for g, r in pairs])
 
-    low, high = OVERHEAD_RANGE_MS
-    golden = (5**0.5 - 1) / 2
-    left, right = high - golden * (high - low), low + golden * (high - low)
-    at_left, at_right = loss(left), loss(right)
-    while high - low > 1e-3:
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - golden * (high - low)
-            at_left = loss(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + golden * (high - low)
-            at_right = loss(right)
-    overhead = round(0.5 * (low + high), 3)
-    if overhead < 0.01 or overhead > OVERHEAD_RANGE_MS[1] - 0.01:
-        raise ValueError(
-            f"the best overhead is {overhead:g} ms, at the edge of {OVERHEAD_RANGE_MS[0]:g} to"
-            f" {OVERHEAD_RANGE_MS[1]:g} ms: these kernels are not those of the measured engine, model or GPU"
-        )
-    rows = [compare(run, predict(run, engine, overhead)) for run, engine in zip(runs, engines, strict=True)]
-    return {"overhead_ms": overhead, "rows": rows}
+    x = np.array([2.0, 2.0])
+    for _ in range(FIT_STEPS):
+        here = errors(x).ravel()
+        columns = [(errors(x + step).ravel() - here) / FIT_DELTA_MS for step in FIT_DELTA_MS * np.eye(2)]
+        x = x - np.linalg.lstsq(np.stack(columns, axis=1), here, rcond=None)[0]
+    constants = Constants(round(float(x[0]), 3), round(float(x[1]), 3))
+    for name, value in constants._asdict().items():
+        if not 0.0 <= value <= LARGEST_MS:
+            raise ValueError(
+                f"the best {name} is {value:g}, outside 0 to {LARGEST_MS:g}: these kernels are not those of the"
+                " measured engine, model or GPU, or more of the prompts was cached than prefix_share says"
+            )
+    rows = [compare(run, predict(run, engine, constants)) for run, engine in zip(runs, engines, strict=True)]
+    return {**constants._asdict(), "rows": rows}

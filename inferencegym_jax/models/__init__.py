@@ -30,9 +30,9 @@ from inferencegym_jax.models.observation import (
     ObservationField,
     ServeObservation,
 )
-from inferencegym_jax.models.outcome import RequestOutcome
+from inferencegym_jax.models.outcome import OUTCOME, RequestOutcome
 from inferencegym_jax.models.quantity import Quantity
-from inferencegym_jax.models.state import EnvParams, EnvState
+from inferencegym_jax.models.state import REWARD_WEIGHTS, EnvParams, EnvState, RewardWeight
 from inferencegym_jax.models.trajectory import Trajectory
 
 __all__ = [
@@ -42,9 +42,11 @@ __all__ = [
     "LINE_SECONDS",
     "METRICS",
     "OBSERVATION",
+    "OUTCOME",
     "PHASES",
     "PREFILL_GPU",
     "QUEUE_CAPACITY",
+    "REWARD_WEIGHTS",
     "REPLICA",
     "SEEDS",
     "TIME_SCALES",
@@ -63,6 +65,7 @@ __all__ = [
     "QuantTier",
     "RequestOutcome",
     "Quantity",
+    "RewardWeight",
     "Scalar",
     "ServeAction",
     "ServeObservation",

@@ -89,7 +89,7 @@ KNOBS: dict[str, Knob] = {
     "kv_budget": Knob(
         "float",
         1.0,
-        "share of the running batch's KV cache kept resident; the rest is evicted",
+        "share of the KV cache: that the running requests keep (tasks 1 to 3); up to which new ones enter (open loop)",
         0.1,
         1.0,
         unit="share",
@@ -117,7 +117,11 @@ KNOBS: dict[str, Knob] = {
         grid=(8, 16, 32, 64, 128, 256, 512),
     ),
     "prefill_disagg": Knob(
-        "bool", False, "prefill runs on a second GPU", title="Separate prefill GPU", labels=("off", "on")
+        "bool",
+        False,
+        "a second GPU, which takes the prefills (on some open-loop tasks: serves as a replica)",
+        title="Separate prefill GPU",
+        labels=("off", "on"),
     ),
     "quant_tier": Knob(
         "choice",

@@ -85,7 +85,7 @@ class EngineParams:
     path_ms: Scalar = 0.0  # float32, h: ms of a request outside iterations; part of TTFT alone
     first_token_iterations: Scalar = 1.0  # float32, iterations after its own until a first token is seen
     token_budget: Scalar = 2048.0  # float32, tokens of one iteration: max_num_batched_tokens
-    memory_gb: Scalar = 80.0  # float32, of one GPU
+    memory_gb: Scalar = 0.0  # float32, of one GPU
     draft_share: Scalar = 0.12  # float32, a draft step's share of an iteration
     acceptance_lengths: Scalar = (1.0,) * 5  # float32[5], tokens a verification yields with 0, 1, 2, 4, 8 drafts
     # switching; 0 is at once
@@ -109,6 +109,11 @@ class EngineParams:
     output_mean: Scalar = 0.0  # float32, output tokens a request
     output_cv: Scalar = 0.0  # float32
     length_correlation: Scalar = 0.0  # float32, between a request's prompt and its output
+    # what scores and rewards divide by, from calibration
+    class_weights: Scalar = (1.0,) * 3  # float32[3], what a request of each class counts in the share on time
+    demand_tps: Scalar = 1.0  # float32, output tokens asked in the mean second
+    demand_rps: Scalar = 1.0  # float32, requests asked in the mean second
+    static_gpus: Scalar = 1.0  # float32, GPUs that the best static action pays for
 
     def replace(self, **changes: Any) -> EngineParams:
         """A copy with some fields changed."""

@@ -23,7 +23,7 @@ class ObservationField(Quantity):
     """One field of an observation: what a ``Quantity`` says, and its range.
 
     Attributes:
-        low, high: bounds of its values.
+        low, high: bounds; what lies beyond is clipped (the metrics hold it whole).
         unit_at: the value that is 1 when normalised, where ``high`` is infinite.
     """
 
@@ -71,7 +71,11 @@ OBSERVATION: dict[str, ObservationField] = {
         low=0, high=500, unit="ms", scale="log", digits=1, description="median time per output token, clipped"
     ),
     "slo_violation_rate": ObservationField(
-        low=0, high=1, unit="share", digits=2, description="violations / max(queue_depth, 1), clipped"
+        low=0,
+        high=1,
+        unit="share",
+        digits=2,
+        description="violations over the requests that wait (tasks 1 to 3) or that were asked for (open loop), clipped",
     ),
     "gpu_memory_used_gb": ObservationField(
         low=0, high=80, unit="GB", digits=1, description="GPU memory in use (1 GB = 1e9 bytes)"

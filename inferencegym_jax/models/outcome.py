@@ -7,6 +7,31 @@ from dataclasses import dataclass
 import jax
 
 from inferencegym_jax.models.engine import Scalar
+from inferencegym_jax.models.quantity import Quantity
+
+OUTCOME: dict[str, Quantity] = {
+    "asked": Quantity(description="requests that arrived", unit="requests", size=3, exogenous=True),
+    "on_time": Quantity(
+        description="requests that finished within both latency objectives of their class", unit="requests", size=3
+    ),
+    "late": Quantity(
+        description="requests that missed one: counted when their wait passes it, else at first token or finish",
+        unit="requests",
+        size=3,
+    ),
+    "rejected": Quantity(description="requests turned away by a full waiting line", unit="requests", size=3),
+    "failed": Quantity(description="requests lost by the engine", unit="requests", size=3),
+    "present": Quantity(
+        description="requests that wait or run at the second's end and are not late so far", unit="requests", size=3
+    ),
+    "tokens_asked": Quantity(description="output tokens of the second's arrivals", unit="tokens", exogenous=True),
+    "on_time_tokens": Quantity(description="output tokens of the requests that finished on time", unit="tokens"),
+    "gpu_seconds": Quantity(description="GPUs paid for in this second", unit="GPU-seconds"),
+    "quality": Quantity(
+        description="what the weight format keeps of the 16-bit model's answers, 1 at most", unit="share", digits=3
+    ),
+}
+"""Unit and meaning of each number of an outcome; those of size 3 are by class: interactive, batch, best effort."""
 
 
 @jax.tree_util.register_dataclass

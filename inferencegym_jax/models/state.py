@@ -29,6 +29,24 @@ class EnvState:
     engine: EngineState = EngineState()  # what an open-loop engine carries; untouched by the closed loop
 
 
+@dataclass(frozen=True)
+class RewardWeight:
+    """A weight of the reward: the term that it weighs, its symbol, and its value where a task states none."""
+
+    term: str
+    symbol: str
+    default: float
+
+
+REWARD_WEIGHTS: dict[str, RewardWeight] = {
+    "alpha": RewardWeight("throughput", "α", 0.40),
+    "beta": RewardWeight("latency", "β", 0.25),
+    "gamma": RewardWeight("violations", "γ", 0.30),
+    "delta": RewardWeight("cost", "δ", 0.10),
+}
+"""Weights of ``scoring.reward``, each a field of ``EnvParams``. Tasks must state those whose default is above 0."""
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EnvParams:
@@ -56,7 +74,7 @@ class EnvParams:
     class_shares: Scalar  # float32[3], interactive, batch, best effort; [1, 0, 0] where a task has no classes
     slo_ms: Scalar  # float32[3], TTFT objective of each class; inf for none
     memory_limit_gb: Scalar  # float32, what the task's grader asks for
-    oom_limit_gb: Scalar  # float32, what the GPU has
+    oom_limit_gb: Scalar  # float32, what the GPU has: of a closed-loop task by the task, else by the table
     acceptance: Scalar  # float32, base acceptance rate of drafted tokens
     alpha: Scalar  # float32, reward weight of throughput
     beta: Scalar  # float32, of latency

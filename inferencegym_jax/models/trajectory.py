@@ -9,6 +9,7 @@ import jax
 from inferencegym_jax.models.action import ServeAction
 from inferencegym_jax.models.metrics import MetricsSnapshot, WorkloadState
 from inferencegym_jax.models.observation import ServeObservation
+from inferencegym_jax.models.outcome import RequestOutcome
 
 
 @jax.tree_util.register_dataclass
@@ -23,5 +24,6 @@ class Trajectory:
     truncated: jax.Array  # bool
     metrics: MetricsSnapshot
     workload: WorkloadState
+    outcome: RequestOutcome  # of the second's requests; zeros of a closed-loop task
     oom: jax.Array  # bool
     next_observation: ServeObservation  # after the action; at an episode's end its final observation

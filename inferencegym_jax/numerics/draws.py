@@ -54,7 +54,9 @@ def words(seed: jax.Array, step: jax.Array | int, purpose: int, count: int) -> t
     256, 512, ... above this one.
 
     Args:
-        seed, step, purpose: see ``hash4``.
+        seed: see ``hash4``.
+        step: see ``hash4``.
+        purpose: see ``hash4``.
         count: how many.
 
     Returns:

@@ -1,7 +1,7 @@
 """One second of a closed-loop task (1 to 3): up to ``batch_size`` waiting requests are served, unless memory runs out.
 
 ``state, action -> table row -> out of memory? -> queue -> metrics``. Memory is looked up before the batch leaves the
-queue: an engine that dies serves nobody, and what was waiting still waits. Formulas: ENVIRONMENT.md, "One step".
+queue: an engine that dies serves nobody, and what was waiting still waits. Formulas: ENVIRONMENT.md, section 5.
 """
 
 from __future__ import annotations

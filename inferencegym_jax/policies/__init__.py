@@ -7,6 +7,7 @@ under jit and vmap. ``policy_of(name, problem)`` knows them by name, ``load(path
 from inferencegym_jax.policies.builtin import baseline, best_static, random, reactive, static
 from inferencegym_jax.policies.names import NAMES, policy_of
 from inferencegym_jax.policies.network import has_trained, load, trained
+from inferencegym_jax.policies.reactive_plans import reactive_for
 
 __all__ = [
     "NAMES",
@@ -17,6 +18,7 @@ __all__ = [
     "policy_of",
     "random",
     "reactive",
+    "reactive_for",
     "static",
     "trained",
 ]

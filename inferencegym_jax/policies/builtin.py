@@ -12,12 +12,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from inferencegym_jax import registry
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import KNOBS, Knob, ServeAction, ServeObservation
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.numerics.compile_units import compile_unit
+from inferencegym_jax.policies.reactive_control import ReactivePlan, act
+from inferencegym_jax.policies.reactive_plans import plan_for
+from inferencegym_jax.table.latency_table import load_table
 
 
 def baseline(key: jax.Array, observation: ServeObservation, carry: Any = None) -> ServeAction:
@@ -99,42 +103,27 @@ def best_static(task: int | str, **where: Any) -> Policy:
     return static(registry.problem(task, **where).best_static)
 
 
-# What an engineer would write down for the deployment that the reactive controller looks after.
-LONGEST_REQUEST_GB = (8192 + 128) * 131072e-9  # KV cache of the longest prompt and its answer, Llama-3-8B
-SLOT_GB = 0.038  # workspace of one batch slot
-GPU_GB = 40.0
-PLANNED_GB = 35.8  # planned peak: just under the strictest task's limit of 36
-FP16_BASE_GB = 18.6  # weights and runtime, until the first observation tells
-HEADROOM = 24  # requests: three standard deviations of a busy second's arrivals
-SMALLEST_BATCH, OVERLOAD_BATCH, OVERLOAD_KV = 64, 320, 0.5
-
-
 def reactive(key: jax.Array, observation: ServeObservation, carry: Any = None) -> ServeAction:
-    """A hand-written controller: follow the load, keep the worst case in memory, gamble only when overloaded.
+    """``reactive_for`` on the shipped table where nobody says which task: the plan of task 2 while the engine is seen
+    to hold 16-bit weights, that of task 3 otherwise.
 
-    Batch follows queue and arrival rate with headroom, up to what fits if the next prompts are the longest there are;
-    the KV budget is the largest that then fits (evicting costs recompute). When what waits and arrives is
-    more than 1.2 times the safe batch, the controller stops planning for the longest prompt and opens the batch: most
-    prompts are short. Drafts only at small batches, where decoding is bound by reading weights; INT8, which is faster
-    than FP16 at every batch size on the measured kernels; no second GPU, which doubles the bill.
+    ``reactive_for(table, params)`` plans for a task, and for a table of one's own.
     """
-    del key, carry
+    base_memory, gpu_memory, plans = _shipped_plans()
     # occupancy = (memory - base) / (GPU - base) tells what weights and runtime take, whatever the tier
     share = observation.kv_cache_occupancy
-    seen = (observation.gpu_memory_used_gb - GPU_GB * share) / jnp.maximum(1.0 - share, 1e-3)
-    base = jnp.where((observation.timestep > 0) & (share < 0.999), seen, FP16_BASE_GB)
+    base = (observation.gpu_memory_used_gb - gpu_memory * share) / jnp.maximum(1.0 - share, 1e-3)
+    lighter = (observation.timestep > 0) & (share < 0.999) & (base < base_memory)
+    plan = jax.tree.map(lambda heavy, light: jnp.where(lighter, light, heavy), *plans)
+    action = act(plan, key, observation, carry)
+    return action.replace(quant_tier=plans[1].quant_tier)
 
-    least_kv = KNOBS["kv_budget"].low
-    safe = jnp.floor((PLANNED_GB - base) / (SLOT_GB + least_kv * LONGEST_REQUEST_GB))
-    wanted = 4.0 * observation.queue_depth + observation.arrival_rate + HEADROOM
-    overloaded = observation.queue_depth + observation.arrival_rate > 1.2 * safe
-    batch = jnp.where(overloaded, OVERLOAD_BATCH, jnp.minimum(jnp.maximum(wanted, SMALLEST_BATCH), safe))
-    batch = jnp.clip(batch, 1, KNOBS["batch_size"].high)
-    fitting = (PLANNED_GB - base - SLOT_GB * batch) / (batch * LONGEST_REQUEST_GB)
-    return ServeAction(
-        kv_budget=jnp.where(overloaded, OVERLOAD_KV, jnp.clip(fitting, least_kv, 1.0)),
-        spec_length=jnp.where(batch <= 8, 2, 0),
-        batch_size=batch.astype(jnp.int32),
-        prefill_disagg=False,
-        quant_tier=1,
-    )
+
+@functools.cache
+def _shipped_plans() -> tuple[float, float, tuple[ReactivePlan, ReactivePlan]]:
+    """Memory (GB) between that of 16-bit weights and the next lighter ones, that of the tasks' GPU, and the plans of
+    tasks 2 and 3 as NumPy arrays."""
+    table = load_table()
+    plans = [jax.tree.map(np.asarray, plan_for(table, registry.make(task, table=table)[1])) for task in (2, 3)]
+    heavy, light = table.base_memory_gb[:2]
+    return (heavy + light) / 2.0, float(registry.make(2)[1].oom_limit_gb), (plans[0], plans[1])

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import ServeAction, shown
-from inferencegym_jax.policies.builtin import baseline, random, reactive, static
+from inferencegym_jax.policies.builtin import baseline, random, static
 from inferencegym_jax.policies.knob_text import knob_values
 from inferencegym_jax.policies.network import load_network, network_policy, trained
+from inferencegym_jax.policies.reactive_plans import reactive_for
 from inferencegym_jax.registry import Problem
 
-CONTROLLERS: dict[str, Policy] = {"random": random, "reactive": reactive}
+WEIGHTLESS: dict[str, Policy] = {"random": random}
 """Built-in policies that look at the observation or draw, and need no weights."""
 STATIC = ("baseline", "best_static")
 """Built-in policies that always take one action."""
@@ -31,7 +32,8 @@ def policy_of(name: str, problem: Problem, *, any_task: bool = False) -> Policy:
 
     Args:
         name: see the module; ``-`` for ``_`` will do. "best_static" is the best static action of the problem's own
-            table and traffic, "trained" the policy that ships for its task.
+            table and traffic, "reactive" the controller planned for the problem's table and task, "trained" the policy
+            that ships for its task.
         problem: where it is to act.
         any_task: take a file also where it says that it was trained for another task.
 
@@ -41,8 +43,10 @@ def policy_of(name: str, problem: Problem, *, any_task: bool = False) -> Policy:
         FileNotFoundError: no trained policy ships for the task, or there is no such file.
     """
     usual = name.replace("-", "_")
-    if usual in CONTROLLERS:
-        return CONTROLLERS[usual]
+    if usual in WEIGHTLESS:
+        return WEIGHTLESS[usual]
+    if usual == "reactive":
+        return reactive_for(problem.table, problem.params)
     if usual == "trained":
         return trained(problem.spec)
     action = static_action(usual if usual in STATIC else name, problem)

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferencegym_jax.models import QuantTier
-from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.table import LatencyTable, profile_of
 
-DEFAULT_KV_BYTES = 131072.0  # a token of Llama-3-8B: 2 x 32 layers x 8 heads x 128 x 2 bytes
 TOKEN_BUDGET = 2048
 MODEL, DRAFT = "<model>", "<EAGLE-3 head of the model>"
 
@@ -51,7 +50,7 @@ PRECISIONS = {
         "compressed-tensors",
         "w8a8_int8",
         "<FP8 checkpoint of the model>",
-        "The PyTorch backend has no INT8 W8A8: FP8 stands for it, which needs Ada or later (an A100: vLLM or SGLang).",
+        "The PyTorch backend has no INT8 W8A8: FP8 stands for it, which needs Ada or later (before: vLLM or SGLang).",
     ),
     "fp8": Precision(MODEL, "fp8", "fp8", "<FP8 checkpoint of the model>"),
     "int4": Precision(
@@ -87,13 +86,13 @@ def deployment(knobs: Mapping[str, Any], table: LatencyTable, mean_tokens: float
 
     Args:
         knobs: of a ``ServeAction``.
-        table: its metadata say the format of each tier and the KV bytes of a token.
+        table: its metadata say the format of each tier, its engine profile the KV bytes of a token.
         mean_tokens: mean prompt and output of a request, for the size of the KV pool.
+
+    Raises:
+        TableError: the table has no engine profile, nor what one is derived from.
     """
-    try:
-        kv_bytes = float(table.metadata.get("kv_bytes_per_token", DEFAULT_KV_BYTES))
-    except ValueError:
-        kv_bytes = DEFAULT_KV_BYTES
+    kv_bytes = profile_of(table).kv_bytes_per_token
     share = float(knobs["kv_budget"])
     pool = None if share >= 1.0 else max(int(share * knobs["batch_size"] * mean_tokens), 1)
     return Deployment(dict(knobs), precision(int(knobs["quant_tier"]), table), pool, kv_bytes)

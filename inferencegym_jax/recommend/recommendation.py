@@ -20,7 +20,7 @@ import numpy as np
 from inferencegym_jax import policies
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.episodes.static_search import static_actions
-from inferencegym_jax.models import KNOBS, ServeAction, check_action, shown
+from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, check_action, shown
 from inferencegym_jax.recommend.choice import choose, front
 from inferencegym_jax.recommend.engine_flags import deployment, engine_flags
 from inferencegym_jax.recommend.log_requests import TRACE_TASK, LoggedRequests, load_requests
@@ -33,7 +33,7 @@ from inferencegym_jax.recommend.quality import (
     tail_interval,
 )
 from inferencegym_jax.recommend.search import Replay, environment
-from inferencegym_jax.table.latency_table import LatencyTable, load_table
+from inferencegym_jax.table import LatencyTable, load_table, profile_of
 
 SHORT_LOG_S = 60  # a log of less is suspected of another unit of time
 OVERLOADED = 0.97  # share of the log's output tokens that an engine which keeps up has served by its end
@@ -100,7 +100,7 @@ def recommend(
     slo_ttft_ms: float = 300.0,
     slo_tpot_ms: float | None = None,
     attainment: float = 0.99,
-    memory_gb: float = 40.0,
+    memory_gb: float | None = None,
     acceptance: float | None = None,
     current: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
@@ -116,7 +116,7 @@ def recommend(
         slo_ttft_ms: objective on a request's time to first token.
         slo_tpot_ms: objective on a request's time per output token.
         attainment: share of requests that must be within them.
-        memory_gb: what the engine may use.
+        memory_gb: what the engine may use; default: the memory of the table's GPU.
         acceptance: base acceptance rate of drafted tokens; default that of task 4.
         current: knobs of what runs now, the others at their defaults.
         fixed: knobs that may not change, with their values.
@@ -129,8 +129,8 @@ def recommend(
         FileNotFoundError, TraceError, TableError: the log or the table cannot be used.
     """
     objective = check_objective(slo_ttft_ms, slo_tpot_ms, attainment)
-    memory = between("memory_gb", memory_gb, 0.0, 1e6)
     loaded = load_table(table)
+    memory = between("memory_gb", profile_of(loaded).memory_gb if memory_gb is None else memory_gb, 0.0, 1e6)
     requests = load_requests(trace, unit)
     env, params = environment(loaded, requests, memory, acceptance)
     now = _knobs(loaded, current, "current")
@@ -143,7 +143,7 @@ def recommend(
     if not actions:  # a value between the table's nodes: keep it, vary the rest
         actions = _unique([action | fixed_knobs for action in static_actions(env, params)])
     actions = _unique([now, *actions])
-    policies_by_name = default_controllers() if controllers is None else dict(controllers)
+    policies_by_name = default_controllers(loaded, params) if controllers is None else dict(controllers)
     replay = Replay(env, params, requests, tuple(policies_by_name.values()), objective)
     quality, times = replay.run(actions, progress)
     return answer(loaded, requests, objective, memory, actions, list(policies_by_name), quality, times, fixed_knobs)
@@ -171,9 +171,9 @@ def _unique(actions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({tuple(action.values()): action for action in actions}.values())
 
 
-def default_controllers() -> dict[str, Policy]:
-    """The reactive controller and, where one ships for recorded traffic, the trained one."""
-    controllers: dict[str, Policy] = {"reactive": policies.reactive}
+def default_controllers(table: LatencyTable, params: EnvParams) -> dict[str, Policy]:
+    """The reactive controller planned for the table and, where one ships for recorded traffic, the trained one."""
+    controllers: dict[str, Policy] = {"reactive": policies.reactive_for(table, params)}
     try:
         from inferencegym_jax.policies.network import trained
 
@@ -210,7 +210,8 @@ def answer(
         ValueError: the weights fit into the memory in no tier.
     """
     count = len(actions)
-    base = np.asarray([table.base_memory_gb[table.axes["quant_tier"].index(a["quant_tier"])] for a in actions])
+    profile = profile_of(table)
+    base = np.asarray([float(profile.weights_gb[a["quant_tier"]]) + profile.runtime_gb for a in actions])
     statics = quality.take(np.arange(count))
     feasible = (base < memory_gb) & (statics.out_of_memory == 0)
     allowed = feasible & np.asarray(

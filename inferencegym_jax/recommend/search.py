@@ -19,7 +19,7 @@ from inferencegym_jax.recommend.log_requests import TRACE_TASK, LoggedRequests
 from inferencegym_jax.recommend.quality import Objective, Quality, between, join, judge
 from inferencegym_jax.recommend.replay import Seconds, first_tokens, serve
 from inferencegym_jax.table.latency_table import LatencyTable
-from inferencegym_jax.tasks import get_task, make_params
+from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
 
 LANES = 384  # controllers a compiled call
 
@@ -29,7 +29,7 @@ def environment(
 ) -> tuple[Environment, EnvParams]:
     """The open-loop environment that replays the log: no noise, every knob of the table free."""
     spec = get_task(TRACE_TASK)
-    params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0}, trace=requests.log)
+    params = make_params(spec, table, NOT_NORMALISED, trace=requests.log)
     rate = spec.acceptance if acceptance is None else between("acceptance", acceptance, 0.0, 1.0)
     params = params.replace(
         noise_sigma=np.float32(0.0),

@@ -10,7 +10,7 @@ from typing import Any
 
 from inferencegym_jax._version import __version__
 from inferencegym_jax.models import finite_number
-from inferencegym_jax.registry.problem import NORMALISERS, search_shipped
+from inferencegym_jax.registry.problems import NORMALISERS, search_shipped
 from inferencegym_jax.table.latency_table import load_table
 from inferencegym_jax.tasks import Calibration, TaskSpec, known, on_register
 

@@ -15,16 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.models import EnvParams, MetricsSnapshot, ServeAction, Trajectory
-
-JITTER_KNOBS: tuple[str, ...] = ("batch_size", "kv_budget")  # whose steadiness is graded
+from inferencegym_jax.models import KNOBS, EnvParams, MetricsSnapshot, RequestOutcome, ServeAction, Trajectory
+from inferencegym_jax.tasks import TaskSpec
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Aggregates:
-    """What the graders read of an episode; numbers, or arrays with one entry an episode."""
+    """What the graders read of an episode; numbers, or arrays with one entry an episode.
 
+    Those from ``asked`` on count requests, as only the open-loop tasks do. A request is judged once it is known to be
+    on time, late, rejected or failed; those still present at the end are not, and count neither for nor against.
+    """
+
+    steps: Any  # seconds counted
     mean_tps: Any  # tokens/s
     mean_ttft_p50_ms: Any
     peak_memory_gb: Any
@@ -32,9 +36,16 @@ class Aggregates:
     total_cost: Any
     batch_jitter: Any  # standard deviation of the step-to-step change of batch_size
     kv_jitter: Any  # the same of kv_budget
-    goodput: Any  # tokens/s of the seconds whose median TTFT and whose TPOT meet the strictest class's objectives
-    slo_attainment: Any  # share of seconds whose 99th percentile of TTFT and whose TPOT do
-    steps: Any  # seconds counted
+    knob_jitter: Any  # the same of every knob over its highest value, added up
+    asked: Any  # requests that arrived
+    judged: Any  # requests whose fate is known
+    on_time: Any  # requests within both latency objectives
+    on_time_share: Any  # S: on time over judged, by class weight; 1 where nothing was asked
+    tokens_asked: Any  # output tokens of the requests that arrived
+    goodput: Any  # tokens/s, output tokens of the requests on time
+    goodput_share: Any  # G: those tokens over the tokens of the judged requests; 1 where nothing was asked
+    gpu_seconds: Any  # GPUs paid for, summed over the seconds
+    quality: Any  # mean over the seconds of what the weight format keeps of the model's answers
 
 
 @jax.tree_util.register_dataclass
@@ -54,44 +65,55 @@ class EpisodeStatistics(Aggregates):
     bound_share: jax.Array  # share of rewards at -1 or 1
 
 
-GRADED = (
-    "steps",
-    "tps",
-    "ttft_p50",
-    "violations",
-    "cost",
-    "good",
-    "attained",
-    *(name + part for name in JITTER_KNOBS for part in ("", "_square")),
+BY_SECOND = ("steps", "tps", "ttft_p50", "violations", "cost")
+BY_REQUEST = (
+    "asked",
+    "judged",
+    "on_time",
+    "weighted_judged",
+    "weighted_on_time",
+    "tokens_asked",
+    "on_time_tokens",
+    "gpu_seconds",
+    "quality",
 )
+BY_KNOB = tuple(name + part for name in KNOBS for part in ("", "_square"))
+GRADED = (*BY_SECOND, *BY_REQUEST, *BY_KNOB)
 OTHERS = ("reward", "ttft_p99", "tpot", "violation_rate", "queue", "rejected", "arrivals", "evictions", "oom", "bound")
 SUMS = (*GRADED, *OTHERS)
 
 
 def graded_terms(
-    metrics: MetricsSnapshot, change: Mapping[str, Any], slo_ttft_ms: Any, slo_tpot_ms: Any
+    metrics: MetricsSnapshot, outcome: RequestOutcome, change: Mapping[str, Any], class_weights: Any
 ) -> dict[str, Any]:
     """What the graders sum over the seconds of an episode, by the names in ``GRADED``.
 
-    NumPy or JAX arrays of any shape: one second, or all seconds of many episodes.
+    NumPy or JAX arrays of any shape (...), with classes (..., 3): one second, or all seconds of many episodes.
 
     Args:
         metrics: of the seconds.
-        change: change of each of ``JITTER_KNOBS`` since the second before, 0 in an episode's first.
-        slo_ttft_ms: the strictest class's objective, ms.
-        slo_tpot_ms: objective on the time per output token, ms.
+        outcome: of their requests; zeros where a task does not count requests.
+        change: change of every knob since the second before, 0 in an episode's first.
+        class_weights: (..., 3), what a request of each class counts in ``on_time_share``.
     """
-    quick = metrics.tpot_ms <= slo_tpot_ms
+    judged = outcome.on_time + outcome.late + outcome.rejected + outcome.failed
     terms = {
         "steps": 1.0,
         "tps": metrics.tokens_per_sec,
         "ttft_p50": metrics.ttft_p50_ms,
         "violations": metrics.slo_violations,
         "cost": metrics.cost_per_1k,
-        "good": metrics.tokens_per_sec * (quick & (metrics.ttft_p50_ms <= slo_ttft_ms)),
-        "attained": quick & (metrics.ttft_p99_ms <= slo_ttft_ms),
+        "asked": outcome.asked.sum(-1),
+        "judged": judged.sum(-1),
+        "on_time": outcome.on_time.sum(-1),
+        "weighted_judged": (class_weights * judged).sum(-1),
+        "weighted_on_time": (class_weights * outcome.on_time).sum(-1),
+        "tokens_asked": outcome.tokens_asked,
+        "on_time_tokens": outcome.on_time_tokens,
+        "gpu_seconds": outcome.gpu_seconds,
+        "quality": outcome.quality,
     }
-    for name in JITTER_KNOBS:
+    for name in KNOBS:
         terms |= {name: change[name], f"{name}_square": change[name] ** 2}
     return terms
 
@@ -116,39 +138,53 @@ def other_terms(step: Trajectory) -> dict[str, Any]:
 def no_sums() -> Any:
     """What ``accumulate`` starts with: no seconds yet."""
     zero = jnp.float32(0.0)
-    return dict.fromkeys(SUMS, zero), zero, dict.fromkeys(JITTER_KNOBS, zero)
+    return dict.fromkeys(SUMS, zero), zero, dict.fromkeys(KNOBS, zero)
 
 
 def accumulate(total: Any, step: Trajectory, task: EnvParams) -> Any:
     """Sums, peak memory and the last knobs after one more second of one environment; a function for ``fold``."""
     sums, peak, before = total
-    knobs = {name: jnp.asarray(getattr(step.action, name), jnp.float32) for name in JITTER_KNOBS}
+    knobs = {name: jnp.asarray(getattr(step.action, name), jnp.float32) for name in KNOBS}
     first = step.observation.timestep == 0
-    change = {name: jnp.where(first, 0.0, knobs[name] - before[name]) for name in JITTER_KNOBS}
-    slo_ttft_ms, slo_tpot_ms = task.slo_ms[..., 0], task.engine.slo_tpot_ms[..., 0]
-    terms = graded_terms(step.metrics, change, slo_ttft_ms, slo_tpot_ms) | other_terms(step)
+    change = {
+        name: jnp.where(first | ~task.active[..., i], 0.0, knobs[name] - before[name]) for i, name in enumerate(KNOBS)
+    }
+    terms = graded_terms(step.metrics, step.outcome, change, task.engine.class_weights) | other_terms(step)
     return {name: sums[name] + terms[name] for name in SUMS}, jnp.maximum(peak, step.metrics.gpu_memory_gb), knobs
 
 
+def no_requests(shape: tuple[int, ...]) -> RequestOutcome:
+    """NumPy zeros, the outcome of seconds (...) whose requests are not counted."""
+    by_class, one = np.zeros((*shape, 3)), np.zeros(shape)
+    return RequestOutcome(by_class, by_class, by_class, by_class, by_class, by_class, one, one, one, one)
+
+
 def aggregate(
-    metrics: MetricsSnapshot, action: ServeAction, slo_ttft_ms: float, slo_tpot_ms: float, lengths: Any = None
+    spec: TaskSpec,
+    metrics: MetricsSnapshot,
+    action: ServeAction,
+    outcome: RequestOutcome | None = None,
+    lengths: Any = None,
 ) -> Aggregates:
     """Aggregates of whole episodes, in float64.
 
     Args:
+        spec: the task: which knobs it leaves to the agent, what a class weighs.
         metrics: NumPy arrays (steps, ...).
         action: knobs as the agent gave them, NumPy arrays (steps, ...).
-        slo_ttft_ms: see ``graded_terms``.
-        slo_tpot_ms: see ``graded_terms``.
+        outcome: NumPy arrays (steps, ...) and by class (steps, ..., 3); None: requests are not counted.
         lengths: steps counted of each episode, shape (...); default: all.
     """
-    knobs = {name: np.asarray(getattr(action, name), np.float64) for name in JITTER_KNOBS}
-    change = {name: np.diff(value, axis=0, prepend=value[:1]) for name, value in knobs.items()}
-    terms = graded_terms(metrics, change, slo_ttft_ms, slo_tpot_ms)
     length, *episodes = np.shape(metrics.tokens_per_sec)
     counted = np.arange(length).reshape(-1, *(1,) * len(episodes)) < np.broadcast_to(
         length if lengths is None else lengths, episodes
     )
+    change: dict[str, Any] = {}
+    for name in KNOBS:
+        value = np.asarray(getattr(action, name), np.float64)
+        change[name] = np.diff(value, axis=0, prepend=value[:1]) if name in spec.active_knobs else 0.0 * value
+    outcome = no_requests((length, *episodes)) if outcome is None else outcome
+    terms = graded_terms(metrics, outcome, change, np.asarray(spec.class_weights))
     sums = {name: np.where(counted, term, 0).sum(axis=0, dtype=np.float64) for name, term in terms.items()}
     peak = np.where(counted, metrics.gpu_memory_gb, 0).max(axis=0).astype(np.float64)
     return Aggregates(**_graded_summary(sums, peak))
@@ -157,14 +193,20 @@ def aggregate(
 def _graded_summary(sums: Mapping[str, Any], peak: Any) -> dict[str, Any]:
     """The fields of ``Aggregates`` from the sums of ``GRADED`` and the peak memory (GB); NumPy or JAX arrays."""
     steps = sums["steps"]
+    changes = (steps - 1) + (steps <= 1)  # at least 1
 
     def jitter(name: str) -> Any:
-        changes = (steps - 1) + (steps <= 1)  # at least 1
         mean = sums[name] / changes
         variance = sums[f"{name}_square"] / changes - mean * mean
         return (variance * (variance > 0)) ** 0.5
 
+    def share(part: Any, whole: Any) -> Any:
+        none = whole <= 0
+        return (part + none * (sums["asked"] <= 0)) / (whole + none)
+
+    judged_tokens = sums["tokens_asked"] * share(sums["judged"], sums["asked"])
     return {
+        "steps": steps,
         "mean_tps": sums["tps"] / steps,
         "mean_ttft_p50_ms": sums["ttft_p50"] / steps,
         "peak_memory_gb": peak,
@@ -172,9 +214,16 @@ def _graded_summary(sums: Mapping[str, Any], peak: Any) -> dict[str, Any]:
         "total_cost": sums["cost"],
         "batch_jitter": jitter("batch_size"),
         "kv_jitter": jitter("kv_budget"),
-        "goodput": sums["good"] / steps,
-        "slo_attainment": sums["attained"] / steps,
-        "steps": steps,
+        "knob_jitter": sum(jitter(name) / knob.most for name, knob in KNOBS.items()),
+        "asked": sums["asked"],
+        "judged": sums["judged"],
+        "on_time": sums["on_time"],
+        "on_time_share": share(sums["weighted_on_time"], sums["weighted_judged"]),
+        "tokens_asked": sums["tokens_asked"],
+        "goodput": sums["on_time_tokens"] / steps,
+        "goodput_share": share(sums["on_time_tokens"], judged_tokens),
+        "gpu_seconds": sums["gpu_seconds"],
+        "quality": sums["quality"] / steps,
     }
 
 

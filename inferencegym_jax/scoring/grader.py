@@ -1,72 +1,45 @@
 """Graders: pure functions of an episode log. Same log, same score, always; no jax computation needed to grade.
 
-Tasks 1 to 3 have a formula each; all others are scored alike, by goodput (DistServe, Zhong et al. 2024: what is served
-within both latency objectives), SLO attainment, cost and stability (ENVIRONMENT.md, section 7). Every component and
-the score are clipped to [0, 1].
+Tasks 1 to 3 have a formula each (ENVIRONMENT.md, section 7). An open-loop task is scored by request: what share of the
+tokens asked and of the requests came on time, what GPUs that took, how steadily the knobs were held. A closed-loop task
+of one's own is scored as task 3. Every component and the score are clipped to [0, 1].
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.models import (
-    EPISODE_LENGTH,
-    EnvParams,
-    MetricsSnapshot,
-    ServeAction,
-    finite_number,
-    shown,
-)
-from inferencegym_jax.scoring.aggregates import JITTER_KNOBS, Aggregates, aggregate, graded_terms
+from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, MetricsSnapshot, RequestOutcome
+from inferencegym_jax.scoring.aggregates import Aggregates, aggregate, graded_terms
+from inferencegym_jax.scoring.episode_log import BY_CLASS, IN_ALL, LogEntry, is_scored_by_request, read_log
 from inferencegym_jax.tasks import TaskSpec, calibration_of, get_task
 
-LAST_OWN = 3  # tasks up to this one have graders of their own
-LogEntry: TypeAlias = Mapping[str, Any]
-"""``{"action": {...}, "reward": r, "metrics": {...}}`` with the fields of ``ServeAction`` and ``MetricsSnapshot``."""
-
-METRICS_READ = ("tokens_per_sec", "ttft_p50_ms", "gpu_memory_gb", "slo_violations", "cost_per_1k")
-LATENCIES_READ = ("ttft_p99_ms", "tpot_ms")  # besides, of the tasks after LAST_OWN
-
-
-def read_log(episode_log: Sequence[LogEntry], spec: TaskSpec) -> Aggregates:
-    """Aggregates of a non-empty log, in float64.
-
-    Raises:
-        ValueError: an entry lacks a field or holds something that is not a finite number; names entry and field.
-    """
-    read = METRICS_READ + (LATENCIES_READ if spec.id > LAST_OWN else ())
-    unread = np.full(len(episode_log), np.nan)  # meets no objective
-    metrics = {field.name: unread for field in fields(MetricsSnapshot)} | _columns(episode_log, "metrics", read)
-    action = ServeAction(**_columns(episode_log, "action", JITTER_KNOBS))
-    return aggregate(MetricsSnapshot(**metrics), action, spec.slo_ttft_ms[0], spec.slo_tpot_ms)
-
-
-def _columns(episode_log: Sequence[LogEntry], part: str, names: Sequence[str]) -> dict[str, Any]:
-    return {name: np.array([_number(log, part, name, i) for i, log in enumerate(episode_log)]) for name in names}
-
-
-def _number(entry: Any, part: str, name: str, i: int) -> float:
-    where = f"episode_log[{i}].{part}"
-    if not isinstance(entry, Mapping) or not isinstance(entry.get(part), Mapping):
-        raise ValueError(f"{where}: missing; a log entry is {{'action': {{...}}, 'reward': r, 'metrics': {{...}}}}")
-    if name not in entry[part]:
-        raise ValueError(f"{where}.{name}: missing")
-    value = entry[part][name]
-    number = finite_number(value)
-    if number is None or abs(number) > 1e12:
-        raise ValueError(f"{where}.{name} = {shown(value)}: must be a finite number (at most 1e12)")
-    return number
+ON_TIME_SLACK = 0.02  # of the share on time: fewer GPUs count as cheaper only while no more of it is given up
+COST_OF_STATIC = 0.5  # the cost component of the best static action
 
 
 def stability(aggregates: Any) -> Any:
-    """How steadily the knobs were held, at most 1: 1 - (std(diff batch) / 512 + std(diff kv)) / 0.5."""
+    """How steadily batch_size and kv_budget were held, at most 1: 1 - (std(diff batch) / 512 + std(diff kv)) / 0.5."""
     return 1.0 - (aggregates.batch_jitter / 512.0 + aggregates.kv_jitter) / 0.5
+
+
+def stability_of_all(aggregates: Any) -> Any:
+    """The same of every knob that the task leaves to the agent, each over its highest value; at most 1."""
+    return 1.0 - aggregates.knob_jitter / 0.5
+
+
+def cost_component(aggregates: Any, static_gpus: Any, static_on_time_share: Any) -> Any:
+    """1.5 - GPU-seconds / (the best static action's GPUs x seconds); at most 0.5 where more than 0.02 fewer of the
+    requests are on time than under the best static action. Late requests buy no GPUs."""
+    cost = 1.0 + COST_OF_STATIC - aggregates.gpu_seconds / (static_gpus * aggregates.steps)
+    late = aggregates.on_time_share < static_on_time_share - ON_TIME_SLACK
+    return cost - (cost - COST_OF_STATIC) * (late & (cost > COST_OF_STATIC))
 
 
 def components(spec: TaskSpec, aggregates: Any, normalisers: Mapping[str, Any]) -> dict[str, tuple[float, Any]]:
@@ -77,6 +50,17 @@ def components(spec: TaskSpec, aggregates: Any, normalisers: Mapping[str, Any]) 
         aggregates: ``Aggregates`` of numbers, NumPy or JAX arrays.
         normalisers: see ``score_aggregates``.
     """
+    if is_scored_by_request(spec):
+        parts = {
+            "goodput_share": (0.40, aggregates.goodput_share),
+            "on_time_share": (0.20, aggregates.on_time_share),
+            "cost": (
+                0.30,
+                cost_component(aggregates, normalisers["static_gpus"], normalisers["static_on_time_share"]),
+            ),
+            "stability": (0.10, stability_of_all(aggregates)),
+        }
+        return parts | ({"quality_lost": (-1.0, 1.0 - aggregates.quality)} if "quant_tier" in spec.active_knobs else {})
     optimal, floor = normalisers["optimal_tps"], normalisers.get("throughput_floor", 0.0)
     if spec.id == 1:
         return {"throughput": (1.0, (aggregates.mean_tps - floor) / (optimal - floor))}
@@ -84,14 +68,6 @@ def components(spec: TaskSpec, aggregates: Any, normalisers: Mapping[str, Any]) 
         return {
             "latency": (0.5, 1.0 - aggregates.mean_ttft_p50_ms / spec.slo_ttft_ms[0]),
             "memory": (0.5, 1.0 - (aggregates.peak_memory_gb - spec.memory_limit_gb) / 10.0),
-        }
-    if spec.id > LAST_OWN:
-        mean_cost = aggregates.total_cost / aggregates.steps
-        return {
-            "goodput": (0.40, aggregates.goodput / optimal),
-            "slo": (0.30, aggregates.slo_attainment),
-            "cost": (0.20, 1.0 - mean_cost / (2.0 * normalisers["cost_normaliser"])),
-            "stability": (0.10, stability(aggregates)),
         }
     return {
         "throughput": (0.40, aggregates.mean_tps / optimal),
@@ -109,8 +85,8 @@ def score_aggregates(
     Args:
         task: id, name or spec.
         aggregates: ``Aggregates`` or ``EpisodeStatistics``; arrays give arrays.
-        normalisers: ``optimal_tps`` and ``throughput_floor`` (tokens/s), ``cost_normaliser``; default: the task's
-            on the shipped table.
+        normalisers: ``optimal_tps`` and ``throughput_floor`` (tokens/s); of an open-loop task ``static_gpus`` (GPUs of
+            the best static action) and ``static_on_time_share``; default: the task's on the shipped table.
 
     Returns:
         Component name -> value in [0, 1], and "score"; NumPy float64.
@@ -123,21 +99,25 @@ def score_aggregates(
     return {name: value for name, (_, value) in parts.items()} | {"score": score}
 
 
-def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot) -> jax.Array:
+def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot, outcome: RequestOutcome) -> jax.Array:
     """One second's share in the score, for training and search; float32[...], clipped to [-1, 1].
 
     The score of an episode whose seconds are all like this one, of ``components`` that are not clipped. Its mean over
-    an episode is the score as long as no component of the score is clipped, less the two that no second has alone:
-    task 2's peak memory counts as kept to (1), stability as 0.
+    an episode is the score as long as no component of the score is clipped, less those that no second has alone: task
+    2's peak memory counts as kept to (1), stability as 0. Requests and tokens on time are measured by the mean second's
+    demand, so a quiet second counts little, and the mean is the score where the episode's demand is the mean one.
 
     Args:
         spec: the task.
-        params: the task's, with its normalisers and objectives.
+        params: the task's, with its normalisers.
         metrics: of the second; JAX arrays of any shape.
+        outcome: of the second.
     """
-    change = dict.fromkeys(JITTER_KNOBS, 0.0)
-    terms = graded_terms(metrics, change, params.slo_ms[..., 0], params.engine.slo_tpot_ms[..., 0])
+    engine = params.engine
+    terms = graded_terms(metrics, outcome, dict.fromkeys(KNOBS, 0.0), engine.class_weights)
+    weight = (jnp.asarray(params.class_shares) * engine.class_weights).sum(-1)  # of the mean request
     second = Aggregates(
+        steps=EPISODE_LENGTH,
         mean_tps=terms["tps"],
         mean_ttft_p50_ms=terms["ttft_p50"],
         peak_memory_gb=spec.memory_limit_gb,
@@ -145,27 +125,40 @@ def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot) -> j
         total_cost=terms["cost"] * EPISODE_LENGTH,
         batch_jitter=0.0,
         kv_jitter=0.0,
-        goodput=terms["good"],
-        slo_attainment=terms["attained"],
-        steps=EPISODE_LENGTH,
+        knob_jitter=0.0,
+        asked=terms["asked"] * EPISODE_LENGTH,
+        judged=terms["judged"] * EPISODE_LENGTH,
+        on_time=terms["on_time"] * EPISODE_LENGTH,
+        on_time_share=terms["weighted_on_time"] / (engine.demand_rps * weight),
+        tokens_asked=terms["tokens_asked"] * EPISODE_LENGTH,
+        goodput=terms["on_time_tokens"],
+        goodput_share=terms["on_time_tokens"] / engine.demand_tps,
+        gpu_seconds=terms["gpu_seconds"] * EPISODE_LENGTH,
+        quality=terms["quality"],
     )
-    normalisers = {"optimal_tps": params.optimal_tps, "cost_normaliser": params.cost_normaliser}
+    normalisers = {
+        "optimal_tps": params.optimal_tps,
+        "static_gpus": engine.static_gpus,
+        "static_on_time_share": 0.0,  # a second alone may save GPUs
+    }
     parts = components(spec, second, normalisers)
     return jnp.clip(sum(weight * value for name, (weight, value) in parts.items() if name != "stability"), -1.0, 1.0)
 
 
 def grade(
-    task: int | str, episode_log: Sequence[LogEntry], normalisers: Mapping[str, Any] | None = None
+    task: int | str | TaskSpec, episode_log: Sequence[LogEntry], normalisers: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Score an episode log.
 
     Args:
-        task: id or name.
-        episode_log: entries ``{"action": {...}, "reward": r, "metrics": {...}}``; an empty log scores 0.
+        task: id, name or spec.
+        episode_log: see ``LogEntry``; an empty log scores 0.
         normalisers: see ``score_aggregates``.
 
     Returns:
-        ``{"score": float, "breakdown": {component: float}, "feedback": str}``.
+        ``{"score": float, "breakdown": {component: float}, "feedback": str, "complete": bool}``, complete where the log
+        holds a whole episode; of an open-loop task also ``"outcome"``: what became of the episode's requests, with
+        ``gpu_seconds`` and the mean ``quality``.
 
     Raises:
         ValueError: unknown task, or an entry that cannot be read (entry and field are named).
@@ -173,15 +166,52 @@ def grade(
     spec = get_task(task)
     if isinstance(episode_log, str | bytes | Mapping) or not isinstance(episode_log, Sequence):
         raise ValueError(f"episode_log: got {type(episode_log).__name__}; must be a list of log entries")
+    complete = len(episode_log) == EPISODE_LENGTH
     if not episode_log:
-        return {"score": 0.0, "breakdown": {}, "feedback": "The episode log is empty: nothing to score."}
-    parts = {
-        name: float(value) for name, value in score_aggregates(spec, read_log(episode_log, spec), normalisers).items()
-    }
+        feedback = "The episode log is empty: nothing to score."
+        return {"score": 0.0, "breakdown": {}, "feedback": feedback, "complete": complete}
+    norms = calibration_of(spec) if normalisers is None else normalisers
+    metrics, action, outcome = read_log(episode_log, spec)
+    aggregates = aggregate(spec, metrics, action, outcome)
+    parts = {name: float(value) for name, value in score_aggregates(spec, aggregates, norms).items()}
     score = parts.pop("score")
-    weakest = min(parts, key=lambda name: parts[name])
-    feedback = (
-        f"{spec.title}: score {score:.3f} over {len(episode_log)} steps;"
-        f" weakest component {weakest} at {parts[weakest]:.3f}."
+    weights = {name: weight for name, (weight, _) in components(spec, aggregates, norms).items()}
+    sentences = [f"{spec.title}: score {score:.3f} over {len(episode_log)} steps"]
+    sentences += [_on_time(aggregates)] if outcome is not None else []
+    sentences += [_missing(parts, weights)]
+    if not complete:
+        sentences.append(f"Not a whole episode: {len(episode_log)} of {EPISODE_LENGTH} steps")
+    result = {"score": score, "breakdown": parts, "feedback": ". ".join(sentences) + ".", "complete": complete}
+    return result if outcome is None else result | {"outcome": totals(outcome)}
+
+
+def totals(outcome: RequestOutcome) -> dict[str, float]:
+    """An episode's requests and tokens by what became of them, over all classes, its GPU-seconds and mean quality.
+
+    Args:
+        outcome: NumPy columns (steps,) and (steps, 3).
+    """
+    sums = {name: float(np.sum(getattr(outcome, name))) for name in (*BY_CLASS, *IN_ALL)}
+    return sums | {"quality": float(np.mean(outcome.quality))}
+
+
+def _on_time(aggregates: Aggregates) -> str:
+    return (
+        f"Of {aggregates.judged:,.0f} requests {100 * aggregates.on_time_share:.1f} % were on time, with"
+        f" {100 * aggregates.goodput_share:.1f} % of the tokens asked, for {aggregates.gpu_seconds:,.0f} GPU-seconds"
     )
-    return {"score": score, "breakdown": parts, "feedback": feedback}
+
+
+def _missing(parts: Mapping[str, float], weights: Mapping[str, float]) -> str:
+    """What the component that costs the score most is worth."""
+    lost = {
+        name: weight * (1.0 - parts[name]) if weight > 0 else -weight * parts[name] for name, weight in weights.items()
+    }
+    most = max(lost, key=lambda name: lost[name])
+    name, missing = most.replace("_", " "), lost[most]
+    if missing <= 0:
+        return "Every component is at its best"
+    if weights[most] < 0:
+        return f"Most is lost to {name}: {missing:.3f} of the score"
+    worth = f"{parts[most]:.3f} of 1, worth {weights[most]:.2f} of the score"
+    return f"Most is lost on {name}: {worth}, so {missing:.3f} is missing"

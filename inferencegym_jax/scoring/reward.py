@@ -1,6 +1,7 @@
-"""The reward of one second: throughput wanted, latency, violations and cost not.
+"""The reward of one second: throughput wanted; latency, violations and cost not.
 
-ENVIRONMENT.md, section 5. Pure function of metrics and params; replace it by passing another to ``Environment``.
+``metrics, workload, outcome, params -> alpha T - beta L - gamma V - delta C``, clipped to [-1, 1]. The closed loop
+measures the four terms by the second, the open loop by the request; ENVIRONMENT.md, section 5.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax.models import EnvParams, MetricsSnapshot, WorkloadState, shown
+from inferencegym_jax.models import EnvParams, MetricsSnapshot, RequestOutcome, WorkloadState, shown
 from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.metrics import violation_rate
 
@@ -26,7 +27,7 @@ CAP = 1e30
 
 
 def mean_slo_ms(class_shares: jax.Array, slo_ms: jax.Array) -> jax.Array:
-    """TTFT objective (ms) of the mean request that has one; inf where none has.
+    """Latency objective (ms) of the mean request that has one; inf where none has.
 
     Tasks without classes have shares [1, 0, 0], which gives their one SLO. Weighing by share keeps a long prompt of a
     batch tenant from being held to the interactive tenant's objective alone.
@@ -46,7 +47,7 @@ def mean_slo_ms(class_shares: jax.Array, slo_ms: jax.Array) -> jax.Array:
 
 @compile_unit
 def reward(metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams) -> jax.Array:
-    """``alpha T - beta L - gamma V - delta C``, clipped to [-1, 1]; float32.
+    """The reward of a closed-loop second; float32.
 
     T = tokens_per_sec / the task's optimal, L = ttft_p50 / SLO (``mean_slo_ms``), V = ``violation_rate``, C =
     cost_per_1k / its normaliser.
@@ -54,12 +55,46 @@ def reward(metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams)
     throughput = metrics.tokens_per_sec * (1.0 / params.optimal_tps)
     latency = metrics.ttft_p50_ms / mean_slo_ms(workload.priority_distribution, params.slo_ms)
     cost = metrics.cost_per_1k * (1.0 / params.cost_normaliser)
-    terms = (
-        params.alpha * throughput,
-        params.beta * latency,
-        params.gamma * violation_rate(metrics, workload.queue_depth),
-        params.delta * cost,
+    return _weighed(throughput, latency, violation_rate(metrics, workload.queue_depth), cost, params)
+
+
+@compile_unit
+def request_reward(
+    metrics: MetricsSnapshot,
+    workload: WorkloadState,
+    outcome: RequestOutcome,
+    violated_share: jax.Array,
+    params: EnvParams,
+) -> jax.Array:
+    """The reward of an open-loop second; float32.
+
+    T = output tokens of the requests that finished on time / the mean second's demand, so a quiet second earns what
+    finishes in it and the sum over an episode is that of its requests on time. L = the worse of ttft_p50 and tpot over
+    their objectives. V = requests that were late, rejected or failed / those asked in the second, 0 where there were
+    none. C = GPUs paid for / the best static action's.
+
+    Args:
+        metrics: of the second.
+        workload: its class shares.
+        outcome: of its requests.
+        violated_share: V, the observation's ``slo_violation_rate``.
+        params: the task.
+    """
+    engine = params.engine
+    throughput = outcome.on_time_tokens * (1.0 / engine.demand_tps)
+    shares = workload.priority_distribution
+    latency = jnp.maximum(
+        metrics.ttft_p50_ms / mean_slo_ms(shares, params.slo_ms),
+        metrics.tpot_ms / mean_slo_ms(shares, engine.slo_tpot_ms),
     )
+    cost = outcome.gpu_seconds * (1.0 / engine.static_gpus)
+    return _weighed(throughput, latency, violated_share, cost, params)
+
+
+def _weighed(
+    throughput: jax.Array, latency: jax.Array, violations: jax.Array, cost: jax.Array, params: EnvParams
+) -> jax.Array:
+    terms = params.alpha * throughput, params.beta * latency, params.gamma * violations, params.delta * cost
     fast, late, violating, dear = (jnp.minimum(term, CAP) for term in terms)
     return jnp.clip(fast - late - violating - dear, -1.0, 1.0)
 
@@ -69,7 +104,9 @@ def check_reward(function: Any, metrics: MetricsSnapshot, workload: WorkloadStat
 
     Args:
         function: what is to be the reward.
-        metrics, workload, params: arrays or their shapes.
+        metrics: arrays or their shapes.
+        workload: the same.
+        params: the same.
 
     Raises:
         TypeError: not a function, not hashable, or it gives no floating-point scalar (what it gives is named); what

@@ -39,7 +39,8 @@ class EngineProfile:
         acceptance_lengths: kind of traffic -> [len(SPEC_LENGTHS)], tokens that a verification of that many drafts
             yields, the bonus token included.
         weights_gb, quality_loss: [T].
-        The numbers are explained in ``NUMBERS``, the notes (source of single fields) are text.
+
+    The numbers are explained in ``NUMBERS``, the notes (source of single fields) are text.
     """
 
     model: str

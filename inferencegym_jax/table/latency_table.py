@@ -61,8 +61,8 @@ class LatencyTable:
         Args:
             columns: of a latency table, one row a measurement: the keys ``batch_size`` and ``prompt_len_bucket`` and
                 the metrics; a knob's column that is missing locks that knob; other columns are not read.
-            metadata: of the table (``engine_overhead_ms``, ``reference_output_length``, ...); texts, or values that
-                become JSON.
+            metadata: of the table (``engine_overhead_ms``, ``reference_output_length``, ``engine_profile``, ...);
+                texts, or values that become JSON.
             name: what to call the table.
 
         Raises:

@@ -1,6 +1,6 @@
 """The tasks: what one is (``spec``, ``checks``), which there are (``known``), and each as numbers (``params``)."""
 
-from inferencegym_jax.tasks.checks import DYNAMICS, REWARD_WEIGHTS
+from inferencegym_jax.tasks.checks import DYNAMICS
 from inferencegym_jax.tasks.known import (
     Calibration,
     calibration,
@@ -16,7 +16,9 @@ from inferencegym_jax.tasks.known import (
 from inferencegym_jax.tasks.params import (
     CONFIG_KEYS,
     NOISE_SIGMA,
-    OOM_LIMIT_GB,
+    NORMALISERS,
+    NOT_NORMALISED,
+    OPEN_LOOP_NORMALISERS,
     check_config,
     dynamics_of,
     engine_params,
@@ -29,8 +31,9 @@ __all__ = [
     "Calibration",
     "DYNAMICS",
     "NOISE_SIGMA",
-    "OOM_LIMIT_GB",
-    "REWARD_WEIGHTS",
+    "NORMALISERS",
+    "NOT_NORMALISED",
+    "OPEN_LOOP_NORMALISERS",
     "TaskSpec",
     "calibration",
     "calibration_of",

@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from inferencegym_jax.models import KNOBS, OBSERVATION, TIME_SCALES, finite_number, shown
+from inferencegym_jax.models import KNOBS, OBSERVATION, REWARD_WEIGHTS, TIME_SCALES, finite_number, shown
 
-REWARD_WEIGHTS = ("alpha", "beta", "gamma", "delta")
 DYNAMICS = ("closed_loop", "open_loop")
 NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 CLASSES = 3  # interactive, batch, best effort
@@ -97,15 +96,18 @@ def check_fields(spec: Any) -> None:
             check.fail(name, getattr(spec, name), "a text")
     _check_arrivals(check, spec.arrivals, spec.class_shares)
     _check_prompts(check, spec.prompts)
-    _check_classes(check, spec.slo_ttft_ms, spec.class_shares)
-    check.number("memory_limit_gb", spec.memory_limit_gb, 0, 1e6, above=True)
+    _check_classes(check, spec.slo_ttft_ms, spec.class_shares, spec.class_weights)
+    for name in ("memory_limit_gb", "gpu_memory_gb"):
+        if getattr(spec, name) is not None:
+            check.number(name, getattr(spec, name), 0, 1e6, above=True)
     check.number("acceptance", spec.acceptance, 0, 1, above=True)
     if not spec.active_knobs or len(set(spec.active_knobs)) < len(spec.active_knobs):
         check.fail("active_knobs", spec.active_knobs, f"one or more of {', '.join(KNOBS)}, each once")
     for knob in spec.active_knobs:
         if knob not in KNOBS:
             check.fail("active_knobs", knob, f"one or more of {', '.join(KNOBS)}")
-    for key, weight in check.mapping("reward", spec.reward, REWARD_WEIGHTS, REWARD_WEIGHTS).items():
+    needed = [key for key, weight in REWARD_WEIGHTS.items() if weight.default]
+    for key, weight in check.mapping("reward", spec.reward, needed, tuple(REWARD_WEIGHTS)).items():
         check.number(f"reward {key}", weight, 0, 1e9)
     if spec.cost_budget is not None:
         check.number("cost_budget", spec.cost_budget, 0, 1e12, above=True)
@@ -159,7 +161,9 @@ def _check_prompts(check: _Checker, prompts: Any) -> None:
         check.number("prompts log_sigma", prompts["log_sigma"], 0, 10)
 
 
-def _check_classes(check: _Checker, slo_ttft_ms: Sequence[float], shares: Sequence[float]) -> None:
+def _check_classes(
+    check: _Checker, slo_ttft_ms: Sequence[float], shares: Sequence[float], weights: Sequence[float]
+) -> None:
     for limit in slo_ttft_ms:
         if limit != math.inf:
             check.number("slo_ttft_ms", limit, 0, 1e9, above=True)
@@ -167,6 +171,10 @@ def _check_classes(check: _Checker, slo_ttft_ms: Sequence[float], shares: Sequen
         check.number("class_shares", share, 0, 1)
     if not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
         check.fail("class_shares", tuple(shares), "shares that add up to 1")
+    for weight in weights:
+        check.number("class_weights", weight, 0, 1e9)
+    if not sum(share * weight for share, weight in zip(shares, weights, strict=True)) > 0:
+        check.fail("class_weights", tuple(weights), "above 0 for a class that has requests")
 
 
 def _check_traffic(check: _Checker, traffic: Any) -> None:

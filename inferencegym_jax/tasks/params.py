@@ -14,6 +14,7 @@ import numpy as np
 from inferencegym_jax.models import (
     EPISODE_LENGTH,
     KNOBS,
+    REWARD_WEIGHTS,
     TRAFFIC_FITTED,
     TRAFFIC_TRACE,
     EngineParams,
@@ -21,24 +22,29 @@ from inferencegym_jax.models import (
     finite_number,
     shown,
 )
-from inferencegym_jax.table import profile_of
-from inferencegym_jax.table.latency_table import LatencyTable
-from inferencegym_jax.tasks.checks import DYNAMICS, REWARD_WEIGHTS
+from inferencegym_jax.table import LatencyTable, TableError, profile_of
+from inferencegym_jax.tasks.checks import DYNAMICS
 from inferencegym_jax.tasks.spec import TaskSpec
 from inferencegym_jax.traffic.request_log import RequestLog
 
-OOM_LIMIT_GB = 40.0
 NOISE_SIGMA = 0.05
 KIND = "chat"  # of the acceptance lengths, where a task or a log states none
-CONFIG_KEYS = (*REWARD_WEIGHTS, "slo_ttft_ms")
+OBJECTIVES = ("slo_ttft_ms", "slo_tpot_ms")
+CONFIG_KEYS = (*REWARD_WEIGHTS, *OBJECTIVES)
+NORMALISERS = ("optimal_tps", "cost_normaliser", "throughput_floor")
+OPEN_LOOP_NORMALISERS = ("demand_tps", "demand_rps", "static_gpus", "static_on_time_share")
+"""What rewards and graders divide by, of every task and of an open-loop one besides; from calibration or a search."""
+
+NOT_NORMALISED: dict[str, float] = dict.fromkeys((*NORMALISERS, *OPEN_LOOP_NORMALISERS), 1.0)
+"""For the search that finds them."""
 
 
 def check_config(config: Mapping[str, Any] | None) -> dict[str, float]:
-    """The overrides of a task's reward weights and SLO, checked.
+    """The overrides of a task's reward weights and objectives, checked.
 
     Args:
-        config: keys among alpha, beta, gamma, delta (weights >= 0) and slo_ttft_ms (> 0, the TTFT objective of the
-            strictest class).
+        config: keys among alpha, beta, gamma, delta (weights >= 0), slo_ttft_ms (> 0, the TTFT objective of the
+            strictest class) and slo_tpot_ms (> 0, the objective on the time per output token; open-loop tasks only).
 
     Raises:
         ValueError: unknown key, not a number, not finite, or out of range; the message names key, value and what is
@@ -53,9 +59,9 @@ def check_config(config: Mapping[str, Any] | None) -> dict[str, float]:
     for key, value in config.items():
         if key not in CONFIG_KEYS:
             raise ValueError(f"config key {shown(key)} is unknown; allowed are {', '.join(CONFIG_KEYS)}")
-        allowed = "a finite number above 0" if key == "slo_ttft_ms" else "a finite number of at least 0"
+        allowed = "a finite number above 0" if key in OBJECTIVES else "a finite number of at least 0"
         number = finite_number(value)
-        if number is None or not 0 <= number <= 1e9 or (key == "slo_ttft_ms" and number == 0):
+        if number is None or not 0 <= number <= 1e9 or (key in OBJECTIVES and number == 0):
             raise ValueError(f"config {key} = {shown(value)}: must be {allowed} and at most 1e9")
         checked[key] = number
     return checked
@@ -139,6 +145,24 @@ def _engine_dtype(name: str) -> type:
     return np.int32 if name in ("open_loop", "traffic", "periods", "queue_capacity", "second_gpu") else np.float32
 
 
+def gpu_memory_gb(spec: TaskSpec, table: LatencyTable, dynamics: str) -> float:
+    """Memory (GB) of the GPU: of a closed-loop task what the task says, if it does, else what the table's engine
+    profile says.
+
+    Raises:
+        ValueError: neither says it; the message names what to add.
+    """
+    if dynamics == "closed_loop" and spec.gpu_memory_gb is not None:
+        return spec.gpu_memory_gb
+    try:
+        return profile_of(table).memory_gb
+    except TableError as error:
+        raise ValueError(
+            f"task {spec.name!r}: neither the task's gpu_memory_gb nor an engine profile of table {table.name!r} says "
+            f"how much memory the GPU has; add gpu_memory_gb to the task, or: {error}"
+        ) from error
+
+
 def make_params(
     spec: TaskSpec,
     table: LatencyTable,
@@ -152,17 +176,29 @@ def make_params(
     Args:
         spec: the task.
         table: knobs that it lacks are locked.
-        normalisers: ``optimal_tps`` (tokens/s) and ``cost_normaliser`` (cost_per_1k), from calibration.
+        normalisers: see ``NORMALISERS``; ``optimal_tps`` in tokens/s, ``cost_normaliser`` in cost_per_1k; of open-loop
+            dynamics also ``demand_tps`` (tokens/s), ``demand_rps`` (requests/s) and ``static_gpus``.
         config: overrides, see ``check_config``.
         dynamics: see ``engine_params``.
         trace: see ``engine_params``.
+
+    Raises:
+        ValueError: an override, or dynamics, that the task cannot have; see ``engine_params`` and ``gpu_memory_gb``.
     """
     overrides = check_config(config)
-    weights = {key: overrides.get(key, spec.reward[key]) for key in REWARD_WEIGHTS}
+    weights = {key: overrides.get(key, spec.reward.get(key, weight.default)) for key, weight in REWARD_WEIGHTS.items()}
     slo = np.asarray(spec.slo_ttft_ms, np.float32)
     if "slo_ttft_ms" in overrides:
         slo[0] = overrides["slo_ttft_ms"]
+    engine = engine_params(spec, table, dynamics, trace)
+    if engine.open_loop:
+        scales = {name: np.float32(normalisers[name]) for name in ("demand_tps", "demand_rps", "static_gpus")}
+        tpot = np.full(3, overrides.get("slo_tpot_ms", spec.slo_tpot_ms), np.float32)
+        engine = engine.replace(slo_tpot_ms=tpot, class_weights=np.asarray(spec.class_weights, np.float32), **scales)
+    elif "slo_tpot_ms" in overrides:
+        raise ValueError(f"config slo_tpot_ms: task {spec.id} has no objective on TPOT; only open-loop tasks have")
     arrivals, prompts = spec.arrivals, spec.prompts
+    memory = gpu_memory_gb(spec, table, dynamics_of(spec, dynamics, trace))
     active = [name in spec.active_knobs and name not in table.locked_knobs for name in KNOBS]
     numbers: dict[str, float] = {
         "rate": arrivals["rate"],
@@ -174,8 +210,8 @@ def make_params(
         "long_share": prompts.get("long_share", 0.0),
         "log_mean": prompts.get("log_mean", 0.0),
         "log_sigma": prompts.get("log_sigma", 0.0),
-        "memory_limit_gb": spec.memory_limit_gb,
-        "oom_limit_gb": OOM_LIMIT_GB,
+        "memory_limit_gb": memory if spec.memory_limit_gb is None else spec.memory_limit_gb,
+        "oom_limit_gb": memory,
         "acceptance": spec.acceptance,
         "optimal_tps": normalisers["optimal_tps"],
         "cost_normaliser": normalisers["cost_normaliser"],
@@ -192,6 +228,6 @@ def make_params(
         slo_ms=slo,
         active=np.asarray(active),
         episode_length=np.int32(EPISODE_LENGTH),
-        engine=engine_params(spec, table, dynamics, trace),
+        engine=engine,
         **{key: np.float32(value) for key, value in numbers.items()},
     )

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from inferencegym_jax.models import KNOBS, shown
+from inferencegym_jax.models import KNOBS, REWARD_WEIGHTS, shown
 from inferencegym_jax.tasks.checks import check_fields, three
 
-DEFAULT_WEIGHTS = {"alpha": 0.40, "beta": 0.25, "gamma": 0.30, "delta": 0.10}
+DEFAULT_WEIGHTS = {key: weight.default for key, weight in REWARD_WEIGHTS.items()}
 """Reward weights of throughput, latency, violations and cost."""
 
 
@@ -38,16 +38,19 @@ class TaskSpec:
             and ``long_share``; "lognormal": ``log_mean``, ``log_sigma``, clamped to ``low`` to ``high``.
         slo_ttft_ms: TTFT objective of the interactive, batch and best-effort class; infinity (or None) for none.
         class_shares: of the three classes; they add up to 1.
-        memory_limit_gb: what the grader asks for.
+        memory_limit_gb: what the grader asks for; None: nothing but the GPU's memory.
+        gpu_memory_gb: what the GPU of a closed-loop task has; None: what the latency table's engine profile says. An
+            open-loop task always has the profile's.
         acceptance: base acceptance rate of drafted tokens, above 0 and at most 1.
         active_knobs: those left to the agent.
-        reward: weights ``alpha``, ``beta``, ``gamma``, ``delta``.
+        reward: its weights, see ``models.REWARD_WEIGHTS``.
         cost_budget: of an episode, for graders that have one.
         dynamics: "closed_loop", or "open_loop" (continuous batching).
         traffic: fitted to a log by ``data/fit_traces.py``, in place of arrivals and prompts; open-loop only: ``rate``
             (requests/s), ``sigma`` and ``periods`` of the load at three time scales, ``prompt`` and ``output`` with
             ``mean`` (tokens) and ``cv``. Further keys say where it comes from.
-        slo_tpot_ms: objective on the time per output token, for the general grader.
+        slo_tpot_ms: objective on the time per output token; open-loop only.
+        class_weights: what a request of each class counts in the share on time; open-loop only.
     """
 
     name: str
@@ -59,7 +62,8 @@ class TaskSpec:
     prompts: dict[str, Any]
     slo_ttft_ms: tuple[float, ...]
     class_shares: tuple[float, ...] = (1.0, 0.0, 0.0)
-    memory_limit_gb: float = 40.0
+    memory_limit_gb: float | None = None
+    gpu_memory_gb: float | None = None
     acceptance: float = 0.65
     active_knobs: tuple[str, ...] = tuple(KNOBS)
     reward: dict[str, float] = field(default_factory=DEFAULT_WEIGHTS.copy)
@@ -67,12 +71,14 @@ class TaskSpec:
     dynamics: str = "closed_loop"
     traffic: dict[str, Any] | None = None
     slo_tpot_ms: float = math.inf
+    class_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
         own: dict[str, Any] = {
             "title": self.title or str(self.name).replace("-", " ").title(),
             "slo_ttft_ms": three(self, "slo_ttft_ms", math.inf),
             "class_shares": three(self, "class_shares", 0.0),
+            "class_weights": three(self, "class_weights", 1.0),
             "active_knobs": tuple(self.active_knobs),
             "arrivals": copy.deepcopy(self.arrivals),  # so that changing the caller's dict changes no task
             "prompts": copy.deepcopy(self.prompts),

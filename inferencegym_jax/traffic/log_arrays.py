@@ -32,8 +32,9 @@ def _numbers(name: str, values: np.ndarray) -> np.ndarray:
     if values.ndim != 1:
         raise TraceError(f"{name}: shape {values.shape}; must be a vector with one entry a request")
     if values.dtype.kind not in "iuf":
-        first = shown(values[0].item() if len(values) else None)
-        raise TraceError(f"{name}: dtype {values.dtype} (the first is {first}); must be numbers")
+        if not len(values):
+            return np.zeros(0)
+        raise TraceError(f"{name}: dtype {values.dtype} (the first is {shown(values.tolist()[0])}); must be numbers")
     numbers = values.astype(np.float64)
     finite = np.isfinite(numbers)
     if not finite.all():

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from server import catalogue
 from server.errors import responses
 from server.metrics import Metrics
-from server.programs import Engine
+from server.programs import Programs
 from server.schemas import Baseline, Info, TaskEntry
 from server.settings import Settings
 
@@ -26,7 +26,7 @@ FALLBACK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Infere
 
 
 def build(
-    engine: Engine,
+    programs: Programs,
     settings: Settings,
     metrics: Metrics,
     baseline: Callable[[], dict[str, Any]],
@@ -36,7 +36,7 @@ def build(
     """The router of what only tells.
 
     Args:
-        engine: for its table.
+        programs: for its table.
         settings: for the limits.
         metrics: for /metrics.
         baseline: the scores computed at startup.
@@ -53,7 +53,7 @@ def build(
     @router.get("/info", response_model=Info, tags=["Catalogue"], responses=responses())
     async def info() -> Response:
         """Spaces as JSON schema, reward weights, policies, provenance of the latency table, limits."""
-        return Response(orjson.dumps(catalogue.info(engine, settings)), media_type="application/json")
+        return Response(orjson.dumps(catalogue.info(programs, settings)), media_type="application/json")
 
     @router.get("/baseline", response_model=Baseline, tags=["Catalogue"], responses=responses())
     async def baseline_scores() -> Response:

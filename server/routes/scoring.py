@@ -39,7 +39,7 @@ def build(service: Service, rollouts: Rollouts, metrics: Metrics) -> APIRouter:
         if request.seed is not None and log:
             actions = [checked(i, entry["action"]) for i, entry in enumerate(log)]
             return service.verify(spec.id, request.seed, config_dict(request.config), actions, log)
-        result = ig.grade(spec.id, log, service.engine.kernel(spec.id).problem.normalisers)
+        result = ig.grade(spec.id, log, service.programs.program(spec.id).problem.normalisers)
         note = " Not verified: without the seed the episode cannot be regenerated." if log else ""
         return result | {"verified": False, "feedback": result["feedback"] + note}
 

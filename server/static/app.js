@@ -5,14 +5,14 @@ import { api, explain } from "./api.js";
 import { Chart } from "./charts.js";
 import { Episode, REQUESTS_PER_SECOND } from "./episode.js";
 import { Knobs } from "./knobs.js";
-import { limitsOf, PANELS, readings } from "./panels.js";
+import { knobsOf, panelsOf, readings } from "./panels.js";
 import { legend, resultOf, tableOf, taskFacts } from "./readout.js";
 import { Setup } from "./setup.js";
 import { curl, python } from "./snippets.js";
 import { recallTheme, switchTheme } from "./theme.js";
 
 const $ = (id) => document.getElementById(id);
-const page = { setup: null, episode: null, knobs: null, charts: [], playing: false, busy: false, inspected: null, language: "python" };
+const page = { setup: null, episode: null, knobs: null, panels: [], charts: [], playing: false, busy: false, inspected: null, language: "python" };
 
 const task = () => page.setup.task;
 const manual = () => page.episode?.driver.policy === "manual";
@@ -39,7 +39,7 @@ async function begin() {
     page.inspected = null;
     page.knobs.lock(locks(), !manual());
     $("knobs-hint").textContent = manual() ? "Move them at any time; each step uses them as they stand." : `${episode.driver.name} sets them; choose “You” to drive.`;
-    for (const chart of page.charts) chart.begin(episode.length, limitsOf(chart.panel.id, task()), episode.lanes);
+    for (const chart of page.charts) chart.begin(episode.length, chart.panel.limits(task()), episode.lanes);
     $("progress").max = episode.length;
     $("legend").replaceChildren(...legend(episode));
     render();
@@ -183,7 +183,7 @@ function render() {
   const latest = episode.driver.rows[episode.time - 1];
   $("time").value = `${episode.time} / ${episode.length} s`;
   $("progress").value = episode.time;
-  $("readings").textContent = readings(latest);
+  $("readings").textContent = readings(latest, page.panels, task());
   const burst = Boolean(latest?.workload.is_burst);
   $("phase").textContent = episode.done ? "Finished" : !latest ? "Press Play" : burst ? "Burst" : "Normal traffic";
   $("phase").classList.toggle("burst", burst && !episode.done);
@@ -198,12 +198,12 @@ function draw() {
 }
 
 function showTable() {
-  if (page.episode) $("table").querySelector(".scroll").replaceChildren(tableOf(page.episode));
+  if (page.episode) $("table").querySelector(".scroll").replaceChildren(tableOf(page.episode, page.panels));
 }
 
 function showTask() {
   $("task-description").textContent = task().description;
-  $("task-facts").replaceChildren(...taskFacts(task()));
+  $("task-facts").replaceChildren(...taskFacts(task(), Object.keys(page.knobs.values).length));
 }
 
 function showCode() {
@@ -268,10 +268,11 @@ async function start() {
     page.inspected = step;
     draw();
   };
-  page.charts = PANELS.map((panel) => new Chart($("charts"), panel, inspect));
   const [tasks, info] = await Promise.all([api.tasks(), api.info()]);
   page.info = info;
-  page.knobs = new Knobs($("knobs"), info.action_space.properties, showCode);
+  page.panels = panelsOf(info);
+  page.charts = page.panels.map((panel) => new Chart($("charts"), panel, inspect));
+  page.knobs = new Knobs($("knobs"), knobsOf(info), showCode);
   page.setup = new Setup(tasks, info, begin);
   const clicks = { play, step: single, finish, restart: begin, dice: newSeed, theme: switchTheme, download, copy };
   for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);

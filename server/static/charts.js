@@ -39,7 +39,7 @@ export function logTicks(low, high) {
 export class Chart {
   /**
    * @param {HTMLElement} host a figure is appended to it.
-   * @param {object} panel title, unit, value(row), format(number), and optionally log, hold (draw as steps), shared (one line
+   * @param {object} panel title, unit, value(row), format(number), and optionally log, least (top of the axis at least), hold (draw as steps), shared (one line
    *   for both lanes), mark(row) (true: a tick above the plot at this step).
    * @param {(t: number|null) => void} onInspect called with the step under the pointer.
    */

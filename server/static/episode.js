@@ -14,15 +14,13 @@ export function policyName(id) {
 }
 
 /**
- * A row: observation (before the action), action, reward, metrics, workload, oom, and the running totals of reward and cost.
+ * A row: observation (before the action), action, reward, metrics, workload, oom, and the running totals of reward and metrics.
  * `previous` is the row before it.
  */
 function row(entry, previous) {
-  return {
-    ...entry,
-    totalReward: (previous?.totalReward ?? 0) + entry.reward,
-    totalCost: (previous?.totalCost ?? 0) + entry.metrics.cost_per_1k,
-  };
+  const now = { ...entry.metrics, reward: entry.reward };
+  const totals = Object.fromEntries(Object.entries(now).map(([name, value]) => [name, (previous?.totals[name] ?? 0) + value]));
+  return { ...entry, totals };
 }
 
 /** You: every step is a request of one session, made with the knobs as they stand. */

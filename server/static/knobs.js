@@ -1,16 +1,4 @@
-// The five knobs, built from the action schema of /info: a slider with a number beside it, choices, or a switch.
-
-const TITLES = {
-  kv_budget: "KV budget", spec_length: "Speculative drafts", batch_size: "Batch size", prefill_disagg: "Separate prefill GPU",
-  quant_tier: "Weights",
-};
-
-/** "weight format: 0 FP16, 1 INT8, 2 INT4" names its choices; others are written as numbers, 0 drafts as "off". */
-function choiceLabel(name, value, description) {
-  const named = description.match(new RegExp(`\\b${value} ([A-Z][A-Z0-9]+)`));
-  if (named) return named[1];
-  return value === 0 && name === "spec_length" ? "off" : `${value}`;
-}
+// The knobs, built from the action schema of /info: a slider with a number beside it, choices, or a switch.
 
 function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -24,8 +12,7 @@ function element(tag, attributes = {}, ...children) {
 export class Knobs {
   /** @param {HTMLElement} host @param {object} properties name -> JSON schema of a knob. @param {(action) => void} onChange */
   constructor(host, properties, onChange) {
-    // OpenEnv adds an object of metadata to every action; a knob is a number or a switch.
-    this.properties = Object.fromEntries(Object.entries(properties).filter(([, schema]) => schema.type !== "object"));
+    this.properties = properties;
     this.onChange = onChange;
     this.values = {};
     this.parts = {};
@@ -40,32 +27,32 @@ export class Knobs {
   build(name, schema) {
     const why = element("p", { class: "why", id: `why-${name}` });
     const body = element("div", { class: "control" });
-    const legend = element("legend", {}, TITLES[name] ?? name);
+    const legend = element("legend", {}, schema.title);
     const hint = element("p", { class: "hint", id: `hint-${name}` }, schema.description ?? "");
     const group = element("fieldset", { class: "knob", "data-knob": name, "aria-describedby": `hint-${name} why-${name}` }, legend, body, hint, why);
     const part = { group, why, show: () => {} };
-    if (schema.type === "boolean") this.buildSwitch(name, body, part);
+    if (schema.type === "boolean") this.buildSwitch(name, schema, body, part);
     else if (schema.enum) this.buildChoices(name, schema, body, part);
     else this.buildSlider(name, schema, body, part);
     return part;
   }
 
-  buildSwitch(name, body, part) {
-    const input = element("input", { type: "checkbox", role: "switch", "aria-label": TITLES[name] ?? name });
+  buildSwitch(name, schema, body, part) {
+    const input = element("input", { type: "checkbox", role: "switch", "aria-label": schema.title });
     const said = element("span", { "aria-hidden": "true" });
     input.addEventListener("change", () => this.change(name, input.checked));
     body.append(element("label", { class: "switch" }, input, said));
     part.show = (value) => {
       input.checked = value;
-      said.textContent = value ? "on" : "off";
+      said.textContent = schema.labels[Number(value)];
     };
   }
 
   buildChoices(name, schema, body, part) {
-    const inputs = schema.enum.map((value) => {
+    const inputs = schema.enum.map((value, i) => {
       const input = element("input", { type: "radio", name: `knob-${name}`, value: String(value) });
       input.addEventListener("change", () => this.change(name, value));
-      body.append(element("label", {}, input, element("span", {}, choiceLabel(name, value, schema.description ?? ""))));
+      body.append(element("label", {}, input, element("span", {}, schema.labels[i] ?? `${value}`)));
       return input;
     });
     body.classList.add("choices");
@@ -73,10 +60,10 @@ export class Knobs {
   }
 
   buildSlider(name, schema, body, part) {
-    const step = schema.type === "integer" ? 1 : 0.01;
+    const step = schema.type === "integer" ? 1 : 10 ** Math.floor(Math.log10((schema.maximum - schema.minimum) / 50));
     const range = { min: schema.minimum, max: schema.maximum, step };
-    const slider = element("input", { type: "range", ...range, "aria-label": TITLES[name] ?? name });
-    const number = element("input", { type: "number", ...range, "aria-label": `${TITLES[name] ?? name}, exact value` });
+    const slider = element("input", { type: "range", ...range, "aria-label": schema.title });
+    const number = element("input", { type: "number", ...range, "aria-label": `${schema.title}, exact value` });
     slider.addEventListener("input", () => this.change(name, slider.valueAsNumber));
     number.addEventListener("change", () => {
       const value = number.valueAsNumber;

@@ -1,11 +1,6 @@
 // The overrides of a reset: reward weights and SLO, one number each, built from the config schema of /info. Empty means the
 // task's own value, which stands in the field as its placeholder.
 
-const LABELS = {
-  alpha: ["α", "throughput"], beta: ["β", "latency"], gamma: ["γ", "violations"], delta: ["δ", "cost"],
-  slo_ttft_ms: ["SLO", "TTFT of the strictest class, ms"],
-};
-
 /** The task's own values by key. */
 function usual(task) {
   return { ...task.reward_weights, slo_ttft_ms: task.slo_ttft_ms[0] };
@@ -33,7 +28,6 @@ export class Overrides {
 
   build(key, schema) {
     const { minimum, exclusiveMinimum, maximum } = schema.anyOf?.find(({ type }) => type === "number") ?? schema;
-    const [symbol, meaning] = LABELS[key] ?? [key, ""];
     const label = document.createElement("label");
     const field = Object.assign(document.createElement("input"), {
       type: "number", step: "any", min: minimum ?? exclusiveMinimum, max: maximum, inputMode: "decimal", name: key, title: schema.description ?? "",
@@ -42,8 +36,8 @@ export class Overrides {
       const low = exclusiveMinimum !== undefined && field.valueAsNumber <= exclusiveMinimum;
       field.setCustomValidity(low ? `${key} must be above ${exclusiveMinimum}.` : "");
     });
-    const hint = Object.assign(document.createElement("span"), { className: "hint", textContent: meaning });
-    label.append(`${symbol} `, hint, field);
+    const hint = Object.assign(document.createElement("span"), { className: "hint", textContent: schema.description });
+    label.append(`${schema.title} `, hint, field);
     this.host.querySelector(".fields").append(label);
     return field;
   }

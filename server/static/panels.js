@@ -1,23 +1,50 @@
-// What the charts show: one entry a panel, its value in a row of the episode, unit, and the task's limits.
-
-const whole = (value) => Math.round(value).toLocaleString("en");
-const digits = (n) => (value) => value.toFixed(n);
+// What the charts show, read from the schemas of /info: one panel for each quantity of the workload and the metrics that asks
+// for a chart, one for the reward, one for each knob that is a number. And what the task says of them: limits.
 
 const CLASSES = ["interactive", "batch", "best effort"];
 
-export const PANELS = [
-  { id: "arrivals", title: "Arrivals", unit: "requests/s", shared: true, format: whole, value: (row) => row.workload.arrivals },
-  { id: "queue", title: "Queue", unit: "requests", format: whole, least: 10, value: (row) => row.workload.queue_depth },
-  { id: "ttft", title: "Time to first token", unit: "TTFT median, ms", log: true, format: whole, value: (row) => row.metrics.ttft_p50_ms },
-  { id: "tpot", title: "Time per output token", unit: "TPOT, ms", format: digits(1), value: (row) => row.metrics.tpot_ms },
-  { id: "throughput", title: "Throughput", unit: "tokens/s", format: whole, value: (row) => row.metrics.tokens_per_sec },
-  {
-    id: "memory", title: "GPU memory", unit: "GB", format: digits(1), value: (row) => row.metrics.gpu_memory_gb, least: 40, mark: (row) => row.oom,
-  },
-  { id: "reward", title: "Cumulative reward", unit: "reward", format: digits(1), value: (row) => row.totalReward },
-  { id: "cost", title: "Cumulative cost", unit: "cost", format: digits(2), least: 0.1, value: (row) => row.totalCost },
-  { id: "batch", title: "Batch size set", unit: "requests", hold: true, format: whole, value: (row) => row.action.batch_size },
-];
+/** A number as it is written: whole ones with separators, others with their decimals. */
+const written = (digits) => (value) => (digits ? value.toFixed(digits) : Math.round(value).toLocaleString("en"));
+
+/** What a task, or a step, says of a metric beyond its value. */
+const MARKS = { gpu_memory_gb: (row) => row.oom };
+const LIMITS = {
+  ttft_p50_ms: (task) => shownSlos(task).map(({ value, label }) => ({ value, label: `${label} ${value.toLocaleString("en")} ms` })),
+  gpu_memory_gb: (task) => (task.memory_limit_gb ? [{ value: task.memory_limit_gb, label: `limit ${task.memory_limit_gb} GB` }] : []),
+  cost_per_1k: (task) => (task.cost_budget ? [{ value: task.cost_budget, label: `budget ${task.cost_budget}` }] : []),
+};
+
+/** The knobs of an action's schema: OpenEnv adds an object of metadata to every action; a knob is a number or a switch. */
+export function knobsOf(info) {
+  return Object.fromEntries(Object.entries(info.action_space.properties).filter(([, schema]) => schema.type !== "object"));
+}
+
+function quantities(info, part) {
+  const asked = Object.entries(info[part].properties).filter(([, schema]) => schema.chart);
+  return asked.map(([id, schema]) => ({
+    id,
+    title: schema.title,
+    unit: schema.unit,
+    log: schema.scale === "log",
+    shared: schema.exogenous,
+    format: written(schema.digits),
+    least: 10 ** -schema.digits,
+    mark: MARKS[id],
+    limits: LIMITS[id] ?? (() => []),
+    value: schema.chart === "sum" ? (row) => row.totals[id] : (row) => row[part][id],
+  }));
+}
+
+/** One entry a chart: id, title, unit, format(number), value(row), limits(task), and how it is drawn. */
+export function panelsOf(info) {
+  const numbers = Object.entries(knobsOf(info)).filter(([, schema]) => !schema.enum && schema.type !== "boolean");
+  const reward = { id: "reward", title: "Cumulative reward", unit: "reward", format: written(1), limits: () => [], value: (row) => row.totals.reward };
+  const knobs = numbers.map(([id, schema]) => ({
+    id, title: `${schema.title} set`, unit: schema.unit, hold: true, limits: () => [], value: (row) => row.action[id],
+    format: written(schema.type === "integer" ? 0 : 2),
+  }));
+  return [...quantities(info, "workload"), ...quantities(info, "metrics"), reward, ...knobs];
+}
 
 /** The TTFT objectives of a task: one, or one a class; a class without an objective is left out. */
 export function shownSlos(task) {
@@ -25,17 +52,9 @@ export function shownSlos(task) {
   return slos.length > 1 ? slos.map(({ value, label }) => ({ value, label: `SLO ${label}` })) : slos.map(({ value }) => ({ value, label: "SLO" }));
 }
 
-/** The latest row in one line, for small screens where the charts are out of sight. */
-export function readings(row) {
+/** The latest row in one line, for small screens where the charts are out of sight: what the task limits, and the reward. */
+export function readings(row, panels, task) {
   if (!row) return "";
-  const [queue, ttft, memory, reward] = ["queue", "ttft", "memory", "reward"].map((id) => PANELS.find((panel) => panel.id === id));
-  return `queue ${queue.format(queue.value(row))} · TTFT ${ttft.format(ttft.value(row))} ms · ${memory.format(memory.value(row))} GB · reward ${reward.format(reward.value(row))}`;
-}
-
-/** Horizontal lines of a panel for a task: `[{value, label, strong}]`. */
-export function limitsOf(id, task) {
-  if (id === "ttft") return shownSlos(task).map(({ value, label }) => ({ value, label: `${label} ${value.toLocaleString("en")} ms` }));
-  if (id === "memory") return [{ value: task.memory_limit_gb, label: `limit ${task.memory_limit_gb} GB` }];
-  if (id === "cost" && task.cost_budget) return [{ value: task.cost_budget, label: `budget ${task.cost_budget}` }];
-  return [];
+  const limited = panels.filter((panel) => panel.limits(task).length || panel.id === "reward");
+  return limited.map((panel) => `${panel.title} ${panel.format(panel.value(row))}${panel.unit === "reward" ? "" : ` ${panel.unit}`}`).join(" · ");
 }

@@ -1,6 +1,6 @@
 // The episode in words and numbers: the task's facts, the legend, the grade, the table of steps. Functions that build elements.
 
-import { PANELS, shownSlos } from "./panels.js";
+import { shownSlos } from "./panels.js";
 
 function element(tag, className, ...children) {
   const node = document.createElement(tag);
@@ -9,12 +9,13 @@ function element(tag, className, ...children) {
   return node;
 }
 
-export function taskFacts(task) {
+/** @param {object} task of /tasks. @param {number} knobs how many there are. */
+export function taskFacts(task, knobs) {
   const facts = [
     ...shownSlos(task).map(({ label, value }) => `${label} ${value.toLocaleString("en")} ms TTFT`),
-    `memory limit ${task.memory_limit_gb} GB`,
+    ...(task.memory_limit_gb ? [`memory limit ${task.memory_limit_gb} GB`] : []),
     ...(task.cost_budget ? [`cost budget ${task.cost_budget}`] : []),
-    `${task.active_actions.length} of 5 knobs`,
+    `${task.active_actions.length} of ${knobs} knobs`,
   ];
   return facts.map((fact) => element("li", "", fact));
 }
@@ -25,20 +26,24 @@ export function legend(episode) {
   return items;
 }
 
-/** One card a lane: score, verification, a bar for each component, and the grader's own words. */
+/** One card a lane: score, verification, a bar for each component, seconds out of memory, and the grader's own words. */
 export function resultOf(episode, task) {
   const title = element("h2", "", `Final grade: ${task.title}, seed ${episode.seed}`);
   title.id = "result-title";
   const cards = episode.lanes.map((lane) => {
-    const { score, breakdown, feedback, verified } = lane.grade;
+    const { score, breakdown, feedback, verified, outcome } = lane.grade;
     const parts = element("dl", "parts");
     for (const [name, value] of Object.entries(breakdown)) {
       const fill = element("i", "");
       fill.style.width = `${100 * value}%`;
       const bar = element("dd", "bar", fill);
       bar.setAttribute("aria-hidden", "true");
-      parts.append(element("dt", "", name), bar, element("dd", "", value.toFixed(3)));
+      parts.append(element("dt", "", name.replaceAll("_", " ")), bar, element("dd", "", value.toFixed(3)));
     }
+    if (outcome) {
+      parts.append(element("dt", "", "GPU-seconds"), element("dd", "bar none"), element("dd", "", outcome.gpu_seconds.toFixed(0)));
+    }
+    const crashed = lane.rows.filter((entry) => entry.oom).length;
     const told = verified ? "✓ verified by simulating it again" : "not verified";
     return element(
       "div",
@@ -46,6 +51,7 @@ export function resultOf(episode, task) {
       element("output", "score", score.toFixed(3)),
       element("div", "", element("strong", "", lane.name), element("p", `verified${verified ? "" : " no"}`, told)),
       parts,
+      element("p", "oom", crashed ? `Out of memory in ${crashed} of ${lane.rows.length} seconds.` : "Never out of memory."),
       element("p", "feedback", feedback),
     );
   });
@@ -53,8 +59,8 @@ export function resultOf(episode, task) {
 }
 
 /** Every step shown so far, newest first, one column a panel and lane. */
-export function tableOf(episode) {
-  const columns = PANELS.flatMap((panel) => (panel.shared ? episode.lanes.slice(0, 1) : episode.lanes).map((lane) => ({ panel, lane })));
+export function tableOf(episode, panels) {
+  const columns = panels.flatMap((panel) => (panel.shared ? episode.lanes.slice(0, 1) : episode.lanes).map((lane) => ({ panel, lane })));
   const heading = columns.map(({ panel, lane }) => {
     const cell = element("th", "", `${panel.title}${panel.shared ? "" : `, ${lane.name}`} (${panel.unit})`);
     cell.scope = "col";

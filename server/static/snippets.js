@@ -36,7 +36,8 @@ log = []
 for seconds, action in plan:
     for _ in range(seconds):
         obs, state, reward, terminated, truncated, info = env.step(None, state, action, params)
-        log.append({"action": vars(action), "reward": float(reward), "metrics": vars(info["metrics"])})
+        log.append({"action": vars(action), "reward": float(reward), "metrics": vars(info["metrics"]),
+                    "outcome": vars(info["outcome"])})
 print(ig.grade(${taskId}, log))
 `;
   }

@@ -15,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 import inferencegym_jax as ig
 from inferencegym_jax.adapters.gymnasium_env import IDS, InferenceGymEnv, InferenceGymVectorEnv
 from inferencegym_jax.encoding import action_from_box, normalise
+from inferencegym_jax.models import KNOBS
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -24,7 +25,7 @@ def test_gymnasium_check_env_passes_without_a_warning(name: str) -> None:
 
 
 def actions(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(-1, 1, (200, count, 5)).astype(np.float32)
+    return np.random.default_rng(seed).uniform(-1, 1, (200, count, len(KNOBS))).astype(np.float32)
 
 
 def follow(key: Any, observation: Any, carry: Any) -> Any:
@@ -120,9 +121,9 @@ def test_a_bad_seed_is_named(seed: object) -> None:
 def test_a_step_before_reset_or_after_the_end_asks_for_a_reset() -> None:
     env = InferenceGymEnv(1)
     with pytest.raises(gymnasium.error.ResetNeeded):
-        env.step(np.zeros(5, np.float32))
+        env.step(np.zeros(len(KNOBS), np.float32))
     env.reset(seed=0)
     for _ in range(200):
-        env.step(np.zeros(5, np.float32))
+        env.step(np.zeros(len(KNOBS), np.float32))
     with pytest.raises(gymnasium.error.ResetNeeded):
-        env.step(np.zeros(5, np.float32))
+        env.step(np.zeros(len(KNOBS), np.float32))

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 import inferencegym_jax as ig
 from inferencegym_jax.adapters.gymnasium_env import InferenceGymEnv
 from inferencegym_jax.adapters.http_env import HTTPGymEnv, ServerError
+from inferencegym_jax.models import KNOBS
 
 
 def stub() -> FastAPI:
@@ -51,7 +52,7 @@ def client() -> Any:
 def test_same_trajectory_over_http_as_in_process(client: httpx.Client) -> None:
     remote, local = HTTPGymEnv("http://test", 3, client=client), InferenceGymEnv(3)
     there, here = remote.reset(seed=4)[0], local.reset(seed=4)[0]
-    for row in np.random.default_rng(0).uniform(-1, 1, (200, 5)).astype(np.float32):
+    for row in np.random.default_rng(0).uniform(-1, 1, (200, len(KNOBS))).astype(np.float32):
         np.testing.assert_array_equal(there, here)
         there, gain, _, done, _ = remote.step(row)
         here, expected, _, truncated, _ = local.step(row)
@@ -71,11 +72,11 @@ def test_config_reaches_the_server(client: httpx.Client) -> None:
 def test_what_the_server_says_is_in_the_error(client: httpx.Client) -> None:
     env = HTTPGymEnv("http://test", 1, client=client)
     with pytest.raises(gymnasium.error.ResetNeeded):
-        env.step(np.zeros(5, np.float32))
+        env.step(np.zeros(len(KNOBS), np.float32))
     env.reset(seed=0)
     env._session = "gone"
     with pytest.raises(ServerError, match="404.*no session gone"):
-        env.step(np.zeros(5, np.float32))
+        env.step(np.zeros(len(KNOBS), np.float32))
 
 
 def test_a_server_that_is_not_there_is_named() -> None:

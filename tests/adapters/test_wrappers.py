@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import inferencegym_jax as ig
 from inferencegym_jax.adapters.wrappers import DiscreteAction, FiveValueStep, FlatAction, FlatObservation
 from inferencegym_jax.encoding import action_from_box, box_from_action
-from inferencegym_jax.models import check_action
+from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, check_action
 
 
 @settings(max_examples=80, deadline=None)
@@ -73,9 +73,9 @@ def test_five_value_step_ends_with_done_and_discount():
     view = FiveValueStep(FlatAction(FlatObservation(env)))
     _, state = view.reset(jax.random.key(0), params)
     for t in range(200):
-        obs, state, _, done, info = view.step(jax.random.key(t), state, jnp.zeros(5), params)
+        obs, state, _, done, info = view.step(jax.random.key(t), state, jnp.zeros(len(KNOBS)), params)
         assert bool(done) == (t == 199)
-    assert float(info["discount"]) == 1.0 and obs.shape == (14,)
+    assert float(info["discount"]) == 1.0 and obs.shape == (FLAT_OBSERVATION_SIZE,)
 
 
 def test_rejax_trains_its_ppo_through_the_five_value_step():

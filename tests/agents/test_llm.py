@@ -177,6 +177,7 @@ def test_an_episode_is_scored_as_its_actions_are():
     assert [a["batch_size"] for a in result["actions"][::50]] == [64, 128, 64, 128]
     truth = ig.verify(1, 3, None, result["actions"])
     assert result["score"] == truth["score"] and result["usage"]["calls"] == 4
+    assert result["oom_share"] == sum(entry["metrics"]["tokens_per_sec"] == 0 for entry in truth["episode_log"]) / 200
     assert result["total_reward"] == pytest.approx(sum(entry["reward"] for entry in truth["episode_log"]), rel=1e-4)
 
 

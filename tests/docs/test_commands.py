@@ -36,7 +36,7 @@ SLOW = [
 
 def test_the_pages_hold_commands():
     programs = {command.program for _, command in COMMANDS}
-    assert programs >= {"inferencegym", "python", "make", "pip", "pytest"} and len(COMMANDS) > 100
+    assert programs >= {"inferencegym", "python", "make", "pip"} and len(COMMANDS) > 100
 
 
 def options(words: tuple[str, ...]) -> list[str]:
@@ -185,6 +185,8 @@ def test_a_block_of_python_compiles_and_its_imports_are_there(page: str, code: s
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             for alias in node.names:
+                if f"{alias.name}.py" in (ROOT / page).read_text(encoding="utf-8"):  # the reader has just written it
+                    continue
                 assert importlib.util.find_spec(alias.name), f"{page}: no module {alias.name}"
         elif isinstance(node, ast.ImportFrom) and node.module:
             module = importlib.import_module(node.module)

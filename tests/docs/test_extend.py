@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
-import sys
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,12 +29,10 @@ SMALL = "environments=8 rollout_length=8 minibatches=2 epochs=1 evaluate_every=1
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty current folder with the page's files in it; tasks registered there are forgotten."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
     for title, code in BLOCKS:
         if title:
             (tmp_path / title).write_text(code)
     yield tmp_path
-    sys.modules.pop("night_shift", None)
     for name in [name for name in ig.task_specs() if name not in shipped_specs()]:
         ig.unregister(name)
 
@@ -55,7 +53,7 @@ def test_a_block_runs(i: int, folder: Path) -> None:
 def test_the_commands_run(folder: Path) -> None:
     ran = set()
     for line in SHELL:
-        words = line.split()
+        words = shlex.split(line)
         if words[0] == "inferencegym":
             shown = CliRunner().invoke(command_line, [*words[1:], "--episodes", "8"])
         elif words[:3] == ["python", "-m", "training"]:

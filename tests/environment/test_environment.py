@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import inferencegym_jax as ig
 from inferencegym_jax.encoding import normalise
 from inferencegym_jax.environment import transition
-from inferencegym_jax.models import KNOBS, OBSERVATION, plain
+from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, OBSERVATION, plain
 from inferencegym_jax.numerics import draws as random
 
 ALL_TASKS = tuple(spec.id for spec in ig.task_specs().values())
@@ -34,9 +34,9 @@ def test_shapes_dtypes_and_ranges_over_an_episode(task):
     for name in ("eviction_events", "slo_violations"):
         assert getattr(trajectory.metrics, name).dtype == jnp.int32
     flat = trajectory.next_observation.to_array()
-    assert flat.shape == (200, 16, 14) and flat.dtype == jnp.float32
+    assert flat.shape == (200, 16, FLAT_OBSERVATION_SIZE) and flat.dtype == jnp.float32
     np.testing.assert_array_equal(flat[..., 9:12], trajectory.next_observation.priority_distribution)
-    assert normalise(trajectory.next_observation).shape == (200, 16, 14)
+    assert normalise(trajectory.next_observation).shape == (200, 16, FLAT_OBSERVATION_SIZE)
 
 
 def test_reset_by_key_supplies_a_seed_and_nothing_else():

@@ -10,7 +10,7 @@ from tests.golden.regenerate import FOLDER, TASKS, trajectory
 
 def compare(got, expected, where):
     if isinstance(expected, dict):
-        assert got.keys() == expected.keys(), where
+        assert got.keys() >= expected.keys(), where  # a knob or a number that came later is not compared
         for key in expected:
             compare(got[key], expected[key], f"{where}.{key}")
     elif isinstance(expected, list):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import plain
+from inferencegym_jax.models import KNOBS, plain
 
 
 def test_reset_answers_what_the_environment_shows_first() -> None:
@@ -49,7 +49,7 @@ def test_a_knob_out_of_range_is_named(knobs: dict[str, object], error: type[Exce
 
 def test_bytes_of_another_length_are_named() -> None:
     step = ig.SingleStep(*ig.make(1))
-    with pytest.raises(ValueError, match="3 and 20 bytes"):
+    with pytest.raises(ValueError, match=f"3 and {4 * len(KNOBS)} bytes"):
         step.step(b"abc", step.pack_action(ig.ServeAction()))
     with pytest.raises(ValueError, match="seed = -1"):
         step.reset(-1)

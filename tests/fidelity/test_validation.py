@@ -4,13 +4,14 @@ import csv
 import dataclasses
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from inferencegym_jax.cli.app import app
 from inferencegym_jax.fidelity.measured_runs import RunError, read_runs
-from inferencegym_jax.fidelity.validation import arrivals_of, compare, predict, shipped_overhead_ms
+from inferencegym_jax.fidelity.validation import Constants, arrivals_of, compare, fitted_constants, predict
 
 kernels = pytest.mark.skipif(
     importlib.util.find_spec("aiconfigurator_core") is None, reason="the measured kernels are not installed"
@@ -38,19 +39,40 @@ def written(path, rows):
     return path
 
 
+MEASURED = Path(__file__).resolve().parents[2] / "data" / "measured" / "vllm_open_loop_tp.csv"
+CACHED = ["--prefix-share", "0.97"]  # these runs repeat their prompts: all but the last block was in the prefix cache
+
+
 @kernels
-def test_the_second_run_is_predicted_by_a_constant_fitted_on_the_first(tmp_path):
-    path = written(tmp_path / "runs.csv", RUNS)
-    fitted = CliRunner().invoke(app, ["calibrate", str(path), "--rows", "1", "--json"])
-    assert fitted.exit_code == 0, fitted.output
-    overhead = json.loads(fitted.stdout)["overhead_ms"]
-    assert overhead == pytest.approx(shipped_overhead_ms(), abs=0.02)
-    shown = CliRunner().invoke(app, ["validate", str(path), "--model", "llama2-7b", "--system", "h100_sxm", "--json"])
+@pytest.mark.slow
+def test_the_measured_runs_are_predicted_and_fitted_ones_are_said_to_be():
+    shown = CliRunner().invoke(app, ["validate", str(MEASURED), *CACHED, "--json"])
     assert shown.exit_code == 0, shown.output
-    first, second = json.loads(shown.stdout)
-    assert abs(first["itl_mean_error"]) < 0.01
-    assert abs(second["itl_mean_error"]) < 0.05 and abs(second["ttft_mean_error"]) < 0.10
-    assert abs(second["ttft_p50_error"]) < 0.10 and abs(second["ttft_p90_error"]) < 0.10
+    rows = json.loads(shown.stdout)
+    assert [row["role"] for row in rows] == ["fitted"] * 3
+    for row in rows:
+        assert abs(row["itl_mean_error"]) < 0.04 and abs(row["ttft_mean_error"]) < 0.03
+        assert abs(row["ttft_p50_error"]) < 0.05 and abs(row["ttft_p90_error"]) < 0.06
+    other = CliRunner().invoke(app, ["validate", str(MEASURED), *CACHED, "--overhead", "3", "--json"])
+    assert [row["role"] for row in json.loads(other.stdout)] == ["predicted"] * 3
+
+
+@kernels
+@pytest.mark.slow
+def test_constants_fitted_on_two_runs_predict_the_third(tmp_path):
+    path = written(tmp_path / "runs.csv", [{**row, "prefix_share": 0.97} for row in RUNS])
+    fitted = CliRunner().invoke(app, ["calibrate", str(path), "--json"])
+    assert fitted.exit_code == 0, fitted.output
+    constants = json.loads(fitted.stdout)
+    shipped = fitted_constants()[0]
+    assert constants["overhead_ms"] == pytest.approx(shipped.overhead_ms, abs=0.5)
+    assert constants["path_ms"] == pytest.approx(shipped.path_ms, abs=0.8)
+    third = next(run for run in read_runs(MEASURED) if run.rate_rps == 6)
+    from data.engine_table import table_of
+
+    third = dataclasses.replace(third, prefix_share=0.97)
+    row = compare(third, predict(third, table_of(third), Constants(constants["overhead_ms"], constants["path_ms"])))
+    assert abs(row["itl_mean_error"]) < 0.08 and abs(row["ttft_mean_error"]) < 0.05
 
 
 @kernels
@@ -65,7 +87,7 @@ def test_other_models_and_gpus_are_predicted_end_to_end(model, gpu, rate, prompt
         _run(RUNS[0]), model=model, gpu=gpu, rate_rps=rate, requests=60 * rate, mean_prompt_tokens=prompt,
         mean_output_tokens=output, arrivals="poisson",
     )  # fmt: skip
-    found = predict(run, table_of(run), shipped_overhead_ms())
+    found = predict(run, table_of(run), fitted_constants()[0])
     assert found.concurrency == pytest.approx(found.throughput_rps * output * found.itl_mean_ms / 1000, rel=0.15)
     assert 5 < found.itl_mean_ms < 60 and found.itl_mean_ms < found.ttft_mean_ms < 2000
     assert found.ttft_p50_ms <= found.ttft_p90_ms <= found.ttft_p99_ms
@@ -122,6 +144,8 @@ def test_the_json_of_vllm_bench_is_read(tmp_path):
         ({"latency_mean_ms": "20"}, "latency_mean_ms is 20; wanted: more than ttft_mean_ms"),
         ({"arrivals": "bursty"}, "arrivals is 'bursty'; wanted: one of constant, poisson"),
         ({"ttft_mean_ms": "nan"}, "ttft_mean_ms is 'nan'"),
+        ({"prefix_share": "1.5"}, "prefix_share is '1.5'; wanted: a number from 0 to 1"),
+        ({"prefix_share": "nan"}, "prefix_share is 'nan'"),
     ],
 )
 def test_bad_runs_are_refused_with_row_and_column(change, message):

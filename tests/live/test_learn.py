@@ -57,7 +57,8 @@ def request_of(tmp_path: Path) -> TrialRequest:
 def test_the_environment_is_the_trials_scenario_on_this_engine(request_of: TrialRequest) -> None:
     table = load_table(request_of.table)
     params = training_params(request_of, table)
-    scaled, _, how = scenario(request_of, table)
+    problem, _, how = scenario(request_of, table)
+    scaled = problem.params
     assert (int(params.engine.open_loop), float(params.engine.slo_tpot_ms)) == (1, 100.0)
     assert float(params.rate) == pytest.approx(float(scaled.rate)) and float(params.rate) < 10
     assert np.asarray(params.class_shares) == pytest.approx([0.2, 0.5, 0.3]) and how["class_shares"][0] < 0.21

@@ -162,9 +162,7 @@ def test_the_best_static_batch_is_large_where_waiting_is_all_that_counts(table: 
     assert best_batch_size(table, traffic, params, smooth, TrialSettings()) <= 8
 
 
-def test_a_trial_on_a_real_socket_measures_what_was_predicted(
-    launch: Callable[..., Any], table: Any, params: Any
-) -> None:
+def test_a_trial_on_a_real_socket_measures_what_was_predicted(launch: Callable[..., Any], table: Any) -> None:
     engine = launch("--a", TIMES.a, "--b", TIMES.b, "--c", TIMES.c)
     step = 0.25
     policies = {
@@ -176,10 +174,9 @@ def test_a_trial_on_a_real_socket_measures_what_was_predicted(
     trial = run_trial(
         Endpoint(engine.url, "fake"),
         policies,
-        params,
+        ig.problem(2, table=table),
         lambda seed: poisson_traffic(rate, 10, 64, OUTPUT, seed),
         settings,
-        table=table,
     )
     assert trial.order == ["one", "many", "many", "one"]
     objective = Objective((400.0, math.inf, math.inf))
@@ -254,7 +251,8 @@ def test_the_calendar_is_scaled_to_the_engine(table: Any, tmp_path: Path) -> Non
     request = TrialRequest(
         Endpoint("http://h:1", "m"), ["baseline"], tmp_path / "t.parquet", load=0.5, prompt_scale=0.3
     )
-    scaled, traffic, how = scenario(request, table)
+    problem, traffic, how = scenario(request, table)
+    scaled = problem.params
     assert float(scaled.burst_rate) / float(scaled.rate) == pytest.approx(80 / 25)
     mean_rate = (float(scaled.rate) + float(scaled.burst_rate)) / 2
     assert mean_rate == pytest.approx(0.5 * how["saturation_requests_per_s"], rel=1e-5)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import KNOBS, METRICS, OBSERVATION, WORKLOAD, Quantity, check_action
+from inferencegym_jax.models import KNOBS, METRICS, OBSERVATION, REWARD_WEIGHTS, WORKLOAD, Quantity, check_action
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,10 @@ def test_actions_become_arrays_and_python_numbers_by_their_kind() -> None:
     assert [np.asarray(getattr(arrays, name)).dtype for name in KNOBS] == [knob.dtype for knob in KNOBS.values()]
     assert arrays.to_dict() == action.to_dict() == {**ig.ServeAction().to_dict(), **vars(action)}
     assert [type(value) for value in action.to_dict().values()] == [float, int, int, bool, int]
+
+
+def test_every_weight_of_the_reward_is_a_param() -> None:
+    params = ig.make(1)[1]
+    assert [float(getattr(params, key)) for key in REWARD_WEIGHTS] == pytest.approx(
+        list(ig.get_task(1).reward.values())
+    )

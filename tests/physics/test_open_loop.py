@@ -14,7 +14,7 @@ import inferencegym_jax as ig
 from inferencegym_jax.episodes.static_search import follow
 from inferencegym_jax.models import KNOBS, EngineState
 from inferencegym_jax.table import TableError
-from inferencegym_jax.tasks import make_params
+from inferencegym_jax.tasks import NOT_NORMALISED, make_params
 
 STEPS = 200
 ACTIONS = st.builds(
@@ -25,13 +25,12 @@ ACTIONS = st.builds(
     st.booleans(),
     st.sampled_from(KNOBS["quant_tier"].choices),
 )
-EVERY_KNOB = np.ones(5, bool)
+EVERY_KNOB = np.ones(len(KNOBS), bool)
 
 
 def open_params(task, **engine):
     """Params of any task under open-loop dynamics, every knob free, without the search for normalisers."""
-    one = {"optimal_tps": 1.0, "cost_normaliser": 1.0}
-    params = make_params(ig.get_task(task), ig.load_table(), one, None, "open_loop")
+    params = make_params(ig.get_task(task), ig.load_table(), NOT_NORMALISED, None, "open_loop")
     changed = {name: np.asarray(value, np.float32) for name, value in engine.items() if name != "second_gpu"}
     if "second_gpu" in engine:
         changed["second_gpu"] = np.int32(engine["second_gpu"])
@@ -63,7 +62,7 @@ def player():
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    task=st.sampled_from([1, 2, 3, 4, 5]),
+    task=st.sampled_from([spec.id for spec in ig.task_specs().values()]),
     actions=st.lists(ACTIONS, min_size=8, max_size=8),
     replica=st.integers(0, 1),
     memory=st.sampled_from([20.0, 28.0, 40.0, 80.0]),

@@ -19,7 +19,7 @@ from inferencegym_jax.policies.network import load_network
 from inferencegym_jax.table.latency_table import data_path
 from training.evaluation import episodes
 
-TASKS = (1, 2, 3, 4, 5)
+TASKS = tuple(spec.id for spec in ig.task_specs().values() if ig.policies.has_trained(spec.id))
 
 
 def played(task: int, name: str, seeds: np.ndarray) -> dict[str, np.ndarray]:

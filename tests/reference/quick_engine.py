@@ -1,7 +1,7 @@
 """The reference engine of `engine.py` without a loop over requests inside an iteration, for logs of hours.
 
 The same iterations at the same times: who decodes is a count and a sum of contexts, and who ends when is known at the
-first token. `tests/physics/test_open_loop_reference.py` holds the two equal, request by request.
+first token. `tests/recommend/test_quick_engine.py` holds the two equal, request by request.
 """
 
 from __future__ import annotations

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 import inferencegym_jax as ig
+from inferencegym_jax.registry import problems
 from inferencegym_jax.tasks import calibration
 
 
@@ -36,6 +39,17 @@ def test_its_score_is_the_graders_with_its_own_normalisers() -> None:
     played = ig.evaluate(problem.env, problem.params, ig.policies.baseline, np.arange(4))
     own = ig.grader.score_aggregates(2, played, problem.normalisers)["score"]
     np.testing.assert_array_equal(problem.score(played), own)
+
+
+def test_a_table_with_another_engine_is_searched_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ig.load_table().engine
+    assert engine is not None
+    other = dataclasses.replace(ig.load_table(), engine=dataclasses.replace(engine, memory_gb=engine.memory_gb / 2))
+    assert other.digest == ig.load_table().digest and other != ig.load_table()
+    entry = {"optimal_tps": 4321.0, "cost_normaliser": 1.0, "throughput_floor": 0.0}
+    monkeypatch.setattr(problems, "search", lambda *_: entry)
+    assert ig.problem(4, table=other).normalisers == entry
+    assert ig.problem(4).normalisers != entry
 
 
 @pytest.mark.parametrize(

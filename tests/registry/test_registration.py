@@ -15,7 +15,8 @@ import pytest
 import inferencegym_jax as ig
 from inferencegym_jax.cli.app import run
 from inferencegym_jax.episodes.static_search import optimal_throughput, search_static, static_actions
-from inferencegym_jax.registry.problem import search
+from inferencegym_jax.models import KNOBS
+from inferencegym_jax.registry.problems import search
 from inferencegym_jax.scoring.grader import score_aggregates
 from inferencegym_jax.tasks import known
 from server.app import create_app
@@ -114,6 +115,21 @@ def test_a_variant_of_a_shipped_task_has_normalisers_of_its_own() -> None:
     long = {"kind": "uniform", "low": 4096, "high": 8192}
     variant = dataclasses.replace(ig.get_task(1), prompts=long, active_knobs=("batch_size",))
     assert ig.problem(variant).normalisers["optimal_tps"] < 0.8 * ig.problem(1).normalisers["optimal_tps"]
+
+
+def test_an_open_loop_task_of_ones_own_is_served_by_continuous_batching() -> None:
+    traffic = {
+        "rate": 3.0,
+        "sigma": [0.1, 0.1, 0.1],
+        "periods": [100, 20, 2],
+        "prompt": {"mean": 500.0, "cv": 1.0},
+        "output": {"mean": 200.0, "cv": 1.0},
+    }
+    problem = ig.problem(spec_of(dynamics="open_loop", traffic=traffic, slo_tpot_ms=50.0))
+    found = ig.evaluate(problem.env, problem.params, ig.policies.baseline, np.arange(8))
+    assert problem.dynamics == "open_loop" and int(problem.params.engine.open_loop) == 1
+    assert found.arrivals.mean() == pytest.approx(600, rel=0.15)
+    assert 0.0 < problem.score(found).mean() <= 1.0
 
 
 def test_a_calibration_file_is_written_read_and_made_anew_when_the_task_changes(
@@ -278,7 +294,7 @@ def test_gymnasium_has_its_id_from_the_moment_it_is_registered() -> None:
     ig.register(spec_of(title="Night Shift (EU)"))
     env = gymnasium.make("inferencegym_jax/NightShiftEU-v0")
     env.reset(seed=1)
-    reward = env.step(np.zeros(5, np.float32))[1]
+    reward = env.step(np.zeros(len(KNOBS), np.float32))[1]
     envs = gymnasium.make_vec("inferencegym_jax/NightShiftEU-v0", num_envs=2)
     assert envs.num_envs == 2 and np.isfinite(reward)
     assert env.unwrapped.task_id == 60  # type: ignore[attr-defined]

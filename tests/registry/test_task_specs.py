@@ -29,17 +29,21 @@ FITTED = {
 }
 
 
+def spec_of(**changes: Any) -> ig.TaskSpec:
+    return ig.TaskSpec(**{**OWN, **changes})
+
+
 def test_what_is_left_out_has_a_default_and_sequences_are_completed() -> None:
-    spec = ig.TaskSpec(**OWN)
+    spec = spec_of()
     assert spec.title == "Night Shift" and spec.slo_ttft_ms == (400.0, math.inf, math.inf)
     assert spec.class_shares == (1.0, 0.0, 0.0) and spec.dynamics == "closed_loop"
-    assert ig.TaskSpec(**OWN | {"slo_ttft_ms": [200, None]}).slo_ttft_ms == (200.0, math.inf, math.inf)
+    assert spec_of(slo_ttft_ms=[200, None]).slo_ttft_ms == (200.0, math.inf, math.inf)
 
 
 def test_specs_are_equal_and_hashed_by_content_and_keep_their_own_copy() -> None:
     arrivals = {"rate": 5.0}
-    spec = ig.TaskSpec(**OWN | {"arrivals": arrivals})
-    same = ig.TaskSpec(**OWN | {"arrivals": {"rate": 5.0}})
+    spec = spec_of(arrivals=arrivals)
+    same = spec_of(arrivals={"rate": 5.0})
     assert spec == same and hash(spec) == hash(same)
     arrivals["rate"] = 7.0
     assert spec == same
@@ -119,7 +123,7 @@ def test_the_file_of_shipped_tasks_is_read_as_any_file_is() -> None:
 )
 def test_a_field_out_of_range_is_named_with_its_value_and_what_is_allowed(change: dict[str, Any], said: str) -> None:
     with pytest.raises((ValueError, TypeError), match=said):
-        ig.TaskSpec(**OWN | change)
+        spec_of(**change)
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,14 @@ def test_the_command_ranks_policies_by_their_own_means() -> None:
     assert found["static_actions"] == 12 and found["grid"] > 12
     assert -1 <= found["all"]["spearman"] <= 1 and found["all"]["low"] <= found["all"]["high"]
     rows = {row["policy"]: row for row in found["rows"]}
-    mine = episodes(ig.problem(1), ig.policies.reactive, np.arange(2))
+    mine = episodes(ig.problem(1), ig.policies.policy_of("reactive", ig.problem(1)), np.arange(2))
     assert rows["reactive"]["score"] == pytest.approx(mine["score"].mean())
     assert rows["reactive"]["return"] == pytest.approx(mine["return"].mean())
+    assert rows["random"]["oom_share"] == pytest.approx(
+        episodes(ig.problem(1), ig.policies.random, np.arange(2))["oom_share"].mean()
+    )
+    best = [row for name, row in rows.items() if name.startswith(("best score", "best return"))]
+    assert len(best) == 2 and all(row["oom_share"] == 0 for row in best)
     by_score = sorted(found["rows"], key=lambda row: -row["score"])
     assert [row["score_rank"] for row in by_score] == sorted(row["score_rank"] for row in by_score)
     assert all(1 <= row["score_rank"] <= found["policies"] for row in by_score)

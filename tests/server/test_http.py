@@ -24,7 +24,7 @@ def step(http: httpx.Client, session: str, action: dict[str, Any], **more: Any) 
     return http.post("/step", json={"session_id": session, "action": action, **more})
 
 
-@pytest.mark.parametrize("task", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("task", [spec.id for spec in ig.task_specs().values()])
 def test_an_episode_over_http_is_the_rollouts(http: httpx.Client, task: int):
     seed, config = 40 + task, {"gamma": 0.5} if task == 3 else None
     actions = random_actions(seed, 200)
@@ -151,6 +151,8 @@ def test_the_baseline_scores_are_those_of_its_episodes(http: httpx.Client):
         actions = [ig.ServeAction().to_dict()] * 200
         again = http.post("/grader", json={"task_id": entry["task_id"], "seed": answer["seed"], "actions": actions})
         assert entry["score"] == again.json()["score"]
+        rolled = {"task_id": entry["task_id"], "seeds": [answer["seed"]], "policy": "baseline"}
+        assert entry["oom_share"] == pytest.approx(http.post("/rollout", json=rolled).json()["mean_oom_share"])
         if entry["expected_range"]:
             low, high = entry["expected_range"]
             assert low <= entry["score"] <= high

@@ -16,6 +16,7 @@ from openenv.core.generic_client import GenericEnvClient
 from openenv.validation import CheckStatus, Level, ProviderCapability, Verdict, run_validation
 from websockets.sync.client import connect
 
+import inferencegym_jax as ig
 from inferencegym_jax.models import OBSERVATION
 from server.app import create_app
 from server.settings import Settings
@@ -91,7 +92,7 @@ def test_openenvs_runtime_graders_pass(server: Running, tmp_path: Path, task: in
     assert report.verdict is not Verdict.FAIL, report.results
 
 
-@pytest.mark.parametrize("task", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("task", [spec.id for spec in ig.task_specs().values()])
 def test_openenvs_own_client_plays_the_rollouts_episode(server: Running, task: int):
     actions = random_actions(70 + task, 200)
     twin = episodes(task, [9], [actions])[0]

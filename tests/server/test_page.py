@@ -182,9 +182,12 @@ def test_a_failed_step_is_told_in_words_and_the_episode_goes_on(
     assert page.js("document.getElementById('trouble').hidden")
     opened = sum(url.endswith("/reset") for url in page.requests) - sessions
     assert opened == (1 if "Replay" in button else 0)
-    for panel in ("queue", "ttft", "throughput", "reward"):  # untouched knobs are the baseline's: the same three steps
+    # untouched knobs are the baseline's: the same three steps
+    for panel in ("queue_depth", "ttft_p50_ms", "tokens_per_sec", "reward"):
         assert page.text(f"[data-panel={panel}] .now .a") == page.text(f"[data-panel={panel}] .now .b")
-    paths = page.js("[...document.querySelectorAll('[data-panel=ttft] .lines path')].map((p) => p.getAttribute('d'))")
+    paths = page.js(
+        "[...document.querySelectorAll('[data-panel=ttft_p50_ms] .lines path')].map((p) => p.getAttribute('d'))"
+    )
     assert paths[0] == paths[1]
 
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import KNOBS
+from inferencegym_jax.models import KNOBS, METRICS, WORKLOAD
 from tests.server.browser import IDLE, RESULT, SECOND, Browser, visit
 
 pytestmark = pytest.mark.browser
@@ -19,13 +19,15 @@ def test_two_policies_are_drawn_over_each_other_with_a_legend(page: Browser, sit
     page.wait(RESULT)
     legend = page.text("#legend")
     assert "Best static" in legend and "Baseline" in legend
-    for panel in ("queue", "ttft", "tpot", "throughput", "memory", "reward"):
+    for panel in ("queue_depth", "ttft_p50_ms", "tpot_ms", "tokens_per_sec", "gpu_memory_gb", "reward"):
         paths = page.js(
             f"[...document.querySelectorAll('[data-panel={panel}] .lines path')].map((p) => p.getAttribute('d'))"
         )
         assert len(paths) == 2 and paths[0] != paths[1]
         assert all(path.count("L") == 199 and "NaN" not in path for path in paths)
     assert page.js("document.querySelectorAll('#result .grade').length") == 2
+    crashes = page.js("[...document.querySelectorAll('#result .oom')].map((p) => p.innerText)")
+    assert crashes[0] == "Never out of memory." and len(crashes) == 2
 
 
 def test_locked_knobs_say_why_and_cannot_be_moved(page: Browser, site: str) -> None:
@@ -60,7 +62,7 @@ def test_reward_and_slo_can_be_overridden_and_given_back(page: Browser, site: st
     page.wait(f"{IDLE} && {SECOND} === 0")
     assert page.text("#overrides summary span") == "2 changed"
     assert page.text("#task-facts li") == "SLO 150.5 ms TTFT"
-    assert page.js("document.querySelector('[data-panel=ttft] .limits text').textContent") == "SLO 150.5 ms"
+    assert page.js("document.querySelector('[data-panel=ttft_p50_ms] .limits text').textContent") == "SLO 150.5 ms"
     page.js("document.activeElement.blur()")
     page.press("f")
     page.wait(RESULT)
@@ -112,7 +114,9 @@ def test_every_axis_has_a_label_and_a_unit(page: Browser) -> None:
         " axes: [...p.querySelectorAll('text.axis')].map((t) => t.textContent),"
         " label: p.querySelector('svg').getAttribute('aria-label')}))"
     )
-    assert {panel["id"] for panel in panels} >= {"queue", "arrivals", "ttft", "tpot", "throughput", "memory", "reward"}
+    asked = {name for table in (METRICS, WORKLOAD) for name, quantity in table.items() if quantity.chart}
+    numbers = {name for name, knob in KNOBS.items() if knob.kind in ("float", "int")}
+    assert {panel["id"] for panel in panels} == asked | numbers | {"reward"}
     for panel in panels:
         assert "time (s)" in panel["axes"] and len(panel["axes"]) == 2 and all(panel["axes"])
         assert panel["label"]
@@ -210,7 +214,7 @@ def test_pointing_at_one_chart_reads_all_of_them(page: Browser, site: str) -> No
     page.press("f")
     page.wait(RESULT)
     x, y = page.js(
-        "(() => { const b = document.querySelector('[data-panel=queue] svg').getBoundingClientRect();"
+        "(() => { const b = document.querySelector('[data-panel=queue_depth] svg').getBoundingClientRect();"
         " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
     )
     page.point(x, y)

@@ -41,6 +41,16 @@ def test_sequences_score_as_the_grader_scores_them(http: httpx.Client, task: int
     assert answer["trajectories"] is None
 
 
+def test_the_share_of_seconds_out_of_memory_stands_beside_the_scores(http: httpx.Client):
+    actions = [[{"batch_size": 512}] * 20, [{"batch_size": 1, "kv_budget": 0.1}] * 50, random_actions(3, 200)]
+    answer = rollout(http, task_id=3, seeds=[1, 2, 3], actions=actions, trajectories=True).json()
+    counted = [np.mean([step["oom"] for step in episode]) for episode in answer["trajectories"]]
+    assert answer["oom_shares"] == pytest.approx(counted) and answer["oom_shares"][:2] == [1.0, 0.0]
+    assert 0 < answer["oom_shares"][2] < 1
+    assert answer["mean_oom_share"] == pytest.approx(np.mean(counted))
+    assert rollout(http, task_id=3, seeds=[1, 2, 3], actions=actions).json()["oom_shares"] == answer["oom_shares"]
+
+
 def test_one_sequence_serves_all_seeds_and_a_config_counts(http: httpx.Client):
     actions, config = random_actions(1, 5), {"alpha": 0.1, "slo_ttft_ms": 50.0}
     answer = rollout(http, task_id=2, seeds=[1, 2], actions=[actions], config=config, trajectories=True).json()
@@ -58,9 +68,8 @@ def test_one_sequence_serves_all_seeds_and_a_config_counts(http: httpx.Client):
 
 @pytest.mark.parametrize("policy", ["baseline", "best_static", "reactive", "random", "trained"])
 def test_a_policy_by_name_is_the_librarys(http: httpx.Client, policy: str):
-    env, params = ig.make(2)
-    rule = getattr(ig.policies, policy)
-    found = ig.rollout(env, params, rule(2) if policy in ("best_static", "trained") else rule, [0, 1])
+    problem = ig.problem(2)
+    found = ig.rollout(problem.env, problem.params, ig.policies.policy_of(policy, problem), [0, 1])
     answer = rollout(http, task_id=2, seeds=[0, 1], policy=policy, trajectories=True).json()
     for i, episode in enumerate(answer["trajectories"]):
         # approx: a policy that computes its action is compiled together with the step here, and its last bit may differ
@@ -99,7 +108,7 @@ def test_arrow_holds_the_same_steps_as_json(http: httpx.Client):
 def test_memory_stays_under_700_mb_with_every_program_compiled(server: Running, http: httpx.Client):
     if not isinstance(server, LocalServer):
         pytest.skip("the server's process is elsewhere")
-    for task in (1, 2, 3, 4, 5):
+    for task in (spec.id for spec in ig.task_specs().values()):
         assert http.post("/rollout", json={"task_id": task, "seeds": [0], "policy": "trained"}).status_code == 200
     rollout(http, task_id=1, seeds=[0], policy="random")
     with open(f"/proc/{server.process.pid}/status") as lines:

@@ -102,11 +102,12 @@ def test_noise_in_a_measured_table_does_not_make_more_work_faster():
 
 
 def test_the_shipped_table_without_its_profile_gives_nearly_the_same_iterations():
+    """In FP16 and INT4; the profile's INT8 pays for conversions that the table's rows leave out."""
     shipped = ig.load_table()
     stated = {"memory_gb": 80, "weights_gb": [16.06, 9.08, 5.7]}
     derived = profile_of(dataclasses.replace(shipped, engine=None), stated)
     assert derived.pool_tokens(0) == pytest.approx(shipped.engine.pool_tokens(0))
-    for tier, n, prompt in itertools.product(range(3), (1, 8, 32, 100, 256), (64, 200, 512, 1024, 1900)):
+    for tier, n, prompt in itertools.product((0, 2), (1, 8, 32, 100, 256), (64, 200, 512, 1024, 1900)):
         context = prompt + 64
         head = curve(n, shipped.engine.head_tokens, shipped.engine.head_ms)
         one, other = iteration(shipped.engine, n, context, tier=tier) + head, iteration(derived, n, context, tier=tier)

@@ -19,7 +19,7 @@ def shown(renderable: object, width: int) -> str:
 
 def test_the_demo_cuts_no_header() -> None:
     names = ("return", "mean_tps", "mean_ttft_p50_ms", "mean_ttft_p99_ms", "mean_violation_rate", "total_cost")
-    means = dict(zip(names, (-200.04, 18_349.0, 13_692.0, 14_741.0, 0.807, 15.02), strict=True))
+    means = dict(zip(names, (-200.04, 18_349.0, 13_692.0, 14_741.0, 0.807, 15.02), strict=True)) | {"oom_share": 0.254}
     row = {
         "policy": "best_static",
         "score": {"mean": 0.624, "low": 0.62, "high": 0.63},
@@ -27,7 +27,13 @@ def test_the_demo_cuts_no_header() -> None:
         "rate": 105_517,
     }
     text = shown(demo.results_table({3: [row]}, 1024), demo.TABLE_WIDTH)
-    assert "…" not in text and "violation" in text and "episodes/s" in text and "-200.0" in text
+    assert "…" not in text and "violation" in text and "episodes/s" in text and "-200.0" in text and "25.4 %" in text
+
+
+def test_a_share_that_is_not_0_does_not_read_as_0() -> None:
+    assert [tables.percent(x) for x in (0.0, 0.0001, 0.0005, 0.0711, 1.0)] == [
+        "0 %", "< 0.1 %", "0.1 %", "7.1 %", "100.0 %",
+    ]  # fmt: skip
 
 
 def test_a_title_longer_than_its_table_is_one_line() -> None:

@@ -15,9 +15,9 @@ import pytest
 from scipy import stats
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import KNOBS
+from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS
 from inferencegym_jax.numerics import draws as counters
-from inferencegym_jax.policies.network import HEAD_SIZE, HEAD_SIZES, decode, mode, sample, split_heads
+from inferencegym_jax.policies.network import CONTINUOUS, HEAD_SIZE, decode, mode, sample, split_heads
 from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective
 from training.networks import matmul
@@ -34,7 +34,7 @@ def load_reference() -> ModuleType:
 
 
 SLOW = load_reference()
-ALL = jnp.ones(5, bool)
+ALL = jnp.ones(len(KNOBS), bool)
 
 
 def random_rollout(steps: int = 40, environments: int = 3) -> dict[str, Any]:
@@ -71,24 +71,36 @@ def test_objective_equals_the_definition(ratio: float, advantage: float) -> None
 
 def head(seed: int = 0) -> tuple[jax.Array, jax.Array]:
     rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.normal(size=HEAD_SIZE), jnp.float32), jnp.asarray([-0.7, -1.1], jnp.float32)
+    log_std = -0.7 - 0.4 * np.arange(len(CONTINUOUS))
+    return jnp.asarray(rng.normal(size=HEAD_SIZE), jnp.float32), jnp.asarray(log_std, jnp.float32)
+
+
+def laws(outputs: jax.Array, log_std: jax.Array) -> list[Any]:
+    """scipy's distribution of each knob's raw value."""
+    scales, each = iter(np.exp(np.asarray(log_std, np.float64)).tolist()), []
+    for name, part in split_heads(outputs).items():
+        logits = np.asarray(part, np.float64)
+        if KNOBS[name].kind == "choice":
+            law: Any = stats.rv_discrete(values=(np.arange(len(logits)), np.exp(logits) / np.exp(logits).sum()))
+        elif KNOBS[name].kind == "bool":
+            law = stats.bernoulli(1 / (1 + np.exp(-logits[0])))
+        else:
+            law = stats.norm(np.tanh(logits[0]), next(scales))
+        each.append(law)
+    return each
+
+
+RAW = jnp.asarray([0.3 if name in CONTINUOUS else 1.0 for name in KNOBS], jnp.float32)
 
 
 def test_log_probability_and_entropy_equal_scipy() -> None:
     outputs, log_std = head()
-    parts = {name: np.asarray(part, np.float64) for name, part in split_heads(outputs).items()}
-    raw = jnp.asarray([0.3, 2.0, -0.6, 1.0, 1.0], jnp.float32)
     expected, entropy = 0.0, 0.0
-    for name, value, scale in (("kv_budget", 0.3, -0.7), ("batch_size", -0.6, -1.1)):
-        law: Any = stats.norm(np.tanh(parts[name][0]), np.exp(scale))
-        expected, entropy = expected + law.logpdf(value), entropy + law.entropy()
-    for name, index in (("spec_length", 2), ("quant_tier", 1)):
-        p = np.exp(parts[name]) / np.exp(parts[name]).sum()
-        expected, entropy = expected + np.log(p[index]), entropy + stats.entropy(p)
-    law = stats.bernoulli(1 / (1 + np.exp(-parts["prefill_disagg"][0])))
-    expected, entropy = expected + law.logpmf(1), entropy + law.entropy()
-    found, bits = log_prob_and_entropy(outputs, log_std, raw, ALL)
-    assert float(found) == pytest.approx(expected, rel=1e-4)
+    for value, (name, law) in zip(RAW.tolist(), zip(KNOBS, laws(outputs, log_std), strict=True), strict=True):
+        expected += law.logpdf(value) if name in CONTINUOUS else law.logpmf(value)
+        entropy += float(law.entropy())
+    log_prob, bits = log_prob_and_entropy(outputs, log_std, RAW, ALL)
+    assert float(log_prob) == pytest.approx(expected, rel=1e-4)
     assert float(bits) == pytest.approx(entropy, rel=1e-4)
 
 
@@ -96,10 +108,9 @@ def test_log_probability_and_entropy_equal_scipy() -> None:
 def test_locked_knobs_get_no_gradient_and_free_ones_do(task: int) -> None:
     active = jnp.asarray(ig.make(task)[1].active)
     outputs, log_std = head()
-    raw = jnp.asarray([0.3, 2.0, -0.6, 1.0, 1.0], jnp.float32)
 
     def both(outputs: jax.Array, log_std: jax.Array) -> jax.Array:
-        log_prob, entropy = log_prob_and_entropy(outputs, log_std, raw, active)
+        log_prob, entropy = log_prob_and_entropy(outputs, log_std, RAW, active)
         return log_prob + 0.1 * entropy
 
     gradient, spread = jax.grad(both, argnums=(0, 1))(outputs, log_std)
@@ -113,20 +124,20 @@ def test_samples_follow_the_distribution() -> None:
     count = 20000
     keys = counters.policy_key(jnp.arange(count, dtype=jnp.uint32), jnp.zeros(count, jnp.int32))
     raw = np.asarray(sample(jnp.broadcast_to(outputs, (count, HEAD_SIZE)), log_std, keys))
-    parts = {name: np.asarray(part, np.float64) for name, part in split_heads(outputs).items()}
-    for column, name, scale in ((0, "kv_budget", -0.7), (2, "batch_size", -1.1)):
-        assert stats.kstest(raw[:, column], stats.norm(np.tanh(parts[name][0]), np.exp(scale)).cdf).pvalue > 1e-3
-    for column, name in ((1, "spec_length"), (4, "quant_tier")):
-        p = np.exp(parts[name]) / np.exp(parts[name]).sum()
-        counts = np.bincount(raw[:, column].astype(int), minlength=HEAD_SIZES[name])
-        assert stats.chisquare(counts, p * count).pvalue > 1e-3
-    assert raw[:, 3].mean() == pytest.approx(1 / (1 + np.exp(-parts["prefill_disagg"][0])), abs=0.015)
-    assert np.abs(np.corrcoef(raw.T) - np.eye(5)).max() < 0.03
+    for column, (name, law) in zip(raw.T, zip(KNOBS, laws(outputs, log_std), strict=True), strict=True):
+        if name in CONTINUOUS:
+            assert stats.kstest(column, law.cdf).pvalue > 1e-3, name
+        else:
+            counts = np.bincount(column.astype(int))
+            assert stats.chisquare(counts, law.pmf(np.arange(len(counts))) * count).pvalue > 1e-3, name
+    assert np.abs(np.corrcoef(raw.T) - np.eye(len(KNOBS))).max() < 0.03
 
 
 def test_every_raw_vector_is_a_legal_action_and_the_mode_has_the_highest_probability() -> None:
-    raw = jnp.asarray(np.random.default_rng(0).normal(scale=3.0, size=(500, 5)), jnp.float32)
-    raw = raw.at[:, 1].set(jnp.arange(500) % 5).at[:, 4].set(jnp.arange(500) % 3).at[:, 3].set(jnp.arange(500) % 2)
+    raw = jnp.asarray(np.random.default_rng(0).normal(scale=3.0, size=(500, len(KNOBS))), jnp.float32)
+    for column, knob in enumerate(KNOBS.values()):
+        if knob.kind in ("choice", "bool"):
+            raw = raw.at[:, column].set(jnp.arange(500) % len(knob.options))
     ig.make(3)[0].check_action(jax.tree.map(np.asarray, decode(raw)))
     outputs, log_std = head(2)
     best, _ = log_prob_and_entropy(outputs, log_std, mode(outputs), ALL)
@@ -136,18 +147,18 @@ def test_every_raw_vector_is_a_legal_action_and_the_mode_has_the_highest_probabi
 
 def test_positions_reach_every_edge_of_the_ranges() -> None:
     for sign, kv, batch in ((-1.0, KNOBS["kv_budget"].low, 1), (1.0, KNOBS["kv_budget"].high, 512)):
-        action = decode(jnp.asarray([sign, 0.0, sign, 0.0, 0.0]))
+        action = decode(jnp.asarray([sign if name in CONTINUOUS else 0.0 for name in KNOBS]))
         assert float(action.kv_budget) == pytest.approx(kv)
         assert int(action.batch_size) == batch
 
 
 def test_running_statistics_equal_those_of_all_batches_at_once() -> None:
     rng = np.random.default_rng(0)
-    batches = [rng.normal(i, 1 + i, size=(50, 4, 14)).astype(np.float32) for i in range(4)]
+    batches = [rng.normal(i, 1 + i, size=(50, 4, FLAT_OBSERVATION_SIZE)).astype(np.float32) for i in range(4)]
     found = initial_statistics()
     for batch in batches:
         found = merge(found, jnp.asarray(batch))
-    everything = np.concatenate(batches).reshape(-1, 14)
+    everything = np.concatenate(batches).reshape(-1, FLAT_OBSERVATION_SIZE)
     assert float(found.count) == len(everything)
     np.testing.assert_allclose(found.mean, everything.mean(axis=0), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found.variance, everything.var(axis=0), rtol=1e-4)

@@ -25,6 +25,7 @@ from inferencegym_jax.live.trial.traffic import Traffic, scaled_params, task_tra
 from inferencegym_jax.models import KNOBS, EnvParams, ServeAction
 from inferencegym_jax.policies.builtin import static
 from inferencegym_jax.policies.names import policy_of
+from inferencegym_jax.registry import Problem
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 
 
@@ -76,38 +77,34 @@ def compare(request: TrialRequest, report: Callable[[str], None] = lambda _: Non
     """
     table = load_table(request.table)
     report("finding normalisers on the measured table")
-    params, traffic, how = scenario(request, table)
-    slo = request.slo_ttft_ms or tuple(float(x) for x in np.asarray(params.slo_ms))
-    params = params.replace(slo_ms=np.asarray(slo, np.float32))
+    problem, traffic, how = scenario(request, table)
+    slo = request.slo_ttft_ms or tuple(float(x) for x in np.asarray(problem.params.slo_ms))
+    params = problem.params.replace(slo_ms=np.asarray(slo, np.float32))
+    problem = dataclasses.replace(problem, params=params)
     objective = Objective(slo, request.slo_itl_ms)
-    problem = registry.problem(request.task, table=table)
     if "best_static" in request.policies:
         report("searching the best static action on the measured table")
         size = best_batch_size(table, traffic(request.settings.seed + 1000), params, objective, request.settings)
         how["best_static"] = f"batch_size={size}"
         problem = dataclasses.replace(problem, own_best_static=ServeAction(batch_size=size))
     policies = {name: policy_of(name, problem, any_task=True) for name in request.policies}
-    norms = {"optimal_tps": float(params.optimal_tps), "throughput_floor": 0.0}
-    trial = run_trial(
-        request.endpoint, policies, params, traffic, request.settings, table=table, normalisers=norms, report=report
-    )
+    trial = run_trial(request.endpoint, policies, problem, traffic, request.settings, report)
     trial_results = results(trial, float(request.seconds), request.settings, objective, request.policies[0])
     how |= {"slo_ttft_ms": [x if math.isfinite(x) else None for x in slo], "seconds": request.seconds}
     how |= {"repeats": request.settings.repeats, "warmup_s": request.settings.warmup_s}
     return {**trial_results, "how": how}
 
 
-def scenario(request: TrialRequest, table: LatencyTable) -> tuple[EnvParams, Callable[[int], Traffic], dict[str, Any]]:
-    """The task's params on this table, the traffic of a seed, and how it was scaled."""
-    output = int(table.output_length)
+def scenario(request: TrialRequest, table: LatencyTable) -> tuple[Problem, Callable[[int], Traffic], dict[str, Any]]:
+    """The task on this table, its params scaled to the engine; the traffic of a seed; and how it was scaled."""
+    problem, output = registry.problem(request.task, table=table), int(table.output_length)
     longest = int(max(table.axes["prompt_len_bucket"]))
     if request.trace is not None:
-        _, params = registry.make(request.task, table=table)
         traffic = read_log(request.trace, request.rate_scale, longest, request.seconds)
         how = {"trace": str(request.trace), "rate_scale": request.rate_scale, "requests": len(traffic)}
-        return params, lambda _: traffic, how
+        return problem, lambda _: traffic, how
 
-    _, params = registry.make(request.task, table=table)
+    params = problem.params
     if request.class_shares is not None:
         params = params.replace(class_shares=np.asarray(request.class_shares, np.float32))
     shaped = scaled_params(params, 1.0, request.prompt_scale, longest)
@@ -127,7 +124,8 @@ def scenario(request: TrialRequest, table: LatencyTable) -> tuple[EnvParams, Cal
         "class_shares": [float(x) for x in np.asarray(scaled.class_shares)],
         "load": request.load,
     }
-    return scaled, lambda seed: task_traffic(scaled, seed, request.seconds, output), how
+    problem = dataclasses.replace(problem, params=scaled)
+    return problem, lambda seed: task_traffic(scaled, seed, request.seconds, output), how
 
 
 def best_batch_size(

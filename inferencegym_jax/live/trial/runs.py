@@ -25,6 +25,7 @@ from inferencegym_jax.live.trial.prediction import replay
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.traffic import Traffic
 from inferencegym_jax.models import EnvParams
+from inferencegym_jax.registry import Problem
 from inferencegym_jax.scoring.grader import grade
 from inferencegym_jax.table.latency_table import LatencyTable
 
@@ -62,7 +63,7 @@ class Trial:
 
     Attributes:
         measured: policy -> repeats -> records.
-        predicted: the same from the table; empty without one.
+        predicted: the same from the table.
         scores: policy -> score of each repeat's log by the task's grader.
         order: policies in the order in which they ran.
     """
@@ -85,12 +86,9 @@ def schedule(policies: list[str], repeats: int) -> list[tuple[int, str]]:
 def run_trial(
     endpoint: Endpoint,
     policies: dict[str, Policy],
-    params: EnvParams,
+    problem: Problem,
     traffic: Callable[[int], Traffic],
     settings: TrialSettings,
-    *,
-    table: LatencyTable | None = None,
-    normalisers: dict[str, float] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Trial:
     """Run every policy on the live server.
@@ -98,11 +96,9 @@ def run_trial(
     Args:
         endpoint: the server.
         policies: by name.
-        params: the task.
+        problem: the task on the table that was measured on this server, which gives the predictions.
         traffic: of a seed.
         settings: repeats, warm-up.
-        table: measured on this server, for the predictions; None: none.
-        normalisers: for the grader.
         report: told what runs.
 
     Raises:
@@ -110,16 +106,13 @@ def run_trial(
     """
     trial = Trial({name: [] for name in policies}, {name: [] for name in policies}, {name: [] for name in policies})
     by_seed = {settings.seed + repeat: traffic(settings.seed + repeat) for repeat in range(settings.repeats)}
-    if table is None:
-        trial.predicted = {}
-    else:
-        for name, policy in policies.items():
-            report(f"predicting {name}")
-            trial.predicted[name] = [
-                predict(table, by_seed[settings.seed + repeat], policy, params, settings)
-                for repeat in range(settings.repeats)
-            ]
-    with LiveEnv(endpoint, params, lambda seed: by_seed[seed], step_seconds=settings.step_seconds) as env:
+    for name, policy in policies.items():
+        report(f"predicting {name}")
+        trial.predicted[name] = [
+            predict(problem.table, by_seed[settings.seed + repeat], policy, problem.params, settings)
+            for repeat in range(settings.repeats)
+        ]
+    with LiveEnv(endpoint, problem.params, lambda seed: by_seed[seed], step_seconds=settings.step_seconds) as env:
         records: dict[tuple[int, str], list[Record]] = {}
         plan = schedule(list(policies), settings.repeats)
         for number, (repeat, name) in enumerate(plan):
@@ -127,7 +120,7 @@ def run_trial(
             seed = settings.seed + repeat
             records[(repeat, name)], log = run_policy(env, policies[name], seed, by_seed[seed])
             log = log[int(settings.warmup_s) :]
-            trial.scores[name].append(grade(int(params.task_id), log, normalisers)["score"] if log else 0.0)
+            trial.scores[name].append(grade(problem.spec, log, problem.normalisers)["score"] if log else 0.0)
             trial.order.append(name)
             time.sleep(settings.pause_s * settings.step_seconds)
     for repeat in range(settings.repeats):

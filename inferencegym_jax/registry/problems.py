@@ -17,12 +17,16 @@ import jax
 import numpy as np
 
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.episodes.static_search import normalise
+from inferencegym_jax.episodes.static_search import best_action, normalise
 from inferencegym_jax.models import EnvParams, ServeAction
 from inferencegym_jax.scoring.grader import score_aggregates
 from inferencegym_jax.scoring.reward import Reward
+from inferencegym_jax.scoring.static_reference import with_static_reference
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.tasks import (
+    NORMALISERS,
+    NOT_NORMALISED,
+    OPEN_LOOP_NORMALISERS,
     Calibration,
     TaskSpec,
     calibration,
@@ -36,7 +40,6 @@ from inferencegym_jax.tasks import (
 from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 
 SEARCH_SEEDS = 16  # episodes of each static action in a search
-NORMALISERS = ("optimal_tps", "cost_normaliser", "throughput_floor")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +51,8 @@ class Problem:
         env: its environment, which holds the table and the request log.
         params: the task as numbers.
         normalisers: what rewards and graders divide by: ``optimal_tps`` (tokens/s), ``cost_normaliser`` (cost per 1,000
-            tokens) and ``throughput_floor`` (tokens/s).
+            tokens) and ``throughput_floor`` (tokens/s); open-loop also ``demand_tps`` (tokens/s) and ``demand_rps``
+            (requests/s), ``static_gpus`` and ``static_on_time_share`` of the best static action.
         dynamics: "closed_loop" or "open_loop".
         config: the overrides of the task's reward weights and objective.
         own_best_static: the best static action where it was searched elsewhere, on traffic that no params describe.
@@ -74,7 +78,8 @@ class Problem:
 
     @functools.cached_property
     def best_static(self) -> ServeAction:
-        """The static action with the best mean score on this table and this traffic (of Python numbers)."""
+        """The static action with the best mean score on this table and this traffic, of those that never run out of
+        memory there (of Python numbers)."""
         if self.own_best_static is not None:
             return self.own_best_static
         return ServeAction(**_calibration(self.spec, self.table, self.dynamics, self.trace)["best_static"]["action"])
@@ -119,7 +124,8 @@ def problem(
     log = None if trace is None else load_trace(trace)
     loop = dynamics_of(spec, dynamics, log)
     found = _calibration(spec, loaded, loop, log)
-    normalisers = {name: float(found[name]) for name in NORMALISERS}
+    names = NORMALISERS + (OPEN_LOOP_NORMALISERS if loop == "open_loop" else ())
+    normalisers = {name: float(found[name]) for name in names}
     params = make_params(spec, loaded, normalisers, overrides, loop, log)
     return Problem(spec, Environment(loaded, params, log, reward), params, normalisers, loop, overrides)
 
@@ -145,8 +151,10 @@ def make(
 def _calibration(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog | None) -> Calibration:
     """Normalisers and best static action: those known of the task, where table, dynamics and traffic are those they
     were found on, else those of a search."""
-    known = known_calibration(spec) if trace is None and dynamics == spec.dynamics else None
-    if known is not None and table.digest == calibration()["table_digest"]:
+    shipped = load_table()
+    usual = trace is None and dynamics == spec.dynamics and table == shipped
+    known = known_calibration(spec) if usual and shipped.digest == calibration()["table_digest"] else None
+    if known is not None:
         return known
     return search(spec, table, dynamics, trace)
 
@@ -156,18 +164,17 @@ def search(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog
     """An exhaustive search over the static actions on the table's own nodes.
 
     Returns:
-        ``{"optimal_tps", "cost_normaliser", "throughput_floor", "best_static": {"action", "mean_score"}}``, as an entry
-        of ``data/calibration.json``.
+        The normalisers and ``"best_static": {"action", "mean_score"}``, as an entry of ``data/calibration.json``.
 
     Raises:
         ValueError: every static action runs out of memory.
     """
     with jax.ensure_compile_time_eval():  # the search runs now, also where a caller is being traced
-        params = make_params(spec, table, {"optimal_tps": 1.0, "cost_normaliser": 1.0}, None, dynamics, trace)
+        params = make_params(spec, table, NOT_NORMALISED, None, dynamics, trace)
         normalisers, statics = normalise(Environment(table, params, trace), params, np.arange(SEARCH_SEEDS))
         normalisers = {**normalisers, "throughput_floor": 0.0}
-        scores = np.asarray(score_aggregates(spec, statics.per_seed, normalisers)["score"]).mean(axis=1)
-    best = int(np.argmax(scores))
+        normalisers, scores = with_static_reference(spec, statics.per_seed, normalisers)
+    best = best_action(statics, scores)
     return {**normalisers, "best_static": {"action": statics.actions[best], "mean_score": float(scores[best])}}
 
 

@@ -1,0 +1,217 @@
+"""The reactive controller's plans, read off a latency table: one for each dynamics.
+
+``table, params -> ReactivePlan``. Closed loop: throughput, TTFT and memory of every action by the step's own physics,
+over prompts drawn as the traffic's. Open loop: iterations of the table's engine profile.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.models import KNOBS, TRAFFIC_FITTED, EnvParams, Phase, ServeAction, WorkloadState
+from inferencegym_jax.physics.closed_loop import simulate
+from inferencegym_jax.physics.iteration import Iterations, iteration
+from inferencegym_jax.physics.open_loop import iterations_of
+from inferencegym_jax.physics.speculation import accepted_tokens
+from inferencegym_jax.policies.reactive_control import SIZES, ReactivePlan, act
+from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.table.lookup import TableGrid
+from inferencegym_jax.traffic.calendar import draw_prompt_len, prompt_bucket
+
+SPARE = 0.005  # share of the memory limit that a plan leaves free
+BUDGETS = np.append(np.arange(KNOBS["kv_budget"].low, 1.0, 0.0025), 1.0).astype(np.float32)
+BATCHES = np.arange(1, SIZES + 1, dtype=np.int32)
+PROMPTS, PLAN_SEED = 256, 2**32 - 1  # prompt lengths that expectations are taken over: drawn like the traffic's own
+PREEMPTED = 0.01  # chance, a completion, that the running outgrow what the watermark leaves free
+
+
+def reactive_for(table: LatencyTable, params: EnvParams) -> Policy:
+    """The reactive controller planned for a task on a latency table.
+
+    Args:
+        table: what every action costs there; of an open-loop task, its engine profile.
+        params: one task: its memory, prompts, objectives and free knobs.
+
+    Raises:
+        ValueError: no action fits into the task's memory (says how much is needed).
+        TableError: an open-loop task on a table that says too little of an engine.
+    """
+    return Partial(act, plan_for(table, params))
+
+
+def plan_for(table: LatencyTable, params: EnvParams) -> ReactivePlan:
+    """The plan of a task on a table; arguments and errors as ``reactive_for``."""
+    with jax.ensure_compile_time_eval():  # a plan is made now, also where a caller is being traced
+        return open_loop_plan(table, params) if int(params.engine.open_loop) else closed_loop_plan(table, params)
+
+
+def closed_loop_plan(table: LatencyTable, params: EnvParams) -> ReactivePlan:
+    """The plan of a closed-loop task: memory holds the longest prompts that there are, whatever comes.
+
+    Fewest slots: the batch size with the highest expected throughput of those whose expected TTFT meets the strictest
+    objective. Most slots: what fits at the least KV budget. KV budget: the largest that fits at each batch size, as
+    evicting costs recompute. Drafts and weight format: those with the highest expected throughput.
+    """
+    limit = float(min(params.memory_limit_gb, params.oom_limit_gb)) * (1.0 - SPARE)
+    tiers, lengths = _choices(table, params, "quant_tier"), _choices(table, params, "spec_length")
+    grid = TableGrid(table)
+    budgets, throughputs, delays, least_memory = [], [], [], math.inf
+    for tier in tiers:
+        for length in lengths:
+            memory = np.asarray(_memory(grid, params, tier, length))
+            least_memory = min(least_memory, float(memory.min()))
+            fits = memory <= limit
+            largest = BUDGETS[len(BUDGETS) - 1 - np.argmax(fits[:, ::-1], axis=1)]
+            tokens, ttft = (np.asarray(x) for x in _expectations(grid, params, tier, length, largest))
+            budgets.append(np.where(fits.any(axis=1), largest, 0.0))
+            throughputs.append(np.where(fits.any(axis=1), tokens, -np.inf))
+            delays.append(ttft)
+    shape = (len(tiers), len(lengths), SIZES)
+    budget, throughput, delay = (np.reshape(x, shape) for x in (budgets, throughputs, delays))
+    if not (budget > 0).any():
+        raise ValueError(
+            f"reactive: no action fits into {limit:.2f} GB on table {table.name!r} at the task's longest prompts; the "
+            f"least that one needs is {least_memory:.2f} GB"
+        )
+    draft = throughput.argmax(axis=1)  # index of the best length, by tier and batch size
+    budget, throughput, delay = (
+        np.take_along_axis(x, draft[:, None], axis=1)[:, 0] for x in (budget, throughput, delay)
+    )
+    slo = float(np.asarray(params.slo_ms)[0])
+    in_time = (budget > 0) & (delay <= slo)
+    candidates = np.where(in_time if in_time.any() else budget > 0, throughput, -np.inf)
+    tier, least = np.unravel_index(int(candidates.argmax()), candidates.shape)
+    return ReactivePlan(
+        least_batch=jnp.float32(BATCHES[least]),
+        most_batch=jnp.float32(BATCHES[budget[tier] > 0].max()),
+        queue_weight=_queue_weight(params),
+        kv_budget=jnp.asarray(np.maximum(budget[tier], BUDGETS[0]), jnp.float32),
+        spec_length=jnp.asarray(np.asarray(lengths)[draft[tier]], jnp.int32),
+        quant_tier=jnp.int32(tiers[tier]),
+        by_rate=jnp.bool_(False),
+    )
+
+
+def open_loop_plan(table: LatencyTable, params: EnvParams) -> ReactivePlan:
+    """The plan of an open-loop task: the baseline's weight format and one GPU.
+
+    Slots: as many as keep an iteration within the TPOT objective. Watermark: the running outgrow the free share above
+    it with a chance of 1 % a completion, ``exp(-theta H)``, theta = P / (O (P + O)), H tokens free. Drafts, by arrival
+    rate: those with the shortest TPOT at the number running that the rate then brings (Little's law).
+    """
+    grid, engine = iterations_of(table), params.engine
+    prompt, output = _mean_lengths(table, params)
+    tier = int(table.knob_defaults["quant_tier"])
+    lengths = _choices(table, params, "spec_length")
+    tpot = np.stack([np.asarray(_tpot(grid, params, jnp.float32(prompt + output / 2.0), k, tier)) for k in lengths])
+    slo = float(np.min(np.asarray(engine.slo_tpot_ms)))
+    within = np.flatnonzero(tpot.min(axis=0) <= slo)
+    most = int(BATCHES[within[-1]]) if len(within) else 1
+    pool = grid.profile.pool_tokens(tier, float(engine.memory_gb))
+    theta = prompt / (output * (prompt + output))
+    free = math.log(1.0 / PREEMPTED) / theta
+    budget = float(np.clip(1.0 - free / pool, *(getattr(KNOBS["kv_budget"], side) for side in ("low", "high"))))
+    # requests/s that n running finish: n / (O t); at each rate the fewest running that finish as many as come
+    served = BATCHES / (output * tpot / 1000.0)
+    running = np.stack([np.searchsorted(np.maximum.accumulate(row), BATCHES) for row in served])
+    reached = running < SIZES
+    waits = np.where(reached, np.take_along_axis(tpot, np.minimum(running, SIZES - 1), axis=1), np.inf)
+    best = np.where(reached.any(axis=0), waits.argmin(axis=0), served.max(axis=1).argmax())
+    return ReactivePlan(
+        least_batch=jnp.float32(most),
+        most_batch=jnp.float32(most),
+        queue_weight=_queue_weight(params),
+        kv_budget=jnp.full(SIZES, budget, jnp.float32),
+        spec_length=jnp.asarray(np.asarray(lengths)[best], jnp.int32),
+        quant_tier=jnp.int32(tier),
+        by_rate=jnp.bool_(True),
+    )
+
+
+def _queue_weight(params: EnvParams) -> jax.Array:
+    return jnp.float32(max(1000.0 / float(np.asarray(params.slo_ms)[0]), 1.0))
+
+
+def _choices(table: LatencyTable, params: EnvParams, name: str) -> list[int]:
+    """Values of a knob that a plan may choose from: the table's, or the default where the task locks it."""
+    if not np.asarray(params.active)[list(KNOBS).index(name)]:
+        return [int(table.knob_defaults[name])]
+    return [int(node) for node in table.axes[name]]
+
+
+def _mean_lengths(table: LatencyTable, params: EnvParams) -> tuple[float, float]:
+    """Mean prompt and output of an open-loop task, tokens. A replayed log's prompts are no params: the middle of the
+    table's prompt axis stands for them."""
+    if int(params.engine.traffic) == TRAFFIC_FITTED:
+        prompt = float(params.engine.prompt_mean)
+    elif int(params.engine.traffic):
+        prompt = float(np.median(table.axes["prompt_len_bucket"]))
+    else:
+        prompt = float(np.mean(np.asarray(_prompts(params))))
+    return prompt, float(params.engine.output_mean)
+
+
+@jax.jit
+def _prompts(params: EnvParams) -> jax.Array:
+    """float32[256] prompt lengths, drawn as the task's traffic draws them."""
+    steps = jnp.arange(PROMPTS, dtype=jnp.int32)
+    return jax.vmap(lambda step: draw_prompt_len(jnp.uint32(PLAN_SEED), step, params))(steps)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _tpot(grid: Iterations, params: EnvParams, context: jax.Array, drafts: Any, tier: Any) -> jax.Array:
+    """float32[512] ms for an output token with 1 to 512 requests running, by iterations that hold no prompt."""
+    count = jnp.asarray(BATCHES, jnp.float32)
+    drafted = jnp.full(SIZES, drafts, jnp.int32)
+    took = iteration(
+        grid, count, jnp.full(SIZES, context), drafted.astype(jnp.float32), jnp.full(SIZES, tier), params.engine
+    )
+    return took.ms / accepted_tokens(jnp.asarray(params.engine.acceptance_lengths), drafted)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _memory(grid: TableGrid, params: EnvParams, tier: Any, length: Any) -> jax.Array:
+    """float32[512, budgets] GB of every batch size and KV budget if all prompts are the traffic's longest."""
+    sizes, budgets = jnp.meshgrid(BATCHES, BUDGETS, indexing="ij")
+    action = ServeAction(batch_size=sizes, kv_budget=budgets, quant_tier=tier, spec_length=length).as_arrays()
+    action = jax.tree.map(lambda x: jnp.broadcast_to(x, sizes.shape), action)
+    longest = jnp.maximum(params.short_high, params.long_high)
+    return grid.lookup(action, jnp.broadcast_to(longest, sizes.shape))["gpu_mem_gb"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _expectations(
+    grid: TableGrid, params: EnvParams, tier: Any, length: Any, budgets: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Expected tokens/s and median TTFT (ms), float32[512], of every batch size with its KV budget and no queue."""
+    quiet = params.replace(noise_sigma=jnp.float32(0.0))
+
+    def second(size: jax.Array, budget: jax.Array, prompt: jax.Array) -> tuple[jax.Array, jax.Array]:
+        nobody = jnp.int32(0)
+        traffic = WorkloadState(
+            arrival_rate=jnp.float32(0.0),
+            mean_prompt_len=prompt,
+            prompt_len_bucket=prompt_bucket(prompt),
+            queue_depth=nobody,
+            priority_distribution=jnp.asarray(params.class_shares),
+            is_burst=jnp.bool_(False),
+            phase=jnp.int32(Phase.STEADY),
+            arrivals=nobody,
+            served=nobody,
+            rejected=nobody,
+        )
+        action = ServeAction(kv_budget=budget, spec_length=length, batch_size=size, quant_tier=tier).as_arrays()
+        metrics, _ = simulate(grid, action, traffic, jnp.uint32(0), nobody, quiet)
+        return metrics.tokens_per_sec, metrics.ttft_p50_ms
+
+    by_prompt = jax.vmap(second, in_axes=(None, None, 0))
+    expected = jax.vmap(by_prompt, in_axes=(0, 0, None))(jnp.asarray(BATCHES), jnp.asarray(budgets), _prompts(params))
+    return expected[0].mean(axis=1), expected[1].mean(axis=1)
