@@ -14,7 +14,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.iteration import TINY
 
 NORMAL_PEAK = 0.39894228  # density of the standard normal at 0
@@ -24,7 +23,6 @@ LEAST_GINI = 0.27  # of the outputs that four phases make
 class Chance(NamedTuple):
     """The wait that chance makes beside the fluid's."""
 
-    full: jax.Array  # probability that the limit is reached
     slack: jax.Array  # z: deviations between the fluid and the limit; below 0 where a line waits
     scale_ms: jax.Array  # wait for each deviation above the limit
 
@@ -42,7 +40,6 @@ def normal_share(z: jax.Array) -> jax.Array:
     return 1.0 / (1.0 + jnp.exp(-z * (1.5976 + 0.07056 * z * z)))
 
 
-@compile_unit
 def unseen(running: jax.Array, cv_output: jax.Array, stiffness: jax.Array) -> jax.Array:
     """Standard deviation of the number running around the fluid, requests.
 
@@ -56,7 +53,6 @@ def unseen(running: jax.Array, cv_output: jax.Array, stiffness: jax.Array) -> ja
     return jnp.sqrt(gini * jnp.maximum(running, TINY) / (1.0 - jnp.minimum(stiffness, 0.5)))
 
 
-@compile_unit
 def near_slots(
     slots: jax.Array, running: jax.Array, waiting: jax.Array, sigma: jax.Array, stay_ms: jax.Array
 ) -> Chance:
@@ -70,15 +66,13 @@ def near_slots(
         stay_ms: from a request's first to its last token.
     """
     z = (slots - running - waiting) / sigma
-    return Chance(normal_share(-z), z, sigma * stay_ms / slots)
+    return Chance(z, sigma * stay_ms / slots)
 
 
-@compile_unit
 def near_pool(
     room: jax.Array,
     held: jax.Array,
     context: jax.Array,
-    cv_context: jax.Array,
     waiting: jax.Array,
     prompt: jax.Array,
     sigma: jax.Array,
@@ -90,14 +84,11 @@ def near_pool(
         room: tokens that the pool may hold when the last prompt has entered.
         held: K.
         context: mean tokens of a running request.
-        cv_context: their coefficient of variation.
         waiting: requests that wait in the fluid.
         prompt: P.
-        sigma: standard deviation of the number running, see ``unseen``.
+        sigma: standard deviation of the tokens held.
         stay_ms: from a request's first to its last token.
     """
-    tokens = sigma * context * jnp.sqrt(1.0 + cv_context * cv_context)
-    z = (room - held - waiting * prompt) / tokens
+    z = (room - held - waiting * prompt) / sigma
     # a full pool gives P tokens to newcomers for each of its requests, once in a stay
-    freed = prompt * room / (context * stay_ms)
-    return Chance(normal_share(-z), z, tokens / freed)
+    return Chance(z, sigma * context * stay_ms / (prompt * room))

@@ -81,7 +81,7 @@ def first_token(
     growth, lengthened, inspected, busy = once(growth, lengthened, inspected, busy)
     with_it = scv * load * (inspected - (1.0 - apart) * lengthened)
     # prompts beyond what one iteration has room for queue as at a server of their own
-    per_prompt = t * prompts.tokens / prompts.chunk
+    per_prompt = t * prompts.iterations
     service = p + jnp.where(split, 0.0, per_prompt)
     squares = over_nodes(tuple(jnp.where(split, w, x + per_prompt) ** 2 for x, w in zip(added, whole, strict=True)))
     queue = 0.5 * scv * squares / service * met(others, service) - waited_ms
@@ -138,27 +138,21 @@ def share_within(first: FirstToken, chance: Chance, limit: jax.Array, age: jax.A
         age: mean wait in line of those that enter, ms.
         spread: ms over which that wait is spread, evenly.
     """
-    by_chance = chance.scale_ms * chance.full
+    by_chance = chance.scale_ms * normal_share(-chance.slack)
     width = jnp.maximum(jnp.sqrt(first.width**2 + spread**2 + 12.0 * by_chance * by_chance), 0.1)
     start = age + 0.5 * (first.width - width)
     stage = jnp.maximum(first.stage_ms, 0.1)
+    width, stage, inverse_width, inverse_stage = once(width, stage, 1.0 / width, 1.0 / stage)
     total = jnp.zeros_like(width)
     for weight, own in zip(NODE_WEIGHTS, first.own, strict=True):
+        # CDF of U(0, width) plus, with a chance, the stages: with H the integral of their CDF, (H(x) - H(x - w)) / w
         x = jnp.minimum(limit, 1e9) - start - own
-        total = total + weight * _cumulative(x, width, first.chance, stage, first.long)
+        even = jnp.clip(x, 0.0, width) * inverse_width
+        late = _integral(x * inverse_stage, first.long) - _integral((x - width) * inverse_stage, first.long)
+        total = total + weight * (even + first.chance * (late * stage * inverse_width - even))
     left = jnp.maximum(jnp.minimum(limit, 1e9) - age - first.mean, 0.0)
     spared = normal_share(jnp.maximum(chance.slack, 0.0) + left / jnp.maximum(chance.scale_ms, 0.1))
     return total * jnp.where(chance.slack > 0, spared, 1.0)
-
-
-def _cumulative(x: jax.Array, width: jax.Array, chance: jax.Array, stage: jax.Array, long: jax.Array) -> jax.Array:
-    """CDF at x of ``U(0, width)`` plus, with a chance, one or three exponential stages.
-
-    With H the integral of the stages' CDF, ``(H(x) - H(x - width)) / width``.
-    """
-    even = jnp.clip(x, 0.0, width) / width
-    late = (_integral(x / stage, long) - _integral((x - width) / stage, long)) * stage / width
-    return (1.0 - chance) * even + chance * late
 
 
 def _integral(y: jax.Array, long: jax.Array) -> jax.Array:
@@ -181,7 +175,7 @@ def quantiles(
     late = first.chance * moment - (first.chance * first.stage_ms * (1.0 + 2.0 * first.long)) ** 2
     least = jnp.minimum(jnp.minimum(first.own[0], first.own[1]), first.own[2]) + jnp.maximum(age - 0.5 * spread, 0.0)
     above = jnp.maximum(first.mean + chance.mean_ms + age - least, 0.1)
-    sigma_square = jnp.log1p((spread_own + even / 12.0 + late + chance.scale_ms * chance.mean_ms) / (above * above))
+    sigma_square = jnp.log(1.0 + (spread_own + even / 12.0 + late + chance.scale_ms * chance.mean_ms) / (above * above))
     sigma = jnp.sqrt(sigma_square)
     median, sigma, least = once(above * jnp.exp(-0.5 * sigma_square), sigma, least)
     return least + median, least + median * jnp.exp(1.2816 * sigma), least + median * jnp.exp(2.3263 * sigma)

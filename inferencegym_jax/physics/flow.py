@@ -13,30 +13,27 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax.numerics.compile_units import compile_unit, once
+from inferencegym_jax.numerics.compile_units import once
 from inferencegym_jax.physics.iteration import TINY
 
 LEAST_LONG = 1.0 / 9.0  # share of requests through all phases at which the distribution is at its widest, cv 1.12
 
 
-class Passage(NamedTuple):
-    """How the output lengths are spread over phases."""
+def share_of_long(cv: jax.Array) -> jax.Array:
+    """x: share of requests that pass all four phases, for outputs of this coefficient of variation; the rest have the
+    last one only.
 
-    long: jax.Array  # share of requests that pass all four phases; the rest have the last one only
-    phases_a_token: jax.Array  # phases that a request passes for each of its tokens after the first
-
-
-@compile_unit
-def passage(output: jax.Array, cv: jax.Array) -> Passage:
-    """Phases that give outputs of this mean (tokens) and coefficient of variation.
-
-    With a share x through all M = 4 phases and 1 - x through the last alone, the mean is ``(3 x + 1) / mu`` and
-    ``1 + cv^2 = (18 x + 2) / (3 x + 1)^2``, solved for x. cv is met from 1/2 to 1.12 and the nearest is taken beyond.
+    The mean is ``(3 x + 1) / mu`` and ``1 + cv^2 = (18 x + 2) / (3 x + 1)^2``, solved for x. cv is met from 1/2 to 1.12
+    and the nearest is taken beyond.
     """
     second = jnp.clip(1.0 + cv * cv, 1.25, 2.25)
     root = jnp.sqrt(jnp.maximum((6.0 * second - 18.0) ** 2 - 36.0 * second * (second - 2.0), 0.0))
-    long = jnp.clip((18.0 - 6.0 * second + root) / (18.0 * second), LEAST_LONG, 1.0)
-    return Passage(long, (3.0 * long + 1.0) / jnp.maximum(output - 1.0, 0.5))
+    return jnp.clip((18.0 - 6.0 * second + root) / (18.0 * second), LEAST_LONG, 1.0)
+
+
+def phases_a_token(output: jax.Array, long: jax.Array) -> jax.Array:
+    """mu: phases that a request passes for each of its tokens after the first."""
+    return (3.0 * long + 1.0) / jnp.maximum(output - 1.0, 0.5)
 
 
 class Step(NamedTuple):
@@ -44,7 +41,6 @@ class Step(NamedTuple):
 
     moved: tuple[jax.Array, ...]  # requests in each phase at the end, of those that ran at the start
     reach: tuple[jax.Array, ...]  # ms of admission at rate 1 that are in each phase at the end
-    rate: jax.Array  # phases a ms
 
 
 def _chances(rate: jax.Array, span_ms: jax.Array, count: int) -> tuple[list[jax.Array], list[jax.Array]]:
@@ -64,7 +60,6 @@ def _chances(rate: jax.Array, span_ms: jax.Array, count: int) -> tuple[list[jax.
     return chances, spent
 
 
-@compile_unit
 def propagate(phases: tuple[jax.Array, ...], long: jax.Array, rate: jax.Array, span_ms: jax.Array) -> Step:
     """Move the running on for ``span_ms`` at ``rate`` phases a ms.
 
@@ -81,10 +76,9 @@ def propagate(phases: tuple[jax.Array, ...], long: jax.Array, rate: jax.Array, s
         moved.append(sum(terms[1:], terms[0]))
     reach = [long * s for s in spent]
     reach[-1] = reach[-1] + (1.0 - long) * spent[0]
-    return Step(tuple(moved), tuple(reach), rate)
+    return Step(tuple(moved), tuple(reach))
 
 
-@compile_unit
 def remainder(
     phases: tuple[jax.Array, ...], long: jax.Array, rate: jax.Array, span_ms: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -102,7 +96,6 @@ def total(values: tuple[jax.Array, ...]) -> jax.Array:
     return sum(values[1:], values[0])
 
 
-@compile_unit
 def occupancy(
     before: tuple[jax.Array, ...], after: tuple[jax.Array, ...], admitted: jax.Array, long: jax.Array, rate: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

@@ -155,7 +155,10 @@ def serve_lines(
     def look(i: int) -> tuple[jax.Array, jax.Array]:
         part = 1.0 / jnp.maximum(shares[..., i], TINY)
         young = jnp.minimum(ends[i], shares[..., i] * younger_than(arrived, objective_ms[..., i]))
-        return age_ms(arrived, engine.earlier_rate, ends[i] * part), young
+        # what is older than the memory is a guess; the first in line ages by a second in a second
+        return jnp.minimum(
+            age_ms(arrived, engine.earlier_rate, ends[i] * part), engine.age_ms[..., i] + SECOND_MS
+        ), young
 
     def look_at_all() -> tuple[tuple[jax.Array, jax.Array], ...]:
         return tuple(look(i) for i in range(1, CLASSES))

@@ -10,17 +10,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from inferencegym_jax.models import EngineParams, EngineState, RequestOutcome, ServeAction
 from inferencegym_jax.physics import line, on_time, pool
 from inferencegym_jax.physics.first_token import FirstToken, first_token, quantiles, share_within
 from inferencegym_jax.physics.flow import mix, total
-from inferencegym_jax.physics.fluid import Arrivals, Flow, Inflow, flow, prompts_of, take_in
-from inferencegym_jax.physics.iteration import TINY, Iterations, Prompts, over_nodes
+from inferencegym_jax.physics.fluid import Flow, flow, prompts_of
+from inferencegym_jax.physics.inflow import Arrivals, Inflow, take_in, waiting_again
+from inferencegym_jax.physics.iteration import TINY, Prompts, over_nodes
+from inferencegym_jax.physics.kernels import Iterations, by_tier
 from inferencegym_jax.physics.line import Lines
+from inferencegym_jax.physics.on_time import TimePerToken
 from inferencegym_jax.physics.speculation import accepted_tokens
-from inferencegym_jax.physics.switching import SECOND_MS, Configuration, configure
+from inferencegym_jax.physics.switching import SECOND_MS, Configuration, Switched, configure
 
 
 class Second(NamedTuple):
@@ -45,14 +47,7 @@ class Second(NamedTuple):
     first: FirstToken
     wait_ms: jax.Array  # mean wait in line of those that entered
     spread_ms: jax.Array  # over which that wait is spread
-
-
-def by_tier(values: np.ndarray, tier: jax.Array) -> jax.Array:
-    """A constant of the weight format in force, float32."""
-    found = jnp.full_like(tier, float(values[0]), jnp.float32)
-    for i in range(1, len(values)):
-        found = jnp.where(tier >= i, jnp.float32(values[i]), found)
-    return found
+    per_token: TimePerToken  # of the requests that finish
 
 
 def serve_second(
@@ -82,7 +77,6 @@ def serve_second(
     """
     profile = grid.profile
     configuration, switched = configure(engine, action, is_first, params)
-    engine = engine.replace(**switched._asdict(), tier=configuration.tier)
     weights = by_tier(profile.weights_gb, configuration.tier)
     pool_tokens = pool.pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
@@ -96,6 +90,7 @@ def serve_second(
     return settle(
         grid,
         engine,
+        switched,
         inflow,
         moved,
         lines,
@@ -113,6 +108,7 @@ def serve_second(
 def settle(
     grid: Iterations,
     engine: EngineState,
+    switched: Switched,
     inflow: Inflow,
     moved: Flow,
     lines: Lines,
@@ -136,6 +132,8 @@ def settle(
         moved.output,
         moved.admitted / (SECOND_MS * configuration.gpus),
         over_nodes(tuple(x * x for x in prompts.added_ms)),
+        1.0 - moved.iteration_ms / moved.slowed_ms,
+        params.output_cv,
         moved.running / configuration.gpus,
         moved.stiffness,
     )
@@ -205,14 +203,16 @@ def settle(
         first=first,
         wait_ms=wait,
         spread_ms=spread,
+        per_token=per_token,
     )
     kept = 1.0 - finished
     back = jnp.where(inflow.again > TINY, moved.again / jnp.maximum(inflow.again, TINY), 0.0)
-    after_running = total(moved.phases)
-    taken = moved.admitted * jnp.where(configuration.gpus > 1.0, 1.0, 0.0)
-    second_running = jnp.minimum(engine.second_running * kept + taken, 0.5 * after_running)
-    second_running = jnp.where(configuration.apart > 0, engine.second_running * kept, second_running)
+    taken = jnp.where(configuration.gpus > 1.0, moved.admitted, 0.0)
+    replica = configuration.second_running * kept
+    filled = jnp.minimum(replica + taken, 0.5 * total(moved.phases))
+    again = waiting_again(engine, configuration.stopped)
     return second, engine.replace(
+        **switched._asdict(),
         phases=jnp.stack(moved.phases, axis=-1),
         prompt=mix(inflow.running, inflow.own_prompt, moved.admitted, inflow.prompt),
         output=moved.output,
@@ -227,6 +227,8 @@ def settle(
         waiting_output=inflow.output,
         arrived=lines.arrived,
         earlier_rate=line.forget(engine.arrived, engine.earlier_rate),
-        preempted=engine.preempted * (1.0 - back)[..., None],
-        second_running=second_running,
+        preempted=jnp.stack([x * (1.0 - back) for x in again], axis=-1),
+        tier=configuration.tier,
+        second_gpu=(configuration.paid > 1.5).astype(jnp.int32),
+        second_running=jnp.where(configuration.apart > 0, replica, filled),
     )
