@@ -52,7 +52,7 @@ def finish(
     solution: Solution,
     long: jax.Array,
     configuration: Configuration,
-) -> tuple[jax.Array, ...]:
+) -> tuple[tuple[jax.Array, ...], jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
     """Carry the solution out.
 
     Returns:

@@ -164,7 +164,8 @@ def serve_lines(
         return tuple(look(i) for i in range(1, CLASSES))
 
     def nobody() -> tuple[tuple[jax.Array, jax.Array], ...]:
-        return ((jnp.zeros_like(entering),) * 2,) * (CLASSES - 1)
+        zero = jnp.zeros_like(entering)
+        return tuple((zero, zero) for _ in range(1, CLASSES))
 
     seen = (look(0), *jax.lax.cond(has_classes(shares), look_at_all, nobody))
     total, spreads, above = jnp.zeros_like(entering), jnp.zeros_like(entering), jnp.zeros_like(entering)
