@@ -49,7 +49,7 @@ INSTALL = $$( [ -x $(VENV)/bin/uv ] && echo $(VENV)/bin/uv pip install --quiet -
 export UV_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint format bench table serve policies docs notebook release audit live install-% lock wheel clean
+.PHONY: help install demo test test-slow lint format bench table serve policies docs notebook release audit live install-% lock wheel clean
 .PRECIOUS: $(STAMPS)/%
 
 help: ## Show this list
@@ -65,8 +65,11 @@ install: $(STAMPS)/all ## Install every command of the README into .venv (then: 
 demo: $(STAMPS)/demo ## Score four policies on all tasks and draw demo.png (under 3 minutes from a fresh clone)
 	$(PY) -m training.demo $(ARGS)
 
-test: $(STAMPS)/test ## Run the tests on the CPU (PYTEST_ARGS="-k grader" narrows them)
-	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist loadfile --timeout 900 $(PYTEST_ARGS)
+test: $(STAMPS)/test ## Run the tests on both cores (PYTEST_ARGS="-k grader" narrows them)
+	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist loadfile --timeout 900 -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(STAMPS)/test ## Run the tests that are marked slow (CI runs both)
+	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --timeout 900 -m "slow and not release" $(PYTEST_ARGS)
 
 lint: $(STAMPS)/test ## Check style, formatting and types; the library strictly, and every public name
 	$(PY) -m ruff check .

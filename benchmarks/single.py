@@ -97,9 +97,9 @@ def gymnasium_single() -> Callable[[int], Any]:
 
 def measure_packed(repeats: int) -> dict[str, float]:
     """Microseconds of CartPole's step, of the packed step and of Gymnasium's, under the server's settings of JAX."""
-    from server.programs import Engine
+    from server.programs import Programs
 
-    Engine()  # the settings hold from JAX's start
+    Programs()  # the settings hold from JAX's start
     calls = {"CartPole-v1": gymnax_single("CartPole-v1"), "packed": packed_single(), "gymnasium": gymnasium_single()}
     return in_microseconds(alternate(calls, repeats))
 

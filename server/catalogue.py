@@ -28,6 +28,7 @@ def tasks() -> list[dict[str, Any]]:
             "active_actions": list(spec.active_knobs),
             "episode_length": EPISODE_LENGTH,
             "slo_ttft_ms": [None if math.isinf(x) else x for x in spec.slo_ttft_ms],
+            "slo_tpot_ms": None if math.isinf(spec.slo_tpot_ms) else spec.slo_tpot_ms,
             "class_shares": list(spec.class_shares),
             "memory_limit_gb": spec.memory_limit_gb,
             "cost_budget": spec.cost_budget,

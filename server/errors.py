@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
 
+from server.bad_input import BadInput
 from server.schemas import Problem
 from server.service import StepConflict
 from server.sessions import SessionNotFound
@@ -83,10 +84,6 @@ async def _bad_value(request: Request, error: Exception) -> Response:
 
 async def _store_away(request: Request, error: Exception) -> Response:
     return problem(503, f"the session store cannot be reached: {type(error).__name__}", {"retry-after": "1"})
-
-
-class BadInput(ValueError):
-    """Input that only the library could judge; its message names field and value."""
 
 
 def install(app: FastAPI) -> None:

@@ -56,12 +56,12 @@ def build_tools(service: Service, metrics: Metrics) -> FastMCP:
     async def step(session_id: SessionId, action: ActionModel) -> dict[str, Any]:
         """Serve one simulated second with these knobs; one left out takes the baseline's value."""
         try:
-            answer, taken = await service.step(session_id, action.knobs())
+            response, taken = await service.step(session_id, action.knobs())
         except (SessionNotFound, StepConflict, ValueError) as error:
             raise ToolError(str(error)) from error
         if taken:
             metrics.http_steps.inc()
-        return orjson.loads(answer)
+        return orjson.loads(response)
 
     @mcp.tool
     async def state(session_id: SessionId) -> dict[str, Any]:
@@ -117,11 +117,13 @@ class MCPEndpoint:
 def is_request(body: bytes) -> bool:
     """Whether a body is a JSON-RPC request, notification or response."""
     try:
-        found = orjson.loads(body)
+        message = orjson.loads(body)
     except orjson.JSONDecodeError:
         return False
     return (
-        isinstance(found, dict) and found.get("jsonrpc") == "2.0" and bool({"method", "result", "error"} & set(found))
+        isinstance(message, dict)
+        and message.get("jsonrpc") == "2.0"
+        and bool({"method", "result", "error"} & set(message))
     )
 
 
@@ -139,13 +141,13 @@ async def read_body(receive: Receive) -> bytes:
 
 def replay(body: bytes, receive: Receive) -> Callable[[], Any]:
     """A receive that gives the body again, then whatever comes."""
-    given = False
+    is_sent = False
 
     async def again() -> Message:
-        nonlocal given
-        if given:
+        nonlocal is_sent
+        if is_sent:
             return await receive()
-        given = True
+        is_sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again

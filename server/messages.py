@@ -24,16 +24,16 @@ def complaint(message: Message) -> str | None:
     if text.count("{") + text.count("[") > MOST_PARTS:
         return f"more than {MOST_PARTS} arrays and objects in one message"
     try:
-        found = json.loads(text)
+        message = json.loads(text)
         if "\\u" in text:
-            json.dumps(found, ensure_ascii=False).encode()
+            json.dumps(message, ensure_ascii=False).encode()
     except json.JSONDecodeError:
         return None
     except UnicodeEncodeError:
         return "half of a surrogate pair is no character"
     except ValueError:
         return "an integer of thousands of digits"
-    return None if isinstance(found, dict) else 'must be an object, for example {"type": "reset", "data": {}}'
+    return None if isinstance(message, dict) else 'must be an object, for example {"type": "reset", "data": {}}'
 
 
 class MessageCheck:
@@ -54,8 +54,8 @@ class MessageCheck:
                 wrong = complaint(message) if message["type"] == "websocket.receive" else None
                 if wrong is None:
                     return message
-                answer: dict[str, Any] = {"message": f"Invalid JSON: {wrong}", "code": "INVALID_JSON"}
-                body = orjson.dumps({"type": "error", "data": answer}).decode()
+                error: dict[str, Any] = {"message": f"Invalid JSON: {wrong}", "code": "INVALID_JSON"}
+                body = orjson.dumps({"type": "error", "data": error}).decode()
                 await send({"type": "websocket.send", "text": body})
 
         await self.app(scope, checked, send)

@@ -46,8 +46,8 @@ class Observe:
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        header = Headers(scope=scope).get("x-request-id", "")
+        request_id = header if REQUEST_ID.fullmatch(header) else uuid.uuid4().hex
         status = 500
 
         async def observed(message: Message) -> None:

@@ -23,6 +23,7 @@ from inferencegym_jax.policies.reactive_control import ReactivePlan
 from inferencegym_jax.policies.reactive_plans import plan_for
 from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
+from server.bad_input import BadInput
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
 
@@ -79,7 +80,7 @@ class Programs:
         """The program of a task (id or name) and a config.
 
         Raises:
-            ValueError: see ``inferencegym_jax.make``.
+            BadInput: see ``inferencegym_jax.make``.
         """
         spec = ig.get_task(task)
         overrides = check_config(config)
@@ -87,7 +88,10 @@ class Programs:
         with self._lock:
             program = self._programs.get(key)
             if program is None:
-                problem = ig.problem(spec.id, table=self.table, trace=self.trace, config=overrides)
+                try:
+                    problem = ig.problem(spec.id, table=self.table, trace=self.trace, config=overrides)
+                except ValueError as error:  # an override that this task cannot have
+                    raise BadInput(str(error)) from error
                 program = self._programs[key] = TaskProgram(problem)
                 while len(self._programs) > PARAMS_KEPT:
                     self._programs.popitem(last=False)

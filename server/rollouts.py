@@ -26,7 +26,7 @@ from inferencegym_jax.policies.names import STATIC, WEIGHTLESS, policy_of, stati
 from inferencegym_jax.policies.reactive_control import ReactivePlan, act
 from inferencegym_jax.scoring.aggregates import Aggregates, aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
-from server.errors import BadInput
+from server.bad_input import BadInput
 from server.programs import Programs, TaskProgram
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings

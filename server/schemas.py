@@ -205,6 +205,7 @@ class TaskEntry(BaseModel):
     active_actions: list[str]
     episode_length: int
     slo_ttft_ms: list[float | None] = Field(description="ms, of the interactive, batch and best-effort class")
+    slo_tpot_ms: float | None = Field(description="ms, of an open-loop task")
     class_shares: list[float]
     memory_limit_gb: float | None
     cost_budget: float | None

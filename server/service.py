@@ -93,13 +93,13 @@ class Service:
         """
         session = await self.store.get(session_id)
         if step_id is not None and step_id == session.step_id:
-            return session.answer, False
+            return session.response, False
         if session.done:
             raise StepConflict(f"session {session_id!r}: the episode is over at step {session.steps}; POST /reset")
         program = self.programs.program(session.task, session.config)
         packed = program.pack_action(action)
         outcome = program.step(session.state, packed)
-        answer = step_answer(session_id, outcome)
+        response = step_answer(session_id, outcome)
         after = dataclasses.replace(
             session,
             state=outcome.state,
@@ -109,13 +109,13 @@ class Service:
             phase=outcome.info["workload"]["phase"],
             actions=session.actions + packed,
             step_id=step_id,
-            answer=answer if step_id is not None else b"",
+            response=response if step_id is not None else b"",
         )
         if await self.store.replace(after, session.steps):
-            return answer, True
+            return response, True
         now = await self.store.get(session_id)
         if step_id is not None and step_id == now.step_id:
-            return now.answer, False
+            return now.response, False
         raise StepConflict(
             f"session {session_id!r}: another step was applied at the same time; it stands at step {now.steps} now"
         )

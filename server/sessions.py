@@ -50,12 +50,12 @@ class Session:
     phase: int = 0  # models.Phase of the last step
     actions: bytes = b""  # 20 bytes a step, see SingleStep.pack_action
     step_id: str | None = None  # of the last step
-    answer: bytes = field(default=b"", repr=False)  # the last step's response body, for a retry with the same step_id
+    response: bytes = field(default=b"", repr=False)  # the last step's response body, for a retry with the same step_id
 
     def to_bytes(self) -> bytes:
         """The session as versioned JSON."""
         record = dataclasses.asdict(self)
-        for name in ("state", "actions", "answer"):
+        for name in ("state", "actions", "response"):
             record[name] = base64.b64encode(record[name]).decode()
         return orjson.dumps({"version": RECORD_VERSION, **record})
 
@@ -70,7 +70,7 @@ class Session:
         version = record.pop("version", None)
         if version != RECORD_VERSION:
             raise ValueError(f"session record version {version!r}: this server reads version {RECORD_VERSION}")
-        for name in ("state", "actions", "answer"):
+        for name in ("state", "actions", "response"):
             record[name] = base64.b64decode(record[name])
         return cls(**record)
 
@@ -130,12 +130,12 @@ class EmbeddedStore:
     async def get(self, session_id: str) -> Session:
         """The session; counts as a use."""
         self._sweep()
-        found = self._sessions.get(session_id)
-        if found is None:
+        entry = self._sessions.get(session_id)
+        if entry is None:
             raise SessionNotFound(session_id, session_id in self._expired)
-        self._sessions[session_id] = (found[0], self._clock())
+        self._sessions[session_id] = (entry[0], self._clock())
         self._sessions.move_to_end(session_id)
-        return found[0]
+        return entry[0]
 
     async def replace(self, session: Session, expected_steps: int) -> bool:
         """Compare-and-set on the step count. No await between: the event loop makes it atomic."""

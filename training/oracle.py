@@ -59,10 +59,10 @@ def play(problem: Problem, objective: str, seeds: Any, horizon: int = 1) -> Epis
     if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
         raise ValueError(f"horizon = {horizon!r}: must be a whole number of at least 1")
     env, params = problem.env.suited_to(problem.params), problem.params
-    chosen = _search(
+    actions = _search(
         env, problem.spec.id, objective, horizon, params, candidates(env, params), jnp.asarray(seeds, jnp.uint32)
     )
-    return ig.evaluate(env, params, _replay, seeds, carry=chosen, carry_axis=0)
+    return ig.evaluate(env, params, _replay, seeds, carry=actions, carry_axis=0)
 
 
 def _replay(key: jax.Array, observation: Any, carry: tuple[ServeAction, jax.Array]) -> Any:
@@ -146,14 +146,14 @@ def report(
         except FileNotFoundError:
             continue
     for objective in OBJECTIVES:
-        found = play(problem, objective, seeds, horizon)
+        statistics = play(problem, objective, seeds, horizon)
         rows.append(
             (
                 f"oracle for {objective}",
                 {
-                    "score": problem.score(found),
-                    "return": np.asarray(found.total_reward, np.float64),
-                    "oom_share": np.asarray(found.oom_share, np.float64),
+                    "score": problem.score(statistics),
+                    "return": np.asarray(statistics.total_reward, np.float64),
+                    "oom_share": np.asarray(statistics.oom_share, np.float64),
                 },
             )
         )

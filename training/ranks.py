@@ -81,13 +81,13 @@ def rank_policies(
     for name in NAMES:
         advance(name.replace("_", " "))
         try:
-            found = episodes(problem, policy_of(name, problem), seeds)
+            statistics = episodes(problem, policy_of(name, problem), seeds)
         except FileNotFoundError:
             continue
         names.append(name.replace("_", " "))
-        scores.append(found["score"].mean())
-        returns.append(found["return"].mean())
-        crashes.append(found["oom_share"].mean())
+        scores.append(statistics["score"].mean())
+        returns.append(statistics["return"].mean())
+        crashes.append(statistics["oom_share"].mean())
     score, total = np.asarray(scores, np.float64), np.asarray(returns, np.float64)
     best_quarter = np.argsort(-score, kind="stable")[: max(len(score) // 4, 3)]
     shown = [(name, statics + i) for i, name in enumerate(names)]

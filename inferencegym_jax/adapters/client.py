@@ -170,8 +170,8 @@ class Operations(Generic[E]):
 class Episode(EpisodeOperations):
     """One session on the server; made by ``Client.reset``."""
 
-    def __init__(self, client: Client, answer: dict[str, Any]):
-        super().__init__(answer)
+    def __init__(self, client: Client, body: dict[str, Any]):
+        super().__init__(body)
         self._client: Client = client
 
     def send(self, request: Request[T], /) -> T:
@@ -182,8 +182,8 @@ class Episode(EpisodeOperations):
 class AsyncEpisode(EpisodeOperations):
     """One session on the server; made by ``AsyncClient.reset``. What ``Episode`` does is awaited here."""
 
-    def __init__(self, client: AsyncClient, answer: dict[str, Any]):
-        super().__init__(answer)
+    def __init__(self, client: AsyncClient, body: dict[str, Any]):
+        super().__init__(body)
         self._client: AsyncClient = client
 
     async def send(self, request: Request[T], /) -> T:

@@ -84,7 +84,7 @@ class Request(Generic[T]):
     path: str
     body: Any = None
     query: dict[str, str] | None = None
-    parse: Callable[[Any], T] = lambda answer: answer  # of the answer's JSON (its bytes for Arrow)
+    parse: Callable[[Any], T] = lambda body: body  # of the answer's JSON (its bytes for Arrow)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of httpx' ``request``."""
@@ -139,24 +139,24 @@ def known(fields: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
 class EpisodeView:
     """Where an episode stands, as far as this client has seen."""
 
-    def __init__(self, answer: dict[str, Any]):
-        self.session_id: str = answer["session_id"]
-        self.task_id: int = answer["info"]["task_id"]
-        self.seed: int = answer["info"]["seed"]
-        self.length: int = answer["episode_length"]
-        self.active_actions: list[str] = answer["info"]["active_actions"]
-        self.observation: ServeObservation = ServeObservation(**known(answer["observation"], OBSERVATION))
+    def __init__(self, body: dict[str, Any]):
+        self.session_id: str = body["session_id"]
+        self.task_id: int = body["info"]["task_id"]
+        self.seed: int = body["info"]["seed"]
+        self.length: int = body["episode_length"]
+        self.active_actions: list[str] = body["info"]["active_actions"]
+        self.observation: ServeObservation = ServeObservation(**known(body["observation"], OBSERVATION))
         self.done: bool = False
         self.total_reward: float = 0.0
 
-    def take(self, answer: dict[str, Any]) -> Step:
+    def take(self, body: dict[str, Any]) -> Step:
         """The step in an answer of POST /step; moves this view on."""
-        info = answer["info"]
+        info = body["info"]
         outcome = info.get("outcome")
         step = Step(
-            ServeObservation(**known(answer["observation"], OBSERVATION)),
-            answer["reward"],
-            answer["done"],
+            ServeObservation(**known(body["observation"], OBSERVATION)),
+            body["reward"],
+            body["done"],
             MetricsSnapshot(**known(info["metrics"], METRICS)),
             WorkloadState(**known(info["workload"], WORKLOAD)),
             info["oom"],

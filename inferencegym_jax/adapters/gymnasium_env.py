@@ -79,11 +79,11 @@ def flatten(observation: ServeObservation, normalised: bool) -> np.ndarray:
     return np.asarray((_normalise if normalised else _to_array)(observation))
 
 
-def next_episode(given: int | None, seed: int | None, episode: int, rng: np.random.Generator) -> tuple[int, int]:
+def next_episode(new_seed: int | None, seed: int | None, episode: int, rng: np.random.Generator) -> tuple[int, int]:
     """(seed, episode number) that a Gymnasium reset starts: the given seed, else a first one drawn, else the one that
     auto-reset would choose after ``seed``."""
-    if given is not None:
-        return int(given), 0
+    if new_seed is not None:
+        return int(new_seed), 0
     if seed is None:
         return int(rng.integers(SEEDS)), 0
     return int(counters.episode_seed(jnp.uint32(seed), jnp.int32(episode + 1))), episode + 1

@@ -67,33 +67,39 @@ class HTTPGymEnv(gymnasium.Env[np.ndarray, Any]):
         body: dict[str, Any] = {"task_id": self.task_id, "seed": self._seed}
         if self.config:
             body["config"] = self.config
-        answer = self._post("/reset", body)
-        self._session = answer["session_id"]
-        return self._observe(answer), {"seed": self._seed, "session_id": self._session}
+        response = self._post("/reset", body)
+        self._session = response["session_id"]
+        return self._observe(response), {"seed": self._seed, "session_id": self._session}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One second of serving; actions as ``InferenceGymEnv`` takes them. An episode ends by truncation."""
         if self._session is None:
             raise gymnasium.error.ResetNeeded("step before reset: call reset()")
         body = {"session_id": self._session, "action": to_action(action).to_dict()}
-        answer = self._post("/step", body)
-        return self._observe(answer), float(answer["reward"]), False, bool(answer["done"]), answer.get("info") or {}
+        response = self._post("/step", body)
+        return (
+            self._observe(response),
+            float(response["reward"]),
+            False,
+            bool(response["done"]),
+            response.get("info") or {},
+        )
 
     def close(self) -> None:
         """Close the connection."""
         if self._owns_client:
             self._client.close()
 
-    def _observe(self, answer: Mapping[str, Any]) -> np.ndarray:
-        fields = {name: np.asarray(answer["observation"][name], np.float32) for name in OBSERVATION}
+    def _observe(self, response: Mapping[str, Any]) -> np.ndarray:
+        fields = {name: np.asarray(response["observation"][name], np.float32) for name in OBSERVATION}
         return flatten(ServeObservation(**fields), self.normalised)
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         url = f"{self.base_url}{path}"
         try:
-            answer = self._client.post(url, json=body)
+            response = self._client.post(url, json=body)
         except httpx.HTTPError as error:
             raise ServerError(f"POST {url}: no answer ({error}); is the server running (`make serve`)?") from error
-        if not answer.is_success:
-            raise ServerError(f"POST {url}: {answer.status_code} {answer.text[:300]}")
-        return answer.json()
+        if not response.is_success:
+            raise ServerError(f"POST {url}: {response.status_code} {response.text[:300]}")
+        return response.json()

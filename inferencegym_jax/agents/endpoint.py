@@ -132,29 +132,29 @@ class ChatClient:
                 self.usage.retries += 1
             wait = min(0.5 * 2**attempt, LONGEST_PAUSE_S)
             try:
-                answer = self._http.post(url, json=dict(body))
+                response = self._http.post(url, json=dict(body))
             except self._errors as error:
                 problem = f"{type(error).__name__}: {error}"
             else:
-                if answer.status_code == 200:
-                    return self._message(answer)
-                problem = f"status {answer.status_code}: {answer.text[:300]}"
-                if answer.status_code not in RETRY_STATUS:
-                    raise EndpointError(f"{url}: {problem}", answer.status_code)
-                wait = _retry_after(answer.headers.get("retry-after"), wait)
+                if response.status_code == 200:
+                    return self._message(response)
+                problem = f"status {response.status_code}: {response.text[:300]}"
+                if response.status_code not in RETRY_STATUS:
+                    raise EndpointError(f"{url}: {problem}", response.status_code)
+                wait = _retry_after(response.headers.get("retry-after"), wait)
             if attempt + 1 < tries:
                 self._pause(wait)
         raise EndpointError(f"{url}: gave up after {tries} tries; last: {problem}")
 
-    def _message(self, answer: Any) -> dict[str, Any]:
+    def _message(self, response: Any) -> dict[str, Any]:
         try:
-            found = answer.json()
-            message = found["choices"][0]["message"]
+            completion = response.json()
+            message = completion["choices"][0]["message"]
         except (ValueError, LookupError, TypeError):
-            raise EndpointError(f"{self.endpoint.base_url}: not a chat completion: {answer.text[:300]}") from None
+            raise EndpointError(f"{self.endpoint.base_url}: not a chat completion: {response.text[:300]}") from None
         if not isinstance(message, dict):
-            raise EndpointError(f"{self.endpoint.base_url}: not a chat completion: {answer.text[:300]}")
-        self.usage.add(found.get("usage"), self.endpoint)
+            raise EndpointError(f"{self.endpoint.base_url}: not a chat completion: {response.text[:300]}")
+        self.usage.add(completion.get("usage"), self.endpoint)
         return message
 
 

@@ -87,9 +87,9 @@ class LLMAgent:
                 return parse_action(message, knobs)
             except MalformedAnswer as error:
                 self.usage.malformed += 1
-                given = message.get("content") or str(message.get("tool_calls") or "")
+                text = message.get("content") or str(message.get("tool_calls") or "")
                 messages += [
-                    {"role": "assistant", "content": given if isinstance(given, str) and given else "(empty)"},
+                    {"role": "assistant", "content": text if isinstance(text, str) and text else "(empty)"},
                     {"role": "user", "content": f"That is not a valid action: {error}. Answer again."},
                 ]
         self.usage.held += 1

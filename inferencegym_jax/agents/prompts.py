@@ -140,16 +140,16 @@ def parse_action(message: Mapping[str, Any], knobs: Sequence[str]) -> ServeActio
         if not isinstance(function, Mapping) or function.get("name") != TOOL:
             raise MalformedAnswer(f"call the tool {TOOL}, no other")
         text = function.get("arguments")
-        given = text if isinstance(text, Mapping) else _json_object(str(text))
+        knob_values = text if isinstance(text, Mapping) else _json_object(str(text))
     else:
-        given = _json_object(_text(message.get("content")))
-    unknown = [name for name in given if name not in KNOBS]
+        knob_values = _json_object(_text(message.get("content")))
+    unknown = [name for name in knob_values if name not in KNOBS]
     if unknown:
         raise MalformedAnswer(f"unknown knob {shown(unknown[0])}; allowed are {', '.join(knobs)}")
-    missing = [name for name in knobs if name not in given]
+    missing = [name for name in knobs if name not in knob_values]
     if missing:
         raise MalformedAnswer(f"{missing[0]} is missing; set all of {', '.join(knobs)}")
-    values = {name: _value(name, given[name]) for name in knobs}
+    values = {name: _value(name, knob_values[name]) for name in knobs}
     action = ServeAction(**values)
     try:
         check_action(action)
@@ -164,30 +164,30 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _value(name: str, given: Any) -> Any:
+def _value(name: str, value: Any) -> Any:
     """Whole numbers that came as 64.0, and nothing else, are mended."""
-    number = finite_number(given)
+    number = finite_number(value)
     if (
         KNOBS[name].kind in ("int", "choice")
-        and isinstance(given, float)
+        and isinstance(value, float)
         and number is not None
         and number == int(number)
     ):
         return int(number)
-    return given
+    return value
 
 
 def _json_object(text: str) -> Mapping[str, Any]:
     """The last JSON object in a text; models wrap it in prose, in a code fence or behind their reasoning."""
     text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
-    decoder, found, at = json.JSONDecoder(), None, text.find("{")
+    decoder, last, at = json.JSONDecoder(), None, text.find("{")
     while at >= 0:
         try:
             value, end = decoder.raw_decode(text, at)
         except ValueError:
             at = text.find("{", at + 1)
             continue
-        found, at = value, text.find("{", end)
-    if not isinstance(found, Mapping):
+        last, at = value, text.find("{", end)
+    if not isinstance(last, Mapping):
         raise MalformedAnswer("no JSON object found in the answer; answer with one, or call the tool")
-    return found
+    return last

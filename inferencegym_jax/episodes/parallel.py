@@ -64,14 +64,14 @@ def run(
         split: run parts of the batch on several cores. XLA's own threads, which share the work of each small operation,
             lose more time in handing it over than they gain.
     """
-    given = params, seeds, carry, shared
-    if jax.default_backend() != "cpu" or jax.local_device_count() > 1 or is_traced(given):
-        return function(*static, *given)
+    arguments = params, seeds, carry, shared
+    if jax.default_backend() != "cpu" or jax.local_device_count() > 1 or is_traced(arguments):
+        return function(*static, *arguments)
     parts = count_parts(seeds.shape[0]) if split else 1
-    given = jax.tree.map(jnp.asarray, given)
+    arguments = jax.tree.map(jnp.asarray, arguments)
     if parts == 1:
-        return _compiled(function, static, *_signature(given))(*given)
-    pieces = [_piece(given, i, parts) for i in range(parts)]
+        return _compiled(function, static, *_signature(arguments))(*arguments)
+    pieces = [_piece(arguments, i, parts) for i in range(parts)]
     program = _compiled(function, static, *_signature(pieces[0]))
     results = list(_threads().map(lambda piece: jax.block_until_ready(program(*piece)), pieces))
     return _join(axis, results)
@@ -82,8 +82,8 @@ def _join(axis: int, results: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=axis), *results)
 
 
-def _piece(given: tuple[Any, ...], i: int, parts: int) -> tuple[Any, ...]:
-    params, seeds, carry, shared = given
+def _piece(arguments: tuple[Any, ...], i: int, parts: int) -> tuple[Any, ...]:
+    params, seeds, carry, shared = arguments
     size = seeds.shape[0] // parts
 
     def cut(x: jax.Array) -> Any:

@@ -66,8 +66,8 @@ def _params_axis(params: EnvParams) -> int | None:
 
 def act(policy: Policy, state: Any, observation: ServeObservation, carry: Any) -> tuple[ServeAction, Any]:
     """One policy call for one environment, with the key of (seed, step)."""
-    answer = policy(random.policy_key(state.seed, state.time), observation, carry)
-    action, carry = answer if isinstance(answer, tuple) else (answer, carry)
+    result = policy(random.policy_key(state.seed, state.time), observation, carry)
+    action, carry = result if isinstance(result, tuple) else (result, carry)
     return action.as_arrays(), carry
 
 

@@ -80,8 +80,8 @@ def search_static(env: Environment, params: EnvParams, actions: list[dict[str, A
     for start in range(0, count, chunk):
         index = np.arange(start, start + chunk) % count  # the last chunk wraps round, so that one shape is compiled
         carry = ServeAction(**{name: column[index] for name, column in columns.items()}).as_arrays()
-        found = evaluate(env, params, follow, all_seeds[index], carry=carry, carry_axis=0)
-        parts.append(jax.tree.map(np.asarray, found))
+        statistics = evaluate(env, params, follow, all_seeds[index], carry=carry, carry_axis=0)
+        parts.append(jax.tree.map(np.asarray, statistics))
     joined = jax.tree.map(lambda *xs: np.concatenate(xs)[:count].reshape(len(actions), len(seeds)), *parts)
     means = jax.tree.map(lambda x: x.mean(axis=1, dtype=np.float64), joined)
     return StaticSearch(actions, means, joined.oom_share.max(axis=1), joined)

@@ -50,3 +50,13 @@ def in_one_piece(function: Callable[P, T]) -> Callable[P, T]:
             return called(*args, **kwargs)
 
     return whole
+
+
+@compile_unit
+def _same(values: T) -> T:
+    return values
+
+
+def once(*values: jax.Array) -> tuple[jax.Array, ...]:
+    """The same values, computed here once instead of in each computation that reads them (see ``compile_unit``)."""
+    return _same(values)

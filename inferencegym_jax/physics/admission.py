@@ -23,8 +23,8 @@ class Engine(NamedTuple):
     gpus: jax.Array  # e: GPUs among which requests and prompts are shared
     slots: jax.Array  # most running requests
     room: jax.Array  # tokens that the pool may hold when the last prompt has entered
-    iteration: jax.Array  # t: ms of an iteration without a prompt
-    prompt_ms: jax.Array  # p: what one prompt adds to the iterations of the decode GPU
+    pace: jax.Array  # 1 / t: iterations a ms, those that hold no prompt
+    share_ms: jax.Array  # p / e: what one prompt adds to the iterations of the decode GPUs
     prefill_ms: jax.Array  # ms from a request's admission to the end of its last chunk
     least_ms: jax.Array  # ms of prefill work that a prompt makes, where the token budget binds
     prompt: jax.Array  # P: tokens that it takes of the pool
@@ -32,38 +32,38 @@ class Engine(NamedTuple):
     tokens: jax.Array  # tokens that it gets in an iteration
 
 
-def slowed(iteration: jax.Array, admission: jax.Array, prompt_ms: jax.Array, gpus: jax.Array) -> jax.Array:
-    """T: mean iteration (ms) where ``admission`` prompts a ms are shared by ``gpus`` engines."""
-    return iteration / jnp.maximum(1.0 - admission * prompt_ms / gpus, 1.0 - BUSIEST)
+class Demand(NamedTuple):
+    """Who may enter and who is in the way at the start of the second; requests, tokens."""
+
+    line: jax.Array  # requests that wait or arrive
+    running: jax.Array  # n, in decode
+    leaving: jax.Array  # of those, in their last phase
+    held: jax.Array  # K, tokens in the pool
+    freed: jax.Array  # tokens that a completion frees
+    inverse_ms: jax.Array  # 1 / the time served in the second
 
 
-def limits(
-    engine: Engine,
-    line: jax.Array,
-    running: jax.Array,
-    leaving: jax.Array,
-    held: jax.Array,
-    freed: jax.Array,
-    span_ms: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Admissions a ms that each limit allows: (line, token budget, slots, memory).
+def pace_of(engine: Engine, admission: jax.Array) -> jax.Array:
+    """1 / T: iterations a ms where ``admission`` prompts a ms lengthen them, ``(1 - A p / e) / t``."""
+    return engine.pace * jnp.maximum(1.0 - admission * engine.share_ms, 1.0 - BUSIEST)
 
-    Args:
-        engine: what the limits are made of.
-        line: requests that wait or arrive in the second.
-        running: n, requests in decode at the start.
-        leaving: of those, requests in their last phase.
-        held: K, tokens in the pool at the start.
-        freed: tokens that a completion frees.
-        span_ms: time served in the second.
-    """
-    span = jnp.maximum(span_ms, TINY)
-    share = engine.prompt_ms / engine.gpus
-    by_line = line / span
-    by_budget = engine.gpus / jnp.maximum(engine.least_ms, TINY)
-    # completions a ms are y (1 - A p / e): fewer where prompts slow the iterations
-    y = leaving * engine.passing / engine.iteration
-    by_slots = ((engine.slots - running) / span + y) / (1.0 + share * y + engine.prefill_ms / span)
-    z = freed * y - running * engine.tokens / engine.iteration
-    by_memory = ((engine.room - held) / span + z) / jnp.maximum(engine.prompt + share * z, 0.25 * engine.prompt)
-    return by_line, by_budget, by_slots, by_memory
+
+def by_budget(engine: Engine) -> jax.Array:
+    """Admissions a ms for which the iterations have room."""
+    return engine.gpus / jnp.maximum(engine.least_ms, TINY)
+
+
+def by_slots(engine: Engine, demand: Demand) -> jax.Array:
+    """Admissions a ms for which there are slots: free ones, and those of the requests that finish, ``y (1 - A p / e)``
+    a ms, less one for each request in its own prefill."""
+    y = demand.leaving * engine.passing * engine.pace
+    free = (engine.slots - demand.running) * demand.inverse_ms + y
+    return free / (1.0 + engine.share_ms * y + engine.prefill_ms * demand.inverse_ms)
+
+
+def by_memory(engine: Engine, demand: Demand) -> jax.Array:
+    """Admissions a ms for which the pool has room: what is free, and what those that finish free beyond the growth of
+    the others."""
+    z = (demand.freed * demand.leaving * engine.passing - demand.running * engine.tokens) * engine.pace
+    free = (engine.room - demand.held) * demand.inverse_ms + z
+    return free / jnp.maximum(engine.prompt + engine.share_ms * z, 0.25 * engine.prompt)

@@ -23,7 +23,6 @@ LEAST_GINI = 0.27  # of the outputs that four phases make
 class Chance(NamedTuple):
     """The wait that chance makes beside the fluid's."""
 
-    full: jax.Array  # probability that the limit is reached
     slack: jax.Array  # z: deviations between the fluid and the limit; below 0 where a line waits
     scale_ms: jax.Array  # wait for each deviation above the limit
 
@@ -67,14 +66,13 @@ def near_slots(
         stay_ms: from a request's first to its last token.
     """
     z = (slots - running - waiting) / sigma
-    return Chance(normal_share(-z), z, sigma * stay_ms / slots)
+    return Chance(z, sigma * stay_ms / slots)
 
 
 def near_pool(
     room: jax.Array,
     held: jax.Array,
     context: jax.Array,
-    cv_context: jax.Array,
     waiting: jax.Array,
     prompt: jax.Array,
     sigma: jax.Array,
@@ -86,14 +84,11 @@ def near_pool(
         room: tokens that the pool may hold when the last prompt has entered.
         held: K.
         context: mean tokens of a running request.
-        cv_context: their coefficient of variation.
         waiting: requests that wait in the fluid.
         prompt: P.
-        sigma: standard deviation of the number running, see ``unseen``.
+        sigma: standard deviation of the tokens held.
         stay_ms: from a request's first to its last token.
     """
-    tokens = sigma * context * jnp.sqrt(1.0 + cv_context * cv_context)
-    z = (room - held - waiting * prompt) / tokens
+    z = (room - held - waiting * prompt) / sigma
     # a full pool gives P tokens to newcomers for each of its requests, once in a stay
-    freed = prompt * room / (context * stay_ms)
-    return Chance(normal_share(-z), z, tokens / freed)
+    return Chance(z, sigma * context * stay_ms / (prompt * room))

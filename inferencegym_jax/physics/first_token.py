@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineParams
+from inferencegym_jax.numerics.compile_units import compile_unit, once
 from inferencegym_jax.physics.chance import Chance, normal_share
 from inferencegym_jax.physics.fluid import Flow
 from inferencegym_jax.physics.iteration import NODE_WEIGHTS, TINY, Prompts, over_nodes
@@ -68,6 +69,7 @@ def first_token(
     whole = tuple(jnp.where(split, x, p + f * t) for p, f, x in zip(added, further, alone, strict=True))
     p = over_nodes(whole)
     square = over_nodes(tuple(x * x for x in whole))
+    p, square = once(p, square)
     # two different requests of a second whose mean is known are less alike than that mean with itself
     apart = 1.0 / (1.0 + params.prompt_cv**2 / jnp.maximum(admitted, 1.0))
     load = jnp.minimum(seen * p, 1.0)
@@ -76,32 +78,38 @@ def first_token(
     lengthened = scv * square / jnp.maximum(p, TINY) * growth / (1.0 + load)
     inspected = t * (1.0 + growth) + lengthened
     busy = 1.0 - jnp.exp(-flow.running / gpus - admitted / (SECOND_MS * gpus) * (p + t))
+    growth, lengthened, inspected, busy = once(growth, lengthened, inspected, busy)
     with_it = scv * load * (inspected - (1.0 - apart) * lengthened)
     # prompts beyond what one iteration has room for queue as at a server of their own
-    per_prompt = t * prompts.tokens / prompts.chunk
+    per_prompt = t * prompts.iterations
     service = p + jnp.where(split, 0.0, per_prompt)
     squares = over_nodes(tuple(jnp.where(split, w, x + per_prompt) ** 2 for x, w in zip(added, whole, strict=True)))
     queue = 0.5 * scv * squares / service * met(others, service) - waited_ms
     ahead = jnp.where(split, jnp.maximum(queue, 0.0), busy * jnp.maximum(with_it, queue - 0.5 * (inspected - t)))
+    (ahead,) = once(ahead)
     # one more iteration holds what came during the last of its own, as far as it has room
     chunk = prompts.chunk_ms
     last = over_nodes(tuple(jnp.where(f > 0, x - f * (chunk + t), x) for x, f in zip(whole, further, strict=True)))
     pieces = over_nodes(tuple(jnp.where(f > 0, chunk, x) for x, f in zip(whole, further, strict=True)))
     came = extra * seen * apart * pieces * (t + last + ahead)
     later = came * (1.0 - jnp.exp(-chunk / jnp.maximum(came, TINY)))
+    (later,) = once(later)
     own = tuple(path_ms + (1.0 + extra) * t + x for x in whole)
     width = busy * jnp.where(split, t, inspected)
     met_by = seen * (width + extra * (t + p)) + jnp.where(split, load, 0.0)
     chance = jnp.clip(1.0 - jnp.exp(-met_by), 1e-4, 1.0)
+    chance, met_by = once(chance, met_by)
     delay = (ahead + later) / chance
     # a Poisson number of others, at least one: relative second moment of their prompts' time
     second = chance * (square / jnp.maximum(met_by * p * p, TINY) + 1.0)
     s = jnp.clip(second, 4.0 / 3.0, 2.0)
     curve = 10.0 - 4.0 * s
     long = (curve + jnp.sqrt(curve * curve - 16.0 * s * (s - 2.0))) / (8.0 * s)
+    own, (width, long) = once(*own), once(width, long)
     return FirstToken(own, width, chance, delay / (1.0 + 2.0 * long), long)
 
 
+@compile_unit
 def met(others: jax.Array, service: jax.Array) -> jax.Array:
     """``rho / (1 - rho)`` of Pollaczek-Khinchine where a second's arrivals are counted, not a rate.
 
@@ -118,6 +126,7 @@ def met(others: jax.Array, service: jax.Array) -> jax.Array:
     return others * r * (1.0 + fewer * r * rest)
 
 
+@compile_unit
 def share_within(first: FirstToken, chance: Chance, limit: jax.Array, age: jax.Array, spread: jax.Array) -> jax.Array:
     """Share of requests whose first token comes within ``limit`` ms.
 
@@ -129,27 +138,21 @@ def share_within(first: FirstToken, chance: Chance, limit: jax.Array, age: jax.A
         age: mean wait in line of those that enter, ms.
         spread: ms over which that wait is spread, evenly.
     """
-    by_chance = chance.scale_ms * chance.full
+    by_chance = chance.scale_ms * normal_share(-chance.slack)
     width = jnp.maximum(jnp.sqrt(first.width**2 + spread**2 + 12.0 * by_chance * by_chance), 0.1)
     start = age + 0.5 * (first.width - width)
     stage = jnp.maximum(first.stage_ms, 0.1)
+    width, stage, inverse_width, inverse_stage = once(width, stage, 1.0 / width, 1.0 / stage)
     total = jnp.zeros_like(width)
     for weight, own in zip(NODE_WEIGHTS, first.own, strict=True):
+        # CDF of U(0, width) plus, with a chance, the stages: with H the integral of their CDF, (H(x) - H(x - w)) / w
         x = jnp.minimum(limit, 1e9) - start - own
-        total = total + weight * _cumulative(x, width, first.chance, stage, first.long)
+        even = jnp.clip(x, 0.0, width) * inverse_width
+        late = _integral(x * inverse_stage, first.long) - _integral((x - width) * inverse_stage, first.long)
+        total = total + weight * (even + first.chance * (late * stage * inverse_width - even))
     left = jnp.maximum(jnp.minimum(limit, 1e9) - age - first.mean, 0.0)
     spared = normal_share(jnp.maximum(chance.slack, 0.0) + left / jnp.maximum(chance.scale_ms, 0.1))
     return total * jnp.where(chance.slack > 0, spared, 1.0)
-
-
-def _cumulative(x: jax.Array, width: jax.Array, chance: jax.Array, stage: jax.Array, long: jax.Array) -> jax.Array:
-    """CDF at x of ``U(0, width)`` plus, with a chance, one or three exponential stages.
-
-    With H the integral of the stages' CDF, ``(H(x) - H(x - width)) / width``.
-    """
-    even = jnp.clip(x, 0.0, width) / width
-    late = (_integral(x / stage, long) - _integral((x - width) / stage, long)) * stage / width
-    return (1.0 - chance) * even + chance * late
 
 
 def _integral(y: jax.Array, long: jax.Array) -> jax.Array:
@@ -159,6 +162,7 @@ def _integral(y: jax.Array, long: jax.Array) -> jax.Array:
     return y - (1.0 + 2.0 * long) * (1.0 - fall) + long * fall * y * (2.0 + 0.5 * y)
 
 
+@compile_unit
 def quantiles(
     first: FirstToken, chance: Chance, age: jax.Array, spread: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -171,7 +175,7 @@ def quantiles(
     late = first.chance * moment - (first.chance * first.stage_ms * (1.0 + 2.0 * first.long)) ** 2
     least = jnp.minimum(jnp.minimum(first.own[0], first.own[1]), first.own[2]) + jnp.maximum(age - 0.5 * spread, 0.0)
     above = jnp.maximum(first.mean + chance.mean_ms + age - least, 0.1)
-    sigma_square = jnp.log1p((spread_own + even / 12.0 + late + chance.scale_ms * chance.mean_ms) / (above * above))
+    sigma_square = jnp.log(1.0 + (spread_own + even / 12.0 + late + chance.scale_ms * chance.mean_ms) / (above * above))
     sigma = jnp.sqrt(sigma_square)
-    median = above * jnp.exp(-0.5 * sigma_square)
+    median, sigma, least = once(above * jnp.exp(-0.5 * sigma_square), sigma, least)
     return least + median, least + median * jnp.exp(1.2816 * sigma), least + median * jnp.exp(2.3263 * sigma)

@@ -13,28 +13,27 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax.numerics.compile_units import once
 from inferencegym_jax.physics.iteration import TINY
 
 LEAST_LONG = 1.0 / 9.0  # share of requests through all phases at which the distribution is at its widest, cv 1.12
 
 
-class Passage(NamedTuple):
-    """How the output lengths are spread over phases."""
+def share_of_long(cv: jax.Array) -> jax.Array:
+    """x: share of requests that pass all four phases, for outputs of this coefficient of variation; the rest have the
+    last one only.
 
-    long: jax.Array  # share of requests that pass all four phases; the rest have the last one only
-    phases_a_token: jax.Array  # phases that a request passes for each of its tokens after the first
-
-
-def passage(output: jax.Array, cv: jax.Array) -> Passage:
-    """Phases that give outputs of this mean (tokens) and coefficient of variation.
-
-    With a share x through all M = 4 phases and 1 - x through the last alone, the mean is ``(3 x + 1) / mu`` and
-    ``1 + cv^2 = (18 x + 2) / (3 x + 1)^2``, solved for x. cv is met from 1/2 to 1.12 and the nearest is taken beyond.
+    The mean is ``(3 x + 1) / mu`` and ``1 + cv^2 = (18 x + 2) / (3 x + 1)^2``, solved for x. cv is met from 1/2 to 1.12
+    and the nearest is taken beyond.
     """
     second = jnp.clip(1.0 + cv * cv, 1.25, 2.25)
     root = jnp.sqrt(jnp.maximum((6.0 * second - 18.0) ** 2 - 36.0 * second * (second - 2.0), 0.0))
-    long = jnp.clip((18.0 - 6.0 * second + root) / (18.0 * second), LEAST_LONG, 1.0)
-    return Passage(long, (3.0 * long + 1.0) / jnp.maximum(output - 1.0, 0.5))
+    return jnp.clip((18.0 - 6.0 * second + root) / (18.0 * second), LEAST_LONG, 1.0)
+
+
+def phases_a_token(output: jax.Array, long: jax.Array) -> jax.Array:
+    """mu: phases that a request passes for each of its tokens after the first."""
+    return (3.0 * long + 1.0) / jnp.maximum(output - 1.0, 0.5)
 
 
 class Step(NamedTuple):
@@ -42,7 +41,23 @@ class Step(NamedTuple):
 
     moved: tuple[jax.Array, ...]  # requests in each phase at the end, of those that ran at the start
     reach: tuple[jax.Array, ...]  # ms of admission at rate 1 that are in each phase at the end
-    rate: jax.Array  # phases a ms
+
+
+def _chances(rate: jax.Array, span_ms: jax.Array, count: int) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Probability of passing 0, 1, ... phases, and the time spent that many phases on: ``int_0^span P(j passed)``."""
+    u = rate * span_ms
+    stay, inverse = once(jnp.exp(-u), 1.0 / jnp.maximum(rate, 1e-9))
+    chances = [stay]
+    for j in range(1, count):
+        chances.append(chances[-1] * u * jnp.float32(1.0 / j))
+    # from the cumulative chances, which cancel where u is small: by series there
+    spent, below, first = [], jnp.zeros_like(u), jnp.ones_like(u)
+    for j, chance in enumerate(chances):
+        below = below + chance
+        first = first * u * jnp.float32(1.0 / (j + 1))
+        small = first * (1.0 - u * jnp.float32((j + 1.0) / (j + 2.0)))
+        spent.append(jnp.where(u < 0.02, small, 1.0 - below) * inverse)
+    return chances, spent
 
 
 def propagate(phases: tuple[jax.Array, ...], long: jax.Array, rate: jax.Array, span_ms: jax.Array) -> Step:
@@ -54,28 +69,26 @@ def propagate(phases: tuple[jax.Array, ...], long: jax.Array, rate: jax.Array, s
         rate: phases that each running request passes a ms.
         span_ms: time served.
     """
-    u = rate * span_ms
-    stay = jnp.exp(-u)
-    chances = [stay]
-    for j in range(1, len(phases)):
-        chances.append(chances[-1] * u * jnp.float32(1.0 / j))
-    inverse = 1.0 / jnp.maximum(rate, 1e-9)
-    # time spent j phases on: int_0^span P(j phases passed), from the cumulative chances; by series where u is small
-    spent, below = [], jnp.zeros_like(u)
-    for j, chance in enumerate(chances):
-        below = below + chance
-        first = jnp.float32(1.0)
-        for i in range(1, j + 2):
-            first = first * u * jnp.float32(1.0 / i)
-        small = first * (1.0 - u * jnp.float32((j + 1.0) / (j + 2.0)))
-        spent.append(jnp.where(u < 0.02, small, 1.0 - below) * inverse)
+    chances, spent = _chances(rate, span_ms, len(phases))
     moved = []
     for i in range(len(phases)):
         terms = [phases[j] * chances[i - j] for j in range(i + 1)]
         moved.append(sum(terms[1:], terms[0]))
     reach = [long * s for s in spent]
     reach[-1] = reach[-1] + (1.0 - long) * spent[0]
-    return Step(tuple(moved), tuple(reach), rate)
+    return Step(tuple(moved), tuple(reach))
+
+
+def remainder(
+    phases: tuple[jax.Array, ...], long: jax.Array, rate: jax.Array, span_ms: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Sums over the phases of what ``propagate`` gives: requests kept, and ms of admission at rate 1 still there."""
+    chances, spent = _chances(rate, span_ms, len(phases))
+    kept, below = jnp.zeros_like(rate), jnp.zeros_like(rate)
+    for phase, chance in zip(reversed(phases), chances, strict=True):
+        below = below + chance
+        kept = kept + phase * below
+    return kept, long * total(tuple(spent)) + (1.0 - long) * spent[0]
 
 
 def total(values: tuple[jax.Array, ...]) -> jax.Array:

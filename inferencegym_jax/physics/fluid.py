@@ -1,63 +1,26 @@
 """One second of a continuous-batching engine as a fluid of requests. Symbols: docs/physics.md.
 
-``arrivals, configuration, engine -> Inflow -> iteration, prompts -> admission, flow -> Flow -> engine``. Whole seconds
-are taken in one step: iteration time and admission are solved together, twice, at the running number of the start and
-at that of the middle of the second.
+``Inflow -> iteration, prompts -> Outlook, Solution -> Flow``. Whole seconds are taken in one step: iteration time and
+admission are solved together, twice, at the running number of the start and at that of the middle of the second.
 """
 
 from __future__ import annotations
 
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineParams, EngineState, ServeAction
+from inferencegym_jax.numerics.compile_units import compile_unit, once
 from inferencegym_jax.physics import admission, pool
-from inferencegym_jax.physics.chance import Chance, near_pool, near_slots, unseen
-from inferencegym_jax.physics.flow import Passage, mean_context, mix, occupancy, passage, propagate, total
-from inferencegym_jax.physics.iteration import (
-    TINY,
-    Iteration,
-    Iterations,
-    Prompts,
-    iteration,
-    over_nodes,
-    prompt_nodes,
-    prompts_ms,
-)
+from inferencegym_jax.physics.chance import Chance
+from inferencegym_jax.physics.flow import mean_context, occupancy, propagate, share_of_long
+from inferencegym_jax.physics.inflow import Inflow, waiting_again
+from inferencegym_jax.physics.iteration import TINY, Prompts, iteration, prompt_nodes, prompts_ms, rough_iteration_ms
+from inferencegym_jax.physics.kernels import Iterations
+from inferencegym_jax.physics.solution import Outlook, Solution, look_ahead, solve
 from inferencegym_jax.physics.switching import DRAINED, SECOND_MS, Configuration
-
-OVERSHOOT = 0.65  # tokens, for each above one that a verification yields: E[X^2] / (2 E[X]) - 1/2 of a cut geometric X
-
-
-class Arrivals(NamedTuple):
-    """Requests that come in the second, evenly over it; float32."""
-
-    requests: jax.Array
-    prompt: jax.Array  # mean tokens
-    output: jax.Array  # mean tokens
-
-
-class Inflow(NamedTuple):
-    """Who may enter and who runs at the start; requests, tokens."""
-
-    phases: tuple[jax.Array, ...]
-    running: jax.Array
-    waiting: jax.Array
-    again: jax.Array  # preempted requests that wait to be recomputed
-    line: jax.Array  # all that wait or arrive
-    prompt: jax.Array  # mean prompt of those that may enter
-    output: jax.Array  # mean output of those that wait or arrive
-    cv_prompt: jax.Array  # within a second
-    own_prompt: jax.Array  # of the running
-    own_output: jax.Array
-    context: jax.Array  # tokens that a running request holds
-    busiest: jax.Array  # share of the running on the GPU that has most
-    tokens: jax.Array  # that an iteration yields a request
-    beside: jax.Array  # decode tokens of an iteration on one GPU
-    pool: jax.Array  # tokens of one GPU's pool
 
 
 class Flow(NamedTuple):
@@ -80,129 +43,38 @@ class Flow(NamedTuple):
     chance: Chance
 
 
-def take_in(
+@compile_unit
+def finish(
     engine: EngineState,
-    arrivals: Arrivals,
-    action: ServeAction,
-    tokens: jax.Array,
-    pool_tokens: jax.Array,
+    inflow: Inflow,
+    demand: admission.Demand,
+    outlook: Outlook,
+    solution: Solution,
+    long: jax.Array,
     configuration: Configuration,
-    params: EngineParams,
-) -> Inflow:
-    """The second's arrivals join those that wait; what is to be recomputed goes first.
+) -> tuple[tuple[jax.Array, ...], jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Carry the solution out.
 
-    Args:
-        engine: at the start of the second.
-        arrivals: of the second.
-        action: knobs in force.
-        tokens: AL, tokens of a verification; 1 without drafts.
-        pool_tokens: of one GPU.
-        configuration: GPUs that serve.
-        params: the engine.
+    Returns:
+        (requests in each phase, admitted, of them recomputed, completed, tokens decoded, request-ms, tokens held).
     """
-    phases = tuple(engine.phases[..., i] for i in range(engine.phases.shape[-1]))
-    running = total(phases)
-    waiting = engine.waiting[..., 0] + engine.waiting[..., 1] + engine.waiting[..., 2]
-    again = total(tuple(engine.preempted[..., i] for i in range(engine.preempted.shape[-1])))
-    prompt = mix(waiting, engine.waiting_prompt, arrivals.requests, arrivals.prompt)
-    output = jnp.maximum(mix(waiting, engine.waiting_output, arrivals.requests, arrivals.output), 1.0)
-    none = running <= TINY
-    own_prompt = jnp.where(none, prompt, engine.prompt)
-    own_output = jnp.where(none, output, engine.output)
-    context = engine.held / jnp.maximum(running, TINY)
-    context = jnp.where(running > 0.01, jnp.clip(context, 0.5 * own_prompt, own_prompt + own_output), own_prompt)
-    line = waiting + arrivals.requests
-    first, second = running - engine.second_running, engine.second_running
-    busiest = jnp.where(running > TINY, jnp.maximum(first, second) / jnp.maximum(running, TINY), 1.0)
-    width = action.spec_length.astype(jnp.float32) + 1.0
-    decode = jnp.maximum(running * busiest * width, 1.0)
-    served = jnp.minimum(params.token_budget / decode, 1.0)
-    # the last verification of a request yields more than it still wants
-    wanted = jnp.maximum(own_output - 1.0, 1.0)
-    used = wanted / (wanted + OVERSHOOT * (tokens - 1.0))
-    # the means of seconds carry a part of the dispersion; variances of the logarithm add up
-    square, several = params.prompt_cv**2, jnp.maximum(line, 1.0)
-    within = square * (1.0 - 1.0 / several) / (1.0 + square / several)
-    return Inflow(
-        phases=phases,
-        running=running,
-        waiting=waiting,
-        again=again,
-        line=line + again,
-        prompt=jnp.where(again > TINY, mix(line, prompt, again, engine.preempted_tokens), prompt),
-        output=output,
-        cv_prompt=jnp.sqrt(within),
-        own_prompt=own_prompt,
-        own_output=own_output,
-        context=context,
-        busiest=busiest,
-        tokens=tokens * served * used,
-        beside=jnp.where(configuration.prefill_gpu, 1.0, jnp.minimum(decode, params.token_budget - 1.0)),
-        pool=pool_tokens,
-    )
-
-
-def plan(
-    inflow: Inflow,
-    prompts: Prompts,
-    iteration_ms: jax.Array,
-    alone_ms: jax.Array,
-    output: jax.Array,
-    action: ServeAction,
-    configuration: Configuration,
-    params: EngineParams,
-) -> tuple[admission.Engine, Passage]:
-    """What the limits of admission are made of, at an iteration of this time."""
-    e = configuration.gpus
-    per_prompt = iteration_ms * prompts.tokens / prompts.chunk
-    passes = passage(output, params.output_cv)
-    room = pool.watermark_room(inflow.pool, action.kv_budget, inflow.prompt, params.prompt_cv, output)
-    room = jnp.minimum(room, inflow.pool)
-    chunks = over_nodes(prompts.further) + 1.0
-    split = configuration.prefill_gpu
-    return admission.Engine(
-        gpus=e,
-        slots=e * action.batch_size.astype(jnp.float32),
-        room=e * room,
-        iteration=iteration_ms,
-        prompt_ms=jnp.where(split, 0.0, prompts.mean_ms),
-        prefill_ms=jnp.where(split, alone_ms, chunks * iteration_ms + prompts.mean_ms),
-        least_ms=jnp.where(split, alone_ms, prompts.mean_ms + per_prompt),
-        prompt=inflow.prompt,
-        passing=passes.phases_a_token * inflow.tokens,
-        tokens=inflow.tokens,
-    ), passes
-
-
-def least(bounds: tuple[jax.Array, ...]) -> jax.Array:
-    """The least of the limits, at least 0."""
-    smallest = bounds[0]
-    for bound in bounds[1:]:
-        smallest = jnp.minimum(smallest, bound)
-    return jnp.maximum(smallest, 0.0)
-
-
-def near_limits(
-    inflow: Inflow,
-    what: admission.Engine,
-    at: Iteration,
-    running: jax.Array,
-    waiting: jax.Array,
-    by_pool: jax.Array,
-    held: jax.Array,
-    context: jax.Array,
-    output: jax.Array,
-    slowed_ms: jax.Array,
-    params: EngineParams,
-) -> tuple[Chance, Chance]:
-    """What chance does at the slots and at the pool, all GPUs together."""
-    stay = jnp.maximum(output - 1.0, 1.0) * slowed_ms / inflow.tokens
-    sigma = unseen(running, params.output_cv, at.stiffness)
-    slots = near_slots(what.slots, running, jnp.where(by_pool, 0.0, waiting), sigma, stay)
-    by_prompt, by_output = inflow.own_prompt * params.prompt_cv, output * jnp.sqrt(0.5 * params.output_cv**2 + 0.083)
-    cv = jnp.sqrt(by_prompt**2 + by_output**2) / jnp.maximum(context, 1.0)
-    line = jnp.where(by_pool, waiting, 0.0)
-    return slots, near_pool(what.room, held, context, cv, line, inflow.prompt, sigma, stay)
+    rate, pace, passing = solution.rate, solution.pace, solution.passing
+    span = configuration.span_ms
+    admitted = rate * span
+    again = jnp.minimum(inflow.again, admitted)
+    new = admitted - again
+    step = propagate(inflow.phases, long, passing, span)
+    ends = once(*(x + new * demand.inverse_ms * r for x, r in zip(step.moved, step.reach, strict=True)))
+    completed, busy = once(*occupancy(inflow.phases, ends, new, long, passing))
+    back = again / jnp.maximum(inflow.again, TINY)
+    waited = waiting_again(engine, configuration.stopped)
+    phases = tuple(x + back * y for x, y in zip(ends, waited, strict=True))
+    grown = inflow.tokens * pace * busy
+    freed = demand.freed / inflow.context * SECOND_MS / jnp.maximum(busy, TINY)
+    held = pool.held_after(inflow.held, admitted * inflow.prompt + grown, completed * freed)
+    pools = jnp.maximum(configuration.gpus, 1.0 + (configuration.apart > DRAINED))
+    held = jnp.where(inflow.running + admitted > TINY, jnp.minimum(held, pools * inflow.pool), 0.0)
+    return phases, admitted, again, completed, grown, busy, held
 
 
 def flow(
@@ -227,89 +99,40 @@ def flow(
         configuration: GPUs that serve.
         params: the engine.
     """
-    span, drafts, tier = configuration.span_ms, action.spec_length.astype(jnp.float32), configuration.tier
-    start, phases = inflow.running, inflow.phases
-    apart = configuration.apart
-    here = jnp.maximum(start - apart, 0.0)  # of the running, those on GPUs that take new requests
-    held_here = engine.held * here / jnp.maximum(start, TINY)
-
-    def look(running: jax.Array, context: jax.Array) -> Iteration:
-        return iteration(grid, running * inflow.busiest, context, drafts, tier, params)
-
-    def enter(what: admission.Engine, freed: jax.Array) -> tuple[jax.Array, ...]:
-        return admission.limits(what, inflow.line, here, phases[-1], held_here, freed * inflow.context, span)
-
-    def move(what: admission.Engine, passes: Passage, rate: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-        slow = admission.slowed(what.iteration, rate, what.prompt_ms, what.gpus)
-        step = propagate(phases, passes.long, what.passing / slow, span)
-        free = what.slots - jnp.maximum(total(step.moved) - apart, 0.0)
-        return step, jnp.maximum(free / (total(step.reach) + what.prefill_ms), 0.0), slow
-
-    def freed_of(output: jax.Array) -> jax.Array:
-        mean = mean_context(inflow.own_prompt, output, params.prompt_cv, params.output_cv, params.length_correlation)
-        return (inflow.own_prompt + output) / mean
-
-    freed = freed_of(inflow.own_output)
-    what, passes = plan(
-        inflow, prompts, look(start, inflow.context).ms, alone_ms, inflow.own_output, action, configuration, params
+    drafts, tier = action.spec_length.astype(jnp.float32), configuration.tier
+    long = share_of_long(params.output_cv)
+    mean = mean_context(
+        inflow.own_prompt, inflow.own_output, params.prompt_cv, params.output_cv, params.length_correlation
     )
-    by_line, by_budget, by_slots, by_memory = enter(what, freed)
-    step, most, slow = move(what, passes, least((by_line, by_budget, by_slots, by_memory)))
-    guess = least((by_line, by_budget, most, by_memory))
-    entering = guess * span
-    end = total(step.moved) + guess * total(step.reach)
-    middle = 0.5 * (start + end)
-    # half of the second's change of the tokens held
-    grown = start * inflow.tokens * span / slow
-    gone = jnp.maximum(start + entering - end, 0.0) * freed * inflow.context
-    held = engine.held + 0.5 * (entering * inflow.prompt + grown - gone)
-    context = jnp.clip(held / jnp.maximum(middle, TINY), 0.5 * inflow.context, 2.0 * inflow.context)
-    context = jnp.where(start > 1.0, context, inflow.prompt + 0.5 * jnp.minimum(inflow.output, span / slow))
-    # outputs are mixed by what the running still have to get, so that tokens owed are conserved
-    owing = sum(phases[i] * float(len(phases) - i) for i in range(len(phases))) / (3.0 * passes.long + 1.0)
-    output = mix(owing, inflow.own_output, entering, inflow.output)
-
-    at_middle = look(middle, context)
-    waiting = jnp.maximum(0.5 * (inflow.waiting + inflow.line - entering), 0.0)
-    by_pool = by_memory <= most
-    chance = near_limits(inflow, what, at_middle, middle, waiting, by_pool, held, context, output, slow, params)
-    share = pool.preempted_share(inflow.pool, action.kv_budget, inflow.own_prompt, output, chance[1].full)
-    recomputed = share * jnp.maximum(start + entering - end, 0.0) / jnp.maximum(span, TINY)
-    slower = 1.0 / jnp.maximum(1.0 - recomputed * what.prompt_ms / what.gpus, 0.5)
-    what, passes = plan(inflow, prompts, at_middle.ms, alone_ms, output, action, configuration, params)
-    what = what._replace(iteration=what.iteration * slower, prompt_ms=what.prompt_ms * slower)
-    by_line, by_budget, by_slots, by_memory = enter(what, freed)
-    _, most, _ = move(what, passes, guess)
-    rate = least((by_line, by_budget, most, by_memory))
-    step, most, slow = move(what, passes, rate)
-    rate = jnp.minimum(rate, most)
-    admitted = rate * span
-    again = jnp.minimum(inflow.again, admitted)
-    new = admitted - again
-    back = again / jnp.maximum(inflow.again, TINY)
-    ends = [x + new / jnp.maximum(span, TINY) * r for x, r in zip(step.moved, step.reach, strict=True)]
-    completed, busy = occupancy(phases, tuple(ends), new, passes.long, step.rate)
-    ends = [x + back * engine.preempted[..., i] for i, x in enumerate(ends)]
-    grown = inflow.tokens / slow * busy
-    running = busy / SECOND_MS
-    held = pool.held_after(engine.held, admitted * inflow.prompt, grown, completed / jnp.maximum(running, TINY), freed)
-    pools = jnp.maximum(configuration.gpus, 1.0 + (apart > DRAINED))
+    held, freed, inverse = once(
+        inflow.held * inflow.here / jnp.maximum(inflow.running, TINY),
+        (inflow.own_prompt + inflow.own_output) / mean * inflow.context,
+        1.0 / jnp.maximum(configuration.span_ms, TINY),
+    )
+    demand = admission.Demand(inflow.line, inflow.here, inflow.phases[-1], held, freed, inverse)
+    begin = rough_iteration_ms(grid, inflow.running * inflow.busiest, inflow.context, drafts, tier, params)
+    outlook = look_ahead(inflow, prompts, begin, alone_ms, demand, long, action, configuration, params)
+    at = iteration(grid, outlook.middle * inflow.busiest, outlook.context, drafts, tier, params)
+    solution = solve(inflow, prompts, at, alone_ms, demand, outlook, long, action, configuration, params)
+    phases, admitted, again, completed, grown, busy, held = finish(
+        engine, inflow, demand, outlook, solution, long, configuration
+    )
     return Flow(
-        phases=tuple(ends),
+        phases=phases,
         admitted=admitted,
         again=again,
         completed=completed,
         grown=grown,
-        running=running,
+        running=busy * jnp.float32(1.0 / SECOND_MS),
         busy_ms=busy,
-        iteration_ms=at_middle.ms,
-        slowed_ms=slow,
-        stiffness=at_middle.stiffness,
-        capacity=least((by_budget, most, by_memory)),
-        output=output,
-        held=jnp.where(total(tuple(ends)) > TINY, jnp.minimum(held, pools * inflow.pool), 0.0),
-        preempted=share * completed,
-        chance=jax.tree.map(functools.partial(jnp.where, chance[1].slack < chance[0].slack), chance[1], chance[0]),
+        iteration_ms=at.ms,
+        slowed_ms=1.0 / solution.pace,
+        stiffness=at.stiffness,
+        capacity=solution.most,
+        output=outlook.output,
+        held=held,
+        preempted=solution.preempted * completed,
+        chance=solution.chance,
     )
 
 
@@ -317,9 +140,8 @@ def prompts_of(
     grid: Iterations, inflow: Inflow, configuration: Configuration, params: EngineParams
 ) -> tuple[Prompts, tuple[jax.Array, ...]]:
     """What the prompts that may enter add, and the ms that each would take alone, at the three nodes."""
-    nodes = prompt_nodes(inflow.prompt, inflow.cv_prompt)
+    nodes = prompt_nodes(inflow.prompt, inflow.square_cv)
     prompts = prompts_ms(grid, nodes, inflow.beside, params.token_budget, params.prefix_share, configuration.tier)
-    one = jnp.ones_like(inflow.prompt)
-    empty = params.overhead_ms + grid.products_ms(one, configuration.tier) + grid.head_ms(one)
+    empty = params.overhead_ms + grid.empty_ms(configuration.tier)
     alone = tuple(p + (f + 1.0) * empty for p, f in zip(prompts.added_ms, prompts.further, strict=True))
     return prompts, alone

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineState
+from inferencegym_jax.numerics.compile_units import compile_unit, once
 from inferencegym_jax.physics.iteration import TINY
 
 CLASSES = 3  # interactive, batch, best effort: the most urgent enters first
@@ -22,6 +23,7 @@ EVERYBODY = 1e9  # requests: more than a line holds
 LEAST_RATE = 0.1  # requests/s of those older than the memory, at least
 
 
+@compile_unit
 def remember(arrived: jax.Array, joined: jax.Array) -> jax.Array:
     """The memory one second later: float32[..., seconds], requests that joined in the last 1, 2, ... seconds."""
     earlier = jnp.concatenate([jnp.zeros_like(arrived[..., :1]), arrived[..., :-1]], axis=-1)
@@ -34,6 +36,7 @@ def forget(arrived: jax.Array, earlier_rate: jax.Array) -> jax.Array:
     return earlier_rate + (leaving - earlier_rate) * jnp.float32(1.0 / arrived.shape[-1])
 
 
+@compile_unit
 def age_ms(arrived: jax.Array, earlier_rate: jax.Array, backlog: jax.Array) -> jax.Array:
     """How long ago the request came that has ``backlog`` others behind it, ms; 0 for an empty line.
 
@@ -57,6 +60,7 @@ def age_ms(arrived: jax.Array, earlier_rate: jax.Array, backlog: jax.Array) -> j
     return jnp.where(backlog > TINY, SECOND_MS * whole, 0.0)
 
 
+@compile_unit
 def younger_than(arrived: jax.Array, age: jax.Array) -> jax.Array:
     """Requests that joined less than ``age`` ms ago; beyond the memory everybody, ``EVERYBODY``."""
     seconds = arrived.shape[-1]
@@ -71,14 +75,9 @@ def _at(arrived: jax.Array, node: jax.Array) -> jax.Array:
     return jnp.take_along_axis(arrived, node[..., None], axis=-1, mode="promise_in_bounds")[..., 0]
 
 
-def waits(
-    arrived: jax.Array,
-    arrived_after: jax.Array,
-    earlier_rate: jax.Array,
-    before: jax.Array,
-    after: jax.Array,
-    entered: jax.Array,
-    share: jax.Array,
+@compile_unit
+def wait_of(
+    start: jax.Array, end: jax.Array, before: jax.Array, after: jax.Array, entered: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Wait in line of those of one class that enter in the second: its mean, and over how much it is spread, ms.
 
@@ -86,16 +85,12 @@ def waits(
     does so at the engine's pace, and whoever comes after that does not wait.
 
     Args:
-        arrived: the line's memory at the start.
-        arrived_after: the same at the end.
-        earlier_rate: of those older than the memory, requests/s.
+        start: age of the first in line at the start, ms.
+        end: the same at the end.
         before: requests of the class that wait at the start.
         after: the same at the end.
         entered: requests of the class that enter.
-        share: of the class among the arrivals.
     """
-    part = 1.0 / jnp.maximum(share, TINY)
-    start, end = age_ms(arrived, earlier_rate, before * part), age_ms(arrived_after, earlier_rate, after * part)
     waited = jnp.where(after > TINY, 1.0, jnp.minimum(before / jnp.maximum(entered, TINY), 1.0))
     return 0.5 * (start + end) * waited, jnp.abs(start - end) * waited
 
@@ -103,11 +98,12 @@ def waits(
 class Line(NamedTuple):
     """One class's line in a second; requests, ms."""
 
-    before: jax.Array  # that wait at the start
     entered: jax.Array
     after: jax.Array  # that wait at the end
     wait_ms: jax.Array  # mean wait of those that enter
     spread_ms: jax.Array  # over which it is spread
+    age_ms: jax.Array  # since the first of it came, at the end
+    young: jax.Array  # that wait at the end and are not past the objective
     last: jax.Array  # 1: nobody less urgent waits, 0: at least one does
 
 
@@ -123,7 +119,12 @@ class Lines(NamedTuple):
 
 
 def serve_lines(
-    engine: EngineState, entering: jax.Array, arriving: jax.Array, shares: jax.Array, capacity: jax.Array
+    engine: EngineState,
+    entering: jax.Array,
+    arriving: jax.Array,
+    shares: jax.Array,
+    objective_ms: jax.Array,
+    capacity: jax.Array,
 ) -> Lines:
     """Let requests enter by urgency, and what does not fit the line be rejected.
 
@@ -136,37 +137,55 @@ def serve_lines(
         entering: requests that enter, recomputed ones apart.
         arriving: requests that arrive.
         shares: float32[3], of the classes among the arrivals.
+        objective_ms: float32[3], on the time to first token.
         capacity: requests that may wait.
     """
-    starts = [engine.waiting[..., i] for i in range(CLASSES)]
+    starts = once(*(engine.waiting[..., i] for i in range(CLASSES)))
     waiting = starts[0] + starts[1] + starts[2]
     rejected = jnp.minimum(jnp.maximum(waiting + arriving - entering - capacity, 0.0), arriving)
-    joined = arriving - rejected
+    rejected, joined = once(rejected, arriving - rejected)
     arrived = remember(engine.arrived, joined)
-    rest, classes, ends = entering, [], []
+    rest, ends = entering, []
     for i in range(CLASSES):
         entered = jnp.minimum(starts[i] + shares[..., i] * joined, rest)
         rest = rest - entered
         ends.append(jnp.maximum(starts[i] + shares[..., i] * joined - entered, 0.0))
+    ends = once(*ends)
+
+    def look(i: int) -> tuple[jax.Array, jax.Array]:
+        part = 1.0 / jnp.maximum(shares[..., i], TINY)
+        young = jnp.minimum(ends[i], shares[..., i] * younger_than(arrived, objective_ms[..., i]))
+        # what is older than the memory is a guess; the first in line ages by a second in a second
+        return jnp.minimum(
+            age_ms(arrived, engine.earlier_rate, ends[i] * part), engine.age_ms[..., i] + SECOND_MS
+        ), young
+
+    def look_at_all() -> tuple[tuple[jax.Array, jax.Array], ...]:
+        return tuple(look(i) for i in range(1, CLASSES))
+
+    def nobody() -> tuple[tuple[jax.Array, jax.Array], ...]:
+        zero = jnp.zeros_like(entering)
+        return tuple((zero, zero) for _ in range(1, CLASSES))
+
+    seen = (look(0), *jax.lax.cond(has_classes(shares), look_at_all, nobody))
     total, spreads, above = jnp.zeros_like(entering), jnp.zeros_like(entering), jnp.zeros_like(entering)
-    for i in range(CLASSES):
-        share = shares[..., i]
-        entered = starts[i] + share * joined - ends[i]
-        wait, spread = waits(engine.arrived, arrived, engine.earlier_rate, starts[i], ends[i], entered, share)
-        lower = sum(ends[i + 1 :], jnp.zeros_like(entering))
-        before, above = above, jnp.minimum(above + share * joined / jnp.maximum(entering, TINY), 0.9)
+    classes = []
+    for i, (age, young) in enumerate(seen):
+        entered = starts[i] + shares[..., i] * joined - ends[i]
+        wait, spread = wait_of(engine.age_ms[..., i], age, starts[i], ends[i], entered)
+        lower = jnp.minimum(sum(ends[i + 1 :], jnp.zeros_like(entering)), 1.0)
+        before, above = above, jnp.minimum(above + shares[..., i] * joined / jnp.maximum(entering, TINY), 0.9)
         place = SECOND_MS / jnp.maximum(entering, 1.0) / ((1.0 - before) * (1.0 - above))
-        place = jnp.where(ends[i] < 1.0, place * jnp.minimum(lower, 1.0), 0.0)
+        place = jnp.where(ends[i] < 1.0, place * lower, 0.0)
         wait, spread = wait + place, jnp.sqrt(spread**2 + (EXPONENTIAL_WIDTH * place) ** 2)
-        classes.append(Line(starts[i], entered, ends[i], wait, spread, 1.0 - jnp.minimum(lower, 1.0)))
+        classes.append(Line(entered, ends[i], wait, spread, age, young, 1.0 - lower))
         total, spreads = total + entered * wait, spreads + entered * spread
     some = jnp.maximum(entering, TINY)
     none = entering <= TINY
-    return Lines(
-        tuple(classes),
-        joined,
-        rejected,
-        arrived,
-        jnp.where(none, 0.0, total / some),
-        jnp.where(none, 0.0, spreads / some),
-    )
+    mean, spread = once(jnp.where(none, 0.0, total / some), jnp.where(none, 0.0, spreads / some))
+    return Lines(tuple(classes), joined, rejected, arrived, mean, spread)
+
+
+def has_classes(shares: jax.Array) -> jax.Array:
+    """bool: there is more than the first class. A batch of one task computes the others only where there are some."""
+    return shares[..., 1] + shares[..., 2] > 0

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.chance import normal_share
 from inferencegym_jax.physics.iteration import TINY
 
@@ -31,6 +32,7 @@ class TimePerToken(NamedTuple):
     deviation: jax.Array
 
 
+@compile_unit
 def time_per_token(
     slowed_ms: jax.Array,
     tokens: jax.Array,
@@ -39,6 +41,8 @@ def time_per_token(
     output: jax.Array,
     admission: jax.Array,
     square_ms: jax.Array,
+    load: jax.Array,
+    cv_output: jax.Array,
     running: jax.Array,
     stiffness: jax.Array,
 ) -> TimePerToken:
@@ -56,6 +60,8 @@ def time_per_token(
         output: O.
         admission: prompts a ms on one GPU.
         square_ms: mean square of what a prompt adds to an iteration, ms^2.
+        load: A p, share of the time that prompts take.
+        cv_output: coefficient of variation of the outputs; the shorter ones see fewer prompts.
         running: n on one GPU.
         stiffness: g, d ln t / d ln n.
     """
@@ -65,18 +71,21 @@ def time_per_token(
     before = jnp.where(had_tokens > 1.0, had_ms / jnp.maximum(had_tokens, 1.0), now)
     mean = recent * now + (1.0 - recent) * before
     tokens_left = jnp.maximum(output - 1.0, 1.0)
-    by_prompts = admission * square_ms * stay / (tokens_left * tokens_left)
+    amplified = square_ms * (1.0 + cv_output * cv_output) / jnp.maximum(1.0 - load, 0.2)
+    by_prompts = admission * amplified * stay / (tokens_left * tokens_left)
     slack = 1.0 - stiffness
     by_chance = (now * stiffness) ** 2 * (1.0 - slack / 3.0) / (2.0 * jnp.maximum(running, 1.0) * slack)
     return TimePerToken(mean, jnp.sqrt(by_prompts + by_chance))
 
 
+@compile_unit
 def share_quick(per_token: TimePerToken, objective_ms: jax.Array) -> jax.Array:
     """Share of the finishing requests whose TPOT is within the objective (ms, may be infinite)."""
     z = (jnp.minimum(objective_ms, 1e9) - per_token.mean) / jnp.maximum(per_token.deviation, 0.01)
     return normal_share(z)
 
 
+@compile_unit
 def judge(
     joined: jax.Array,
     young_before: jax.Array,

@@ -28,8 +28,8 @@ from inferencegym_jax.models import (
 )
 from inferencegym_jax.numerics import draws
 from inferencegym_jax.numerics.compile_units import compile_unit
-from inferencegym_jax.physics.fluid import Arrivals
-from inferencegym_jax.physics.iteration import Iterations
+from inferencegym_jax.physics.inflow import Arrivals
+from inferencegym_jax.physics.kernels import Iterations
 from inferencegym_jax.physics.metrics import LATENCY_FLOOR_MS
 from inferencegym_jax.physics.serving import Second, serve_second
 from inferencegym_jax.table import LatencyTable, TableError, profile_of

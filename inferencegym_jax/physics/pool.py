@@ -29,23 +29,18 @@ def watermark_room(
     return jnp.maximum(budget * pool - 0.5 * prompt * (1.0 + cv_prompt * cv_prompt) + growth, prompt)
 
 
-def held_after(
-    held: jax.Array, entered: jax.Array, grown: jax.Array, completed: jax.Array, freed: jax.Array
-) -> jax.Array:
-    """K after the second: tokens that came (prompts, output) and went with those that finished.
-
-    Tokens leave at the rate at which requests do, each ``freed`` times its share: exact for constant rates.
+def held_after(held: jax.Array, entered: jax.Array, leaving: jax.Array) -> jax.Array:
+    """K after the second: tokens that came (prompts, output) and went with those that finished; exact for constant
+    rates.
 
     Args:
         held: K at the start.
-        entered: prompt tokens admitted.
-        grown: output tokens decoded.
-        completed: requests that finished, over the mean number running.
-        freed: tokens that one of them frees over the mean of the running.
+        entered: tokens that came: prompts admitted and output decoded.
+        leaving: share of the tokens that leaves in a second at the second's rate.
     """
-    u = jnp.maximum(completed * freed, 1e-4)
+    u = jnp.maximum(leaving, 1e-4)
     stay = jnp.exp(-u)
-    return held * stay + (entered + grown) * (1.0 - stay) / u
+    return held * stay + entered * (1.0 - stay) / u
 
 
 def preempted_share(

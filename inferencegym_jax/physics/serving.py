@@ -10,17 +10,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from inferencegym_jax.models import EngineParams, EngineState, RequestOutcome, ServeAction
 from inferencegym_jax.physics import line, on_time, pool
 from inferencegym_jax.physics.first_token import FirstToken, first_token, quantiles, share_within
 from inferencegym_jax.physics.flow import mix, total
-from inferencegym_jax.physics.fluid import Arrivals, Flow, Inflow, flow, prompts_of, take_in
-from inferencegym_jax.physics.iteration import TINY, Iterations, Prompts, over_nodes
+from inferencegym_jax.physics.fluid import Flow, flow, prompts_of
+from inferencegym_jax.physics.inflow import Arrivals, Inflow, take_in, waiting_again
+from inferencegym_jax.physics.iteration import TINY, Prompts, over_nodes
+from inferencegym_jax.physics.kernels import Iterations, by_tier
 from inferencegym_jax.physics.line import Lines
+from inferencegym_jax.physics.on_time import TimePerToken
 from inferencegym_jax.physics.speculation import accepted_tokens
-from inferencegym_jax.physics.switching import SECOND_MS, Configuration, configure
+from inferencegym_jax.physics.switching import SECOND_MS, Configuration, Switched, configure
 
 
 class Second(NamedTuple):
@@ -45,14 +47,7 @@ class Second(NamedTuple):
     first: FirstToken
     wait_ms: jax.Array  # mean wait in line of those that entered
     spread_ms: jax.Array  # over which that wait is spread
-
-
-def by_tier(values: np.ndarray, tier: jax.Array) -> jax.Array:
-    """A constant of the weight format in force, float32."""
-    found = jnp.full_like(tier, float(values[0]), jnp.float32)
-    for i in range(1, len(values)):
-        found = jnp.where(tier >= i, jnp.float32(values[i]), found)
-    return found
+    per_token: TimePerToken  # of the requests that finish
 
 
 def serve_second(
@@ -81,7 +76,7 @@ def serve_second(
         What the second came to, and the engine after it (``running`` is the caller's to count).
     """
     profile = grid.profile
-    configuration, engine = configure(engine, action, is_first, params)
+    configuration, switched = configure(engine, action, is_first, params)
     weights = by_tier(profile.weights_gb, configuration.tier)
     pool_tokens = pool.pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
@@ -90,11 +85,12 @@ def serve_second(
     alone_ms = over_nodes(alone)
     moved = flow(grid, engine, inflow, prompts, alone_ms, action, configuration, params)
     new = moved.admitted - moved.again
-    lines = line.serve_lines(engine, new, arrivals.requests, class_shares, params.queue_capacity)
+    lines = line.serve_lines(engine, new, arrivals.requests, class_shares, slo_ttft_ms, params.queue_capacity)
     first = first_token(prompts, alone, moved, lines.wait_ms, configuration, params)
     return settle(
         grid,
         engine,
+        switched,
         inflow,
         moved,
         lines,
@@ -112,6 +108,7 @@ def serve_second(
 def settle(
     grid: Iterations,
     engine: EngineState,
+    switched: Switched,
     inflow: Inflow,
     moved: Flow,
     lines: Lines,
@@ -135,26 +132,34 @@ def settle(
         moved.output,
         moved.admitted / (SECOND_MS * configuration.gpus),
         over_nodes(tuple(x * x for x in prompts.added_ms)),
+        1.0 - moved.iteration_ms / moved.slowed_ms,
+        params.output_cv,
         moved.running / configuration.gpus,
         moved.stiffness,
     )
     finished = jnp.minimum(moved.completed / jnp.maximum(inflow.running + new, TINY), 1.0)
-    rows = []
-    for i, mine in enumerate(lines.classes):
-        share, objective = class_shares[..., i], slo_ttft_ms[..., i]
+
+    def judge(i: int) -> on_time.Judged:
+        mine, objective = lines.classes[i], slo_ttft_ms[..., i]
         chance = moved.chance._replace(scale_ms=moved.chance.scale_ms * mine.last)
-        rows.append(
-            on_time.judge(
-                share * lines.joined,
-                jnp.minimum(mine.before, share * line.younger_than(engine.arrived, objective)),
-                jnp.minimum(mine.after, share * line.younger_than(lines.arrived, objective)),
-                mine.entered,
-                share_within(first, chance, objective, mine.wait_ms, mine.spread_ms),
-                engine.unjudged[..., i],
-                finished,
-                on_time.share_quick(per_token, params.slo_tpot_ms[..., i]),
-            )
+        return on_time.judge(
+            class_shares[..., i] * lines.joined,
+            engine.young[..., i],
+            mine.young,
+            mine.entered,
+            share_within(first, chance, objective, mine.wait_ms, mine.spread_ms),
+            engine.unjudged[..., i],
+            finished,
+            on_time.share_quick(per_token, params.slo_tpot_ms[..., i]),
         )
+
+    def judge_others() -> tuple[on_time.Judged, ...]:
+        return tuple(judge(i) for i in range(1, line.CLASSES))
+
+    def nobody() -> tuple[on_time.Judged, ...]:
+        return (on_time.Judged(*(jnp.zeros_like(new),) * 4),) * (line.CLASSES - 1)
+
+    rows = (judge(0), *jax.lax.cond(line.has_classes(class_shares), judge_others, nobody))
     wait, spread = lines.wait_ms, lines.spread_ms
     p50, p90, p99 = quantiles(first, moved.chance, wait, spread)
     tokens = moved.grown + new
@@ -198,14 +203,16 @@ def settle(
         first=first,
         wait_ms=wait,
         spread_ms=spread,
+        per_token=per_token,
     )
     kept = 1.0 - finished
     back = jnp.where(inflow.again > TINY, moved.again / jnp.maximum(inflow.again, TINY), 0.0)
-    after_running = total(moved.phases)
-    taken = moved.admitted * jnp.where(configuration.gpus > 1.0, 1.0, 0.0)
-    second_running = jnp.minimum(engine.second_running * kept + taken, 0.5 * after_running)
-    second_running = jnp.where(configuration.apart > 0, engine.second_running * kept, second_running)
+    taken = jnp.where(configuration.gpus > 1.0, moved.admitted, 0.0)
+    replica = configuration.second_running * kept
+    filled = jnp.minimum(replica + taken, 0.5 * total(moved.phases))
+    again = waiting_again(engine, configuration.stopped)
     return second, engine.replace(
+        **switched._asdict(),
         phases=jnp.stack(moved.phases, axis=-1),
         prompt=mix(inflow.running, inflow.own_prompt, moved.admitted, inflow.prompt),
         output=moved.output,
@@ -214,10 +221,14 @@ def settle(
         had_tokens=(engine.had_tokens + moved.grown) * kept,
         unjudged=jnp.stack([row.unjudged for row in rows], axis=-1),
         waiting=jnp.stack([mine.after for mine in lines.classes], axis=-1),
+        young=jnp.stack([mine.young for mine in lines.classes], axis=-1),
+        age_ms=jnp.stack([mine.age_ms for mine in lines.classes], axis=-1),
         waiting_prompt=mix(inflow.waiting, engine.waiting_prompt, arrivals.requests, arrivals.prompt),
         waiting_output=inflow.output,
         arrived=lines.arrived,
         earlier_rate=line.forget(engine.arrived, engine.earlier_rate),
-        preempted=engine.preempted * (1.0 - back)[..., None],
-        second_running=second_running,
+        preempted=jnp.stack([x * (1.0 - back) for x in again], axis=-1),
+        tier=configuration.tier,
+        second_gpu=(configuration.paid > 1.5).astype(jnp.int32),
+        second_running=jnp.where(configuration.apart > 0, replica, filled),
     )

@@ -18,6 +18,15 @@ SECOND_MS = 1000.0
 DRAINED = 0.5  # requests: a replica with fewer is empty
 
 
+class Switched(NamedTuple):
+    """What of the engine's state a change of configuration touches; fields as in ``EngineState``."""
+
+    preempted_tokens: jax.Array
+    restart_s: jax.Array
+    start_s: jax.Array
+    lease_s: jax.Array
+
+
 class Configuration(NamedTuple):
     """Which GPUs serve in this second, and what they are; float32 unless noted."""
 
@@ -26,13 +35,15 @@ class Configuration(NamedTuple):
     gpus: jax.Array  # engines that take new requests: 1, up to 2 with a replica
     prefill_gpu: jax.Array  # bool: the second GPU takes the prompts
     apart: jax.Array  # requests that run on a replica which takes no new ones
+    second_running: jax.Array  # requests that run on a replica
+    stopped: jax.Array  # bool: the engine stops for other weights, what ran is preempted
     paid: jax.Array  # GPUs
 
 
 @compile_unit
 def configure(
     engine: EngineState, action: ServeAction, is_first: jax.Array, params: EngineParams
-) -> tuple[Configuration, EngineState]:
+) -> tuple[Configuration, Switched]:
     """Apply the knobs that need time: ``quant_tier`` and ``prefill_disagg``.
 
     Another weight format stops the engine for ``restart_s``; what ran is preempted, and recomputed before anything
@@ -46,7 +57,7 @@ def configure(
         params: the switching times.
 
     Returns:
-        The configuration, and the engine with what was preempted and the times left after this second.
+        The configuration, and what changes of the engine: what was preempted, and the times left after this second.
     """
     changed = (action.quant_tier != engine.tier) & ~is_first
     left_s = jnp.where(is_first, 0.0, jnp.where(changed, params.restart_s, engine.restart_s))
@@ -55,7 +66,6 @@ def configure(
     waited = engine.preempted[..., 0] + engine.preempted[..., 1] + engine.preempted[..., 2] + engine.preempted[..., 3]
     tokens = engine.held / jnp.maximum(lost, 1e-6)
     mean = (waited * engine.preempted_tokens + lost * tokens) / jnp.maximum(waited + lost, 1e-6)
-    every_phase = stopped[..., None]
     up = 1.0 - jnp.clip(left_s, 0.0, 1.0)
 
     asked = action.prefill_disagg
@@ -74,17 +84,13 @@ def configure(
         gpus=1.0 + jnp.where(is_replica, serves, 0.0),
         prefill_gpu=~is_replica & (serves > 0.5),
         apart=jnp.where(asked, 0.0, second_running),
+        second_running=second_running,
+        stopped=stopped,
         paid=1.0 + paid.astype(jnp.float32),
     )
-    return configuration, engine.replace(
-        phases=jnp.where(every_phase, 0.0, engine.phases),
-        preempted=jnp.where(every_phase, engine.preempted + engine.phases, engine.preempted),
+    return configuration, Switched(
         preempted_tokens=jnp.where(stopped, mean, engine.preempted_tokens),
-        held=jnp.where(stopped, 0.0, engine.held),
-        tier=action.quant_tier,
         restart_s=jnp.maximum(left_s - 1.0, 0.0),
-        second_gpu=paid.astype(jnp.int32),
         start_s=jnp.maximum(start_s - 1.0, 0.0),
         lease_s=jnp.maximum(lease_s - 1.0, 0.0),
-        second_running=second_running,
     )

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.rollout import Policy, act
 from inferencegym_jax.models import EPISODE_LENGTH, EngineParams, EnvParams, ServeAction
-from inferencegym_jax.physics.iteration import Iterations, iteration, prompts_ms
+from inferencegym_jax.physics.iteration import iteration, prompts_ms
+from inferencegym_jax.physics.kernels import Iterations
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.physics.speculation import accepted_tokens
 
@@ -156,10 +157,9 @@ def first_tokens(
         decode = n * (now.action.spec_length.astype(jnp.float32) + 1.0)
         beside = jnp.where(disagg, 1.0, jnp.minimum(jnp.maximum(decode, 1.0), params.token_budget - 1.0))
         prompts = prompts_ms(grid, (tokens,) * 3, beside, params.token_budget, params.prefix_share, tier)
-        prefill, chunk, chunks = prompts.mean_ms, prompts.chunk, prompts.further[0] + 1.0
-        one_token = jnp.ones_like(n)
-        empty = params.overhead_ms + grid.products_ms(one_token, tier) + grid.head_ms(one_token)
-        alone = prefill + chunks * empty
+        prefill, chunks = prompts.mean_ms, prompts.further[0] + 1.0
+        chunk = jnp.maximum(params.token_budget - beside, 1.0)
+        alone = prefill + chunks * (params.overhead_ms + grid.empty_ms(tier))
         start = jnp.where(ahead > 0, ahead, share * t * (1.0 - jnp.exp(-n)))
         room = chunks * chunk - tokens
         shared = jnp.zeros_like(n)

@@ -60,7 +60,7 @@ def find_columns(name: str, columns: list[str]) -> list[str]:
     """
     plain = {re.sub(r"[^a-z0-9]", "", column.lower()): column for column in columns}
     bare = {re.sub(r"[^a-z0-9]", "", UNIT_SUFFIX.sub("", column.lower().strip())): column for column in columns}
-    columns = []
+    matches = []
     for what, known in (("time", TIME_NAMES), ("prompt tokens", PROMPT_NAMES), ("output tokens", OUTPUT_NAMES)):
         match = next((plain[k] for k in known if k in plain), None) or next((bare[k] for k in known if k in bare), None)
         if match is None:
@@ -68,8 +68,8 @@ def find_columns(name: str, columns: list[str]) -> list[str]:
                 f"{name}: no column of {what} among {', '.join(map(repr, columns)) or 'none'};"
                 f" known names (case and separators do not matter): {', '.join(known)}"
             )
-        columns.append(match)
-    return columns
+        matches.append(match)
+    return matches
 
 
 def open_log(file: Path) -> tuple[list[str], Iterator[Block]]:

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Response
 from pydantic import ValidationError
 
 import inferencegym_jax as ig
-from server.errors import BadInput, responses, short
+from server.bad_input import BadInput
+from server.errors import responses, short
 from server.metrics import Metrics
 from server.rollouts import ARROW, Rollouts
 from server.schema_parts import ActionModel

@@ -10,7 +10,8 @@ import orjson
 from fastapi import APIRouter, Body, Query, Response
 from redis.exceptions import RedisError
 
-from server.errors import BadInput, problem, responses
+from server.bad_input import BadInput
+from server.errors import problem, responses
 from server.metrics import Metrics
 from server.schema_parts import StateModel
 from server.schemas import Health, ResetRequest, ResetResponse, StepRequest, StepResponse, config_dict
@@ -33,19 +34,19 @@ def build(service: Service, metrics: Metrics, ws_sessions: Callable[[], int]) ->
     @router.post("/reset", response_model=ResetResponse, responses=responses(400, 413, 422, 503))
     async def reset(request: Annotated[ResetRequest, Body(default_factory=lambda: ResetRequest())]) -> Response:
         """Start an episode: a new session."""
-        answer = await service.reset(request.task_id, request.seed, config_dict(request.config), request.episode_id)
-        return Response(orjson.dumps(answer), media_type=JSON)
+        response = await service.reset(request.task_id, request.seed, config_dict(request.config), request.episode_id)
+        return Response(orjson.dumps(response), media_type=JSON)
 
     @router.post("/step", response_model=StepResponse, responses=responses(400, 404, 409, 413, 422, 503))
     async def step(request: StepRequest) -> Response:
         """Serve one simulated second with these knobs."""
         try:
-            answer, taken = await service.step(request.session_id, request.action.knobs(), request.step_id)
+            response, taken = await service.step(request.session_id, request.action.knobs(), request.step_id)
         except ValueError as error:
             raise BadInput(str(error)) from error
         if taken:
             metrics.http_steps.inc()
-        return Response(answer, media_type=JSON)
+        return Response(response, media_type=JSON)
 
     @router.get("/state", response_model=StateModel, tags=["State Management"], responses=responses(404, 422, 503))
     async def state(
@@ -61,13 +62,13 @@ def build(service: Service, metrics: Metrics, ws_sessions: Callable[[], int]) ->
             sessions = await service.store.count()
         except RedisError as error:
             return problem(503, f"the session store cannot be reached: {type(error).__name__}", {"retry-after": "1"})
-        answer: dict[str, Any] = {
+        response: dict[str, Any] = {
             "status": "healthy",
             "ok": True,
             "active_sessions": sessions + ws_sessions(),
             "uptime_s": round(time.monotonic() - started, 3),
         }
-        return Response(orjson.dumps(answer), media_type=JSON)
+        return Response(orjson.dumps(response), media_type=JSON)
 
     @router.get("/healthz", tags=["Health"], responses=responses())
     async def healthz() -> dict[str, str]:

@@ -3,7 +3,7 @@
 
 /** The task's own values by key. */
 function usual(task) {
-  return { ...task.reward_weights, slo_ttft_ms: task.slo_ttft_ms[0] };
+  return { ...task.reward_weights, slo_ttft_ms: task.slo_ttft_ms[0], slo_tpot_ms: task.slo_tpot_ms };
 }
 
 /** Put a value in, and have it judged as if it had been typed. */
@@ -59,10 +59,15 @@ export class Overrides {
     if (Object.keys(this.config).length) this.host.open = true;
   }
 
-  /** Show a task's own values where nothing is given, and how many are. */
+  /** Show a task's own values where nothing is given, and how many are. A task without an objective on TPOT has no field for it. */
   show(task) {
     for (const [key, value] of Object.entries(usual(task))) {
-      if (this.fields[key]) this.fields[key].placeholder = value ?? "none";
+      const field = this.fields[key];
+      if (!field) continue;
+      field.placeholder = value ?? "none";
+      if (key !== "slo_tpot_ms") continue;
+      field.parentElement.hidden = value === null;
+      if (value === null && field.value) set(field, "");
     }
     const count = Object.keys(this.config).length;
     this.note.textContent = count ? `${count} changed` : "as the task has them";

@@ -16,7 +16,7 @@ import inferencegym_jax as ig
 from inferencegym_jax.models import plain
 
 FOLDER = Path(__file__).resolve().parent
-TASKS = (1, 2, 3)
+TASKS = (1, 2, 3, 4, 5)
 SEED = 7
 EVERY = 10  # steps between the rows that are kept
 
@@ -29,8 +29,12 @@ def trajectory(task: int) -> dict[str, Any]:
     for t in range(0, len(rolled.reward), EVERY):
         parts = (rolled.action, rolled.metrics, rolled.workload, rolled.next_observation)
         action, metrics, workload, observation = (plain(jax.tree.map(lambda x, t=t: x[t], part)) for part in parts)
+        counted = (
+            {"outcome": plain(jax.tree.map(lambda x, t=t: x[t], rolled.outcome))} if params.engine.open_loop else {}
+        )
         rows.append(
-            {
+            counted
+            | {
                 "step": t,
                 "action": action,
                 "metrics": metrics,

@@ -2,6 +2,7 @@
 and the closed loop is left alone."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,9 @@ EVERY_KNOB = np.ones(len(KNOBS), bool)
 def open_params(task, **engine):
     """Params of any task under open-loop dynamics, every knob free, without the search for normalisers."""
     params = make_params(ig.get_task(task), ig.load_table(), NOT_NORMALISED, None, "open_loop")
-    changed = {name: np.asarray(value, np.float32) for name, value in engine.items() if name != "second_gpu"}
+    changed: dict[str, Any] = {
+        name: np.asarray(value, np.float32) for name, value in engine.items() if name != "second_gpu"
+    }
     if "second_gpu" in engine:
         changed["second_gpu"] = np.int32(engine["second_gpu"])
     return params.replace(active=EVERY_KNOB, engine=params.engine.replace(**changed))

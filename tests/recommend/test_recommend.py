@@ -97,7 +97,7 @@ def test_an_objective_that_nothing_meets_is_said(tmp_path: Path, capsys: pytest.
     ("arguments", "said"),
     [
         (["--trace", "/nowhere.csv"], "no such file"),
-        (["--trace", "LOG", "--memory-gb", "3"], "weights and runtime alone need"),
+        (["--trace", "LOG", "--memory-gb", "3"], "leave no room for a KV cache; must be above 18.56"),
         (["--trace", "LOG", "--memory-gb", "nan"], "memory_gb = nan"),
         (["--trace", "LOG", "--slo-ttft-ms", "-1"], "slo_ttft_ms = -1.0"),
         (["--trace", "LOG", "--attainment", "1.5"], "attainment = 1.5"),
@@ -125,7 +125,8 @@ def test_a_table_of_one_engine_setting_varies_what_it_has(tmp_path: Path):
     keep = (columns["spec_length"] == 0) & (columns["quant_tier"] == 0) & (columns["prefill_disagg"] == 0)
     keep &= columns["kv_budget"] == 1.0
     drop = ("spec_length", "quant_tier", "prefill_disagg", "kv_budget")
-    small = table_from_columns({name: x[keep] for name, x in columns.items() if name not in drop})
+    pool = {"memory_gb": "80", "weights_gb": "16.06", "kv_bytes_per_token": "131072"}
+    small = table_from_columns({name: x[keep] for name, x in columns.items() if name not in drop}, pool)
     log = write_log(tmp_path / "log.csv", rate=3.0, seconds=120, prompt=300)
     found = recommend(log, table=small, controllers={}, slo_ttft_ms=500)
     assert found.searched == 9 and found.knobs["quant_tier"] == 0

@@ -37,6 +37,10 @@ def test_a_bad_value_names_key_value_and_what_is_allowed(key, value):
 def test_a_zero_slo_is_refused_and_a_zero_weight_is_not():
     with pytest.raises(ValueError, match="slo_ttft_ms = 0"):
         ig.make(1, config={"slo_ttft_ms": 0})
+    with pytest.raises(ValueError, match="slo_tpot_ms = 0"):
+        ig.make(4, config={"slo_tpot_ms": 0})
+    with pytest.raises(ValueError, match="task 1 has no objective on TPOT"):
+        ig.make(1, config={"slo_tpot_ms": 50})
     assert ig.make(1, config={"alpha": 0})[1].alpha == 0
 
 

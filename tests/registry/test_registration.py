@@ -34,7 +34,8 @@ ENTRY: dict[str, Any] = {
 
 
 def spec_of(**changes: Any) -> ig.TaskSpec:
-    return ig.TaskSpec(**({"name": "night-shift"} | ENTRY | changes))
+    fields: dict[str, Any] = {"name": "night-shift", **ENTRY, **changes}
+    return ig.TaskSpec(**fields)
 
 
 @pytest.fixture
@@ -294,7 +295,7 @@ def test_gymnasium_has_its_id_from_the_moment_it_is_registered() -> None:
     ig.register(spec_of(title="Night Shift (EU)"))
     env = gymnasium.make("inferencegym_jax/NightShiftEU-v0")
     env.reset(seed=1)
-    reward = env.step(np.zeros(len(KNOBS), np.float32))[1]
+    reward = float(env.step(np.zeros(len(KNOBS), np.float32))[1])
     envs = gymnasium.make_vec("inferencegym_jax/NightShiftEU-v0", num_envs=2)
     assert envs.num_envs == 2 and np.isfinite(reward)
     assert env.unwrapped.task_id == 60  # type: ignore[attr-defined]

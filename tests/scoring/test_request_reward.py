@@ -20,7 +20,7 @@ def params_of(**changes):
 def second(ttft, tpot, on_time_tokens, gpus, violated, params, shares=(1.0, 0.0, 0.0)):
     zero = jnp.float32(0)
     metrics = MetricsSnapshot(jnp.float32(ttft), zero, jnp.float32(tpot), zero, zero, zero, zero, zero, zero)
-    workload = WorkloadState(zero, zero, zero, zero, jnp.float32(shares), zero, zero, zero, zero, zero)
+    workload = WorkloadState(zero, zero, zero, zero, jnp.asarray(shares, jnp.float32), zero, zero, zero, zero, zero)
     nobody = jnp.zeros(3)
     outcome = RequestOutcome(
         nobody, nobody, nobody, nobody, nobody, nobody, zero, jnp.float32(on_time_tokens), jnp.float32(gpus), zero + 1
@@ -37,8 +37,10 @@ def test_the_reward_is_what_a_hand_computes():
 
 
 def test_classes_without_an_objective_cost_no_latency():
-    free = params_of(slo_ms=np.float32([500.0, np.inf, np.inf]), class_shares=np.float32([0.0, 0.5, 0.5]))
-    free = free.replace(engine=free.engine.replace(slo_tpot_ms=jnp.float32([50.0, np.inf, np.inf])))
+    free = params_of(
+        slo_ms=np.asarray([500.0, np.inf, np.inf], np.float32), class_shares=np.asarray([0.0, 0.5, 0.5], np.float32)
+    )
+    free = free.replace(engine=free.engine.replace(slo_tpot_ms=jnp.asarray([50.0, np.inf, np.inf], jnp.float32)))
     assert second(9e5, 9e5, 1000, 2, 0.0, free, (0.0, 0.5, 0.5)) == pytest.approx(0.4 - 0.3)
 
 

@@ -1,6 +1,7 @@
 """The best static action that costs are measured by: no other one beats it by its own measure."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ BASE = {"optimal_tps": 1.0, "cost_normaliser": 1.0, "throughput_floor": 0.0}
 def statistics(goodput, on_time, gpus, seeds=2):
     """Of actions whose every episode is the same, 200 s with 10 requests of 100 tokens a second."""
     shape = (len(goodput), seeds)
-    one = {f.name: np.zeros(shape) for f in dataclasses.fields(EpisodeStatistics)}
+    one: dict[str, Any] = {f.name: np.zeros(shape) for f in dataclasses.fields(EpisodeStatistics)}
     columns = {"goodput_share": goodput, "on_time_share": on_time, "gpu_seconds": 200.0 * np.asarray(gpus)}
     one |= {name: np.repeat(np.asarray(values)[:, None], seeds, axis=1) for name, values in columns.items()}
     one |= {"steps": np.full(shape, 200.0), "asked": np.full(shape, 2000.0), "tokens_asked": np.full(shape, 2e5)}

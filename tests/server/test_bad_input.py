@@ -8,6 +8,18 @@ from typing import Any
 import httpx
 import pytest
 
+import inferencegym_jax as ig
+
+SECOND = {  # of a task that is scored by seconds
+    "action": ig.ServeAction().to_dict(),
+    "metrics": {
+        "tokens_per_sec": 1.0,
+        "ttft_p50_ms": 1.0,
+        "gpu_memory_gb": 1.0,
+        "slo_violations": 0,
+        "cost_per_1k": 1.0,
+    },
+}
 GOOD = {"batch_size": 64}
 
 
@@ -86,6 +98,8 @@ def test_a_bad_action_is_refused_by_name(http: httpx.Client, session: str, actio
         ("/reset", {"config": {"alpha": "0.1"}}, 422, "config.alpha"),
         ("/reset", {"config": {"alpha": -0.1}}, 422, "config.alpha"),
         ("/reset", {"config": {"slo_ttft_ms": 0}}, 422, "config.slo_ttft_ms"),
+        ("/reset", {"config": {"slo_tpot_ms": -1}}, 422, "config.slo_tpot_ms"),
+        ("/reset", {"task_id": 1, "config": {"slo_tpot_ms": 50}}, 422, "only open-loop tasks have"),
         ("/reset", {"config": {"epsilon": 1}}, 422, "config.epsilon"),
         ("/reset", {"config": [1]}, 422, "config"),
         ("/reset", {"episode_id": "x" * 256}, 422, "episode_id"),
@@ -99,6 +113,8 @@ def test_a_bad_action_is_refused_by_name(http: httpx.Client, session: str, actio
         ("/grader", {"task_id": 1, "episode_log": [{"action": {}}]}, 422, "metrics"),
         ("/grader", {"task_id": 1, "episode_log": [{"action": {}, "metrics": {}}]}, 422, "tokens_per_sec"),
         ("/grader", {"task_id": 1, "episode_log": "log"}, 422, "episode_log"),
+        ("/grader", {"task_id": 4, "episode_log": [SECOND]}, 422, "scored by request"),
+        ("/grader", {"task_id": 4, "episode_log": [SECOND | {"outcome": {"asked": [1.0]}}]}, 422, "outcome.asked"),
         ("/rollout", {"task_id": 1}, 422, "seeds"),
         ("/rollout", {"task_id": 1, "seeds": []}, 422, "seeds"),
         ("/rollout", {"task_id": 1, "seeds": [1]}, 422, "policy"),

@@ -41,6 +41,7 @@ def test_an_episode_over_http_is_the_rollouts(http: httpx.Client, task: int):
 
     log = [
         {"action": action, "reward": answer["reward"], "metrics": answer["info"]["metrics"]}
+        | ({"outcome": answer["info"]["outcome"]} if ig.get_task(task).dynamics == "open_loop" else {})
         for action, answer in zip(actions, answers, strict=True)
     ]
     by_session = http.post("/grader", json={"session_id": session}).json()

@@ -39,7 +39,7 @@ def with_store(url: str, use: Any, idle_s: float = 60.0) -> None:
 
 def test_a_session_comes_back_as_it_was(redis_url: str):
     async def use(store: RedisStore) -> None:
-        one = session("back", steps=2, actions=b"\x01" * 40, step_id="s", answer=b"{}")
+        one = session("back", steps=2, actions=b"\x01" * 40, step_id="s", response=b"{}")
         await store.create(one)
         assert await store.get("back") == one
         assert await store.count() >= 1

@@ -29,7 +29,7 @@ class Clock:
 
 
 def test_a_session_survives_being_written_down():
-    one = session("a", steps=3, total_reward=-0.1, actions=bytes(range(60)), step_id="x", answer=b'{"reward":1}')
+    one = session("a", steps=3, total_reward=-0.1, actions=bytes(range(60)), step_id="x", response=b'{"reward":1}')
     assert Session.from_bytes(one.to_bytes()) == one
 
 

@@ -104,6 +104,7 @@ def test_noise_in_a_measured_table_does_not_make_more_work_faster():
 def test_the_shipped_table_without_its_profile_gives_nearly_the_same_iterations():
     """In FP16 and INT4; the profile's INT8 pays for conversions that the table's rows leave out."""
     shipped = ig.load_table()
+    assert shipped.engine is not None
     stated = {"memory_gb": 80, "weights_gb": [16.06, 9.08, 5.7]}
     derived = profile_of(dataclasses.replace(shipped, engine=None), stated)
     assert derived.pool_tokens(0) == pytest.approx(shipped.engine.pool_tokens(0))
@@ -169,7 +170,7 @@ def test_closed_loop_tasks_need_none_of_it():
 
 def test_a_stated_profile_can_be_overruled():
     shipped = ig.load_table()
-    assert profile_of(shipped) is shipped.engine
+    assert shipped.engine is not None and profile_of(shipped) is shipped.engine
     smaller = profile_of(shipped, {"memory_gb": 40.0})
     assert smaller.pool_tokens(0) == pytest.approx(shipped.engine.pool_tokens(0, 40.0))
     with pytest.raises(ig.TableError, match="speed is unknown"):

@@ -14,7 +14,7 @@ from inferencegym_jax.episodes.static_search import follow
 from inferencegym_jax.models import EngineParams
 from inferencegym_jax.numerics.poisson import poisson_count
 from inferencegym_jax.table.latency_table import data_path
-from inferencegym_jax.tasks import engine_params, make_params
+from inferencegym_jax.tasks import NOT_NORMALISED, engine_params, make_params
 from inferencegym_jax.traffic import fitted as traffic
 
 TASKS = ("azure-conversation", "mooncake-conversation")
@@ -87,7 +87,9 @@ def logged(tmp_path_factory):
 
 def test_a_log_is_replayed_second_by_second(logged):
     table = ig.load_table()
-    params = make_params(ig.get_task(4), table, {"optimal_tps": 1000.0, "cost_normaliser": 0.02}, trace=logged)
+    params = make_params(
+        ig.get_task(4), table, NOT_NORMALISED | {"optimal_tps": 1000.0, "cost_normaliser": 0.02}, trace=logged
+    )
     env = ig.Environment(table, params, logged)
     action = ig.ServeAction(batch_size=128).as_arrays()
     found = ig.rollout(env, params, follow, np.array([0, 1, 2]), carry=action)

@@ -1,0 +1,156 @@
+"""The kernels of an engine profile as lookups: matrix products, output head, attention; ms.
+
+Linear between the nodes of the profile, resampled to octaves cut into equal parts, where a node's number stands in the
+bits of the float: no search.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inferencegym_jax.numerics.compile_units import compile_unit
+from inferencegym_jax.table import EngineProfile
+
+PARTS_LOG2 = 3  # an octave is cut into 8 parts; the kernels are measured at nodes that are among them
+MANTISSA_BITS = 23
+
+
+def octaves(highest: float) -> np.ndarray:
+    """Nodes ``2^e (1 + j / 8)`` from 1 to the first power of two that is not below ``highest``, and one beyond."""
+    parts = 2**PARTS_LOG2
+    count = max(1, math.ceil(math.log2(highest))) * parts + 2
+    exponent, part = np.divmod(np.arange(count), parts)
+    return 2.0**exponent * (1.0 + part / parts)
+
+
+def resample(nodes: Any, values: Any, at: np.ndarray) -> np.ndarray:
+    """``values`` at other nodes: linear, the first value below the first node, the last slope beyond the last."""
+    nodes, values = np.asarray(nodes, np.float64), np.asarray(values, np.float64)
+    result = np.interp(at, nodes, values)
+    if len(nodes) > 1:
+        slope = (values[-1] - values[-2]) / (nodes[-1] - nodes[-2])
+        result = np.where(at > nodes[-1], values[-1] + slope * (at - nodes[-1]), result)
+    return result
+
+
+def octave_place(x: jax.Array, last: int) -> tuple[jax.Array, jax.Array]:
+    """Number of the octave node below x (int32) and the place of x towards the next one, in [0, 1).
+
+    Args:
+        x: float32; below 1 it counts as 1.
+        last: number of nodes; beyond the last x counts as the last.
+    """
+    shift = MANTISSA_BITS - PARTS_LOG2
+    bits = jax.lax.bitcast_convert_type(jnp.maximum(x, 1.0), jnp.int32)
+    node = jnp.minimum((bits >> shift) - (127 << PARTS_LOG2), last - 2)
+    place = (bits & ((1 << shift) - 1)).astype(jnp.float32) * jnp.float32(2.0**-shift)
+    return node, place
+
+
+@dataclass(frozen=True)
+class Iterations:
+    """The lookups of an engine profile; static, hashed by the profile."""
+
+    profile: EngineProfile
+
+    def __hash__(self) -> int:
+        """Hash of the profile."""
+        return hash(self.profile)
+
+    @functools.cached_property
+    def tokens(self) -> np.ndarray:
+        """Nodes of the matrix products."""
+        return octaves(max(self.profile.products_tokens[-1], self.profile.head_tokens[-1]))
+
+    @functools.cached_property
+    def products(self) -> np.ndarray:
+        """float32[tiers * nodes], ms."""
+        rows = [resample(self.profile.products_tokens, row, self.tokens) for row in self.profile.products_ms]
+        return np.concatenate(rows).astype(np.float32)
+
+    @functools.cached_property
+    def sampled(self) -> np.ndarray:
+        """float32[tiers * nodes], ms: products over so many tokens and the output head over them."""
+        head = resample(self.profile.head_tokens, self.profile.head_ms, self.tokens)
+        return (self.products.reshape(-1, len(head)) + head).astype(np.float32).ravel()
+
+    @functools.cached_property
+    def _attention_axes(self) -> tuple[np.ndarray, np.ndarray]:
+        profile = self.profile
+        return octaves(profile.decode_sequences[-1]), octaves(2.0 * profile.decode_context[-1])
+
+    @functools.cached_property
+    def attention(self) -> np.ndarray:
+        """float32[sequences * contexts], ms of decode attention."""
+        profile = self.profile
+        sequences, contexts = self._attention_axes
+        by_context = np.stack([resample(profile.decode_context, row, contexts) for row in profile.decode_attention_ms])
+        columns = [resample(profile.decode_sequences, column, sequences) for column in by_context.T]
+        return np.stack(columns, axis=1).astype(np.float32).ravel()
+
+    @functools.cached_property
+    def _prompt_axis(self) -> np.ndarray:
+        return octaves(2.0 * self.profile.prefill_tokens[-1])
+
+    @functools.cached_property
+    def prefill(self) -> np.ndarray:
+        """float32[nodes], ms of the attention of one whole prompt."""
+        profile = self.profile
+        return resample(profile.prefill_tokens, profile.prefill_attention_ms, self._prompt_axis).astype(np.float32)
+
+    def products_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
+        """L: matrix products of all layers over ``tokens`` tokens, ms."""
+        node, place = octave_place(tokens, len(self.tokens))
+        return _between(self.products, tier * len(self.tokens) + node, place)
+
+    def sampled_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
+        """Matrix products over ``tokens`` tokens and the output head over all of them, ms."""
+        node, place = octave_place(tokens, len(self.tokens))
+        return _between(self.sampled, tier * len(self.tokens) + node, place)
+
+    def decode_attention_ms(self, running: jax.Array, context: jax.Array) -> jax.Array:
+        """Attention of ``running`` decode requests over ``context`` tokens each, ms."""
+        sequences, contexts = self._attention_axes
+        row, down = octave_place(running, len(sequences))
+        column, along = octave_place(context, len(contexts))
+        base = row * len(contexts) + column
+        low = _between(self.attention, base, along)
+        high = _between(self.attention, base + len(contexts), along)
+        return low + down * (high - low)
+
+    def prefill_attention_ms(self, tokens: jax.Array) -> jax.Array:
+        """A: attention of one whole prompt, ms; 0 for none."""
+        found = _between(self.prefill, *octave_place(tokens, len(self._prompt_axis)))
+        return found * jnp.minimum(tokens, 1.0)
+
+    def empty_ms(self, tier: jax.Array) -> jax.Array:
+        """An iteration over a single token, kernels only, ms."""
+        singles = self.sampled[:: len(self.tokens)]
+        return by_tier(singles, tier)
+
+
+def by_tier(values: np.ndarray, tier: jax.Array) -> jax.Array:
+    """A constant of the weight format in force, float32."""
+    found = jnp.full_like(tier, float(values[0]), jnp.float32)
+    for i in range(1, len(values)):
+        found = jnp.where(tier >= i, jnp.float32(values[i]), found)
+    return found
+
+
+def _between(values: np.ndarray, node: jax.Array, place: jax.Array) -> jax.Array:
+    # a kernel of its own: what a gather is fused with is computed number by number
+    return compile_unit(functools.partial(_blend, values))(node, place)
+
+
+def _blend(values: np.ndarray, node: jax.Array, place: jax.Array) -> jax.Array:
+    flat, index = jnp.asarray(values), node.astype(jnp.uint32)
+    low = flat.at[index].get(mode="promise_in_bounds")
+    high = flat.at[index + 1].get(mode="promise_in_bounds")
+    return low + place * (high - low)

@@ -1,0 +1,171 @@
+"""Admission and iteration time of a second, solved together: at its start, and again at its middle.
+
+``Inflow, prompts, iteration time -> limits -> Outlook, Solution``. Symbols: docs/physics.md.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from inferencegym_jax.models import PHASES, EngineParams, ServeAction
+from inferencegym_jax.numerics.compile_units import compile_unit, once
+from inferencegym_jax.physics import admission, pool
+from inferencegym_jax.physics.chance import Chance, near_pool, near_slots, normal_share, unseen
+from inferencegym_jax.physics.flow import mix, phases_a_token, remainder
+from inferencegym_jax.physics.inflow import Inflow
+from inferencegym_jax.physics.iteration import TINY, Iteration, Prompts, over_nodes
+from inferencegym_jax.physics.switching import Configuration
+
+ONE_TWELFTH = 1.0 / 12.0  # variance of an even spread over 1
+
+
+class Solution(NamedTuple):
+    """How the second is served."""
+
+    rate: jax.Array  # requests admitted a ms
+    most: jax.Array  # the most that could have been
+    pace: jax.Array  # iterations a ms
+    passing: jax.Array  # phases that a running request passes a ms
+    preempted: jax.Array  # requests for each that finishes
+    chance: Chance
+
+
+class Outlook(NamedTuple):
+    """Where a first, rough solution sees the second go; requests, tokens, ms."""
+
+    entering: jax.Array  # requests
+    gone: jax.Array  # requests that finish
+    most: jax.Array  # requests a ms for which there are slots
+    middle: jax.Array  # running in the middle of the second
+    context: jax.Array  # tokens that each holds there
+    held: jax.Array  # tokens in the pools there
+    output: jax.Array  # mean output of all that run
+    stay_ms: jax.Array  # from a request's first to its last token
+
+
+def limits_of(
+    inflow: Inflow,
+    prompts: Prompts,
+    iteration_ms: jax.Array,
+    alone_ms: jax.Array,
+    output: jax.Array,
+    long: jax.Array,
+    action: ServeAction,
+    configuration: Configuration,
+    params: EngineParams,
+) -> admission.Engine:
+    """What the limits of admission are made of, at an iteration of this time."""
+    e, split = configuration.gpus, configuration.prefill_gpu
+    room = pool.watermark_room(inflow.pool, action.kv_budget, inflow.prompt, params.prompt_cv, inflow.output)
+    chunks = over_nodes(prompts.further) + 1.0
+    return admission.Engine(
+        gpus=e,
+        slots=e * action.batch_size.astype(jnp.float32),
+        room=e * jnp.minimum(room, inflow.pool),
+        pace=1.0 / iteration_ms,
+        share_ms=jnp.where(split, 0.0, prompts.mean_ms / e),
+        prefill_ms=jnp.where(split, alone_ms, chunks * iteration_ms + prompts.mean_ms),
+        least_ms=jnp.where(split, alone_ms, prompts.mean_ms + iteration_ms * prompts.iterations),
+        prompt=inflow.prompt,
+        passing=phases_a_token(output, long) * inflow.tokens,
+        tokens=inflow.tokens,
+    )
+
+
+@compile_unit
+def look_ahead(
+    inflow: Inflow,
+    prompts: Prompts,
+    begin_ms: jax.Array,
+    alone_ms: jax.Array,
+    demand: admission.Demand,
+    long: jax.Array,
+    action: ServeAction,
+    configuration: Configuration,
+    params: EngineParams,
+) -> Outlook:
+    """A first solution at the iteration time of the second's start: who enters, who is gone, and the middle."""
+    span = configuration.span_ms
+    what = limits_of(inflow, prompts, begin_ms, alone_ms, inflow.own_output, long, action, configuration, params)
+    others = jnp.minimum(
+        jnp.minimum(inflow.line * demand.inverse_ms, admission.by_budget(what)), admission.by_memory(what, demand)
+    )
+    first = jnp.maximum(jnp.minimum(others, admission.by_slots(what, demand)), 0.0)
+    others, pace = once(others, admission.pace_of(what, first))
+    kept, reach = remainder(inflow.phases, long, what.passing * pace, span)
+    most = most_admitted(what, kept, reach, configuration)
+    most, rate = once(most, jnp.maximum(jnp.minimum(others, most), 0.0))
+    entering, end = rate * span, kept + rate * reach
+    middle, gone = once(0.5 * (inflow.running + end), jnp.maximum(inflow.running + entering - end, 0.0))
+    # half of the second's change of the tokens held
+    grown = inflow.running * inflow.tokens * span * pace
+    held = inflow.held + 0.5 * (entering * inflow.prompt + grown - gone * demand.freed)
+    context = jnp.clip(held / jnp.maximum(middle, TINY), 0.5 * inflow.context, 2.0 * inflow.context)
+    context = jnp.where(inflow.running > 1.0, context, inflow.prompt + 0.5 * jnp.minimum(inflow.output, span * pace))
+    # outputs are mixed by what the running still have to get, so that tokens owed are conserved
+    owing = sum(x * float(PHASES - i) for i, x in enumerate(inflow.phases)) * (1.0 / (3.0 * long + 1.0))
+    output = mix(owing, inflow.own_output, entering, inflow.output)
+    stay = jnp.maximum(output - 1.0, 1.0) / (pace * inflow.tokens)
+    return Outlook(entering, gone, most, middle, context, held, output, stay)
+
+
+def most_admitted(what: admission.Engine, kept: jax.Array, reach: jax.Array, configuration: Configuration) -> jax.Array:
+    """Admissions a ms with which the slots are taken at the second's end."""
+    free = what.slots - jnp.maximum(kept - configuration.apart, 0.0)
+    return jnp.maximum(free / (reach + what.prefill_ms), 0.0)
+
+
+@compile_unit
+def solve(
+    inflow: Inflow,
+    prompts: Prompts,
+    at: Iteration,
+    alone_ms: jax.Array,
+    demand: admission.Demand,
+    outlook: Outlook,
+    long: jax.Array,
+    action: ServeAction,
+    configuration: Configuration,
+    params: EngineParams,
+) -> Solution:
+    """The second's solution at the iteration time of its middle."""
+    what = limits_of(inflow, prompts, at.ms, alone_ms, outlook.output, long, action, configuration, params)
+    memory, budget = once(admission.by_memory(what, demand), admission.by_budget(what))
+    chance, full = near_limits(inflow, what, outlook, at.stiffness, memory <= outlook.most, params)
+    share = pool.preempted_share(inflow.pool, action.kv_budget, inflow.own_prompt, outlook.output, full)
+    again = share * outlook.gone * demand.inverse_ms * what.share_ms  # of the time, by what is recomputed
+    share, left = once(share, jnp.maximum(1.0 - again, 0.5))
+    others = jnp.minimum(budget, memory) * left
+    wanted, others = once(jnp.minimum(inflow.line * demand.inverse_ms, others), others)
+    likely = jnp.maximum(jnp.minimum(wanted, outlook.most), 0.0)
+    (pace,) = once(what.pace * jnp.maximum(left - likely * what.share_ms, 1.0 - admission.BUSIEST))
+    passing = what.passing * pace
+    kept, reach = remainder(inflow.phases, long, passing, configuration.span_ms)
+    (most,) = once(jnp.maximum(jnp.minimum(others, most_admitted(what, kept, reach, configuration)), 0.0))
+    return Solution(jnp.clip(wanted, 0.0, most), most, pace, passing, share, chance)
+
+
+def near_limits(
+    inflow: Inflow,
+    what: admission.Engine,
+    outlook: Outlook,
+    stiffness: jax.Array,
+    by_pool: jax.Array,
+    params: EngineParams,
+) -> tuple[Chance, jax.Array]:
+    """What chance does at the nearer of slots and pool, all GPUs together, and the probability of a full pool."""
+    waiting = jnp.maximum(0.5 * (inflow.waiting + inflow.line - outlook.entering), 0.0)
+    (sigma,) = once(unseen(outlook.middle, params.output_cv, stiffness))
+    slots = near_slots(what.slots, outlook.middle, jnp.where(by_pool, 0.0, waiting), sigma, outlook.stay_ms)
+    spread = (inflow.own_prompt * params.prompt_cv) ** 2
+    spread = spread + outlook.output**2 * (0.5 * params.output_cv**2 + ONE_TWELFTH)
+    tokens = sigma * jnp.sqrt(outlook.context**2 + spread)
+    line = jnp.where(by_pool, waiting, 0.0)
+    memory = near_pool(what.room, outlook.held, outlook.context, line, inflow.prompt, tokens, outlook.stay_ms)
+    (slack,) = once(memory.slack)
+    nearer = slack < slots.slack
+    nearest = Chance(jnp.minimum(slack, slots.slack), jnp.where(nearer, memory.scale_ms, slots.scale_ms))
+    return nearest, normal_share(-slack)
