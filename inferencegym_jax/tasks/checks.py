@@ -15,7 +15,7 @@ CLASSES = 3  # interactive, batch, best effort
 MOST_RATE = 1e4  # requests/s
 LEAST_CLASS_RATE = 0.5  # requests/s; Poisson draws by inversion miss the mean of smaller ones by more than 1 %
 PROMPT = OBSERVATION["mean_prompt_len"]
-PROMPT_KEYS = {
+PROMPT_KEYS: dict[str, Any] = {
     "uniform": ("low", "high"),
     "mixture": ("low", "high", "long_low", "long_high", "long_share"),
     "lognormal": ("low", "high", "log_mean", "log_sigma"),

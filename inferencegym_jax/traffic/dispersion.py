@@ -12,7 +12,7 @@ class Moments:
     """Sums over requests, block by block."""
 
     def __init__(self) -> None:
-        self.products = np.zeros(3)  # of prompt^2, output^2, prompt x output
+        self.products: np.ndarray = np.zeros(3)  # of prompt^2, output^2, prompt x output
 
     def add(self, prompts: np.ndarray, outputs: np.ndarray) -> None:
         """Count a block of requests; tokens."""

@@ -73,6 +73,7 @@ def test_training_starts_at_the_best_static_action_of_the_log(log: str) -> None:
     assert shipped == starting_bias(ig.ServeAction(**known))
 
 
+@pytest.mark.slow
 def test_training_on_a_log_says_so_and_scores_by_it(log: str, tmp_path: Path) -> None:
     config = TrainConfig(
         task=5, trace=log, environments=8, rollout_length=8, minibatches=2, epochs=1, hidden=(8,), total_steps=128,
