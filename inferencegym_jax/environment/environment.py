@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from inferencegym_jax.models import (
     check_action,
     check_seed,
     is_traced,
+    shown,
 )
 from inferencegym_jax.numerics import draws as random
 from inferencegym_jax.physics import open_loop as engine
@@ -66,7 +68,10 @@ class Environment:
         self.reward: Reward | None = None
         self._default_params = default_params
         if reward is not None:
-            state, action = jax.eval_shape(self.reset_seed, jnp.uint32(0))[1], ServeAction().as_arrays()
+            state, action = (
+                jax.eval_shape(self.reset_seed, jax.ShapeDtypeStruct((), jnp.uint32))[1],
+                ServeAction().as_arrays(),
+            )
             info = jax.eval_shape(lambda s: self.step_env(None, s, action)[4], state)
             check_reward(reward, info["metrics"], info["workload"], default_params)
             self.reward = reward
@@ -151,14 +156,15 @@ class Environment:
 
         Args:
             key: ignored (randomness comes from the state's counters); there for gymnax's signature.
-            state: from ``reset`` or ``step``.
+            state: from ``reset`` or ``step``; a batch of states is stepped as ``vmap`` steps it.
             action: a ``ServeAction``. Outside jit a value out of range raises; a traced one is clamped at the edge.
             params: the task.
 
         Returns:
             (observation, state, reward float32, terminated bool, truncated bool, info). After the last step
             observation and state are those of the next episode, whose seed is derived from (seed, episode number), and
-            ``info["final_observation"]`` is the last observation of the finished one.
+            ``info["final_observation"]`` is the last observation of the finished one. ``info["action"]`` is the
+            ``ServeAction`` that was asked for, which wrappers may have made of something else.
 
         Raises:
             TypeError, ValueError: see ``check_action``.
@@ -166,7 +172,11 @@ class Environment:
         del key
         params = self.default_params if params is None else params
         self.check_action(action)
-        return self.suited_to(params)._step_jit(state, action.as_arrays(), params)
+        action = action.as_arrays()
+        observation, state, reward, terminated, truncated, info = self.suited_to(params)._step_jit(
+            state, action, params
+        )
+        return observation, state, reward, terminated, truncated, {**info, "action": action}
 
     def step_env(
         self, key: Any, state: EnvState, action: ServeAction, params: EnvParams | None = None
@@ -180,7 +190,9 @@ class Environment:
         del key
         params = self.default_params if params is None else params
         self.check_action(action)
-        return self.suited_to(params)._step_env_jit(state, action.as_arrays(), params)
+        action = action.as_arrays()
+        observation, state, reward, terminated, info = self.suited_to(params)._step_env_jit(state, action, params)
+        return observation, state, reward, terminated, {**info, "action": action}
 
     def check_action(self, action: ServeAction) -> None:
         """Raise for a concrete action outside the knobs' ranges or the table's; see ``models.check_action``."""
@@ -194,6 +206,19 @@ class Environment:
             value = np.asarray(getattr(action, name), np.float64)
             if not np.isin(value, nodes).all():
                 raise ValueError(f"{name} = {value}: this latency table has {', '.join(f'{x:g}' for x in nodes)}")
+
+    def action_of(self, knobs: Mapping[str, Any]) -> ServeAction:
+        """The action of a mapping of knobs; what it leaves out takes the baseline's value on this table.
+
+        Raises:
+            ValueError, TypeError: an unknown knob; see ``check_action``.
+        """
+        unknown = [name for name in knobs if name not in KNOBS]
+        if unknown:
+            raise ValueError(f"action: knob {shown(unknown[0])} is unknown; there are {', '.join(KNOBS)}")
+        action = ServeAction(**{**self.table.knob_defaults, **knobs})
+        self.check_action(action)
+        return action
 
     def is_truncated(self, state: EnvState, params: EnvParams) -> jax.Array:
         """bool: has the episode reached its length."""
@@ -219,6 +244,8 @@ class Environment:
 
     @functools.partial(jax.jit, static_argnums=0)
     def _step_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
+        if jnp.ndim(state.time):
+            return self._of_each(Environment._step_jit, state, action, params)
         final_observation, after, reward, terminated, info = transition(
             self.grid, state, action, params, self.trace, self.dynamics, self.reward
         )
@@ -234,12 +261,21 @@ class Environment:
 
     @functools.partial(jax.jit, static_argnums=0)
     def _step_env_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
+        if jnp.ndim(state.time):
+            return self._of_each(Environment._step_env_jit, state, action, params)
         over = self.is_truncated(state, params)
         observation, after, reward, terminated, info = transition(
             self.grid, state, action, params, self.trace, self.dynamics, self.reward
         )
         after = jax.tree.map(functools.partial(_choose, over), state, after)
         return observation, after, jnp.where(over, 0.0, reward), terminated, info
+
+    def _of_each(self, step: Any, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
+        """A step of one environment on a batch of any shape; an action without the batch's axes is everybody's."""
+        batch = jnp.shape(state.time)
+        action = jax.tree.map(lambda x: jnp.broadcast_to(x, batch), action)
+        axis = 0 if jnp.ndim(params.task_id) else None
+        return jax.vmap(functools.partial(step, self), in_axes=(0, 0, axis))(state, action, params)
 
 
 def _choose(flag: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
