@@ -217,14 +217,17 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
             infos |= {"seed": np.asarray(episode_of(self._state).seed), "_seed": fresh}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             if done.any():
-                infos |= {"final_obs": final, "_final_obs": done, "final_info": dict(infos), "_final_info": done}
+                last = np.full(self.num_envs, None, object)  # as Gymnasium's: wrappers may change a shape
+                for i in np.flatnonzero(done):
+                    last[i] = final[i].copy()
+                infos |= {"final_obs": last, "_final_obs": done, "final_info": dict(infos), "_final_info": done}
             started = done
         else:
             started, self._over = fresh, done
         for i in np.flatnonzero(started) if self._renderers else ():
             self._renderers[i].begin(int(np.asarray(episode_of(self._state).seed)[i]))
         self._observation = seen
-        return seen.copy(), reward.astype(np.float64), terminated, truncated, infos
+        return seen.copy(), reward.astype(np.float64), terminated.copy(), truncated.copy(), infos
 
     def _record(self, info: Any, reward: np.ndarray, served: np.ndarray) -> None:
         for i in np.flatnonzero(served) if self._renderers else ():

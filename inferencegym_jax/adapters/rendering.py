@@ -108,7 +108,7 @@ class Renderer:
     def close(self) -> None:
         """Close the window, if there is one."""
         if self._window is not None:
-            import pygame
+            import pygame  # pyright: ignore[reportMissingImports]
 
             pygame.display.quit()
             self._window = None
@@ -121,7 +121,7 @@ class Renderer:
     def _show(self) -> None:
         """Draw in the window, which is opened at the first call."""
         try:
-            import pygame
+            import pygame  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError("render_mode 'human' needs pygame: pip install 'inferencegym-jax[render]'") from error
         pixels = np.ascontiguousarray(picture(self.timeline()).swapaxes(0, 1))
