@@ -35,6 +35,20 @@ from inferencegym_jax.table.latency_table import DISCRETE, LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
 from inferencegym_jax.traffic.request_log import RequestLog
 
+assumed_dynamics: Any = jax.make_user_context(default_value=None)
+"""``with assumed_dynamics("closed_loop"):`` traced params are taken to be of these dynamics, and steps are compiled
+without the others. For what has seen the params before they are traced (``ig.jit``); part of every program's key."""
+
+
+def dynamics_in(tree: Any) -> Dynamics | None:
+    """The dynamics of all ``EnvParams`` in a pytree, where there are some, all concrete and of one kind; else None."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, EnvParams))
+    flags = [x.engine.open_loop for x in leaves if isinstance(x, EnvParams)]
+    if not flags or is_traced(flags):
+        return None
+    kinds = {bool(flag) for one in flags for flag in np.ravel(np.asarray(one))}
+    return None if len(kinds) > 1 else "open_loop" if kinds.pop() else "closed_loop"
+
 
 class Environment:
     """LLM serving under control of the knobs in ``KNOBS``, one action a simulated second.
@@ -89,7 +103,7 @@ class Environment:
         """This environment, compiled for the dynamics that ``params`` have where they can be inspected: without the
         others, a step takes half the time. Traced params get both, and the same numbers."""
         if is_traced(params.engine.open_loop):
-            return self
+            return self._with_dynamics(assumed_dynamics.value)
         flags = np.asarray(params.engine.open_loop) > 0
         if self.dynamics == "closed_loop" and flags.any():
             engine.iterations_of(self.table)  # raises, and names what the table lacks
@@ -97,8 +111,13 @@ class Environment:
             return self
         if flags.any() and not flags.all():
             return self
+        return self._with_dynamics("open_loop" if flags.all() else "closed_loop")
+
+    def _with_dynamics(self, dynamics: Dynamics | None) -> Environment:
+        if dynamics is None or self.dynamics != "mixed":
+            return self
         twin = copy.copy(self)
-        twin.dynamics = "open_loop" if flags.all() else "closed_loop"
+        twin.dynamics = dynamics
         return twin
 
     @property

@@ -102,7 +102,7 @@ OBSERVATION: dict[str, ObservationField] = {
         unit="cost",
         scale="log",
         digits=2,
-        description="sum of cost_per_1k over the episode",
+        description="sum of cost_per_1k over the episode; 1 when normalised from 99 on",
     ),
 }
 

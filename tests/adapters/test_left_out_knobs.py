@@ -1,4 +1,4 @@
-"""Knobs left out of an action take the baseline's value on every path alike, on a table that lacks the usual one too."""
+"""Knobs left out of an action take the baseline's value on every path alike, on a table that lacks it too."""
 
 from __future__ import annotations
 
