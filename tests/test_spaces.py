@@ -103,7 +103,7 @@ def test_spaces_are_gymnaxs(gymnax: Any) -> None:
 def discrete(gymnax: Any) -> tuple[Any, Any]:
     """A discrete action and a flat observation, with as many values a step as this gymnax has (five before 1.0)."""
     env, params = ig.make(1)
-    view = DiscreteAction(FlatObservation(env), batch_sizes=(32, 256))
+    view = DiscreteAction(FlatObservation(env.suited_to(params)), batch_sizes=(32, 256))  # one dynamics compiles sooner
     return FiveValueStep(view) if hasattr(gymnax.environments.environment.Environment, "is_terminal") else view, params
 
 
