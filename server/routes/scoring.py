@@ -56,7 +56,12 @@ def build(service: Service, rollouts: Rollouts, metrics: Metrics, route: type[AP
         except (ValueError, TypeError) as error:
             raise BadInput(str(error)) from error
 
-    @router.post("/grader", response_model=GraderResponse, responses=responses(400, 404, 408, 413, 422, 500, 503))
+    @router.post(
+        "/grader",
+        operation_id="grader",
+        response_model=GraderResponse,
+        responses=responses(400, 404, 408, 413, 422, 500, 503),
+    )
     async def grader(request: GraderRequest) -> Response:
         """Score an episode: a session's, a log's, or that of task, seed, config and actions, simulated again."""
         if request.session_id is not None:

@@ -19,6 +19,12 @@ from server.schemas import Health, ResetRequest, ResetResponse, StepRequest, Ste
 from server.service import Service
 
 JSON = "application/json"
+SESSION = "$response.body#/session_id"
+LINKS = {  # what can be asked of the session that a reset answers
+    "step": {"operationId": "step", "requestBody": {"session_id": SESSION, "action": {}}},
+    "state": {"operationId": "state", "parameters": {"session_id": SESSION}},
+    "grader": {"operationId": "grader", "requestBody": {"session_id": SESSION}},
+}
 
 
 def build(service: Service, metrics: Metrics, ws_sessions: Callable[[], int], route: type[APIRoute]) -> APIRouter:
@@ -33,13 +39,23 @@ def build(service: Service, metrics: Metrics, ws_sessions: Callable[[], int], ro
     router = APIRouter(tags=["Environment Control"], route_class=route)
     started = time.monotonic()
 
-    @router.post("/reset", response_model=ResetResponse, responses=responses(400, 408, 413, 422, 500, 503))
+    @router.post(
+        "/reset",
+        response_model=ResetResponse,
+        operation_id="reset",
+        responses=responses(400, 408, 413, 422, 500, 503) | {200: {"links": LINKS}},
+    )
     async def reset(request: Annotated[ResetRequest, Body(default_factory=lambda: ResetRequest())]) -> Response:
         """Start an episode: a new session."""
         response = await service.reset(request.task_id, request.seed, config_dict(request.config), request.episode_id)
         return Response(orjson.dumps(response), media_type=JSON)
 
-    @router.post("/step", response_model=StepResponse, responses=responses(400, 404, 408, 409, 413, 422, 500, 503))
+    @router.post(
+        "/step",
+        operation_id="step",
+        response_model=StepResponse,
+        responses=responses(400, 404, 408, 409, 413, 422, 500, 503),
+    )
     async def step(request: StepRequest) -> Response:
         """Serve one simulated second with these knobs."""
         try:
@@ -50,7 +66,13 @@ def build(service: Service, metrics: Metrics, ws_sessions: Callable[[], int], ro
             metrics.http_steps.inc()
         return Response(response, media_type=JSON)
 
-    @router.get("/state", response_model=StateModel, tags=["State Management"], responses=responses(404, 422, 503))
+    @router.get(
+        "/state",
+        operation_id="state",
+        response_model=StateModel,
+        tags=["State Management"],
+        responses=responses(404, 422, 503),
+    )
     async def state(
         session_id: Annotated[str, Query(min_length=1, max_length=64, description="from POST /reset")],
     ) -> Response:
