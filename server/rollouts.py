@@ -21,6 +21,7 @@ from jax.tree_util import Partial
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation, Trajectory
+from inferencegym_jax.policies import has_trained
 from inferencegym_jax.policies.names import STATIC, WEIGHTLESS, policy_of, static_action
 from inferencegym_jax.policies.reactive_control import ReactivePlan, act
 from inferencegym_jax.scoring.aggregates import aggregate
@@ -33,6 +34,7 @@ from server.settings import Settings
 
 BLOCK = 256  # episodes a compiled call
 PARTS = ("observation", "action", "metrics", "workload")  # of a trajectory; of an open-loop one also the outcome
+FIRST_SHOWN = 3  # the task of the page's first screen
 OTHER = ("score", "total_rewards", "oom_shares", "gpu_seconds")  # columns that are no component of the score
 SCORED = ("action", "reward", "metrics", "outcome", "oom")  # what scores are made from
 REPLAY, REACTIVE, FIRST = 0, 1, 2  # what ``choose`` chooses: actions, the controller, one of WEIGHTLESS from FIRST on
@@ -127,8 +129,10 @@ class Rollouts:
             self.policy(request.policy, self.programs.program(request.task_id))
 
     def warm_up(self) -> None:
-        """Compile ``choose``, so that no request waits for it."""
+        """Compile what the page shows first, so that no visitor waits for it: ``choose``, and the trained policy."""
         self.score(RolloutRequest(task_id=1, seeds=[0], policy="baseline", actions=None))
+        if has_trained(FIRST_SHOWN):
+            self.score(RolloutRequest(task_id=FIRST_SHOWN, seeds=[0], policy="trained", actions=None))
 
     def policy(self, name: str, program: TaskProgram) -> Policy:
         """The policy of a name.

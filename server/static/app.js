@@ -1,6 +1,6 @@
 // The page: reads the controls, runs the episode, and keeps charts, knobs, result and code in step with it.
 
-import { remember } from "./address.js";
+import { recalled, remember } from "./address.js";
 import { api, explain } from "./api.js";
 import { Chart } from "./charts.js";
 import { Episode, REQUESTS_PER_SECOND } from "./episode.js";
@@ -8,6 +8,7 @@ import { Knobs } from "./knobs.js";
 import { knobsOf, panelsOf, readings } from "./panels.js";
 import { legend, resultOf, tableOf, taskFacts } from "./readout.js";
 import { Setup } from "./setup.js";
+import { showClaim } from "./showcase.js";
 import { curl, python } from "./snippets.js";
 import { recallTheme, switchTheme } from "./theme.js";
 
@@ -28,13 +29,17 @@ async function begin() {
   if (mine !== page.begun) return; // a newer choice is on its way
   if (!page.setup.check()) return;
   clearTrouble();
-  $("result").hidden = true;
+  $("result").hidden = $("claim").hidden = true;
   const setup = page.setup.read();
   remember(setup);
   showTask();
   await guarded(begin, async () => {
     const episode = new Episode(setup);
     await episode.open();
+    if (episode.isCompared) {
+      await episode.grade(); // both are known to their end: what they come to can be said before they are played
+      showClaim($("claim"), episode, task());
+    }
     page.episode = episode;
     page.inspected = null;
     page.knobs.lock(locks(), !manual());
@@ -83,12 +88,14 @@ async function turn() {
 /** Step until paused or done, `perSecond()` steps a second. */
 async function run(perSecond) {
   await turn();
-  if (page.playing || !page.episode) return;
+  if (!page.episode) return;
+  page.perSecond = perSecond;
+  if (page.playing) return;
   page.playing = true;
   await guarded(() => run(perSecond), async () => {
     render();
     while (page.playing && !page.episode.done) {
-      const due = performance.now() + 1000 / perSecond();
+      const due = performance.now() + 1000 / page.perSecond();
       await stepOnce();
       while (page.playing && performance.now() < due) await pause(Math.min(50, due - performance.now()));
     }
@@ -138,12 +145,17 @@ function busy(yes) {
   document.querySelector("main").setAttribute("aria-busy", String(yes));
 }
 
-function trouble(error, again) {
-  const { text, action, label } = explain(error);
+function tell(text, label, act) {
   const [message, button] = $("trouble").children;
   message.textContent = text;
   button.textContent = label;
-  button.onclick = () => {
+  button.onclick = act;
+  $("trouble").hidden = false;
+}
+
+function trouble(error, again) {
+  const { text, action, label } = explain(error);
+  tell(text, label, () => {
     clearTrouble();
     if (action === "retry") again();
     if (action === "restart") location.reload();
@@ -152,8 +164,7 @@ function trouble(error, again) {
       page.setup.drive();
       begin();
     }
-  };
-  $("trouble").hidden = false;
+  });
 }
 
 /** A new session in the old one's place, then whatever could not be done in that. */
@@ -178,7 +189,7 @@ function render() {
   $("play").textContent = page.playing ? "Pause" : episode?.done ? "Again" : "Play";
   $("play").disabled = !episode;
   $("step").disabled = over || page.playing;
-  $("finish").disabled = over || page.playing;
+  $("finish").disabled = over;
   if (!episode) return;
   const latest = episode.driver.rows[episode.time - 1];
   $("time").value = `${episode.time} / ${episode.length} s`;
@@ -284,8 +295,11 @@ async function start() {
   });
   $("table").addEventListener("toggle", () => $("table").open && showTable());
   document.addEventListener("keydown", onKey);
+  const paused = recalled("paused") !== null || matchMedia("(prefers-reduced-motion: reduce)").matches;
   await begin();
   document.documentElement.dataset.ready = "true";
+  if (page.setup.complaint) tell(page.setup.complaint, "Close", clearTrouble);
+  if (!paused && !manual()) run(speed); // a policy plays; you begin when you like
 }
 
 start().catch((error) => trouble(error, () => location.reload()));

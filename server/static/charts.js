@@ -51,7 +51,12 @@ export class Chart {
     this.figure = document.createElement("figure");
     this.figure.className = "panel";
     this.figure.innerHTML = "<figcaption><span class='name'></span><span class='now'></span></figcaption>";
-    this.figure.querySelector(".name").textContent = panel.title;
+    const name = this.figure.querySelector(".name");
+    name.textContent = panel.title;
+    name.dataset.about = panel.about;
+    name.tabIndex = 0; // focus and tap show what hovering shows
+    name.setAttribute("aria-label", `${panel.title}: ${panel.about}`);
+    name.setAttribute("role", "note");
     this.figure.dataset.panel = panel.id;
     this.now = this.figure.querySelector(".now");
     this.svg = make("svg", { role: "img" });

@@ -8,6 +8,21 @@ export const REQUESTS_PER_SECOND = 60;
 
 const NAMES = { manual: "You", best_static: "Best static" };
 
+const ABOUT = {
+  manual: "You set the knobs, second by second.",
+  baseline: "An engine's defaults, never changed.",
+  random: "Knobs drawn at random every second.",
+  reactive: "Rules that an engineer would write: they follow queue, load and memory.",
+  best_static: "The best setting that never changes, found by searching all of them.",
+  trained: "A small network that learned on this simulator; it sets the knobs every second.",
+  "": "One policy alone.",
+};
+
+/** What a policy is, in a line. */
+export function policyAbout(id) {
+  return ABOUT[id] ?? "";
+}
+
 /** A policy's id as it is written on the page: "best_static" is "Best static". */
 export function policyName(id) {
   return NAMES[id] ?? id[0].toUpperCase() + id.slice(1).replaceAll("_", " ");
@@ -117,6 +132,11 @@ export class Episode {
 
   get done() {
     return this.time >= this.length;
+  }
+
+  /** Whether two policies are replayed side by side, with nothing left to decide. */
+  get isCompared() {
+    return this.lanes.length === 2 && this.lanes.every((lane) => lane.policy !== "manual");
   }
 
   /** One second: the driver acts (a failure leaves everything as it was), the rival follows to the same second. */

@@ -12,6 +12,8 @@ function element(tag, attributes = {}, ...children) {
 export class Knobs {
   /** @param {HTMLElement} host @param {object} properties name -> JSON schema of a knob. @param {(action) => void} onChange */
   constructor(host, properties, onChange) {
+    this.host = host;
+    this.folded = host.nextElementSibling; // details for the locked ones
     this.properties = properties;
     this.onChange = onChange;
     this.values = {};
@@ -104,8 +106,12 @@ export class Knobs {
       part.why.textContent = reasons[name] ?? "";
       part.group.classList.toggle("locked", Boolean(reasons[name]));
       part.group.disabled = Boolean(reasons[name]) || driven;
+      (reasons[name] ? this.folded : this.host).append(part.group);
       if (reasons[name]) this.set(name, this.properties[name].default);
     }
+    const count = Object.values(reasons).filter(Boolean).length;
+    this.folded.hidden = !count;
+    this.folded.firstElementChild.textContent = count === 1 ? "1 locked knob" : `${count} locked knobs`;
   }
 
   get action() {

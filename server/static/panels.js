@@ -24,6 +24,7 @@ function quantities(info, part) {
   return asked.map(([id, schema]) => ({
     id,
     title: schema.title,
+    about: schema.description,
     unit: schema.unit,
     log: schema.scale === "log",
     shared: schema.exogenous,
@@ -38,9 +39,9 @@ function quantities(info, part) {
 /** One entry a chart: id, title, unit, format(number), value(row), limits(task), and how it is drawn. */
 export function panelsOf(info) {
   const numbers = Object.entries(knobsOf(info)).filter(([, schema]) => !schema.enum && schema.type !== "boolean");
-  const reward = { id: "reward", title: "Cumulative reward", unit: "reward", format: written(1), limits: () => [], value: (row) => row.totals.reward };
+  const reward = { id: "reward", title: "Cumulative reward", about: "what the reward of every second adds up to: throughput, less latency, violations and cost", unit: "reward", format: written(1), limits: () => [], value: (row) => row.totals.reward };
   const knobs = numbers.map(([id, schema]) => ({
-    id, title: `${schema.title} set`, unit: schema.unit, hold: true, limits: () => [], value: (row) => row.action[id],
+    id, title: `${schema.title} set`, about: schema.description, unit: schema.unit, hold: true, limits: () => [], value: (row) => row.action[id],
     format: written(schema.type === "integer" ? 0 : 2),
   }));
   return [...quantities(info, "workload"), ...quantities(info, "metrics"), reward, ...knobs];

@@ -1,11 +1,13 @@
 // The controls that choose an episode: task, driver, rival, seed and overrides. Reads them, and offers only what the server has.
 
 import { recalled } from "./address.js";
-import { policyName } from "./episode.js";
+import { policyAbout, policyName } from "./episode.js";
 import { Overrides } from "./overrides.js";
 
 const $ = (id) => document.getElementById(id);
-const USUAL = { task: "2", policy: "manual", rival: "baseline" };
+// What a visitor sees first: the task on which control makes the largest difference, and what can be had without it.
+const FIRST = { task: "3", policy: ["trained", "reactive"], rival: ["best_static", "baseline"] };
+const USUAL = { policy: "manual", rival: "baseline" };
 
 /** Set a select to the first of these values that it offers. */
 function choose(select, ...values) {
@@ -23,11 +25,14 @@ export class Setup {
     $("policy").append(new Option(policyName("manual"), "manual"), ...policies());
     $("rival").append(new Option("Nobody", ""), ...policies());
     this.overrides = new Overrides($("overrides"), info.config.properties, onChange);
-    choose($("task"), recalled("task"), USUAL.task);
+    choose($("task"), recalled("task"), FIRST.task);
     this.offer();
-    for (const id of ["policy", "rival"]) choose($(id), recalled(id), USUAL[id]);
-    const seed = recalled("seed") ?? "";
-    $("seed").value = /^\d{1,10}$/.test(seed) ? seed : 0;
+    for (const id of ["policy", "rival"]) choose($(id), ...(recalled(id) === null ? FIRST[id] : [recalled(id)]), USUAL[id]);
+    const seed = recalled("seed");
+    const isSeed = /^\d{1,10}$/.test(seed) && Number(seed) < 2 ** 32;
+    $("seed").value = isSeed ? seed : 0;
+    /** What the address asks for and cannot be had, or "". */
+    this.complaint = seed === null || isSeed ? "" : `“${seed.slice(0, 40)}” in the address is no seed: a whole number from 0 to 4294967295. This is seed 0.`;
     this.overrides.recall(recalled);
     for (const id of ["task", "policy", "rival", "seed"]) $(id).addEventListener("change", onChange);
   }
@@ -59,6 +64,7 @@ export class Setup {
   /** What an episode is made of. */
   read() {
     this.offer();
+    for (const id of ["policy", "rival"]) $(`${id}-about`).textContent = policyAbout($(id).value);
     this.overrides.show(this.tasks.find((entry) => entry.id === this.task.id));
     const { config } = this.overrides;
     return { taskId: this.task.id, seed: $("seed").valueAsNumber, policy: $("policy").value, rival: $("rival").value, config };

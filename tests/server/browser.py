@@ -200,5 +200,5 @@ class Browser:
 
 
 def visit(page: Browser, site: str, query: str) -> None:
-    page.open(f"{site}?{query}")
+    page.open(f"{site}?{query}&paused=1")
     page.wait(READY)

@@ -162,13 +162,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, site: str, tmp_path: Path) -> Iterator[Browser]:
-    """A fresh page at its defaults. Whatever a test does, it must log no error and ask no other host for anything."""
+    """A fresh page, driven by hand on task 2. Whatever a test does, it must log no error and ask no other host."""
     browser.problems.clear()
     browser.requests.clear()
     browser.resize(1280, 900)
     browser.media(prefers_color_scheme="light")
     browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
-    browser.open(site)
+    browser.open(f"{site}?task=2&seed=0&policy=manual&rival=baseline")
     browser.js("localStorage.clear()")
     browser.wait(READY)
     yield browser

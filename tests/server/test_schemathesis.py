@@ -22,6 +22,7 @@ from tests.server.conftest import Running  # noqa: E402
 
 OURS = r"^/(reset|step|state|health|healthz|grader|rollout|tasks|info|baseline|metrics)$"
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
+PATIENCE_S = 120  # the first rollout of a policy is compiled
 COMMON: dict[str, Any] = {
     "deadline": None,
     "derandomize": True,
@@ -36,7 +37,7 @@ schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi()).includ
 @schema.parametrize()
 @settings(max_examples=25, **COMMON)
 def test_the_server_keeps_its_own_openapi(case, server: Running):
-    case.call_and_validate(base_url=server.url, checks=CHECKS)
+    case.call_and_validate(base_url=server.url, checks=CHECKS, timeout=PATIENCE_S)
 
 
 @pytest.mark.slow
@@ -44,7 +45,7 @@ def test_the_server_keeps_its_own_openapi(case, server: Running):
 @schema.include(method="POST").parametrize()
 @settings(max_examples=1000, **COMMON)
 def test_four_thousand_bodies_more(case, server: Running):
-    case.call_and_validate(base_url=server.url, checks=CHECKS)
+    case.call_and_validate(base_url=server.url, checks=CHECKS, timeout=PATIENCE_S)
 
 
 @pytest.mark.slow
