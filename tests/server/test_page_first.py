@@ -24,7 +24,7 @@ def test_an_episode_plays_with_what_control_is_worth_above_it(page: Browser, sit
     ]  # fmt: skip
     shown = page.js("[...document.querySelectorAll('#claim dd')].map((e) => e.textContent)")
     for i, policy in enumerate(("trained", "best_static")):
-        body = {"task_id": 3, "seeds": [0], "policy": policy, "trajectories": True}
+        body = {"task_id": 3, "seeds": [9], "policy": policy, "trajectories": True}
         answer = httpx.post(f"{site}rollout", json=body, timeout=120).json()
         steps = answer["trajectories"][0]
         good = sum(step["metrics"]["ttft_p50_ms"] <= 200 and not step["oom"] for step in steps)

@@ -36,7 +36,7 @@ def test_locked_knobs_say_why_and_cannot_be_moved(page: Browser, site: str) -> N
         for name in KNOBS:
             knob = f"document.querySelector('[data-knob={name}]')"
             assert page.js(f"{knob}.disabled") is (name not in active)
-            assert ("Locked" in page.js(f"{knob}.innerText")) is (name not in active)
+            assert ("Locked" in page.js(f"{knob}.textContent")) is (name not in active)
 
 
 def test_a_locked_knob_stays_at_its_default_whatever_a_policy_asks_for(page: Browser, site: str) -> None:
