@@ -22,9 +22,8 @@ from inferencegym_jax.episodes.static_search import static_actions
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import NAMES, policy_of
-from inferencegym_jax.scoring.grader import score_rate
+from inferencegym_jax.scoring.grader import score_rate, unrest
 from training.evaluation import episodes
-from training.objective import unrest
 from training.tables import percent
 
 OBJECTIVES = ("return", "score")

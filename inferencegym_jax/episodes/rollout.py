@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,23 +17,9 @@ from jax.tree_util import Partial
 
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes import parallel
-from inferencegym_jax.models import (
-    EPISODE_LENGTH,
-    SEEDS,
-    EnvParams,
-    ServeAction,
-    ServeObservation,
-    Trajectory,
-)
-from inferencegym_jax.numerics import draws as random
+from inferencegym_jax.episodes.policy import Policy, act, carry_on, init_carry, spread
+from inferencegym_jax.models import EPISODE_LENGTH, SEEDS, EnvParams, Trajectory
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics, accumulate, no_sums, summarise
-
-Policy: TypeAlias = Callable[[jax.Array, ServeObservation, Any], Any]
-"""``policy(key, observation, carry)`` for one environment returns a ``ServeAction``, or (``ServeAction``, new carry).
-
-A rollout compiles once for each function. A ``jax.tree_util.Partial(function, weights)`` hands its weights over as
-arrays, so that all policies of that function share one program.
-"""
 
 
 def _check(seeds: Any, params: EnvParams, length: int) -> jax.Array:
@@ -52,10 +38,6 @@ def _check(seeds: Any, params: EnvParams, length: int) -> jax.Array:
     return jnp.asarray(seeds, jnp.uint32)
 
 
-def _spread(tree: Any, seeds: jax.Array) -> Any:
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds.shape[0], *jnp.shape(x))), tree)
-
-
 def _with_weights(policy: Policy) -> Partial:
     return policy if isinstance(policy, Partial) else Partial(policy)
 
@@ -64,17 +46,10 @@ def _params_axis(params: EnvParams) -> int | None:
     return 0 if jnp.ndim(params.task_id) else None
 
 
-def act(policy: Policy, state: Any, observation: ServeObservation, carry: Any) -> tuple[ServeAction, Any]:
-    """One policy call for one environment, with the key of (seed, step)."""
-    result = policy(random.policy_key(state.seed, state.time), observation, carry)
-    action, carry = result if isinstance(result, tuple) else (result, carry)
-    return action.as_arrays(), carry
-
-
 def _step(env: Environment, policy: Policy, loop: Any, task: EnvParams) -> tuple[Any, Trajectory]:
     """One step of one environment: ((state, observation, policy's carry), what happened)."""
-    state, observation, memory = loop
-    action, memory = act(policy, state, observation, memory)
+    state, observation, carry = loop
+    action, carry = act(policy, state, observation, carry)
     after, state, reward, terminated, truncated, info = env.step(None, state, action, task)
     row = Trajectory(
         observation=observation,
@@ -88,7 +63,7 @@ def _step(env: Environment, policy: Policy, loop: Any, task: EnvParams) -> tuple
         oom=info["oom"],
         next_observation=info["final_observation"],
     )
-    return (state, after, memory), row
+    return (state, after, carry_on(policy, carry, terminated | truncated)), row
 
 
 def rollout(
@@ -106,10 +81,11 @@ def rollout(
     Args:
         env: from ``make``.
         params: one task, or a batch of tasks with one entry a seed (stack the leaves).
-        policy: ``policy(key, observation, carry)`` for one environment; see ``Policy``.
+        policy: ``policy(key, observation, carry)`` for one environment; see ``policy.Policy``.
         seeds: whole numbers, shape (environments,).
-        length: steps; beyond 200 auto-reset starts new episodes.
-        carry: what the policies start with: one pytree for all, or with ``carry_axis=0`` one entry a seed.
+        length: steps; beyond 200 auto-reset starts new episodes, and a policy with ``init_carry`` forgets.
+        carry: what the policies start with: one pytree for all, or with ``carry_axis=0`` one entry a seed. Default:
+            ``init_carry`` of the policy.
         carry_axis: None or 0.
 
     Returns:
@@ -124,18 +100,20 @@ def rollout(
     return parallel.run(_rollout, (env.suited_to(params), length), params, seeds, own, shared, axis=1, split=False)
 
 
-def _begin(env: Environment, params: EnvParams, seeds: jax.Array, own: Any, common: Any) -> Any:
-    """(states, observations, policy's carries) before the first step; the carries are ``own``, or ``common`` for
-    each."""
+def _begin(env: Environment, params: EnvParams, policy: Policy, seeds: jax.Array, own: Any, common: Any) -> Any:
+    """(states, observations, policy's carries) before the first step; the carries are ``own``, ``common`` for each, or
+    where neither is given the policy's first."""
     observation, state = jax.vmap(env.reset_seed, in_axes=(0, _params_axis(params)))(seeds, params)
-    return state, observation, _spread(common, seeds) if own is None else own
+    if own is None:
+        own = spread(init_carry(policy) if common is None else common, seeds.shape[0])
+    return state, observation, own
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _rollout(env: Environment, length: int, params: EnvParams, seeds: jax.Array, own: Any, shared: Any) -> Trajectory:
     policy, common = shared
     one = jax.vmap(functools.partial(_step, env, policy), in_axes=(0, _params_axis(params)))
-    start = _begin(env, params, seeds, own, common)
+    start = _begin(env, params, policy, seeds, own, common)
     return jax.lax.scan(lambda loop, _: one(loop, params), start, None, length=length)[1]
 
 
@@ -194,7 +172,7 @@ def _fold(
     def body(both: Any, _: None) -> Any:
         return jax.vmap(one, in_axes=(0, 0, _params_axis(params)))(both[0], both[1], params), None
 
-    first = _begin(env, params, seeds, own, common), _spread(start, seeds)
+    first = _begin(env, params, policy, seeds, own, common), spread(start, seeds.shape[0])
     return jax.lax.scan(body, first, None, length=length)[0][1]
 
 

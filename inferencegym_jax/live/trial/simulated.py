@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.episodes.rollout import Policy
-from inferencegym_jax.live.loop.policy_runner import PolicyRunner
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.live.trial.traffic import Traffic
+from inferencegym_jax.policies.policy_runner import PolicyRunner
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.traffic.request_log import RequestLog
 
