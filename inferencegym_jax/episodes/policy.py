@@ -20,9 +20,9 @@ Policy: TypeAlias = Callable[[jax.Array, ServeObservation, Any], Any]
 """``policy(key, observation, carry)`` for one environment returns a ``ServeAction``, or (``ServeAction``, new carry).
 
 A policy that remembers says what it starts an episode with: its attribute ``init_carry`` (``with_carry`` sets it) is a
-function that gives the first carry, a pytree of arrays. A rollout compiles once for each function. A ``jax.tree_util.Partial(function,
-weights)`` hands its weights over as arrays, so that all policies of that function share one program; ``init_carry`` is
-then the function's and takes the weights.
+function that gives the first carry, a pytree of arrays. A rollout compiles once for each function. A
+``jax.tree_util.Partial(function, weights)`` hands its weights over as arrays, so that all policies of that function
+share one program; ``init_carry`` is then the function's and takes the weights.
 """
 
 
