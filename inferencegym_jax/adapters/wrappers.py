@@ -18,14 +18,22 @@ import numpy as np
 
 from inferencegym_jax.adapters.wrapped_state import HistoryState, ScoredState
 from inferencegym_jax.encoding import History, action_from_box, normalise
+from inferencegym_jax.episodes.wrapped import episode_of, suited
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, OBSERVATION, EnvParams, ServeAction, ServeObservation
+from inferencegym_jax.numerics.draws import seed_of_key
 from inferencegym_jax.scoring.grader import second_score
 from inferencegym_jax.spaces import Box, Discrete
 from inferencegym_jax.tasks import TaskSpec, get_task
 
 
 class Wrapper:
-    """Passes every attribute on to the wrapped environment."""
+    """An environment seen differently. What a wrapper does not define is the wrapped environment's.
+
+    ``rollout``, ``fold`` and ``evaluate`` play a wrapper through ``reset_seed`` and ``step``; Gymnasium and
+    ``SingleStep`` through ``reset_seed`` and ``step_env``. One of your own overrides both steps where it changes them,
+    and ``reset_seed`` alone of the resets, as the others come to it. Two wrappers of one type are equal, and share
+    compiled programs, where all their attributes are equal (by ``==`` if they can be hashed, else by identity).
+    """
 
     def __init__(self, env: Any):
         self._env = env
@@ -37,22 +45,52 @@ class Wrapper:
         return getattr(self._env, name)
 
     def __hash__(self) -> int:
-        """Hash of wrapper type and environment."""
-        return hash((type(self), self._env))
+        """Hash of the wrapper's type and attributes."""
+        return hash((type(self), self._attributes()))
 
     def __eq__(self, other: object) -> bool:
-        """Same wrapper type over an equal environment."""
-        return type(self) is type(other) and self._env == other._env  # type: ignore[attr-defined]
+        """Same type of wrapper with equal attributes, the environment among them."""
+        return type(self) is type(other) and self._attributes() == other._attributes()  # type: ignore[attr-defined]
+
+    def _attributes(self) -> tuple[Any, ...]:
+        return tuple((name, _hashable(value)) for name, value in sorted(vars(self).items()))
+
+    def suited_to(self, params: EnvParams) -> Any:
+        """This wrapper over ``Environment.suited_to``'s environment."""
+        inner = suited(self._env, params)
+        if inner is self._env:
+            return self
+        twin = copy.copy(self)
+        twin._env = inner
+        return twin
+
+    def reset(self, key: jax.Array, params: EnvParams | None = None) -> Any:
+        """See ``Environment.reset``: ``reset_seed`` of the seed that the key gives."""
+        return self.reset_seed(seed_of_key(key), params)
+
+    def reset_env(self, key: jax.Array, params: EnvParams | None = None) -> Any:
+        """See ``Environment.reset_env``."""
+        return self.reset(key, params)
+
+    def reset_seed(self, seed: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.reset_seed``."""
+        return self._env.reset_seed(seed, params)
+
+    def step(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step``."""
+        return self._env.step(key, state, action, params)
 
     def step_env(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
         """One step without auto-reset, through the same views."""
         return self._env.step_env(key, state, action, params)
 
-    def suited_to(self, params: EnvParams) -> Any:
-        """The same views of the environment that is compiled for these params; see ``Environment.suited_to``."""
-        twin = copy.copy(self)
-        twin._env = self._env.suited_to(params)
-        return twin
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
 
 
 class FlatObservation(Wrapper):
@@ -63,23 +101,6 @@ class FlatObservation(Wrapper):
         self._flatten = normalise if normalised else ServeObservation.to_array
         self._normalised = normalised
 
-    def __hash__(self) -> int:
-        """Hash of the view and the environment."""
-        return hash((type(self), self._normalised, self._env))
-
-    def __eq__(self, other: object) -> bool:
-        """Same view of an equal environment."""
-        return super().__eq__(other) and self._normalised == other._normalised  # type: ignore[attr-defined]
-
-    def reset(self, key: jax.Array, params: EnvParams | None = None) -> Any:
-        """See ``Environment.reset``."""
-        observation, state = self._env.reset(key, params)
-        return self._flatten(observation), state
-
-    def reset_env(self, key: jax.Array, params: EnvParams | None = None) -> Any:
-        """See ``Environment.reset_env``."""
-        return self.reset(key, params)
-
     def reset_seed(self, seed: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.reset_seed``."""
         observation, state = self._env.reset_seed(seed, params)
@@ -87,9 +108,9 @@ class FlatObservation(Wrapper):
 
     def step(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.step``; ``info["final_observation"]`` is flat too."""
-        observation, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
+        observation, state, *rest, info = self._env.step(key, state, action, params)
         info = {**info, "final_observation": self._flatten(info["final_observation"])}
-        return self._flatten(observation), state, reward, terminated, truncated, info
+        return self._flatten(observation), state, *rest, info
 
     def step_env(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.step_env``."""
@@ -102,7 +123,7 @@ class FlatObservation(Wrapper):
         rows = [(field.low, field.high) for field in OBSERVATION.values() for _ in range(field.size)]
         low, high = (np.asarray(side, np.float32) for side in zip(*rows, strict=True))
         if self._normalised:
-            low, high = np.zeros_like(low), np.where(np.isfinite(high), 1.0, np.inf).astype(np.float32)
+            low, high = np.zeros_like(low), np.ones_like(high)
         return Box(low, high, (FLAT_OBSERVATION_SIZE,))
 
 
@@ -121,18 +142,6 @@ class ObservationHistory(FlatObservation):
     def __init__(self, env: Any, averages_s: Sequence[float] = (15.0, 120.0), last: int = 0):
         super().__init__(env)
         self._history = History(tuple(averages_s), last)
-
-    def __hash__(self) -> int:
-        """Hash of the history's form and the environment."""
-        return hash((type(self), self._history, self._env))
-
-    def __eq__(self, other: object) -> bool:
-        """Same history of an equal environment."""
-        return super().__eq__(other) and self._history == other._history  # type: ignore[attr-defined]
-
-    def reset(self, key: jax.Array, params: EnvParams | None = None) -> Any:
-        """See ``Environment.reset``."""
-        return self._begin(self._env.reset(key, params))
 
     def reset_seed(self, seed: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.reset_seed``."""
@@ -220,14 +229,6 @@ class DiscreteAction(Wrapper):
         self._values = tuple(grid)
         self._shape = tuple(len(options) for options in grid)
 
-    def __hash__(self) -> int:
-        """Hash of the grid and the environment."""
-        return hash((type(self), self._values, self._env))
-
-    def __eq__(self, other: object) -> bool:
-        """Same grid over an equal environment."""
-        return super().__eq__(other) and self._values == other._values  # type: ignore[attr-defined]
-
     @property
     def num_actions(self) -> int:
         """Points of the grid."""
@@ -270,29 +271,14 @@ class ScoreReward(Wrapper):
         super().__init__(env)
         self._spec = get_task(task)
 
-    def __hash__(self) -> int:
-        """Hash of the task and the environment."""
-        return hash((type(self), self._spec, self._env))
-
-    def __eq__(self, other: object) -> bool:
-        """Same task's grader over an equal environment."""
-        return super().__eq__(other) and self._spec == other._spec  # type: ignore[attr-defined]
-
-    def reset(self, key: jax.Array, params: EnvParams | None = None) -> Any:
-        """See ``Environment.reset``."""
-        return self._begin(self._env.reset(key, params))
-
-    def reset_env(self, key: jax.Array, params: EnvParams | None = None) -> Any:
-        """See ``Environment.reset_env``."""
-        return self.reset(key, params)
-
     def reset_seed(self, seed: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.reset_seed``."""
         return self._begin(self._env.reset_seed(seed, params))
 
     def _begin(self, started: tuple[Any, Any]) -> Any:
         observation, state = started
-        action = jax.tree.map(lambda x: jnp.broadcast_to(x, state.time.shape), ServeAction().as_arrays())
+        batch = episode_of(state).time.shape
+        action = jax.tree.map(lambda x: jnp.broadcast_to(x, batch), ServeAction().as_arrays())
         return observation, ScoredState(state, action)
 
     def step(self, key: Any, state: ScoredState, action: ServeAction, params: EnvParams | None = None) -> Any:
@@ -306,13 +292,14 @@ class ScoreReward(Wrapper):
         """See ``Environment.step_env``."""
         observation, after, reward, terminated, info = self._env.step_env(key, state.inner, action, params)
         score, info = self._score(state, action, reward, info, params)
-        over = after.time == state.time  # past the episode's end
+        over = episode_of(after).time == episode_of(state).time  # past the episode's end
         return observation, ScoredState(after, action.as_arrays()), jnp.where(over, 0.0, score), terminated, info
 
     def _score(self, state: ScoredState, action: ServeAction, reward: Any, info: Any, params: EnvParams | None) -> Any:
         task: EnvParams = self.default_params if params is None else params
         second = info["metrics"], info["outcome"], action.as_arrays(), state.action
-        return second_score(self._spec, task, *second, state.time == 0), {**info, "environment_reward": reward}
+        is_first = episode_of(state).time == 0
+        return second_score(self._spec, task, *second, is_first), {**info, "environment_reward": reward}
 
 
 class FiveValueStep(Wrapper):
@@ -323,3 +310,7 @@ class FiveValueStep(Wrapper):
         observation, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
         info = {**info, "discount": jnp.where(terminated, 0.0, 1.0)}
         return observation, state, reward, terminated | truncated, info
+
+    def step_env(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step_env``, which has five values already."""
+        return self._env.step_env(key, state, action, params)

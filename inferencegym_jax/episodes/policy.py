@@ -13,11 +13,13 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax.models import ServeAction, ServeObservation
+from inferencegym_jax.episodes.wrapped import episode_of
+from inferencegym_jax.models import ServeAction
 from inferencegym_jax.numerics import draws as random
 
-Policy: TypeAlias = Callable[[jax.Array, ServeObservation, Any], Any]
-"""``policy(key, observation, carry)`` for one environment returns a ``ServeAction``, or (``ServeAction``, new carry).
+Policy: TypeAlias = Callable[[jax.Array, Any, Any], Any]
+"""``policy(key, observation, carry)`` for one environment returns an action, or (action, new carry): of a bare
+environment ``ServeObservation`` and ``ServeAction``, of a wrapped one what the wrapper gives and takes.
 
 A policy that remembers says what it starts an episode with: its attribute ``init_carry`` (``with_carry`` sets it) is a
 function that gives the first carry, a pytree of arrays. A rollout compiles once for each function. A
@@ -66,21 +68,27 @@ def spread(tree: Any, count: int) -> Any:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), tree)
 
 
-def act(policy: Policy, state: Any, observation: ServeObservation, carry: Any) -> tuple[ServeAction, Any]:
+def act(policy: Policy, state: Any, observation: Any, carry: Any) -> tuple[Any, Any]:
     """One policy call for one environment, with the key of (seed, step).
 
     Args:
         policy: see ``Policy``.
-        state: the environment's; its seed and time are read.
+        state: the environment's, or a wrapper's around it; seed and time are read.
         observation: of the environment.
         carry: what the policy remembers; ``init_carry`` at an episode's start.
 
     Returns:
         (action of arrays, carry for the next step).
     """
-    result = policy(random.policy_key(state.seed, state.time), observation, carry)
+    episode = episode_of(state)
+    return act_at(policy, episode.seed, episode.time, observation, carry)
+
+
+def act_at(policy: Policy, seed: jax.Array, time: jax.Array, observation: Any, carry: Any) -> tuple[Any, Any]:
+    """``act`` for the step ``time`` (int32) of the episode of ``seed`` (uint32)."""
+    result = policy(random.policy_key(seed, time), observation, carry)
     action, carry = result if isinstance(result, tuple) else (result, carry)
-    return action.as_arrays(), carry
+    return action.as_arrays() if isinstance(action, ServeAction) else action, carry
 
 
 def carry_on(policy: Policy, carry: Any, done: jax.Array) -> Any:

@@ -18,8 +18,23 @@ from jax.tree_util import Partial
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes import parallel
 from inferencegym_jax.episodes.policy import Policy, act, carry_on, init_carry, spread
+from inferencegym_jax.episodes.wrapped import reset_seed, suited
 from inferencegym_jax.models import EPISODE_LENGTH, SEEDS, EnvParams, Trajectory
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics, accumulate, no_sums, summarise
+
+STEP_INFO = (
+    "action",
+    "terminated",
+    "truncated",
+    "metrics",
+    "workload",
+    "outcome",
+    "oom",
+    "final_observation",
+    "timestep",
+    "violation_rate",
+)
+"""What a step's ``info`` holds of a ``Trajectory``."""
 
 
 def _check(seeds: Any, params: EnvParams, length: int) -> jax.Array:
@@ -46,28 +61,25 @@ def _params_axis(params: EnvParams) -> int | None:
     return 0 if jnp.ndim(params.task_id) else None
 
 
-def _step(env: Environment, policy: Policy, loop: Any, task: EnvParams) -> tuple[Any, Trajectory]:
+def _step(env: Any, policy: Policy, loop: Any, task: EnvParams) -> tuple[Any, Trajectory]:
     """One step of one environment: ((state, observation, policy's carry), what happened)."""
     state, observation, carry = loop
     action, carry = act(policy, state, observation, carry)
-    after, state, reward, terminated, truncated, info = env.step(None, state, action, task)
+    after, state, reward, *_, info = env.step(None, state, action, task)
+    absent = [name for name in STEP_INFO if name not in info]
+    if absent:
+        raise KeyError(f"info[{absent[0]!r}]: {type(env).__name__}.step drops it; a wrapper passes info on")
     row = Trajectory(
         observation=observation,
-        action=action,
         reward=reward,
-        terminated=terminated,
-        truncated=truncated,
-        metrics=info["metrics"],
-        workload=info["workload"],
-        outcome=info["outcome"],
-        oom=info["oom"],
         next_observation=info["final_observation"],
+        **{name: info[name] for name in STEP_INFO if name != "final_observation"},
     )
-    return (state, after, carry_on(policy, carry, terminated | truncated)), row
+    return (state, after, carry_on(policy, carry, row.terminated | row.truncated)), row
 
 
 def rollout(
-    env: Environment,
+    env: Environment | Any,
     params: EnvParams,
     policy: Policy,
     seeds: Any,
@@ -79,7 +91,7 @@ def rollout(
     """Roll a policy out and keep every step. Compiles once per (environment, policy, shapes), not per seed or task.
 
     Args:
-        env: from ``make``.
+        env: from ``make``, or a wrapper of it, whose observations, actions and rewards then count.
         params: one task, or a batch of tasks with one entry a seed (stack the leaves).
         policy: ``policy(key, observation, carry)`` for one environment; see ``policy.Policy``.
         seeds: whole numbers, shape (environments,).
@@ -97,20 +109,21 @@ def rollout(
     seeds = _check(seeds, params, length)
     own, common = (carry, None) if carry_axis == 0 else (None, carry)
     shared = _with_weights(policy), common
-    return parallel.run(_rollout, (env.suited_to(params), length), params, seeds, own, shared, axis=1, split=False)
+    return parallel.run(_rollout, (suited(env, params), length), params, seeds, own, shared, axis=1, split=False)
 
 
-def _begin(env: Environment, params: EnvParams, policy: Policy, seeds: jax.Array, own: Any, common: Any) -> Any:
+def _begin(env: Any, params: EnvParams, policy: Policy, seeds: jax.Array, own: Any, common: Any) -> Any:
     """(states, observations, policy's carries) before the first step; the carries are ``own``, ``common`` for each, or
     where neither is given the policy's first."""
-    observation, state = jax.vmap(env.reset_seed, in_axes=(0, _params_axis(params)))(seeds, params)
+    start = functools.partial(reset_seed, env)
+    observation, state = jax.vmap(start, in_axes=(0, _params_axis(params)))(seeds, params)
     if own is None:
         own = spread(init_carry(policy) if common is None else common, seeds.shape[0])
     return state, observation, own
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _rollout(env: Environment, length: int, params: EnvParams, seeds: jax.Array, own: Any, shared: Any) -> Trajectory:
+def _rollout(env: Any, length: int, params: EnvParams, seeds: jax.Array, own: Any, shared: Any) -> Trajectory:
     policy, common = shared
     one = jax.vmap(functools.partial(_step, env, policy), in_axes=(0, _params_axis(params)))
     start = _begin(env, params, policy, seeds, own, common)
@@ -118,7 +131,7 @@ def _rollout(env: Environment, length: int, params: EnvParams, seeds: jax.Array,
 
 
 def fold(
-    env: Environment,
+    env: Environment | Any,
     params: EnvParams,
     policy: Policy,
     seeds: Any,
@@ -149,13 +162,13 @@ def fold(
     seeds = _check(seeds, params, length)
     own, common = (carry, None) if carry_axis == 0 else (None, carry)
     shared = _with_weights(policy), common, start
-    static = env.suited_to(params), length, function
+    static = suited(env, params), length, function
     return parallel.run(_fold, static, params, seeds, own, shared, axis=0, split=True)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _fold(
-    env: Environment,
+    env: Environment | Any,
     length: int,
     function: Callable[[Any, Trajectory, EnvParams], Any],
     params: EnvParams,
@@ -182,7 +195,7 @@ def stack_params(tasks: list[EnvParams]) -> EnvParams:
 
 
 def evaluate(
-    env: Environment,
+    env: Environment | Any,
     params: EnvParams,
     policy: Policy,
     seeds: Any,

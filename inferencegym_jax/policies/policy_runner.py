@@ -9,13 +9,14 @@ For loops written in Python, whatever steps the environment: ``SingleStep``, Gym
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.episodes.policy import Policy, act, init_carry, spread
+from inferencegym_jax.episodes.policy import Policy, act_at, init_carry, spread
 from inferencegym_jax.models import ServeAction, ServeObservation, check_action, check_seed
 from inferencegym_jax.physics.observation import initial_observation
 
@@ -45,7 +46,7 @@ class PolicyRunner:
 
         def ask(seed: jax.Array, step: jax.Array, observation: ServeObservation, carry: Any) -> Any:
             several = spread((seed, step, observation, carry), WIDTH)
-            found = jax.vmap(lambda s, t, seen, kept: act(policy, _Counters(s, t), seen, kept))(*several)
+            found = jax.vmap(functools.partial(act_at, policy))(*several)
             return jax.tree.map(lambda x: x[0], found)
 
         self._ask = jax.jit(ask)
@@ -87,10 +88,3 @@ class PolicyRunner:
         self.carry = carry
         self.step += 1
         return values
-
-
-class _Counters:
-    """What ``act`` reads of an environment's state."""
-
-    def __init__(self, seed: jax.Array, time: jax.Array):
-        self.seed, self.time = seed, time
