@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from inferencegym_jax.models import EPISODE_LENGTH
+from inferencegym_jax.models import LONGEST_EPISODE
 from inferencegym_jax.policies import NAMES
 from server.schema_parts import STRICT, ActionModel, Config, ObservationBody, Seed, SessionId, StepInfo, TaskId
 
@@ -93,8 +93,8 @@ class GraderRequest(_Request):
     task_id: TaskId | None = None
     seed: Seed | None = None
     config: Config | None = None
-    actions: list[ActionModel] | None = Field(default=None, max_length=EPISODE_LENGTH)
-    episode_log: list[LogEntry] | None = Field(default=None, max_length=EPISODE_LENGTH)
+    actions: list[ActionModel] | None = Field(default=None, max_length=LONGEST_EPISODE)
+    episode_log: list[LogEntry] | None = Field(default=None, max_length=LONGEST_EPISODE)
 
     @model_validator(mode="after")
     def _one_form(self) -> GraderRequest:
@@ -140,7 +140,7 @@ class RolloutRequest(_Request):
     task_id: TaskId
     seeds: list[Seed] = Field(min_length=1, description="one episode each")
     policy: Literal[NAMES] | None = None  # pyright: ignore[reportInvalidTypeForm]
-    actions: list[Annotated[list[ActionModel], Field(min_length=1, max_length=EPISODE_LENGTH)]] | None = Field(
+    actions: list[Annotated[list[ActionModel], Field(min_length=1, max_length=LONGEST_EPISODE)]] | None = Field(
         None, min_length=1, description="a sequence a seed, or one for all; an episode ends with its sequence"
     )
     config: Config | None = None
@@ -205,7 +205,9 @@ class TaskEntry(BaseModel):
     active_actions: list[str]
     episode_length: int
     slo_ttft_ms: list[float | None] = Field(description="ms, of the interactive, batch and best-effort class")
-    slo_tpot_ms: float | None = Field(description="ms, of an open-loop task")
+    slo_tpot_ms: float | list[float | None] | None = Field(
+        description="ms, of an open-loop task; by class where the classes differ"
+    )
     class_shares: list[float]
     memory_limit_gb: float | None
     cost_budget: float | None

@@ -24,7 +24,7 @@ class ObservationField(Quantity):
 
     Attributes:
         low, high: bounds; what lies beyond is clipped (the metrics hold it whole).
-        unit_at: the value that is 1 when normalised, where ``high`` is infinite.
+        unit_at: the value that is 1 when normalised, where that is not ``high``.
     """
 
     low: float
@@ -34,10 +34,13 @@ class ObservationField(Quantity):
     @property
     def full(self) -> float:
         """The value that is 1 when normalised."""
-        return self.high if math.isfinite(self.high) else self.unit_at
+        return self.high if math.isnan(self.unit_at) else self.unit_at
 
 
 EPISODE_LENGTH = 200
+"""Steps of an episode where a task states none."""
+LONGEST_EPISODE = 86400
+"""Steps that an episode may have: a day."""
 
 
 QUEUE_CAPACITY = 512
@@ -91,7 +94,13 @@ OBSERVATION: dict[str, ObservationField] = {
         digits=2,
         description="interactive, batch, best-effort shares of the last 50 steps' arrivals",
     ),
-    "timestep": ObservationField(low=0, high=EPISODE_LENGTH, unit="s", description="steps taken in this episode"),
+    "timestep": ObservationField(
+        low=0,
+        high=LONGEST_EPISODE,
+        unit_at=EPISODE_LENGTH,
+        unit="s",
+        description="steps taken in this episode, at most the task's episode_length",
+    ),
     "cost_so_far": ObservationField(
         low=0,
         high=math.inf,
