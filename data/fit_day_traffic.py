@@ -7,13 +7,15 @@ FOLDER holds AzureLLMInferenceTrace_code.csv and AzureLLMInferenceTrace_conv.csv
 same hour of 2023-11-16) and servegen_top_clients_hourly.csv (ServeGen, Apache-2.0: hour by hour over 14 days the largest
 clients of its pools). The logs are not part of the project; what is written is fitted.
 
-A kind's rate at hour h of a day is `rate hours[h] exp(noise)`; noise is a sum of three smooth noises
-(`inferencegym_jax/traffic/days.py`) whose periods are hours and whose variances are found by non-negative least squares on
-the autocovariance of the log rate's residuals. Counts within a second have the dispersion of the gaps, cv^2.
+A kind's rate at hour h of a day is `rate hours[h] level`. The level is a smooth normal noise (three time scales, hours;
+`inferencegym_jax/traffic/days.py`) put through the quantiles of the log's own levels; the scales' weights are found by
+non-negative least squares on the autocovariance of the log's normal scores. Counts within a second have the dispersion of
+the gaps, cv^2.
 
 m-large     ServeGen does not say what its clients do; they are put into kinds by their lengths: prompts of 2,000 tokens
             and more are long documents, then outputs of 150 and more chat, of 10 and less coding (completions), others
-            agents (short structured answers). Hour means of 14 days; residuals over all hours.
+            agents (short structured answers). Every one of the 14 days is scaled so that its busiest hour needs one GPU; a
+            task's share is then the peak of its days, in GPUs. Thinning a pool makes its gaps more even.
 azure-day   Code and conversation of the Azure hour: lengths, gaps and swings from the logs; the day from what Azure
             published of a week of 2024: code 12 times, conversation 2.5 times from night to peak, peaks four hours apart.
 drafts      Not a log: coding (HumanEval's mean lengths) and chat (ShareGPT's) take turns, each from 0.05 to 1.05 of one
@@ -35,12 +37,14 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.fit_traces import SLOW, fit_arrivals, noise_autocovariance  # noqa: E402
+from data.fit_traces import FAST, MIDDLE, SLOW, WINDOWS, excess_variance, noise_autocovariance, window_share  # noqa: E402
 from inferencegym_jax.models import HOURS  # noqa: E402
 from inferencegym_jax.physics.capacity import work_ms  # noqa: E402
 from inferencegym_jax.physics.open_loop import iterations_of  # noqa: E402
 from inferencegym_jax.table.latency_table import load_table  # noqa: E402
 from inferencegym_jax.tasks import engine_params, get_task  # noqa: E402
+from inferencegym_jax.tasks.pools import day_traffic  # noqa: E402
+from inferencegym_jax.traffic.days import DEVIATIONS, rates_at  # noqa: E402
 from inferencegym_jax.traffic.dispersion import arrival_scv  # noqa: E402
 from inferencegym_jax.traffic.log_files import open_log  # noqa: E402
 
@@ -51,6 +55,7 @@ HUMANEVAL, SHAREGPT = (171.0, 98.0), (161.0, 338.0)  # mean prompt and output, t
 HUMANEVAL_CV, SHAREGPT_CV = (0.5, 0.7), (1.4, 0.8)  # between requests; assumed
 LEAST_LOAD, MOST_LOAD = 0.05, 1.05  # of one GPU's capacity, each kind of `drafts`
 DAYS = 14
+QUANTILES = (5, 25, 50, 75, 95, 100)
 
 
 def digits(value: Any, count: int = 4) -> Any:
@@ -81,19 +86,37 @@ def autocovariance(values: np.ndarray, lags: int) -> np.ndarray:
     return np.array([(x[: len(x) - k] * x[k:]).mean() for k in range(lags + 1)])
 
 
-def fit_noise(residuals: list[np.ndarray]) -> tuple[tuple[int, ...], list[np.ndarray], list[dict[str, Any]]]:
-    """Periods (hours) that serve all kinds, their sigmas, and how well each fits."""
+def normal_scores(values: np.ndarray) -> np.ndarray:
+    """Each value's deviation in a standard normal, by its rank."""
+    from scipy.stats import norm, rankdata
+
+    return np.asarray(norm.ppf((rankdata(values) - 0.5) / len(values)))
+
+
+def level_nodes(levels: np.ndarray) -> np.ndarray:
+    """Quantiles of levels at the deviations that the traffic interpolates between, scaled to mean 1 under a normal."""
+    from scipy.stats import norm
+
+    nodes = np.quantile(levels, norm.cdf(DEVIATIONS))
+    z = np.linspace(-5.0, 5.0, 4001)
+    density = norm.pdf(z)
+    return nodes / ((np.interp(z, DEVIATIONS, nodes) * density).sum() / density.sum())
+
+
+def fit_noise(levels: list[np.ndarray]) -> tuple[tuple[int, ...], list[np.ndarray], list[dict[str, Any]]]:
+    """Periods (hours) that serve all kinds, their weights, and how well each fits."""
     from scipy.optimize import nnls
 
-    wanted = [autocovariance(x, LAGS) for x in residuals]
-    weight = 1.0 / np.sqrt(1.0 + np.arange(LAGS + 1))
+    wanted = [autocovariance(normal_scores(x), LAGS) for x in levels]
+    wanted = [acf / acf[0] for acf in wanted]
+    nearness = 1.0 / np.sqrt(1.0 + np.arange(LAGS + 1))
     best: tuple[float, tuple[int, ...], list[np.ndarray]] | None = None
     for periods in itertools.product(SLOWS, MIDDLES, FASTS):
         design = np.stack([noise_autocovariance(p, LAGS) for p in periods], axis=1)
-        found = [nnls(design * weight[:, None], acf * weight) for acf in wanted]
-        error = sum(e / acf[0] for (_, e), acf in zip(found, wanted, strict=True))
+        found = [nnls(design * nearness[:, None], acf * nearness) for acf in wanted]
+        error = float(sum(e for _, e in found))
         if best is None or error < best[0]:
-            best = (error, periods, [v for v, _ in found])
+            best = (error, periods, [v / v.sum() for v, _ in found])
     assert best is not None
     _, periods, variances = best
     design = np.stack([noise_autocovariance(p, LAGS) for p in periods], axis=1)
@@ -101,12 +124,56 @@ def fit_noise(residuals: list[np.ndarray]) -> tuple[tuple[int, ...], list[np.nda
     fits = [
         {
             "lags_hours": list(shown),
-            "autocovariance_of_log_rate": digits(acf[list(shown)], 3),
-            "autocovariance_of_model": digits((design @ v)[list(shown)], 3),
+            "autocorrelation_of_log": digits(acf[list(shown)], 3),
+            "autocorrelation_of_model": digits((design @ v)[list(shown)], 3),
         }
         for acf, v in zip(wanted, variances, strict=True)
     ]
     return periods, [np.sqrt(v) for v in variances], fits
+
+
+def lognormal_levels(sigma: float) -> np.ndarray:
+    """`level_nodes` of a lognormal level whose logarithm has this deviation."""
+    return level_nodes(np.exp(sigma * normal_scores(np.arange(10001.0))))
+
+
+def gpus_by_hour(pool: dict[str, Any]) -> np.ndarray:
+    """GPUs that the model's hours need, float64[2000 days, 24]."""
+    import jax
+
+    profile = iterations_of(load_table()).profile
+    day = day_traffic(pool, profile).replace(clock=np.float32(3600.0))
+    work = load_of(day.prompt_mean, day.output_mean) / 1000.0
+    rates = jax.jit(jax.vmap(jax.vmap(rates_at, (None, 0, None)), (0, None, None)))
+    found = np.asarray(rates(np.arange(2000, dtype=np.uint32), np.arange(HOURS, dtype=np.int32), day), np.float64)
+    return (found * work).sum(axis=-1)
+
+
+def fit_swings(counts: list[np.ndarray]) -> tuple[tuple[int, ...], list[np.ndarray], list[dict[str, Any]]]:
+    """Periods (seconds) that serve all kinds, their sigmas, and the swings of log and model, from counts a second."""
+    from scipy.optimize import nnls
+
+    wanted = [np.maximum(excess_variance(x, WINDOWS), 0.0) for x in counts]
+    weights = [1.0 / np.sqrt(np.maximum(x, 1e-3)) for x in wanted]
+    best: tuple[float, tuple[int, ...], list[np.ndarray]] | None = None
+    for periods in itertools.product(SLOW, MIDDLE, FAST):
+        design = np.stack([window_share(p) for p in periods], axis=1)
+        found = [nnls(design * w[:, None], x * w) for x, w in zip(wanted, weights, strict=True)]
+        error = sum(e / np.linalg.norm(x * w) for (_, e), x, w in zip(found, wanted, weights, strict=True))
+        if best is None or error < best[0]:
+            best = (float(error), periods, [v for v, _ in found])
+    assert best is not None
+    _, periods, variances = best
+    design = np.stack([window_share(p) for p in periods], axis=1)
+    fits = [
+        {
+            "windows_s": list(WINDOWS),
+            "relative_sd_of_rate_log": digits(np.sqrt(x), 3),
+            "relative_sd_of_rate_model": digits(np.sqrt(design @ v), 3),
+        }
+        for x, v in zip(wanted, variances, strict=True)
+    ]
+    return periods, [np.sqrt(np.log1p(v)) for v in variances], fits
 
 
 def servegen(path: Path, pool: str) -> dict[str, Any]:
@@ -122,32 +189,33 @@ def servegen(path: Path, pool: str) -> dict[str, Any]:
     groups: dict[str, list[np.ndarray]] = {}
     for values in clients.values():
         values = values[: DAYS * HOURS]
-        rate = np.nan_to_num(values[:, 0])
-        values[:, 0] = rate
+        values[:, 0] = rate = np.nan_to_num(values[:, 0])
         mean = np.nansum(values * rate[:, None], axis=0) / rate.sum()
+        values[:, 2:] = np.where(np.isfinite(values[:, 2:]), values[:, 2:], mean[2:])
+        values[:, 1] = np.where(np.isfinite(values[:, 1]), values[:, 1], 1.0)
         groups.setdefault(kind_of(mean[2], mean[4]), []).append(values)
-    kinds, residuals, loads = [], [], np.zeros(DAYS * HOURS)
+    loads = np.zeros(DAYS * HOURS)
+    for values in itertools.chain(*groups.values()):
+        loads += values[:, 0] * load_of(values[:, 2], values[:, 4]) / 1000.0
+    share = np.repeat(1.0 / loads.reshape(DAYS, HOURS).max(axis=1), HOURS)  # each day's busiest hour needs one GPU
+    kinds, levels = [], []
     order = ("coding", "chat", "long documents", "agents")
     for name in sorted(groups, key=order.index):
         values = np.stack(groups[name])  # clients, hours, columns
-        rate = values[..., 0]
+        rate = values[..., 0] * share
         weight = rate / rate.sum()
         total = rate.sum(axis=0)
-        log_rate = np.log(np.maximum(total, 0.02 * total.mean()))
-        by_hour = log_rate.reshape(DAYS, HOURS).mean(axis=0)
-        residuals.append(log_rate - np.tile(by_hour, DAYS))
+        hours = total.reshape(DAYS, HOURS).mean(axis=0)
+        levels.append(total / np.tile(hours, DAYS))
 
         def moments(mean: np.ndarray, deviation: np.ndarray, weight: np.ndarray = weight) -> tuple[float, float]:
-            mean, deviation = np.nan_to_num(mean), np.nan_to_num(deviation)
             first = (weight * mean).sum()
             return first, float(np.sqrt((weight * (deviation**2 + (mean - first) ** 2)).sum()))
 
         prompt, prompt_sd = moments(values[..., 2], values[..., 3])
         output, output_sd = moments(values[..., 4], values[..., 5])
-        between = (weight * np.nan_to_num(values[..., 2] - prompt) * np.nan_to_num(values[..., 4] - output)).sum()
-        gaps = np.nan_to_num(values[..., 1], nan=1.0)
-        hours = np.exp(by_hour)
-        loads += (rate * load_of(np.nan_to_num(values[..., 2], nan=prompt), np.nan_to_num(values[..., 4], nan=output))).sum(0)
+        between = (weight * (values[..., 2] - prompt) * (values[..., 4] - output)).sum()
+        dispersion = 1.0 + (weight * share * (values[..., 1] ** 2 - 1.0)).sum()
         kinds.append(
             {
                 "name": name,
@@ -155,7 +223,7 @@ def servegen(path: Path, pool: str) -> dict[str, Any]:
                 "clients": len(values),
                 "rate": digits(total.mean()),
                 "hours": digits(hours / hours.mean(), 3),
-                "gaps_cv": digits(np.sqrt((weight * gaps**2).sum()), 3),
+                "gaps_cv": digits(np.sqrt(dispersion), 3),
                 "prompt": {"mean": digits(prompt), "cv": digits(prompt_sd / prompt, 3)},
                 "output": {"mean": digits(output), "cv": digits(output_sd / output, 3)},
                 "correlation": digits(np.clip(between / (prompt_sd * output_sd), -1, 1), 2),
@@ -163,43 +231,36 @@ def servegen(path: Path, pool: str) -> dict[str, Any]:
                 "acceptance": "coding" if name == "coding" else "chat",
             }
         )
-    periods, sigmas, fits = fit_noise(residuals)
-    for kind, sigma, fit, residual in zip(kinds, sigmas, fits, residuals, strict=True):
-        day = np.log(np.asarray(kind["hours"]))
-        explained = day.var() / (day.var() + residual.var())
-        kind["sigma"] = digits(sigma, 3)
-        kind["fit"] = fit | {"share_of_log_rate_that_is_the_hour": digits(explained, 2)}
-    gpus = loads / 1000.0
+    periods, weights, fits = fit_noise(levels)
+    for kind, weight, fit, level in zip(kinds, weights, fits, levels, strict=True):
+        kind["weights"] = digits(weight[::-1], 4)
+        kind["levels"] = digits(level_nodes(level), 3)
+        hours = np.asarray(kind["hours"])
+        kind["fit"] = fit | {"variance_of_hours_over_that_of_levels": digits(hours.var() / level.var(), 2)}
     return {
-        "source": f"ServeGen (Alibaba), pool {pool}: its largest clients with known lengths, hours of 14 days",
+        "source": f"ServeGen (Alibaba), pool {pool}: its largest clients with known lengths, hours of 14 days, every day "
+        "scaled so that its busiest hour needs one A100",
         "licence": "Apache-2.0",
         "fitted_by": "python data/fit_day_traffic.py FOLDER",
         "noise_hours": list(reversed(periods)),
-        "gpus_needed_in_log": {
-            "mean": digits(gpus.mean()),
-            "quantiles": [5, 25, 50, 75, 95, 100],
-            "values": digits(np.percentile(gpus, [5, 25, 50, 75, 95, 100]), 3),
-        },
-        "kinds": [kind | {"sigma": list(reversed(kind["sigma"]))} for kind in kinds],
+        "fit": {"quantiles": list(QUANTILES), "gpus_by_hour_log": digits(np.percentile(loads * share, QUANTILES), 3)},
+        "kinds": kinds,
     }
 
 
 def azure(folder: Path) -> dict[str, Any]:
     """Code and conversation of the Azure hour."""
-    kinds = []
-    for name, file, ratio, peak in (
-        ("coding", "AzureLLMInferenceTrace_code.csv", 12.0, 15.0),
-        ("chat", "AzureLLMInferenceTrace_conv.csv", 2.5, 19.0),
-    ):
-        _, blocks = open_log(folder / file)
-        rows = list(blocks)
+    logs = (("coding", "code", 12.0, 15.0), ("chat", "conv", 2.5, 19.0))
+    requests = []
+    for _, name, _, _ in logs:
+        blocks = list(open_log(folder / f"AzureLLMInferenceTrace_{name}.csv")[1])
         times, prompts, outputs = (
-            np.concatenate([getattr(block, part) for block in rows]) for part in ("times", "prompts", "outputs")
+            np.concatenate([getattr(block, part) for block in blocks]) for part in ("times", "prompts", "outputs")
         )
-        times = times - times.min()
-        counts = np.bincount(times.astype(np.int64))
-        swings = fit_arrivals(counts)
-        prompts = np.clip(prompts, 32.0, 8192.0)
+        requests.append((times - times.min(), np.clip(prompts, 32.0, 8192.0), outputs))
+    periods, sigmas, fits = fit_swings([np.bincount(times.astype(np.int64)) for times, _, _ in requests])
+    kinds = []
+    for (name, _, ratio, peak), (times, prompts, outputs), sigma, fit in zip(logs, requests, sigmas, fits, strict=True):
         hour = np.arange(HOURS) + 0.5
         day = np.exp(0.5 * np.log(ratio) * np.cos(2 * np.pi * (hour - peak) / HOURS))
         kinds.append(
@@ -208,24 +269,23 @@ def azure(folder: Path) -> dict[str, Any]:
                 "class": "interactive",
                 "rate": digits(len(times) / times.max()),
                 "hours": digits(day / day.mean(), 3),
-                "periods_s": swings["periods"],
-                "sigma": swings["sigma"],
+                "weights": digits(sigma / np.sqrt((sigma**2).sum()), 4),
+                "levels": digits(lognormal_levels(float(np.sqrt((sigma**2).sum()))), 3),
                 "gaps_cv": digits(np.sqrt(arrival_scv(times)), 3),
                 "prompt": {"mean": digits(prompts.mean()), "cv": digits(prompts.std() / prompts.mean(), 3)},
                 "output": {"mean": digits(outputs.mean()), "cv": digits(outputs.std() / outputs.mean(), 3)},
                 "correlation": digits(np.corrcoef(prompts, outputs)[0, 1], 2),
                 "prefix_share": 0.0,
                 "acceptance": name,
-                "fit": swings["fit"],
+                "fit": fit,
             }
         )
-    slow = SLOW[1]
     return {
         "source": "AzureLLMInferenceTrace_code.csv and _conv.csv of the Azure Public Dataset, one hour of 2023-11-16; the"
         " day's course as published of a week of 2024",
         "licence": "CC BY 4.0",
         "fitted_by": "python data/fit_day_traffic.py FOLDER",
-        "noise_hours": digits([slow / 3600.0, 60 / 3600.0, 3 / 3600.0], 3),
+        "noise_hours": digits([period / 3600.0 for period in periods], 3),
         "kinds": kinds,
     }
 
@@ -246,7 +306,8 @@ def drafts() -> dict[str, Any]:
                 "class": klass,
                 "rate": digits(1000.0 * load.mean() / float(load_of(prompt, output))),
                 "hours": digits(load / load.mean(), 4),
-                "sigma": [0.0, 0.0, 0.0],
+                "weights": [0.0, 0.0, 0.0],
+                "levels": [1.0] * len(DEVIATIONS),
                 "gaps_cv": 1.0,
                 "prompt": {"mean": prompt, "cv": prompt_cv},
                 "output": {"mean": output, "cv": output_cv},
@@ -269,12 +330,13 @@ def show(pools: dict[str, Any]) -> None:
     """How well the pools fit."""
     for name, pool in pools.items():
         print(f"{name}: noise of {pool['noise_hours']} hours; {pool['source']}")
-        if "gpus_needed_in_log" in pool:
-            print(f"  GPUs needed hour by hour: {pool['gpus_needed_in_log']}")
+        if "fit" in pool:
+            print(f"  GPUs needed by hour: {pool['fit']}")
         for kind in pool["kinds"]:
             print(
                 f"  {kind['name']}: {kind['rate']:g} requests/s, gaps' CV {kind['gaps_cv']:g}, prompt {kind['prompt']}, "
-                f"output {kind['output']}, correlation {kind['correlation']:g}, sigma {kind['sigma']}"
+                f"output {kind['output']}, correlation {kind['correlation']:g}, weights {kind['weights']}, "
+                f"levels {kind['levels']}"
             )
             for key, value in kind.get("fit", {}).items():
                 print(f"    {key}: {value}")
@@ -290,6 +352,14 @@ def main() -> int:
         "m-large": servegen(arguments.folder / "servegen_top_clients_hourly.csv", "m-large"),
         "azure-day": azure(arguments.folder),
         "drafts": drafts(),
+    }
+    large = pools["m-large"]
+    busiest = float(np.median(gpus_by_hour(large).max(axis=1)))
+    for kind in large["kinds"]:  # so that the median of the model's days needs one GPU in its busiest hour too
+        kind["rate"] = digits(kind["rate"] / busiest)
+    large["fit"] |= {
+        "busiest_hour_before_scaling": digits(busiest, 3),
+        "gpus_by_hour_model": digits(np.percentile(gpus_by_hour(large), QUANTILES), 3),
     }
     show(pools)
     text = json.dumps(pools, indent=1) + "\n"

@@ -20,6 +20,7 @@ TRAFFIC_OF_TASK, TRAFFIC_FITTED, TRAFFIC_DAY, TRAFFIC_TRACE = 0, 1, 2, 3  # Engi
 TIME_SCALES = 3  # of the load's modulation
 KINDS = 4  # of requests that a day's traffic may mix
 HOURS = 24
+LEVELS = 13  # nodes of a rate's distribution: at -3, -2.5, ... 3 deviations of a normal
 CLASSES = 3  # interactive, batch, best effort
 DRAFTS = 5  # lengths of drafts: 0, 1, 2, 4, 8
 PHASES = 4  # that a running request passes on its way to its last token
@@ -95,7 +96,8 @@ class DayTraffic:
     noise_hours: Scalar = (1.0,) * TIME_SCALES  # float32[3], hours for which a level of the noise holds
     rate: Scalar = _kinds(0.0)  # float32[4], requests/s, mean over a day
     hours: Scalar = _kinds(1.0, HOURS)  # float32[4, 24], rate at the middle of an hour over the mean
-    sigma: Scalar = _kinds(0.0, TIME_SCALES)  # float32[4, 3], standard deviation of the log rate at each time scale
+    weights: Scalar = _kinds(0.0, TIME_SCALES)  # float32[4, 3], of the noise's time scales; squares add up to 1, or 0
+    levels: Scalar = _kinds(1.0, LEVELS)  # float32[4, 13], rate over the hour's, at deviations of the noise
     gaps_scv: Scalar = _kinds(1.0)  # float32[4], squared coefficient of variation of the gaps between requests
     prompt_mean: Scalar = _kinds(1.0)  # float32[4], tokens
     prompt_cv: Scalar = _kinds(0.0)  # float32[4]

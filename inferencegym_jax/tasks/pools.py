@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from inferencegym_jax.models import DRAFTS, HOURS, KINDS, TIME_SCALES, DayTraffic, shown
+from inferencegym_jax.models import DRAFTS, HOURS, KINDS, LEVELS, TIME_SCALES, DayTraffic, shown
 from inferencegym_jax.table import EngineProfile
 from inferencegym_jax.table.latency_table import data_path
 
 CLASS_NAMES = ("interactive", "batch", "best_effort")
 DAY_SECONDS = 86400
 POOL_KEYS = ("pool", "share", "clock", "windows_a_day")
-KIND_KEYS = ("name", "class", "rate", "hours", "sigma", "gaps_cv", "prompt", "output", "acceptance")
+KIND_KEYS = ("name", "class", "rate", "hours", "weights", "levels", "gaps_cv", "prompt", "output", "acceptance")
 MOST_TOKENS = 1e6
 
 
@@ -77,7 +77,11 @@ def check_kinds(check: Any, traffic: Mapping[str, Any]) -> None:
         check.mapping(where, kind, KIND_KEYS, None)
         check.number(f"{where} rate", kind["rate"], 0, 1e4, above=True)
         _numbers(check, f"{where} hours", kind["hours"], HOURS, 0, 1e4)
-        _numbers(check, f"{where} sigma", kind["sigma"], TIME_SCALES, 0, 5)
+        _numbers(check, f"{where} weights", kind["weights"], TIME_SCALES, 0, 1)
+        _numbers(check, f"{where} levels", kind["levels"], LEVELS, 0, 1e4)
+        squares = sum(weight**2 for weight in kind["weights"])
+        if squares and abs(squares - 1.0) > 0.01:
+            check.fail(f"{where} weights", kind["weights"], "numbers whose squares add up to 1, or all 0")
         check.number(f"{where} gaps_cv", kind["gaps_cv"], 0, 1e3)
         if kind["class"] not in CLASS_NAMES:
             check.fail(f"{where} class", kind["class"], f"one of {', '.join(CLASS_NAMES)}")
@@ -140,7 +144,8 @@ def day_traffic(traffic: Mapping[str, Any], profile: EngineProfile) -> DayTraffi
         noise_hours=np.asarray(traffic["noise_hours"], np.float32),
         rate=column(lambda kind: kind["rate"], 0.0),
         hours=column(lambda kind: np.asarray(kind["hours"]) / np.mean(kind["hours"]), np.ones(HOURS)),
-        sigma=column(lambda kind: kind["sigma"], np.zeros(TIME_SCALES)),
+        weights=column(lambda kind: kind["weights"], np.zeros(TIME_SCALES)),
+        levels=column(lambda kind: kind["levels"], np.ones(LEVELS)),
         gaps_scv=column(lambda kind: kind["gaps_cv"] ** 2, 1.0),
         prompt_mean=column(lambda kind: kind["prompt"]["mean"], 1.0),
         prompt_cv=column(lambda kind: kind["prompt"]["cv"], 0.0),
