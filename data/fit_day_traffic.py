@@ -4,22 +4,24 @@
     python data/fit_day_traffic.py FOLDER --check     # compares instead; exits 1 where it differs
 
 FOLDER holds AzureLLMInferenceTrace_code.csv and AzureLLMInferenceTrace_conv.csv (Azure Public Dataset, CC BY 4.0; the
-same hour of 2023-11-16) and servegen_top_clients_hourly.csv (ServeGen, Apache-2.0: hour by hour over 14 days the largest
-clients of its pools). The logs are not part of the project; what is written is fitted.
+same hour of 2023-11-16) and servegen_top_clients_hourly.csv (ServeGen, Apache-2.0: hour by hour over 14 days the
+largest clients of its pools). The logs are not part of the project; what is written is fitted.
 
 A kind's rate at hour h of a day is `rate hours[h] level`. The level is a smooth normal noise (three time scales, hours;
 `inferencegym_jax/traffic/days.py`) put through the quantiles of the log's own levels; the scales' weights are found by
-non-negative least squares on the autocovariance of the log's normal scores. Counts within a second have the dispersion of
-the gaps, cv^2.
+non-negative least squares on the autocovariance of the log's normal scores. Counts within a second have the
+dispersion of the gaps, cv^2.
 
 m-large     ServeGen does not say what its clients do; they are put into kinds by their lengths: prompts of 2,000 tokens
             and more are long documents, then outputs of 150 and more chat, of 10 and less coding (completions), others
-            agents (short structured answers). Every one of the 14 days is scaled so that its busiest hour needs one GPU; a
-            task's share is then the peak of its days, in GPUs. Thinning a pool makes its gaps more even.
+            agents (short structured answers). Every one of the 14 days is scaled so that its busiest hour needs one
+            GPU; a task's share is then the peak of its days, in GPUs. Thinning a pool makes its gaps more even.
 azure-day   Code and conversation of the Azure hour: lengths, gaps and swings from the logs; the day from what Azure
-            published of a week of 2024: code 12 times, conversation 2.5 times from night to peak, peaks four hours apart.
+            published of a week of 2024: code 12 times, conversation 2.5 times from night to peak, peaks four hours
+            apart.
 drafts      Not a log: coding (HumanEval's mean lengths) and chat (ShareGPT's) take turns, each from 0.05 to 1.05 of one
-            GPU's capacity in one half of a cycle and 0.05 in the other, so their sum goes from 0.1 to 1.1. Cycle: a day of the clock.
+            GPU's capacity in one half of a cycle and 0.05 in the other, so their sum goes from 0.1 to 1.1. Cycle: a
+            day of the clock.
 """
 
 from __future__ import annotations
@@ -238,8 +240,8 @@ def servegen(path: Path, pool: str) -> dict[str, Any]:
         hours = np.asarray(kind["hours"])
         kind["fit"] = fit | {"variance_of_hours_over_that_of_levels": digits(hours.var() / level.var(), 2)}
     return {
-        "source": f"ServeGen (Alibaba), pool {pool}: its largest clients with known lengths, hours of 14 days, every day "
-        "scaled so that its busiest hour needs one A100",
+        "source": f"ServeGen (Alibaba), pool {pool}: its largest clients with known lengths, hours of 14 days, every "
+        "day scaled so that its busiest hour needs one A100",
         "licence": "Apache-2.0",
         "fitted_by": "python data/fit_day_traffic.py FOLDER",
         "noise_hours": list(reversed(periods)),
@@ -281,8 +283,8 @@ def azure(folder: Path) -> dict[str, Any]:
             }
         )
     return {
-        "source": "AzureLLMInferenceTrace_code.csv and _conv.csv of the Azure Public Dataset, one hour of 2023-11-16; the"
-        " day's course as published of a week of 2024",
+        "source": "AzureLLMInferenceTrace_code.csv and _conv.csv of the Azure Public Dataset, one hour of 2023-11-16; "
+        "the day's course as published of a week of 2024",
         "licence": "CC BY 4.0",
         "fitted_by": "python data/fit_day_traffic.py FOLDER",
         "noise_hours": digits([period / 3600.0 for period in periods], 3),
@@ -334,8 +336,8 @@ def show(pools: dict[str, Any]) -> None:
             print(f"  GPUs needed by hour: {pool['fit']}")
         for kind in pool["kinds"]:
             print(
-                f"  {kind['name']}: {kind['rate']:g} requests/s, gaps' CV {kind['gaps_cv']:g}, prompt {kind['prompt']}, "
-                f"output {kind['output']}, correlation {kind['correlation']:g}, weights {kind['weights']}, "
+                f"  {kind['name']}: {kind['rate']:g} requests/s, gaps' CV {kind['gaps_cv']:g}, prompt {kind['prompt']}"
+                f", output {kind['output']}, correlation {kind['correlation']:g}, weights {kind['weights']}, "
                 f"levels {kind['levels']}"
             )
             for key, value in kind.get("fit", {}).items():

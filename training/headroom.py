@@ -1,7 +1,7 @@
 """What control is worth on a task: the best static action, rivals that react, those told the future, an oracle.
 
-``task -> rivals tuned on training seeds -> episodes on held-out seeds -> rows -> JSON, CSV, Markdown, PNG, SVG``. Scores
-are normalised: 0 is the best static action, 1 the oracle. Differences are paired by episode.
+``task -> rivals tuned on training seeds -> episodes on held-out seeds -> rows -> JSON, CSV, Markdown, PNG, SVG``.
+Scores are normalised: 0 is the best static action, 1 the oracle. Differences are paired by episode.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from inferencegym_jax import Problem
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import has_trained, policy_of
+from inferencegym_jax.policies.load_following import LoadPlan
 from inferencegym_jax.scoring.aggregates import aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
-from training import oracle, rivals
+from training import lanes, oracle, rivals
 from training.intervals import interquartile
-from training.rivals import Setting
 
 EPISODES, TRAINING_EPISODES = 24, 12
 OPEN_ROWS = ("random", "baseline", *rivals.DEFAULTS, "best static", "best reactive", "best reactive, true rates")
 COLUMNS = ("score", "return", "goodput_share", "on_time_share", "gpu_seconds", "switches", "oom_share")
 PLANS_IN_HINDSIGHT = 24
+HEADER = ("policy", "score", "over best static", "worst episode", "normalised", "return", "G", "S")
+HEADER += ("GPU-seconds", "switches", "time, s")
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,8 @@ def switches(problem: Problem, sequences: Mapping[str, np.ndarray]) -> np.ndarra
     return np.sum(changes, axis=0, dtype=np.float64) if changes else np.zeros(len(sequences["batch_size"]))
 
 
-def play(problem: Problem, setting: Setting, seeds: np.ndarray) -> Played:
-    """Whole episodes of one rival."""
-    trajectory = ig.rollout(
-        problem.env, problem.params, setting.policy, seeds, carry=setting.carry, carry_axis=setting.axis
-    )
+def played(problem: Problem, trajectory: ig.Trajectory) -> Played:
+    """What whole episodes came to."""
     kept = {name: jax.tree.map(np.asarray, getattr(trajectory, name)) for name in ("metrics", "action", "outcome")}
     aggregates = aggregate(problem.spec, kept["metrics"], kept["action"], kept["outcome"])
     columns = {
@@ -70,7 +69,7 @@ def play(problem: Problem, setting: Setting, seeds: np.ndarray) -> Played:
         "gpu_seconds": np.asarray(aggregates.gpu_seconds, np.float64),
         "oom_share": np.asarray(trajectory.oom, np.float64).mean(axis=0),
     }
-    sequences = {name: np.asarray(getattr(kept["action"], name)).T.copy() for name in KNOBS}
+    sequences = lanes.sequences_of(kept["action"])
     columns["switches"] = switches(problem, sequences)
     return Played(columns, sequences)
 
@@ -129,66 +128,78 @@ def measure(
     began = time.perf_counter()
     seeds, training = rivals.test_seeds(episodes), rivals.training_seeds(training_episodes)
     steps = int(problem.params.episode_length)
-    played: dict[str, list[Played]] = {}
+    found: dict[str, list[Played]] = {}
     seconds: dict[str, float] = {}
 
-    def add(name: str, make: Callable[[], Setting]) -> None:
+    def add(name: str, trajectory: Callable[[], ig.Trajectory]) -> None:
         report(name)
         start = time.perf_counter()
-        played.setdefault(name, []).append(play(problem, make(), seeds))
+        found.setdefault(name, []).append(played(problem, trajectory()))
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def always(action: ig.ServeAction) -> Setting:
-        return oracle.sequence_setting(oracle.held(action, episodes, steps))
+    def sequences(actions: lanes.Sequences) -> ig.Trajectory:
+        return lanes.episodes_of(problem, lanes.of_sequences(actions), seeds)
 
-    add("random", lambda: Setting(ig.policies.random, None))
-    add("baseline", lambda: always(ig.ServeAction()))
-    add("best static", lambda: always(problem.best_static))
-    plans: list[Any] = []
+    def controlled(plan: LoadPlan, forecast: np.ndarray | None = None) -> ig.Trajectory:
+        return lanes.episodes_of(problem, lanes.of_plans([plan] * episodes, steps, forecast), seeds)
+
+    def learned(name: str) -> ig.Trajectory:
+        policy = policy_of(name, problem)
+        begin = getattr(policy, "initial_carry", None)  # of a policy with a memory
+        return ig.rollout(problem.env, problem.params, policy, seeds, carry=begin() if callable(begin) else None)
+
     tuned: dict[str, Any] = {}
-    if problem.dynamics == "open_loop":
+    plans: list[LoadPlan] = []
+    open_loop = problem.dynamics == "open_loop"
+
+    def react(forecast: bool) -> ig.Trajectory:
+        ahead = rivals.true_load(problem, training) if forecast else None
+        ordered, scores = rivals.search_plans(problem, training, ahead, settings)
+        tuned["with true rates" if forecast else "reactive"] = {
+            "plan": plain(ordered[0]),
+            "training_score": float(scores[0]),
+            "settings": len(ordered),
+        }
+        if not forecast:
+            plans.extend(ordered[1:PLANS_IN_HINDSIGHT])
+        return controlled(ordered[0], rivals.true_load(problem, seeds) if forecast else None)
+
+    def follow() -> ig.Trajectory:
+        plan, score = rivals.search_queue_plans(problem, training, settings)
+        tuned["reactive"] = {"training_score": score, "settings": settings}
+        return ig.rollout(problem.env, problem.params, rivals.follow_planned_queue, seeds, carry=plan)
+
+    add("random", lambda: sequences(lanes.random_sequences(seeds, steps)))
+    add("baseline", lambda: sequences(lanes.held(ig.ServeAction(), episodes, steps)))
+    add("best static", lambda: sequences(lanes.held(problem.best_static, episodes, steps)))
+    if open_loop:
         for name, rule in rivals.DEFAULTS.items():
             shipped = rivals.as_shipped(problem, rule)
-            add(name, lambda plan=shipped: rivals.controller(problem, plan))
-
-        def react(forecast: bool) -> Setting:
-            ahead = rivals.true_load(problem, training) if forecast else None
-            found, scores = rivals.search_plans(problem, training, ahead, settings)
-            tuned["with forecast" if forecast else "reactive"] = {
-                "plan": plain(found[0]),
-                "training_score": float(scores[0]),
-                "settings": len(found),
-            }
-            if not forecast:
-                plans.extend(found[:PLANS_IN_HINDSIGHT])
-            return rivals.controller(problem, found[0], rivals.true_load(problem, seeds) if forecast else None)
-
+            add(name, lambda plan=shipped: controlled(plan))
         add("best reactive", lambda: react(False))
         add("best reactive, true rates", lambda: react(True))
     else:
-
-        def follow() -> Setting:
-            setting, score = rivals.search_queue_plans(problem, training, settings)
-            tuned["reactive"] = {"training_score": score, "settings": settings}
-            return setting
-
-        add("reactive as planned", lambda: Setting(policy_of("reactive", problem), None))
+        add("reactive as planned", lambda: learned("reactive"))
         add("best reactive", follow)
-    learned = [("PPO", "trained")] if has_trained(problem.spec.id) and not policies else list(policies)
-    for name, path in learned:
-        add(name, lambda path=path: policy_setting(problem, path))
+    usual = [("PPO", "trained")] if has_trained(problem.spec.id) else []
+    for name, path in policies or usual:
+        add(name, lambda path=path: learned(path))
 
     start = time.perf_counter()
     report("oracle")
-    starts = [one.sequences for found in played.values() for one in found]
-    starts += [play(problem, rivals.controller(problem, plan), seeds).sequences for plan in plans[1:]]
+    starts = [one.sequences for each in found.values() for one in each]
+    if plans:  # the best of the settings in hindsight
+        tiled = lanes.of_plans([plan for plan in plans for _ in range(episodes)], steps)
+        values = lanes.scores_of(problem, tiled, np.tile(seeds, len(plans))).reshape(len(plans), episodes)
+        chosen = [plans[i] for i in values.argmax(axis=0)]
+        starts.append(lanes.sequences_of(lanes.episodes_of(problem, lanes.of_plans(chosen, steps), seeds).action))
     best, _ = oracle.search(problem, seeds, starts, candidates=candidates, rounds=rounds, report=report)
-    played["oracle"] = [play(problem, oracle.sequence_setting(best), seeds)]
+    found["oracle"] = [played(problem, sequences(best))]
     seconds["oracle"] = time.perf_counter() - start
 
-    static = played["best static"][0].columns
-    span = played["oracle"][0].columns["score"].mean() - static["score"].mean()
-    rows = [row_of(name, found, static, span, seconds[name]) for name, found in in_order(played)]
+    static = found["best static"][0].columns
+    span = found["oracle"][0].columns["score"].mean() - static["score"].mean()
+    rows = [row_of(name, each, static, span, seconds[name]) for name, each in in_order(found)]
     return {
         "task": problem.spec.id,
         "name": problem.spec.name,
@@ -205,18 +216,11 @@ def measure(
     }
 
 
-def policy_setting(problem: Problem, name: str) -> Setting:
-    """A learned policy by name or file; one with a memory brings what it starts with."""
-    policy = policy_of(name, problem)
-    begin = getattr(policy, "initial_carry", None)
-    return Setting(policy, begin() if callable(begin) else None)
-
-
-def in_order(played: Mapping[str, list[Played]]) -> list[tuple[str, list[Played]]]:
+def in_order(found: Mapping[str, list[Played]]) -> list[tuple[str, list[Played]]]:
     """Rows from the weakest kind of rival to the oracle."""
-    first = [name for name in (*OPEN_ROWS, "reactive as planned") if name in played]
-    rest = [name for name in played if name not in first and name != "oracle"]
-    return [(name, played[name]) for name in (*first, *rest, "oracle")]
+    first = [name for name in (*OPEN_ROWS, "reactive as planned") if name in found]
+    rest = [name for name in found if name not in first and name != "oracle"]
+    return [(name, found[name]) for name in (*first, *rest, "oracle")]
 
 
 def row_of(
@@ -244,11 +248,11 @@ def plain(plan: Any) -> dict[str, float]:
 def markdown(found: Mapping[str, Any]) -> str:
     """The table of a task."""
     lines = [
-        f"Task {found['task']}, {found['title']}: mean [95 % interval] of {found['episodes']} held-out episodes; 0 is the"
-        " best static action, 1 the oracle",
+        f"Task {found['task']}, {found['title']}: mean [95 % interval] of {found['episodes']} held-out episodes; 0 is "
+        "the best static action, 1 the oracle",
         "",
-        "| policy | score | over best static | worst episode | normalised | return | G | S | GPU-seconds | switches | time, s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| {' | '.join(HEADER)} |",
+        f"|{' --- |' * len(HEADER)}",
     ]
     for row in found["rows"]:
         score, paired = row["score"], row["paired"]

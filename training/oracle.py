@@ -1,6 +1,7 @@
 """A search over whole sequences of actions that knows what comes: at least what a clairvoyant could reach.
 
-``sequences of all rivals -> the best of each episode -> changed in stretches, kept where the score rises``. What it starts
+``sequences of all rivals -> the best of each episode -> changed in stretches, kept where the score rises``. What it
+starts
 from is among its candidates, so it falls below none of them. Draws are counters, so that the same sequence on the same
 seed gives the same episode.
 """
@@ -10,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-import inferencegym_jax as ig
-from inferencegym_jax import Problem, ServeAction
+from inferencegym_jax import Problem
 from inferencegym_jax.models import KNOBS, Knob
-from training.rivals import Setting
+from training.lanes import Sequences, of_sequences
+from training.lanes import scores_of as scores_of_lanes
 
 BATCH_SIZES = (1, 8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384, 448, 512)
 KV_BUDGETS = (0.1, 0.175, 0.25, 0.375, 0.5, 0.75, 1.0)
@@ -25,36 +24,10 @@ GRID: dict[str, tuple[float, ...]] = {"batch_size": BATCH_SIZES, "kv_budget": KV
 CANDIDATES, ROUNDS = 24, 24  # sequences tried of each episode a round; rounds
 SHORTEST = 5  # seconds of a changed stretch, at least
 
-Sequences = dict[str, np.ndarray]
-"""Knob -> array (episodes, steps)."""
-
-
-def play_sequence(key: jax.Array, observation: Any, carry: tuple[ServeAction, jax.Array]) -> Any:
-    """The policy that plays the actions in its carry, fields of shape (steps,), one after another."""
-    del key, observation
-    plan, step = carry
-    return jax.tree.map(lambda x: x[jnp.minimum(step, x.shape[0] - 1)], plan), (plan, step + 1)
-
-
-def sequence_setting(sequences: Sequences) -> Setting:
-    """The sequences as a policy with a carry for each episode."""
-    episodes = len(next(iter(sequences.values())))
-    actions = ServeAction(**sequences).as_arrays()
-    return Setting(play_sequence, (actions, jnp.zeros(episodes, jnp.int32)), 0)
-
-
-def held(action: ServeAction, episodes: int, steps: int) -> Sequences:
-    """One action in every second of every episode."""
-    return {name: np.full((episodes, steps), getattr(action, name)) for name in KNOBS}
-
 
 def scores_of(problem: Problem, sequences: Sequences, seeds: np.ndarray) -> np.ndarray:
     """float64[episodes]: the score of each episode under its sequence."""
-    setting = sequence_setting(sequences)
-    statistics = ig.evaluate(
-        problem.env, problem.params, setting.policy, seeds, carry=setting.carry, carry_axis=setting.axis
-    )
-    return problem.score(statistics)
+    return scores_of_lanes(problem, of_sequences(sequences), seeds)
 
 
 def search(
@@ -87,12 +60,12 @@ def search(
             f"oracle: {len(starts)} starts, candidates = {candidates}, rounds = {rounds}: must be at least 1, 1 and 0"
         )
     rng = np.random.default_rng(0)
-    values = np.stack([scores_of(problem, start, seeds) for start in starts])
+    joined = {name: np.concatenate([start[name] for start in starts]) for name in KNOBS}
+    values = scores_of(problem, joined, np.tile(seeds, len(starts))).reshape(len(starts), len(seeds))
     first, index = values.argmax(axis=0), np.arange(len(seeds))
     best = {name: np.stack([start[name] for start in starts])[first, index] for name in KNOBS}
     score = values[first, index]
-    own = [problem.spec.active_knobs[i] for i in range(len(problem.spec.active_knobs))]
-    own = [name for name in own if name not in problem.table.locked_knobs]
+    own = [name for name in problem.spec.active_knobs if name not in problem.table.locked_knobs]
     tiled = np.repeat(seeds, candidates)
     for turn in range(rounds):
         tries = {name: np.repeat(column, candidates, axis=0) for name, column in best.items()}

@@ -7,7 +7,6 @@ ship with stand here too, and the true load to come, which the same controller m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,45 +18,33 @@ from inferencegym_jax import Problem
 from inferencegym_jax.models import KNOBS, TRAFFIC_DAY, TRAFFIC_FITTED, TRAFFIC_TRACE
 from inferencegym_jax.physics.capacity import work_ms
 from inferencegym_jax.physics.open_loop import iterations_of
-from inferencegym_jax.policies.load_following import NEVER, LoadPlan, Memory, engine_of, follow_load
+from inferencegym_jax.policies.load_following import NEVER, LoadPlan
 from inferencegym_jax.policies.reactive_control import ReactivePlan
 from inferencegym_jax.policies.reactive_control import act as follow_queue
 from inferencegym_jax.policies.reactive_plans import plan_for
 from inferencegym_jax.traffic.days import rates_at
 from inferencegym_jax.traffic.fitted import log_modulation
 from inferencegym_jax.traffic.requests import replay
+from training.lanes import WIDTH, of_plans, scores_of
 
 SETTINGS = 256  # drawn at random, and as many again around the best of those
 KEPT = 8  # that are refined
 TRAINING_SEEDS = 1 << 31
 STRIDE = 53  # of seeds: windows of days apart, at moving hours
 AHEAD_S = 60  # that a forecast looks ahead
-LANES = 4096  # environments of a call
 
 DEFAULTS: dict[str, LoadPlan] = {
     "HPA at 80 % utilisation": LoadPlan(average_s=15.0, up_load=0.8, down_share=0.9, hold_s=300.0, every_s=15.0),
-    "Knative, 70 running": LoadPlan(average_s=60.0, up_load=NEVER, up_running=70.0, down_share=1.0, hold_s=60.0, every_s=2.0),
+    "Knative, 70 running": LoadPlan(
+        average_s=60.0, up_load=NEVER, up_running=70.0, down_share=1.0, hold_s=60.0, every_s=2.0
+    ),
     "KEDA, 5 waiting": LoadPlan(up_load=NEVER, up_waiting=5.0, down_share=1.0, hold_s=300.0, every_s=30.0),
 }
 """Rules as they ship: Kubernetes' horizontal autoscaler (target 80 %, tolerance 10 %, scale-down stabilisation 300 s, a
-look every 15 s), Knative (100 requests at a target of 70 %, window 60 s, a look every 2 s), KEDA (cool-down 300 s, a look
-every 30 s) on 5 waiting requests as in vLLM's production stack. Drafts as vLLM's dynamic speculation: to 64 running 4 (it
-has 3), to 128 one, beyond none. All else at the engine's defaults."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A controller with its settings, ready to play.
-
-    Attributes:
-        policy: for ``rollout``.
-        carry: what it starts with: one for all episodes, or one each.
-        axis: 0 where ``carry`` has one entry an episode.
-    """
-
-    policy: Any
-    carry: Any
-    axis: int | None = None
+look every 15 s), Knative (100 requests at a target of 70 %, window 60 s, a look every 2 s), KEDA (cool-down 300 s, a
+look
+every 30 s) on 5 waiting requests as in vLLM's production stack. Drafts as vLLM's dynamic speculation: to 64 running 4
+(it has 3), to 128 one, beyond none. All else at the engine's defaults."""
 
 
 def training_seeds(count: int) -> np.ndarray:
@@ -96,25 +83,11 @@ def true_load(problem: Problem, seeds: np.ndarray, ahead: int = AHEAD_S) -> np.n
         return rate * work_ms(grid, engine, engine.prompt_mean, engine.output_mean) / 1000.0
 
     steps = jnp.arange(length + ahead)
-    by_second = np.asarray(jax.jit(jax.vmap(jax.vmap(load, (None, 0)), (0, None)))(jnp.asarray(seeds), steps), np.float64)
+    by_second = np.asarray(
+        jax.jit(jax.vmap(jax.vmap(load, (None, 0)), (0, None)))(jnp.asarray(seeds), steps), np.float64
+    )
     total = np.cumsum(by_second, axis=1)
     return ((total[:, ahead:] - total[:, :-ahead]) / ahead).astype(np.float32)
-
-
-def controller(problem: Problem, plan: LoadPlan, forecast: np.ndarray | None = None) -> Setting:
-    """The load-following controller with one plan for all episodes.
-
-    Args:
-        problem: an open-loop task.
-        plan: its settings.
-        forecast: float32[episodes, steps], see ``true_load``.
-    """
-    engine = engine_of(problem.table, problem.params)
-    if forecast is None:
-        return Setting(follow_load, (engine, plan.as_arrays(), np.full(1, np.nan, np.float32), Memory.start()))
-    spread = jax.tree.map(lambda x: np.broadcast_to(x, (len(forecast), *np.shape(x))), (engine, plan.as_arrays()))
-    memory = jax.tree.map(lambda x: np.broadcast_to(x, (len(forecast), *np.shape(x))), Memory.start())
-    return Setting(follow_load, (*spread, forecast, memory), 0)
 
 
 def draw_plans(problem: Problem, count: int, rng: np.random.Generator) -> list[LoadPlan]:
@@ -171,32 +144,28 @@ def refine(plans: list[LoadPlan], count: int, rng: np.random.Generator) -> list[
         changes["down_share"] = float(np.clip(plan.down_share + rng.normal(0.0, 0.06), 0.3, 0.99))
         if plans and rng.random() < 0.3:
             other = plans[rng.integers(len(plans))]
-            changes |= {name: getattr(other, name) for name in ("batch_size", "kv_budget", "long_drafts", "short_drafts")}
+            changes |= {
+                name: getattr(other, name) for name in ("batch_size", "kv_budget", "long_drafts", "short_drafts")
+            }
         found.append(plan.replace(**changes))
     return found
 
 
-def scores_of(
+def mean_scores(
     problem: Problem, plans: list[LoadPlan], seeds: np.ndarray, forecast: np.ndarray | None = None
 ) -> np.ndarray:
-    """float64[plans, seeds]: the score of every plan on every episode, vmapped."""
-    engine = engine_of(problem.table, problem.params)
-    rows = [plan.as_arrays() for plan in plans]
-    foresight = np.full((len(seeds), 1), np.nan, np.float32) if forecast is None else forecast
-    each = max(LANES // len(seeds), 1)
-    found = []
-    for start in range(0, len(rows), each):
-        picked = np.minimum(np.arange(start, start + each), len(rows) - 1)  # one shape is compiled
-        part = [rows[i] for i in picked]
-        columns: Any = jax.tree.map(lambda *xs: np.repeat(np.stack(xs), len(seeds)), *part)
-        count = len(part) * len(seeds)
-        spread = jax.tree.map(lambda x, n=count: np.broadcast_to(x, (n, *np.shape(x))), (engine, Memory.start()))
-        carry = (spread[0], columns, np.tile(foresight, (len(part), 1)), spread[1])
-        statistics = ig.evaluate(
-            problem.env, problem.params, follow_load, np.tile(seeds, len(part)), carry=carry, carry_axis=0
-        )
-        found.append(problem.score(statistics).reshape(len(part), len(seeds))[: len(rows) - start])
-    return np.concatenate(found)
+    """float64[plans]: mean score of every plan over the episodes, vmapped."""
+    steps, episodes = int(problem.params.episode_length), len(seeds)
+    each = max(WIDTH // episodes, 1)
+    told = np.full((episodes, steps), np.nan, np.float32) if forecast is None else forecast
+    found: list[float] = []
+    for start in range(0, len(plans), each):
+        part = [plan for plan in plans[start : start + each] for _ in range(episodes)]
+        copies = len(part) // episodes
+        lanes = of_plans(part, steps, np.tile(told, (copies, 1)))
+        scores = scores_of(problem, lanes, np.tile(seeds, copies))
+        found.extend(scores.reshape(copies, episodes).mean(axis=1))
+    return np.asarray(found)
 
 
 def search_plans(
@@ -215,11 +184,11 @@ def search_plans(
     """
     rng = np.random.default_rng(0)
     plans = draw_plans(problem, settings, rng)
-    scores = scores_of(problem, plans, seeds, forecast).mean(axis=1)
+    scores = mean_scores(problem, plans, seeds, forecast)
     best = [plans[i] for i in np.argsort(-scores, kind="stable")[:KEPT]]
     near = refine(best, settings, rng)
     plans = plans + near
-    scores = np.concatenate([scores, scores_of(problem, near, seeds, forecast).mean(axis=1)])
+    scores = np.concatenate([scores, mean_scores(problem, near, seeds, forecast)])
     order = np.argsort(-scores, kind="stable")
     return [plans[i] for i in order], scores[order]
 
@@ -229,11 +198,11 @@ def follow_planned_queue(key: jax.Array, observation: Any, carry: Any) -> Any:
     return follow_queue(carry, key, observation), carry
 
 
-def search_queue_plans(problem: Problem, seeds: np.ndarray, settings: int = SETTINGS) -> tuple[Setting, float]:
+def search_queue_plans(problem: Problem, seeds: np.ndarray, settings: int = SETTINGS) -> tuple[ReactivePlan, float]:
     """The reactive controller of a closed-loop task, its bounds and weights searched around the planned ones.
 
     Returns:
-        (the best setting, its mean score).
+        (the best plan, its mean score).
     """
     rng, planned = np.random.default_rng(0), plan_for(problem.table, problem.params)
     base = jax.tree.map(np.asarray, planned)
@@ -257,7 +226,7 @@ def search_queue_plans(problem: Problem, seeds: np.ndarray, settings: int = SETT
     )
     scores = problem.score(statistics).reshape(len(plans), len(seeds)).mean(axis=1)
     best = int(np.argmax(scores))
-    return Setting(follow_planned_queue, plans[best]), float(scores[best])
+    return plans[best], float(scores[best])
 
 
 def as_shipped(problem: Problem, plan: LoadPlan) -> LoadPlan:

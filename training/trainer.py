@@ -179,7 +179,8 @@ def collect(
     flat, raw, log_prob, reward, signal, terminated, truncated = rows
 
     x = standardise(flat, statistics)
-    # at most one truncation an environment a rollout (rollout_length is at most one), so one final observation each is enough
+    # at most one truncation an environment a rollout (rollout_length is at most one), so one final observation each
+    # is enough
     beyond = standardise(jnp.stack([normalise(observation), final]), statistics)
     value = apply(config, variables, x, "critic")
     after, at_end = apply(config, variables, beyond, "critic")

@@ -16,7 +16,12 @@ import numpy as np
 
 Scalar: TypeAlias = Any  # a Python number, a NumPy or JAX scalar, or a traced array of any batch shape
 
-TRAFFIC_OF_TASK, TRAFFIC_FITTED, TRAFFIC_DAY, TRAFFIC_TRACE = 0, 1, 2, 3  # EngineParams.traffic: where requests come from
+TRAFFIC_OF_TASK, TRAFFIC_FITTED, TRAFFIC_DAY, TRAFFIC_TRACE = (
+    0,
+    1,
+    2,
+    3,
+)  # EngineParams.traffic: where requests come from
 TIME_SCALES = 3  # of the load's modulation
 KINDS = 4  # of requests that a day's traffic may mix
 HOURS = 24

@@ -1,7 +1,7 @@
 """What one GPU can serve at most: the work of a request, by the iterations of its engine profile.
 
-``lookups, params, prompt, output -> ms of a saturated GPU``. A load is requests/s times that, over 1,000: 1 is one GPU's
-capacity. Controllers, the traffic's shares and figures state loads in it.
+``lookups, params, prompt, output -> ms of a saturated GPU``. A load is requests/s times that, over 1,000: 1 is one
+GPU's capacity. Controllers, the traffic's shares and figures state loads in it.
 """
 
 from __future__ import annotations

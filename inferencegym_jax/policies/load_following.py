@@ -1,9 +1,9 @@
 """A controller of the kind that engineers write: averages, thresholds, hysteresis, hold. Its thresholds are a plan's.
 
-``observation, averages -> second GPU, drafts``. The load is what arrives in units of one GPU's capacity; a second GPU is
-asked for above a threshold of it, of the waiting or of the running, and given back once all are below for a while.
-Drafts get shorter as more requests run. ``training.headroom`` searches plans; those of autoscalers as shipped stand there
-too.
+``observation, averages -> second GPU, drafts``. The load is what arrives in units of one GPU's capacity; a second GPU
+is asked for above a threshold of it, of the waiting or of the running, and given back once all are below for a while.
+Drafts get shorter as more requests run. ``training.headroom`` searches plans; those of autoscalers as shipped stand
+there too.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ class Memory:
     @classmethod
     def start(cls) -> Memory:
         """Before the first second."""
-        return cls(*(np.asarray(x) for x in (np.int32(0), np.float32(0), np.float32(0), np.float32(0), False, np.int32(2))))
+        return cls(
+            *(np.asarray(x) for x in (np.int32(0), np.float32(0), np.float32(0), np.float32(0), False, np.int32(2)))
+        )
 
 
 def engine_of(table: LatencyTable, params: EnvParams) -> Engine:

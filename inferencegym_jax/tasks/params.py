@@ -120,9 +120,7 @@ def engine_params(
         "slo_tpot_ms": spec.tpot_objectives_ms,
         "output_mean": table.output_length,
     }
-    found |= {
-        key: SECOND_GPU.index(value) if key == "second_gpu" else value for key, value in spec.switching.items()
-    }
+    found |= {key: SECOND_GPU.index(value) if key == "second_gpu" else value for key, value in spec.switching.items()}
     if trace is not None:
         found |= {
             "traffic": TRAFFIC_TRACE,

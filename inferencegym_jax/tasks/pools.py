@@ -1,6 +1,6 @@
 """Traffic by kind and hour as a task states it: a pool of ``data/traffic_pools.json``, or the kinds themselves.
 
-``{"pool", "share", "clock", "windows_a_day"} -> resolve -> {"kinds", "noise_hours", ...} -> day_traffic -> DayTraffic``.
+``{"pool", "share", "clock", "windows_a_day"} -> resolve -> {"kinds", "noise_hours", ...} -> day_traffic``.
 """
 
 from __future__ import annotations

@@ -112,8 +112,8 @@ class TaskSpec:
         usual = type(self).class_shares
         if self.class_shares != usual and not np.allclose(self.class_shares, shares, atol=1e-6):
             raise ValueError(
-                f"task {shown(self.name)}: class_shares = {self.class_shares}: those of the traffic's kinds are {shares};"
-                " leave the field out"
+                f"task {shown(self.name)}: class_shares = {self.class_shares}: those of the traffic's kinds are "
+                f"{shares}; leave the field out"
             )
         object.__setattr__(self, "class_shares", shares)
 

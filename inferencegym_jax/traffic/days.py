@@ -87,7 +87,9 @@ def _product(*factors: list[jax.Array]) -> tuple[jax.Array, ...]:
     return tuple(a * b * c for a, b, c in zip(*factors, strict=True))
 
 
-def _noise(seed: jax.Array, step: jax.Array, day: DayTraffic) -> tuple[jax.Array, tuple[jax.Array, ...], list[jax.Array]]:
+def _noise(
+    seed: jax.Array, step: jax.Array, day: DayTraffic
+) -> tuple[jax.Array, tuple[jax.Array, ...], list[jax.Array]]:
     """Place between two hours, the two (int32), and the noise of each kind in deviations."""
     number, _ = day_of(seed, day)
     hour = hour_at(seed, step, day)
