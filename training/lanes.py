@@ -81,7 +81,9 @@ def play_lane(key: jax.Array, observation: Any, carry: tuple[Lanes, Engine, Memo
 
 
 def _carry(problem: Problem, lanes: Lanes, index: np.ndarray) -> Any:
-    engine = engine_of(problem.table, problem.params)
+    # a closed-loop task replays only, and its table need not describe an engine
+    open_loop = problem.dynamics == "open_loop"
+    engine = engine_of(problem.table, problem.params) if open_loop else Engine(*(np.float32(1.0),) * 4)
     shared = jax.tree.map(lambda x: np.broadcast_to(x, (len(index), *np.shape(x))), (engine, Memory.start()))
     return jax.tree.map(lambda x: np.asarray(x)[index], lanes), *shared
 
