@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from inferencegym_jax.models import KNOBS, OBSERVATION, Knob  # noqa: E402
+from inferencegym_jax.tasks import shipped_specs  # noqa: E402
 
 TOKENS = (1, 32, 128, 512, 2048)  # of the table of matrix products
 
@@ -52,12 +53,12 @@ def calibration() -> str:
     """Baseline and best static action of each task, from ``data/calibration.json``."""
     tasks = json.loads((ROOT / "data" / "calibration.json").read_text())["tasks"]
     rows = []
-    for number, (name, entry) in enumerate(tasks.items(), 1):
+    for name, entry in tasks.items():
         best, base = entry["best_static"], entry["baseline"]
         chosen = {knob: value for knob, value in best["action"].items() if value != KNOBS[knob].default}
         action = ", ".join(f"{knob} {shown(value)}" for knob, value in chosen.items()) or "the default action"
         scores = (f"{base['score_seed_0']:.3f}", f"{base['mean_score']:.3f}", f"{best['mean_score']:.3f}")
-        rows.append((f"{number} {name}", *scores, action))
+        rows.append((f"{shipped_specs()[name].id} {name}", *scores, action))
     return table(("task", "baseline, seed 0", "baseline, mean", "best static, mean", "best static action"), rows)
 
 

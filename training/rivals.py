@@ -15,7 +15,7 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax import Problem
-from inferencegym_jax.models import KNOBS, TRAFFIC_DAY, TRAFFIC_FITTED, TRAFFIC_TRACE
+from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, TRAFFIC_DAY, TRAFFIC_FITTED, TRAFFIC_TRACE
 from inferencegym_jax.physics.capacity import work_ms
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.policies.load_following import NEVER, LoadPlan
@@ -77,7 +77,7 @@ def true_load(problem: Problem, seeds: np.ndarray, ahead: int = AHEAD_S) -> np.n
             work = work_ms(grid, engine, engine.day.prompt_mean, engine.day.output_mean)
             return (rates_at(seed, step, engine.day) * work).sum() / 1000.0
         if kind == TRAFFIC_TRACE and trace is not None:
-            found = replay(seed, step, trace, ig.EPISODE_LENGTH)
+            found = replay(seed, step, trace, EPISODE_LENGTH)
             return found.arrivals * work_ms(grid, engine, found.prompt, found.output) / 1000.0
         rate = engine.rate * jnp.exp(log_modulation(seed, step, engine)) if kind == TRAFFIC_FITTED else params.rate
         return rate * work_ms(grid, engine, engine.prompt_mean, engine.output_mean) / 1000.0
