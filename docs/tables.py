@@ -6,10 +6,11 @@ says whether they are up to date.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +79,41 @@ def products() -> str:
     return table(("tokens in the iteration", "FP16", "INT8 (W8A8)", "INT4 (weights only)"), rows)
 
 
-TABLES = {
+def headroom(name: str) -> str:
+    """What control is worth on a task, as ``python -m training headroom`` found it: ``docs/headroom/NAME.json``."""
+    found = json.loads((ROOT / "docs" / "headroom" / f"{name}.json").read_text())
+    head = ("policy", "score", "over best static", "worst", "normalised", "G", "S", "GPU-seconds", "switches")
+    rows = []
+    for row in found["rows"]:
+        paired = row["paired"]
+        cells = (
+            row["policy"] if row["policy"] != "oracle" else "oracle, at least",
+            f"{row['score']['mean']:.3f}",
+            f"{paired['mean']:+.3f} [{paired['low']:+.3f}, {paired['high']:+.3f}]",
+            f"{row['worst']['paired']:+.3f}",
+            f"{row['normalised']:.2f}",
+            *(f"{row[part]['mean']:.3f}" for part in ("goodput_share", "on_time_share")),
+            *(f"{row[part]['mean']:,.0f}" for part in ("gpu_seconds", "switches")),
+        )
+        rows.append(cells)
+    return f"{found['episodes']} held-out episodes, mean [95 % interval].\n\n{table(head, rows)}"
+
+
+def fit() -> str:
+    """Hours of the log of task 7's traffic beside those of the model, from ``data/traffic_pools.json``."""
+    found = json.loads((ROOT / "data" / "traffic_pools.json").read_text())["m-large"]["fit"]
+    head = ("GPUs needed in an hour", *(f"{q} %" if q < 100 else "most" for q in found["quantiles"]))
+    rows = [(who, *(f"{x:.2f}" for x in found[f"gpus_by_hour_{who}"])) for who in ("log", "model")]
+    return table(head, rows)
+
+
+WORTH: dict[str, Callable[[], str]] = {
+    f"headroom{name.replace('-', '')}": functools.partial(headroom, f"task{name}")
+    for name in ("6", "7", "71", "72", "7-free")
+}
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "docs/second_gpu.md": {"fit": fit} | {key: WORTH[key] for key in WORTH if key.startswith("headroom7")},
+    "docs/drafts_by_load.md": {"headroom6": WORTH["headroom6"]},
     "ENVIRONMENT.md": {"knobs": knobs, "observation": observation, "calibration": calibration},
     "docs/physics.md": {"products": products},
 }

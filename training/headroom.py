@@ -29,7 +29,7 @@ from inferencegym_jax.scoring.grader import score_aggregates
 from training import lanes, oracle, rivals
 from training.intervals import interquartile
 
-EPISODES, TRAINING_EPISODES = 24, 12
+EPISODES, TRAINING_EPISODES = 24, 32
 OPEN_ROWS = ("random", "baseline", *rivals.DEFAULTS, "best static", "best reactive", "best reactive, true rates")
 COLUMNS = ("score", "return", "goodput_share", "on_time_share", "gpu_seconds", "switches", "oom_share")
 PLANS_IN_HINDSIGHT = 24
