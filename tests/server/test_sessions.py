@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 
-import inferencegym_jax as ig
 from server.sessions import EmbeddedStore, Session, SessionNotFound
 from tests.server.conftest import Running
 from tests.server.twins import episodes, random_actions, same, seen
