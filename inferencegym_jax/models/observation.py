@@ -24,7 +24,7 @@ class ObservationField(Quantity):
 
     Attributes:
         low, high: bounds; what lies beyond is clipped (the metrics hold it whole).
-        unit_at: the value that is 1 when normalised, where that is not ``high``.
+        unit_at: the value that is 1 when normalised, and from which on it stays 1; default: ``high``.
     """
 
     low: float
@@ -44,6 +44,9 @@ LONGEST_EPISODE = 86400
 
 
 QUEUE_CAPACITY = 512
+
+
+COST_BOUND = 1e6  # of an episode
 
 
 OBSERVATION: dict[str, ObservationField] = {
@@ -99,16 +102,16 @@ OBSERVATION: dict[str, ObservationField] = {
         high=LONGEST_EPISODE,
         unit_at=EPISODE_LENGTH,
         unit="s",
-        description="steps taken in this episode, at most the task's episode_length",
+        description="steps taken in this episode, at most its length; 1 when normalised from 200 on",
     ),
     "cost_so_far": ObservationField(
         low=0,
-        high=math.inf,
+        high=COST_BOUND,
         unit_at=99,
         unit="cost",
         scale="log",
         digits=2,
-        description="sum of cost_per_1k over the episode",
+        description="sum of cost_per_1k over the episode; 1 when normalised from 99 on",
     ),
 }
 
