@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -99,6 +100,33 @@ def headroom(name: str) -> str:
     return f"{found['episodes']} held-out episodes, mean [95 % interval].\n\n{table(head, rows)}"
 
 
+def worth() -> str:
+    """What the best controller and the oracle win on the tasks that were measured."""
+    head = ("task", "best static", "best reactive", "worst episode", "with true rates", "oracle, at least")
+    rows = []
+    for path in sorted((ROOT / "docs" / "headroom").glob("task*.json"), key=lambda path: (len(path.stem), path.stem)):
+        found = json.loads(path.read_text())
+        by_name = {row["policy"]: row for row in found["rows"]}
+
+        def over(name: str, rows: dict[str, Any] = by_name) -> str:
+            if name not in rows:
+                return ""
+            paired = rows[name]["paired"]
+            return f"{paired['mean']:+.3f} [{paired['low']:+.3f}, {paired['high']:+.3f}]"
+
+        what = path.stem.removeprefix("task").replace("-free", ", switching free")
+        cells = (
+            f"{what} {found['title']}",
+            f"{by_name['best static']['score']['mean']:.3f}",
+            over("best reactive"),
+            f"{by_name['best reactive']['worst']['paired']:+.3f}",
+            over("best reactive, true rates"),
+            over("oracle"),
+        )
+        rows.append(cells)
+    return table(head, rows)
+
+
 def fit() -> str:
     """Hours of the log of task 7's traffic beside those of the model, from ``data/traffic_pools.json``."""
     found = json.loads((ROOT / "data" / "traffic_pools.json").read_text())["m-large"]["fit"]
@@ -112,6 +140,7 @@ WORTH: dict[str, Callable[[], str]] = {
 }
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/second_gpu.md": {"fit": fit} | {key: WORTH[key] for key in WORTH if key.startswith("headroom7")},
+    "docs/training.md": {"worth": worth},
     "docs/drafts_by_load.md": {"headroom6": WORTH["headroom6"]},
     "ENVIRONMENT.md": {"knobs": knobs, "observation": observation, "calibration": calibration},
     "docs/physics.md": {"products": products},
