@@ -9,12 +9,16 @@ coefficient of the outputs. What of it is above the limit waits. Symbols: docs/p
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.iteration import TINY
+
+SECOND_MS = 1000.0
 
 NORMAL_PEAK = 0.39894228  # density of the standard normal at 0
 LEAST_GINI = 0.27  # of the outputs that four phases make
@@ -92,3 +96,20 @@ def near_pool(
     z = (room - held - waiting * prompt) / sigma
     # a full pool gives P tokens to newcomers for each of its requests, once in a stay
     return Chance(z, sigma * context * stay_ms / (prompt * room))
+
+
+@compile_unit
+def met(others: jax.Array, service: jax.Array) -> jax.Array:
+    """``rho / (1 - rho)`` of Pollaczek-Khinchine where a second's arrivals are counted, not a rate.
+
+    ``others`` requests (m) come at independent moments of the second, each needs ``service`` ms, a share r of it: the
+    k-th term ``rho^k`` of the series is then ``m (m - 1) ... (m - k + 1) r^k``, since a request meets k different ones.
+    Averaged over Poisson counts these are the powers of the true rate. Two terms are taken as they are; the rest is
+    ``int exp(-x) (1 + r x)^m dx``, a Mills ratio to second order in log(1 + r x), by its bound in Abramowitz and Stegun
+    7.1.13. To 4 % up to r m = 1; what is beyond is the line's, which the step carries.
+    """
+    r = jnp.minimum(service / SECOND_MS, 1.0 / jnp.maximum(others, 1.0))
+    fewer, fewest = jnp.maximum(others - 1.0, 0.0), jnp.maximum(others - 2.0, 0.0)
+    idle = 1.0 - fewest * r
+    rest = 2.0 / (idle + jnp.sqrt(idle * idle + (8.0 / math.pi) * fewest * r * r))
+    return others * r * (1.0 + fewer * r * rest)

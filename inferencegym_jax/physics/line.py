@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineState
 from inferencegym_jax.numerics.compile_units import compile_unit, once
+from inferencegym_jax.physics.chance import met
 from inferencegym_jax.physics.iteration import TINY
 
 CLASSES = 3  # interactive, batch, best effort: the most urgent enters first
@@ -102,6 +103,7 @@ class Line(NamedTuple):
     after: jax.Array  # that wait at the end
     wait_ms: jax.Array  # mean wait of those that enter
     spread_ms: jax.Array  # over which it is spread
+    place_ms: jax.Array  # mean wait for a place that less urgent ones hold, beside the iteration under way
     age_ms: jax.Array  # since the first of it came, at the end
     young: jax.Array  # that wait at the end and are not past the objective
     last: jax.Array  # 1: nobody less urgent waits, 0: at least one does
@@ -125,12 +127,14 @@ def serve_lines(
     shares: jax.Array,
     objective_ms: jax.Array,
     capacity: jax.Array,
+    slowed_ms: jax.Array,
 ) -> Lines:
     """Let requests enter by urgency, and what does not fit the line be rejected.
 
     A class that finds the engine kept full by less urgent ones waits for places to come free: for the next, ``1 / A``,
-    and for those of its own class and above that came before it (Cobham, "Priority assignment in waiting line
-    problems", 1954).
+    and for those of its own class and above that came before it: ``1 / (A (1 - rho) (1 - rho'))`` with the shares of
+    the places that go to those above it, without and with its own (Cobham, "Priority assignment in waiting line
+    problems", 1954), for arrivals that are counted (``chance.met``).
 
     Args:
         engine: at the start of the second.
@@ -139,6 +143,7 @@ def serve_lines(
         shares: float32[3], of the classes among the arrivals.
         objective_ms: float32[3], on the time to first token.
         capacity: requests that may wait.
+        slowed_ms: T: places come free at the ends of iterations, and half of one is the first token's wait already.
     """
     starts = once(*(engine.waiting[..., i] for i in range(CLASSES)))
     waiting = starts[0] + starts[1] + starts[2]
@@ -169,17 +174,19 @@ def serve_lines(
 
     seen = (look(0), *jax.lax.cond(has_classes(shares), look_at_all, nobody))
     total, spreads, above = jnp.zeros_like(entering), jnp.zeros_like(entering), jnp.zeros_like(entering)
+    each, congested = SECOND_MS / jnp.maximum(entering, 1.0), jnp.ones_like(entering)
     classes = []
     for i, (age, young) in enumerate(seen):
         entered = starts[i] + shares[..., i] * joined - ends[i]
         wait, spread = wait_of(engine.age_ms[..., i], age, starts[i], ends[i], entered)
         lower = jnp.minimum(sum(ends[i + 1 :], jnp.zeros_like(entering)), 1.0)
-        before, above = above, jnp.minimum(above + shares[..., i] * joined / jnp.maximum(entering, TINY), 0.9)
-        place = SECOND_MS / jnp.maximum(entering, 1.0) / ((1.0 - before) * (1.0 - above))
-        place = jnp.where(ends[i] < 1.0, place * lower, 0.0)
-        wait, spread = wait + place, jnp.sqrt(spread**2 + (EXPONENTIAL_WIDTH * place) ** 2)
-        classes.append(Line(entered, ends[i], wait, spread, age, young, 1.0 - lower))
-        total, spreads = total + entered * wait, spreads + entered * spread
+        above = above + shares[..., i] * joined
+        before, congested = congested, 1.0 + met(jnp.maximum(above - 1.0, 0.0), each)
+        place = jnp.maximum(each * before * congested - 0.5 * slowed_ms, 0.0)
+        place = jnp.where(ends[i] < 1.0, place, 0.0)
+        classes.append(Line(entered, ends[i], wait, spread, place, age, young, 1.0 - lower))
+        total = total + entered * (wait + lower * place)
+        spreads = spreads + entered * jnp.sqrt(spread**2 + (EXPONENTIAL_WIDTH * lower * place) ** 2)
     some = jnp.maximum(entering, TINY)
     none = entering <= TINY
     mean, spread = once(jnp.where(none, 0.0, total / some), jnp.where(none, 0.0, spreads / some))
