@@ -77,7 +77,7 @@ def first_token(
     square = over_nodes(tuple(x * x for x in whole))
     p, square = once(p, square)
     # two different requests of a second whose mean is known are less alike than that mean with itself
-    apart = 1.0 / (1.0 + params.prompt_cv**2 / jnp.maximum(admitted, 1.0))
+    unlike = 1.0 / (1.0 + params.prompt_cv**2 / jnp.maximum(admitted, 1.0))
     load = jnp.minimum(seen * p, 1.0)
     growth = met(others, p)  # load / (1 - load)
     # the iteration that an arrival falls into: E[T^2] / E[T]
@@ -85,9 +85,9 @@ def first_token(
     inspected = t * (1.0 + growth) + lengthened
     busy = 1.0 - jnp.exp(-flow.running / gpus - admitted / (SECOND_MS * gpus) * (p + t))
     growth, lengthened, inspected, busy = once(growth, lengthened, inspected, busy)
-    with_it = scv * load * (inspected - (1.0 - apart) * lengthened)
+    per_prompt = t * prompts.iterations  # those that came with it take room: an iteration's worth is one more iteration
+    with_it = scv * load * (inspected - (1.0 - unlike) * lengthened) * (1.0 + per_prompt / jnp.maximum(p, TINY))
     # prompts beyond what one iteration has room for queue as at a server of their own
-    per_prompt = t * prompts.iterations
     service = p + jnp.where(split, 0.0, per_prompt)
     squares = over_nodes(tuple(jnp.where(split, w, x + per_prompt) ** 2 for x, w in zip(added, whole, strict=True)))
     queue = 0.5 * scv * squares / service * met(others, service) - waited_ms
@@ -97,7 +97,7 @@ def first_token(
     chunk = prompts.chunk_ms
     last = over_nodes(tuple(jnp.where(f > 0, x - f * (chunk + t), x) for x, f in zip(whole, further, strict=True)))
     pieces = over_nodes(tuple(jnp.where(f > 0, chunk, x) for x, f in zip(whole, further, strict=True)))
-    came = extra * seen * apart * pieces * (t + last + ahead)
+    came = extra * seen * unlike * pieces * (t + last + ahead)
     later = came * (1.0 - jnp.exp(-chunk / jnp.maximum(came, TINY)))
     (later,) = once(later)
     # a prefill GPU hands a prompt back over the link, in the midst of an iteration of the other

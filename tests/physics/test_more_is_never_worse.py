@@ -1,4 +1,5 @@
-"""What must hold of any engine: more memory and more GPUs serve no fewer, tokens are conserved, and the pool is never overfull."""
+"""What must hold of any engine: more memory and more GPUs serve no fewer, tokens are conserved, and no pool is
+overfull."""
 
 import functools
 

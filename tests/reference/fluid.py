@@ -22,12 +22,12 @@ from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.physics.serving import serve_second
 from inferencegym_jax.table import profile_of
 from inferencegym_jax.tasks import engine_params
-from tests.reference.cases import Case, committed, requests_of
+from tests.reference.cases import Case, requests_of
 from tests.reference.settings import Settings
 from tests.reference.traffic import CLASSES, Requests, dispersion, seconds
 
 LOG_DRAIN_S = 300  # after a log's last request
-DRAIN_S = 30  # of silence after the reference's last request, in which the fluid finishes its own
+LENGTH_S = 460  # of every case, one program for all: the reference's last request is finished in second 421
 TASK = 4
 TTFT_GRID_MS = np.geomspace(5.0, 1e6, 400).astype(np.float32)
 UNBOUNDED = 2**30
@@ -237,9 +237,8 @@ def figures_of(
 
 def case_figures(case: Case, runs: int | None = None) -> dict[str, float]:
     """A case of the grid, served by the fluid: means over its runs, as ``cases.json`` has them of the reference."""
-    length_s = int(max(case.length_s, committed()["cases"][case.name]["end_s"])) + DRAIN_S
-    traffic = [traffic_of(requests_of(case, seed), length_s) for seed in range(runs or case.runs)]
-    actions, role = knobs_of(case, length_s)
+    traffic = [traffic_of(requests_of(case, seed), LENGTH_S) for seed in range(runs or case.runs)]
+    actions, role = knobs_of(case, LENGTH_S)
     params = [params_of(case.engine_settings, role, run) for run in traffic]
     window = int(case.start_s), int(case.length_s)
     return figures_of(traffic, actions, params, case.objectives, window, case.classes)
