@@ -44,17 +44,24 @@ def normal_share(z: jax.Array) -> jax.Array:
     return 1.0 / (1.0 + jnp.exp(-z * (1.5976 + 0.07056 * z * z)))
 
 
-def unseen(running: jax.Array, cv_output: jax.Array, stiffness: jax.Array) -> jax.Array:
+def unseen(running: jax.Array, cv_output: jax.Array, stiffness: jax.Array, load: jax.Array) -> jax.Array:
     """Standard deviation of the number running around the fluid, requests.
+
+    A deviation slows everybody and so lasts ``1 + g`` stays; the load has changed before it does so for longer. Outputs
+    less spread than four phases are make the fluid too smooth: the number present then varies by ``(1 + A p)^2`` of what
+    the phases spread, as every arrival counts for itself and for the time by which its prompt delays the others. Part of
+    it goes along with the fluid's own: the deviation from it is between that and the bare one, ``1 + A p``.
 
     Args:
         running: n.
         cv_output: coefficient of variation of the outputs. Their Gini coefficient, erf(sigma / 2) for lognormal ones,
             is 0.48 of it to 5 % up to 1; four phases spread constant outputs as 0.27 does.
         stiffness: g.
+        load: A p, share of the time that prompts take.
     """
-    gini = jnp.clip(0.48 * cv_output, LEAST_GINI, 0.6)
-    return jnp.sqrt(gini * jnp.maximum(running, TINY) / (1.0 - jnp.minimum(stiffness, 0.5)))
+    gini = jnp.minimum(0.48 * cv_output, 0.6)
+    gini = gini + jnp.maximum(LEAST_GINI - gini, 0.0) * (1.0 + load)
+    return jnp.sqrt(gini * jnp.maximum(running, TINY) * (1.0 + stiffness))
 
 
 def near_slots(

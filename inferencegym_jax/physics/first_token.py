@@ -33,6 +33,8 @@ class FirstToken(NamedTuple):
     chance: jax.Array  # that others' prompts lengthen it
     stage_ms: jax.Array
     long: jax.Array  # share with three stages
+    placed_width: jax.Array  # the same for who waits for a place: of the uniform part
+    placed_ms: jax.Array  # and the mean of others' time
 
     @property
     def mean(self) -> jax.Array:
@@ -43,8 +45,10 @@ class FirstToken(NamedTuple):
         """The same of a request that is ``likely`` to wait for a place, exponentially, ``place_ms`` on average."""
         chance = 1.0 - (1.0 - self.chance) * (1.0 - likely)
         long = self.long * (1.0 - likely)
-        mean = self.chance * self.stage_ms * (1.0 + 2.0 * self.long) + likely * place_ms
-        return self._replace(chance=chance, stage_ms=mean / (chance * (1.0 + 2.0 * long)), long=long)
+        others = self.chance * self.stage_ms * (1.0 + 2.0 * self.long)
+        mean = others + likely * (self.placed_ms + place_ms - others)
+        width = self.width + likely * (self.placed_width - self.width)
+        return self._replace(width=width, chance=chance, stage_ms=mean / (chance * (1.0 + 2.0 * long)), long=long)
 
 
 def first_token(
@@ -99,7 +103,11 @@ def first_token(
     pieces = over_nodes(tuple(jnp.where(f > 0, chunk, x) for x, f in zip(whole, further, strict=True)))
     came = extra * seen * unlike * pieces * (t + last + ahead)
     later = came * (1.0 - jnp.exp(-chunk / jnp.maximum(came, TINY)))
-    (later,) = once(later)
+    # who waits for a place enters with those who got one at the end of the same iteration
+    slowed = flow.slowed_ms
+    placed = load * slowed
+    placed = placed + jnp.minimum(extra * seen * unlike * pieces * (t + last + placed), chunk)
+    later, placed = once(later, placed)
     # a prefill GPU hands a prompt back over the link, in the midst of an iteration of the other
     back = tuple(jnp.where(split, x + 0.5 * busy * t, 0.0) for x in apart.link_ms)
     own = tuple(path_ms + (1.0 + extra) * t + x + y for x, y in zip(whole, back, strict=True))
@@ -114,7 +122,7 @@ def first_token(
     curve = 10.0 - 4.0 * s
     long = (curve + jnp.sqrt(curve * curve - 16.0 * s * (s - 2.0))) / (8.0 * s)
     own, (width, long) = once(*own), once(width, long)
-    return FirstToken(own, width, chance, delay / (1.0 + 2.0 * long), long)
+    return FirstToken(own, width, chance, delay / (1.0 + 2.0 * long), long, slowed, placed)
 
 
 @compile_unit

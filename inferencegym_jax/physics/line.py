@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineState
 from inferencegym_jax.numerics.compile_units import compile_unit, once
-from inferencegym_jax.physics.chance import met
 from inferencegym_jax.physics.iteration import TINY
 
 CLASSES = 3  # interactive, batch, best effort: the most urgent enters first
@@ -21,6 +20,7 @@ EXPONENTIAL_WIDTH = 3.4641016  # of an even spread with an exponential's deviati
 
 SECOND_MS = 1000.0
 EVERYBODY = 1e9  # requests: more than a line holds
+LEAST_FREE = 0.1  # share of the places that a class finds free, at least: what lasts longer is the fluid's line
 LEAST_RATE = 0.1  # requests/s of those older than the memory, at least
 
 
@@ -32,9 +32,13 @@ def remember(arrived: jax.Array, joined: jax.Array) -> jax.Array:
 
 
 def forget(arrived: jax.Array, earlier_rate: jax.Array) -> jax.Array:
-    """The rate (requests/s) of those older than the memory, with the second that leaves it."""
+    """The rate (requests/s) of those older than the memory, with the second that leaves it.
+
+    Whoever waits so long did not come in silent seconds: those with less than half of the rate count for less.
+    """
     leaving = arrived[..., -1] - arrived[..., -2]
-    return earlier_rate + (leaving - earlier_rate) * jnp.float32(1.0 / arrived.shape[-1])
+    counts = jnp.minimum(2.0 * leaving / jnp.maximum(earlier_rate, LEAST_RATE), 1.0)
+    return earlier_rate + (leaving - earlier_rate) * counts * jnp.float32(1.0 / arrived.shape[-1])
 
 
 @compile_unit
@@ -134,7 +138,7 @@ def serve_lines(
     A class that finds the engine kept full by less urgent ones waits for places to come free: for the next, ``1 / A``,
     and for those of its own class and above that came before it: ``1 / (A (1 - rho) (1 - rho'))`` with the shares of
     the places that go to those above it, without and with its own (Cobham, "Priority assignment in waiting line
-    problems", 1954), for arrivals that are counted (``chance.met``).
+    problems", 1954), at the rate of the seconds that the line remembers. What of it the fluid's own line is, is in it.
 
     Args:
         engine: at the start of the second.
@@ -174,16 +178,16 @@ def serve_lines(
 
     seen = (look(0), *jax.lax.cond(has_classes(shares), look_at_all, nobody))
     total, spreads, above = jnp.zeros_like(entering), jnp.zeros_like(entering), jnp.zeros_like(entering)
-    each, congested = SECOND_MS / jnp.maximum(entering, 1.0), jnp.ones_like(entering)
+    each, free = SECOND_MS / jnp.maximum(entering, 1.0), jnp.ones_like(entering)
+    remembered = arrived[..., -1] * each * jnp.float32(1.0 / (SECOND_MS * arrived.shape[-1]))  # of the places
     classes = []
     for i, (age, young) in enumerate(seen):
         entered = starts[i] + shares[..., i] * joined - ends[i]
         wait, spread = wait_of(engine.age_ms[..., i], age, starts[i], ends[i], entered)
         lower = jnp.minimum(sum(ends[i + 1 :], jnp.zeros_like(entering)), 1.0)
-        above = above + shares[..., i] * joined
-        before, congested = congested, 1.0 + met(jnp.maximum(above - 1.0, 0.0), each)
-        place = jnp.maximum(each * before * congested - 0.5 * slowed_ms, 0.0)
-        place = jnp.where(ends[i] < 1.0, place, 0.0)
+        above = above + shares[..., i] * remembered
+        before, free = free, jnp.maximum(1.0 - above, LEAST_FREE)
+        place = jnp.maximum(each / (before * free) - wait - 0.5 * slowed_ms, 0.0)
         classes.append(Line(entered, ends[i], wait, spread, place, age, young, 1.0 - lower))
         total = total + entered * (wait + lower * place)
         spreads = spreads + entered * jnp.sqrt(spread**2 + (EXPONENTIAL_WIDTH * lower * place) ** 2)

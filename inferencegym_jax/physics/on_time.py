@@ -72,7 +72,7 @@ def time_per_token(
     mean = recent * now + (1.0 - recent) * before
     tokens_left = jnp.maximum(output - 1.0, 1.0)
     amplified = square_ms * (1.0 + cv_output * cv_output) / jnp.maximum(1.0 - load, 0.2)
-    by_prompts = admission * amplified * stay / (tokens_left * tokens_left)
+    by_prompts = admission * amplified * stay / (tokens_left * tokens_left * (1.0 + 0.002 * stay))
     slack = 1.0 - stiffness
     by_chance = (now * stiffness) ** 2 * (1.0 - slack / 3.0) / (2.0 * jnp.maximum(running, 1.0) * slack)
     return TimePerToken(mean, jnp.sqrt(by_prompts + by_chance))

@@ -183,6 +183,7 @@ def settle(
     )
     gpus = jnp.maximum(configuration.gpus, 1.0 + (configuration.apart > 0.5))
     used = moved.held / gpus
+    lost = engine.phases[..., 0] + engine.phases[..., 1] + engine.phases[..., 2] + engine.phases[..., 3]
     drafts = action.spec_length.astype(jnp.float32)
     yielded = accepted_tokens(params.acceptance_lengths, action.spec_length)
     second = Second(
@@ -199,7 +200,7 @@ def settle(
         admitted=moved.admitted,
         completed=moved.completed,
         rejected=lines.rejected,
-        preempted=moved.preempted,
+        preempted=moved.preempted + jnp.where(configuration.stopped, lost, 0.0),
         running=moved.running,
         accepted=jnp.where(drafts > 0, (yielded - 1.0) / jnp.maximum(drafts, 1.0), 0.0),
         outcome=outcome,

@@ -165,8 +165,9 @@ def near_limits(
 ) -> tuple[Chance, jax.Array]:
     """What chance does at the nearer of slots and pool, all GPUs together, and the probability of a full pool."""
     waiting = jnp.maximum(0.5 * (inflow.waiting + inflow.line - outlook.entering), 0.0)
-    (sigma,) = once(unseen(outlook.middle, params.output_cv, stiffness))
-    prefill = outlook.entering * demand.inverse_ms * what.prefill_ms  # requests in their own
+    rate = outlook.entering * demand.inverse_ms
+    (sigma,) = once(unseen(outlook.middle, params.output_cv, stiffness, rate * what.share_ms))
+    prefill = rate * what.prefill_ms  # requests in their own
     slots = near_slots(what.slots - prefill, outlook.middle, jnp.where(by_pool, 0.0, waiting), sigma, outlook.stay_ms)
     spread = (inflow.own_prompt * params.prompt_cv) ** 2
     spread = spread + outlook.output**2 * (0.5 * params.output_cv**2 + ONE_TWELFTH)
