@@ -47,10 +47,10 @@ def normal_share(z: jax.Array) -> jax.Array:
 def unseen(running: jax.Array, cv_output: jax.Array, stiffness: jax.Array, load: jax.Array) -> jax.Array:
     """Standard deviation of the number running around the fluid, requests.
 
-    A deviation slows everybody and so lasts ``1 + g`` stays; the load has changed before it does so for longer. Outputs
-    less spread than four phases are make the fluid too smooth: the number present then varies by ``(1 + A p)^2`` of what
-    the phases spread, as every arrival counts for itself and for the time by which its prompt delays the others. Part of
-    it goes along with the fluid's own: the deviation from it is between that and the bare one, ``1 + A p``.
+    A deviation slows everybody and so lasts ``1 + g`` stays; the load has changed before it would for longer. Outputs
+    that are less spread than four phases make the fluid too smooth: the number present then varies by ``(1 + A p)^2``
+    of what the phases spread, as an arrival counts for itself and for the time by which its prompt delays the others.
+    Part of that goes along with the fluid's own: the deviation is taken between it and the bare one, ``1 + A p``.
 
     Args:
         running: n.

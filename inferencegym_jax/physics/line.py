@@ -20,6 +20,7 @@ EXPONENTIAL_WIDTH = 3.4641016  # of an even spread with an exponential's deviati
 
 SECOND_MS = 1000.0
 EVERYBODY = 1e9  # requests: more than a line holds
+RATE_SECONDS = 16  # over which the rate of the classes is taken
 LEAST_FREE = 0.1  # share of the places that a class finds free, at least: what lasts longer is the fluid's line
 LEAST_RATE = 0.1  # requests/s of those older than the memory, at least
 
@@ -179,7 +180,7 @@ def serve_lines(
     seen = (look(0), *jax.lax.cond(has_classes(shares), look_at_all, nobody))
     total, spreads, above = jnp.zeros_like(entering), jnp.zeros_like(entering), jnp.zeros_like(entering)
     each, free = SECOND_MS / jnp.maximum(entering, 1.0), jnp.ones_like(entering)
-    remembered = arrived[..., -1] * each * jnp.float32(1.0 / (SECOND_MS * arrived.shape[-1]))  # of the places
+    remembered = arrived[..., RATE_SECONDS - 1] * each * jnp.float32(1.0 / (SECOND_MS * RATE_SECONDS))  # of the places
     classes = []
     for i, (age, young) in enumerate(seen):
         entered = starts[i] + shares[..., i] * joined - ends[i]

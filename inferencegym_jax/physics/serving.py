@@ -223,9 +223,11 @@ def settle(
         prompt=mix(inflow.running, inflow.own_prompt, moved.admitted, inflow.prompt),
         output=moved.output,
         held=moved.held,
-        # who was preempted by a stop has had its first token: the time until it decodes again is its TPOT's
-        had_ms=(engine.had_ms + moved.busy_ms + SECOND_MS * (inflow.again - 0.5 * moved.again)) * kept,
-        had_tokens=(engine.had_tokens + moved.grown) * kept,
+        # The mean of a request that finishes reaches half as far back as that of all who run, from which the share of
+        # the finished is taken alike: so it is taken twice. Who was preempted by a stop, half way on average, has had
+        # its first token: the time until it decodes again is its TPOT's, for all of its tokens.
+        had_ms=(engine.had_ms + moved.busy_ms + 0.5 * SECOND_MS * (inflow.again - 0.5 * moved.again)) * kept * kept,
+        had_tokens=(engine.had_tokens + moved.grown) * kept * kept,
         unjudged=jnp.stack([row.unjudged for row in rows], axis=-1),
         waiting=jnp.stack([mine.after for mine in lines.classes], axis=-1),
         young=jnp.stack([mine.young for mine in lines.classes], axis=-1),

@@ -161,7 +161,8 @@ def served(
 
 
 def _entering(entered: np.ndarray, arrived: np.ndarray, start: int, end: int) -> np.ndarray:
-    """[runs, seconds]: of those that enter in each second, who arrived in the window; first come, first served."""
+    """[runs, seconds]: of those that enter (or finish) in each second, who arrived in the window; first come, first
+    served."""
     came = np.cumsum(arrived, axis=1)
     low, high = (came[:, start - 1] if start else np.zeros(len(came))), came[:, end - 1]
     until = np.cumsum(entered, axis=1)
@@ -224,11 +225,12 @@ def figures_of(
         if classes[0] < 1:
             for i, label in enumerate(CLASSES):
                 found[f"{name}_{label}"] = float(np.mean(good[:, i] / judged[:, i]))
-    finished = (second.completed * (second.flow.output - 1.0))[:, start:]
+    arrived = np.stack([run.requests for run in runs])
+    finished = _entering(second.completed, arrived, start, end) * (second.flow.output - 1.0)
     inside = slice(start, end)
     return found | {
         **_ttft(second, runs, classes, window),
-        "itl_mean_ms": float(np.mean((second.per_token.mean[:, start:] * finished).sum(axis=1) / finished.sum(axis=1))),
+        "itl_mean_ms": float(np.mean((second.per_token.mean * finished).sum(axis=1) / finished.sum(axis=1))),
         "tokens_per_s": float(second.tokens[:, inside].mean()),
         "decoding": float(second.running[:, inside].mean()),
         "preemption_events": float(second.preempted.sum(axis=1).mean()),
