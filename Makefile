@@ -66,10 +66,10 @@ demo: $(STAMPS)/demo ## Score four policies on all tasks and draw demo.png (unde
 	$(PY) -m training.demo $(ARGS)
 
 test: $(STAMPS)/test ## Run the tests on both cores (PYTEST_ARGS="-k grader" narrows them)
-	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist loadfile --timeout 900 -m "not slow" $(PYTEST_ARGS)
+	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 --timeout 240 -m "not slow" $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/test ## Run the tests that are marked slow (CI runs both)
-	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --timeout 900 -m "slow and not release" $(PYTEST_ARGS)
+	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --max-worker-restart 0 --timeout 900 -m "slow and not release" $(PYTEST_ARGS)
 
 lint: $(STAMPS)/test ## Check style, formatting and types; the library strictly, and every public name
 	$(PY) -m ruff check .
