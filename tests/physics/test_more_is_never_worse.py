@@ -1,5 +1,5 @@
-"""What must hold of any engine: more memory and more GPUs serve no fewer, tokens are conserved, and no pool is
-overfull."""
+"""What must hold of any engine: more memory makes nobody wait longer, more GPUs serve no fewer, tokens are
+conserved, and no pool is overfull."""
 
 import functools
 
@@ -20,7 +20,7 @@ from inferencegym_jax.tasks import engine_params
 SECONDS, QUIET = 120, 240  # with requests, and without, until the last has left
 VARIANTS = 4
 WIDE = 1e6  # ms
-TOLERANCE = 0.002  # of the requests: a fluid that admits earlier runs slower for a moment
+TOLERANCE = 0.01  # who is admitted earlier slows the others for a moment
 GPU_GB = np.array([22.0, 30.0, 45.0, 80.0], np.float32)
 
 TRAFFIC = st.fixed_dictionaries(
@@ -77,8 +77,7 @@ def program():
                     jnp.full(3, objective),
                     own,
                 )
-                kept = second.tokens, second.outcome, second.flow.held, second.flow.phases, second.completed
-                return after, (kept, after.waiting)
+                return after, (second, after.waiting)
 
             first = jnp.arange(columns[0].shape[0]) == 0
             return jax.lax.scan(body, EngineState.empty(), (*columns, first))[1]
@@ -107,14 +106,15 @@ def on_time(outcome):
     return outcome.on_time.sum(axis=(1, 2))
 
 
-@settings(max_examples=15, deadline=None)
-@given(traffic=TRAFFIC, knobs=KNOBS_OF)
-def test_more_memory_never_serves_fewer(traffic, knobs):
-    (tokens, outcome, *_), _ = play(traffic, knobs, {"memory_gb": GPU_GB})
-    asked = outcome.asked.sum(axis=(1, 2))
-    made = np.cumsum(tokens, axis=1)[:, :SECONDS]
-    assert (np.diff(made[:, -1]) >= -TOLERANCE * np.maximum(made[0, -1], 1.0)).all(), made[:, -1]
-    assert (np.diff(on_time(outcome)) >= -TOLERANCE * np.maximum(asked[0], 1.0)).all()
+@settings(max_examples=10, deadline=None)
+@given(traffic=TRAFFIC, batch_size=st.integers(1, 128), kv_budget=st.floats(0.1, 1.0))
+def test_more_memory_never_makes_anybody_wait_longer_nor_preempts_more(traffic, batch_size, kv_budget):
+    knobs = {"batch_size": batch_size, "kv_budget": kv_budget, "spec_length": 0}
+    (seconds, waiting) = play(traffic, knobs, {"memory_gb": GPU_GB})
+    waited = waiting.sum(axis=(1, 2))  # request-seconds
+    assert (np.diff(waited) <= TOLERANCE * waited[:-1] + 1.0).all(), waited
+    preempted = seconds.preempted.sum(axis=1)
+    assert (np.diff(preempted) <= TOLERANCE * preempted[:-1] + 0.1).all(), preempted
 
 
 @settings(max_examples=15, deadline=None)
@@ -122,7 +122,8 @@ def test_more_memory_never_serves_fewer(traffic, knobs):
 def test_a_second_gpu_never_serves_fewer(traffic, knobs, objective):
     both = (False, True, False, True)
     objectives = (objective, objective, WIDE, WIDE)
-    (tokens, outcome, *_), _ = play(traffic, knobs, second_gpu=both, objective=objectives)
+    second, _ = play(traffic, knobs, second_gpu=both, objective=objectives)
+    tokens, outcome = second.tokens, second.outcome
     asked = max(outcome.asked[0].sum(), 1.0)
     good = on_time(outcome)
     assert good[1] >= good[0] - TOLERANCE * asked and good[3] >= good[2] - TOLERANCE * asked, good / asked
@@ -133,13 +134,14 @@ def test_a_second_gpu_never_serves_fewer(traffic, knobs, objective):
 @settings(max_examples=15, deadline=None)
 @given(traffic=TRAFFIC, knobs=KNOBS_OF)
 def test_tokens_are_conserved_and_the_pool_is_never_overfull(traffic, knobs):
-    (tokens, outcome, held, phases, completed), waiting = play(traffic, knobs, {"memory_gb": GPU_GB})
+    second, waiting = play(traffic, knobs, {"memory_gb": GPU_GB})
+    outcome, held = second.outcome, second.flow.held
     profile = profile_of(ig.load_table())
     pool = np.array([profile.pool_tokens(0, float(memory)) for memory in GPU_GB])
     assert (held <= pool[:, None] * (1 + 1e-5)).all() and (held >= 0).all()
     asked = outcome.tokens_asked.sum(axis=1)
-    gone = waiting[:, -1].sum(axis=-1) + sum(phase[:, -1] for phase in phases) < 1e-2
-    made = tokens.sum(axis=1)
+    gone = waiting[:, -1].sum(axis=-1) + sum(phase[:, -1] for phase in second.flow.phases) < 1e-2
+    made = second.tokens.sum(axis=1)
     for i in np.flatnonzero(gone):
         np.testing.assert_allclose(made[i], asked[i], rtol=0.02)
-        np.testing.assert_allclose(completed[i].sum(), outcome.asked[i].sum(), rtol=1e-3)
+        np.testing.assert_allclose(second.completed[i].sum(), outcome.asked[i].sum(), rtol=1e-3)
