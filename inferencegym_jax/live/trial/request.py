@@ -18,7 +18,7 @@ import numpy as np
 from inferencegym_jax import registry
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.outcome import Objective, measures
-from inferencegym_jax.live.trial.prediction import saturation
+from inferencegym_jax.live.trial.profile_engine import saturation
 from inferencegym_jax.live.trial.request_log import read_log
 from inferencegym_jax.live.trial.runs import TrialSettings, predict, results, run_trial
 from inferencegym_jax.live.trial.traffic import Traffic, scaled_params, task_traffic

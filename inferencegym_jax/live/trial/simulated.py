@@ -15,19 +15,34 @@ from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.live.loop.policy_runner import PolicyRunner
 from inferencegym_jax.live.trial.traffic import Traffic
 from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.traffic.dispersion import Moments, arrival_scv
 from inferencegym_jax.traffic.request_log import RequestLog
 
 
 def request_log(traffic: Traffic) -> RequestLog:
-    """The traffic as the simulator reads a log: requests, mean prompt and mean output of every second."""
+    """The traffic as the simulator reads a log: requests, mean prompt and mean output of every second, and how the
+    requests of a second differ."""
     seconds = max(int(np.ceil(traffic.seconds)), 1)
     second = np.minimum(traffic.time_s.astype(int), seconds - 1)
     counts = np.bincount(second, minlength=seconds)
-    means = []
-    for values in (traffic.prompt, traffic.output):
-        sums = np.bincount(second, weights=values, minlength=seconds)
-        means.append(np.where(counts, sums / np.maximum(counts, 1), values.mean()).astype(np.float32))
-    return RequestLog(counts.astype(np.int32), means[0], means[1], len(traffic))
+    lengths = [np.asarray(values, np.float64) for values in (traffic.prompt, traffic.output)]
+    sums = [np.bincount(second, weights=values, minlength=seconds) for values in lengths]
+    means = [
+        np.where(counts, total / np.maximum(counts, 1), values.mean()).astype(np.float32)
+        for total, values in zip(sums, lengths, strict=True)
+    ]
+    moments = Moments()
+    moments.add(*lengths)
+    prompt_cv, output_cv, correlation = moments.within(counts.astype(np.float64), *sums)
+    return RequestLog(
+        counts.astype(np.int32),
+        *means,
+        len(traffic),
+        prompt_cv=prompt_cv,
+        output_cv=output_cv,
+        length_correlation=correlation,
+        arrival_scv=arrival_scv(traffic.time_s),
+    )
 
 
 def simulate_traffic(
