@@ -15,7 +15,7 @@ from typing import Any
 from inferencegym_jax.live.loop.admission_line import AdmissionLine
 from inferencegym_jax.live.loop.fates import Watched
 from inferencegym_jax.live.loop.observer import Observer
-from inferencegym_jax.live.trial.profile_engine import EngineRequest, EngineTimes, ProfileEngine
+from inferencegym_jax.live.trial.profile_engine import EngineRequest, ProfileEngine, engine_times
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.traffic import Traffic
 from inferencegym_jax.models import ServeAction, ServeObservation
@@ -146,7 +146,7 @@ def replay(
     Raises:
         TableError: the table says too little of the engine; the message names what to add.
     """
-    times = EngineTimes(table)
+    times = engine_times(table)
     engine = ProfileEngine(times, max_num_seqs, token_budget)
     line = _Line(engine, lambda line: Observer(slo_ms, line, times.base_gb))
     run = _Run(traffic, line, step_seconds, times.profile.path_ms / 1000.0)

@@ -9,6 +9,7 @@ tokens.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from dataclasses import dataclass
 
@@ -85,10 +86,16 @@ class EngineTimes:
         return float(np.interp(tokens, self._prompts, self._attention)) if tokens >= 1.0 else 0.0
 
 
+@functools.lru_cache(maxsize=8)
+def engine_times(table: LatencyTable) -> EngineTimes:
+    """The iteration times of a table's engine, made once; see ``EngineTimes``."""
+    return EngineTimes(table)
+
+
 def saturation(table: LatencyTable, prompt: float, output: float) -> float:
     """Requests a second that the engine can at most finish: the best of ``n / (O T(n))`` over the table's batch
     sizes, with ``T(n) = t(n) + n / O p``."""
-    times = EngineTimes(table)
+    times = engine_times(table)
     best = 0.0
     for n in table.axes["batch_size"]:
         iteration = times.decode_ms(n, prompt + output / 2) + n / output * times.prompt_ms(prompt, n)

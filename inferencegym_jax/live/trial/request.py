@@ -97,7 +97,8 @@ def compare(request: TrialRequest, report: Callable[[str], None] = lambda _: Non
 
 def scenario(request: TrialRequest, table: LatencyTable) -> tuple[Problem, Callable[[int], Traffic], dict[str, Any]]:
     """The task on this table, its params scaled to the engine; the traffic of a seed; and how it was scaled."""
-    problem, output = registry.problem(request.task, table=table), int(table.output_length)
+    # an engine batches continuously, whatever loop the task has: so do its normalisers and policies here
+    problem, output = registry.problem(request.task, table=table, dynamics="open_loop"), int(table.output_length)
     longest = int(max(table.axes["prompt_len_bucket"]))
     if request.trace is not None:
         traffic = read_log(request.trace, request.rate_scale, longest, request.seconds)
