@@ -88,7 +88,7 @@ class LiveEnv:
         except BaseException:
             self.close()
             raise
-        sees_cache = all(server.sees_cache for server in self.servers.values())
+        sees_cache = all(server.kv_usage is not None for server in self.servers.values())
         self.params = params.replace(active=_active(params, list(wanted), sees_cache))
 
     def __enter__(self) -> LiveEnv:
@@ -253,7 +253,7 @@ class LiveEnv:
         client = open_client(endpoint)
         self._clients.append(client)
         engine = await probe(client, endpoint)
-        return Server(engine.endpoint, client, engine.tells_kv_usage)
+        return Server(engine.endpoint, client, engine.kv_usage, engine.kv_cache_tokens)
 
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -47,11 +47,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Server:
-    """An endpoint, the client that reaches it, and whether it tells the share of its KV cache in use."""
+    """An endpoint, the client that reaches it, and what it tells of its KV cache: the share in use, and the tokens that
+    fit."""
 
     endpoint: Endpoint
     client: httpx.AsyncClient
-    sees_cache: bool = False
+    kv_usage: float | None = None
+    pool_tokens: float | None = None
 
 
 class Session:
@@ -84,6 +86,7 @@ class Session:
     ):
         self.choose, self.traffic, self.step_seconds, self.seed = choose, traffic, step_seconds, seed
         self.gate = Gate(limit=1, capacity=capacity)
+        self.gate.read_cache(choose().kv_usage, choose().pool_tokens)  # as the probe found it
         self.observer = Observer(
             slo_ms, self.gate, base_memory_gb, episode_length=episode_length, slo_tpot_ms=slo_tpot_ms
         )
@@ -105,8 +108,6 @@ class Session:
             gpus: that are paid for.
             quality: of the answers, 1 at most.
         """
-        if self._sender is None and kv_budget < 1.0:
-            await self._read()  # what is in the cache before anything is sent
         self.gate.kv_budget, self.gate.limit = kv_budget, limit
         if self._sender is None:
             self.start_s = self._last_s = self._due_s = time.perf_counter()

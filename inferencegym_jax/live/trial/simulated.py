@@ -31,16 +31,17 @@ def request_log(traffic: Traffic) -> RequestLog:
     counts = np.bincount(second, minlength=seconds)
     lengths = [np.asarray(values, np.float64) for values in (traffic.prompt, traffic.output)]
     sums = [np.bincount(second, weights=values, minlength=seconds) for values in lengths]
-    means = [
+    prompts, outputs = (
         np.where(counts, total / np.maximum(counts, 1), values.mean()).astype(np.float32)
         for total, values in zip(sums, lengths, strict=True)
-    ]
+    )
     moments = Moments()
     moments.add(*lengths)
     prompt_cv, output_cv, correlation = moments.within(counts.astype(np.float64), *sums)
     return RequestLog(
         counts.astype(np.int32),
-        *means,
+        prompts,
+        outputs,
         len(traffic),
         prompt_cv=prompt_cv,
         output_cv=output_cv,
