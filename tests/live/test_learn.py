@@ -40,12 +40,8 @@ def request_of(tmp_path: Path) -> TrialRequest:
             for name, value in row.items():
                 columns.setdefault(name, []).append(float(value))
     prefill = json.dumps([TIMES.c * prompt for prompt in (64, 128, 256)])
-    metadata = {
-        "reference_output_length": str(OUTPUT),
-        "prefill_ms": prefill,
-        "kv_cache_gb": "4.0",
-        "kv_bytes_per_token": "131072",
-    }
+    metadata = {"reference_output_length": str(OUTPUT), "prefill_ms": prefill}
+    metadata |= {"kv_cache_gb": "4.0", "kv_bytes_per_token": "131072"}
     write_table(columns, metadata, tmp_path / "table.parquet")
     return TrialRequest(
         Endpoint("http://127.0.0.1:9", "none"),
