@@ -22,6 +22,7 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.static_search import static_actions
+from inferencegym_jax.models import QUEUE_CAPACITY
 from inferencegym_jax.policies.knob_text import knob_values
 from inferencegym_jax.recommend.log_requests import LoggedRequests, load_requests
 from inferencegym_jax.recommend.recommendation import recommend
@@ -38,24 +39,25 @@ def replayed(
     requests: LoggedRequests, knobs: dict[str, Any], slo_ms: float, memory_gb: float, seconds: float = np.inf
 ) -> float:
     """Share of the requests of a log's first ``seconds`` within the SLO, by the request-level reference."""
-    profile, good = load_profile(), np.zeros(0, bool)
     settings = Settings(
         batch_size=knobs["batch_size"],
         kv_budget=knobs["kv_budget"],
         spec_length=knobs["spec_length"],
-        quant_tier=int(knobs["quant_tier"]),
+        quant_tier=knobs["quant_tier"],
         second_gpu="prefill" if knobs["prefill_disagg"] else "none",
         memory_gb=memory_gb,
-        transfer_gb_s=profile["host_link_gb_s"],
+        queue_capacity=QUEUE_CAPACITY,
+        transfer_gb_s=load_profile()["host_link_gb_s"],
     )
+    good = np.zeros(0, bool)
     for stretch in range(len(requests.starts)):
         mine = requests.stretch == stretch
         gaps = requests.gap_ms[mine]
         times = np.cumsum(np.where(np.isfinite(gaps), gaps, 0.0).astype(float))
         count = int(np.searchsorted(times, seconds * 1000))
-        lengths = (np.maximum(x[mine][:count].astype(int), 1) for x in (requests.prompt, requests.output))
-        served = serve(requests_at(times[:count], *lengths), settings, profile)
-        good = np.append(good, served.ttft_ms <= slo_ms)  # who never had a first token is not in time
+        lengths = (x[mine][:count].astype(int) for x in (requests.prompt, requests.output))
+        served = serve(requests_at(times[:count], *lengths), settings, load_profile())
+        good = np.append(good, served.ttft_ms <= slo_ms)  # never, where it was rejected: NaN
     return float(good.mean())
 
 
