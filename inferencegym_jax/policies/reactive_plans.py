@@ -172,7 +172,13 @@ def _tpot(grid: Iterations, params: EnvParams, context: jax.Array, drafts: Any, 
     count = jnp.asarray(BATCHES, jnp.float32)
     drafted = jnp.full(SIZES, drafts, jnp.int32)
     took = iteration(
-        grid, count, jnp.full(SIZES, context), drafted.astype(jnp.float32), jnp.full(SIZES, tier), params.engine
+        grid,
+        count,
+        jnp.full(SIZES, jnp.inf),
+        jnp.full(SIZES, context),
+        drafted.astype(jnp.float32),
+        jnp.full(SIZES, tier),
+        params.engine,
     )
     return took.ms / accepted_tokens(jnp.asarray(params.engine.acceptance_lengths), drafted)
 
