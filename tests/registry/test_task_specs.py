@@ -137,7 +137,7 @@ def test_the_file_of_shipped_tasks_is_read_as_any_file_is() -> None:
         ({"dynamics": "open_loop", "traffic": {"rate": 2}}, "traffic: 'sigma' is missing"),
         ({"episode_length": 0}, "episode_length = 0: must be a whole number from 1 to 86400"),
         ({"episode_length": 10.5}, "episode_length = 10.5: must be a whole number"),
-        ({"slo_tpot_ms": (15.0, -1.0)}, "slo_tpot_ms = -1.0: must be a finite number above 0"),
+        ({"slo_tpot_ms": (15.0, -1.0)}, "slo_tpot_ms = -1.0: must be a finite number from 0.001"),
         ({"switching": {"start": 3}}, "switching: unknown key 'start'; allowed are second_gpu, start_s"),
         ({"switching": {"second_gpu": "spare"}}, "switching second_gpu = 'spare': must be one of prefill, replica"),
         ({"switching": {"start_s": -1}}, "switching start_s = -1"),
