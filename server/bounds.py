@@ -14,7 +14,7 @@ from typing import Any
 from server.bad_input import BadInput
 
 SMALL_BODY = 64_000  # bytes of any body but a log's and a rollout's
-LOG_BODY = 1_000_000  # bytes: 200 seconds with everything that a step answers are 400 kB
+LOG_BODY = 4_500_000  # bytes: 1,800 seconds, the longest episode that ships, with all that a step answers are 3.6 MB
 OWN_LIMIT = {"/grader": LOG_BODY}
 LARGE = "/rollout"  # has what MAX_BODY_BYTES allows
 BODIES_AT_ONCE = 64_000_000  # bytes of all bodies that are being read or worked on
@@ -71,11 +71,11 @@ def read_json(body: bytes) -> Any:
 
 def excess(value: Any, most: int = MESSAGE_VALUES, deepest: int = MESSAGE_DEPTH) -> str | None:
     """What there is too much of in a message's value, or None. Looks at no more than ``most`` values."""
-    pending, seen = [(value, 0)], 0
+    pending, seen = [(value, 0)], 1
     while pending:
         item, depth = pending.pop()
         inside = list(item.values()) if isinstance(item, dict) else item if isinstance(item, list) else ()
-        seen += 1 + len(inside)
+        seen += len(inside)
         if seen > most:
             return f"more than {most} values in one message"
         if inside and depth >= deepest:
