@@ -18,7 +18,6 @@ import optax
 
 import inferencegym_jax as ig
 from inferencegym_jax import Environment, EnvParams, EnvState, EpisodeStatistics, ServeAction, ServeObservation
-from inferencegym_jax.models import EPISODE_LENGTH
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.policies.memory import NetworkCarry
 from inferencegym_jax.policies.network import (
@@ -96,7 +95,8 @@ def step_all(env: Environment, params: EnvParams, state: EnvState, action: Serve
 
 def warm_up_steps(config: TrainConfig) -> int:
     """Environment steps that staggering takes before the first update."""
-    return sum(i * EPISODE_LENGTH // config.environments for i in range(config.environments)) if config.stagger else 0
+    length = ig.get_task(config.task).episode_length
+    return sum(i * length // config.environments for i in range(config.environments)) if config.stagger else 0
 
 
 def initial_state(
@@ -104,7 +104,7 @@ def initial_state(
 ) -> TrainState:
     """The state before the first update.
 
-    With ``stagger`` environment i starts ``200 i / environments`` steps into an episode, which it reaches under the
+    With ``stagger`` environment i starts ``i / environments`` of an episode in, which it reaches under the
     baseline's action: otherwise all of a rollout's environments stand in the same phase of the burst calendar.
     """
     seed = jnp.asarray(seed, jnp.uint32)
@@ -121,7 +121,8 @@ def initial_state(
     statistics = initial_statistics(config.features)
     carry = first_carry(config.observed, config.hidden_size, (config.environments,))
     if config.stagger:
-        offsets = jnp.arange(config.environments) * EPISODE_LENGTH // config.environments
+        length = ig.get_task(config.task).episode_length
+        offsets = jnp.arange(config.environments) * length // config.environments
 
         def advance(before: Any, step: jax.Array) -> tuple[Any, None]:
             observation, state, carry = before
@@ -130,7 +131,7 @@ def initial_state(
             return choose(step < offsets, (observation, state, carry), before), None
 
         start = (observation, env_state, carry)
-        (observation, env_state, carry), _ = jax.lax.scan(advance, start, jnp.arange(EPISODE_LENGTH))
+        (observation, env_state, carry), _ = jax.lax.scan(advance, start, jnp.arange(length))
     return TrainState(
         variables=variables,
         optimiser=optimiser_of(config, hyper).init(variables),
@@ -179,7 +180,8 @@ def collect(
     flat, hidden, raw, log_prob, reward, signal, terminated, truncated, is_first = rows
 
     x = standardise(flat, statistics)
-    # at most one truncation an environment a rollout (rollout_length <= 200), so one final observation each is enough
+    # at most one truncation an environment a rollout (rollout_length is at most one), so one final observation each
+    # is enough
     beyond = [remember(config, variables, statistics, *pair)[1] for pair in ((observation, carry), final)]
     value = apply(config, variables, jnp.concatenate([x, hidden], axis=-1), "critic")
     after, at_end = apply(config, variables, jnp.stack(beyond), "critic")

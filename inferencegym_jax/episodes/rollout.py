@@ -19,7 +19,7 @@ from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes import parallel
 from inferencegym_jax.episodes.policy import Policy, act, carry_on, init_carry, spread
 from inferencegym_jax.episodes.wrapped import reset_seed, suited
-from inferencegym_jax.models import EPISODE_LENGTH, SEEDS, EnvParams, Trajectory
+from inferencegym_jax.models import SEEDS, EnvParams, Trajectory, is_traced
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics, accumulate, no_sums, summarise
 
 STEP_INFO = (
@@ -53,6 +53,22 @@ def _check(seeds: Any, params: EnvParams, length: int) -> jax.Array:
     return jnp.asarray(seeds, jnp.uint32)
 
 
+def steps_of(params: EnvParams, length: int | None) -> int:
+    """Steps of a rollout: ``length``, or where it is None the episode of the task.
+
+    Raises:
+        ValueError: no length for tasks of different ones, or for params that are traced and so cannot be read.
+    """
+    if length is not None:
+        return length
+    if is_traced(params.episode_length):
+        raise ValueError("length: must be given where params are traced, which hides the task's episode_length")
+    lengths = np.unique(np.asarray(params.episode_length)).tolist()
+    if len(lengths) > 1:
+        raise ValueError(f"length: must be given for a batch of tasks whose episodes have {lengths} steps")
+    return int(lengths[0])
+
+
 def _with_weights(policy: Policy) -> Partial:
     return policy if isinstance(policy, Partial) else Partial(policy)
 
@@ -84,7 +100,7 @@ def rollout(
     policy: Policy,
     seeds: Any,
     *,
-    length: int = EPISODE_LENGTH,
+    length: int | None = None,
     carry: Any = None,
     carry_axis: int | None = None,
 ) -> Trajectory:
@@ -95,7 +111,8 @@ def rollout(
         params: one task, or a batch of tasks with one entry a seed (stack the leaves).
         policy: ``policy(key, observation, carry)`` for one environment; see ``policy.Policy``.
         seeds: whole numbers, shape (environments,).
-        length: steps; beyond 200 auto-reset starts new episodes, and a policy with ``init_carry`` forgets.
+        length: steps; default: one episode of the task. Beyond its end auto-reset starts the next, and a policy with
+            ``init_carry`` forgets.
         carry: what the policies start with: one pytree for all, or with ``carry_axis=0`` one entry a seed. Default:
             ``init_carry`` of the policy.
         carry_axis: None or 0.
@@ -106,6 +123,7 @@ def rollout(
     Raises:
         ValueError, TypeError: seeds or length are not usable.
     """
+    length = steps_of(params, length)
     seeds = _check(seeds, params, length)
     own, common = (carry, None) if carry_axis == 0 else (None, carry)
     shared = _with_weights(policy), common
@@ -138,7 +156,7 @@ def fold(
     function: Callable[[Any, Trajectory, EnvParams], Any],
     start: Any,
     *,
-    length: int = EPISODE_LENGTH,
+    length: int | None = None,
     carry: Any = None,
     carry_axis: int | None = None,
 ) -> Any:
@@ -159,6 +177,7 @@ def fold(
     Raises:
         ValueError, TypeError: seeds or length are not usable.
     """
+    length = steps_of(params, length)
     seeds = _check(seeds, params, length)
     own, common = (carry, None) if carry_axis == 0 else (None, carry)
     shared = _with_weights(policy), common, start
@@ -200,7 +219,7 @@ def evaluate(
     policy: Policy,
     seeds: Any,
     *,
-    length: int = EPISODE_LENGTH,
+    length: int | None = None,
     carry: Any = None,
     carry_axis: int | None = None,
 ) -> EpisodeStatistics:

@@ -62,7 +62,9 @@ def static_actions(
     return [dict(zip(KNOBS, combination, strict=True)) for combination in itertools.product(*columns)]
 
 
-def search_static(env: Environment, params: EnvParams, actions: list[dict[str, Any]], seeds: Any) -> StaticSearch:
+def search_static(
+    env: Environment, params: EnvParams, actions: list[dict[str, Any]], seeds: Any, lanes: int | None = None
+) -> StaticSearch:
     """Roll every static action out on every seed, vmapped.
 
     Args:
@@ -70,10 +72,11 @@ def search_static(env: Environment, params: EnvParams, actions: list[dict[str, A
         params: one task.
         actions: from ``static_actions``.
         seeds: whole numbers, shape (seeds,); every action meets the same ones.
+        lanes: environments of a call, for searches that share one compiled shape; default: all, at most ``CHUNK``.
     """
     seeds = np.asarray(seeds)
     count = len(actions) * len(seeds)
-    chunk = min(CHUNK, count)
+    chunk = min(CHUNK, count) if lanes is None else lanes
     columns = {name: np.repeat(np.asarray([action[name] for action in actions]), len(seeds)) for name in KNOBS}
     all_seeds = np.tile(seeds, len(actions))
     parts = []

@@ -16,7 +16,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from inferencegym_jax.episodes.policy import Policy
-from inferencegym_jax.models import KNOBS, TRAFFIC_FITTED, EnvParams, Phase, ServeAction, WorkloadState
+from inferencegym_jax.models import KNOBS, TRAFFIC_DAY, TRAFFIC_FITTED, EnvParams, Phase, ServeAction, WorkloadState
 from inferencegym_jax.physics.closed_loop import simulate
 from inferencegym_jax.physics.iteration import Iterations, iteration
 from inferencegym_jax.physics.open_loop import iterations_of
@@ -150,7 +150,7 @@ def _choices(table: LatencyTable, params: EnvParams, name: str) -> list[int]:
 def _mean_lengths(table: LatencyTable, params: EnvParams) -> tuple[float, float]:
     """Mean prompt and output of an open-loop task, tokens. A replayed log's prompts are no params: the middle of the
     table's prompt axis stands for them."""
-    if int(params.engine.traffic) == TRAFFIC_FITTED:
+    if int(params.engine.traffic) in (TRAFFIC_FITTED, TRAFFIC_DAY):
         prompt = float(params.engine.prompt_mean)
     elif int(params.engine.traffic):
         prompt = float(np.median(table.axes["prompt_len_bucket"]))
@@ -172,7 +172,13 @@ def _tpot(grid: Iterations, params: EnvParams, context: jax.Array, drafts: Any, 
     count = jnp.asarray(BATCHES, jnp.float32)
     drafted = jnp.full(SIZES, drafts, jnp.int32)
     took = iteration(
-        grid, count, jnp.full(SIZES, context), drafted.astype(jnp.float32), jnp.full(SIZES, tier), params.engine
+        grid,
+        count,
+        jnp.full(SIZES, jnp.inf),
+        jnp.full(SIZES, context),
+        drafted.astype(jnp.float32),
+        jnp.full(SIZES, tier),
+        params.engine,
     )
     return took.ms / accepted_tokens(jnp.asarray(params.engine.acceptance_lengths), drafted)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from inferencegym_jax.models import EPISODE_LENGTH
 from inferencegym_jax.scoring.episode_log import is_scored_by_request
 from inferencegym_jax.tasks import TaskSpec
 
@@ -79,7 +78,7 @@ def formula(spec: TaskSpec) -> dict[str, Component]:
 def score_text(spec: TaskSpec) -> str:
     """The formula of a task's score in words, one component a line."""
     lines = [
-        f"Score of the {EPISODE_LENGTH} seconds, what you are graded on: the sum of these, each within [0, 1] before"
+        f"Score of the {spec.episode_length} seconds, what you are graded on: the sum of these, each within [0, 1] before"
         " its weight:"
     ]
     lines += [f"- {part.weight:+g} x {name}: {part.meaning}" for name, part in formula(spec).items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from inferencegym_jax.encoding import History
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, OBSERVATION, ServeObservation
 from inferencegym_jax.numerics.draws import episode_seed
+from inferencegym_jax.physics.observation import initial_observation
 from inferencegym_jax.policies import PolicyRunner, init_carry, with_carry
+from inferencegym_jax.policies.load_following import LoadPlan, engine_of, follow_load
 from inferencegym_jax.policies.memory import GRU, gru_inputs, gru_sequence, gru_step
 from inferencegym_jax.policies.network import (
     HEAD_SIZE,
@@ -271,3 +274,17 @@ def test_a_network_with_memory_from_before_a_field_does_not_see_it(tmp_path: Pat
     changed = ServeObservation(**{**vars(seen), field: seen.cost_so_far + 50.0})
     np.testing.assert_array_equal(forward(older, seen)[0], forward(older, changed)[0])
     assert not np.array_equal(forward(network, seen)[0], forward(network, changed)[0])
+
+
+def test_the_load_following_controller_carries_what_it_averages() -> None:
+    problem = ig.problem(4)
+    engine, plan = engine_of(problem.table, problem.params), LoadPlan().as_arrays()
+    policy = jax.tree_util.Partial(follow_load, engine, plan)
+    carry, averages = init_carry(policy), []
+    for rate in (2.0, 2.0, 8.0):
+        seen = dataclasses.replace(
+            initial_observation(), arrival_rate=np.float32(rate), mean_prompt_len=np.float32(800)
+        )
+        _, carry = policy(jax.random.key(0), seen, carry)
+        averages.append(float(carry.load))
+    assert averages[0] == pytest.approx(averages[1]) and averages[1] < averages[2] < 4 * averages[1]
