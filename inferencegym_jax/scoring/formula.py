@@ -17,6 +17,7 @@ COST_OF_STATIC = 0.5  # the cost component of the best static action
 JITTER = 0.5  # step-to-step change of the knobs, in units of their highest values, at which stability is 0
 VIOLATIONS = 100.0  # violations a second at which task 3's component is 0
 MEMORY_GB = 10.0  # above the task's limit, at which task 2's component is 0
+CLASSES = ("interactive", "batch", "best effort")
 COST_BUDGET = 5.0  # of an episode, where a task states none
 
 
@@ -78,8 +79,8 @@ def formula(spec: TaskSpec) -> dict[str, Component]:
 def score_text(spec: TaskSpec) -> str:
     """The formula of a task's score in words, one component a line."""
     lines = [
-        f"Score of the {spec.episode_length} seconds, what you are graded on: the sum of these, each within [0, 1] before"
-        " its weight:"
+        f"Score of the {spec.episode_length} seconds, what you are graded on: the sum of these, each within [0, 1]"
+        " before its weight:"
     ]
     lines += [f"- {part.weight:+g} x {name}: {part.meaning}" for name, part in formula(spec).items()]
     return "\n".join(lines)
@@ -96,8 +97,15 @@ def _weighted(spec: TaskSpec) -> str:
 
 
 def _objectives(spec: TaskSpec) -> str:
-    """When a request is on time, in words."""
-    within = [f"{slo:g}" for slo, share in zip(spec.slo_ttft_ms, spec.class_shares, strict=True) if share > 0]
-    first = f"on time: first token within {' / '.join(within).replace('inf', 'any')} ms"
-    token = "" if math.isinf(spec.slo_tpot_ms) else f" and at most {spec.slo_tpot_ms:g} ms a token"
-    return first + token
+    """When a request is on time, in words, class by class where there are several."""
+    texts = list[str]()
+    rows = zip(CLASSES, spec.slo_ttft_ms, spec.slo_tpot_ms, spec.class_shares, strict=True)
+    used = [(name, first, token) for name, first, token, share in rows if share > 0]
+    for name, first, token in used:
+        parts = [
+            *([] if math.isinf(first) else [f"first token within {first:g} ms"]),
+            *([] if math.isinf(token) else [f"at most {token:g} ms a token"]),
+        ]
+        text = " and ".join(parts) or "always"
+        texts.append(f"{name}: {text}" if len(used) > 1 else text)
+    return f"on time: {'; '.join(texts)}"
