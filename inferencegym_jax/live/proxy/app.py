@@ -102,6 +102,8 @@ def create_app(settings: ControlSettings, policy: Asks, policy_name: str) -> Sta
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        # what builds observations is compiled before anybody waits for it
+        Observer(settings.slo_ms, Gate()).close(time.perf_counter(), 1.0, None)
         async with open_upstream(endpoint) as client, open_client(endpoint) as own:
             proxy.upstream = Upstream(
                 endpoint, client, observer, metrics, settings.first_byte_timeout_s, settings.stall_timeout_s

@@ -8,6 +8,7 @@ could disagree.
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
@@ -120,6 +121,7 @@ def target(raw_path: bytes, query: bytes) -> str:
     return "".join(chr(byte) if 0x21 <= byte <= 0x7E and byte != 0x23 else f"%{byte:02X}" for byte in whole)
 
 
+@functools.lru_cache(maxsize=8)
 def credentials(root: str) -> tuple[str, bytes | None]:
     """An upstream's URL without user and password, and the ``Authorization`` that they stand for."""
     parts = urlsplit(root)
