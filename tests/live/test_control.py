@@ -146,15 +146,15 @@ def test_kv_budget_holds_requests_back_on_the_engines_own_gauge(launch: Callable
                 *(client.post(f"{url}/v1/completions", json=body(8, prompt=4000)) for _ in range(12))
             )
 
-    # four prompts are 0.244 of it; one or two more that are on their way while the gauge is read are not on it yet
-    for applies, low, high in ((True, 4, 6), (False, 12, 12)):
+    # four prompts are 0.244 of it; one that ended between gauge and client may be taken off twice
+    for applies, peaks in ((True, (4, 5)), (False, (12,))):
         with proxy(slow.url, Fixed(64, kv_budget=0.25), applies_kv_budget=applies) as url:
             found = status(url, lambda x: controlling(x) and x["kv_cache_use"] is not None)
             assert found["kv_budget"] == (0.25 if applies else 1.0)
             assert found["kv_budget_applies"].startswith("yes" if applies else "no: a policy of a closed-loop task")
             answers = asyncio.run(run(url))
         assert all(answer.text.endswith("[DONE]\n\n") for answer in answers)
-        assert low <= slow.state()["peak_running"] <= high
+        assert slow.state()["peak_running"] in peaks
 
 
 def test_urgent_requests_overtake_by_header_and_by_body(launch: Callable[..., Any]) -> None:

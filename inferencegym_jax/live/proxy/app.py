@@ -185,7 +185,8 @@ class Proxy:
             try:
                 await forwarded.run()
             finally:
-                self.gate.leave(seen.prompt_tokens + watched.tokens)
+                unseen = seen.prompt_tokens if seen.streams and not watched.tokens else 0.0
+                self.gate.leave(seen.prompt_tokens + watched.tokens, unseen)
                 self.pace.end(time.perf_counter())
         except QueueFull:
             forwarded.outcome = "rejected"

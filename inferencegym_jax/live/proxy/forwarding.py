@@ -83,6 +83,7 @@ class ForwardedRequest:
         """Forward; a failure before the answer began is a 502 or 504, after that the answer breaks off."""
         if self.watched is not None and self.seen is not None and not self.seen.streams:
             self.upstream.observer.admit_untimed(self.watched, time.perf_counter())
+            self.upstream.observer.gate.start(self.seen.prompt_tokens)
         shown = self.upstream.endpoint.shown
         try:
             async with asyncio.timeout(self.upstream.first_byte_timeout_s) as deadline:
@@ -147,10 +148,12 @@ class ForwardedRequest:
         deadline.reschedule(clock() + self.upstream.stall_timeout_s)
 
     def _count(self, tokens: int) -> None:
-        if not tokens or self.watched is None:
+        if not tokens or self.watched is None or self.seen is None:
             return
         now = time.perf_counter()
         if self.watched.first_s is None:
+            if self.seen.streams:
+                self.upstream.observer.gate.start(self.seen.prompt_tokens)
             name = CLASSES[self.watched.klass]
             self.upstream.metrics.ttft.labels(name).observe(now - self.watched.arrived_s)
         self.upstream.observer.token(self.watched, now, tokens)
