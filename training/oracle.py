@@ -2,8 +2,9 @@
 
 The oracle searches over actions every second, with the true draws of the next seconds (they are counters, so any step
 can be asked for ahead of time): each candidate action is held for ``horizon`` seconds, the one whose sum of the
-objective is highest is taken for one second. It is a lower bound of what a clairvoyant could reach, and no policy
-that sees only the past need come near it.
+objective is highest is taken for one second. The rivals' own sequences are among its candidates, episode by episode,
+so it never falls below one of them. It is a lower bound of what a clairvoyant could reach, and no policy that sees only
+the past need come near it.
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ import numpy as np
 import inferencegym_jax as ig
 from inferencegym_jax import Environment, EnvParams, EpisodeStatistics, Problem, ServeAction
 from inferencegym_jax.environment import transition
+from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.episodes.static_search import static_actions
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import NAMES, policy_of
 from inferencegym_jax.scoring.grader import score_rate
-from training.evaluation import episodes
+from training.evaluation import columns, episodes
 from training.objective import unrest
-from training.tables import percent
+from training.tables import outcome_cells, outcome_heads
 
 OBJECTIVES = ("return", "score")
 BATCH_SIZES = (1, 8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384, 448, 512)
 KV_BUDGETS = (0.1, 0.175, 0.25, 0.375, 0.5, 0.75, 1.0)
 RESTLESS = 3  # tasks from this one on are graded on stability too
 SPEC_LENGTHS = (0, 2)  # longer drafts lose at every batch size above 8
+OUT_OF_MEMORY = 1e4  # what a second out of memory takes from a candidate's sum: more than anything else can give
 
 
 def candidates(env: Environment, params: EnvParams) -> ServeAction:
@@ -51,6 +54,9 @@ def play(problem: Problem, objective: str, seeds: Any, horizon: int = 1) -> Epis
         seeds: whole numbers, shape (episodes,).
         horizon: seconds that each candidate is held in the search.
 
+    Returns:
+        Of each episode the sequence with the highest objective: the search's or that of a built-in policy.
+
     Raises:
         ValueError: unknown objective, horizon below 1.
     """
@@ -62,7 +68,22 @@ def play(problem: Problem, objective: str, seeds: Any, horizon: int = 1) -> Epis
     actions = _search(
         env, problem.spec.id, objective, horizon, params, candidates(env, params), jnp.asarray(seeds, jnp.uint32)
     )
-    return ig.evaluate(env, params, _replay, seeds, carry=actions, carry_axis=0)
+    rivals = [ig.evaluate(env, params, policy, seeds) for policy in _rivals(problem).values()]
+    played = [ig.evaluate(env, params, _replay, seeds, carry=actions, carry_axis=0), *rivals]
+    values = [problem.score(x) if objective == "score" else np.asarray(x.total_reward) for x in played]
+    best, episode = np.argmax(values, axis=0), np.arange(len(values[0]))
+    return jax.tree.map(lambda *x: np.stack(x)[best, episode], *played)
+
+
+def _rivals(problem: Problem) -> dict[str, Policy]:
+    """The built-in policies that there are for a problem, by name."""
+    found: dict[str, Policy] = {}
+    for name in NAMES:
+        try:
+            found[name] = policy_of(name, problem)
+        except FileNotFoundError:  # no policy ships for the task
+            continue
+    return found
 
 
 def _replay(key: jax.Array, observation: Any, carry: tuple[ServeAction, jax.Array]) -> Any:
@@ -96,7 +117,7 @@ def _search(
         def second(_: jax.Array, carry: Any) -> Any:
             state, peak, total = carry
             _, state, reward, _, info = move(state, action)
-            total = total + gain(info, reward, peak)
+            total = total + gain(info, reward, peak) - OUT_OF_MEMORY * info["oom"]
             return state, jnp.maximum(peak, info["metrics"].gpu_memory_gb), total
 
         restless = objective == "score" and task >= RESTLESS
@@ -139,38 +160,24 @@ def report(
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"episodes = {count!r}: must be a whole number of at least 1")
     problem, seeds = ig.problem(task, table=table, trace=trace), np.arange(count)
-    rows = []
-    for name in NAMES:
-        try:
-            rows.append((name.replace("_", " "), episodes(problem, policy_of(name, problem), seeds)))
-        except FileNotFoundError:
-            continue
+    rows = [(name.replace("_", " "), episodes(problem, policy, seeds)) for name, policy in _rivals(problem).items()]
     for objective in OBJECTIVES:
-        statistics = play(problem, objective, seeds, horizon)
-        rows.append(
-            (
-                f"oracle for {objective}",
-                {
-                    "score": problem.score(statistics),
-                    "return": np.asarray(statistics.total_reward, np.float64),
-                    "oom_share": np.asarray(statistics.oom_share, np.float64),
-                },
-            )
-        )
+        rows.append((f"oracle for {objective}", columns(problem, play(problem, objective, seeds, horizon))))
     replayed = "" if problem.env.trace is None else f" on {problem.env.trace.name}"
+    heads = ["policy", "score", "return", *outcome_heads(problem.spec)]
     lines = [
         f"Task {problem.spec.id}, {problem.spec.title}{replayed}: mean [95 % interval] of {count} episodes; "
         f"oracle: best of all actions for the next {horizon} s",
         "",
-        "| policy | score | return | out of memory |",
-        "| --- | --- | --- | --- |",
+        f"| {' | '.join(heads)} |",
+        "|" + " --- |" * len(heads),
     ]
     for name, values in rows:
         cells = (
             f"{x['mean']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]"
             for x, digits in ((mean_interval(values["score"]), 3), (mean_interval(values["return"]), 1))
         )
-        lines.append(f"| {name} | {' | '.join(cells)} | {percent(float(values['oom_share'].mean()))} |")
+        lines.append(f"| {' | '.join((name, *cells, *outcome_cells(problem.spec, values)))} |")
     own = "".join(f" --{name} {value}" for name, value in (("table", table), ("trace", trace)) if value)
     command = f"python -m training oracle --task {problem.spec.id} --episodes {count} --horizon {horizon}{own}"
     return "\n".join([*lines, "", f"`{command}`"])
