@@ -24,7 +24,7 @@ from inferencegym_jax.scoring.episode_log import is_scored_by_request
 from training.tables import outcome_cells, outcome_heads, screen
 
 EPISODES = 1024
-TABLE_WIDTH = 128  # a narrower terminal wraps the lines rather than lose columns
+TABLE_WIDTH = 140  # a narrower terminal wraps the lines rather than lose columns
 LATENCIES = {"mean_ttft_p50_ms": ("TTFT p50\nms", ",.0f"), "mean_ttft_p99_ms": ("TTFT p99\nms", ",.0f")}
 SHOWN = {
     "mean_tps": ("tokens/s", ",.0f"), **LATENCIES, "mean_violation_rate": ("violation\nrate", ".3f"),
@@ -76,8 +76,13 @@ def _table(results: dict[int, list[dict[str, Any]]], count: int) -> Table:
     table = Table(
         title=f"{count:,} episodes a row (seeds 0 to {count - 1}); score: mean and half its 95 % bootstrap interval",
         box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
     )
-    outcome = (head.replace(" ", "\n", 1) for head in outcome_heads(next(iter(specs.values()))))
+    outcome = [
+        head.replace(" on time", "\non time").replace("GPU-", "GPU-\n").replace("of memory", "of\nmemory")
+        for head in outcome_heads(next(iter(specs.values())))
+    ]
     heads = ("task", "policy", "score", "return", *outcome, *(head for head, _ in shown.values()), "episodes/s")
     for i, head in enumerate(heads):
         table.add_column(head, justify="left" if i < 2 else "right", no_wrap=True)

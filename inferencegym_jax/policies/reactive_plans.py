@@ -24,12 +24,15 @@ from inferencegym_jax.physics.speculation import accepted_tokens
 from inferencegym_jax.policies.reactive_control import SIZES, ReactivePlan, act
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
-from inferencegym_jax.traffic.calendar import draw_prompt_len, prompt_bucket
+from inferencegym_jax.traffic.calendar import EMA_STEPS, draw_prompt_len, prompt_bucket
 
 SPARE = 0.005  # share of the memory limit that a plan leaves free
 BUDGETS = np.append(np.arange(KNOBS["kv_budget"].low, 1.0, 0.0025), 1.0).astype(np.float32)
 BATCHES = np.arange(1, SIZES + 1, dtype=np.int32)
 PROMPTS, PLAN_SEED = 256, 2**32 - 1  # prompt lengths that expectations are taken over: drawn like the traffic's own
+NEARLY_BEST = 0.9  # of the highest throughput: what more slots may cost that wait for a burst
+BUSY = 4.0  # standard deviations of the arrival rate's average above its mean: a burst
+PEAK_HEADROOM = 2.0  # standard deviations of a second's arrivals in a burst
 PREEMPTED = 0.01  # chance, a completion, that the running outgrow what the watermark leaves free
 
 
@@ -57,8 +60,9 @@ def closed_loop_plan(table: LatencyTable, params: EnvParams) -> ReactivePlan:
     """The plan of a closed-loop task: memory holds the longest prompts that there are, whatever comes.
 
     Fewest slots: the batch size with the highest expected throughput of those whose expected TTFT meets the strictest
-    objective. Most slots: what fits at the least KV budget. KV budget: the largest that fits at each batch size, as
-    evicting costs recompute. Drafts and weight format: those with the highest expected throughput.
+    objective. Most slots: what fits at the least KV budget. Where bursts come that fit, the most is what a burst can
+    bring, and the fewest are more, if that costs at most a tenth of the throughput. KV budget: the largest that fits at
+    each batch size, as evicting costs recompute. Drafts and weight format: those with the highest expected throughput.
     """
     limit = float(min(params.memory_limit_gb, params.oom_limit_gb)) * (1.0 - SPARE)
     tiers, lengths = _choices(table, params, "quant_tier"), _choices(table, params, "spec_length")
@@ -88,10 +92,19 @@ def closed_loop_plan(table: LatencyTable, params: EnvParams) -> ReactivePlan:
     slo = float(np.asarray(params.slo_ms)[0])
     in_time = (budget > 0) & (delay <= slo)
     candidates = np.where(in_time if in_time.any() else budget > 0, throughput, -np.inf)
-    tier, least = np.unravel_index(int(candidates.argmax()), candidates.shape)
+    tier, fastest = np.unravel_index(int(candidates.argmax()), candidates.shape)
+    fits, least, busy = float(BATCHES[budget[tier] > 0].max()), float(BATCHES[fastest]), math.inf
+    usual, peak = float(params.rate), float(params.burst_rate)
+    most = fits
+    if usual < peak <= fits:  # slots for more than a GPU can hold would cost throughput and not keep the queue short
+        most = max(min(fits, math.floor(peak + PEAK_HEADROOM * math.sqrt(peak))), least)
+        nearly = BATCHES[candidates[tier] >= NEARLY_BEST * candidates[tier, fastest]]
+        least = max(least, float(nearly[nearly <= most].max()))
+        busy = usual + BUSY * math.sqrt(usual / EMA_STEPS)  # its variance is the rate over the span
     return ReactivePlan(
-        least_batch=jnp.float32(BATCHES[least]),
-        most_batch=jnp.float32(BATCHES[budget[tier] > 0].max()),
+        least_batch=jnp.float32(least),
+        most_batch=jnp.float32(most),
+        busy_rate=jnp.float32(busy),
         queue_weight=_queue_weight(params),
         kv_budget=jnp.asarray(np.maximum(budget[tier], BUDGETS[0]), jnp.float32),
         spec_length=jnp.asarray(np.asarray(lengths)[draft[tier]], jnp.int32),
@@ -128,6 +141,7 @@ def open_loop_plan(table: LatencyTable, params: EnvParams) -> ReactivePlan:
     return ReactivePlan(
         least_batch=jnp.float32(most),
         most_batch=jnp.float32(most),
+        busy_rate=jnp.float32(math.inf),
         queue_weight=_queue_weight(params),
         kv_budget=jnp.full(SIZES, budget, jnp.float32),
         spec_length=jnp.asarray(np.asarray(lengths)[best], jnp.int32),

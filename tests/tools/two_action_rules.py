@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import inferencegym_jax as ig
+from inferencegym_jax.environment import effective_action
 from inferencegym_jax.models import KNOBS, Knob
 
 ALTERNATE, QUEUE, RATE, TTFT = CONDITIONS = range(4)
@@ -97,6 +99,38 @@ def decode(rows: np.ndarray, longest_turn: float = LONGEST_TURN) -> Rules:
     )
 
 
+def in_memory(problem: ig.Problem, rules: Rules) -> Rules:
+    """The rules with smaller KV budgets, and batches where that is not enough, so that both actions of each hold the
+    traffic's longest prompts in a closed-loop task's GPU."""
+    return rules._replace(first=_fitted(problem, rules.first), second=_fitted(problem, rules.second))
+
+
+def _fitted(problem: ig.Problem, action: ig.ServeAction) -> ig.ServeAction:
+    limit = float(problem.params.oom_limit_gb)
+
+    def fits(changed: ig.ServeAction) -> np.ndarray:
+        return np.asarray(_memory(problem.env, problem.params, changed)) <= limit
+
+    low = np.full(np.shape(action.kv_budget), KNOBS["kv_budget"].low, np.float32)
+    batch = np.asarray(action.batch_size)
+    while not (small := fits(action.replace(kv_budget=low, batch_size=batch))).all():
+        batch = np.where(small, batch, np.maximum(batch * 0.95, 1).astype(batch.dtype))
+    kept, most = low, np.asarray(action.kv_budget)
+    kept = np.where(fits(action.replace(batch_size=batch)), most, kept)
+    for _ in range(12):
+        middle = (kept + most) / 2
+        good = fits(action.replace(batch_size=batch, kv_budget=middle))
+        kept, most = np.where(good, middle, kept), np.where(good, most, middle)
+    return action.replace(batch_size=jnp.asarray(batch), kv_budget=jnp.asarray(kept, jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _memory(env: ig.Environment, params: ig.EnvParams, action: ig.ServeAction) -> jax.Array:
+    longest = jnp.maximum(params.short_high, params.long_high)
+    action = effective_action(env.table, action, params)
+    return env.grid.lookup(action, jnp.broadcast_to(longest, action.batch_size.shape))["gpu_mem_gb"]
+
+
 def play(problem: ig.Problem, rules: Rules, seeds: np.ndarray) -> Results:
     """Every rule on every seed."""
     count = len(rules.condition)
@@ -109,10 +143,11 @@ def play(problem: ig.Problem, rules: Rules, seeds: np.ndarray) -> Results:
 
 def search(
     problem: ig.Problem,
-    counts: Callable[[Results], np.ndarray],
+    counts: Callable[[Results], np.ndarray] = lambda results: np.ones(len(results.score), bool),
     *,
+    prepare: Callable[[ig.Problem, Rules], Rules] = lambda _, rules: rules,
     first_seed: int = 2_000_000,
-    generations: int = 12,
+    generations: int = 16,
     longest_turn: float = LONGEST_TURN,
     conditions: tuple[int, ...] = tuple(CONDITIONS),
     objective: str = "score",
@@ -122,7 +157,8 @@ def search(
 
     Args:
         problem: the task.
-        counts: bool[rules] of what rules came to: which ones take part.
+        counts: bool[rules] of what rules came to: which ones take part; default: all.
+        prepare: what is done to rules before they are played: ``in_memory``.
         first_seed: of the episodes of each rule.
         generations: of the search.
         longest_turn: seconds of an alternation's turn, at most.
@@ -144,7 +180,7 @@ def search(
         allowed = np.asarray(conditions)[rng.integers(len(conditions), size=POPULATION)]
         now = np.minimum((rows[:, CONDITION] * len(CONDITIONS)).astype(int), len(CONDITIONS) - 1)
         rows[:, CONDITION] = (np.where(np.isin(now, conditions), now, allowed) + 0.5) / len(CONDITIONS)
-        results = play(problem, decode(rows, longest_turn), seeds)
+        results = play(problem, prepare(problem, decode(rows, longest_turn)), seeds)
         value = np.where(counts(results), getattr(results, objective).mean(axis=1), -np.inf)
         rows, value = np.concatenate([best, rows]), np.concatenate([values, value])
         order = np.argsort(-value, kind="stable")[: 2 * KEPT]
@@ -154,7 +190,12 @@ def search(
 
 
 def judge(
-    problem: ig.Problem, rows: np.ndarray, *, longest_turn: float = LONGEST_TURN, objective: str = "score"
+    problem: ig.Problem,
+    rows: np.ndarray,
+    *,
+    prepare: Callable[[ig.Problem, Rules], Rules] = lambda _, rules: rules,
+    longest_turn: float = LONGEST_TURN,
+    objective: str = "score",
 ) -> tuple[Results, Rules]:
     """The best of at most ``KEPT`` rows on seeds that no search has seen, and what it plays.
 
@@ -164,7 +205,7 @@ def judge(
     if not len(rows):
         raise ValueError("rows: none; no rule of the search counted")
     filled = np.concatenate([rows, np.repeat(rows[:1], KEPT - len(rows), axis=0)])
-    rules = decode(filled, longest_turn)
+    rules = prepare(problem, decode(filled, longest_turn))
     results = play(problem, rules, 3_000_000 + np.arange(POPULATION * SEEDS // KEPT))
     best = int(getattr(results, objective).mean(axis=1).argmax())
     return Results(*(x[best] for x in results)), jax.tree.map(lambda x: x[best], rules)
