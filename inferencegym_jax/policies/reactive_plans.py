@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import KNOBS, TRAFFIC_FITTED, EnvParams, Phase, ServeAction, WorkloadState
 from inferencegym_jax.physics.closed_loop import simulate
-from inferencegym_jax.physics.iteration import Iterations, iteration
+from inferencegym_jax.physics.iteration import Iterations, iteration, prompt_nodes, prompts_ms
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.physics.speculation import accepted_tokens
 from inferencegym_jax.policies.reactive_control import SIZES, ReactivePlan, act
@@ -124,7 +124,7 @@ def open_loop_plan(table: LatencyTable, params: EnvParams) -> ReactivePlan:
     prompt, output = _mean_lengths(table, params)
     tier = int(table.knob_defaults["quant_tier"])
     lengths = _choices(table, params, "spec_length")
-    tpot = np.stack([np.asarray(_tpot(grid, params, jnp.float32(prompt + output / 2.0), k, tier)) for k in lengths])
+    tpot = np.stack([np.asarray(_tpot(grid, params, prompt, output, k, tier)) for k in lengths])
     slo = float(np.min(np.asarray(engine.slo_tpot_ms)))
     within = np.flatnonzero(tpot.min(axis=0) <= slo)
     most = int(BATCHES[within[-1]]) if len(within) else 1
@@ -181,14 +181,22 @@ def _prompts(params: EnvParams) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _tpot(grid: Iterations, params: EnvParams, context: jax.Array, drafts: Any, tier: Any) -> jax.Array:
-    """float32[512] ms for an output token with 1 to 512 requests running, by iterations that hold no prompt."""
-    count = jnp.asarray(BATCHES, jnp.float32)
-    drafted = jnp.full(SIZES, drafts, jnp.int32)
-    took = iteration(
-        grid, count, jnp.full(SIZES, context), drafted.astype(jnp.float32), jnp.full(SIZES, tier), params.engine
-    )
-    return took.ms / accepted_tokens(jnp.asarray(params.engine.acceptance_lengths), drafted)
+def _tpot(grid: Iterations, params: EnvParams, prompt: Any, output: Any, drafts: Any, tier: Any) -> jax.Array:
+    """float32[512] ms for an output token with 1 to 512 requests running, each of which brings a prompt: an iteration's
+    time over the tokens that it yields, and the time that n prompts add over the tokens of an output."""
+    engine, context = params.engine, jnp.float32(prompt + output / 2.0)
+    drafted, tier = jnp.asarray(drafts, jnp.int32), jnp.asarray(tier, jnp.int32)
+    nodes = prompt_nodes(jnp.float32(prompt), jnp.square(jnp.float32(engine.prompt_cv)))
+    yielded = accepted_tokens(jnp.asarray(engine.acceptance_lengths), drafted)
+
+    def at(n: jax.Array) -> jax.Array:
+        took = iteration(grid, n, context, drafted.astype(jnp.float32), tier, engine)
+        beside = n * (drafted + 1)
+        added = prompts_ms(grid, nodes, beside, engine.token_budget, engine.prefix_share, tier)
+        # an iteration whose tokens are all decoded takes no prompt in
+        return jnp.where(beside < engine.token_budget, took.ms / yielded + n / output * added.mean_ms, jnp.inf)
+
+    return jax.vmap(at)(jnp.asarray(BATCHES, jnp.float32))
 
 
 @functools.partial(jax.jit, static_argnums=0)
