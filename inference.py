@@ -59,9 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     usage = {key: sum(one["usage"][key] for one in results) for key in results[0]["usage"]}
     means = {spec.name: mean([one["score"] for one in results if one["task"] == spec.name]) for spec in tasks}
     tokens = f"{usage['input_tokens']} + {usage['output_tokens']} tokens, cost {usage['cost']:.4f}"
-    print(f"mean {mean(list(means.values())):.4f}; {tokens}")
+    held, decisions = (sum(one[key] for one in results) for key in ("held", "decisions"))
+    note = f"; {held} of {decisions} decisions were held, and are not the model's" if held else ""
+    print(f"mean {mean(list(means.values())):.4f}; {tokens}{note}")
     if options.out is not None:
-        document = {"model": endpoint.model, "scores": means, "usage": usage, "episodes": results}
+        counted = {"scores": means, "held": held, "decisions": decisions, "usage": usage}
+        document = {"model": endpoint.model, **counted, "episodes": results}
         options.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
         print(f"wrote {options.out}")
     return 0
@@ -78,7 +81,7 @@ def score(endpoint: Endpoint, spec: ig.TaskSpec, seed: int, options: argparse.Na
     print(
         f"task {spec.id} {spec.name}: seed {seed}, score {result['score']:.4f}, out of memory"
         f" {100 * result['oom_share']:.1f} %, {used['calls']} calls,"
-        f" {used['malformed']} malformed, {used['held']} held",
+        f" {used['malformed']} malformed, {result['held']} of {result['decisions']} decisions held",
         flush=True,
     )
     return result

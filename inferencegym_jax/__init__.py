@@ -20,6 +20,7 @@ from inferencegym_jax._version import __version__
 from inferencegym_jax.adapters import wrappers
 from inferencegym_jax.adapters.stateful import GraderModule, InferenceEnv, TraceSimulator, WorkloadGenerator
 from inferencegym_jax.environment import Environment
+from inferencegym_jax.episodes.jit import jit
 from inferencegym_jax.episodes.rollout import evaluate, fold, rollout, stack_params
 from inferencegym_jax.episodes.single_step import SingleStep
 from inferencegym_jax.models import (
@@ -73,6 +74,7 @@ __all__ = [
     "get_task",
     "grade",
     "grader",
+    "jit",
     "load_table",
     "load_trace",
     "make",

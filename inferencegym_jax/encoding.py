@@ -15,14 +15,14 @@ def normalise(observation: ServeObservation) -> jax.Array:
     """float32[..., FLAT_OBSERVATION_SIZE] in [0, 1], in the order of ``OBSERVATION``.
 
     A field of linear scale is divided by the value that stands for 1 (``ObservationField.full``), one of log scale is
-    ``log(1 + x) / log(1 + full)``. A field without an upper bound may exceed 1.
+    ``log(1 + x) / log(1 + full)``; what lies beyond is 1.
     """
     columns = []
     for name, field in OBSERVATION.items():
         value = jnp.asarray(getattr(observation, name), jnp.float32)
         value = jnp.log1p(value) / math.log1p(field.full) if field.scale == "log" else value / field.full
         columns.append(value if field.size > 1 else value[..., None])
-    return jnp.concatenate(columns, axis=-1)
+    return jnp.minimum(jnp.concatenate(columns, axis=-1), 1.0)
 
 
 def action_from_box(box: jax.Array) -> ServeAction:

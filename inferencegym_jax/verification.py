@@ -27,8 +27,9 @@ from inferencegym_jax.tasks import TaskSpec, get_task
 TOLERANCE = 1e-5  # relative; a log that went through JSON, another batch shape or another machine differs by a few ulps
 
 
-def action_from(given: Any, where: str = "action") -> ServeAction:
-    """A ``ServeAction`` of Python numbers from a mapping or an action; a missing knob takes its default.
+def action_from(given: Any, where: str = "action", baseline: Mapping[str, Any] | None = None) -> ServeAction:
+    """A ``ServeAction`` of Python numbers from a mapping or an action; a missing knob takes the baseline's value
+    (default: ``Knob.default``).
 
     Raises:
         ValueError, TypeError: an unknown knob or a value out of range; ``where`` is named.
@@ -40,7 +41,7 @@ def action_from(given: Any, where: str = "action") -> ServeAction:
     unknown = [key for key in given if key not in KNOBS]
     if unknown:
         raise ValueError(f"{where}: unknown knob {unknown[0]!r}; allowed are {', '.join(KNOBS)}")
-    return ServeAction(**given)
+    return ServeAction(**{**(baseline or {}), **given})
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -86,7 +87,7 @@ def resimulate(
     taken = []
     for i, given in enumerate(actions):
         try:
-            action = action_from(given)
+            action = action_from(given, baseline=env.table.knob_defaults)
             env.check_action(action)
         except (TypeError, ValueError) as error:
             raise type(error)(f"actions[{i}]: {error}") from error

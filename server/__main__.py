@@ -18,6 +18,8 @@ from pydantic import ValidationError
 
 import inferencegym_jax as ig
 from server.app import create_app
+from server.bounds import MESSAGE
+from server.connections import BoundedProtocol
 from server.settings import Settings
 
 # Longer than clients and proxies keep a connection (httpx 5 s, aiohttp 15, load balancers 60): whoever sends requests
@@ -26,6 +28,9 @@ KEEP_ALIVE_S = 75
 # How long the parent waits for a worker's sign of life, and at SIGHUP for a new worker to serve: a start takes longer
 # than uvicorn's own 5 s, which made every SIGHUP give up.
 WORKER_SILENCE_S = 30
+
+# A message of up to so many bytes is answered that it is too long (messages); a longer one ends the connection.
+WS_MAX_SIZE = 4 * MESSAGE
 
 
 def set_up_logging(settings: Settings) -> None:
@@ -47,6 +52,7 @@ def application() -> FastAPI:
     if parent is not None:  # a worker whose parent was killed -9 would keep the port, and nobody would replace it
         threading.Thread(target=end_with, args=(parent,), name="end-with-parent", daemon=True).start()
     set_up_logging(settings)
+    BoundedProtocol.most_connections = settings.connections
     return create_app(settings)
 
 
@@ -106,7 +112,10 @@ def main(argv: list[str] | None = None) -> int:
         reload=options.reload,
         reload_includes=["*.json", "*.parquet"] if options.reload else None,  # beside *.py
         loop="auto",
-        ws_max_size=settings.max_body_bytes,
+        http=BoundedProtocol,
+        ws_max_size=WS_MAX_SIZE,
+        proxy_headers=bool(settings.forwarded_allow_ips),
+        forwarded_allow_ips=settings.forwarded_allow_ips or None,
         ws_per_message_deflate=False,  # compressing a kilobyte costs more than the step that it holds
         log_level=settings.log_level,
         access_log=False,

@@ -23,14 +23,16 @@ from starlette.middleware.cors import CORSMiddleware
 import inferencegym_jax as ig
 from server import catalogue as about
 from server import errors
+from server.bodies import body_route
 from server.mcp_tools import PATH as MCP_PATH
 from server.mcp_tools import MCPEndpoint, as_route, build_tools
+from server.memory import let_go
 from server.messages import MessageCheck
 from server.metrics import Metrics
-from server.middleware import BodyLimit, Observe, RateLimit
+from server.middleware import BodyLimit, Failures, Head, Observe, RateLimit, SecurityHeaders
 from server.openenv_environment import DESCRIPTION, ServingEnvironment
 from server.programs import Programs
-from server.rollouts import Rollouts, trim
+from server.rollouts import Rollouts
 from server.routes import catalogue, scoring, session
 from server.schema_parts import ActionModel, ObservationModel, StateModel
 from server.service import Service
@@ -41,12 +43,15 @@ log = logging.getLogger("server")
 API_VERSION = "1.0.0"
 STATIC = Path(__file__).resolve().parent / "static"
 REPLACED = {"/health", "/reset", "/step", "/state"}  # OpenEnv's own are stateless; ours serve both contracts
+EMPTY = "Task API"  # the tag of OpenEnv's routes about splits of tasks; all but the list always answer 501
 
 
 def replaced(route: Any) -> bool:
-    """Whether a route of OpenEnv gives way to ours; its WebSocket on /mcp stays."""
+    """Whether a route of OpenEnv gives way to ours, or can never answer; its WebSocket on /mcp stays."""
     path = getattr(route, "path", None)
-    return path in REPLACED or (path == MCP_PATH and isinstance(route, APIRoute))
+    if not isinstance(route, APIRoute):
+        return False
+    return path in REPLACED or path == MCP_PATH or (EMPTY in route.tags and path != "/list_environments")
 
 
 class RevalidatedFiles(StaticFiles):
@@ -99,9 +104,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         start = time.perf_counter()
         programs.warm_up()
         baseline.update(about.baseline(programs))
-        gc.collect()
+        let_go()
         gc.freeze()  # what lives for good need not be looked through at every collection
-        trim()
         log.info("compiled in %.1f s", time.perf_counter() - start)
 
     @asynccontextmanager
@@ -122,6 +126,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         license_info={"name": "Apache-2.0"},
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere; ours is routes/catalogue's
+        redoc_url=None,
     )
     openenv.register_routes(app)
     app.router.routes[:] = [route for route in app.router.routes if not replaced(route)]
@@ -130,8 +136,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     def ws_sessions() -> int:
         return openenv.active_sessions
 
-    app.include_router(session.build(service, metrics, ws_sessions))
-    app.include_router(scoring.build(service, rollouts, metrics))
+    route = body_route()
+    app.include_router(session.build(service, metrics, ws_sessions, route))
+    app.include_router(scoring.build(service, rollouts, metrics, route))
     app.include_router(catalogue.build(programs, settings, metrics, lambda: baseline, store.count, ws_sessions))
     if STATIC.is_dir():
         app.mount("/static", RevalidatedFiles(directory=STATIC), name="static")
@@ -139,15 +146,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     # the last one added is the outermost
     app.add_middleware(MessageCheck)
+    app.add_middleware(Head)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     if settings.rate_limit != "off":
         app.add_middleware(RateLimit, limit=settings.rate_limit)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(Failures)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(settings.cors_origins),
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "HEAD", "POST"],
         allow_headers=["*"],
         expose_headers=["x-request-id", "retry-after"],
     )
     app.add_middleware(Observe, metrics=metrics)
     return app
+
+
+def __getattr__(name: str) -> FastAPI:
+    """``app``, for ``uvicorn server.app:app``: made when it is first asked for, as ``python -m server`` makes it."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from server.__main__ import application
+
+    return globals().setdefault("app", application())

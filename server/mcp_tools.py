@@ -6,6 +6,7 @@ streamable HTTP without MCP sessions: every answer is one JSON body, and any wor
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
@@ -13,15 +14,19 @@ from typing import Annotated, Any
 import orjson
 from anyio import to_thread
 from fastmcp import FastMCP
-from fastmcp.exceptions import ToolError
+from fastmcp.exceptions import ToolError, ValidationError
+from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from pydantic import Field
+from pydantic import ValidationError as PydanticError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import inferencegym_jax as ig
+from server.bad_input import sentence
+from server.bounds import excess
 from server.metrics import Metrics
 from server.schema_parts import ActionModel, Config, Seed, SessionId, TaskId
 from server.schemas import config_dict
-from server.service import Service, StepConflict
+from server.service import NotFinite, Service, StepConflict
 from server.sessions import SessionNotFound
 
 PATH = "/mcp"
@@ -29,6 +34,22 @@ INSTRUCTIONS = (
     "Control a simulated LLM serving engine. Call reset, then step once for each of the 200 simulated seconds with the"
     " knobs that the task leaves free, then grade. Watch queue_depth, ttft_p50 and gpu_memory_used_gb."
 )
+
+FIRST = "nothing seen yet: no second has been served, so every number of this observation is 0 until the first step"
+
+
+class PlainErrors(Middleware):
+    """Says of wrong arguments what is wrong, in a sentence: no links, no copy of what was sent."""
+
+    async def on_call_tool(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
+        """Call the tool; its arguments' errors become one short one."""
+        try:
+            return await call_next(context)
+        except (ValidationError, PydanticError) as error:
+            cause = error if isinstance(error, PydanticError) else error.__cause__
+            if not isinstance(cause, PydanticError):
+                raise
+            raise ToolError(sentence(cause.errors(include_url=False))) from None
 
 
 def build_tools(service: Service, metrics: Metrics) -> FastMCP:
@@ -38,7 +59,10 @@ def build_tools(service: Service, metrics: Metrics) -> FastMCP:
         service: episodes of HTTP clients.
         metrics: counts the steps.
     """
-    mcp: FastMCP = FastMCP("inferencegym-jax", instructions=INSTRUCTIONS, version=ig.__version__)
+    mcp: FastMCP = FastMCP(
+        "inferencegym-jax", instructions=INSTRUCTIONS, version=ig.__version__, middleware=[PlainErrors()]
+    )
+    logging.getLogger("fastmcp").setLevel(logging.ERROR)  # it would log a bad call's arguments, all of them
 
     @mcp.tool
     async def reset(
@@ -48,7 +72,7 @@ def build_tools(service: Service, metrics: Metrics) -> FastMCP:
     ) -> dict[str, Any]:
         """Start an episode of 200 seconds. Gives session_id, the first observation, and the free knobs."""
         try:
-            return await service.reset(task_id, seed, config_dict(config))
+            return await service.reset(task_id, seed, config_dict(config)) | {"note": FIRST}
         except ValueError as error:
             raise ToolError(str(error)) from error
 
@@ -57,7 +81,7 @@ def build_tools(service: Service, metrics: Metrics) -> FastMCP:
         """Serve one simulated second with these knobs; one left out takes the baseline's value."""
         try:
             response, taken = await service.step(session_id, action.knobs())
-        except (SessionNotFound, StepConflict, ValueError) as error:
+        except (SessionNotFound, StepConflict, NotFinite, ValueError) as error:
             raise ToolError(str(error)) from error
         if taken:
             metrics.http_steps.inc()
@@ -106,25 +130,34 @@ class MCPEndpoint:
             await self._inner(scope, receive, send)
             return
         body = await read_body(receive)
-        if not is_request(body):
-            await _answer(send, {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": "Invalid Request"}})
+        wrong = complaint(body)
+        if wrong is not None:
+            error = {"code": -32600, "message": f"Invalid Request: {wrong}"}
+            await _answer(send, {"jsonrpc": "2.0", "id": None, "error": error})
             return
-        headers = [(name, value) for name, value in scope["headers"] if name != b"accept"]
-        accepting = {**scope, "headers": [*headers, (b"accept", b"application/json, text/event-stream")]}
-        await self._inner(accepting, replay(body, receive), send)
+        replaced = (b"accept", b"content-type")
+        headers = [(name, value) for name, value in scope["headers"] if name not in replaced]
+        headers += [(b"accept", b"application/json, text/event-stream"), (b"content-type", b"application/json")]
+        await self._inner({**scope, "headers": headers}, replay(body, receive), send)
 
 
-def is_request(body: bytes) -> bool:
-    """Whether a body is a JSON-RPC request, notification or response."""
+def complaint(body: bytes) -> str | None:
+    """Why a body is no JSON-RPC request, notification or response that can be passed on, or None."""
     try:
         message = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return False
-    return (
-        isinstance(message, dict)
-        and message.get("jsonrpc") == "2.0"
-        and bool({"method", "result", "error"} & set(message))
-    )
+        return "the body is no JSON"
+    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+        return 'must be an object with "jsonrpc": "2.0"; batches are not taken'
+    if not {"method", "result", "error"} & set(message):
+        return "method is missing"
+    if "id" in message and (isinstance(message["id"], bool) or not isinstance(message["id"], str | int)):
+        return "id must be a text or a whole number"
+    if "method" in message and not isinstance(message["method"], str):
+        return "method must be a text"
+    if not isinstance(message.get("params", {}), dict):
+        return "params must be an object"
+    return excess(message)
 
 
 async def read_body(receive: Receive) -> bytes:

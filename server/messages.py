@@ -1,7 +1,8 @@
-"""What a WebSocket message must be before OpenEnv's handler sees it.
+"""What a WebSocket message must be before OpenEnv's handlers see it, and how long their errors may be.
 
-That handler ends a session over a message that is no object, is nested a thousand deep, holds an integer of thousands
-of digits or half a surrogate pair, or is binary. Here such a message is answered, and the session goes on.
+Those handlers end a session over a message that is no object, is nested a thousand deep, holds an integer of thousands
+of digits or half a surrogate pair, or is binary; they work in proportion to its errors and answer all of them. Here
+such a message is answered, and the session goes on.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from typing import Any
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PATH = "/ws"
-MOST_PARTS = 100  # arrays and objects in a message; a reset has three
+from server.bad_input import sentence, short
+from server.bounds import MESSAGE, TooMuch, excess, read_json
+
+PATH, MCP_PATH = "/ws", "/mcp"
+ERROR = '{"type":"error"'  # how OpenEnv's errors begin
+TEXT = 600  # characters of an error's message
 
 
 def complaint(message: Message) -> str | None:
@@ -21,30 +26,57 @@ def complaint(message: Message) -> str | None:
     text = message.get("text")
     if text is None:
         return "a binary message; send text"
-    if text.count("{") + text.count("[") > MOST_PARTS:
-        return f"more than {MOST_PARTS} arrays and objects in one message"
+    if len(text) > MESSAGE:
+        return f"more than {MESSAGE} characters in one message"
     try:
-        message = json.loads(text)
-        if "\\u" in text:
-            json.dumps(message, ensure_ascii=False).encode()
+        value = read_json(text.encode())
     except json.JSONDecodeError:
         return None
-    except UnicodeEncodeError:
-        return "half of a surrogate pair is no character"
+    except (TooMuch, UnicodeEncodeError) as error:
+        return str(error) if isinstance(error, TooMuch) else "half of a surrogate pair is no character"
+    except RecursionError:
+        return "arrays or objects nested a thousand deep"
     except ValueError:
         return "an integer of thousands of digits"
-    return None if isinstance(message, dict) else 'must be an object, for example {"type": "reset", "data": {}}'
+    if not isinstance(value, dict):
+        return 'must be an object, for example {"type": "reset", "data": {}}'
+    return excess(value)
+
+
+def shortened(text: str) -> str:
+    """An error of OpenEnv's as a client can use it: what is wrong in a sentence, no links, no copy of the input."""
+    answer = json.loads(text)
+    data: dict[str, Any] = answer["data"]
+    errors = data.pop("errors", None)
+    if errors:
+        data["message"] = f"{data['message']}: {sentence(errors)}"
+        data["errors"] = [{"loc": short(entry["loc"]), "msg": entry["msg"]} for entry in errors[:3]]
+    elif "errors.pydantic.dev" in data["message"]:  # a ValidationError as text
+        lines = [line for line in data["message"].splitlines() if "errors.pydantic.dev" not in line]
+        data["message"] = " ".join(line.strip() for line in lines)
+    if len(data["message"]) > TEXT:
+        data["message"] = data["message"][: TEXT - 3] + "..."
+    return orjson.dumps(answer).decode()
+
+
+def refusal(path: str, why: str) -> str:
+    """The error that a path's clients read."""
+    if path == PATH:
+        answer: dict[str, Any] = {"type": "error", "data": {"message": f"Invalid JSON: {why}", "code": "INVALID_JSON"}}
+    else:
+        answer = {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": f"Invalid request: {why}"}}
+    return orjson.dumps(answer).decode()
 
 
 class MessageCheck:
-    """Answers messages on ``/ws`` that OpenEnv's handler would not survive; passes on everything else."""
+    """Answers messages that OpenEnv's handlers would not survive, and shortens their errors."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the connection on and look at what it receives."""
-        if scope["type"] != "websocket" or scope["path"] != PATH:
+        """Pass the connection on and look at what it receives and sends."""
+        if scope["type"] != "websocket" or scope["path"] not in (PATH, MCP_PATH):
             await self.app(scope, receive, send)
             return
 
@@ -54,8 +86,12 @@ class MessageCheck:
                 wrong = complaint(message) if message["type"] == "websocket.receive" else None
                 if wrong is None:
                     return message
-                error: dict[str, Any] = {"message": f"Invalid JSON: {wrong}", "code": "INVALID_JSON"}
-                body = orjson.dumps({"type": "error", "data": error}).decode()
-                await send({"type": "websocket.send", "text": body})
+                await send({"type": "websocket.send", "text": refusal(scope["path"], wrong)})
 
-        await self.app(scope, checked, send)
+        async def brief(message: Message) -> None:
+            text = message.get("text") or ""
+            if text.startswith(ERROR) and (len(text) > TEXT or "errors" in text):
+                message = {**message, "text": shortened(text)}
+            await send(message)
+
+        await self.app(scope, checked, brief)

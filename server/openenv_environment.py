@@ -13,7 +13,7 @@ from inferencegym_jax.models import EPISODE_LENGTH, Phase
 from server.programs import Programs, TaskProgram
 from server.schema_parts import ObservationModel, StateModel
 from server.schemas import ResetRequest, config_dict
-from server.service import draw_seed, reset_info
+from server.service import check_finite, draw_seed, reset_info
 
 DESCRIPTION = (
     "LLM inference control: an agent turns five serving knobs once per simulated second; a trace-driven simulator, "
@@ -60,6 +60,7 @@ class ServingEnvironment(Environment):
         if self._done:
             raise RuntimeError(f"the episode is over at step {self._steps}: send a reset")
         outcome = self._program.step(self._state, self._program.pack_action(action.__dict__))
+        check_finite(outcome)
         self._state, self._done, self._steps = outcome.state, outcome.done, outcome.info["timestep"]
         self._total += outcome.reward
         self._phase = outcome.info["workload"]["phase"]

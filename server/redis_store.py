@@ -41,7 +41,7 @@ return record
 
 class RedisStore:
     """Sessions in Redis. Memory is Redis' own matter: with ``maxmemory`` and ``volatile-lru`` it evicts like the
-    embedded store, and an evicted session is called expired."""
+    embedded store. An evicted session is called expired, or "unknown or expired" where Redis evicted its memory too."""
 
     def __init__(self, url: str, idle_s: float):
         retry = Retry(ExponentialBackoff(cap=0.2, base=0.02), 3)
@@ -102,4 +102,4 @@ class RedisStore:
 
     async def _missing(self, session_id: str) -> SessionNotFound:
         known = await self._redis.exists(self._keys(session_id)[1])
-        return SessionNotFound(session_id, expired=bool(known))
+        return SessionNotFound(session_id, expired=True if known else None)  # Redis may have evicted the memory too

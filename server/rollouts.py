@@ -1,22 +1,21 @@
 """Whole episodes on request: a built-in policy or sequences of actions, vmapped in the library's ``rollout``.
 
-Episodes run in blocks of one size, the policies without weights are one program, and so are the trained ones: a
-compiled rollout keeps about 50 MB for good, so their number is what bounds the server's memory.
+Episodes run in blocks of one size. A request of several keeps none of their steps: they are scored as they come, and
+simulated again where they are asked for (``trajectories``), so that memory is that of a block. The policies without
+weights are one program, and so are the trained ones: a compiled rollout keeps about 50 MB for good, so their number is
+what bounds the server's memory.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orjson
-import pyarrow as pa
 from jax.tree_util import Partial
 
 import inferencegym_jax as ig
@@ -24,16 +23,17 @@ from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation, Trajectory
 from inferencegym_jax.policies.names import STATIC, WEIGHTLESS, policy_of, static_action
 from inferencegym_jax.policies.reactive_control import ReactivePlan, act
-from inferencegym_jax.scoring.aggregates import Aggregates, aggregate
+from inferencegym_jax.scoring.aggregates import aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
 from server.bad_input import BadInput
+from server.memory import let_go
 from server.programs import Programs, TaskProgram
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
 
-ARROW = "application/vnd.apache.arrow.stream"
 BLOCK = 256  # episodes a compiled call
 PARTS = ("observation", "action", "metrics", "workload")  # of a trajectory; of an open-loop one also the outcome
+OTHER = ("score", "total_rewards", "oom_shares", "gpu_seconds")  # columns that are no component of the score
 SCORED = ("action", "reward", "metrics", "outcome", "oom")  # what scores are made from
 REPLAY, REACTIVE, FIRST = 0, 1, 2  # what ``choose`` chooses: actions, the controller, one of WEIGHTLESS from FIRST on
 Choice = tuple[jax.Array, ServeAction, jax.Array, ReactivePlan]
@@ -53,13 +53,6 @@ def choose(key: jax.Array, observation: ServeObservation, carry: Choice) -> tupl
     return chosen, (which, actions, step + 1, plan)
 
 
-def trim() -> None:
-    """Give memory that compiling used back to the system, where the C library can: some 100 MB a program."""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):
-        library.malloc_trim(0)
-
-
 NO_PLAN = ReactivePlan.empty()
 
 
@@ -74,12 +67,49 @@ class Source:
     plan: ReactivePlan = NO_PLAN
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a rollout came to: a number an episode of each column, and its steps for as long as they are asked for."""
+
+    task_id: int
+    request: RolloutRequest
+    lengths: np.ndarray  # steps of each episode
+    parts: tuple[str, ...]  # of ``Trajectory`` that are told
+    columns: dict[str, np.ndarray]  # "score", its components, and ``OTHER``
+    blocks: Callable[[], Iterator[tuple[np.ndarray, Trajectory]]]  # indices of a block's episodes, their steps
+
+    @property
+    def steps(self) -> int:
+        """Steps of all episodes."""
+        return int(self.lengths.sum())
+
+    def answer(self, **more: Any) -> dict[str, Any]:
+        """The answer of POST /rollout but for the steps, and ``more`` at its end."""
+        columns = {name: value.tolist() for name, value in self.columns.items()}
+        gpu_seconds = columns.get("gpu_seconds")
+        breakdown = {name: value for name, value in columns.items() if name not in OTHER}
+        return {
+            "task_id": self.task_id,
+            "policy": self.request.policy,
+            "seeds": self.request.seeds,
+            "steps": self.lengths.tolist(),
+            "scores": columns["score"],
+            "total_rewards": columns["total_rewards"],
+            "oom_shares": columns["oom_shares"],
+            "breakdown": breakdown,
+            "mean_score": float(np.mean(columns["score"])),
+            "gpu_seconds": gpu_seconds,
+            "mean_oom_share": float(np.mean(columns["oom_shares"])),
+            **more,
+        }
+
+
 class Rollouts:
     """Runs and scores what POST /rollout asks for."""
 
     def __init__(self, programs: Programs, settings: Settings):
         self.programs, self.settings = programs, settings
-        self._compiled: set[Policy] = set()
+        self._compiled: set[tuple[Any, Policy]] = set()
 
     def check(self, request: RolloutRequest) -> None:
         """Raise ``BadInput`` for a request above the server's limits or for a policy that it lacks."""
@@ -98,7 +128,7 @@ class Rollouts:
 
     def warm_up(self) -> None:
         """Compile ``choose``, so that no request waits for it."""
-        self.run(RolloutRequest(task_id=1, seeds=[0], policy="baseline", actions=None))
+        self.score(RolloutRequest(task_id=1, seeds=[0], policy="baseline", actions=None))
 
     def policy(self, name: str, program: TaskProgram) -> Policy:
         """The policy of a name.
@@ -111,41 +141,35 @@ class Rollouts:
         except (OSError, ValueError) as error:
             raise BadInput(f"policy = {name!r}: not available for task {program.spec.id}: {error}") from error
 
-    def run(self, request: RolloutRequest) -> tuple[bytes, str, int]:
-        """(body, media type, steps taken) of a checked request."""
+    def score(self, request: RolloutRequest) -> Found:
+        """Run a checked request block by block and score it; of the steps no more than one block is kept."""
         program = self.programs.program(request.task_id, config_dict(request.config))
         source = self._source(request, program)
-        lengths = source.lengths
         seeds = np.asarray(request.seeds, np.uint32)
-        parts = []
-        for start in range(0, len(seeds), BLOCK):
-            block = np.arange(start, min(start + BLOCK, len(seeds)))
-            parts.append(self._block(program, source, seeds, block, request.trajectories))
-        compiled = getattr(source.policy, "func", source.policy)
+        blocks = [np.arange(start, min(start + BLOCK, len(seeds))) for start in range(0, len(seeds), BLOCK)]
+        keeps = request.trajectories and len(blocks) == 1
+        found, kept = [], None
+        for block in blocks:
+            played = self._block(program, source, seeds, block, keeps)
+            found.append(self._score(program, played, source.lengths[block]))
+            kept = played if keeps else None
+        compiled = program.env, getattr(source.policy, "func", source.policy)
         if compiled not in self._compiled:
             self._compiled.add(compiled)
-            trim()
-        trajectory = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *parts)
-        counts_requests = bool(program.params.engine.open_loop)
-        scores, aggregates, totals, crashes = self._score(program, trajectory, lengths)
-        response = {
-            "task_id": program.spec.id,
-            "policy": request.policy,
-            "seeds": request.seeds,
-            "steps": lengths.tolist(),
-            "scores": scores.pop("score").tolist(),
-            "total_rewards": totals.tolist(),
-            "oom_shares": crashes.tolist(),
-            "breakdown": {name: value.tolist() for name, value in scores.items()},
-        }
-        response["mean_score"] = float(np.mean(response["scores"]))
-        response["gpu_seconds"] = aggregates.gpu_seconds.tolist() if counts_requests else None
-        response["mean_oom_share"] = float(np.mean(response["oom_shares"]))
-        steps, parts = int(lengths.sum()), (*PARTS, "outcome") if counts_requests else PARTS
-        if request.format == "arrow":
-            return _arrow(trajectory, parts, lengths, seeds, response), ARROW, steps
-        response["trajectories"] = _episodes(trajectory, parts, lengths) if request.trajectories else None
-        return orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY), "application/json", steps
+            let_go()
+
+        def steps() -> Iterator[tuple[np.ndarray, Trajectory]]:
+            for block in blocks:
+                yield block, kept if kept is not None else self._block(program, source, seeds, block, True)
+
+        return Found(
+            task_id=program.spec.id,
+            request=request,
+            lengths=source.lengths,
+            parts=(*PARTS, "outcome") if program.params.engine.open_loop else PARTS,
+            columns={name: np.concatenate([part[name] for part in found]) for name in found[0]},
+            blocks=steps,
+        )
 
     def _source(self, request: RolloutRequest, program: TaskProgram) -> Source:
         count = len(request.seeds)
@@ -158,7 +182,8 @@ class Rollouts:
         sequences = [[]] if request.actions is None else request.actions
         columns: dict[str, np.ndarray] = {}
         for knob in KNOBS:
-            rows = np.full((len(sequences), EPISODE_LENGTH), knobs[knob])
+            kind = {bool: np.bool_, int: np.int32, float: np.float32}[type(knobs[knob])]
+            rows = np.full((len(sequences), EPISODE_LENGTH), knobs[knob], kind)
             for row, sequence in zip(rows, sequences, strict=True):
                 row[: len(sequence)] = [getattr(action, knob) for action in sequence]
             columns[knob] = np.broadcast_to(rows, (count, EPISODE_LENGTH))
@@ -185,13 +210,12 @@ class Rollouts:
             carry, axis = (jnp.full(BLOCK, source.which), actions, jnp.zeros(BLOCK, jnp.int32), plan), 0
         trajectory = ig.rollout(program.env, program.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
         part = trajectory if whole else {name: getattr(trajectory, name) for name in SCORED}
-        return jax.tree.map(lambda x: np.asarray(x)[:, : len(block)], part)
+        cut = np.ascontiguousarray if len(block) < BLOCK else np.asarray  # a view would keep all of a block
+        return jax.tree.map(lambda x: cut(np.asarray(x)[:, : len(block)]), part)
 
-    def _score(
-        self, program: TaskProgram, trajectory: Any, lengths: np.ndarray
-    ) -> tuple[dict[str, np.ndarray], Aggregates, np.ndarray, np.ndarray]:
-        """Components and score of every episode over its own length, in float64 as the grader does; what they were made
-        from; total rewards; shares of seconds out of memory."""
+    def _score(self, program: TaskProgram, trajectory: Any, lengths: np.ndarray) -> dict[str, np.ndarray]:
+        """Components and score of every episode over its own length, in float64 as the grader does; total rewards,
+        shares of seconds out of memory and, where requests are counted, GPU-seconds."""
         get: Callable[[str], Any] = (
             trajectory.__getitem__ if isinstance(trajectory, dict) else trajectory.__getattribute__
         )
@@ -199,54 +223,8 @@ class Rollouts:
         total_rewards, crashed = (np.where(inside, get(x), 0).sum(axis=0, dtype=np.float64) for x in ("reward", "oom"))
         spec = program.spec
         aggregates = aggregate(spec, get("metrics"), get("action"), get("outcome"), lengths)
-        scores = score_aggregates(spec, aggregates, program.problem.normalisers)
-        return scores, aggregates, total_rewards, crashed / lengths
-
-
-def _flat(trajectory: Trajectory, parts: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """Part -> field -> array of (steps, episodes) or (steps, episodes, 3)."""
-    return {part: vars(getattr(trajectory, part)) for part in parts}
-
-
-def _episodes(trajectory: Trajectory, names: Sequence[str], lengths: np.ndarray) -> list[list[dict[str, Any]]]:
-    """The steps of every episode as JSON-ready dicts."""
-    parts = _flat(trajectory, names)
-    episodes = []
-    for i, length in enumerate(lengths.tolist()):
-        columns = {part: {k: v[:length, i].tolist() for k, v in fields.items()} for part, fields in parts.items()}
-        rewards, ooms = trajectory.reward[:length, i].tolist(), trajectory.oom[:length, i].tolist()
-        episodes.append(
-            [
-                {part: {k: v[t] for k, v in fields.items()} for part, fields in columns.items()}
-                | {"reward": rewards[t], "oom": ooms[t]}
-                for t in range(length)
-            ]
-        )
-    return episodes
-
-
-def _arrow(
-    trajectory: Trajectory, names: Sequence[str], lengths: np.ndarray, seeds: np.ndarray, response: dict[str, Any]
-) -> bytes:
-    """One IPC stream: a row a step, columns ``part.field``; scores as JSON in the schema's metadata."""
-    steps, episodes = np.asarray(trajectory.reward).shape
-    inside = (np.arange(steps)[None, :] < lengths[:, None]).ravel()
-    columns: dict[str, Any] = {
-        "episode": np.repeat(np.arange(episodes, dtype=np.int32), steps)[inside],
-        "seed": np.repeat(seeds, steps)[inside],
-        "step": np.tile(np.arange(steps, dtype=np.int32), episodes)[inside],
-        "reward": np.asarray(trajectory.reward).T.ravel()[inside],
-        "oom": np.asarray(trajectory.oom).T.ravel()[inside],
-    }
-    for part, fields in _flat(trajectory, names).items():
-        for name, value in fields.items():
-            rows = np.swapaxes(value, 0, 1).reshape(steps * episodes, *value.shape[2:])[inside]
-            plain = rows if rows.ndim == 1 else pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
-            columns[f"{part}.{name}"] = plain
-    names = ("task_id", "policy", "seeds", "steps", "scores", "total_rewards", "oom_shares")
-    summary = {key: response[key] for key in names}
-    table = pa.table(columns).replace_schema_metadata({"inferencegym": orjson.dumps(summary)})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+        columns = score_aggregates(spec, aggregates, program.problem.normalisers)
+        columns |= {"total_rewards": total_rewards, "oom_shares": crashed / lengths}
+        if program.params.engine.open_loop:
+            columns["gpu_seconds"] = np.asarray(aggregates.gpu_seconds)
+        return columns

@@ -36,6 +36,8 @@ from inferencegym_jax.models import (
     Quantity,
 )
 from inferencegym_jax.tasks import CONFIG_KEYS
+from inferencegym_jax.tasks.checks import LEAST_OBJECTIVE_MS, MOST_CONFIG
+from server.bad_input import short
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -202,9 +204,10 @@ OBJECTIVES = {
 
 def _config_field(key: str) -> Any:
     if key in OBJECTIVES:
-        return (float | None, Field(None, gt=0, le=1e9, title="SLO", description=OBJECTIVES[key]))
+        about = OBJECTIVES[key]
+        return (float | None, Field(None, ge=LEAST_OBJECTIVE_MS, le=MOST_CONFIG, title="SLO", description=about))
     weight = REWARD_WEIGHTS[key]
-    return (float | None, Field(None, ge=0, le=1e9, title=weight.symbol, description=weight.term))
+    return (float | None, Field(None, ge=0, le=MOST_CONFIG, title=weight.symbol, description=weight.term))
 
 
 if TYPE_CHECKING:
@@ -236,7 +239,7 @@ def check_task(task: Any) -> Any:
     if isinstance(task, bool) or not isinstance(task, int | str) or task not in task_keys():
         known = ", ".join(f"{spec.id} ({spec.name})" for spec in ig.task_specs().values())
         raise PydanticCustomError(
-            "task", "{value} is no task; there are {known}", {"value": str(task)[:40], "known": known}
+            "task", "{value} is no task; there are {known}", {"value": str(short(task)), "known": known}
         )
     return task
 

@@ -1,6 +1,7 @@
-"""Requests and answers of the HTTP API; their parts are in ``fields``.
+"""Requests and answers of the HTTP API; their parts are in ``schema_parts``.
 
-Validators raise ``PydanticCustomError`` only: a ValueError inside one cannot be put into an answer.
+Validators raise ``PydanticCustomError`` only: a ValueError inside one cannot be put into an answer. Lists end at their
+first bad entry and have a greatest length, so that a body of errors costs no more than a good one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from inferencegym_jax.models import EPISODE_LENGTH
 from inferencegym_jax.policies import NAMES
+from server.bounds import MOST_EPISODES
 from server.schema_parts import STRICT, ActionModel, Config, ObservationBody, Seed, SessionId, StepInfo, TaskId
 
 
@@ -71,15 +73,18 @@ class StepResponse(BaseModel):
     metadata: dict[str, Any] = Field(description="session_id, step_count")
 
 
+ByClass = Annotated[list[float], Field(fail_fast=True, max_length=8)]
+
+
 class LogEntry(BaseModel):
     """One step of an episode log. Fields that the graders do not read may be left out; extra ones are not read."""
 
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
     action: dict[str, bool | int | float] = Field(description="the knobs")
     reward: float | None = None
     metrics: dict[str, int | float] = Field(description="at least the fields that the graders read")
-    outcome: dict[str, float | list[float]] | None = Field(
+    outcome: dict[str, float | ByClass] | None = Field(
         default=None, description="of an open-loop task, which is scored by request"
     )
 
@@ -93,8 +98,8 @@ class GraderRequest(_Request):
     task_id: TaskId | None = None
     seed: Seed | None = None
     config: Config | None = None
-    actions: list[ActionModel] | None = Field(default=None, max_length=EPISODE_LENGTH)
-    episode_log: list[LogEntry] | None = Field(default=None, max_length=EPISODE_LENGTH)
+    actions: Annotated[list[ActionModel], Field(fail_fast=True, max_length=EPISODE_LENGTH)] | None = None
+    episode_log: Annotated[list[LogEntry], Field(fail_fast=True, max_length=EPISODE_LENGTH)] | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> GraderRequest:
@@ -130,6 +135,9 @@ class GraderResponse(BaseModel):
     first_difference: dict[str, Any] | None = Field(default=None, description="where a claimed log differs")
 
 
+Sequence = Annotated[list[ActionModel], Field(fail_fast=True, min_length=1, max_length=EPISODE_LENGTH)]
+
+
 class RolloutRequest(_Request):
     """Whole episodes in one call: a built-in policy on every seed, or one sequence of actions a seed."""
 
@@ -138,10 +146,10 @@ class RolloutRequest(_Request):
     )
 
     task_id: TaskId
-    seeds: list[Seed] = Field(min_length=1, description="one episode each")
+    seeds: list[Seed] = Field(fail_fast=True, min_length=1, max_length=MOST_EPISODES, description="one episode each")
     policy: Literal[NAMES] | None = None  # pyright: ignore[reportInvalidTypeForm]
-    actions: list[Annotated[list[ActionModel], Field(min_length=1, max_length=EPISODE_LENGTH)]] | None = Field(
-        None, min_length=1, description="a sequence a seed, or one for all; an episode ends with its sequence"
+    actions: Annotated[list[Sequence], Field(fail_fast=True, min_length=1, max_length=MOST_EPISODES)] | None = Field(
+        None, description="a sequence a seed, or one for all; an episode ends with its sequence"
     )
     config: Config | None = None
     trajectories: bool = Field(default=False, description="return every step too")
@@ -210,6 +218,12 @@ class TaskEntry(BaseModel):
     memory_limit_gb: float | None
     cost_budget: float | None
     reward_weights: dict[str, float]
+
+
+class TaskList(BaseModel):
+    """All tasks."""
+
+    tasks: list[TaskEntry]
 
 
 class Info(BaseModel):

@@ -7,6 +7,7 @@ concurrently.
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 from typing import Any
 
@@ -22,6 +23,24 @@ from server.sessions import Session, SessionStore, new_id
 
 class StepConflict(RuntimeError):
     """The step cannot be applied: the episode is over, or another step of the session was applied meanwhile."""
+
+
+class NotFinite(RuntimeError):
+    """A step gave a number that is not finite. It is not applied, so that the session can go on from where it was."""
+
+
+def check_finite(outcome: Outcome) -> None:
+    """Raise ``NotFinite`` for a step whose reward or observation is no finite number."""
+    numbers = [outcome.reward]
+    for value in outcome.observation.values():
+        numbers.extend(value) if isinstance(value, list) else numbers.append(value)
+    if not math.isfinite(sum(numbers)):
+        bad = [name for name, value in {"reward": outcome.reward, **outcome.observation}.items() if not _finite(value)]
+        raise NotFinite(f"the step gave no finite number for {', '.join(bad)}; it was not applied")
+
+
+def _finite(value: Any) -> bool:
+    return all(map(math.isfinite, value if isinstance(value, list) else [value]))
 
 
 def draw_seed() -> int:
@@ -89,6 +108,7 @@ class Service:
         Raises:
             SessionNotFound: unknown or expired.
             StepConflict: the episode is over, or another step came between.
+            NotFinite: the step gave a number that is not finite.
             ValueError: the server's own latency table lacks a value of a knob.
         """
         session = await self.store.get(session_id)
@@ -99,6 +119,7 @@ class Service:
         program = self.programs.program(session.task, session.config)
         packed = program.pack_action(action)
         outcome = program.step(session.state, packed)
+        check_finite(outcome)
         response = step_answer(session_id, outcome)
         after = dataclasses.replace(
             session,

@@ -22,15 +22,16 @@ EXPIRED_KEPT = 100_000  # ids of expired sessions that are remembered, to say "e
 
 
 class SessionNotFound(LookupError):
-    """No such session: it never was, or it expired or was evicted (``expired``)."""
+    """No such session: it never was (``expired`` False), it expired or was evicted (True), or either (None)."""
 
-    def __init__(self, session_id: str, expired: bool = False):
+    def __init__(self, session_id: str, expired: bool | None = False):
         self.expired = expired
-        text = (
-            f"session {session_id!r} expired: idle too long, or evicted for newer ones; POST /reset starts another"
-            if expired
-            else f"session {session_id!r} is unknown; POST /reset starts one"
-        )
+        gone = "idle too long, or evicted for newer ones; POST /reset starts another"
+        text = {
+            True: f"session {session_id!r} expired: {gone}",
+            False: f"session {session_id!r} is unknown; POST /reset starts one",
+            None: f"session {session_id!r} is unknown or expired: it never was, or was {gone}",
+        }[expired]
         super().__init__(text)
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.bounds import MOST_EPISODES
+
 
 class Settings(BaseSettings):
     """Every setting, its environment variable (the same name in capitals) and its default."""
@@ -24,7 +26,13 @@ class Settings(BaseSettings):
     session_idle_s: float = Field(default=1800.0, gt=0, description="seconds without a request until a session expires")
     ws_sessions: int = Field(default=256, ge=1, description="WebSocket sessions at once")
     rate_limit: str = Field(default="100/second", description="requests per client address: N/second, N/minute or off")
-    max_body_bytes: int = Field(default=4_000_000, ge=1024, description="largest request body and WebSocket message")
+    max_body_bytes: int = Field(
+        default=4_000_000, ge=1024, description="largest body of a POST /rollout; others have less"
+    )
+    connections: int = Field(default=2048, ge=1, description="connections at once; more are closed unread")
+    forwarded_allow_ips: str = Field(
+        default="", description="proxies whose X-Forwarded-For is believed, by comma; unset: none"
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(default=("*",), description="allowed origins, by comma")
     table: str | None = Field(default=None, description="path of a latency table of your own (parquet or CSV)")
     trace: str | None = Field(
@@ -33,7 +41,9 @@ class Settings(BaseSettings):
     tasks_from: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="paths of Python or JSON files of tasks of your own, by comma"
     )
-    rollout_episodes: int = Field(default=4096, ge=1, description="most episodes of one POST /rollout")
+    rollout_episodes: int = Field(
+        default=4096, ge=1, le=MOST_EPISODES, description="most episodes of one POST /rollout"
+    )
     rollout_trajectories: int = Field(default=64, ge=1, description="most episodes of a POST /rollout with JSON steps")
     warm_rollouts: bool = Field(default=True, description="compile POST /rollout's program right after the start")
     log_level: str = Field(

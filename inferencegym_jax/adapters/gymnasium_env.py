@@ -1,10 +1,9 @@
-"""The environment as Gymnasium sees it: ``InferenceGymEnv``, a vector env that steps in one compiled call, registered
-ids.
+"""The environment as Gymnasium sees it: ``InferenceGymEnv``, and the ids of every task.
 
     import gymnasium
     import inferencegym_jax.adapters.gymnasium_env
     env = gymnasium.make("inferencegym_jax/BurstyShareGPT-v0")
-    envs = gymnasium.make_vec("inferencegym_jax/BurstyShareGPT-v0", num_envs=64)
+    envs = gymnasium.make_vec("inferencegym_jax/BurstyShareGPT-v0", num_envs=64)   # gymnasium_vector's
 
 Needs the extra ``gym``. The same seed and actions give the same trajectory as every other path.
 """
@@ -16,77 +15,41 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import jax
-import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector.utils import batch_space
 
-from inferencegym_jax.adapters.wrappers import FlatObservation
-from inferencegym_jax.encoding import action_from_box, normalise
-from inferencegym_jax.environment import Environment
+from inferencegym_jax.adapters.gymnasium_spaces import (
+    View,
+    action_space,
+    check_options,
+    flatten,
+    next_episode,
+    observation_space,
+    played,
+    to_action,
+)
+from inferencegym_jax.adapters.gymnasium_vector import InferenceGymVectorEnv
+from inferencegym_jax.adapters.rendering import RENDER_FPS, RENDER_MODES, Renderer, check_render_mode
 from inferencegym_jax.episodes.single_step import SingleStep
-from inferencegym_jax.models import KNOBS, SEEDS, EnvParams, ServeAction, ServeObservation, check_action, check_seed
-from inferencegym_jax.numerics import draws as counters
-from inferencegym_jax.registry import make
+from inferencegym_jax.models import EPISODE_LENGTH, EnvParams, check_seed
+from inferencegym_jax.scoring.reward import Reward
 from inferencegym_jax.table.latency_table import LatencyTable
-from inferencegym_jax.tasks import TaskSpec, get_task, on_register, short_title, task_specs
+from inferencegym_jax.tasks import TaskSpec, on_register, short_title, task_specs
+from inferencegym_jax.traffic.request_log import RequestLog
+
+__all__ = [
+    "IDS",
+    "InferenceGymEnv",
+    "InferenceGymVectorEnv",
+    "action_space",
+    "flatten",
+    "next_episode",
+    "observation_space",
+    "to_action",
+]
 
 IDS: dict[str, int] = {}
 """Gymnasium's id of every task -> its number. A task that is registered later (``ig.register``) gets its id then."""
-
-
-def action_space() -> spaces.Box:
-    """float32[5] in [-1, 1], one number a knob; see ``wrappers.action_from_box``."""
-    return spaces.Box(-1.0, 1.0, (len(KNOBS),), np.float32)
-
-
-def observation_space(normalised: bool = True) -> spaces.Box:
-    """float32[14]: normalised (see ``wrappers.normalise``) or in natural units."""
-    box = FlatObservation(None, normalised).observation_space()
-    return spaces.Box(np.asarray(box.low, np.float32), np.asarray(box.high, np.float32), box.shape, np.float32)
-
-
-def to_action(action: Any, batch: tuple[int, ...] = ()) -> ServeAction:
-    """A ``ServeAction`` from what a step may be given: one, a mapping of knobs, or an array of [-1, 1].
-
-    Raises:
-        TypeError, ValueError: an array of another shape or with NaN or inf; an unknown knob; see ``check_action``.
-    """
-    if isinstance(action, ServeAction):
-        check_action(action)
-        return action
-    if isinstance(action, Mapping):
-        unknown = sorted(set(action) - set(KNOBS))
-        if unknown:
-            raise ValueError(f"action: knob {unknown[0]!r} is unknown; there are {', '.join(KNOBS)}")
-        return to_action(ServeAction(**action))
-    array = np.asarray(action, np.float32)
-    if array.shape != (*batch, len(KNOBS)):
-        raise ValueError(f"action: shape {array.shape}; must be {(*batch, len(KNOBS))}, one number a knob")
-    if not np.isfinite(array).all():
-        raise ValueError(f"action = {array.tolist()}: must be finite numbers from -1 to 1")
-    return jax.tree.map(np.asarray, _action_from_box(array))
-
-
-_action_from_box = jax.jit(action_from_box)
-_normalise = jax.jit(normalise)
-_to_array = jax.jit(ServeObservation.to_array)
-
-
-def flatten(observation: ServeObservation, normalised: bool) -> np.ndarray:
-    """float32[..., 14] of a concrete observation."""
-    return np.asarray((_normalise if normalised else _to_array)(observation))
-
-
-def next_episode(new_seed: int | None, seed: int | None, episode: int, rng: np.random.Generator) -> tuple[int, int]:
-    """(seed, episode number) that a Gymnasium reset starts: the given seed, else a first one drawn, else the one that
-    auto-reset would choose after ``seed``."""
-    if new_seed is not None:
-        return int(new_seed), 0
-    if seed is None:
-        return int(rng.integers(SEEDS)), 0
-    return int(counters.episode_seed(jnp.uint32(seed), jnp.int32(episode + 1))), episode + 1
 
 
 class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
@@ -94,18 +57,25 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     ``reset(seed=s)`` starts the episode of seed s; a reset without one starts the next episode as auto-reset would,
     with a seed derived from (s, episode number). Episodes end by truncation at 200 steps. ``step`` takes float32[5]
-    in [-1, 1], a ``ServeAction``, or a mapping of knobs in natural units. ``info`` holds timestep, metrics, workload
-    and oom as plain numbers.
+    in [-1, 1], a ``ServeAction``, or a mapping of knobs in natural units, in which what is left out is the baseline's.
+    ``info`` holds timestep, metrics, workload and oom as plain numbers. Can be pickled and copied, in the middle of an
+    episode too.
 
     Args:
         task_id: id, name or ``TaskSpec``.
-        normalised: observations about [0, 1] (default) or in natural units.
-        table: a latency table of your own.
-        config: overrides, see ``make``.
-        render_mode: None or "ansi" (one line a step).
+        normalised: observations in [0, 1] (default) or in natural units.
+        table: a latency table of your own, see ``ig.make``.
+        trace: a request log of your own, replayed; the same.
+        dynamics: the same.
+        config: overrides; the same.
+        reward: a reward of your own; the same.
+        views: wrappers of the environment, the innermost first: ``[ig.wrappers.DiscreteAction]``. Action and
+            observation space are then theirs.
+        render_mode: None, "ansi" (one line a step), "rgb_array" (the episode's timeline as a picture) or "human" (the
+            same in a window).
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
 
     def __init__(
         self,
@@ -113,141 +83,72 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
         *,
         normalised: bool = True,
         table: str | Path | LatencyTable | None = None,
+        trace: str | Path | RequestLog | None = None,
+        dynamics: str | None = None,
         config: Mapping[str, Any] | None = None,
+        reward: Reward | None = None,
+        views: Sequence[View] | View = (),
         render_mode: str | None = None,
     ):
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode = {render_mode!r}: must be None or 'ansi'")
-        self.inference_env: Environment
-        self.params: EnvParams
-        self.inference_env, self.params = make(task_id, table=table, config=config)
-        self.task_id: int = get_task(task_id).id
+        check_render_mode(render_mode)
+        self._played = played(
+            task_id,
+            normalised=normalised,
+            table=table,
+            trace=trace,
+            dynamics=dynamics,
+            config=config,
+            reward=reward,
+            views=views,
+        )
+        self.inference_env: Any = self._played.env
+        self.params: EnvParams = self._played.params
+        self.task_id: int = self._played.spec.id
         self.normalised: bool = normalised
         self.render_mode: str | None = render_mode
-        self.action_space: spaces.Space[Any] = action_space()
-        self.observation_space: spaces.Space[Any] = observation_space(normalised)
+        self.action_space: spaces.Space[Any] = self._played.action_space
+        self.observation_space: spaces.Space[Any] = self._played.observation_space
         self._single = SingleStep(self.inference_env, self.params)
+        self._renderer = Renderer(self._played.spec, self.params, render_mode)
         self._state: bytes | None = None  # of an episode that is under way
         self._seed: int | None = None
         self._episode = 0
-        self._line = "no step yet"
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode; ``info["seed"]`` is its seed."""
+        """Start an episode; ``info["seed"]`` is its seed. There are no options.
+
+        Raises:
+            ValueError: a bad seed; an option.
+        """
+        check_options(options)
         super().reset(seed=None if seed is None else check_seed(seed))
         self._seed, self._episode = next_episode(seed, self._seed, self._episode, self.np_random)
         outcome = self._single.reset(self._seed)
         self._state = outcome.state
-        self._line = "no step yet"
-        return flatten(ServeObservation(**outcome.observation), self.normalised), {"seed": self._seed}
+        self._renderer.begin(self._seed)
+        return self._played.flatten(outcome.observation), {"seed": self._seed}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One second of serving."""
         if self._state is None:
             raise gymnasium.error.ResetNeeded("step before reset, or after the episode's end: call reset()")
-        outcome = self._single.step(self._state, self._single.pack_action(to_action(action).to_dict()))
+        asked = self._played.to_action(action)
+        outcome = self._single.step(
+            self._state, self._single.pack_action(asked.to_dict() if self._played.takes_knobs else asked)
+        )
         self._state = None if outcome.done else outcome.state
-        metrics, workload = outcome.info["metrics"], outcome.info["workload"]
-        self._line = (
-            f"t {outcome.info['timestep']:3d}  queue {workload['queue_depth']:3d}  "
-            f"TTFT {metrics['ttft_p50_ms']:.0f} ms  "
-            f"{metrics['tokens_per_sec']:.0f} tokens/s  {metrics['gpu_memory_gb']:.1f} GB  reward {outcome.reward:+.3f}"
-        )
-        flat = flatten(ServeObservation(**outcome.observation), self.normalised)
-        return flat, outcome.reward, False, outcome.done, outcome.info
+        self._renderer.add(outcome.info, outcome.action, outcome.reward)
+        return self._played.flatten(outcome.observation), outcome.reward, False, outcome.done, outcome.info
 
-    def render(self) -> str | None:  # type: ignore[override]
-        """The last step as one line, in render mode "ansi"."""
-        return self._line if self.render_mode == "ansi" else None
+    def render(self) -> Any:
+        """The episode so far as the render mode says: a line, uint8[height, width, 3], or None."""
+        return self._renderer.render()
 
-
-class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
-    """Many environments in one compiled call; same-step auto-reset, ``infos["final_obs"]`` holds the finished
-    episodes' last observations.
-
-    ``reset(seed=s)`` gives environment i the seed s + i (modulo 2^32); a list gives each its own. Sub-environment i
-    has the same trajectory as ``InferenceGymEnv`` with its seed.
-
-    Args:
-        num_envs: how many.
-        task_id: see ``InferenceGymEnv``, also for the rest.
-        normalised: the same.
-        table: the same.
-        config: the same.
-    """
-
-    metadata: dict[str, Any] = {
-        "render_modes": [],
-        "autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP,
-    }
-
-    def __init__(
-        self,
-        num_envs: int = 1,
-        task_id: int | str | TaskSpec = 1,
-        *,
-        normalised: bool = True,
-        table: str | Path | LatencyTable | None = None,
-        config: Mapping[str, Any] | None = None,
-        **_: Any,
-    ):
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ValueError(f"num_envs = {num_envs!r}: must be a whole number of at least 1")
-        self.inference_env: Environment
-        self.params: EnvParams
-        self.inference_env, self.params = make(task_id, table=table, config=config)
-        self.task_id: int = get_task(task_id).id
-        self.num_envs: int = num_envs
-        self.normalised: bool = normalised
-        self.single_action_space: spaces.Space[Any] = action_space()
-        self.single_observation_space: spaces.Space[Any] = observation_space(normalised)
-        self.action_space: spaces.Space[Any] = batch_space(self.single_action_space, num_envs)
-        self.observation_space: spaces.Space[Any] = batch_space(self.single_observation_space, num_envs)
-        self._state: Any = None
-
-    def reset(
-        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode everywhere; ``infos["seed"]`` are their seeds."""
-        if seed is None:
-            seeds = self.np_random.integers(SEEDS, size=self.num_envs)
-        elif isinstance(seed, int | np.integer):
-            super().reset(seed=check_seed(seed))
-            seeds = (int(seed) + np.arange(self.num_envs)) % SEEDS
-        else:
-            seeds = np.asarray([check_seed(one) for one in seed])
-            if len(seeds) != self.num_envs:
-                raise ValueError(f"seed: {len(seeds)} given; must be one for each of {self.num_envs} environments")
-        seeds = seeds.astype(np.uint32)
-        observation, self._state = jax.vmap(self.inference_env.reset_seed, in_axes=(0, None))(
-            jnp.asarray(seeds), self.params
-        )
-        return flatten(observation, self.normalised), {"seed": seeds}
-
-    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One second of serving everywhere; actions float32[num_envs, 5] or a batched ``ServeAction``."""
-        if self._state is None:
-            raise gymnasium.error.ResetNeeded("step before reset: call reset()")
-        action = to_action(actions, (self.num_envs,))
-        observation, self._state, reward, terminated, truncated, info = self.inference_env.step(
-            None, self._state, action, self.params
-        )
-        terminated, truncated = np.asarray(terminated), np.asarray(truncated)
-        infos: dict[str, Any] = {
-            "timestep": np.asarray(info["timestep"]),
-            "metrics": jax.tree.map(np.asarray, vars(info["metrics"])),
-            "workload": jax.tree.map(np.asarray, vars(info["workload"])),
-            "oom": np.asarray(info["oom"]),
-        }
-        if int(self.params.engine.open_loop):
-            infos["outcome"] = jax.tree.map(np.asarray, vars(info["outcome"]))
-        done = terminated | truncated
-        if done.any():
-            infos |= {"final_obs": flatten(info["final_observation"], self.normalised), "_final_obs": done}
-        rewards = np.asarray(reward, np.float64)
-        return flatten(observation, self.normalised), rewards, terminated, truncated, infos
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        self._renderer.close()
 
 
 def register_id(spec: TaskSpec) -> None:
@@ -259,8 +160,9 @@ def register_id(spec: TaskSpec) -> None:
     gymnasium.register(
         name,
         entry_point="inferencegym_jax.adapters.gymnasium_env:InferenceGymEnv",
-        vector_entry_point="inferencegym_jax.adapters.gymnasium_env:InferenceGymVectorEnv",
+        vector_entry_point="inferencegym_jax.adapters.gymnasium_vector:InferenceGymVectorEnv",
         kwargs={"task_id": spec.id},
+        max_episode_steps=EPISODE_LENGTH,
     )
 
 

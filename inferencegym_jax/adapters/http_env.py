@@ -13,7 +13,14 @@ import httpx
 import numpy as np
 from gymnasium import spaces
 
-from inferencegym_jax.adapters.gymnasium_env import action_space, flatten, next_episode, observation_space, to_action
+from inferencegym_jax.adapters.gymnasium_spaces import (
+    action_space,
+    check_options,
+    flatten,
+    next_episode,
+    observation_space,
+    to_action,
+)
 from inferencegym_jax.models import OBSERVATION, ServeObservation, check_seed
 
 TIMEOUT_SECONDS = 30.0
@@ -29,7 +36,7 @@ class HTTPGymEnv(gymnasium.Env[np.ndarray, Any]):
     Args:
         base_url: for example "http://localhost:7860".
         task_id: id or name, as the server knows it.
-        normalised: observations about [0, 1] (default) or in natural units.
+        normalised: observations in [0, 1] (default) or in natural units.
         config: overrides of a reset, see ``make``.
         client: an ``httpx.Client`` of your own (proxies, tests); it is not closed by ``close``.
     """
@@ -61,7 +68,8 @@ class HTTPGymEnv(gymnasium.Env[np.ndarray, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode; ``info`` holds its seed and session_id. Without a seed: the next one, as auto-reset would
-        choose it."""
+        choose it. There are no options."""
+        check_options(options)
         super().reset(seed=None if seed is None else check_seed(seed))
         self._seed, self._episode = next_episode(seed, self._seed, self._episode, self.np_random)
         body: dict[str, Any] = {"task_id": self.task_id, "seed": self._seed}
@@ -75,7 +83,9 @@ class HTTPGymEnv(gymnasium.Env[np.ndarray, Any]):
         """One second of serving; actions as ``InferenceGymEnv`` takes them. An episode ends by truncation."""
         if self._session is None:
             raise gymnasium.error.ResetNeeded("step before reset: call reset()")
-        body = {"session_id": self._session, "action": to_action(action).to_dict()}
+        checked = to_action(action).to_dict()  # what a mapping leaves out is the server's to fill in
+        knobs = {name: checked[name] for name in action} if isinstance(action, Mapping) else checked
+        body = {"session_id": self._session, "action": knobs}
         response = self._post("/step", body)
         return (
             self._observe(response),
@@ -89,6 +99,22 @@ class HTTPGymEnv(gymnasium.Env[np.ndarray, Any]):
         """Close the connection."""
         if self._owns_client:
             self._client.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles before the first reset; an episode is the server's and cannot be had twice.
+
+        Raises:
+            TypeError: an episode is under way, or the client is one's own.
+        """
+        if self._session is not None or not self._owns_client:
+            what = "its episode is the server's" if self._session is not None else "its client is yours"
+            raise TypeError(f"HTTPGymEnv cannot be copied or pickled: {what}; make another with the same arguments")
+        return {name: value for name, value in vars(self).items() if name != "_client"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """With a connection of its own."""
+        self.__dict__.update(state)
+        self._client = httpx.Client(timeout=TIMEOUT_SECONDS)
 
     def _observe(self, response: Mapping[str, Any]) -> np.ndarray:
         fields = {name: np.asarray(response["observation"][name], np.float32) for name in OBSERVATION}

@@ -6,6 +6,7 @@ Each wrapper changes one side of the interface and passes the rest through, so t
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,12 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.encoding import action_from_box, normalise
+from inferencegym_jax.episodes.wrapped import suited
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, OBSERVATION, EnvParams, ServeAction, ServeObservation
+from inferencegym_jax.numerics.draws import seed_of_key
 from inferencegym_jax.spaces import Box, Discrete
 
 
 class Wrapper:
-    """Passes every attribute on to the wrapped environment."""
+    """An environment seen differently. What a wrapper does not define is the wrapped environment's.
+
+    ``rollout``, ``fold`` and ``evaluate`` play a wrapper through ``reset_seed`` and ``step``; Gymnasium and
+    ``SingleStep`` through ``reset_seed`` and ``step_env``. One of your own overrides both steps where it changes them,
+    and ``reset_seed`` alone of the resets, as the others come to it. Two wrappers of one type are equal, and share
+    compiled programs, where all their attributes are equal (by ``==`` if they can be hashed, else by identity).
+    """
 
     def __init__(self, env: Any):
         self._env = env
@@ -32,16 +41,52 @@ class Wrapper:
         return getattr(self._env, name)
 
     def __hash__(self) -> int:
-        """Hash of wrapper type and environment."""
-        return hash((type(self), self._env))
+        """Hash of the wrapper's type and attributes."""
+        return hash((type(self), self._attributes()))
 
     def __eq__(self, other: object) -> bool:
-        """Same wrapper type over an equal environment."""
-        return type(self) is type(other) and self._env == other._env  # type: ignore[attr-defined]
+        """Same type of wrapper with equal attributes, the environment among them."""
+        return type(self) is type(other) and self._attributes() == other._attributes()  # type: ignore[attr-defined]
+
+    def _attributes(self) -> tuple[Any, ...]:
+        return tuple((name, _hashable(value)) for name, value in sorted(vars(self).items()))
+
+    def suited_to(self, params: EnvParams) -> Any:
+        """This wrapper over ``Environment.suited_to``'s environment."""
+        inner = suited(self._env, params)
+        if inner is self._env:
+            return self
+        twin = copy.copy(self)
+        twin._env = inner
+        return twin
+
+    def reset(self, key: jax.Array, params: EnvParams | None = None) -> Any:
+        """See ``Environment.reset``: ``reset_seed`` of the seed that the key gives."""
+        return self.reset_seed(seed_of_key(key), params)
+
+    def reset_env(self, key: jax.Array, params: EnvParams | None = None) -> Any:
+        """See ``Environment.reset_env``."""
+        return self.reset(key, params)
+
+    def reset_seed(self, seed: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.reset_seed``."""
+        return self._env.reset_seed(seed, params)
+
+    def step(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step``."""
+        return self._env.step(key, state, action, params)
 
     def step_env(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
         """One step without auto-reset, through the same views."""
         return self._env.step_env(key, state, action, params)
+
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
 
 
 class FlatObservation(Wrapper):
@@ -52,23 +97,6 @@ class FlatObservation(Wrapper):
         self._flatten = normalise if normalised else ServeObservation.to_array
         self._normalised = normalised
 
-    def __hash__(self) -> int:
-        """Hash of the view and the environment."""
-        return hash((type(self), self._normalised, self._env))
-
-    def __eq__(self, other: object) -> bool:
-        """Same view of an equal environment."""
-        return super().__eq__(other) and self._normalised == other._normalised  # type: ignore[attr-defined]
-
-    def reset(self, key: jax.Array, params: EnvParams | None = None) -> Any:
-        """See ``Environment.reset``."""
-        observation, state = self._env.reset(key, params)
-        return self._flatten(observation), state
-
-    def reset_env(self, key: jax.Array, params: EnvParams | None = None) -> Any:
-        """See ``Environment.reset_env``."""
-        return self.reset(key, params)
-
     def reset_seed(self, seed: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.reset_seed``."""
         observation, state = self._env.reset_seed(seed, params)
@@ -76,9 +104,9 @@ class FlatObservation(Wrapper):
 
     def step(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.step``; ``info["final_observation"]`` is flat too."""
-        observation, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
+        observation, state, *rest, info = self._env.step(key, state, action, params)
         info = {**info, "final_observation": self._flatten(info["final_observation"])}
-        return self._flatten(observation), state, reward, terminated, truncated, info
+        return self._flatten(observation), state, *rest, info
 
     def step_env(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.step_env``."""
@@ -91,7 +119,7 @@ class FlatObservation(Wrapper):
         rows = [(field.low, field.high) for field in OBSERVATION.values() for _ in range(field.size)]
         low, high = (np.asarray(side, np.float32) for side in zip(*rows, strict=True))
         if self._normalised:
-            low, high = np.zeros_like(low), np.where(np.isfinite(high), 1.0, np.inf).astype(np.float32)
+            low, high = np.zeros_like(low), np.ones_like(high)
         return Box(low, high, (FLAT_OBSERVATION_SIZE,))
 
 
@@ -144,14 +172,6 @@ class DiscreteAction(Wrapper):
         self._values = tuple(grid)
         self._shape = tuple(len(options) for options in grid)
 
-    def __hash__(self) -> int:
-        """Hash of the grid and the environment."""
-        return hash((type(self), self._values, self._env))
-
-    def __eq__(self, other: object) -> bool:
-        """Same grid over an equal environment."""
-        return super().__eq__(other) and self._values == other._values  # type: ignore[attr-defined]
-
     @property
     def num_actions(self) -> int:
         """Points of the grid."""
@@ -186,3 +206,7 @@ class FiveValueStep(Wrapper):
         observation, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
         info = {**info, "discount": jnp.where(terminated, 0.0, 1.0)}
         return observation, state, reward, terminated | truncated, info
+
+    def step_env(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step_env``, which has five values already."""
+        return self._env.step_env(key, state, action, params)

@@ -65,13 +65,20 @@ class LLMAgent:
         """Close the connections."""
         self._client.close()
 
-    def decide(self, observation: Any, action: ServeAction, reward: float | None = None) -> ServeAction:
+    def decide(
+        self,
+        observation: Any,
+        action: ServeAction,
+        reward: float | None = None,
+        baseline: Mapping[str, Any] | None = None,
+    ) -> ServeAction:
         """The model's action after this observation, or ``action`` where it gives none.
 
         Args:
             observation: a ``ServeObservation`` of one environment, or its dict.
             action: what is set now.
             reward: of the last second.
+            baseline: see ``parse_action``.
 
         Raises:
             EndpointError: the endpoint cannot be used.
@@ -84,7 +91,7 @@ class LLMAgent:
         for _ in range(self.retries + 1):
             message = self._ask(messages)
             try:
-                return parse_action(message, knobs)
+                return parse_action(message, knobs, baseline)
             except MalformedAnswer as error:
                 self.usage.malformed += 1
                 text = message.get("content") or str(message.get("tool_calls") or "")
@@ -129,18 +136,21 @@ def play(
         progress: called after every step.
 
     Returns:
-        {"task", "seed", "config", "score", "breakdown", "feedback", "total_reward", "oom_share", "actions", "usage"};
-        with task, seed, config and actions anybody can compute the score again (``verify``).
+        {"task", "seed", "config", "score", "breakdown", "feedback", "total_reward", "oom_share", "decisions", "held",
+        "actions", "usage"}; with task, seed, config and actions anybody can compute the score again (``verify``).
+        ``held`` of the ``decisions`` were not the model's, as it gave no valid action; the feedback says so too.
 
     Raises:
         EndpointError: the endpoint cannot be used.
     """
     env, params = make(agent.spec, table=table, config=config)
     observation, state = env.reset_seed(seed, params)
-    action, reward, total, actions, crashed = ServeAction(**env.table.knob_defaults), None, 0.0, [], 0
+    baseline, held_before = env.table.knob_defaults, agent.usage.held
+    action, reward, total, actions, crashed, decisions = ServeAction(**baseline), None, 0.0, [], 0, 0
     for step in range(steps):
         if step % agent.decide_every == 0:
-            action = agent.decide(observation, action, reward)
+            action = agent.decide(observation, action, reward, baseline)
+            decisions += 1
         observation, state, gain, _, info = env.step_env(None, state, action, params)
         crashed += bool(info["oom"])
         reward = float(gain)
@@ -148,6 +158,10 @@ def play(
         actions.append(action.to_dict())
         progress(step + 1)
     result = verify(agent.spec, seed, config, actions, table=table)
+    held = agent.usage.held - held_before
+    if held:
+        text = f" {held} of {decisions} decisions were held: the model gave no valid action, and the knobs stayed."
+        result = result | {"feedback": result["feedback"] + text}
     return {
         "task": agent.spec.name,
         "seed": seed,
@@ -155,6 +169,8 @@ def play(
         **{key: result[key] for key in ("score", "breakdown", "feedback")},
         "total_reward": total,
         "oom_share": crashed / steps,
+        "decisions": decisions,
+        "held": held,
         "actions": actions,
         "usage": dataclasses.asdict(agent.usage),
     }

@@ -81,7 +81,8 @@ def system_prompt(spec: TaskSpec) -> str:
         "Knobs:",
         *(f"- {name}: {KNOBS[name].allowed}; {KNOBS[name].description}" for name in spec.active_knobs),
         f"Answer with one call of the tool {TOOL}, or, without tools, with one JSON object holding"
-        f" {', '.join(spec.active_knobs)} and nothing else.",
+        f" {', '.join(spec.active_knobs)} and nothing else. A knob that you leave out is set to its default:"
+        f" {', '.join(f'{name} {json.dumps(KNOBS[name].default)}' for name in spec.active_knobs)}.",
     ]
     return "\n".join(lines)
 
@@ -124,15 +125,18 @@ class MalformedAnswer(ValueError):
     """An answer that is no action; the message is what the model is told."""
 
 
-def parse_action(message: Mapping[str, Any], knobs: Sequence[str]) -> ServeAction:
+def parse_action(
+    message: Mapping[str, Any], knobs: Sequence[str], baseline: Mapping[str, Any] | None = None
+) -> ServeAction:
     """The action in a chat message: of its tool call, else of the one JSON object in its text.
 
     Args:
         message: ``choices[0].message`` of a chat completion.
-        knobs: those that the task leaves free; the others stay at their defaults.
+        knobs: those that the task leaves free; the others stay at the baseline's value.
+        baseline: value of every knob that an answer leaves out; default: ``Knob.default``.
 
     Raises:
-        MalformedAnswer: no JSON object, an unknown or missing knob, or a value out of range.
+        MalformedAnswer: no JSON object, an unknown knob, or a value out of range.
     """
     calls = message.get("tool_calls") or []
     if calls:
@@ -146,11 +150,8 @@ def parse_action(message: Mapping[str, Any], knobs: Sequence[str]) -> ServeActio
     unknown = [name for name in knob_values if name not in KNOBS]
     if unknown:
         raise MalformedAnswer(f"unknown knob {shown(unknown[0])}; allowed are {', '.join(knobs)}")
-    missing = [name for name in knobs if name not in knob_values]
-    if missing:
-        raise MalformedAnswer(f"{missing[0]} is missing; set all of {', '.join(knobs)}")
-    values = {name: _value(name, knob_values[name]) for name in knobs}
-    action = ServeAction(**values)
+    values = {name: _value(name, knob_values[name]) for name in knobs if name in knob_values}
+    action = ServeAction(**{**(baseline or {}), **values})
     try:
         check_action(action)
     except (TypeError, ValueError) as error:

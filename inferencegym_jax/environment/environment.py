@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from inferencegym_jax.models import (
     check_action,
     check_seed,
     is_traced,
+    shown,
 )
 from inferencegym_jax.numerics import draws as random
 from inferencegym_jax.physics import open_loop as engine
@@ -32,6 +34,20 @@ from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space,
 from inferencegym_jax.table.latency_table import DISCRETE, LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
 from inferencegym_jax.traffic.request_log import RequestLog
+
+assumed_dynamics: Any = jax.make_user_context(default_value=None)
+"""``with assumed_dynamics("closed_loop"):`` traced params are taken to be of these dynamics, and steps are compiled
+without the others. For what has seen the params before they are traced (``ig.jit``); part of every program's key."""
+
+
+def dynamics_in(tree: Any) -> Dynamics | None:
+    """The dynamics of all ``EnvParams`` in a pytree, where there are some, all concrete and of one kind; else None."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, EnvParams))
+    flags = [x.engine.open_loop for x in leaves if isinstance(x, EnvParams)]
+    if not flags or is_traced(flags):
+        return None
+    kinds = {bool(flag) for one in flags for flag in np.ravel(np.asarray(one))}
+    return None if len(kinds) > 1 else "open_loop" if kinds.pop() else "closed_loop"
 
 
 class Environment:
@@ -67,7 +83,10 @@ class Environment:
         self.reward: Reward | None = None
         self._default_params = default_params
         if reward is not None:
-            state, action = jax.eval_shape(self.reset_seed, jnp.uint32(0))[1], ServeAction().as_arrays()
+            state, action = (
+                jax.eval_shape(self.reset_seed, jax.ShapeDtypeStruct((), jnp.uint32))[1],
+                ServeAction().as_arrays(),
+            )
             info = jax.eval_shape(lambda s: self.step_env(None, s, action)[4], state)
             check_reward(reward, info["metrics"], info["workload"], default_params, info["outcome"])
             self.reward = reward
@@ -85,7 +104,7 @@ class Environment:
         """This environment, compiled for the dynamics that ``params`` have where they can be inspected: without the
         others, a step takes half the time. Traced params get both, and the same numbers."""
         if is_traced(params.engine.open_loop):
-            return self
+            return self._with_dynamics(assumed_dynamics.value)
         flags = np.asarray(params.engine.open_loop) > 0
         if self.dynamics == "closed_loop" and flags.any():
             engine.iterations_of(self.table)  # raises, and names what the table lacks
@@ -93,8 +112,13 @@ class Environment:
             return self
         if flags.any() and not flags.all():
             return self
+        return self._with_dynamics("open_loop" if flags.all() else "closed_loop")
+
+    def _with_dynamics(self, dynamics: Dynamics | None) -> Environment:
+        if dynamics is None or self.dynamics != "mixed":
+            return self
         twin = copy.copy(self)
-        twin.dynamics = "open_loop" if flags.all() else "closed_loop"
+        twin.dynamics = dynamics
         return twin
 
     @property
@@ -152,14 +176,15 @@ class Environment:
 
         Args:
             key: ignored (randomness comes from the state's counters); there for gymnax's signature.
-            state: from ``reset`` or ``step``.
+            state: from ``reset`` or ``step``; a batch of states is stepped as ``vmap`` steps it.
             action: a ``ServeAction``. Outside jit a value out of range raises; a traced one is clamped at the edge.
             params: the task.
 
         Returns:
             (observation, state, reward float32, terminated bool, truncated bool, info). After the last step
             observation and state are those of the next episode, whose seed is derived from (seed, episode number), and
-            ``info["final_observation"]`` is the last observation of the finished one.
+            ``info["final_observation"]`` is the last observation of the finished one. ``info["action"]`` is the
+            ``ServeAction`` that was asked for, which wrappers may have made of something else.
 
         Raises:
             TypeError, ValueError: see ``check_action``.
@@ -167,7 +192,11 @@ class Environment:
         del key
         params = self.default_params if params is None else params
         self.check_action(action)
-        return self.suited_to(params)._step_jit(state, action.as_arrays(), params)
+        action = action.as_arrays()
+        observation, state, reward, terminated, truncated, info = self.suited_to(params)._step_jit(
+            state, action, params
+        )
+        return observation, state, reward, terminated, truncated, {**info, "action": action}
 
     def step_env(
         self, key: Any, state: EnvState, action: ServeAction, params: EnvParams | None = None
@@ -181,7 +210,9 @@ class Environment:
         del key
         params = self.default_params if params is None else params
         self.check_action(action)
-        return self.suited_to(params)._step_env_jit(state, action.as_arrays(), params)
+        action = action.as_arrays()
+        observation, state, reward, terminated, info = self.suited_to(params)._step_env_jit(state, action, params)
+        return observation, state, reward, terminated, {**info, "action": action}
 
     def check_action(self, action: ServeAction) -> None:
         """Raise for a concrete action outside the knobs' ranges or the table's; see ``models.check_action``."""
@@ -195,6 +226,19 @@ class Environment:
             value = np.asarray(getattr(action, name), np.float64)
             if not np.isin(value, nodes).all():
                 raise ValueError(f"{name} = {value}: this latency table has {', '.join(f'{x:g}' for x in nodes)}")
+
+    def action_of(self, knobs: Mapping[str, Any]) -> ServeAction:
+        """The action of a mapping of knobs; what it leaves out takes the baseline's value on this table.
+
+        Raises:
+            ValueError, TypeError: an unknown knob; see ``check_action``.
+        """
+        unknown = [name for name in knobs if name not in KNOBS]
+        if unknown:
+            raise ValueError(f"action: knob {shown(unknown[0])} is unknown; there are {', '.join(KNOBS)}")
+        action = ServeAction(**{**self.table.knob_defaults, **knobs})
+        self.check_action(action)
+        return action
 
     def is_truncated(self, state: EnvState, params: EnvParams) -> jax.Array:
         """bool: has the episode reached its length."""
@@ -220,6 +264,8 @@ class Environment:
 
     @functools.partial(jax.jit, static_argnums=0)
     def _step_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
+        if jnp.ndim(state.time):
+            return self._of_each(Environment._step_jit, state, action, params)
         final_observation, after, reward, terminated, info = transition(
             self.grid, state, action, params, self.trace, self.dynamics, self.reward
         )
@@ -235,12 +281,21 @@ class Environment:
 
     @functools.partial(jax.jit, static_argnums=0)
     def _step_env_jit(self, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
+        if jnp.ndim(state.time):
+            return self._of_each(Environment._step_env_jit, state, action, params)
         over = self.is_truncated(state, params)
         observation, after, reward, terminated, info = transition(
             self.grid, state, action, params, self.trace, self.dynamics, self.reward
         )
         after = jax.tree.map(functools.partial(_choose, over), state, after)
         return observation, after, jnp.where(over, 0.0, reward), terminated, info
+
+    def _of_each(self, step: Any, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
+        """A step of one environment on a batch of any shape; an action without the batch's axes is everybody's."""
+        batch = jnp.shape(state.time)
+        action = jax.tree.map(lambda x: jnp.broadcast_to(x, batch), action)
+        axis = 0 if jnp.ndim(params.task_id) else None
+        return jax.vmap(functools.partial(step, self), in_axes=(0, 0, axis))(state, action, params)
 
 
 def _choose(flag: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:

@@ -126,6 +126,7 @@ def transition(
         "workload": traffic,
         "oom": oom,
         "outcome": served.outcome,
+        "violation_rate": observation.slo_violation_rate,
         "ttft_mean_ms": served.ttft_mean_ms,
         "ttft_p90_ms": served.ttft_p90_ms,
     }

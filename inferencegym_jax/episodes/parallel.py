@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -73,12 +74,17 @@ def run(
         return _compiled(function, static, *_signature(arguments))(*arguments)
     pieces = [_piece(arguments, i, parts) for i in range(parts)]
     program = _compiled(function, static, *_signature(pieces[0]))
-    results = list(_threads().map(lambda piece: jax.block_until_ready(program(*piece)), pieces))
-    return _join(axis, results)
+    return join(axis, each(lambda piece: program(*piece), pieces))
+
+
+def each(function: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
+    """The function's results for all pieces, run at once, a core each."""
+    return list(_threads().map(lambda piece: jax.block_until_ready(function(piece)), pieces))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _join(axis: int, results: list[Any]) -> Any:
+def join(axis: int, results: list[Any]) -> Any:
+    """The leaves of all results, one after the other along an axis."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=axis), *results)
 
 

@@ -17,23 +17,39 @@ from jax.tree_util import Partial
 
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes import parallel
+from inferencegym_jax.episodes.wrapped import episode_of, reset_seed, suited
 from inferencegym_jax.models import (
     EPISODE_LENGTH,
     SEEDS,
     EnvParams,
     ServeAction,
-    ServeObservation,
     Trajectory,
 )
 from inferencegym_jax.numerics import draws as random
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics, accumulate, no_sums, summarise
 
-Policy: TypeAlias = Callable[[jax.Array, ServeObservation, Any], Any]
-"""``policy(key, observation, carry)`` for one environment returns a ``ServeAction``, or (``ServeAction``, new carry).
+Policy: TypeAlias = Callable[[jax.Array, Any, Any], Any]
+"""``policy(key, observation, carry)`` for one environment returns an action, or (action, new carry): of a bare
+environment ``ServeObservation`` and ``ServeAction``, of a wrapped one what the wrapper gives and takes.
 
 A rollout compiles once for each function. A ``jax.tree_util.Partial(function, weights)`` hands its weights over as
 arrays, so that all policies of that function share one program.
 """
+
+
+STEP_INFO = (
+    "action",
+    "terminated",
+    "truncated",
+    "metrics",
+    "workload",
+    "outcome",
+    "oom",
+    "final_observation",
+    "timestep",
+    "violation_rate",
+)
+"""What a step's ``info`` holds of a ``Trajectory``."""
 
 
 def _check(seeds: Any, params: EnvParams, length: int) -> jax.Array:
@@ -64,35 +80,33 @@ def _params_axis(params: EnvParams) -> int | None:
     return 0 if jnp.ndim(params.task_id) else None
 
 
-def act(policy: Policy, state: Any, observation: ServeObservation, carry: Any) -> tuple[ServeAction, Any]:
+def act(policy: Policy, state: Any, observation: Any, carry: Any) -> tuple[Any, Any]:
     """One policy call for one environment, with the key of (seed, step)."""
-    result = policy(random.policy_key(state.seed, state.time), observation, carry)
+    episode = episode_of(state)
+    result = policy(random.policy_key(episode.seed, episode.time), observation, carry)
     action, carry = result if isinstance(result, tuple) else (result, carry)
-    return action.as_arrays(), carry
+    return action.as_arrays() if isinstance(action, ServeAction) else action, carry
 
 
-def _step(env: Environment, policy: Policy, loop: Any, task: EnvParams) -> tuple[Any, Trajectory]:
+def _step(env: Any, policy: Policy, loop: Any, task: EnvParams) -> tuple[Any, Trajectory]:
     """One step of one environment: ((state, observation, policy's carry), what happened)."""
     state, observation, memory = loop
     action, memory = act(policy, state, observation, memory)
-    after, state, reward, terminated, truncated, info = env.step(None, state, action, task)
+    after, state, reward, *_, info = env.step(None, state, action, task)
+    absent = [name for name in STEP_INFO if name not in info]
+    if absent:
+        raise KeyError(f"info[{absent[0]!r}]: {type(env).__name__}.step drops it; a wrapper passes info on")
     row = Trajectory(
         observation=observation,
-        action=action,
         reward=reward,
-        terminated=terminated,
-        truncated=truncated,
-        metrics=info["metrics"],
-        workload=info["workload"],
-        outcome=info["outcome"],
-        oom=info["oom"],
         next_observation=info["final_observation"],
+        **{name: info[name] for name in STEP_INFO if name != "final_observation"},
     )
     return (state, after, memory), row
 
 
 def rollout(
-    env: Environment,
+    env: Environment | Any,
     params: EnvParams,
     policy: Policy,
     seeds: Any,
@@ -104,7 +118,7 @@ def rollout(
     """Roll a policy out and keep every step. Compiles once per (environment, policy, shapes), not per seed or task.
 
     Args:
-        env: from ``make``.
+        env: from ``make``, or a wrapper of it, whose observations, actions and rewards then count.
         params: one task, or a batch of tasks with one entry a seed (stack the leaves).
         policy: ``policy(key, observation, carry)`` for one environment; see ``Policy``.
         seeds: whole numbers, shape (environments,).
@@ -121,18 +135,19 @@ def rollout(
     seeds = _check(seeds, params, length)
     own, common = (carry, None) if carry_axis == 0 else (None, carry)
     shared = _with_weights(policy), common
-    return parallel.run(_rollout, (env.suited_to(params), length), params, seeds, own, shared, axis=1, split=False)
+    return parallel.run(_rollout, (suited(env, params), length), params, seeds, own, shared, axis=1, split=False)
 
 
-def _begin(env: Environment, params: EnvParams, seeds: jax.Array, own: Any, common: Any) -> Any:
+def _begin(env: Any, params: EnvParams, seeds: jax.Array, own: Any, common: Any) -> Any:
     """(states, observations, policy's carries) before the first step; the carries are ``own``, or ``common`` for
     each."""
-    observation, state = jax.vmap(env.reset_seed, in_axes=(0, _params_axis(params)))(seeds, params)
+    start = functools.partial(reset_seed, env)
+    observation, state = jax.vmap(start, in_axes=(0, _params_axis(params)))(seeds, params)
     return state, observation, _spread(common, seeds) if own is None else own
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _rollout(env: Environment, length: int, params: EnvParams, seeds: jax.Array, own: Any, shared: Any) -> Trajectory:
+def _rollout(env: Any, length: int, params: EnvParams, seeds: jax.Array, own: Any, shared: Any) -> Trajectory:
     policy, common = shared
     one = jax.vmap(functools.partial(_step, env, policy), in_axes=(0, _params_axis(params)))
     start = _begin(env, params, seeds, own, common)
@@ -140,7 +155,7 @@ def _rollout(env: Environment, length: int, params: EnvParams, seeds: jax.Array,
 
 
 def fold(
-    env: Environment,
+    env: Environment | Any,
     params: EnvParams,
     policy: Policy,
     seeds: Any,
@@ -171,13 +186,13 @@ def fold(
     seeds = _check(seeds, params, length)
     own, common = (carry, None) if carry_axis == 0 else (None, carry)
     shared = _with_weights(policy), common, start
-    static = env.suited_to(params), length, function
+    static = suited(env, params), length, function
     return parallel.run(_fold, static, params, seeds, own, shared, axis=0, split=True)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _fold(
-    env: Environment,
+    env: Environment | Any,
     length: int,
     function: Callable[[Any, Trajectory, EnvParams], Any],
     params: EnvParams,
@@ -204,7 +219,7 @@ def stack_params(tasks: list[EnvParams]) -> EnvParams:
 
 
 def evaluate(
-    env: Environment,
+    env: Environment | Any,
     params: EnvParams,
     policy: Policy,
     seeds: Any,

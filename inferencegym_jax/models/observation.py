@@ -24,7 +24,7 @@ class ObservationField(Quantity):
 
     Attributes:
         low, high: bounds; what lies beyond is clipped (the metrics hold it whole).
-        unit_at: the value that is 1 when normalised, where ``high`` is infinite.
+        unit_at: the value that is 1 when normalised, and from which on it stays 1; default: ``high``.
     """
 
     low: float
@@ -34,13 +34,16 @@ class ObservationField(Quantity):
     @property
     def full(self) -> float:
         """The value that is 1 when normalised."""
-        return self.high if math.isfinite(self.high) else self.unit_at
+        return self.high if math.isnan(self.unit_at) else self.unit_at
 
 
 EPISODE_LENGTH = 200
 
 
 QUEUE_CAPACITY = 512
+
+
+COST_BOUND = 1e6  # of an episode
 
 
 OBSERVATION: dict[str, ObservationField] = {
@@ -94,12 +97,12 @@ OBSERVATION: dict[str, ObservationField] = {
     "timestep": ObservationField(low=0, high=EPISODE_LENGTH, unit="s", description="steps taken in this episode"),
     "cost_so_far": ObservationField(
         low=0,
-        high=math.inf,
+        high=COST_BOUND,
         unit_at=99,
         unit="cost",
         scale="log",
         digits=2,
-        description="sum of cost_per_1k over the episode",
+        description="sum of cost_per_1k over the episode; 1 when normalised from 99 on",
     ),
 }
 

@@ -17,8 +17,8 @@ from inferencegym_jax.models.outcome import RequestOutcome
 class Trajectory:
     """Every step of a batch of episodes; leading axes are (steps, environments)."""
 
-    observation: ServeObservation  # before the action
-    action: ServeAction  # as the policy gave it
+    observation: ServeObservation  # before the action; under a wrapper, here and below, what the wrapper makes of it
+    action: ServeAction  # as the policy gave it, or as the wrapper read it
     reward: jax.Array  # float32
     terminated: jax.Array  # bool
     truncated: jax.Array  # bool
@@ -27,3 +27,5 @@ class Trajectory:
     outcome: RequestOutcome  # of the second's requests; zeros of a closed-loop task
     oom: jax.Array  # bool
     next_observation: ServeObservation  # after the action; at an episode's end its final observation
+    timestep: jax.Array  # int32, seconds of the episode with this one
+    violation_rate: jax.Array  # float32, share of the second's requests that violate their objectives

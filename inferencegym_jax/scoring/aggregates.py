@@ -138,7 +138,7 @@ def other_terms(step: Trajectory) -> dict[str, Any]:
         "reward": step.reward,
         "ttft_p99": metrics.ttft_p99_ms,
         "tpot": metrics.tpot_ms,
-        "violation_rate": step.next_observation.slo_violation_rate,
+        "violation_rate": step.violation_rate,
         "queue": workload.queue_depth,
         "late": step.outcome.late.sum(-1),
         "rejected": workload.rejected,
@@ -159,7 +159,7 @@ def accumulate(total: Any, step: Trajectory, task: EnvParams) -> Any:
     """Sums, peak memory and the last knobs after one more second of one environment; a function for ``fold``."""
     sums, peak, before = total
     knobs = {name: jnp.asarray(getattr(step.action, name), jnp.float32) for name in KNOBS}
-    first = step.observation.timestep == 0
+    first = step.timestep == 1
     change = {
         name: jnp.where(first | ~task.active[..., i], 0.0, knobs[name] - before[name]) for i, name in enumerate(KNOBS)
     }

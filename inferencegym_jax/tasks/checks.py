@@ -13,6 +13,8 @@ DYNAMICS = ("closed_loop", "open_loop")
 NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 CLASSES = 3  # interactive, batch, best effort
 MOST_RATE = 1e4  # requests/s
+LEAST_OBJECTIVE_MS = 1e-3  # a latency over its objective must stay a float32, and a weight of 0 times it 0
+MOST_CONFIG = 1e9  # of an objective (ms) or a reward weight
 LEAST_CLASS_RATE = 0.5  # requests/s; Poisson draws by inversion miss the mean of smaller ones by more than 1 %
 PROMPT = OBSERVATION["mean_prompt_len"]
 PROMPT_KEYS: dict[str, Any] = {
@@ -108,11 +110,11 @@ def check_fields(spec: Any) -> None:
             check.fail("active_knobs", knob, f"one or more of {', '.join(KNOBS)}")
     needed = [key for key, weight in REWARD_WEIGHTS.items() if weight.default]
     for key, weight in check.mapping("reward", spec.reward, needed, tuple(REWARD_WEIGHTS)).items():
-        check.number(f"reward {key}", weight, 0, 1e9)
+        check.number(f"reward {key}", weight, 0, MOST_CONFIG)
     if spec.cost_budget is not None:
         check.number("cost_budget", spec.cost_budget, 0, 1e12, above=True)
     if spec.slo_tpot_ms != math.inf:
-        check.number("slo_tpot_ms", spec.slo_tpot_ms, 0, 1e9, above=True)
+        check.number("slo_tpot_ms", spec.slo_tpot_ms, LEAST_OBJECTIVE_MS, MOST_CONFIG)
     if spec.dynamics not in DYNAMICS:
         check.fail("dynamics", spec.dynamics, f"one of {', '.join(DYNAMICS)}")
     if spec.traffic is not None:
@@ -166,7 +168,7 @@ def _check_classes(
 ) -> None:
     for limit in slo_ttft_ms:
         if limit != math.inf:
-            check.number("slo_ttft_ms", limit, 0, 1e9, above=True)
+            check.number("slo_ttft_ms", limit, LEAST_OBJECTIVE_MS, MOST_CONFIG)
     for share in shares:
         check.number("class_shares", share, 0, 1)
     if not math.isclose(sum(shares), 1.0, abs_tol=1e-6):

@@ -23,7 +23,7 @@ from inferencegym_jax.models import (
     shown,
 )
 from inferencegym_jax.table import LatencyTable, TableError, profile_of
-from inferencegym_jax.tasks.checks import DYNAMICS
+from inferencegym_jax.tasks.checks import DYNAMICS, LEAST_OBJECTIVE_MS, MOST_CONFIG
 from inferencegym_jax.tasks.spec import TaskSpec
 from inferencegym_jax.traffic.request_log import RequestLog
 
@@ -43,8 +43,9 @@ def check_config(config: Mapping[str, Any] | None) -> dict[str, float]:
     """The overrides of a task's reward weights and objectives, checked.
 
     Args:
-        config: keys among alpha, beta, gamma, delta (weights >= 0), slo_ttft_ms (> 0, the TTFT objective of the
-            strictest class) and slo_tpot_ms (> 0, the objective on the time per output token; open-loop tasks only).
+        config: keys among alpha, beta, gamma, delta (weights >= 0), slo_ttft_ms (ms, the TTFT objective of the
+            strictest class) and slo_tpot_ms (ms, the objective on the time per output token; open-loop tasks only),
+            both at least ``LEAST_OBJECTIVE_MS``; all at most ``MOST_CONFIG``.
 
     Raises:
         ValueError: unknown key, not a number, not finite, or out of range; the message names key, value and what is
@@ -59,10 +60,12 @@ def check_config(config: Mapping[str, Any] | None) -> dict[str, float]:
     for key, value in config.items():
         if key not in CONFIG_KEYS:
             raise ValueError(f"config key {shown(key)} is unknown; allowed are {', '.join(CONFIG_KEYS)}")
-        allowed = "a finite number above 0" if key in OBJECTIVES else "a finite number of at least 0"
+        least = LEAST_OBJECTIVE_MS if key in OBJECTIVES else 0.0
         number = finite_number(value)
-        if number is None or not 0 <= number <= 1e9 or (key in OBJECTIVES and number == 0):
-            raise ValueError(f"config {key} = {shown(value)}: must be {allowed} and at most 1e9")
+        if number is None or not least <= number <= MOST_CONFIG:
+            raise ValueError(
+                f"config {key} = {shown(value)}: must be a finite number from {least:g} to {MOST_CONFIG:g}"
+            )
         checked[key] = number
     return checked
 

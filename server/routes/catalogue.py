@@ -1,4 +1,4 @@
-"""GET /tasks, /info, /baseline, /metrics and the page at /."""
+"""GET /tasks, /info, /baseline, /metrics, the page at / and the API's at /docs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ from server import catalogue
 from server.errors import responses
 from server.metrics import Metrics
 from server.programs import Programs
-from server.schemas import Baseline, Info, TaskEntry
+from server.schemas import Baseline, Info, TaskList
 from server.settings import Settings
 
-PAGE = Path(__file__).resolve().parent.parent / "static" / "index.html"
+STATIC = Path(__file__).resolve().parent.parent / "static"
+PAGE, API_PAGE = STATIC / "index.html", STATIC / "docs.html"
 FALLBACK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>InferenceGym JAX</title>
 <h1>InferenceGym JAX</h1><p>An RL environment for LLM inference control. <a href="docs">The API</a>,
 <a href="tasks">its tasks</a>, <a href="baseline">the baseline's scores</a>, <a href="info">everything else</a>.</p>
 </html>
 """
+
+
+def html(path: Path) -> Response:
+    """A page of the static folder, asked about again on every visit."""
+    text = path.read_bytes() if path.is_file() else FALLBACK.encode()
+    return Response(text, media_type="text/html; charset=utf-8", headers={"cache-control": "no-cache"})
 
 
 def build(
@@ -45,10 +52,10 @@ def build(
     """
     router = APIRouter()
 
-    @router.get("/tasks", response_model=list[TaskEntry], tags=["Catalogue"], responses=responses())
+    @router.get("/tasks", response_model=TaskList, tags=["Catalogue"], responses=responses())
     async def tasks() -> Response:
         """The tasks and the knobs that each leaves to the agent."""
-        return Response(orjson.dumps(catalogue.tasks()), media_type="application/json")
+        return Response(orjson.dumps({"tasks": catalogue.tasks()}), media_type="application/json")
 
     @router.get("/info", response_model=Info, tags=["Catalogue"], responses=responses())
     async def info() -> Response:
@@ -70,7 +77,11 @@ def build(
     @router.get("/", include_in_schema=False)
     async def page() -> Response:
         """The page."""
-        html = PAGE.read_bytes() if PAGE.is_file() else FALLBACK.encode()
-        return Response(html, media_type="text/html; charset=utf-8", headers={"cache-control": "no-cache"})
+        return html(PAGE)
+
+    @router.get("/docs", include_in_schema=False)
+    async def api_page() -> Response:
+        """The API, to read and to try out; it loads nothing from elsewhere."""
+        return html(API_PAGE)
 
     return router

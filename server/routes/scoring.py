@@ -7,31 +7,32 @@ from typing import Any
 import orjson
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Response
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 import inferencegym_jax as ig
-from server.bad_input import BadInput
-from server.errors import responses, short
+from server.bad_input import BadInput, sentence
+from server.errors import responses
 from server.metrics import Metrics
-from server.rollouts import ARROW, Rollouts
+from server.rollouts import Rollouts
 from server.schema_parts import ActionModel
 from server.schemas import GraderRequest, GraderResponse, RolloutRequest, RolloutResponse, config_dict
 from server.service import Service
+from server.streams import PieceResponse, Streams
+from server.trajectories import ARROW, JSON, STEPS_AT_ONCE, arrow_pieces, json_pieces
 
 
-def build(service: Service, rollouts: Rollouts, metrics: Metrics) -> APIRouter:
-    """The router of grader and rollout."""
-    router = APIRouter(tags=["Scoring"])
+def build(service: Service, rollouts: Rollouts, metrics: Metrics, route: type[APIRoute]) -> APIRouter:
+    """The router of grader and rollout; ``route``: how bodies are read, see ``bodies.body_route``."""
+    router = APIRouter(tags=["Scoring"], route_class=route)
     one_at_a_time = CapacityLimiter(1)
+    streams = Streams()
 
     def checked(i: int, action: dict[str, Any]) -> dict[str, Any]:
         try:
             return ActionModel.model_validate(action).knobs()
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            text = f"episode_log[{i}].action.{where} = {short(first['input'])}: {first['msg']}"
-            raise BadInput(text) from error
+            raise BadInput(f"episode_log[{i}].action: {sentence(error.errors(include_url=False))}") from error
 
     def from_log(request: GraderRequest) -> dict[str, Any]:
         log = [entry.model_dump() for entry in request.episode_log or []]
@@ -55,7 +56,7 @@ def build(service: Service, rollouts: Rollouts, metrics: Metrics) -> APIRouter:
         except (ValueError, TypeError) as error:
             raise BadInput(str(error)) from error
 
-    @router.post("/grader", response_model=GraderResponse, responses=responses(400, 404, 413, 422, 503))
+    @router.post("/grader", response_model=GraderResponse, responses=responses(400, 404, 408, 413, 422, 500, 503))
     async def grader(request: GraderRequest) -> Response:
         """Score an episode: a session's, a log's, or that of task, seed, config and actions, simulated again."""
         if request.session_id is not None:
@@ -70,14 +71,21 @@ def build(service: Service, rollouts: Rollouts, metrics: Metrics) -> APIRouter:
     @router.post(
         "/rollout",
         response_model=RolloutResponse,
-        responses=responses(400, 413, 422)
+        responses=responses(400, 408, 413, 422, 500, 503)
         | {200: {"content": {ARROW: {}}, "description": "scores, and steps where asked for; arrow: an IPC stream"}},
     )
     async def rollout(request: RolloutRequest) -> Response:
         """Whole episodes, vmapped: a built-in policy or given actions on many seeds."""
         rollouts.check(request)
-        body, media_type, steps = await to_thread.run_sync(rollouts.run, request, limiter=one_at_a_time)
-        metrics.rollout_steps.inc(steps)
-        return Response(body, media_type=media_type)
+        found = await to_thread.run_sync(rollouts.score, request, limiter=one_at_a_time)
+        metrics.rollout_steps.inc(found.steps)
+        if not request.trajectories:
+            return Response(orjson.dumps(found.answer(trajectories=None)), media_type=JSON)
+        pieces = arrow_pieces(found) if request.format == "arrow" else json_pieces(found)
+        media_type = ARROW if request.format == "arrow" else JSON
+        if found.steps <= STEPS_AT_ONCE:
+            body = await to_thread.run_sync(b"".join, pieces, limiter=one_at_a_time)
+            return Response(body, media_type=media_type)
+        return PieceResponse(pieces, media_type, streams, one_at_a_time)
 
     return router

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Body, Query, Response
+from fastapi.routing import APIRoute
 from redis.exceptions import RedisError
 
 from server.bad_input import BadInput
@@ -20,24 +21,25 @@ from server.service import Service
 JSON = "application/json"
 
 
-def build(service: Service, metrics: Metrics, ws_sessions: Callable[[], int]) -> APIRouter:
+def build(service: Service, metrics: Metrics, ws_sessions: Callable[[], int], route: type[APIRoute]) -> APIRouter:
     """The router of the session endpoints.
 
     Args:
         service: episodes of HTTP clients.
         metrics: counts the steps.
         ws_sessions: how many WebSocket sessions are open.
+        route: how bodies are read, see ``bodies.body_route``.
     """
-    router = APIRouter(tags=["Environment Control"])
+    router = APIRouter(tags=["Environment Control"], route_class=route)
     started = time.monotonic()
 
-    @router.post("/reset", response_model=ResetResponse, responses=responses(400, 413, 422, 503))
+    @router.post("/reset", response_model=ResetResponse, responses=responses(400, 408, 413, 422, 500, 503))
     async def reset(request: Annotated[ResetRequest, Body(default_factory=lambda: ResetRequest())]) -> Response:
         """Start an episode: a new session."""
         response = await service.reset(request.task_id, request.seed, config_dict(request.config), request.episode_id)
         return Response(orjson.dumps(response), media_type=JSON)
 
-    @router.post("/step", response_model=StepResponse, responses=responses(400, 404, 409, 413, 422, 503))
+    @router.post("/step", response_model=StepResponse, responses=responses(400, 404, 408, 409, 413, 422, 500, 503))
     async def step(request: StepRequest) -> Response:
         """Serve one simulated second with these knobs."""
         try:

@@ -48,7 +48,7 @@ export function rolloutOf(setup, policy) {
 }
 
 export const api = {
-  tasks: () => request("tasks"),
+  tasks: async () => (await request("tasks")).tasks,
   info: () => request("info"),
   reset: (setup) => request("reset", episodeOf(setup)),
   step: (sessionId, action, stepId) => request("step", { session_id: sessionId, action, step_id: stepId }),

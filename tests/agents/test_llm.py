@@ -86,7 +86,6 @@ def test_json_in_a_text_is_found(text: str):
         ({"content": json.dumps(GOOD | {"batch_size": "64"})}, "whole number"),
         ({"content": json.dumps(GOOD | {"batch_size": True})}, "whole number"),
         ({"content": '{"kv_budget": NaN, "batch_size": 4}'}, "kv_budget"),
-        ({"content": '{"batch_size": 64}'}, "kv_budget is missing"),
         ({"content": json.dumps(GOOD | {"temperature": 1})}, "unknown knob 'temperature'"),
         ({"tool_calls": [{"function": {"name": "other", "arguments": "{}"}}]}, "call the tool set_knobs"),
         ({"tool_calls": [{"function": {"name": "set_knobs", "arguments": "{bad"}}]}, "no JSON object"),
@@ -96,6 +95,12 @@ def test_json_in_a_text_is_found(text: str):
 def test_a_malformed_answer_says_what_is_wrong(message: dict[str, Any], said: str):
     with pytest.raises(prompts.MalformedAnswer, match=said):
         prompts.parse_action(message, ("kv_budget", "batch_size"))
+
+
+@pytest.mark.parametrize("baseline", [None, {"kv_budget": 0.25, "spec_length": 2}])
+def test_a_knob_left_out_takes_the_baselines_value(baseline: dict[str, Any] | None):
+    found = prompts.parse_action({"content": '{"batch_size": 64}'}, ("kv_budget", "batch_size"), baseline)
+    assert found == ig.ServeAction(**{**(baseline or {}), "batch_size": 64})
 
 
 def test_a_malformed_answer_goes_back_with_the_reason_and_is_asked_again():
@@ -177,8 +182,29 @@ def test_an_episode_is_scored_as_its_actions_are():
     assert [a["batch_size"] for a in result["actions"][::50]] == [64, 128, 64, 128]
     truth = ig.verify(1, 3, None, result["actions"])
     assert result["score"] == truth["score"] and result["usage"]["calls"] == 4
+    assert (result["held"], result["decisions"]) == (0, 4) and "held" not in result["feedback"]
     assert result["oom_share"] == sum(entry["metrics"]["tokens_per_sec"] == 0 for entry in truth["episode_log"]) / 200
     assert result["total_reward"] == pytest.approx(sum(entry["reward"] for entry in truth["episode_log"]), rel=1e-4)
+
+
+def test_a_score_in_which_decisions_were_held_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def answer(body: dict[str, Any], n: int) -> tuple[int, Any]:
+        return 200, openai.completion(arguments={"batch_size": 64}) if n == 0 else openai.completion("hm")
+
+    inference, out = load(ROOT / "inference.py"), tmp_path / "out.json"
+    with openai.serve(answer) as (url, _, _):
+        for name, value in (("OPENAI_BASE_URL", url), ("MODEL", "test-model")):
+            monkeypatch.setenv(name, value)
+        assert inference.main(["--tasks", "1", "--every", "50", "--out", str(out)]) == 0
+    document = json.loads(out.read_text())
+    assert (document["held"], document["decisions"]) == (3, 4)
+    (episode,) = document["episodes"]
+    assert episode["held"] == 3 and "3 of 4 decisions were held" in episode["feedback"]
+    assert "3 of 4 decisions were held, and are not the model's" in capsys.readouterr().out
+    # what was left out of the one answer is the baseline's, here as over every other path
+    assert episode["score"] == ig.verify(1, 0, None, [{"batch_size": 64}] * 200)["score"]
 
 
 def test_inference_scores_all_tasks_twice_alike(

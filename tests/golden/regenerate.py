@@ -6,6 +6,7 @@ Only for a wanted change of the table, the calibration, a draw or the physics.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ def trajectory(task: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write one file a task."""
+    """Write one file a task, or print them all as one JSON object with --print."""
+    if "--print" in sys.argv[1:]:
+        json.dump({task: trajectory(task) for task in TASKS}, sys.stdout)
+        return
     for task in TASKS:
         path = FOLDER / f"task{task}.json"
         path.write_text(json.dumps(trajectory(task), indent=1) + "\n")

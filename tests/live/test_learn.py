@@ -39,7 +39,8 @@ def request_of(tmp_path: Path) -> TrialRequest:
             for name, value in row.items():
                 columns.setdefault(name, []).append(float(value))
     prefill = json.dumps([TIMES.c * prompt for prompt in (64, 128, 256)])
-    metadata = {"reference_output_length": str(OUTPUT), "prefill_ms": prefill, "kv_cache_gb": "4.0"}
+    metadata = {"reference_output_length": str(OUTPUT), "prefill_ms": prefill}
+    metadata |= {"kv_cache_gb": "4.0", "kv_bytes_per_token": "131072"}
     write_table(columns, metadata, tmp_path / "table.parquet")
     return TrialRequest(
         Endpoint("http://127.0.0.1:9", "none"),
@@ -59,7 +60,7 @@ def test_the_environment_is_the_trials_scenario_on_this_engine(request_of: Trial
     params = training_params(request_of, table)
     problem, _, how = scenario(request_of, table)
     scaled = problem.params
-    assert (int(params.engine.open_loop), float(params.engine.slo_tpot_ms)) == (1, 100.0)
+    assert int(params.engine.open_loop) == 1 and np.asarray(params.engine.slo_tpot_ms).tolist() == [100.0] * 3
     assert float(params.rate) == pytest.approx(float(scaled.rate)) and float(params.rate) < 10
     assert np.asarray(params.class_shares) == pytest.approx([0.2, 0.5, 0.3]) and how["class_shares"][0] < 0.21
     assert np.asarray(params.slo_ms).tolist() == [20000.0] * 3  # the one queue's: of the class that can wait longest

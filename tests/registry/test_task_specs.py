@@ -98,7 +98,7 @@ def test_the_file_of_shipped_tasks_is_read_as_any_file_is() -> None:
         ({"slo_ttft_ms": ()}, "must be one to 3 numbers"),
         ({"slo_ttft_ms": (1, 2, 3, 4)}, "must be one to 3 numbers"),
         ({"slo_ttft_ms": (NAN,)}, "nan is no number"),
-        ({"slo_ttft_ms": (0,)}, "slo_ttft_ms = 0.0: must be a finite number above 0"),
+        ({"slo_ttft_ms": (0,)}, "slo_ttft_ms = 0.0: must be a finite number from 0.001"),
         ({"class_shares": (0.5, 0.6)}, "shares that add up to 1"),
         ({"class_shares": (1.5, -0.5)}, "class_shares = 1.5"),
         ({"class_shares": (0.99, 0.01)}, r"at least 0.5 requests/s of each class that has a share \(0.01\)"),

@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.release, pytest.mark.slow]
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "XLA_FLAGS")
+    } | variables
     return subprocess.run(
         [str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
     )

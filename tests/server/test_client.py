@@ -108,7 +108,11 @@ def test_a_lost_answer_is_asked_for_again_and_stepped_once(server: Running):
 
 
 def test_a_busy_server_is_asked_again_as_it_says_and_not_forever():
-    answers = [httpx.Response(503), httpx.Response(429, headers={"retry-after": "0"}), httpx.Response(200, json=[])]
+    answers = [
+        httpx.Response(503),
+        httpx.Response(429, headers={"retry-after": "0"}),
+        httpx.Response(200, json={"tasks": []}),
+    ]
     asked = []
 
     def handle(request: httpx.Request) -> httpx.Response:

@@ -99,7 +99,7 @@ def test_health_says_healthy_and_counts_sessions(http: httpx.Client):
 
 
 def test_the_catalogue_is_the_librarys(http: httpx.Client):
-    tasks = http.get("/tasks").json()
+    tasks = http.get("/tasks").json()["tasks"]
     assert [(t["id"], t["name"], t["active_actions"]) for t in tasks] == [
         (spec.id, spec.name, list(spec.active_knobs)) for spec in ig.task_specs().values()
     ]

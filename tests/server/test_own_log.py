@@ -60,7 +60,8 @@ def test_open_loop_rollouts_are_scored_as_their_sessions_are(http: httpx.Client,
     scored = http.post("/rollout", json=body).json()
     graded = http.post("/grader", json={"task_id": task, "seed": 5, "actions": body["actions"][0]}).json()
     assert scored["scores"][0] == pytest.approx(graded["score"], abs=1e-6)
-    assert scored["breakdown"]["slo"][0] == pytest.approx(graded["breakdown"]["slo"])
+    for component, value in graded["breakdown"].items():
+        assert scored["breakdown"][component][0] == pytest.approx(value, abs=1e-6), component
     assert np.sum(list(graded["breakdown"].values())) > 1
 
 

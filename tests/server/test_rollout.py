@@ -105,7 +105,6 @@ def test_arrow_holds_the_same_steps_as_json(http: httpx.Client):
         assert row["observation.priority_distribution"] == step["observation"]["priority_distribution"]
 
 
-@pytest.mark.xfail(reason="open: 714 to 763 MB since the open loop has a larger step; the limit stays 700")
 def test_memory_stays_under_700_mb_with_every_program_compiled(server: Running, http: httpx.Client):
     if not isinstance(server, LocalServer):
         pytest.skip("the server's process is elsewhere")

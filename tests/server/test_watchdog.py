@@ -1,0 +1,291 @@
+"""No request stops the server: /healthz is asked beside every bad input of a corpus, and answers within half a second.
+
+That bound, the greatest size of an answer and the resident memory are what the server promises (docs/server.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.server import corpus
+from tests.server.conftest import LocalServer, start_server
+
+BOUND_S = 0.5  # of /healthz beside anything
+RATIO, FLOOR = 10, 2048  # an error is at most ten times what was sent, or so many bytes
+RESIDENT = 900e6  # bytes
+TRIES = 3  # a case that was slow is asked again: the machine may have been busy with something else
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+class Watchdog:
+    """Asks /healthz again and again in a thread; the worst answer since ``begin``."""
+
+    def __init__(self, url: str):
+        self.address = urlsplit(url)
+        self.worst, self.count, self.begun = 0.0, 0, time.monotonic()
+        self.failure: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+    def _ask(self) -> None:
+        try:
+            while not self._stop.is_set():
+                connection = http.client.HTTPConnection(str(self.address.hostname), self.address.port, timeout=60)
+                with contextlib.closing(connection):
+                    for _ in range(50):
+                        start = time.monotonic()
+                        connection.request("GET", "/healthz")
+                        answer = connection.getresponse()
+                        assert answer.status == 200 and json.loads(answer.read()) == {"status": "ok"}
+                        self.worst = max(self.worst, time.monotonic() - start)
+                        self.count += 1
+                        if self._stop.wait(0.004):
+                            return
+        except BaseException as error:
+            self.failure = error
+
+    def beside(self, send: Callable[[], Any]) -> tuple[Any, float]:
+        """What ``send`` gives, and the slowest /healthz that was asked meanwhile, its own slowest of ``TRIES``."""
+        found, slowest = None, 0.0
+        for _ in range(TRIES):
+            self.worst, seen = 0.0, self.count
+            found = send()
+            end = time.monotonic() + 60
+            while self.count < seen + 1 and self.failure is None and time.monotonic() < end:
+                time.sleep(0.001)
+            assert self.failure is None, self.failure
+            assert self.count > seen, "/healthz was not answered within a minute"
+            slowest = self.worst
+            if slowest <= BOUND_S:
+                break
+        return found, slowest
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    """A server of its own, whose peak memory counts from the start of these tests."""
+    with start_server(tmp_path_factory.mktemp("watched"), WARM_ROLLOUTS="true", LOG_LEVEL="error") as running:
+        with httpx.Client(base_url=running.url, timeout=120) as http:
+            for task in (1, 4):
+                body = {"task_id": task, "seeds": [0], "policy": "baseline"}
+                assert http.post("/rollout", json=body).status_code == 200
+        yield running
+
+
+@pytest.fixture(scope="module")
+def dog(watched: LocalServer) -> Iterator[Watchdog]:
+    with Watchdog(watched.url) as running:
+        yield running
+
+
+def peak(server: LocalServer) -> float:
+    """The greatest resident memory of the server's process since its start, bytes."""
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+@pytest.fixture(autouse=True)
+def memory_stays_within_its_bound(watched: LocalServer) -> Iterator[None]:
+    yield
+    assert peak(watched) < RESIDENT
+
+
+def is_long(answer: int, asked: int) -> bool:
+    return answer > max(FLOOR, RATIO * asked)
+
+
+def test_the_corpus_is_as_large_as_it_says():
+    cases = corpus.http_cases()
+    assert len(cases) >= 1000 and len({case.name for case in cases}) == len(cases)
+    assert min(len(corpus.ws_messages()), len(corpus.mcp_bodies()), len(corpus.raw_inputs())) >= 100
+
+
+def test_no_http_request_of_the_corpus_stops_the_server(watched: LocalServer, dog: Watchdog):
+    wrong = []
+    with httpx.Client(base_url=watched.url, timeout=60) as http:
+
+        def send(case: corpus.Case) -> httpx.Response | None:
+            try:
+                return http.request(case.method, case.path, content=case.body, headers=case.headers)
+            except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
+                return None  # refused before it was read: the connection was closed while it was being sent
+
+        for case in corpus.http_cases():
+            answer, slowest = dog.beside(lambda case=case: send(case))
+            if slowest > BOUND_S:
+                wrong.append(f"{case.name}: /healthz took {slowest:.2f} s")
+            if answer is None:
+                if len(case.body) < 60_000:
+                    wrong.append(f"{case.name}: no answer")
+                continue
+            if answer.status_code >= 500:
+                wrong.append(f"{case.name}: {answer.status_code} {answer.text[:200]}")
+            if answer.status_code >= 400 and is_long(len(answer.content), case.size):
+                wrong.append(f"{case.name}: {len(answer.content)} bytes for {case.size}")
+            if answer.status_code >= 400 and case.method != "HEAD" and "detail" not in answer.text:
+                wrong.append(f"{case.name}: {answer.status_code} without a detail: {answer.text[:200]}")
+    assert wrong == []
+
+
+def test_an_accepted_config_gives_finite_rewards(watched: LocalServer):
+    """Limits that hold in float64 and not in float32 would give NaN, which is null on the wire."""
+    accepted = 0
+    with httpx.Client(base_url=watched.url, timeout=60) as http:
+        for case in corpus.several_configs():
+            if case.path != "/reset":
+                continue
+            reset = http.post("/reset", content=case.body, headers=case.headers)
+            if reset.status_code != 200:
+                assert reset.status_code == 422, reset.text
+                continue
+            accepted += 1
+            for action in ({}, {"batch_size": 512}):
+                body = {"session_id": reset.json()["session_id"], "action": action}
+                step = http.post("/step", json=body)
+                assert step.status_code == 200 and -1 <= step.json()["reward"] <= 1, (case.name, step.text)
+    assert accepted >= 5
+
+
+def test_no_websocket_message_of_the_corpus_stops_the_server(watched: LocalServer, dog: Watchdog):
+    wrong = []
+    with connect(watched.ws, max_size=None, close_timeout=5) as socket:
+
+        def send(message: str | bytes) -> str | bytes:
+            socket.send(message)
+            return socket.recv(timeout=60)
+
+        for i, message in enumerate(corpus.ws_messages()):
+            answer, slowest = dog.beside(lambda message=message: send(message))
+            name = f"message {i} {message[:60]!r}"
+            if slowest > BOUND_S:
+                wrong.append(f"{name}: /healthz took {slowest:.2f} s")
+            if json.loads(answer)["type"] == "error" and is_long(len(answer), len(message)):
+                wrong.append(f"{name}: {len(answer)} bytes for {len(message)}")
+            if "errors.pydantic.dev" in str(answer):
+                wrong.append(f"{name}: {answer[:300]!r}")
+        assert json.loads(send('{"type":"reset","data":{"seed":1}}'))["type"] == "observation"
+        assert json.loads(send('{"type":"step","data":{}}'))["data"]["observation"]["timestep"] == 1
+    with connect(watched.ws, max_size=None, close_timeout=5) as socket:  # one that is too long ends its connection
+        with pytest.raises(ConnectionClosed):
+            socket.send("x" * 4_000_000)
+            socket.recv(timeout=60)
+    assert wrong == []
+
+
+def test_no_mcp_request_of_the_corpus_stops_the_server(watched: LocalServer, dog: Watchdog):
+    wrong = []
+    with httpx.Client(base_url=watched.url, timeout=60) as http:
+        for i, body in enumerate(corpus.mcp_bodies()):
+            post: Any = lambda body=body: http.post("/mcp", content=body, headers=corpus.JSON)  # noqa: E731
+            answer, slowest = dog.beside(post)
+            name = f"request {i} {body[:100]!r}"
+            if slowest > BOUND_S:
+                wrong.append(f"{name}: /healthz took {slowest:.2f} s")
+            if answer.status_code >= 500 or answer.json().get("jsonrpc", "2.0") != "2.0":
+                wrong.append(f"{name}: {answer.status_code} {answer.text[:200]}")
+            failed = "error" in answer.json() or answer.json().get("result", {}).get("isError")
+            if failed and is_long(len(answer.content), len(body) + 150):
+                wrong.append(f"{name}: {len(answer.content)} bytes for {len(body)}")
+            if "errors.pydantic.dev" in answer.text:
+                wrong.append(f"{name}: {answer.text[:300]}")
+    assert wrong == []
+
+
+def test_no_bytes_of_the_corpus_stop_the_server(watched: LocalServer, dog: Watchdog):
+    wrong = []
+    address = urlsplit(watched.url)
+
+    def send(data: bytes) -> bytes:
+        with socket.create_connection((str(address.hostname), address.port), timeout=30) as raw:
+            answer = b""
+            with contextlib.suppress(ConnectionError):
+                raw.sendall(data)
+                raw.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                while part := raw.recv(65536):
+                    answer += part
+                    if len(answer) > 1_000_000 or answer.startswith(b"HTTP/1.1 2"):
+                        break
+            return answer
+
+    for i, data in enumerate(corpus.raw_inputs()):
+        answer, slowest = dog.beside(lambda data=data: send(data))
+        name = f"bytes {i} {data[:60]!r}"
+        if slowest > BOUND_S:
+            wrong.append(f"{name}: /healthz took {slowest:.2f} s")
+        if answer[:12] in (b"HTTP/1.1 500", b"HTTP/1.1 501", b"HTTP/1.1 502", b"HTTP/1.1 503"):
+            wrong.append(f"{name}: {answer[:200]!r}")
+    assert wrong == []
+
+
+def test_connections_that_say_nothing_are_ended(watched: LocalServer):
+    """Half-open ones, and those whose head comes a byte at a time, do not stay."""
+    address = urlsplit(watched.url)
+    opened = [socket.create_connection((str(address.hostname), address.port), timeout=40) for _ in range(20)]
+    try:
+        for raw in opened[10:]:
+            raw.sendall(b"GET / HTT")
+        end = time.monotonic() + 40
+        for raw in opened:
+            raw.settimeout(max(0.1, end - time.monotonic()))
+            with contextlib.suppress(ConnectionError):
+                assert raw.recv(1000) == b""
+    finally:
+        for raw in opened:
+            raw.close()
+
+
+def test_an_arrow_rollout_takes_the_memory_of_a_block(watched: LocalServer, dog: Watchdog):
+    """4,096 episodes are 140 MB; three slow readers at once hold a few pieces, not three copies."""
+    before = peak(watched)
+    body = {
+        "task_id": 1, "seeds": list(range(4096)), "policy": "baseline", "trajectories": True, "format": "arrow"
+    }  # fmt: skip
+    received: list[int] = []
+
+    def read(pause_s: float) -> None:
+        with (
+            httpx.Client(base_url=watched.url, timeout=120) as http,
+            http.stream("POST", "/rollout", json=body) as part,
+        ):
+            assert part.status_code == 200
+            size = 0
+            for chunk in part.iter_raw(chunk_size=4_000_000):
+                size += len(chunk)
+                time.sleep(pause_s)
+            received.append(size)
+
+    def all_three() -> None:
+        readers = [threading.Thread(target=read, args=(0.05,)) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(200)
+
+    _, slowest = dog.beside(all_three)
+    assert len(received) % 3 == 0 and len(received) >= 3 and min(received) > 100e6
+    assert slowest <= BOUND_S
+    assert peak(watched) - before < 200e6
