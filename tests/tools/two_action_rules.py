@@ -7,10 +7,10 @@ threshold, or the clock says so (alternation: some seconds of one, some of the o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
