@@ -98,7 +98,7 @@ def search_static(
 
 def _summary(actions: list[dict[str, Any]], per_seed: EpisodeStatistics) -> StaticSearch:
     means = jax.tree.map(lambda x: x.mean(axis=1, dtype=np.float64), per_seed)
-    return StaticSearch(actions, means, per_seed.oom_share.max(axis=1), per_seed)
+    return StaticSearch(actions, means, np.asarray(per_seed.oom_share).max(axis=1), per_seed)
 
 
 Scores: TypeAlias = Callable[[StaticSearch], np.ndarray]
