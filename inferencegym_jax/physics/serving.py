@@ -39,7 +39,7 @@ class Second(NamedTuple):
     admitted: jax.Array  # requests
     completed: jax.Array
     rejected: jax.Array
-    preempted: jax.Array
+    preempted: jax.Array  # by a full pool, or by a change of the weights
     running: jax.Array  # mean number
     accepted: jax.Array  # accepted share of the drafted tokens; 0 without drafts
     outcome: RequestOutcome
@@ -195,7 +195,7 @@ def settle(
         admitted=moved.admitted,
         completed=moved.completed,
         rejected=lines.rejected,
-        preempted=moved.preempted,
+        preempted=moved.preempted + jnp.where(configuration.stopped, engine.phases.sum(axis=-1), 0.0),
         running=moved.running,
         accepted=jnp.where(drafts > 0, (yielded - 1.0) / jnp.maximum(drafts, 1.0), 0.0),
         outcome=outcome,
