@@ -46,6 +46,10 @@ LOCKED := server demo train gym render client cli live openenv tensorboard sb3 r
 UNLOCKED := gymnax
 LOCKED_NODEPS := openenv==0.10.0 aiconfigurator-core==0.12.0
 
+# A test that is stuck in compiled code hears no --timeout: its worker is ended after so long, and with it the run (a worker
+# that took the place of an ended one would wait for ever: pytest-xdist, issue 784).
+END_STUCK = -o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
+
 # uv where pip could fetch it (ten times faster), pip otherwise.
 INSTALL = $$( [ -x $(VENV)/bin/uv ] && echo $(VENV)/bin/uv pip install --quiet --python $(PY) || echo $(PY) -m pip install --quiet ) -c constraints.txt
 export UV_BUILD_CONSTRAINT := constraints.txt
@@ -68,10 +72,10 @@ demo: $(STAMPS)/demo ## Score four policies on all tasks and draw demo.png (unde
 	$(PY) -m training.demo $(ARGS)
 
 test: $(STAMPS)/test ## Run the tests on both cores (PYTEST_ARGS="-k grader" narrows them)
-	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 --timeout 240 -m "not slow" $(PYTEST_ARGS)
+	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 --timeout 240 $(END_STUCK) -m "not slow" $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/test ## Run the tests that are marked slow (CI runs both)
-	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --max-worker-restart 0 --timeout 900 -m "slow and not release" $(PYTEST_ARGS)
+	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --max-worker-restart 0 --timeout 900 $(END_STUCK) -m "slow and not release" $(PYTEST_ARGS)
 
 lint: $(STAMPS)/test ## Check style, formatting and types; the library strictly, and every public name
 	$(PY) -m ruff check .

@@ -23,7 +23,6 @@ NEW_NAMES: dict[str, str] = {
     "configuration_search": "recommend.search",
     "engine": "physics.open_loop",
     "engine_flags": "recommend.engine_flags",
-    "engine_grid": "table.iterations",
     "engine_models": "models.engine",
     "episode_statistics": "scoring.aggregates",
     "grader": "scoring.grader",

@@ -71,11 +71,11 @@ def read_json(body: bytes) -> Any:
 
 def excess(value: Any, most: int = MESSAGE_VALUES, deepest: int = MESSAGE_DEPTH) -> str | None:
     """What there is too much of in a message's value, or None. Looks at no more than ``most`` values."""
-    pending, seen = [(value, 0)], 0
+    pending, seen = [(value, 0)], 1
     while pending:
         item, depth = pending.pop()
         inside = list(item.values()) if isinstance(item, dict) else item if isinstance(item, list) else ()
-        seen += 1 + len(inside)
+        seen += len(inside)
         if seen > most:
             return f"more than {most} values in one message"
         if inside and depth >= deepest:

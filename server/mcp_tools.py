@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import inferencegym_jax as ig
 from server.bad_input import sentence
 from server.bounds import excess
+from server.errors import problem
 from server.metrics import Metrics
 from server.schema_parts import ActionModel, Config, Seed, SessionId, TaskId
 from server.schemas import config_dict
@@ -126,8 +127,8 @@ class MCPEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["method"] != "POST":
-            await self._inner(scope, receive, send)
+        if scope["method"] != "POST":  # without MCP sessions there is nothing to listen to or to end
+            await problem(405, "Method Not Allowed: MCP is spoken with POST", {"allow": "POST"})(scope, receive, send)
             return
         body = await read_body(receive)
         wrong = complaint(body)

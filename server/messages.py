@@ -17,7 +17,7 @@ from server.bad_input import sentence, short
 from server.bounds import MESSAGE, TooMuch, excess, read_json
 
 PATH, MCP_PATH = "/ws", "/mcp"
-ERROR = '{"type":"error"'  # how OpenEnv's errors begin
+LINK = "errors.pydantic.dev"
 TEXT = 600  # characters of an error's message
 
 
@@ -44,15 +44,19 @@ def complaint(message: Message) -> str | None:
 
 
 def shortened(text: str) -> str:
-    """An error of OpenEnv's as a client can use it: what is wrong in a sentence, no links, no copy of the input."""
+    """An error of OpenEnv's as a client can use it: what is wrong in a sentence, no links, no copy of the input.
+    Everything else as it is."""
     answer = json.loads(text)
-    data: dict[str, Any] = answer["data"]
+    data: dict[str, Any] | None = answer.get("data") if answer.get("type") == "error" else None
+    data = data or answer.get("error") or (answer.get("data") or {}).get("error")  # JSON-RPC, alone or in a message
+    if not data:
+        return text
     errors = data.pop("errors", None)
     if errors:
         data["message"] = f"{data['message']}: {sentence(errors)}"
         data["errors"] = [{"loc": short(entry["loc"]), "msg": entry["msg"]} for entry in errors[:3]]
-    elif "errors.pydantic.dev" in data["message"]:  # a ValidationError as text
-        lines = [line for line in data["message"].splitlines() if "errors.pydantic.dev" not in line]
+    elif LINK in data["message"]:  # a ValidationError as text
+        lines = [line for line in data["message"].splitlines() if LINK not in line]
         data["message"] = " ".join(line.strip() for line in lines)
     if len(data["message"]) > TEXT:
         data["message"] = data["message"][: TEXT - 3] + "..."
@@ -90,7 +94,7 @@ class MessageCheck:
 
         async def brief(message: Message) -> None:
             text = message.get("text") or ""
-            if text.startswith(ERROR) and (len(text) > TEXT or "errors" in text):
+            if '"error' in text and (len(text) > TEXT or "errors" in text):
                 message = {**message, "text": shortened(text)}
             await send(message)
 

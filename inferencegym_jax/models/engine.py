@@ -19,7 +19,7 @@ Scalar: TypeAlias = Any  # a Python number, a NumPy or JAX scalar, or a traced a
 TRAFFIC_OF_TASK, TRAFFIC_FITTED, TRAFFIC_TRACE = 0, 1, 2  # where EngineParams.traffic says that requests come from
 TIME_SCALES = 3  # of the load's modulation
 PHASES = 4  # that a running request passes on its way to its last token
-LINE_SECONDS = 16  # seconds for which the line remembers how many came
+LINE_SECONDS = 32  # seconds for which the line remembers how many came
 PREFILL_GPU, REPLICA = 0, 1  # what EngineParams.second_gpu makes of a second GPU
 INFINITE = float("inf")
 
@@ -47,7 +47,7 @@ class EngineState:
     age_ms: Scalar = (0.0, 0.0, 0.0)  # float32[3], since the first of each line came
     waiting_prompt: Scalar = 0.0  # float32, their mean prompt, tokens
     waiting_output: Scalar = 0.0  # float32, their mean output, tokens
-    arrived: Scalar = (0.0,) * LINE_SECONDS  # float32[16], requests that joined the line in the last 1, 2, ... seconds
+    arrived: Scalar = (0.0,) * LINE_SECONDS  # float32[32], requests that joined the line in the last 1, 2, ... seconds
     earlier_rate: Scalar = 0.0  # float32, requests/s before that, slow average
     preempted: Scalar = (0.0,) * PHASES  # float32[4], requests that wait to be recomputed, by the phase they were in
     preempted_tokens: Scalar = 0.0  # float32, mean tokens of each to recompute

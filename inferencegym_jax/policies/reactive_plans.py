@@ -190,7 +190,7 @@ def _tpot(grid: Iterations, params: EnvParams, prompt: Any, output: Any, drafts:
     yielded = accepted_tokens(jnp.asarray(engine.acceptance_lengths), drafted)
 
     def at(n: jax.Array) -> jax.Array:
-        took = iteration(grid, n, context, drafted.astype(jnp.float32), tier, engine)
+        took = iteration(grid, n, jnp.float32(jnp.inf), context, drafted.astype(jnp.float32), tier, engine)
         beside = n * (drafted + 1)
         added = prompts_ms(grid, nodes, beside, engine.token_budget, engine.prefix_share, tier)
         # an iteration whose tokens are all decoded takes no prompt in

@@ -251,7 +251,7 @@ def answer(
         meets_slo=bool(quality.attainment[best] >= objective.attainment),
         one_gpu=cheaper,
         pareto=[{"knobs": actions[i]} | measures(quality, i) for i in front(statics, allowed)],
-        flags=engine_flags(deployment(actions[best], table, log.mean_prompt + log.mean_output)),
+        flags=engine_flags(deployment(actions[best], table)),
         searched=count,
         traffic={
             "name": log.name,

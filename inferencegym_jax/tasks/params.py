@@ -202,7 +202,9 @@ def make_params(
         raise ValueError(f"config slo_tpot_ms: task {spec.id} has no objective on TPOT; only open-loop tasks have")
     arrivals, prompts = spec.arrivals, spec.prompts
     memory = gpu_memory_gb(spec, table, dynamics_of(spec, dynamics, trace))
-    active = [name in spec.active_knobs and name not in table.locked_knobs for name in KNOBS]
+    # the open loop's watermark is no column of a table
+    locked = [name for name in table.locked_knobs if not (name == "kv_budget" and engine.open_loop)]
+    active = [name in spec.active_knobs and name not in locked for name in KNOBS]
     numbers: dict[str, float] = {
         "rate": arrivals["rate"],
         "burst_rate": arrivals.get("burst_rate", arrivals["rate"]),

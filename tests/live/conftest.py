@@ -93,7 +93,7 @@ def serving(app: Any) -> Iterator[str]:
         thread.join(10)
 
 
-STEP = 0.05  # seconds between two questions to the policy
+STEP = 0.2  # seconds between two questions to the policy, and its deadline, which a busy machine must keep
 
 
 class Fixed:

@@ -21,6 +21,7 @@ from inferencegym_jax.table.latency_table import load_table
 from inferencegym_jax.tasks import calibration
 from tests.live.fake_engine import Times
 
+pytestmark = pytest.mark.slow  # searches normalisers on the table, and trains
 TIMES = Times(a=13.0, b=1.2, c=0.86)
 OUTPUT = 32
 

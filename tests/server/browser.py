@@ -20,6 +20,15 @@ import httpx
 from websockets.sync.client import connect
 
 CHROMIUM = shutil.which("chromium")
+
+
+def tied(*command: str) -> list[str]:
+    """A command whose process ends with this one, however this one ends: a server or browser that outlives a crashed
+    test run would hold its output open, and whoever reads that would wait for ever."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", *command] if setpriv else list(command)
+
+
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-port=0"
@@ -51,7 +60,7 @@ class Browser:
             profile = opened.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
             self._written = Path(profile) / "DevToolsActivePort"
             self._process = subprocess.Popen(
-                [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+                tied(str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "about:blank"),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
@@ -75,7 +84,7 @@ class Browser:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            self._process.wait(10)
 
     def _port(self) -> int:
         deadline = time.monotonic() + 60

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server.browser import CHROMIUM, READY, Browser
+from tests.server.browser import CHROMIUM, READY, Browser, tied
 
 pytest.importorskip("openenv", reason="OpenEnv is not installed (make install-test installs it)")
 
@@ -72,7 +72,7 @@ def start_server(folder: Path, port: int | None = None, wait: bool = True, **set
     log = folder / f"server-{port}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "server"], cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
+            tied(sys.executable, "-m", "server"), cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
         )
     running = LocalServer(f"http://127.0.0.1:{port}", process, log)
     try:
@@ -85,6 +85,7 @@ def start_server(folder: Path, port: int | None = None, wait: bool = True, **set
             process.wait(15)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait(10)
 
 
 def wait_healthy(running: LocalServer, patience_s: float = 120.0) -> None:
@@ -124,8 +125,9 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     folder = tmp_path_factory.mktemp("redis")
     process = subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+        tied(program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)),
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     end = time.monotonic() + 20
     while True:

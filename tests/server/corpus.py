@@ -75,10 +75,13 @@ def several_configs(count: int = 60) -> Iterator[Case]:
     """Configs of several extreme fields together."""
     draw = random.Random(5)
     for i in range(count):
-        chosen = draw.sample(CONFIG, draw.randint(2, len(CONFIG)))
-        numbers = (0, 1e-300, 1e-46, 1e-38, 1e-10, 1e-3, 1, 1e9, 1e38, 1e39, 1e300)
-        config = json.dumps({name: draw.choice(numbers) for name in chosen})
-        fields = {"task_id": str(draw.randint(1, 5)), "seed": str(i), "config": config}
+        task = draw.randint(1, 5)
+        chosen = draw.sample(CONFIG[: 5 + (task > 3)], draw.randint(2, 5))
+        weights, objectives = (0, 1e-300, 1e-46, 1e-38, 1e-10, 1, 1e9), (1e-3, 1, 1e9)  # of these all are accepted
+        numbers = {name: draw.choice(objectives if name.startswith("slo") else weights) for name in chosen}
+        if i % 2:
+            numbers[draw.choice(chosen)] = draw.choice((1e-300, 1e-46, 1e-10, 1e10, 1e38, 1e39, 1e300))
+        fields = {"task_id": str(task), "seed": str(i), "config": json.dumps(numbers)}
         yield Case(f"configs {i}", "POST", "/reset", body_of(fields))
         yield Case(f"configs {i} simulated", "POST", "/grader", body_of(fields | {"actions": "[{}]"}))
 
@@ -137,6 +140,11 @@ def heavy() -> Iterator[Case]:
     actions = ",".join(["[" + ",".join([f"{{{keys(90)}}}"] * 10) + "]"] * 400)
     body = f'{{"task_id":1,"seeds":[1],"actions":[{actions}]}}'.encode()[:3_999_999]
     yield Case("4,000 actions of 90 bad keys", "POST", "/rollout", body)
+    whole = {"kv_budget": 0.5, "spec_length": 0, "batch_size": 64, "prefill_disagg": False, "quant_tier": 0}
+    sequence = json.dumps([whole] * 200)
+    good = f'{{"task_id":1,"seeds":{json.dumps(list(range(190)))},"actions":[{",".join([sequence] * 190)}]}}'
+    yield Case("a good rollout of 38,000 actions", "POST", "/rollout", good.encode())
+    yield Case("its last action bad", "POST", "/rollout", good.encode()[:-4] + b',"a":1}]]}')
     for path in ("/reset", "/step", "/grader", "/rollout", "/mcp", "/nowhere", "/healthz", "/tasks"):
         yield Case(f"above every limit for {path}", "POST", path, b"a" * 4_100_000)
         yield Case(f"deep arrays for {path}", "POST", path, b"[" * 60_000)
@@ -177,7 +185,7 @@ def odd_requests() -> Iterator[Case]:
     for name, value in {
         "x-request-id": "x" * 5000, "accept": "\x7f", "origin": "https://" + "a" * 3000, "cookie": "a=b;" * 2000,
         "x-forwarded-for": "1.2.3.4, " * 500, "if-none-match": '"' + "a" * 5000 + '"', "range": "bytes=0-1," * 500,
-        "host": "evil.example", "transfer-encoding": "identity", "expect": "200-maybe", "accept-encoding": "br;q=9,*",
+        "host": "evil.example", "expect": "200-maybe", "accept-encoding": "br;q=9,*",
     }.items():  # fmt: skip
         for path in ("/healthz", "/static/app.js", "/"):
             yield Case(f"{path} with {name}", "GET", path, b"", {name: value.replace("\x7f", "x").strip(" ,")})

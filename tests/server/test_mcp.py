@@ -17,7 +17,7 @@ def play(url: str, body: Any) -> Any:
     """Run ``await body(client)`` with a connected MCP client."""
 
     async def run() -> Any:
-        async with fastmcp.Client(f"{url}/mcp") as client:
+        async with fastmcp.Client(f"{url}/mcp", timeout=60) as client:
             return await body(client)
 
     return asyncio.run(run())
@@ -45,6 +45,7 @@ def test_an_mcp_episode_is_the_episode(server: Any, http: httpx.Client):
 
     started, steps, stands, graded = play(server.url, body)
     truth = ig.verify(2, 7, None, [{"batch_size": b} for b in (32, 64, 128)])
+    assert "nothing seen yet" in started["note"]
     assert started["info"]["seed"] == 7 and started["observation"]["queue_depth"] == 0
     for step, entry in zip(steps, truth["episode_log"], strict=True):
         assert step["reward"] == pytest.approx(entry["reward"], rel=1e-5)
@@ -71,6 +72,14 @@ def test_a_bad_call_is_an_error_that_says_why(server: Any, tool: str, arguments:
 
     result = play(server.url, body)
     assert result.is_error and said in str(result.content)
+    assert "pydantic" not in str(result.content) and len(str(result.content)) < 600
+
+
+@pytest.mark.parametrize("identity", ["null", "true", "1.5", "[1]", '{"a": 1}'])
+def test_an_id_of_a_wrong_type_is_answered(http: httpx.Client, identity: str):
+    body = f'{{"jsonrpc": "2.0", "id": {identity}, "method": "tools/list"}}'
+    answer = http.post("/mcp", content=body, headers={"content-type": "application/json"}).json()
+    assert answer["error"]["code"] == -32600 and "id" in answer["error"]["message"] and answer["id"] is None
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[]", b"", b"no json", b'{"jsonrpc": "1.0"}'])

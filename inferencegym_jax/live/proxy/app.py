@@ -25,14 +25,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from inferencegym_jax.live.loop.gate import CLASSES, Gate, QueueFull
+from inferencegym_jax.live.loop.admission_line import CLASSES
+from inferencegym_jax.live.loop.fates import Ended
+from inferencegym_jax.live.loop.gate import Gate, QueueFull
 from inferencegym_jax.live.loop.observer import Observer
 from inferencegym_jax.live.proxy.controller import Asks, Controller
 from inferencegym_jax.live.proxy.forwarding import ForwardedRequest, Upstream, open_upstream, respond
 from inferencegym_jax.live.proxy.metrics import ControlMetrics
+from inferencegym_jax.live.proxy.pace import Pace
 from inferencegym_jax.live.proxy.sniffing import GENERATION_PATHS, BadPriority, read_request
 from inferencegym_jax.live.server.streaming import Endpoint, check_url, open_client
 from inferencegym_jax.models import QUEUE_CAPACITY
+
+ENDED: dict[str, Ended] = {"completed": "completed", "upstream_error": "failed", "truncated": "failed"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class ControlSettings:
         max_body_bytes: largest request body.
         step_seconds: how often the policy is asked; 1 but in tests.
         base_memory_gb: memory of weights and runtime, for the observation.
+        applies_kv_budget: whether the policy's kv_budget is a limit of admission, as it is in open-loop tasks.
     """
 
     upstream: str
@@ -60,6 +66,7 @@ class ControlSettings:
     max_body_bytes: int = 64_000_000
     step_seconds: float = 1.0
     base_memory_gb: float = 0.0
+    applies_kv_budget: bool = True
 
     def __post_init__(self) -> None:
         check_url("upstream", self.upstream)
@@ -76,7 +83,9 @@ def create_app(settings: ControlSettings, policy: Asks, policy_name: str) -> Sta
     gate = Gate(limit=None, capacity=settings.queue)
     metrics = ControlMetrics()
     observer = Observer(settings.slo_ms, gate, settings.base_memory_gb)
-    controller = Controller(gate, observer, policy, policy_name, metrics, settings.step_seconds)
+    controller = Controller(
+        gate, observer, policy, policy_name, metrics, settings.step_seconds, settings.applies_kv_budget
+    )
     endpoint = Endpoint(settings.upstream, "", connect_timeout_s=settings.connect_timeout_s)
     proxy = Proxy(settings, gate, observer, metrics)
 
@@ -110,6 +119,7 @@ class Proxy:
 
     def __init__(self, settings: ControlSettings, gate: Gate, observer: Observer, metrics: ControlMetrics):
         self.settings, self.gate, self.observer, self.metrics = settings, gate, observer, metrics
+        self.pace = Pace()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request: forward it until it ends or its client leaves."""
@@ -148,24 +158,25 @@ class Proxy:
         watched = self.observer.arrive(time.perf_counter(), seen.klass, seen.prompt_tokens)
         forwarded = ForwardedRequest(self.upstream, scope, body, send, seen, watched)
         try:
-            await self.gate.enter(seen.klass)
+            await self.gate.enter(seen.klass, seen.prompt_tokens)
+            self.pace.begin(time.perf_counter())
             try:
                 await forwarded.run()
             finally:
-                self.gate.leave()
+                self.gate.leave(seen.prompt_tokens + watched.tokens)
+                self.pace.end(time.perf_counter())
         except QueueFull:
             forwarded.outcome = "rejected"
             self.observer.reject(watched)
             await respond(send, 429, f"{self.gate.capacity} requests wait already", self._retry_after())
         finally:
-            self.observer.finish(watched, failed=forwarded.outcome in ("upstream_error", "truncated"))
+            self.observer.finish(watched, ENDED.get(forwarded.outcome, "gone"))
             self.metrics.requests.labels(CLASSES[seen.klass], forwarded.outcome).inc()
 
     def _retry_after(self) -> dict[str, str]:
-        """Seconds until the queue has emptied at the rate of the run so far; 1 to 60."""
-        seconds = self.observer.total_s
-        rate = self.gate.left / seconds if seconds else 1.0
-        return {"Retry-After": str(int(min(max(self.gate.waiting / max(rate, 1e-3), 1.0), 60.0)))}
+        """Seconds until the queue has emptied, whole ones from 1 to 60."""
+        seconds = self.gate.waiting / self.pace.rate(time.perf_counter())
+        return {"Retry-After": str(math.ceil(min(max(seconds, 1.0), 60.0)))}
 
 
 class _ClientGone(Exception):

@@ -12,8 +12,9 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from inferencegym_jax.live.loop.gate import CLASSES
-from inferencegym_jax.live.loop.observer import Observer, Watched
+from inferencegym_jax.live.loop.admission_line import CLASSES
+from inferencegym_jax.live.loop.fates import Watched
+from inferencegym_jax.live.loop.observer import Observer
 from inferencegym_jax.live.proxy.metrics import ControlMetrics
 from inferencegym_jax.live.proxy.sniffing import EventCounter, Seen, completion_tokens
 from inferencegym_jax.live.server.streaming import Endpoint
@@ -123,7 +124,8 @@ class ForwardedRequest:
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
         if good and not streams:
             tokens = completion_tokens(kept)
-            self.upstream.observer.add_tokens(tokens)
+            self.upstream.observer.add_tokens(tokens, self.watched)
+            self.upstream.observer.gate.grow(tokens)
             self.upstream.metrics.tokens.inc(tokens)
 
     def _count(self, tokens: int) -> None:
@@ -134,6 +136,7 @@ class ForwardedRequest:
             name = CLASSES[self.watched.klass]
             self.upstream.metrics.ttft.labels(name).observe(now - self.watched.arrived_s)
         self.upstream.observer.token(self.watched, now, tokens)
+        self.upstream.observer.gate.grow(tokens)
         self.upstream.metrics.tokens.inc(tokens)
 
     async def _fail(self, status: int, message: str) -> None:

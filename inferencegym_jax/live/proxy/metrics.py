@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from inferencegym_jax.live.loop.gate import CLASSES, Gate
+from inferencegym_jax.live.loop.admission_line import CLASSES
+from inferencegym_jax.live.loop.gate import Gate
 
 TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 OUTCOMES = ("completed", "rejected", "client_gone", "upstream_error", "truncated")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from inferencegym_jax.live.loop.gate import CLASSES
+from inferencegym_jax.live.loop.admission_line import CLASSES
 
 GENERATION_PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/generate")
 PRIORITY_HEADER = b"x-priority"
