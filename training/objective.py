@@ -3,7 +3,8 @@
 ``signal = (1 - score_share) reward + score_share (score rate - stability_weight unrest) - memory_weight planned excess
 - crash_weight can run out``, with the grader's ``score_rate``. The reward says nothing of a task's memory limit or of
 unrest, which graders ask for, so a policy trained on return alone may score less than a static action
-(``docs/training.md`` has the figures); and on task 3 running out of memory pays. The environment's reward is never changed: every return reported is the environment's.
+(``docs/training.md`` has the figures); and on task 3 running out of memory pays. The environment's reward is never
+changed: every return reported is the environment's.
 """
 
 from __future__ import annotations
