@@ -188,10 +188,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     use_cache()
     import inferencegym_jax as ig
+    from inferencegym_jax.models import EPISODE_LENGTH
     from training.config import task_config
     from training.runner import run
 
-    tasks = [spec.id for spec in ig.task_specs().values()]
+    # tasks of long episodes have a table of their own: python -m training headroom
+    tasks = [spec.id for spec in ig.task_specs().values() if spec.episode_length <= EPISODE_LENGTH]
     config = task_config(CURVE_TASK)
     columns = (
         TextColumn("{task.description:<34}"),

@@ -70,7 +70,7 @@ def static_actions(
 
 
 def search_static(
-    env: Environment, params: EnvParams, actions: list[dict[str, Any]], seeds: Any, *, fixed_shape: bool = False
+    env: Environment, params: EnvParams, actions: list[dict[str, Any]], seeds: Any, lanes: int | None = None
 ) -> StaticSearch:
     """Roll every static action out on every seed, vmapped.
 
@@ -79,11 +79,11 @@ def search_static(
         params: one task.
         actions: from ``static_actions``.
         seeds: whole numbers, shape (seeds,); every action meets the same ones.
-        fixed_shape: call the program of ``CHUNK`` environments also for fewer: one compilation for many searches.
+        lanes: environments of a call, for searches that share one compiled shape; default: all, at most ``CHUNK``.
     """
     seeds = np.asarray(seeds)
     count = len(actions) * len(seeds)
-    chunk = CHUNK if fixed_shape else min(CHUNK, count)
+    chunk = min(CHUNK, count) if lanes is None else lanes
     columns = {name: np.repeat(np.asarray([action[name] for action in actions]), len(seeds)) for name in KNOBS}
     all_seeds = np.tile(seeds, len(actions))
     parts = []
@@ -139,7 +139,7 @@ def refine(env: Environment, params: EnvParams, search: StaticSearch, scores: Sc
         fresh = [action for key, action in tried.items() if key not in known]
         if fresh:
             known |= set(tried)
-            found = search_static(env, params, fresh, seeds, fixed_shape=True)
+            found = search_static(env, params, fresh, seeds, CHUNK)
             both = jax.tree.map(lambda a, b: np.concatenate([a, b]), search.per_seed, found.per_seed)
             search = _summary([*search.actions, *found.actions], both)
         if not fresh or best_action(search, scores(search)) == best:
@@ -239,7 +239,7 @@ def normalise(env: Environment, params: EnvParams, seeds: Any) -> tuple[dict[str
     """
     actions = static_actions(env, params)
     # with the baseline in one search: one compilation
-    found = search_static(env, params, [*actions, env.table.knob_defaults], seeds, fixed_shape=True)
+    found = search_static(env, params, [*actions, env.table.knob_defaults], seeds, CHUNK)
     search = _summary(actions, jax.tree.map(lambda x: x[:-1], found.per_seed))
     best = optimal_throughput(search, float(np.asarray(params.slo_ms)[0]))
     return {

@@ -16,7 +16,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from inferencegym_jax.episodes.rollout import Policy
-from inferencegym_jax.models import KNOBS, TRAFFIC_FITTED, EnvParams, Phase, ServeAction, WorkloadState
+from inferencegym_jax.models import KNOBS, TRAFFIC_DAY, TRAFFIC_FITTED, EnvParams, Phase, ServeAction, WorkloadState
 from inferencegym_jax.physics.closed_loop import simulate
 from inferencegym_jax.physics.iteration import Iterations, iteration, prompt_nodes, prompts_ms
 from inferencegym_jax.physics.open_loop import iterations_of
@@ -164,7 +164,7 @@ def _choices(table: LatencyTable, params: EnvParams, name: str) -> list[int]:
 def _mean_lengths(table: LatencyTable, params: EnvParams) -> tuple[float, float]:
     """Mean prompt and output of an open-loop task, tokens. A replayed log's prompts are no params: the middle of the
     table's prompt axis stands for them."""
-    if int(params.engine.traffic) == TRAFFIC_FITTED:
+    if int(params.engine.traffic) in (TRAFFIC_FITTED, TRAFFIC_DAY):
         prompt = float(params.engine.prompt_mean)
     elif int(params.engine.traffic):
         prompt = float(np.median(table.axes["prompt_len_bucket"]))
