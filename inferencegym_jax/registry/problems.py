@@ -18,7 +18,7 @@ import numpy as np
 
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.static_search import StaticSearch, best_action, normalise, refine
-from inferencegym_jax.models import EnvParams, ServeAction
+from inferencegym_jax.models import EPISODE_LENGTH, EnvParams, ServeAction
 from inferencegym_jax.scoring.grader import score_aggregates
 from inferencegym_jax.scoring.reward import Reward
 from inferencegym_jax.scoring.static_reference import with_static_reference
@@ -161,7 +161,8 @@ def _calibration(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: Requ
 
 @functools.lru_cache(maxsize=32)
 def search(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog | None = None) -> Calibration:
-    """An exhaustive search over the static actions on the table's own nodes; for the best one, refined around its best.
+    """An exhaustive search over the static actions on the table's own nodes; where episodes are no longer than usual, the
+    best one is refined between them.
 
     Returns:
         The normalisers and ``"best_static": {"action", "mean_score"}``, as an entry of ``data/calibration.json``.
@@ -178,7 +179,8 @@ def search(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog
         def scores_of(search: StaticSearch) -> np.ndarray:
             return with_static_reference(spec, search.per_seed, normalisers)[1]
 
-        statics = refine(env, params, grid, scores_of, seeds)
+        # long episodes are dear, and the grid is searched on more of their seconds
+        statics = refine(env, params, grid, scores_of, seeds) if spec.episode_length <= EPISODE_LENGTH else grid
         normalisers, scores = with_static_reference(spec, statics.per_seed, normalisers)
     best = best_action(statics, scores)
     return {**normalisers, "best_static": {"action": statics.actions[best], "mean_score": float(scores[best])}}
