@@ -161,8 +161,8 @@ def _calibration(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: Requ
 
 @functools.lru_cache(maxsize=32)
 def search(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog | None = None) -> Calibration:
-    """An exhaustive search over the static actions on the table's own nodes; where episodes are no longer than usual, the
-    best one is refined between them.
+    """An exhaustive search over the static actions on the table's own nodes; where episodes are no longer than usual,
+    the best one is refined between them.
 
     Returns:
         The normalisers and ``"best_static": {"action", "mean_score"}``, as an entry of ``data/calibration.json``.
