@@ -17,7 +17,7 @@ import jax
 import yaml
 
 from inferencegym_jax import registry
-from inferencegym_jax.models import EPISODE_LENGTH, check_seed
+from inferencegym_jax.models import check_seed
 from inferencegym_jax.registry import Problem
 from inferencegym_jax.tasks import get_task, shipped_specs
 
@@ -44,6 +44,7 @@ class Hyperparameters:
     )
     stability_weight: Any = 0.0  # of changes of the knobs within that score
     memory_weight: Any = 0.0  # of memory that the action would take above the task's limit, per 10 GB
+    crash_weight: Any = 0.0  # of an action that would run out of memory if the task's longest prompts came
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class TrainConfig:
     hyper: Hyperparameters = field(default_factory=Hyperparameters)
 
     def __post_init__(self) -> None:
-        get_task(self.task)
+        episode = get_task(self.task).episode_length
         if not isinstance(self.hidden, tuple) or not self.hidden:
             raise ValueError(f"hidden = {self.hidden!r}: must be a list of at least one layer size")
         names = "total_steps environments rollout_length epochs minibatches evaluate_every evaluation_episodes".split()
@@ -79,8 +80,8 @@ class TrainConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} = {value!r}: must be a whole number of at least 1")
         check_seed(self.seed)
-        if self.rollout_length > EPISODE_LENGTH:
-            raise ValueError(f"rollout_length = {self.rollout_length}: must be at most an episode, {EPISODE_LENGTH}")
+        if self.rollout_length > episode:
+            raise ValueError(f"rollout_length = {self.rollout_length}: must be at most an episode, {episode}")
         if self.rollout_length % self.minibatches:
             raise ValueError(
                 f"minibatches = {self.minibatches}: must divide rollout_length = {self.rollout_length} "

@@ -19,7 +19,7 @@ import optax
 import inferencegym_jax as ig
 from inferencegym_jax import Environment, EnvParams, EnvState, EpisodeStatistics, ServeAction, ServeObservation
 from inferencegym_jax.encoding import normalise
-from inferencegym_jax.models import EPISODE_LENGTH, FLAT_OBSERVATION_SIZE
+from inferencegym_jax.models import FLAT_OBSERVATION_SIZE
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.policies.network import ObservationStatistics, decode, network_policy, sample, standardise
 from training.config import Hyperparameters, TrainConfig
@@ -97,7 +97,8 @@ def step_all(env: Environment, params: EnvParams, state: EnvState, action: Serve
 
 def warm_up_steps(config: TrainConfig) -> int:
     """Environment steps that staggering takes before the first update."""
-    return sum(i * EPISODE_LENGTH // config.environments for i in range(config.environments)) if config.stagger else 0
+    length = ig.get_task(config.task).episode_length
+    return sum(i * length // config.environments for i in range(config.environments)) if config.stagger else 0
 
 
 def initial_state(
@@ -105,7 +106,7 @@ def initial_state(
 ) -> TrainState:
     """The state before the first update.
 
-    With ``stagger`` environment i starts ``200 i / environments`` steps into an episode, which it reaches under the
+    With ``stagger`` environment i starts ``i / environments`` of an episode in, which it reaches under the
     baseline's action: otherwise all of a rollout's environments stand in the same phase of the burst calendar.
     """
     seed = jnp.asarray(seed, jnp.uint32)
@@ -114,7 +115,8 @@ def initial_state(
     )
     action = jax.tree.map(lambda x: jnp.broadcast_to(x, (config.environments,)), ServeAction().as_arrays())
     if config.stagger:
-        offsets = jnp.arange(config.environments) * EPISODE_LENGTH // config.environments
+        length = ig.get_task(config.task).episode_length
+        offsets = jnp.arange(config.environments) * length // config.environments
 
         def advance(carry: Any, step: jax.Array) -> tuple[Any, None]:
             observation, state, *_ = step_all(env, params, carry[1], action)
@@ -124,7 +126,7 @@ def initial_state(
                 lambda new, old: jnp.where(go.reshape(go.shape + (1,) * (new.ndim - 1)), new, old), fresh, carry
             ), None
 
-        (observation, env_state), _ = jax.lax.scan(advance, (observation, env_state), jnp.arange(EPISODE_LENGTH))
+        (observation, env_state), _ = jax.lax.scan(advance, (observation, env_state), jnp.arange(length))
 
     @jax.custom_batching.sequential_vmap  # two batched QRs (of the orthogonal kernels) wait for each other's threads
     def fresh(seed: jax.Array) -> Any:
@@ -177,7 +179,8 @@ def collect(
     flat, raw, log_prob, reward, signal, terminated, truncated = rows
 
     x = standardise(flat, statistics)
-    # at most one truncation an environment a rollout (rollout_length <= 200), so one final observation each is enough
+    # at most one truncation an environment a rollout (rollout_length is at most one), so one final observation each
+    # is enough
     beyond = standardise(jnp.stack([normalise(observation), final]), statistics)
     value = apply(config, variables, x, "critic")
     after, at_end = apply(config, variables, beyond, "critic")

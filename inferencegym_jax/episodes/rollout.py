@@ -19,11 +19,11 @@ from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes import parallel
 from inferencegym_jax.episodes.wrapped import episode_of, reset_seed, suited
 from inferencegym_jax.models import (
-    EPISODE_LENGTH,
     SEEDS,
     EnvParams,
     ServeAction,
     Trajectory,
+    is_traced,
 )
 from inferencegym_jax.numerics import draws as random
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics, accumulate, no_sums, summarise
@@ -66,6 +66,22 @@ def _check(seeds: Any, params: EnvParams, length: int) -> jax.Array:
     if tasks not in ((), (seeds.shape[0],)):
         raise ValueError(f"params: batch shape {tasks}; must be () or ({seeds.shape[0]},), one task a seed")
     return jnp.asarray(seeds, jnp.uint32)
+
+
+def steps_of(params: EnvParams, length: int | None) -> int:
+    """Steps of a rollout: ``length``, or where it is None the episode of the task.
+
+    Raises:
+        ValueError: no length for tasks of different ones, or for params that are traced and so cannot be read.
+    """
+    if length is not None:
+        return length
+    if is_traced(params.episode_length):
+        raise ValueError("length: must be given where params are traced, which hides the task's episode_length")
+    lengths = np.unique(np.asarray(params.episode_length)).tolist()
+    if len(lengths) > 1:
+        raise ValueError(f"length: must be given for a batch of tasks whose episodes have {lengths} steps")
+    return int(lengths[0])
 
 
 def _spread(tree: Any, seeds: jax.Array) -> Any:
@@ -111,7 +127,7 @@ def rollout(
     policy: Policy,
     seeds: Any,
     *,
-    length: int = EPISODE_LENGTH,
+    length: int | None = None,
     carry: Any = None,
     carry_axis: int | None = None,
 ) -> Trajectory:
@@ -122,7 +138,7 @@ def rollout(
         params: one task, or a batch of tasks with one entry a seed (stack the leaves).
         policy: ``policy(key, observation, carry)`` for one environment; see ``Policy``.
         seeds: whole numbers, shape (environments,).
-        length: steps; beyond 200 auto-reset starts new episodes.
+        length: steps; default: one episode of the task. Beyond its end auto-reset starts the next.
         carry: what the policies start with: one pytree for all, or with ``carry_axis=0`` one entry a seed.
         carry_axis: None or 0.
 
@@ -132,6 +148,7 @@ def rollout(
     Raises:
         ValueError, TypeError: seeds or length are not usable.
     """
+    length = steps_of(params, length)
     seeds = _check(seeds, params, length)
     own, common = (carry, None) if carry_axis == 0 else (None, carry)
     shared = _with_weights(policy), common
@@ -162,7 +179,7 @@ def fold(
     function: Callable[[Any, Trajectory, EnvParams], Any],
     start: Any,
     *,
-    length: int = EPISODE_LENGTH,
+    length: int | None = None,
     carry: Any = None,
     carry_axis: int | None = None,
 ) -> Any:
@@ -183,6 +200,7 @@ def fold(
     Raises:
         ValueError, TypeError: seeds or length are not usable.
     """
+    length = steps_of(params, length)
     seeds = _check(seeds, params, length)
     own, common = (carry, None) if carry_axis == 0 else (None, carry)
     shared = _with_weights(policy), common, start
@@ -224,7 +242,7 @@ def evaluate(
     policy: Policy,
     seeds: Any,
     *,
-    length: int = EPISODE_LENGTH,
+    length: int | None = None,
     carry: Any = None,
     carry_axis: int | None = None,
 ) -> EpisodeStatistics:

@@ -38,6 +38,9 @@ class ObservationField(Quantity):
 
 
 EPISODE_LENGTH = 200
+"""Steps of an episode where a task states none."""
+LONGEST_EPISODE = 86400
+"""Steps that an episode may have: a day."""
 
 
 QUEUE_CAPACITY = 512
@@ -94,7 +97,13 @@ OBSERVATION: dict[str, ObservationField] = {
         digits=2,
         description="interactive, batch, best-effort shares of the last 50 steps' arrivals",
     ),
-    "timestep": ObservationField(low=0, high=EPISODE_LENGTH, unit="s", description="steps taken in this episode"),
+    "timestep": ObservationField(
+        low=0,
+        high=LONGEST_EPISODE,
+        unit_at=EPISODE_LENGTH,
+        unit="s",
+        description="steps taken in this episode, at most its length; 1 when normalised from 200 on",
+    ),
     "cost_so_far": ObservationField(
         low=0,
         high=COST_BOUND,

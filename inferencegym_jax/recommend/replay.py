@@ -101,6 +101,7 @@ def _second(
     n = engine.phases.sum(axis=-1)
     context = jnp.where(n > LEAST, engine.held / jnp.maximum(n, LEAST), engine.prompt)
     drafts = action.spec_length.astype(jnp.float32)
+    slots = action.batch_size.astype(jnp.float32)
     waited, waiting = before.engine.waiting.sum(axis=-1), engine.waiting.sum(axis=-1)
     admitted = traffic.arrivals + waited - waiting - traffic.rejected
     drain = jnp.maximum(jnp.maximum(admitted, traffic.served).astype(jnp.float32), 0.1)
@@ -108,7 +109,7 @@ def _second(
         action=action,
         running=n,
         wait_ms=1000.0 * 0.5 * (waited + waiting) / drain,
-        iteration_ms=iteration(grid, n, context, drafts, engine.tier, params.engine).ms,
+        iteration_ms=iteration(grid, n, slots, context, drafts, engine.tier, params.engine).ms,
         per_iteration=accepted_tokens(params.engine.acceptance_lengths, action.spec_length),
         tpot_ms=metrics.tpot_ms,
         tokens=metrics.tokens_per_sec,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, MetricsSnapshot, RequestOutcome
+from inferencegym_jax.models import KNOBS, EnvParams, MetricsSnapshot, RequestOutcome
 from inferencegym_jax.scoring.aggregates import Aggregates, aggregate, graded_terms
 from inferencegym_jax.scoring.episode_log import BY_CLASS, IN_ALL, LogEntry, is_scored_by_request, read_log
 from inferencegym_jax.tasks import TaskSpec, calibration_of, get_task
@@ -117,23 +117,23 @@ def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot, outc
     terms = graded_terms(metrics, outcome, dict.fromkeys(KNOBS, 0.0), engine.class_weights)
     weight = (jnp.asarray(params.class_shares) * engine.class_weights).sum(-1)  # of the mean request
     second = Aggregates(
-        steps=EPISODE_LENGTH,
+        steps=spec.episode_length,
         mean_tps=terms["tps"],
         mean_ttft_p50_ms=terms["ttft_p50"],
         peak_memory_gb=spec.memory_limit_gb,
         mean_violations=terms["violations"],
-        total_cost=terms["cost"] * EPISODE_LENGTH,
+        total_cost=terms["cost"] * spec.episode_length,
         batch_jitter=0.0,
         kv_jitter=0.0,
         knob_jitter=0.0,
-        asked=terms["asked"] * EPISODE_LENGTH,
-        judged=terms["judged"] * EPISODE_LENGTH,
-        on_time=terms["on_time"] * EPISODE_LENGTH,
+        asked=terms["asked"] * spec.episode_length,
+        judged=terms["judged"] * spec.episode_length,
+        on_time=terms["on_time"] * spec.episode_length,
         on_time_share=terms["weighted_on_time"] / (engine.demand_rps * weight),
-        tokens_asked=terms["tokens_asked"] * EPISODE_LENGTH,
+        tokens_asked=terms["tokens_asked"] * spec.episode_length,
         goodput=terms["on_time_tokens"],
         goodput_share=terms["on_time_tokens"] / engine.demand_tps,
-        gpu_seconds=terms["gpu_seconds"] * EPISODE_LENGTH,
+        gpu_seconds=terms["gpu_seconds"] * spec.episode_length,
         quality=terms["quality"],
     )
     normalisers = {
@@ -166,7 +166,7 @@ def grade(
     spec = get_task(task)
     if isinstance(episode_log, str | bytes | Mapping) or not isinstance(episode_log, Sequence):
         raise ValueError(f"episode_log: got {type(episode_log).__name__}; must be a list of log entries")
-    complete = len(episode_log) == EPISODE_LENGTH
+    complete = len(episode_log) == spec.episode_length
     if not episode_log:
         feedback = "The episode log is empty: nothing to score."
         return {"score": 0.0, "breakdown": {}, "feedback": feedback, "complete": complete}
@@ -180,7 +180,7 @@ def grade(
     sentences += [_on_time(aggregates)] if outcome is not None else []
     sentences += [_missing(parts, weights)]
     if not complete:
-        sentences.append(f"Not a whole episode: {len(episode_log)} of {EPISODE_LENGTH} steps")
+        sentences.append(f"Not a whole episode: {len(episode_log)} of {spec.episode_length} steps")
     result = {"score": score, "breakdown": parts, "feedback": ". ".join(sentences) + ".", "complete": complete}
     return result if outcome is None else result | {"outcome": totals(outcome)}
 

@@ -47,6 +47,7 @@ def replayed(
         second_gpu="prefill" if knobs["prefill_disagg"] else "none",
         memory_gb=memory_gb,
         queue_capacity=QUEUE_CAPACITY,
+        transfer_gb_s=load_profile()["host_link_gb_s"],
     )
     good = np.zeros(0, bool)
     for stretch in range(len(requests.starts)):

@@ -281,11 +281,11 @@ def test_paired_intervals_are_narrower_than_unpaired_ones() -> None:
         (["evaluate", "--policy", "nobody"], "policy = 'nobody'"),
         (["evaluate", "--policy", "random", "--episodes", "0"], "episodes = 0"),
         (["train", "--set", "nothing=1"], "'nothing' is unknown"),
-        (["train", "--task", "7"], "task = 7"),
+        (["train", "--task", "9"], "task = 9"),
         (["sweep", "--grid", "task=1,2"], "'task' is no hyperparameter"),
         (["plot", "pie"], "plot 'pie'"),
         (["export", "/nowhere"], "no such run"),
-        (["oracle", "--horizon", "0"], "horizon = 0"),
+        (["headroom", "--rounds", "-1", "--episodes", "0"], "episodes = 0"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(words: list[str], message: str) -> None:
