@@ -24,7 +24,7 @@ def layers(width, *tail):
 def train(task, envs, steps, updates, rate=1e-3, epochs=2, minibatch=512):
     """Mean reward a second of every update."""
     torch.manual_seed(0)
-    env = GymWrapper(gymnasium.make_vec(task, num_envs=envs))
+    env = GymWrapper(gymnasium.make_vec(task, num_envs=envs, autoreset_mode="Disabled"))  # TorchRL resets
     actor = ProbabilisticActor(
         TensorDictModule(layers(10, NormalParamExtractor()), in_keys=["observation"], out_keys=["loc", "scale"]),
         in_keys=["loc", "scale"],

@@ -17,6 +17,7 @@ from inferencegym_jax import Problem
 from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import policy_of
+from inferencegym_jax.scoring.described import failure_shares
 
 EPISODES = 1024
 RIVALS = ("baseline", "best_static", "reactive")
@@ -27,6 +28,7 @@ def episodes(problem: Problem, policy: Policy, seeds: Any) -> dict[str, np.ndarr
     """Score, return and every statistic of each episode: name -> float64[episodes]."""
     statistics = ig.evaluate(problem.env, problem.params, policy, seeds)
     columns = {name: np.asarray(getattr(statistics, name), np.float64) for name in METRICS}
+    columns |= failure_shares(problem.spec, statistics)
     return {"score": problem.score(statistics), "return": columns.pop("total_reward"), **columns}
 
 
