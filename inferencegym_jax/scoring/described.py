@@ -24,7 +24,7 @@ SHARES: dict[str, Quantity] = {
     "late_share": _said(
         "requests late",
         "share",
-        "requests past an objective or failed, of those judged; tasks 1 to 3: of those waiting, mean of the seconds",
+        "requests past an objective, of all that came; tasks 1 to 3: of those waiting, mean of the seconds",
     ),
     "rejected_share": _said(
         "requests rejected", "share", "requests that found no place in the queue, of all that came"
@@ -49,6 +49,7 @@ STATISTICS: dict[str, Quantity] = {
     "knob_jitter": _said("changes of all knobs", "", "standard deviations over each knob's highest value, added up"),
     "asked": _said("requests that came", "requests", "in the episode"),
     "judged": _said("requests judged", "requests", "on time, late, rejected or failed by the episode's end"),
+    "late": _said("late", "requests", "past an objective, in the episode"),
     "on_time": _said("requests on time", "requests", "within both latency objectives"),
     "on_time_share": _said("requests on time, share", "share", "of those judged, by class weight"),
     "tokens_asked": _said("output tokens asked", "tokens", "of the requests that came"),
@@ -56,7 +57,7 @@ STATISTICS: dict[str, Quantity] = {
     "goodput_share": _said("tokens on time, share", "share", "of the judged requests' tokens"),
     "gpu_seconds": _said("GPU-seconds", "GPU s", "GPUs paid for, summed over the seconds"),
     "quality": _said("quality kept", "share", "of the 16-bit model's answers, mean"),
-    "rejected": _said("requests rejected", "requests", "in the episode"),
+    "rejected": _said("rejected", "requests", "found no place in the queue, in the episode"),
     "arrivals": _said("arrivals", "requests", "in the episode"),
     "evictions": _said("evictions, preemptions", "events", "in the episode"),
     "bound_share": _said("rewards at a bound", "share", "rewards at -1 or 1, of all"),
@@ -76,9 +77,9 @@ def failure_shares(spec: TaskSpec, statistics: Any) -> dict[str, np.ndarray]:
     came = np.maximum(fields["arrivals"], 1.0)
     late = fields["mean_violation_rate"]
     if is_scored_by_request(spec):
-        late = (fields["judged"] - fields["on_time"] - fields["rejected"]) / np.maximum(fields["judged"], 1.0)
+        late = fields["late"] / came
     return {
         "oom_share": fields["oom_share"],
-        "late_share": np.clip(late, 0.0, 1.0),
+        "late_share": late,
         "rejected_share": fields["rejected"] / came,
     }

@@ -27,10 +27,8 @@ def test_every_statistic_is_named_once() -> None:
 
 
 def test_shares_of_requests_that_are_counted() -> None:
-    found = failure_shares(
-        ig.get_task(4), statistics(arrivals=200, rejected=20, judged=180, on_time=120, oom_share=0.0)
-    )
-    assert found["late_share"] == pytest.approx(40 / 180) and found["rejected_share"] == pytest.approx(0.1)
+    found = failure_shares(ig.get_task(4), statistics(arrivals=200, rejected=20, late=40, judged=180, on_time=120))
+    assert found["late_share"] == pytest.approx(0.2) and found["rejected_share"] == pytest.approx(0.1)
 
 
 def test_shares_of_a_closed_loop() -> None:
