@@ -25,9 +25,13 @@ METRICS = tuple(f.name for f in dataclasses.fields(ig.EpisodeStatistics))
 
 def episodes(problem: Problem, policy: Policy, seeds: Any) -> dict[str, np.ndarray]:
     """Score, return and every statistic of each episode: name -> float64[episodes]."""
-    statistics = ig.evaluate(problem.env, problem.params, policy, seeds)
-    columns = {name: np.asarray(getattr(statistics, name), np.float64) for name in METRICS}
-    return {"score": problem.score(statistics), "return": columns.pop("total_reward"), **columns}
+    return columns(problem, ig.evaluate(problem.env, problem.params, policy, seeds))
+
+
+def columns(problem: Problem, statistics: ig.EpisodeStatistics) -> dict[str, np.ndarray]:
+    """Score, return and every statistic of episodes that were played: name -> float64[episodes]."""
+    found = {name: np.asarray(getattr(statistics, name), np.float64) for name in METRICS}
+    return {"score": problem.score(statistics), "return": found.pop("total_reward"), **found}
 
 
 def evaluate(

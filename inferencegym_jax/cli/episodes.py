@@ -44,6 +44,7 @@ SHOWN = {
     "mean_violation_rate": "violations",
     "peak_memory_gb": "peak GB",
     "total_cost": "cost",
+    "rejected": "rejected",
     "oom_share": "out of memory",
 }
 SHOWN_OPEN_LOOP = {
@@ -51,12 +52,15 @@ SHOWN_OPEN_LOOP = {
     "goodput_share": "tokens on time",
     "on_time_share": "requests on time",
     "gpu_seconds": "GPU-seconds",
+    "late": "late",
+    "rejected": "rejected",
     "total_reward": "return",
     "goodput": "goodput tokens/s",
     "mean_ttft_p50_ms": "TTFT p50 ms",
     "mean_ttft_p99_ms": "TTFT p99 ms",
     "mean_tpot_ms": "TPOT ms",
     "evictions": "preemptions",
+    "oom_share": "out of memory",
 }
 
 Seeds = Annotated[int, typer.Option("--episodes", "-n", min=1, max=1_000_000, help="Episodes, of seeds 0, 1, 2, ...")]
