@@ -47,6 +47,7 @@ class Hyperparameters:
     )
     stability_weight: Any = 0.0  # of changes of the knobs within that score
     memory_weight: Any = 0.0  # of memory that the action would take above the task's limit, per 10 GB
+    crash_weight: Any = 0.0  # of an action that would run out of memory if the task's longest prompts came
 
 
 @dataclass(frozen=True)

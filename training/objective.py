@@ -1,9 +1,10 @@
 """What training maximises: the environment's reward and, where a config asks for it, what the grader scores besides.
 
-``signal = (1 - score_share) reward + score_share (score rate - stability_weight unrest) - memory_weight planned
-excess``, with the grader's ``score_rate``. The reward says nothing of a task's memory limit or of unrest, which
-graders ask for, so a policy trained on return alone may score less than a static action (``docs/training.md`` has the
-figures). The environment's reward is never changed: every return reported is the environment's.
+``signal = (1 - score_share) reward + score_share (score rate - stability_weight unrest) - memory_weight planned excess
+- crash_weight can run out``, with the grader's ``score_rate``. The reward says nothing of a task's memory limit or of
+unrest, which graders ask for, so a policy trained on return alone may score less than a static action
+(``docs/training.md`` has the figures); and on task 3 running out of memory pays. The environment's reward is never
+changed: every return reported is the environment's.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ def planned_excess(env: Environment, params: EnvParams, action: ServeAction) -> 
     A function of the action alone: the same constraint as the peak over an episode, without waiting for the rare
     prompt that shows it.
     """
+    return jnp.log1p(jnp.maximum(planned_memory(env, params, action) - params.memory_limit_gb, 0.0) / 10.0)
+
+
+def planned_memory(env: Environment, params: EnvParams, action: ServeAction) -> jax.Array:
+    """GB that an action takes if the task's longest prompts come; float32[...]. A closed-loop task's."""
     longest = jnp.maximum(params.short_high, params.long_high)
     action = effective_action(env.table, action, params)
-    found = env.grid.lookup(action, jnp.broadcast_to(longest, jnp.shape(action.kv_budget)))
-    return jnp.log1p(jnp.maximum(found["gpu_mem_gb"] - params.memory_limit_gb, 0.0) / 10.0)
+    return env.grid.lookup(action, jnp.broadcast_to(longest, jnp.shape(action.kv_budget)))["gpu_mem_gb"]
 
 
 def training_signal(
@@ -63,4 +68,6 @@ def training_signal(
         signal = (1.0 - hyper.score_share) * reward + hyper.score_share * rate
     if config.uses("memory_weight"):
         signal = signal - hyper.memory_weight * planned_excess(env, params, action)
+    if config.uses("crash_weight"):
+        signal = signal - hyper.crash_weight * (planned_memory(env, params, action) > params.oom_limit_gb)
     return signal
