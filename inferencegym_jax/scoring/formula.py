@@ -99,7 +99,7 @@ def _weighted(spec: TaskSpec) -> str:
 def _objectives(spec: TaskSpec) -> str:
     """When a request is on time, in words, class by class where there are several."""
     texts = list[str]()
-    rows = zip(CLASSES, spec.slo_ttft_ms, spec.slo_tpot_ms, spec.class_shares, strict=True)
+    rows = zip(CLASSES, spec.slo_ttft_ms, spec.tpot_objectives_ms, spec.class_shares, strict=True)
     used = [(name, first, token) for name, first, token, share in rows if share > 0]
     for name, first, token in used:
         parts = [
