@@ -54,7 +54,10 @@ def switches(problem: Problem, sequences: Mapping[str, np.ndarray]) -> np.ndarra
     """float64[episodes]: changes of the free knobs that are choices or switches."""
     names = [name for name in problem.spec.active_knobs if KNOBS[name].kind in ("bool", "choice")]
     changes = [(np.diff(sequences[name].astype(np.int64), axis=1) != 0).sum(axis=1) for name in names]
-    return np.sum(changes, axis=0, dtype=np.float64) if changes else np.zeros(len(sequences["batch_size"]))
+    total = np.zeros(len(sequences["batch_size"]))
+    for change in changes:
+        total = total + change
+    return total
 
 
 def played(problem: Problem, trajectory: ig.Trajectory) -> Played:

@@ -110,7 +110,7 @@ def engine_of(table: LatencyTable, params: EnvParams) -> Engine:
 
 
 def act(
-    engine: Engine, plan: LoadPlan, forecast: jax.Array, observation: ServeObservation, memory: Memory
+    engine: Engine, plan: LoadPlan, forecast: Any, observation: ServeObservation, memory: Memory
 ) -> tuple[ServeAction, Memory]:
     """One decision.
 
