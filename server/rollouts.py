@@ -9,7 +9,7 @@ what bounds the server's memory.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ import numpy as np
 from jax.tree_util import Partial
 
 import inferencegym_jax as ig
-from inferencegym_jax.episodes.rollout import Policy
-from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation, Trajectory
+from inferencegym_jax.episodes.policy import Policy
+from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation, Trajectory
 from inferencegym_jax.policies import has_trained
 from inferencegym_jax.policies.names import STATIC, WEIGHTLESS, policy_of, static_action
 from inferencegym_jax.policies.reactive_control import ReactivePlan, act
@@ -32,7 +32,7 @@ from server.programs import Programs, TaskProgram
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
 
-BLOCK = 256  # episodes a compiled call
+BLOCK_STEPS = 51_200  # of a compiled call: 256 episodes of 200 seconds, 28 of 1,800
 PARTS = ("observation", "action", "metrics", "workload")  # of a trajectory; of an open-loop one also the outcome
 FIRST_SHOWN = 3  # the task of the page's first screen
 OTHER = ("score", "total_rewards", "oom_shares", "gpu_seconds")  # columns that are no component of the score
@@ -56,6 +56,7 @@ def choose(key: jax.Array, observation: ServeObservation, carry: Choice) -> tupl
 
 
 NO_PLAN = ReactivePlan.empty()
+NO_ACTIONS = np.empty((0, len(KNOBS)))
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Source:
     policy: Policy
     lengths: np.ndarray  # steps of each episode
     which: int | None = None  # what ``choose`` is to choose; None: the policy is not ``choose``
-    actions: ServeAction | None = None  # NumPy columns (episodes, 200) to replay
+    default: ServeAction = ServeAction()  # replayed where no sequence says otherwise
+    sequences: Sequence[np.ndarray] = (NO_ACTIONS,)  # float64 (steps, knobs): of each episode, or one for all
     plan: ReactivePlan = NO_PLAN
 
 
@@ -74,7 +76,8 @@ class Found:
     """What a rollout came to: a number an episode of each column, and its steps for as long as they are asked for."""
 
     task_id: int
-    request: RolloutRequest
+    policy: str | None
+    seeds: list[int]
     lengths: np.ndarray  # steps of each episode
     parts: tuple[str, ...]  # of ``Trajectory`` that are told
     columns: dict[str, np.ndarray]  # "score", its components, and ``OTHER``
@@ -92,8 +95,8 @@ class Found:
         breakdown = {name: value for name, value in columns.items() if name not in OTHER}
         return {
             "task_id": self.task_id,
-            "policy": self.request.policy,
-            "seeds": self.request.seeds,
+            "policy": self.policy,
+            "seeds": self.seeds,
             "steps": self.lengths.tolist(),
             "scores": columns["score"],
             "total_rewards": columns["total_rewards"],
@@ -104,6 +107,22 @@ class Found:
             "mean_oom_share": float(np.mean(columns["oom_shares"])),
             **more,
         }
+
+
+def block_size(program: TaskProgram) -> int:
+    """Episodes of a task that one compiled call plays: as many as keep its steps, and so its memory, the same."""
+    return max(8, BLOCK_STEPS // program.spec.episode_length)
+
+
+def _columns(default: ServeAction, sequences: Sequence[np.ndarray], steps: int) -> ServeAction:
+    """Sequences of actions as NumPy columns (sequences, steps), filled up with a default."""
+    columns = {}
+    for i, (knob, value) in enumerate(default.to_dict().items()):
+        kind = {bool: np.bool_, int: np.int32, float: np.float32}[type(value)]
+        columns[knob] = np.full((len(sequences), steps), value, kind)
+        for row, sequence in zip(columns[knob], sequences, strict=True):
+            row[: len(sequence)] = sequence[:, i]
+    return ServeAction(**columns)
 
 
 class Rollouts:
@@ -150,7 +169,8 @@ class Rollouts:
         program = self.programs.program(request.task_id, config_dict(request.config))
         source = self._source(request, program)
         seeds = np.asarray(request.seeds, np.uint32)
-        blocks = [np.arange(start, min(start + BLOCK, len(seeds))) for start in range(0, len(seeds), BLOCK)]
+        size = block_size(program)
+        blocks = [np.arange(start, min(start + size, len(seeds))) for start in range(0, len(seeds), size)]
         keeps = request.trajectories and len(blocks) == 1
         found, kept = [], None
         for block in blocks:
@@ -168,7 +188,8 @@ class Rollouts:
 
         return Found(
             task_id=program.spec.id,
-            request=request,
+            policy=request.policy,
+            seeds=request.seeds,
             lengths=source.lengths,
             parts=(*PARTS, "outcome") if program.params.engine.open_loop else PARTS,
             columns={name: np.concatenate([part[name] for part in found]) for name in found[0]},
@@ -177,44 +198,42 @@ class Rollouts:
 
     def _source(self, request: RolloutRequest, program: TaskProgram) -> Source:
         count = len(request.seeds)
-        whole = np.full(count, EPISODE_LENGTH)
+        steps = program.spec.episode_length
+        whole = np.full(count, steps)
         name: str = request.policy or "baseline"
         action = static_action(name, program.problem)
         if action is None and name not in ("reactive", *WEIGHTLESS):
             return Source(self.policy(name, program), whole)
-        knobs = (action or ServeAction()).to_dict()
-        sequences = [[]] if request.actions is None else request.actions
-        columns: dict[str, np.ndarray] = {}
-        for knob in KNOBS:
-            kind = {bool: np.bool_, int: np.int32, float: np.float32}[type(knobs[knob])]
-            rows = np.full((len(sequences), EPISODE_LENGTH), knobs[knob], kind)
-            for row, sequence in zip(rows, sequences, strict=True):
-                row[: len(sequence)] = [getattr(action, knob) for action in sequence]
-            columns[knob] = np.broadcast_to(rows, (count, EPISODE_LENGTH))
-        actions = ServeAction(**columns)
         if request.actions is not None:
+            rows = [[[getattr(action, knob) for knob in KNOBS] for action in sequence] for sequence in request.actions]
+            sequences = [np.array(row, np.float64) for row in rows]
+            lengths = np.array([len(sequence) for sequence in sequences])
+            if lengths.max() > steps:
+                text = f"{lengths.max()} given; an episode of task {program.spec.id} has {steps} steps"
+                raise BadInput(f"actions: {text}")
             try:
-                program.env.check_action(actions)
+                program.env.check_action(_columns(ServeAction(), sequences, lengths.max()))
             except ValueError as error:
                 raise BadInput(f"actions: {error}") from error
-            lengths = np.broadcast_to([len(sequence) for sequence in sequences], (count,))
-            return Source(choose, lengths, REPLAY, actions)
+            return Source(choose, np.broadcast_to(lengths, (count,)), REPLAY, sequences=sequences)
         if name == "reactive":
-            return Source(choose, whole, REACTIVE, actions, program.reactive_plan)
+            return Source(choose, whole, REACTIVE, plan=program.reactive_plan)
         which = FIRST + list(WEIGHTLESS).index(name) if name in WEIGHTLESS else REPLAY
-        return Source(choose, whole, which, actions)
+        return Source(choose, whole, which, action or ServeAction())
 
     def _block(self, program: TaskProgram, source: Source, seeds: np.ndarray, block: np.ndarray, whole: bool) -> Any:
         """The episodes of a block as NumPy arrays (steps, episodes); what no response needs is dropped."""
-        padded = np.resize(block, BLOCK)
+        size = block_size(program)
+        padded = np.resize(block, size)
         carry, axis = None, None
         if source.which is not None:
-            actions = jax.tree.map(lambda column: column[padded], source.actions).as_arrays()
-            plan = jax.tree.map(lambda x: jnp.broadcast_to(x, (BLOCK, *jnp.shape(x))), source.plan)
-            carry, axis = (jnp.full(BLOCK, source.which), actions, jnp.zeros(BLOCK, jnp.int32), plan), 0
+            mine = [source.sequences[i] for i in padded] if len(source.sequences) > 1 else [source.sequences[0]] * size
+            actions = _columns(source.default, mine, program.spec.episode_length).as_arrays()
+            plan = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *jnp.shape(x))), source.plan)
+            carry, axis = (jnp.full(size, source.which), actions, jnp.zeros(size, jnp.int32), plan), 0
         trajectory = ig.rollout(program.env, program.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
         part = trajectory if whole else {name: getattr(trajectory, name) for name in SCORED}
-        cut = np.ascontiguousarray if len(block) < BLOCK else np.asarray  # a view would keep all of a block
+        cut = np.ascontiguousarray if len(block) < size else np.asarray  # a view would keep all of a block
         return jax.tree.map(lambda x: cut(np.asarray(x)[:, : len(block)]), part)
 
     def _score(self, program: TaskProgram, trajectory: Any, lengths: np.ndarray) -> dict[str, np.ndarray]:
@@ -223,7 +242,7 @@ class Rollouts:
         get: Callable[[str], Any] = (
             trajectory.__getitem__ if isinstance(trajectory, dict) else trajectory.__getattribute__
         )
-        inside = np.arange(EPISODE_LENGTH)[:, None] < lengths[None, :]
+        inside = np.arange(program.spec.episode_length)[:, None] < lengths[None, :]
         total_rewards, crashed = (np.where(inside, get(x), 0).sum(axis=0, dtype=np.float64) for x in ("reward", "oom"))
         spec = program.spec
         aggregates = aggregate(spec, get("metrics"), get("action"), get("outcome"), lengths)

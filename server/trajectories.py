@@ -55,7 +55,7 @@ def arrow_pieces(found: Found) -> Iterator[bytes]:
     """One IPC stream: a row a step, columns ``part.field``; scores as JSON in the schema's metadata."""
     answer = found.answer()
     metadata = {"inferencegym": orjson.dumps({key: answer[key] for key in SUMMARY})}
-    seeds = np.asarray(found.request.seeds, np.uint32)
+    seeds = np.asarray(found.seeds, np.uint32)
     sink, writer = _Sink(), None
     for block, trajectory in found.blocks():
         for start in range(0, len(block), BATCH):

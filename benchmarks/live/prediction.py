@@ -9,7 +9,7 @@ import numpy as np
 import inferencegym_jax as ig
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.live_env import LiveEnv
-from inferencegym_jax.live.trial.prediction import saturation
+from inferencegym_jax.live.trial.profile_engine import saturation
 from inferencegym_jax.live.trial.runs import TrialSettings, predict, run_policy
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.simulated import simulate_traffic

@@ -233,7 +233,10 @@ def control(
     policy: Annotated[str, typer.Option(help=POLICY_HELP)],
     port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8080,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    task: Annotated[str, typer.Option(help="task whose best_static or trained policy is meant")] = "2",
+    task: Annotated[
+        str,
+        typer.Option(help="task whose best_static, reactive or trained policy is meant; 1 to 3 set batch_size alone"),
+    ] = "4",
     table: TableFile = None,
     queue: Annotated[int, typer.Option(help="most requests waiting; beyond it 429")] = QUEUE_CAPACITY,
     slo_ttft_ms: Annotated[str, typer.Option(help="TTFT objective in ms: one, or by class 200,2000,none")] = "300",
@@ -252,9 +255,9 @@ def control(
     """
     import uvicorn
 
-    from inferencegym_jax.live.loop.policy_runner import PolicyRunner
     from inferencegym_jax.live.proxy.app import ControlSettings, create_app
     from inferencegym_jax.live.server.streaming import hide_user
+    from inferencegym_jax.policies.policy_runner import PolicyRunner
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if queue < 0:
@@ -263,6 +266,7 @@ def control(
         if not 0 < value < math.inf:
             fail(f"{name} {value}: must be a number of seconds above 0")
     with sentences():
+        problem = registry.problem(task_of(task), table=table)
         settings = ControlSettings(
             upstream=upstream,
             queue=queue,
@@ -270,8 +274,8 @@ def control(
             stall_timeout_s=stall_timeout,
             first_byte_timeout_s=first_byte_timeout,
             base_memory_gb=base_memory_gb,
+            applies_kv_budget=problem.dynamics == "open_loop",
         )
-        problem = registry.problem(task_of(task), table=table)
         runner = PolicyRunner(policy_of(policy, problem, any_task=True))
         application = create_app(settings, runner, policy)
     try:

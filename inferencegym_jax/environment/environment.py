@@ -29,6 +29,7 @@ from inferencegym_jax.models import (
 )
 from inferencegym_jax.numerics import draws as random
 from inferencegym_jax.physics import open_loop as engine
+from inferencegym_jax.physics.engine_checks import check_engine
 from inferencegym_jax.scoring.reward import Reward, check_reward
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
 from inferencegym_jax.table.latency_table import DISCRETE, LatencyTable
@@ -62,8 +63,9 @@ class Environment:
         default_params: the task that calls without params mean.
         trace: the request log that params may say is replayed.
         reward: ``reward(metrics, workload, params)`` of one second of one environment, a float32 scalar; pure JAX,
-            without a Python branch on values. Default: ``scoring.reward.reward``. Programs are kept by function: pass
-            the same one again rather than a new lambda.
+            without a Python branch on values. With a parameter ``outcome`` it is given what became of the second's
+            requests too. Default: ``scoring.reward``'s. Programs are kept by function: pass the same one again rather
+            than a new lambda.
 
     Raises:
         TypeError: see ``check_reward``.
@@ -81,13 +83,14 @@ class Environment:
         self.dynamics: Dynamics = "mixed" if engine.serves(table) else "closed_loop"
         self.reward: Reward | None = None
         self._default_params = default_params
+        self._checked: EnvParams | None = None  # the last params that were found in order
         if reward is not None:
             state, action = (
                 jax.eval_shape(self.reset_seed, jax.ShapeDtypeStruct((), jnp.uint32))[1],
                 ServeAction().as_arrays(),
             )
             info = jax.eval_shape(lambda s: self.step_env(None, s, action)[4], state)
-            check_reward(reward, info["metrics"], info["workload"], default_params)
+            check_reward(reward, info["metrics"], info["workload"], default_params, info["outcome"])
             self.reward = reward
 
     def __hash__(self) -> int:
@@ -101,12 +104,20 @@ class Environment:
 
     def suited_to(self, params: EnvParams) -> Environment:
         """This environment, compiled for the dynamics that ``params`` have where they can be inspected: without the
-        others, a step takes half the time. Traced params get both, and the same numbers."""
+        others, a step takes half the time. Traced params get both, and the same numbers.
+
+        Raises:
+            TableError: the table does not say what an open-loop engine needs, or its weights do not fit the memory.
+            ValueError: the engine's params are out of range; see ``check_engine``.
+        """
         if is_traced(params.engine.open_loop):
             return self._with_dynamics(assumed_dynamics.value)
         flags = np.asarray(params.engine.open_loop) > 0
-        if self.dynamics == "closed_loop" and flags.any():
-            engine.iterations_of(self.table)  # raises, and names what the table lacks
+        if flags.any() and self._checked is not params:
+            profile = engine.iterations_of(self.table).profile  # raises, and names what the table lacks
+            if not is_traced(params):
+                check_engine(profile, params)
+                self._checked = params
         if self.dynamics != "mixed":
             return self
         if flags.any() and not flags.all():

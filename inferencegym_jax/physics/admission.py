@@ -63,7 +63,8 @@ def by_slots(engine: Engine, demand: Demand) -> jax.Array:
 
 def by_memory(engine: Engine, demand: Demand) -> jax.Array:
     """Admissions a ms for which the pool has room: what is free, and what those that finish free beyond the growth of
-    the others."""
+    the others, less a prompt for each request in its own prefill."""
     z = (demand.freed * demand.leaving * engine.passing - demand.running * engine.tokens) * engine.pace
     free = (engine.room - demand.held) * demand.inverse_ms + z
-    return free / jnp.maximum(engine.prompt + engine.share_ms * z, 0.25 * engine.prompt)
+    taken = engine.prompt * (1.0 + engine.prefill_ms * demand.inverse_ms)
+    return free / jnp.maximum(taken + engine.share_ms * z, 0.25 * engine.prompt)

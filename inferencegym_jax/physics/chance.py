@@ -9,12 +9,16 @@ coefficient of the outputs. What of it is above the limit waits. Symbols: docs/p
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.iteration import TINY
+
+SECOND_MS = 1000.0
 
 NORMAL_PEAK = 0.39894228  # density of the standard normal at 0
 LEAST_GINI = 0.27  # of the outputs that four phases make
@@ -40,17 +44,24 @@ def normal_share(z: jax.Array) -> jax.Array:
     return 1.0 / (1.0 + jnp.exp(-z * (1.5976 + 0.07056 * z * z)))
 
 
-def unseen(running: jax.Array, cv_output: jax.Array, stiffness: jax.Array) -> jax.Array:
+def unseen(running: jax.Array, cv_output: jax.Array, stiffness: jax.Array, load: jax.Array) -> jax.Array:
     """Standard deviation of the number running around the fluid, requests.
+
+    A deviation slows everybody and so lasts ``1 + g`` stays; the load has changed before it would for longer. Outputs
+    that are less spread than four phases make the fluid too smooth: the number present then varies by ``(1 + A p)^2``
+    of what the phases spread, as an arrival counts for itself and for the time by which its prompt delays the others.
+    Part of that goes along with the fluid's own: the deviation is taken between it and the bare one, ``1 + A p``.
 
     Args:
         running: n.
         cv_output: coefficient of variation of the outputs. Their Gini coefficient, erf(sigma / 2) for lognormal ones,
             is 0.48 of it to 5 % up to 1; four phases spread constant outputs as 0.27 does.
         stiffness: g.
+        load: A p, share of the time that prompts take.
     """
-    gini = jnp.clip(0.48 * cv_output, LEAST_GINI, 0.6)
-    return jnp.sqrt(gini * jnp.maximum(running, TINY) / (1.0 - jnp.minimum(stiffness, 0.5)))
+    gini = jnp.minimum(0.48 * cv_output, 0.6)
+    gini = gini + jnp.maximum(LEAST_GINI - gini, 0.0) * (1.0 + load)
+    return jnp.sqrt(gini * jnp.maximum(running, TINY) * (1.0 + stiffness))
 
 
 def near_slots(
@@ -92,3 +103,20 @@ def near_pool(
     z = (room - held - waiting * prompt) / sigma
     # a full pool gives P tokens to newcomers for each of its requests, once in a stay
     return Chance(z, sigma * context * stay_ms / (prompt * room))
+
+
+@compile_unit
+def met(others: jax.Array, service: jax.Array) -> jax.Array:
+    """``rho / (1 - rho)`` of Pollaczek-Khinchine where a second's arrivals are counted, not a rate.
+
+    ``others`` requests (m) come at independent moments of the second, each needs ``service`` ms, a share r of it: the
+    k-th term ``rho^k`` of the series is then ``m (m - 1) ... (m - k + 1) r^k``, since a request meets k different ones.
+    Averaged over Poisson counts these are the powers of the true rate. Two terms are taken as they are; the rest is
+    ``int exp(-x) (1 + r x)^m dx``, a Mills ratio to second order in log(1 + r x), by its bound in Abramowitz and Stegun
+    7.1.13. To 4 % up to r m = 1; what is beyond is the line's, which the step carries.
+    """
+    r = jnp.minimum(service / SECOND_MS, 1.0 / jnp.maximum(others, 1.0))
+    fewer, fewest = jnp.maximum(others - 1.0, 0.0), jnp.maximum(others - 2.0, 0.0)
+    idle = 1.0 - fewest * r
+    rest = 2.0 / (idle + jnp.sqrt(idle * idle + (8.0 / math.pi) * fewest * r * r))
+    return others * r * (1.0 + fewer * r * rest)

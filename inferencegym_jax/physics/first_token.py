@@ -8,7 +8,6 @@ docs/physics.md.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -16,9 +15,9 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineParams
 from inferencegym_jax.numerics.compile_units import compile_unit, once
-from inferencegym_jax.physics.chance import Chance, normal_share
+from inferencegym_jax.physics.chance import Chance, met, normal_share
 from inferencegym_jax.physics.fluid import Flow
-from inferencegym_jax.physics.iteration import NODE_WEIGHTS, TINY, Prompts, over_nodes
+from inferencegym_jax.physics.iteration import NODE_WEIGHTS, TINY, Apart, Prompts, over_nodes
 from inferencegym_jax.physics.switching import SECOND_MS, Configuration
 
 
@@ -34,16 +33,27 @@ class FirstToken(NamedTuple):
     chance: jax.Array  # that others' prompts lengthen it
     stage_ms: jax.Array
     long: jax.Array  # share with three stages
+    placed_width: jax.Array  # the same for who waits for a place: of the uniform part
+    placed_ms: jax.Array  # and the mean of others' time
 
     @property
     def mean(self) -> jax.Array:
         """Mean over requests, ms."""
         return over_nodes(self.own) + 0.5 * self.width + self.chance * self.stage_ms * (1.0 + 2.0 * self.long)
 
+    def after_place(self, likely: jax.Array, place_ms: jax.Array) -> FirstToken:
+        """The same of a request that is ``likely`` to wait for a place, exponentially, ``place_ms`` on average."""
+        chance = 1.0 - (1.0 - self.chance) * (1.0 - likely)
+        long = self.long * (1.0 - likely)
+        others = self.chance * self.stage_ms * (1.0 + 2.0 * self.long)
+        mean = others + likely * (self.placed_ms + place_ms - others)
+        width = self.width + likely * (self.placed_width - self.width)
+        return self._replace(width=width, chance=chance, stage_ms=mean / (chance * (1.0 + 2.0 * long)), long=long)
+
 
 def first_token(
     prompts: Prompts,
-    alone: tuple[jax.Array, ...],
+    apart: Apart,
     flow: Flow,
     waited_ms: jax.Array,
     configuration: Configuration,
@@ -53,7 +63,7 @@ def first_token(
 
     Args:
         prompts: what a prompt adds, at the three nodes.
-        alone: ms of a prompt on a GPU of its own, at the three nodes.
+        apart: what a prompt takes on a GPU of its own.
         flow: of the second; each of its requests meets the others.
         waited_ms: mean wait in line, which holds a part of the wait for others' prompts.
         configuration: GPUs that serve.
@@ -66,12 +76,12 @@ def first_token(
     others = jnp.maximum(admitted - jnp.minimum(scv, 1.0), 0.0) / gpus
     seen = others / SECOND_MS  # requests a ms
     added, further = prompts.added_ms, prompts.further
-    whole = tuple(jnp.where(split, x, p + f * t) for p, f, x in zip(added, further, alone, strict=True))
+    whole = tuple(jnp.where(split, x, p + f * t) for p, f, x in zip(added, further, apart.prompt_ms, strict=True))
     p = over_nodes(whole)
     square = over_nodes(tuple(x * x for x in whole))
     p, square = once(p, square)
     # two different requests of a second whose mean is known are less alike than that mean with itself
-    apart = 1.0 / (1.0 + params.prompt_cv**2 / jnp.maximum(admitted, 1.0))
+    unlike = 1.0 / (1.0 + params.prompt_cv**2 / jnp.maximum(admitted, 1.0))
     load = jnp.minimum(seen * p, 1.0)
     growth = met(others, p)  # load / (1 - load)
     # the iteration that an arrival falls into: E[T^2] / E[T]
@@ -79,9 +89,9 @@ def first_token(
     inspected = t * (1.0 + growth) + lengthened
     busy = 1.0 - jnp.exp(-flow.running / gpus - admitted / (SECOND_MS * gpus) * (p + t))
     growth, lengthened, inspected, busy = once(growth, lengthened, inspected, busy)
-    with_it = scv * load * (inspected - (1.0 - apart) * lengthened)
+    per_prompt = t * prompts.iterations  # those that came with it take room: an iteration's worth is one more iteration
+    with_it = scv * load * (inspected - (1.0 - unlike) * lengthened) * (1.0 + per_prompt / jnp.maximum(p, TINY))
     # prompts beyond what one iteration has room for queue as at a server of their own
-    per_prompt = t * prompts.iterations
     service = p + jnp.where(split, 0.0, per_prompt)
     squares = over_nodes(tuple(jnp.where(split, w, x + per_prompt) ** 2 for x, w in zip(added, whole, strict=True)))
     queue = 0.5 * scv * squares / service * met(others, service) - waited_ms
@@ -91,10 +101,16 @@ def first_token(
     chunk = prompts.chunk_ms
     last = over_nodes(tuple(jnp.where(f > 0, x - f * (chunk + t), x) for x, f in zip(whole, further, strict=True)))
     pieces = over_nodes(tuple(jnp.where(f > 0, chunk, x) for x, f in zip(whole, further, strict=True)))
-    came = extra * seen * apart * pieces * (t + last + ahead)
+    came = extra * seen * unlike * pieces * (t + last + ahead)
     later = came * (1.0 - jnp.exp(-chunk / jnp.maximum(came, TINY)))
-    (later,) = once(later)
-    own = tuple(path_ms + (1.0 + extra) * t + x for x in whole)
+    # who waits for a place enters with those who got one at the end of the same iteration
+    slowed = flow.slowed_ms
+    placed = load * slowed
+    placed = placed + jnp.minimum(extra * seen * unlike * pieces * (t + last + placed), chunk)
+    later, placed = once(later, placed)
+    # a prefill GPU hands a prompt back over the link, in the midst of an iteration of the other
+    back = tuple(jnp.where(split, x + 0.5 * busy * t, 0.0) for x in apart.link_ms)
+    own = tuple(path_ms + (1.0 + extra) * t + x + y for x, y in zip(whole, back, strict=True))
     width = busy * jnp.where(split, t, inspected)
     met_by = seen * (width + extra * (t + p)) + jnp.where(split, load, 0.0)
     chance = jnp.clip(1.0 - jnp.exp(-met_by), 1e-4, 1.0)
@@ -106,24 +122,7 @@ def first_token(
     curve = 10.0 - 4.0 * s
     long = (curve + jnp.sqrt(curve * curve - 16.0 * s * (s - 2.0))) / (8.0 * s)
     own, (width, long) = once(*own), once(width, long)
-    return FirstToken(own, width, chance, delay / (1.0 + 2.0 * long), long)
-
-
-@compile_unit
-def met(others: jax.Array, service: jax.Array) -> jax.Array:
-    """``rho / (1 - rho)`` of Pollaczek-Khinchine where a second's arrivals are counted, not a rate.
-
-    ``others`` requests (m) come at independent moments of the second, each needs ``service`` ms, a share r of it: the
-    k-th term ``rho^k`` of the series is then ``m (m - 1) ... (m - k + 1) r^k``, since a request meets k different ones.
-    Averaged over Poisson counts these are the powers of the true rate. Two terms are taken as they are; the rest is
-    ``int exp(-x) (1 + r x)^m dx``, a Mills ratio to second order in log(1 + r x), by its bound in Abramowitz and Stegun
-    7.1.13. To 4 % up to r m = 1; what is beyond is the line's, which the step carries.
-    """
-    r = jnp.minimum(service / SECOND_MS, 1.0 / jnp.maximum(others, 1.0))
-    fewer, fewest = jnp.maximum(others - 1.0, 0.0), jnp.maximum(others - 2.0, 0.0)
-    idle = 1.0 - fewest * r
-    rest = 2.0 / (idle + jnp.sqrt(idle * idle + (8.0 / math.pi) * fewest * r * r))
-    return others * r * (1.0 + fewer * r * rest)
+    return FirstToken(own, width, chance, delay / (1.0 + 2.0 * long), long, slowed, placed)
 
 
 @compile_unit

@@ -17,7 +17,16 @@ from inferencegym_jax.physics import admission, pool
 from inferencegym_jax.physics.chance import Chance
 from inferencegym_jax.physics.flow import mean_context, occupancy, propagate, share_of_long
 from inferencegym_jax.physics.inflow import Inflow, waiting_again
-from inferencegym_jax.physics.iteration import TINY, Prompts, iteration, prompt_nodes, prompts_ms, rough_iteration_ms
+from inferencegym_jax.physics.iteration import (
+    TINY,
+    Apart,
+    Prompts,
+    iteration,
+    over_nodes,
+    prompt_nodes,
+    prompts_ms,
+    rough_iteration_ms,
+)
 from inferencegym_jax.physics.kernels import Iterations
 from inferencegym_jax.physics.solution import Outlook, Solution, look_ahead, solve
 from inferencegym_jax.physics.switching import DRAINED, SECOND_MS, Configuration
@@ -82,7 +91,7 @@ def flow(
     engine: EngineState,
     inflow: Inflow,
     prompts: Prompts,
-    alone_ms: jax.Array,
+    apart: Apart,
     action: ServeAction,
     configuration: Configuration,
     params: EngineParams,
@@ -94,7 +103,7 @@ def flow(
         engine: at the start.
         inflow: who may enter and who runs.
         prompts: what prompts add to the iterations.
-        alone_ms: ms of a prompt on a GPU of its own.
+        apart: what they take on a GPU of their own.
         action: knobs in force.
         configuration: GPUs that serve.
         params: the engine.
@@ -111,9 +120,10 @@ def flow(
     )
     demand = admission.Demand(inflow.line, inflow.here, inflow.phases[-1], held, freed, inverse)
     begin = rough_iteration_ms(grid, inflow.running * inflow.busiest, inflow.context, drafts, tier, params)
-    outlook = look_ahead(inflow, prompts, begin, alone_ms, demand, long, action, configuration, params)
-    at = iteration(grid, outlook.middle * inflow.busiest, outlook.context, drafts, tier, params)
-    solution = solve(inflow, prompts, at, alone_ms, demand, outlook, long, action, configuration, params)
+    outlook = look_ahead(inflow, prompts, begin, apart, demand, long, action, configuration, params)
+    slots = action.batch_size.astype(jnp.float32)
+    at = iteration(grid, outlook.middle * inflow.busiest, slots, outlook.context, drafts, tier, params)
+    solution = solve(inflow, prompts, at, apart, demand, outlook, long, action, configuration, params)
     phases, admitted, again, completed, grown, busy, held = finish(
         engine, inflow, demand, outlook, solution, long, configuration
     )
@@ -138,10 +148,12 @@ def flow(
 
 def prompts_of(
     grid: Iterations, inflow: Inflow, configuration: Configuration, params: EngineParams
-) -> tuple[Prompts, tuple[jax.Array, ...]]:
-    """What the prompts that may enter add, and the ms that each would take alone, at the three nodes."""
+) -> tuple[Prompts, Apart]:
+    """What the prompts that may enter add, and what each would take on a GPU of its own."""
     nodes = prompt_nodes(inflow.prompt, inflow.square_cv)
     prompts = prompts_ms(grid, nodes, inflow.beside, params.token_budget, params.prefix_share, configuration.tier)
     empty = params.overhead_ms + grid.empty_ms(configuration.tier)
     alone = tuple(p + (f + 1.0) * empty for p, f in zip(prompts.added_ms, prompts.further, strict=True))
-    return prompts, alone
+    a_token = jnp.float32(grid.profile.kv_bytes_per_token / 1e6) / params.link_gb_s  # ms
+    link = tuple(tokens * a_token for tokens in nodes)
+    return prompts, Apart(alone, link, over_nodes(alone), over_nodes(link))

@@ -35,6 +35,15 @@ class Prompts(NamedTuple):
     chunk_ms: jax.Array  # ms that the prompt tokens add for which an iteration has room beside its decode tokens
 
 
+class Apart(NamedTuple):
+    """What prompts take on a GPU of their own, at the three nodes of their distribution."""
+
+    prompt_ms: tuple[jax.Array, ...]  # to compute the prompt alone
+    link_ms: tuple[jax.Array, ...]  # until its keys and values have crossed the link
+    mean_prompt_ms: jax.Array  # over the nodes
+    mean_link_ms: jax.Array
+
+
 class Iteration(NamedTuple):
     """An iteration that holds no prompt."""
 
@@ -43,39 +52,55 @@ class Iteration(NamedTuple):
 
 
 def iteration(
-    grid: Iterations, running: jax.Array, context: jax.Array, drafts: jax.Array, tier: jax.Array, params: EngineParams
+    grid: Iterations,
+    running: jax.Array,
+    most: jax.Array,
+    context: jax.Array,
+    drafts: jax.Array,
+    tier: jax.Array,
+    params: EngineParams,
 ) -> Iteration:
     """t: an iteration that holds no prompt.
 
     ``t = c + c1 n + L(n (k + 1)) + head(n (k + 1)) + attention(n) + k d (L(n) + head(n) + attention(n))``. The step
     knows n on average only: products, whose time rises in steps, are the mean of those at n less and more than
-    ``sqrt(n / 2)``, the deviation that a second's own count does not explain.
+    ``sqrt(n / 2)``, the deviation that a second's own count does not explain, and that leads no further than the slots.
 
     Args:
         grid: the profile.
         running: n, decode requests.
+        most: slots, the most that decode.
         context: mean tokens that each attends to.
         drafts: k, draft tokens of a verification, float32.
         tier: int32, the weight format in force.
         params: ``overhead_ms`` (c), ``overhead_ms_per_sequence`` (c1) and ``draft_share`` (d).
     """
-    return compile_unit(functools.partial(_iteration, grid))(running, context, drafts, tier, params)
+    return compile_unit(functools.partial(_iteration, grid))(running, most, context, drafts, tier, params)
 
 
 def _iteration(
-    grid: Iterations, running: jax.Array, context: jax.Array, drafts: jax.Array, tier: jax.Array, params: EngineParams
+    grid: Iterations,
+    running: jax.Array,
+    most: jax.Array,
+    context: jax.Array,
+    drafts: jax.Array,
+    tier: jax.Array,
+    params: EngineParams,
 ) -> Iteration:
     n = jnp.maximum(running, 1.0)
-    deviation, width = jnp.sqrt(0.5 * n), drafts + 1.0
+    below, width = jnp.sqrt(0.5 * n), drafts + 1.0
+    above = jnp.clip(most - n, 0.0, below)
     fewer, more, attention, draft = once(
-        grid.sampled_ms((n - deviation) * width, tier),
-        grid.sampled_ms((n + deviation) * width, tier),
+        grid.sampled_ms((n - below) * width, tier),
+        grid.sampled_ms((n + above) * width, tier),
         grid.decode_attention_ms(n, context),
         params.draft_share * drafts * grid.sampled_ms(n, tier),
     )
     each = params.overhead_ms_per_sequence * n
-    ms = params.overhead_ms + each + 0.5 * (fewer + more) + attention * (1.0 + params.draft_share * drafts) + draft
-    rise = deviation * (more - fewer) + attention + each  # n dt / dn
+    slope = (more - fewer) / (below + above)
+    products = fewer + slope * below  # of two numbers whose mean is n
+    ms = params.overhead_ms + each + products + attention * (1.0 + params.draft_share * drafts) + draft
+    rise = n * slope + attention + each  # n dt / dn
     return Iteration(ms, jnp.clip(rise / ms, 0.0, STIFFEST))
 
 

@@ -20,6 +20,8 @@ EXPONENTIAL_WIDTH = 3.4641016  # of an even spread with an exponential's deviati
 
 SECOND_MS = 1000.0
 EVERYBODY = 1e9  # requests: more than a line holds
+RATE_SECONDS = 16  # over which the rate of the classes is taken
+LEAST_FREE = 0.1  # share of the places that a class finds free, at least: what lasts longer is the fluid's line
 LEAST_RATE = 0.1  # requests/s of those older than the memory, at least
 
 
@@ -31,9 +33,13 @@ def remember(arrived: jax.Array, joined: jax.Array) -> jax.Array:
 
 
 def forget(arrived: jax.Array, earlier_rate: jax.Array) -> jax.Array:
-    """The rate (requests/s) of those older than the memory, with the second that leaves it."""
+    """The rate (requests/s) of those older than the memory, with the second that leaves it.
+
+    Whoever waits so long did not come in silent seconds: those with less than half of the rate count for less.
+    """
     leaving = arrived[..., -1] - arrived[..., -2]
-    return earlier_rate + (leaving - earlier_rate) * jnp.float32(1.0 / arrived.shape[-1])
+    counts = jnp.minimum(2.0 * leaving / jnp.maximum(earlier_rate, LEAST_RATE), 1.0)
+    return earlier_rate + (leaving - earlier_rate) * counts * jnp.float32(1.0 / arrived.shape[-1])
 
 
 @compile_unit
@@ -102,6 +108,7 @@ class Line(NamedTuple):
     after: jax.Array  # that wait at the end
     wait_ms: jax.Array  # mean wait of those that enter
     spread_ms: jax.Array  # over which it is spread
+    place_ms: jax.Array  # mean wait for a place that less urgent ones hold, beside the iteration under way
     age_ms: jax.Array  # since the first of it came, at the end
     young: jax.Array  # that wait at the end and are not past the objective
     last: jax.Array  # 1: nobody less urgent waits, 0: at least one does
@@ -125,12 +132,14 @@ def serve_lines(
     shares: jax.Array,
     objective_ms: jax.Array,
     capacity: jax.Array,
+    slowed_ms: jax.Array,
 ) -> Lines:
     """Let requests enter by urgency, and what does not fit the line be rejected.
 
     A class that finds the engine kept full by less urgent ones waits for places to come free: for the next, ``1 / A``,
-    and for those of its own class and above that came before it (Cobham, "Priority assignment in waiting line
-    problems", 1954).
+    and for those of its own class and above that came before it: ``1 / (A (1 - rho) (1 - rho'))`` with the shares of
+    the places that go to those above it, without and with its own (Cobham, "Priority assignment in waiting line
+    problems", 1954), at the rate of the seconds that the line remembers. What of it the fluid's own line is, is in it.
 
     Args:
         engine: at the start of the second.
@@ -139,6 +148,7 @@ def serve_lines(
         shares: float32[3], of the classes among the arrivals.
         objective_ms: float32[3], on the time to first token.
         capacity: requests that may wait.
+        slowed_ms: T: places come free at the ends of iterations, and half of one is the first token's wait already.
     """
     starts = once(*(engine.waiting[..., i] for i in range(CLASSES)))
     waiting = starts[0] + starts[1] + starts[2]
@@ -169,17 +179,19 @@ def serve_lines(
 
     seen = (look(0), *jax.lax.cond(has_classes(shares), look_at_all, nobody))
     total, spreads, above = jnp.zeros_like(entering), jnp.zeros_like(entering), jnp.zeros_like(entering)
+    each, free = SECOND_MS / jnp.maximum(entering, 1.0), jnp.ones_like(entering)
+    remembered = arrived[..., RATE_SECONDS - 1] * each * jnp.float32(1.0 / (SECOND_MS * RATE_SECONDS))  # of the places
     classes = []
     for i, (age, young) in enumerate(seen):
         entered = starts[i] + shares[..., i] * joined - ends[i]
         wait, spread = wait_of(engine.age_ms[..., i], age, starts[i], ends[i], entered)
         lower = jnp.minimum(sum(ends[i + 1 :], jnp.zeros_like(entering)), 1.0)
-        before, above = above, jnp.minimum(above + shares[..., i] * joined / jnp.maximum(entering, TINY), 0.9)
-        place = SECOND_MS / jnp.maximum(entering, 1.0) / ((1.0 - before) * (1.0 - above))
-        place = jnp.where(ends[i] < 1.0, place * lower, 0.0)
-        wait, spread = wait + place, jnp.sqrt(spread**2 + (EXPONENTIAL_WIDTH * place) ** 2)
-        classes.append(Line(entered, ends[i], wait, spread, age, young, 1.0 - lower))
-        total, spreads = total + entered * wait, spreads + entered * spread
+        above = above + shares[..., i] * remembered
+        before, free = free, jnp.maximum(1.0 - above, LEAST_FREE)
+        place = jnp.maximum(each / (before * free) - wait - 0.5 * slowed_ms, 0.0)
+        classes.append(Line(entered, ends[i], wait, spread, place, age, young, 1.0 - lower))
+        total = total + entered * (wait + lower * place)
+        spreads = spreads + entered * jnp.sqrt(spread**2 + (EXPONENTIAL_WIDTH * lower * place) ** 2)
     some = jnp.maximum(entering, TINY)
     none = entering <= TINY
     mean, spread = once(jnp.where(none, 0.0, total / some), jnp.where(none, 0.0, spreads / some))

@@ -70,12 +70,16 @@ def time_per_token(
     recent = jnp.minimum(1000.0 / jnp.maximum(stay, TINY), 1.0)
     before = jnp.where(had_tokens > 1.0, had_ms / jnp.maximum(had_tokens, 1.0), now)
     mean = recent * now + (1.0 - recent) * before
-    tokens_left = jnp.maximum(output - 1.0, 1.0)
-    amplified = square_ms * (1.0 + cv_output * cv_output) / jnp.maximum(1.0 - load, 0.2)
-    by_prompts = admission * amplified * stay / (tokens_left * tokens_left)
+    square_cv = cv_output * cv_output
+    # E[1 / tau - 1 / (tau + 1/2)], tau a stay in seconds: of the prompts met, those of whole seconds are counted
+    seconds = 1e-3 * stay
+    longer = 1.0 / (seconds + 0.5)
+    uncounted = (1.0 + square_cv) / seconds - (1.0 + square_cv * (seconds * longer) ** 2) * longer
+    by_prompts = 1e-3 * admission * square_ms / jnp.maximum(1.0 - load, 0.2) * now * now * uncounted
+    by_stays = (recent * (now - before)) ** 2 * square_cv * (1.0 + square_cv) ** 2 * (1.0 - recent)
     slack = 1.0 - stiffness
     by_chance = (now * stiffness) ** 2 * (1.0 - slack / 3.0) / (2.0 * jnp.maximum(running, 1.0) * slack)
-    return TimePerToken(mean, jnp.sqrt(by_prompts + by_chance))
+    return TimePerToken(mean, jnp.sqrt(by_prompts + by_stays + by_chance))
 
 
 @compile_unit

@@ -45,6 +45,7 @@ class Second(NamedTuple):
     outcome: RequestOutcome
     flow: Flow
     first: FirstToken
+    lines: Lines
     wait_ms: jax.Array  # mean wait in line of those that entered
     spread_ms: jax.Array  # over which that wait is spread
     per_token: TimePerToken  # of the requests that finish
@@ -81,12 +82,13 @@ def serve_second(
     pool_tokens = pool.pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
     inflow = take_in(engine, arrivals, action, tokens, pool_tokens, configuration, params)
-    prompts, alone = prompts_of(grid, inflow, configuration, params)
-    alone_ms = over_nodes(alone)
-    moved = flow(grid, engine, inflow, prompts, alone_ms, action, configuration, params)
+    prompts, apart = prompts_of(grid, inflow, configuration, params)
+    moved = flow(grid, engine, inflow, prompts, apart, action, configuration, params)
     new = moved.admitted - moved.again
-    lines = line.serve_lines(engine, new, arrivals.requests, class_shares, slo_ttft_ms, params.queue_capacity)
-    first = first_token(prompts, alone, moved, lines.wait_ms, configuration, params)
+    lines = line.serve_lines(
+        engine, new, arrivals.requests, class_shares, slo_ttft_ms, params.queue_capacity, moved.slowed_ms
+    )
+    first = first_token(prompts, apart, moved, lines.wait_ms, configuration, params)
     return settle(
         grid,
         engine,
@@ -147,7 +149,9 @@ def settle(
             engine.young[..., i],
             mine.young,
             mine.entered,
-            share_within(first, chance, objective, mine.wait_ms, mine.spread_ms),
+            share_within(
+                first.after_place(1.0 - mine.last, mine.place_ms), chance, objective, mine.wait_ms, mine.spread_ms
+            ),
             engine.unjudged[..., i],
             finished,
             on_time.share_quick(per_token, params.slo_tpot_ms[..., i]),
@@ -179,6 +183,7 @@ def settle(
     )
     gpus = jnp.maximum(configuration.gpus, 1.0 + (configuration.apart > 0.5))
     used = moved.held / gpus
+    lost = engine.phases[..., 0] + engine.phases[..., 1] + engine.phases[..., 2] + engine.phases[..., 3]
     drafts = action.spec_length.astype(jnp.float32)
     yielded = accepted_tokens(params.acceptance_lengths, action.spec_length)
     second = Second(
@@ -195,12 +200,13 @@ def settle(
         admitted=moved.admitted,
         completed=moved.completed,
         rejected=lines.rejected,
-        preempted=moved.preempted,
+        preempted=moved.preempted + jnp.where(configuration.stopped, lost, 0.0),
         running=moved.running,
         accepted=jnp.where(drafts > 0, (yielded - 1.0) / jnp.maximum(drafts, 1.0), 0.0),
         outcome=outcome,
         flow=moved,
         first=first,
+        lines=lines,
         wait_ms=wait,
         spread_ms=spread,
         per_token=per_token,
@@ -217,8 +223,11 @@ def settle(
         prompt=mix(inflow.running, inflow.own_prompt, moved.admitted, inflow.prompt),
         output=moved.output,
         held=moved.held,
-        had_ms=(engine.had_ms + moved.busy_ms) * kept,
-        had_tokens=(engine.had_tokens + moved.grown) * kept,
+        # The mean of a request that finishes reaches half as far back as that of all who run, from which the share of
+        # the finished is taken alike: so it is taken twice. Who was preempted by a stop, half way on average, has had
+        # its first token: the time until it decodes again is its TPOT's, for all of its tokens.
+        had_ms=(engine.had_ms + moved.busy_ms + 0.5 * SECOND_MS * (inflow.again - 0.5 * moved.again)) * kept * kept,
+        had_tokens=(engine.had_tokens + moved.grown) * kept * kept,
         unjudged=jnp.stack([row.unjudged for row in rows], axis=-1),
         waiting=jnp.stack([mine.after for mine in lines.classes], axis=-1),
         young=jnp.stack([mine.young for mine in lines.classes], axis=-1),

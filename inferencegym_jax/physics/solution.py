@@ -16,7 +16,7 @@ from inferencegym_jax.physics import admission, pool
 from inferencegym_jax.physics.chance import Chance, near_pool, near_slots, normal_share, unseen
 from inferencegym_jax.physics.flow import mix, phases_a_token, remainder
 from inferencegym_jax.physics.inflow import Inflow
-from inferencegym_jax.physics.iteration import TINY, Iteration, Prompts, over_nodes
+from inferencegym_jax.physics.iteration import TINY, Apart, Iteration, Prompts, over_nodes
 from inferencegym_jax.physics.switching import Configuration
 
 ONE_TWELFTH = 1.0 / 12.0  # variance of an even spread over 1
@@ -50,7 +50,7 @@ def limits_of(
     inflow: Inflow,
     prompts: Prompts,
     iteration_ms: jax.Array,
-    alone_ms: jax.Array,
+    apart: Apart,
     output: jax.Array,
     long: jax.Array,
     action: ServeAction,
@@ -67,8 +67,14 @@ def limits_of(
         room=e * jnp.minimum(room, inflow.pool),
         pace=1.0 / iteration_ms,
         share_ms=jnp.where(split, 0.0, prompts.mean_ms / e),
-        prefill_ms=jnp.where(split, alone_ms, chunks * iteration_ms + prompts.mean_ms),
-        least_ms=jnp.where(split, alone_ms, prompts.mean_ms + iteration_ms * prompts.iterations),
+        prefill_ms=jnp.where(
+            split, apart.mean_prompt_ms + apart.mean_link_ms + iteration_ms, chunks * iteration_ms + prompts.mean_ms
+        ),
+        least_ms=jnp.where(
+            split,
+            jnp.maximum(apart.mean_prompt_ms, apart.mean_link_ms),
+            prompts.mean_ms + iteration_ms * prompts.iterations,
+        ),
         prompt=inflow.prompt,
         passing=phases_a_token(output, long) * inflow.tokens,
         tokens=inflow.tokens,
@@ -80,7 +86,7 @@ def look_ahead(
     inflow: Inflow,
     prompts: Prompts,
     begin_ms: jax.Array,
-    alone_ms: jax.Array,
+    apart: Apart,
     demand: admission.Demand,
     long: jax.Array,
     action: ServeAction,
@@ -89,7 +95,7 @@ def look_ahead(
 ) -> Outlook:
     """A first solution at the iteration time of the second's start: who enters, who is gone, and the middle."""
     span = configuration.span_ms
-    what = limits_of(inflow, prompts, begin_ms, alone_ms, inflow.own_output, long, action, configuration, params)
+    what = limits_of(inflow, prompts, begin_ms, apart, inflow.own_output, long, action, configuration, params)
     others = jnp.minimum(
         jnp.minimum(inflow.line * demand.inverse_ms, admission.by_budget(what)), admission.by_memory(what, demand)
     )
@@ -123,7 +129,7 @@ def solve(
     inflow: Inflow,
     prompts: Prompts,
     at: Iteration,
-    alone_ms: jax.Array,
+    apart: Apart,
     demand: admission.Demand,
     outlook: Outlook,
     long: jax.Array,
@@ -132,9 +138,9 @@ def solve(
     params: EngineParams,
 ) -> Solution:
     """The second's solution at the iteration time of its middle."""
-    what = limits_of(inflow, prompts, at.ms, alone_ms, outlook.output, long, action, configuration, params)
+    what = limits_of(inflow, prompts, at.ms, apart, outlook.output, long, action, configuration, params)
     memory, budget = once(admission.by_memory(what, demand), admission.by_budget(what))
-    chance, full = near_limits(inflow, what, outlook, at.stiffness, memory <= outlook.most, params)
+    chance, full = near_limits(inflow, what, demand, outlook, at.stiffness, memory <= outlook.most, params)
     share = pool.preempted_share(inflow.pool, action.kv_budget, inflow.own_prompt, outlook.output, full)
     again = share * outlook.gone * demand.inverse_ms * what.share_ms  # of the time, by what is recomputed
     share, left = once(share, jnp.maximum(1.0 - again, 0.5))
@@ -151,6 +157,7 @@ def solve(
 def near_limits(
     inflow: Inflow,
     what: admission.Engine,
+    demand: admission.Demand,
     outlook: Outlook,
     stiffness: jax.Array,
     by_pool: jax.Array,
@@ -158,13 +165,16 @@ def near_limits(
 ) -> tuple[Chance, jax.Array]:
     """What chance does at the nearer of slots and pool, all GPUs together, and the probability of a full pool."""
     waiting = jnp.maximum(0.5 * (inflow.waiting + inflow.line - outlook.entering), 0.0)
-    (sigma,) = once(unseen(outlook.middle, params.output_cv, stiffness))
-    slots = near_slots(what.slots, outlook.middle, jnp.where(by_pool, 0.0, waiting), sigma, outlook.stay_ms)
+    rate = outlook.entering * demand.inverse_ms
+    (sigma,) = once(unseen(outlook.middle, params.output_cv, stiffness, rate * what.share_ms))
+    prefill = rate * what.prefill_ms  # requests in their own
+    slots = near_slots(what.slots - prefill, outlook.middle, jnp.where(by_pool, 0.0, waiting), sigma, outlook.stay_ms)
     spread = (inflow.own_prompt * params.prompt_cv) ** 2
     spread = spread + outlook.output**2 * (0.5 * params.output_cv**2 + ONE_TWELFTH)
     tokens = sigma * jnp.sqrt(outlook.context**2 + spread)
     line = jnp.where(by_pool, waiting, 0.0)
-    memory = near_pool(what.room, outlook.held, outlook.context, line, inflow.prompt, tokens, outlook.stay_ms)
+    room = jnp.maximum(what.room - prefill * what.prompt, what.prompt)
+    memory = near_pool(room, outlook.held, outlook.context, line, inflow.prompt, tokens, outlook.stay_ms)
     (slack,) = once(memory.slack)
     nearer = slack < slots.slack
     nearest = Chance(jnp.minimum(slack, slots.slack), jnp.where(nearer, memory.scale_ms, slots.scale_ms))

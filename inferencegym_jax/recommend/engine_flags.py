@@ -5,9 +5,9 @@ TensorRT-LLM 1.2 (`trtllm-serve`, PyTorch backend, with a YAML file). What no ta
 model, the quantised checkpoint, the draft head.
 
 How a knob maps: ``batch_size`` is the limit on running requests; ``spec_length`` the drafts of an EAGLE-3 head;
-``quant_tier`` the checkpoint's format; ``prefill_disagg`` a prefill and a decode instance; ``kv_budget`` below 1 a KV
-pool that holds that share of a full batch, beyond which the engine preempts and recomputes, as the table's eviction
-does. At ``kv_budget`` 1 the pool is the engine's own choice under the memory limit.
+``quant_tier`` the checkpoint's format; ``prefill_disagg`` a prefill and a decode instance. ``kv_budget`` below 1 is the
+share of the KV pool up to which new requests are admitted, which no engine has as a flag: ``inferencegym control`` in
+front of it holds that limit, on the engine's own gauge of its cache.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferencegym_jax.models import QuantTier
-from inferencegym_jax.table import LatencyTable, profile_of
+from inferencegym_jax.table import LatencyTable
 
 TOKEN_BUDGET = 2048
+PORTS = {"vllm": 8000, "sglang": 30000, "tensorrt_llm": 8000}  # on which each engine, or its router, listens
 MODEL, DRAFT = "<model>", "<EAGLE-3 head of the model>"
 
 
@@ -69,33 +70,22 @@ class Deployment:
     Attributes:
         knobs: of a ``ServeAction``, all of them.
         precision: key of ``PRECISIONS``.
-        kv_tokens: tokens that the KV pool holds; None leaves it to the engine.
-        kv_bytes: of a token.
         token_budget: tokens of an iteration.
     """
 
     knobs: Mapping[str, Any]
     precision: str
-    kv_tokens: int | None
-    kv_bytes: float
     token_budget: int = TOKEN_BUDGET
 
 
-def deployment(knobs: Mapping[str, Any], table: LatencyTable, mean_tokens: float) -> Deployment:
+def deployment(knobs: Mapping[str, Any], table: LatencyTable) -> Deployment:
     """The deployment of a configuration.
 
     Args:
         knobs: of a ``ServeAction``.
-        table: its metadata say the format of each tier, its engine profile the KV bytes of a token.
-        mean_tokens: mean prompt and output of a request, for the size of the KV pool.
-
-    Raises:
-        TableError: the table has no engine profile, nor what one is derived from.
+        table: its metadata say the format of each tier.
     """
-    kv_bytes = profile_of(table).kv_bytes_per_token
-    share = float(knobs["kv_budget"])
-    pool = None if share >= 1.0 else max(int(share * knobs["batch_size"] * mean_tokens), 1)
-    return Deployment(dict(knobs), precision(int(knobs["quant_tier"]), table), pool, kv_bytes)
+    return Deployment(dict(knobs), precision(int(knobs["quant_tier"]), table))
 
 
 def precision(tier: int, table: LatencyTable) -> str:
@@ -113,7 +103,16 @@ def precision(tier: int, table: LatencyTable) -> str:
 
 def engine_flags(made: Deployment) -> dict[str, str]:
     """Engine name -> the commands that set the deployment, one a line."""
-    return {"vllm": vllm(made), "sglang": sglang(made), "tensorrt_llm": tensorrt_llm(made)}
+    commands = {"vllm": vllm(made), "sglang": sglang(made), "tensorrt_llm": tensorrt_llm(made)}
+    if made.knobs["kv_budget"] >= 1.0:
+        return commands
+    return {name: f"{lines}\n{gateway(made, PORTS[name])}" for name, lines in commands.items()}
+
+
+def gateway(made: Deployment, port: int) -> str:
+    """The line of the proxy that holds ``kv_budget`` in front of an engine on this machine."""
+    policy = f"batch_size={made.knobs['batch_size']},kv_budget={made.knobs['kv_budget']:g}"
+    return _line(["inferencegym", "control", "--upstream", f"http://127.0.0.1:{port}", "--policy", policy])
 
 
 def vllm(made: Deployment) -> str:
@@ -123,8 +122,6 @@ def vllm(made: Deployment) -> str:
     words += ["--max-num-batched-tokens", str(made.token_budget)]
     if weights.vllm:
         words += ["--quantization", weights.vllm]
-    if made.kv_tokens is not None:
-        words += ["--kv-cache-memory-bytes", str(int(made.kv_tokens * made.kv_bytes))]
     if knobs["spec_length"]:
         drafts = {"method": "eagle3", "model": DRAFT, "num_speculative_tokens": int(knobs["spec_length"])}
         words += ["--speculative-config", json.dumps(drafts)]
@@ -149,8 +146,6 @@ def sglang(made: Deployment) -> str:
     words += ["--max-running-requests", str(knobs["batch_size"]), "--chunked-prefill-size", str(made.token_budget)]
     if weights.sglang:
         words += ["--quantization", weights.sglang]
-    if made.kv_tokens is not None:
-        words += ["--max-total-tokens", str(made.kv_tokens)]
     if knobs["spec_length"]:
         drafts = int(knobs["spec_length"])
         words += ["--speculative-algorithm", "EAGLE3", "--speculative-draft-model-path", DRAFT]
@@ -174,8 +169,6 @@ def tensorrt_llm(made: Deployment) -> str:
     """``trtllm-serve`` lines with the YAML that they read, and the orchestrator's where prefill is apart."""
     knobs, weights = made.knobs, PRECISIONS[made.precision]
     options: list[str] = ["enable_chunked_prefill: true"]
-    if made.kv_tokens is not None:
-        options += ["kv_cache_config:", f"  max_tokens: {made.kv_tokens}"]
     if knobs["spec_length"]:
         drafts = f"  max_draft_len: {int(knobs['spec_length'])}"
         options += ["speculative_config:", "  decoding_type: Eagle3", drafts, f'  speculative_model: "{DRAFT}"']

@@ -61,11 +61,72 @@ def test_a_full_queue_refuses_and_a_cancelled_request_makes_room() -> None:
         waiting = asyncio.create_task(gate.enter(2))
         await asyncio.sleep(0)
         with pytest.raises(QueueFull):
-            await gate.enter()
+            await gate.enter(2)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
         assert (gate.waiting, gate.given_up, gate.rejected) == (0, 1, 1)
+
+    run(story())
+
+
+def test_a_full_queue_turns_away_the_youngest_of_its_laxest_class() -> None:
+    async def story() -> None:
+        gate = Gate(limit=1, capacity=3)
+        await gate.enter()
+        older, younger, batch = (asyncio.create_task(gate.enter(klass)) for klass in (2, 2, 1))
+        await asyncio.sleep(0)
+        urgent = asyncio.create_task(gate.enter(0))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await younger
+        assert (gate.waiting_by_class, gate.rejected) == ([1, 1, 1], 1)
+        also = asyncio.create_task(gate.enter(1))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await older
+        with pytest.raises(QueueFull):  # nobody waits who can wait longer than it
+            await gate.enter(1)
+        for task in (urgent, batch, also):
+            gate.leave()
+            await task
+        assert (gate.admitted, gate.rejected, gate.waiting) == (4, 3, 0)
+
+    run(story())
+
+
+def test_kv_budget_admits_up_to_a_share_of_the_cache_and_one_at_least() -> None:
+    async def story() -> None:
+        gate = Gate(limit=100)
+        gate.kv_budget = 0.5
+        await gate.enter(0, 10_000)  # the engine has not said anything of its cache yet: no limit
+        assert not gate.sees_cache
+        gate.start(10_000)
+        gate.read_cache(0.2, 1000.0)
+        await gate.enter(0, 300)
+        assert gate.cache_use() == pytest.approx(0.5)
+        head = asyncio.create_task(gate.enter(0, 200))
+        lax = asyncio.create_task(gate.enter(2, 1))  # would fit, and does not overtake
+        await asyncio.sleep(0)
+        assert (gate.inside, gate.waiting) == (2, 2)
+        gate.read_cache(0.2, 1000.0)  # the second prompt may not be on this reading
+        assert gate.cache_use() == pytest.approx(0.5)
+        gate.start(300)
+        gate.grow(50)
+        gate.leave(350)
+        await asyncio.gather(head, lax)
+        assert gate.cache_use() == pytest.approx(0.401)
+        gate.read_cache(0.9)  # a share and no size: it counts as it is
+        alone = asyncio.create_task(gate.enter(0, 5))
+        await asyncio.sleep(0)
+        assert gate.waiting == 1
+        for tokens in (10_000, 200, 1):
+            gate.leave(tokens)
+        await alone  # an empty engine takes any
+        with pytest.raises(ValueError, match="kv_budget = 0.05: must be from 0.1 to 1"):
+            gate.kv_budget = 0.05
+        gate.kv_budget = 1.0
+        assert gate.inside == 1
 
     run(story())
 

@@ -55,7 +55,6 @@ def make(engine: Any, params: Any) -> Iterator[Callable[..., LiveEnv]]:
         env.close()
 
 
-@pytest.mark.xfail(reason="open: LiveEnv does not count what became of its requests (info['outcome'])")
 def test_a_step_answers_what_the_environments_step_answers(make: Callable[..., LiveEnv], params: Any) -> None:
     simulated, _ = ig.make(3)
     observation, state = simulated.reset_seed(3, params)
@@ -70,7 +69,9 @@ def test_a_step_answers_what_the_environments_step_answers(make: Callable[..., L
         assert jax.tree.map(np.shape, mine) == jax.tree.map(np.shape, theirs)
     assert set(expected[5]) <= set(got[5])
     assert jax.tree.structure(got[5]["metrics"]) == jax.tree.structure(expected[5]["metrics"])
-    assert jax.tree.structure(got[5]["workload"]) == jax.tree.structure(expected[5]["workload"])
+    for part in ("workload", "outcome"):
+        assert jax.tree.structure(got[5][part]) == jax.tree.structure(expected[5][part])
+        assert jax.tree.map(np.shape, got[5][part]) == jax.tree.map(np.shape, expected[5][part])
 
 
 def test_an_episode_ends_by_truncation_starts_the_next_and_its_log_can_be_graded(make: Callable[..., LiveEnv]) -> None:
@@ -84,6 +85,96 @@ def test_an_episode_ends_by_truncation_starts_the_next_and_its_log_can_be_graded
     assert float(info["final_observation"].timestep) == 8.0
     assert 0.0 <= ig.grade(3, info["log"])["score"] <= 1.0
     assert {record.outcome for record in info["records"]} == {"completed"}
+
+
+@pytest.fixture(scope="module")
+def open_loop() -> Any:
+    _, found = ig.make(4)
+    engine = found.engine.replace(slo_tpot_ms=np.array([1000.0, 1000.0, np.inf], np.float32))
+    slo = np.array([400.0, 5000.0, np.inf], np.float32)
+    shares = np.array([0.4, 0.3, 0.3], np.float32)
+    return found.replace(slo_ms=slo, class_shares=shares, engine=engine, episode_length=np.int32(8))
+
+
+def steps(env: LiveEnv, count: int, action: ig.ServeAction) -> list[Any]:
+    """The outcomes of the first ``count`` steps of an episode."""
+    _, state = env.reset_seed(0)
+    outcomes = []
+    for _ in range(count):
+        _, state, _, _, _, info = env.step(None, state, action)
+        outcomes.append(info["outcome"])
+        assert float(info["outcome"].gpu_seconds) == pytest.approx(info["seconds"])  # one GPU
+    return outcomes
+
+
+def total(outcomes: list[Any], name: str) -> np.ndarray:
+    """Sum over steps of a count, float[3] where it is by class."""
+    return np.sum([getattr(outcome, name) for outcome in outcomes], axis=0)
+
+
+def test_every_request_is_counted_once_by_class(launch: Callable[..., Any], make: Any, open_loop: Any) -> None:
+    slow = launch("--a", 20)
+    same = at_once(24, output=8)
+    mixed = Traffic(same.time_s, same.prompt, same.output, np.arange(24) % 3, 8.0, same.phase)
+    env = make(mixed, url=slow.url, params=open_loop)
+    outcomes = steps(env, 7, ig.ServeAction(batch_size=2))
+    before = np.zeros(3)
+    for outcome in outcomes:
+        judged = outcome.on_time + outcome.late + outcome.rejected + outcome.failed
+        assert outcome.asked == pytest.approx(judged + outcome.present - before)
+        before = outcome.present
+    asked, late, done = (total(outcomes, name) for name in ("asked", "late", "on_time"))
+    assert asked.tolist() == [8, 8, 8] and total(outcomes, "tokens_asked") == 24 * 8
+    records = env.finish()
+    assert sum(r.outcome == "completed" for r in records) == 24
+    # two at a time, 160 ms each: the fourth pair of the interactive cannot have a first token before 480 ms
+    assert late[0] == sum((r.ttft_ms or 0.0) > 400 for r in records if r.klass == 0) >= 2 and late[2] == 0
+    assert done[0] + late[0] + outcomes[-1].present[0] == 8
+    assert total(outcomes, "on_time_tokens") == 8 * done.sum() and outcomes[0].quality == 1.0
+
+
+def test_failed_and_rejected_requests_are_not_late(make: Callable[..., LiveEnv], open_loop: Any) -> None:
+    wanted = at_once(3, output=5000)  # longer than the engine's context: it refuses
+    (first, *_) = steps(make(wanted, params=open_loop), 3, ig.ServeAction(batch_size=8))
+    assert first.failed.tolist() == [3, 0, 0] and not first.late.any() and not first.present.any()
+
+
+def test_tpot_over_its_objective_is_late_at_the_finish(
+    launch: Callable[..., Any], make: Callable[..., LiveEnv], open_loop: Any
+) -> None:
+    slow = launch("--a", 30)
+    hurried = open_loop.replace(engine=open_loop.engine.replace(slo_tpot_ms=np.full(3, 1.0, np.float32)))
+    outcomes = steps(make(at_once(5, output=6), slow.url, params=hurried), 6, ig.ServeAction(batch_size=8))
+    assert total(outcomes, "late")[0] == 5 and not total(outcomes, "on_time").any()
+
+
+def test_an_open_loop_task_is_rewarded_and_graded_by_request(make: Callable[..., LiveEnv], open_loop: Any) -> None:
+    patient = open_loop.replace(slo_ms=np.full(3, np.inf, np.float32))  # however busy this machine is
+    env = make(at_once(12, output=3), params=patient)
+    _, state = env.reset_seed(5)
+    rewards = []
+    for _ in range(8):
+        _, state, reward, _, _, info = env.step(None, state, ig.ServeAction(batch_size=16))
+        rewards.append(float(reward))
+    graded = ig.grade(4, info["log"])
+    assert graded["breakdown"]["on_time_share"] == 1.0 and 0.0 < graded["score"] <= 1.0
+    assert max(rewards) > rewards[-1]  # tokens on time are paid for when they come, GPUs in every second
+
+
+def test_kv_budget_admits_up_to_that_share_of_the_pool(launch: Callable[..., Any], make: Any, open_loop: Any) -> None:
+    slow = launch("--a", 30, "--c", 0)  # a pool of 65,536 tokens
+    long = Traffic(np.zeros(12), np.full(12, 4000), np.full(12, 8), np.zeros(12, int), 8.0, np.ones(8, np.int64))
+    env = make(long, url=slow.url, params=open_loop)
+    active = dict(zip(KNOBS, np.asarray(env.params.active), strict=True))
+    assert [name for name, on in active.items() if on] == ["kv_budget", "batch_size"]
+    before = slow.state()["started"]
+    _, state = env.reset_seed(0)
+    _, state, _, _, _, info = env.step(None, state, ig.ServeAction(batch_size=64, kv_budget=0.25))
+    assert int(info["workload"].served) == 4  # 4 x 4,000 tokens are 0.244 of the pool, five would be 0.305
+    assert int(info["workload"].queue_depth) == 8
+    _, state, _, _, _, info = env.step(None, state, ig.ServeAction(batch_size=64))
+    assert slow.settled(started=before + 12)["peak_running"] >= 8
+    assert {record.outcome for record in env.finish()} == {"completed"}
 
 
 def test_requests_are_admitted_up_to_batch_size_and_none_is_lost(launch: Callable[..., Any], make: Any) -> None:

@@ -16,10 +16,9 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.cli.trial_report import plot_trial, trial_table, verdict
-from inferencegym_jax.live.loop.policy_runner import PolicyError, PolicyRunner
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.outcome import Objective, measures, ranking, segments, summarise
-from inferencegym_jax.live.trial.prediction import IterationTimes, saturation
+from inferencegym_jax.live.trial.profile_engine import EngineTimes, saturation
 from inferencegym_jax.live.trial.request import TrialRequest, best_batch_size, compare, scenario
 from inferencegym_jax.live.trial.request_log import read_log
 from inferencegym_jax.live.trial.runs import TrialSettings, predict, results, run_trial, schedule
@@ -27,7 +26,7 @@ from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.simulated import request_log, simulate_traffic
 from inferencegym_jax.live.trial.traffic import Traffic, poisson_traffic
 from inferencegym_jax.models import ServeAction
-from inferencegym_jax.table.iterations import engine_grid
+from inferencegym_jax.policies.policy_runner import PolicyError, PolicyRunner
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable, TableError, load_table, table_from_columns
 from tests.live.fake_engine import Times
 
@@ -36,7 +35,7 @@ SLOW = Times(a=13.0, b=1.2, c=0.86)  # docs/live.md's engine: at 0.6 of saturati
 OUTPUT = 16
 
 
-def ideal(times: Times, output: int) -> LatencyTable:
+def ideal(times: Times, output: int, pool: int = 1_000_000) -> LatencyTable:
     """The table that a perfect measurement of ``times`` gives."""
     columns: dict[str, list[float]] = {}
     for n in (1, 4, 16, 64):
@@ -48,7 +47,8 @@ def ideal(times: Times, output: int) -> LatencyTable:
             for name, value in row.items():
                 columns.setdefault(name, []).append(float(value))
     prefill = [times.c * prompt for prompt in (64, 128, 256)]
-    return table_from_columns(columns, {"reference_output_length": str(output), "prefill_ms": json.dumps(prefill)})
+    metadata = {"reference_output_length": str(output), "prefill_ms": json.dumps(prefill)}
+    return table_from_columns(columns, metadata | {"kv_cache_tokens": str(pool), "kv_bytes_per_token": "131072"})
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +56,24 @@ def table() -> LatencyTable:
     return ideal(TIMES, OUTPUT)
 
 
-def test_a_table_is_taken_apart_by_the_prefill_in_its_metadata(table: LatencyTable) -> None:
-    decode, prefill = (part[0, 0, :, 0] for part in engine_grid(table).parts_ms)
-    batch, prompt = np.meshgrid(table.axes["batch_size"], table.axes["prompt_len_bucket"], indexing="ij")
-    assert decode == pytest.approx(TIMES.a + TIMES.b * batch, rel=1e-5)
-    assert prefill == pytest.approx(TIMES.c * prompt, rel=1e-5)
-    silent = dataclasses.replace(table, metadata={"reference_output_length": str(OUTPUT)})
+def test_iterations_and_prompts_are_those_of_the_measured_table(table: LatencyTable) -> None:
+    times = EngineTimes(table)
+    for n in table.axes["batch_size"]:
+        for prompt in table.axes["prompt_len_bucket"]:
+            decode = times.decode_ms(n, prompt + OUTPUT / 2)
+            assert decode == pytest.approx(TIMES.a + TIMES.b * n, rel=2e-3)
+            assert times.prompt_ms(prompt) == pytest.approx(TIMES.c * prompt, rel=0.02)
+    assert times.pool_tokens == pytest.approx(1e6)
+    # without metadata a prompt takes what the TTFT of the smallest batch leaves
+    silent = dataclasses.replace(table, metadata={k: v for k, v in table.metadata.items() if k != "prefill_ms"})
     assert silent.digest != table.digest
-    whole, nothing = (part[0, 0, :, 0] for part in engine_grid(silent).parts_ms)
-    assert whole == pytest.approx(table.values[0, 0, 0, :, 0, :, METRICS.index("tpot_ms")]) and not nothing.any()
-    # the replay needs a prefill: without metadata it is what the TTFT of the smallest batch leaves
-    assert IterationTimes(silent).prefill_ms(128) == pytest.approx(TIMES.c * 128 * (1.0 - 1.0 / OUTPUT), rel=1e-4)
+    assert EngineTimes(silent).prompt_ms(128) == pytest.approx(TIMES.c * 128 * (1.0 - 1.0 / OUTPUT), rel=0.02)
+
+
+def test_a_table_that_does_not_say_its_pool_is_refused_with_what_to_add(table: LatencyTable) -> None:
+    poor = dataclasses.replace(table, metadata={"reference_output_length": str(OUTPUT)})
+    with pytest.raises(TableError, match="kv_bytes_per_token"):
+        saturation(poor, 96, OUTPUT)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "[1, -2, 3]", "[1, NaN, 3]", "3", '["a", "b", "c"]', "[1, 2"])
@@ -82,8 +89,8 @@ def test_a_prefill_that_is_none_is_refused(table: LatencyTable, tmp_path: Path, 
 
 
 @pytest.fixture(scope="module")
-def params(table: LatencyTable) -> Any:
-    _, found = ig.make(2, table=table)
+def params() -> Any:
+    _, found = ig.make(4)
     return found
 
 
@@ -106,20 +113,47 @@ def test_the_replay_meets_the_closed_form_at_any_load(table: Any, params: Any, s
     assert all(record.outcome == "completed" for record in records) and len(records) == len(traffic)
 
 
-@pytest.mark.xfail(
-    reason="mean ITL is 5.5 % low and 5.7 % high on the profile derived from a measured table; wanted 5 %"
+ONE_ITSELF = pytest.mark.xfail(
+    strict=True,
+    reason="5 to 9 % high: of three requests a second whose prompts take 165 ms each, the step counts a request's own "
+    "prompt among those that slow its tokens",
 )
-@pytest.mark.parametrize(("times", "prompt", "output"), [(TIMES, 96, OUTPUT), (SLOW, 192, 32)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("times", "prompt", "output"), [(TIMES, 96, OUTPUT), pytest.param(SLOW, 192, 32, marks=ONE_ITSELF)]
+)
 def test_the_open_loop_environment_agrees_with_the_replay(times: Times, prompt: int, output: int) -> None:
     exact = ideal(times, output)
-    pool = {"kv_cache_tokens": "1000000", "kv_bytes_per_token": "131072"}
-    exact = dataclasses.replace(exact, metadata=exact.metadata | pool)
-    _, params = ig.make(2, table=exact)
-    traffic = poisson_traffic(0.6 * saturation(exact, prompt, output), 60.0, prompt, output, seed=3)
+    _, params = ig.make(4)
+    traffic = poisson_traffic(0.6 * saturation(exact, prompt, output), 300.0, prompt, output, seed=3)
     records = predict(exact, traffic, unlimited(), params, TrialSettings())
     simulated = simulate_traffic(exact, traffic, unlimited(), warmup_s=5.0)
+    assert simulated["ttft_mean_ms"] == pytest.approx(mean(records, "ttft_ms"), rel=0.05)
     assert simulated["itl_ms"] == pytest.approx(mean(records, "tpot_ms"), rel=0.05)
-    assert simulated["ttft_mean_ms"] == pytest.approx(mean(records, "ttft_ms"), rel=0.1)
+
+
+def test_the_replay_admits_up_to_kv_budget_of_the_pool_and_preempts_beyond_it(params: Any) -> None:
+    small = ideal(TIMES, OUTPUT, pool=1000)
+    count = 12
+    burst = Traffic(
+        np.zeros(count), np.full(count, 180), np.full(count, 60), np.zeros(count, int), 5.0, np.ones(5, np.int64)
+    )
+
+    def served(**knobs: Any) -> list[Record]:
+        return predict(small, burst, ig.policies.static(ServeAction(batch_size=64, **knobs)), params, TrialSettings())
+
+    full, half = served(), served(kv_budget=0.5)
+    assert {record.outcome for record in full + half} == {"completed"}
+    # five prompts fit the pool and grow beyond it: the youngest is computed again, and waits for that
+    gaps = [record.tpot_ms or 0.0 for record in full]
+    assert max(gaps) > 1.5 * min(gaps)
+    # two prompts and what they grow by stay within half of it
+    alone = TIMES.iteration_ms(2, 180, 60)
+    assert max(record.tpot_ms or 0.0 for record in half) < 1.5 * alone
+    waits = sorted(record.wait_ms or 0.0 for record in half)
+    assert waits[1] == 0.0 < waits[2]
 
 
 def test_traffic_counted_into_seconds_keeps_every_request() -> None:
@@ -252,6 +286,7 @@ def test_a_plot_and_a_table_show_every_policy(tmp_path: Path) -> None:
     assert trial_table(found).row_count == 2
 
 
+@pytest.mark.slow  # searches normalisers on the table, open-loop
 def test_the_calendar_is_scaled_to_the_engine(table: Any, tmp_path: Path) -> None:
     request = TrialRequest(
         Endpoint("http://h:1", "m"), ["baseline"], tmp_path / "t.parquet", load=0.5, prompt_scale=0.3

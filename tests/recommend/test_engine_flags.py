@@ -16,7 +16,7 @@ DEFAULT = {"kv_budget": 1.0, "spec_length": 0, "batch_size": 32, "prefill_disagg
 
 
 def flags(**changes: Any) -> dict[str, str]:
-    return engine_flags(deployment(DEFAULT | changes, ig.load_table(), mean_tokens=1000.0))
+    return engine_flags(deployment(DEFAULT | changes, ig.load_table()))
 
 
 def after(command: str, flag: str) -> str:
@@ -49,10 +49,11 @@ def test_each_knob_reaches_each_engine():
     assert "AWQ checkpoint" in int4["tensorrt_llm"] and "FP8" in int8["tensorrt_llm"]
     assert all("quant" not in found["tensorrt_llm"] for found in (int8, int4))  # the checkpoint tells
 
-    pool = flags(kv_budget=0.5, batch_size=64)
-    assert after(pool["vllm"], "--kv-cache-memory-bytes") == str(32_000 * 131_072)
-    assert after(pool["sglang"], "--max-total-tokens") == "32000"
-    assert "max_tokens: 32000" in pool["tensorrt_llm"]
+    for name, port in (("vllm", 8000), ("sglang", 30000), ("tensorrt_llm", 8000)):
+        engine, gateway = flags(kv_budget=0.5, batch_size=64)[name].rsplit("\n", 1)
+        assert engine == flags(batch_size=64)[name]  # no engine has the watermark as a flag
+        assert after(gateway, "--policy") == "batch_size=64,kv_budget=0.5"
+        assert after(gateway, "--upstream") == f"http://127.0.0.1:{port}"
 
     apart = flags(prefill_disagg=True)
     *servers, proxy = apart["vllm"].splitlines()

@@ -22,11 +22,15 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.static_search import static_actions
+from inferencegym_jax.models import QUEUE_CAPACITY
 from inferencegym_jax.policies.knob_text import knob_values
-from inferencegym_jax.recommend.log_requests import TRACE_TASK, LoggedRequests, load_requests
+from inferencegym_jax.recommend.log_requests import LoggedRequests, load_requests
 from inferencegym_jax.recommend.recommendation import recommend
 from inferencegym_jax.recommend.search import environment
-from tests.reference.table_engine import TableEngine
+from tests.reference.iteration import load_profile
+from tests.reference.serving import serve
+from tests.reference.settings import Settings
+from tests.reference.traffic import requests_at
 
 PROMISE, BEATEN = 0.05, 0.02
 
@@ -35,16 +39,25 @@ def replayed(
     requests: LoggedRequests, knobs: dict[str, Any], slo_ms: float, memory_gb: float, seconds: float = np.inf
 ) -> float:
     """Share of the requests of a log's first ``seconds`` within the SLO, by the request-level reference."""
+    settings = Settings(
+        batch_size=knobs["batch_size"],
+        kv_budget=knobs["kv_budget"],
+        spec_length=knobs["spec_length"],
+        quant_tier=knobs["quant_tier"],
+        second_gpu="prefill" if knobs["prefill_disagg"] else "none",
+        memory_gb=memory_gb,
+        queue_capacity=QUEUE_CAPACITY,
+        transfer_gb_s=load_profile()["host_link_gb_s"],
+    )
     good = np.zeros(0, bool)
     for stretch in range(len(requests.starts)):
         mine = requests.stretch == stretch
         gaps = requests.gap_ms[mine]
         times = np.cumsum(np.where(np.isfinite(gaps), gaps, 0.0).astype(float))
         count = int(np.searchsorted(times, seconds * 1000))
-        acceptance = ig.get_task(TRACE_TASK).acceptance
-        engine = TableEngine(ig.load_table(), knobs, acceptance, requests.log.mean_prompt, memory_gb)
-        lengths = (x[mine][:count].astype(int).tolist() for x in (requests.prompt, requests.output))
-        good = np.append(good, engine.ttft(times[:count].tolist(), *lengths) <= slo_ms)
+        lengths = (x[mine][:count].astype(int) for x in (requests.prompt, requests.output))
+        served = serve(requests_at(times[:count], *lengths), settings, load_profile())
+        good = np.append(good, served.ttft_ms <= slo_ms)  # never, where it was rejected: NaN
     return float(good.mean())
 
 

@@ -13,12 +13,13 @@ from typing import Any, Protocol
 
 import httpx
 
-from inferencegym_jax.live.loop.gate import CLASSES, Gate
+from inferencegym_jax.live.loop.admission_line import CLASSES
+from inferencegym_jax.live.loop.gate import Gate
 from inferencegym_jax.live.loop.observer import Observer, Snapshot
-from inferencegym_jax.live.loop.policy_runner import PolicyError
 from inferencegym_jax.live.proxy.metrics import ControlMetrics
 from inferencegym_jax.live.server.probe import read_metrics
 from inferencegym_jax.models import ServeAction, ServeObservation, check_action
+from inferencegym_jax.policies.policy_runner import PolicyError
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,15 @@ class Controller:
     """The loop and what it last saw and did.
 
     Args:
-        gate: whose limit is set to the policy's batch_size; the other knobs cannot be changed from outside an engine.
+        gate: whose limits are set to the policy's batch_size and kv_budget; the other knobs cannot be changed from
+            outside an engine.
         observer: fed by the proxy.
         policy: asked once every ``step_seconds``.
         name: what to call the policy in ``/status``.
         metrics: counts the policy's failures.
         step_seconds: 1, as in the environment; shorter in tests only.
+        applies_kv_budget: whether the policy means by kv_budget the share of the KV pool up to which requests are
+            admitted, as policies of open-loop tasks do.
     """
 
     def __init__(
@@ -51,7 +55,9 @@ class Controller:
         name: str,
         metrics: ControlMetrics,
         step_seconds: float = 1.0,
+        applies_kv_budget: bool = True,
     ):
+        self.applies_kv_budget = applies_kv_budget
         self.gate, self.observer, self.policy, self.name, self.metrics = gate, observer, policy, name, metrics
         self.step_seconds = step_seconds
         self.started_s = time.perf_counter()
@@ -72,6 +78,8 @@ class Controller:
                 engine = await read_metrics(client, timeout_s=self.step_seconds / 2)
                 now = time.perf_counter()
                 try:
+                    if engine is not None:
+                        self.gate.read_cache(engine.kv_usage, engine.kv_cache_tokens)
                     self.snapshot = self.observer.close(now, now - last, engine)
                     await self._decide(self.snapshot.observation)
                 except Exception as error:  # whatever it is, requests go on
@@ -88,7 +96,7 @@ class Controller:
         self.fallback = reason[:300]
         self.fallback_steps += 1
         self.metrics.policy_failures.inc()
-        self.gate.limit = None
+        self.gate.limit, self.gate.kv_budget = None, 1.0
 
     async def _decide(self, observation: ServeObservation) -> None:
         try:
@@ -101,6 +109,7 @@ class Controller:
         self.fallback = None
         self.action = action
         self.gate.limit = int(action.batch_size)
+        self.gate.kv_budget = float(action.kv_budget) if self.applies_kv_budget else 1.0
 
     async def _ask(self, observation: ServeObservation) -> ServeAction:
         if self._asked is not None and not self._asked.done():
@@ -123,6 +132,12 @@ class Controller:
             raise PolicyError(str(error)) from None
         return action
 
+    def _kv_budget_applies(self) -> str:
+        """Whether the policy's kv_budget limits admission here, else why not."""
+        if not self.applies_kv_budget:
+            return "no: a policy of a closed-loop task means by it what running requests keep of their cache"
+        return "yes" if self.gate.sees_cache else "no: the engine's /metrics do not tell the KV cache in use"
+
     def status(self) -> dict[str, Any]:
         """What ``GET /status`` answers."""
         gate = self.gate
@@ -133,6 +148,9 @@ class Controller:
             "fallback": self.fallback,
             "fallback_steps": self.fallback_steps,
             "batch_size": gate.limit,
+            "kv_budget": gate.kv_budget,
+            "kv_budget_applies": self._kv_budget_applies(),
+            "kv_cache_use": gate.cache_use(),
             "running": gate.inside,
             "waiting": dict(zip(CLASSES, gate.waiting_by_class, strict=True)),
             "queue_capacity": gate.capacity,

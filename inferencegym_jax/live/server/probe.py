@@ -31,6 +31,7 @@ class Engine:
     kv_cache_gb: float | None  # size of the KV cache pool
     has_metrics: bool
     kv_cache_tokens: float | None = None  # the same in tokens
+    kv_usage: float | None = None  # share of the pool in use
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
         kv_cache_gb=metrics.kv_cache_gb if metrics else None,
         has_metrics=metrics is not None,
         kv_cache_tokens=metrics.kv_cache_tokens if metrics else None,
+        kv_usage=metrics.kv_usage if metrics else None,
     )
 
 

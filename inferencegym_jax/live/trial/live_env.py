@@ -1,10 +1,12 @@
 """``LiveEnv``: the environment's contract on a live server. A step is a real second, and metrics are measured, not
 modelled.
 
-``reset_seed``, ``step``, observation, metrics, workload, reward and log are those of ``Environment``, so that a loop
-written for one runs on the other. What differs: time does not wait for the caller, a state cannot be stepped twice,
-and only the knobs that a running engine has can be turned: batch_size always (admission), quant_tier and
-prefill_disagg where ``instances`` name a server for them.
+``reset_seed``, ``step``, observation, metrics, workload, outcome, reward and log are those of ``Environment``, so that
+a loop written for one runs on the other. What differs: time does not wait for the caller, a state cannot be stepped
+twice, and only the knobs that a running engine has can be turned: batch_size always (admission), kv_budget where the
+server tells the share of its KV cache in use (admission too: up to that share), quant_tier and prefill_disagg where
+``instances`` name a server for them. An engine is open-loop whatever the task: ``info["outcome"]`` counts its requests
+in tasks 1 to 3 as well.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import asyncio
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import httpx
@@ -29,8 +31,10 @@ from inferencegym_jax.live.trial.session import Record, Server, Session
 from inferencegym_jax.live.trial.traffic import Traffic
 from inferencegym_jax.models import KNOBS, EnvParams, EnvState, ServeAction, ServeObservation, check_action, plain
 from inferencegym_jax.numerics import draws as random
+from inferencegym_jax.scoring.reward import request_reward
 from inferencegym_jax.scoring.reward import reward as reward_of
 from inferencegym_jax.spaces import Space, action_space, observation_space
+from inferencegym_jax.table.derived_profile import shipped_profile
 
 Result = TypeVar("Result")
 
@@ -46,6 +50,7 @@ class LiveEnv:
         step_seconds: 1, as the environment has it; shorter in tests only.
         base_memory_gb: memory of weights and runtime, to which the used share of the KV cache is added.
         drain_s: how long ``finish`` waits for requests in flight.
+        quality_loss: of each weight format, for ``info["outcome"].quality``; default: the shipped profile's.
 
     Raises:
         EngineError: a server cannot be used; see ``engine.probe``.
@@ -61,14 +66,16 @@ class LiveEnv:
         step_seconds: float = 1.0,
         base_memory_gb: float = 0.0,
         drain_s: float = 30.0,
+        quality_loss: Sequence[float] | None = None,
     ):
         if not 0 < step_seconds < np.inf:
             raise ValueError(f"step_seconds = {step_seconds}: must be a number above 0")
         self._traffic, self.step_seconds, self.base_memory_gb = traffic, step_seconds, base_memory_gb
         self.drain_s = drain_s
+        self.quality_loss = shipped_profile().quality_loss if quality_loss is None else quality_loss
         self._choice = (int(KNOBS["quant_tier"].default), bool(KNOBS["prefill_disagg"].default))
         wanted = {**(instances or {}), self._choice: endpoint}
-        self.params = params.replace(active=_active(params, list(wanted)))
+        self.params = params
         self.log: list[dict[str, Any]] = []
         self.session: Session | None = None
         self._state: EnvState | None = None
@@ -81,6 +88,8 @@ class LiveEnv:
         except BaseException:
             self.close()
             raise
+        sees_cache = all(server.kv_usage is not None for server in self.servers.values())
+        self.params = params.replace(active=_active(params, list(wanted), sees_cache))
 
     def __enter__(self) -> LiveEnv:
         """The environment itself."""
@@ -129,6 +138,7 @@ class LiveEnv:
                 base_memory_gb=self.base_memory_gb,
                 seed=seed,
                 episode_length=int(self.params.episode_length),
+                slo_tpot_ms=self.params.engine.slo_tpot_ms,
             )
 
         self.session = self._run(make())
@@ -151,13 +161,18 @@ class LiveEnv:
             )
         check_action(action)
         effective = self._effective(action)
-        snapshot = self._run(self.session.step(int(effective.batch_size)))
-        reward = np.float32(reward_of(snapshot.metrics, snapshot.workload, self.params))
+        tier, apart = self._choice
+        quality = 1.0 - float(self.quality_loss[tier])
+        gpus = 2.0 if apart else 1.0
+        snapshot = self._run(self.session.step(int(effective.batch_size), float(effective.kv_budget), gpus, quality))
+        reward = np.float32(self._reward(snapshot))
         after = self._after(state, snapshot)
         info = {
             "timestep": after.time,
             "metrics": snapshot.metrics,
             "workload": snapshot.workload,
+            "outcome": snapshot.outcome,
+            "violation_rate": snapshot.observation.slo_violation_rate,
             "oom": np.bool_(False),
             "ttft_mean_ms": np.float32(snapshot.ttft_mean_ms),
             "ttft_p90_ms": np.float32(snapshot.ttft_p90_ms),
@@ -166,7 +181,7 @@ class LiveEnv:
             "final_observation": snapshot.observation,
         }
         entry = {"action": effective.to_dict(), "reward": float(reward), "metrics": plain(snapshot.metrics)}
-        self.log.append(entry)
+        self.log.append(entry | {"outcome": plain(snapshot.outcome)})
         truncated = np.bool_(int(after.time) >= int(self.params.episode_length))
         info |= {"terminated": np.bool_(False), "truncated": truncated}
         observation = snapshot.observation
@@ -177,6 +192,13 @@ class LiveEnv:
             following = random.episode_seed(jnp.uint32(int(state.seed)), jnp.int32(episode))
             observation, after = self._begin(int(following), episode)
         return observation, after, reward, np.bool_(False), truncated, info
+
+    def _reward(self, snapshot: Snapshot) -> Any:
+        """The task's own reward: by request where it is an open-loop task, by the second where it is not."""
+        if not int(self.params.engine.open_loop):
+            return reward_of(snapshot.metrics, snapshot.workload, self.params)
+        violated = snapshot.observation.slo_violation_rate
+        return request_reward(snapshot.metrics, snapshot.workload, snapshot.outcome, violated, self.params)
 
     def _effective(self, action: ServeAction) -> ServeAction:
         """The action with the knobs that cannot be turned at their default, and the server that it asks for."""
@@ -231,16 +253,21 @@ class LiveEnv:
     async def _connect(self, endpoint: Endpoint) -> Server:
         client = open_client(endpoint)
         self._clients.append(client)
-        return Server((await probe(client, endpoint)).endpoint, client)
+        engine = await probe(client, endpoint)
+        return Server(engine.endpoint, client, engine.kv_usage, engine.kv_cache_tokens)
 
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-def _active(params: EnvParams, choices: list[tuple[int, bool]]) -> np.ndarray:
-    """bool[5]: the task's active knobs that can be turned here."""
+def _active(params: EnvParams, choices: list[tuple[int, bool]], sees_cache: bool) -> np.ndarray:
+    """bool[5]: the task's active knobs that can be turned here.
+
+    In the closed-loop tasks kv_budget is what running requests keep of their cache, which no engine has as a knob.
+    """
     turnable = {
         "batch_size": True,
+        "kv_budget": sees_cache and bool(params.engine.open_loop),
         "quant_tier": len({quant for quant, _ in choices}) > 1,
         "prefill_disagg": len({disagg for _, disagg in choices}) > 1,
     }

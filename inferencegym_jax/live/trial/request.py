@@ -18,7 +18,7 @@ import numpy as np
 from inferencegym_jax import registry
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.outcome import Objective, measures
-from inferencegym_jax.live.trial.prediction import saturation
+from inferencegym_jax.live.trial.profile_engine import saturation
 from inferencegym_jax.live.trial.request_log import read_log
 from inferencegym_jax.live.trial.runs import TrialSettings, predict, results, run_trial
 from inferencegym_jax.live.trial.traffic import Traffic, scaled_params, task_traffic
@@ -97,7 +97,8 @@ def compare(request: TrialRequest, report: Callable[[str], None] = lambda _: Non
 
 def scenario(request: TrialRequest, table: LatencyTable) -> tuple[Problem, Callable[[int], Traffic], dict[str, Any]]:
     """The task on this table, its params scaled to the engine; the traffic of a seed; and how it was scaled."""
-    problem, output = registry.problem(request.task, table=table), int(table.output_length)
+    # an engine batches continuously, whatever loop the task has: so do its normalisers and policies here
+    problem, output = registry.problem(request.task, table=table, dynamics="open_loop"), int(table.output_length)
     longest = int(max(table.axes["prompt_len_bucket"]))
     if request.trace is not None:
         traffic = read_log(request.trace, request.rate_scale, longest, request.seconds)

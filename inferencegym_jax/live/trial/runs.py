@@ -7,6 +7,7 @@ counted.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,15 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.environment import initial
-from inferencegym_jax.episodes.rollout import Policy
-from inferencegym_jax.live.loop.policy_runner import PolicyRunner
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.live_env import LiveEnv
 from inferencegym_jax.live.trial.outcome import Objective, summarise
 from inferencegym_jax.live.trial.prediction import replay
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.traffic import Traffic
-from inferencegym_jax.models import EnvParams
+from inferencegym_jax.models import KNOBS, EnvParams
+from inferencegym_jax.policies.policy_runner import PolicyRunner
 from inferencegym_jax.registry import Problem
 from inferencegym_jax.scoring.grader import grade
 from inferencegym_jax.table.latency_table import LatencyTable
@@ -143,13 +144,19 @@ def run_policy(env: LiveEnv, policy: Policy, seed: int, traffic: Traffic) -> tup
 def predict(
     table: LatencyTable, traffic: Traffic, policy: Policy, params: EnvParams, settings: TrialSettings
 ) -> list[Record]:
-    """The records that the table foretells for a policy on this traffic."""
+    """The records that the table foretells for a policy on this traffic; knobs that params lock stand at their
+    default, as on the live server."""
     first, _ = initial(jnp.uint32(0), jnp.int32(0), params)
     runner = PolicyRunner(policy, settings.seed)
+    locked = {
+        name: knob.default
+        for active, (name, knob) in zip(np.asarray(params.active), KNOBS.items(), strict=True)
+        if not active
+    }
     return replay(
         table,
         traffic,
-        runner.ask,
+        lambda observation: dataclasses.replace(runner.ask(observation), **locked),
         params.slo_ms,
         first,
         max_num_seqs=settings.max_num_seqs,

@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import numpy as np
 
+from inferencegym_jax.live.loop.fates import Ended, Watched
 from inferencegym_jax.live.loop.gate import Gate, QueueFull
-from inferencegym_jax.live.loop.observer import Observer, Snapshot, Watched
+from inferencegym_jax.live.loop.observer import Observer, Snapshot
 from inferencegym_jax.live.server.cancellation import cancel_all
 from inferencegym_jax.live.server.probe import EngineMetrics, read_metrics
 from inferencegym_jax.live.server.streaming import Endpoint, Generation, Stream, stream_completion
 from inferencegym_jax.live.trial.traffic import Traffic
 from inferencegym_jax.models import QUEUE_CAPACITY, Phase
+
+ENDED: dict[str, Ended] = {"completed": "completed", "failed": "failed"}  # an unfinished one is gone
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Server:
-    """An endpoint and the client that reaches it."""
+    """An endpoint, the client that reaches it, and what it tells of its KV cache: the share in use, and the tokens that
+    fit."""
 
     endpoint: Endpoint
     client: httpx.AsyncClient
+    kv_usage: float | None = None
+    pool_tokens: float | None = None
 
 
 class Session:
@@ -58,7 +65,10 @@ class Session:
         slo_ms: TTFT objective of each class.
         step_seconds: length of a step.
         base_memory_gb: memory of weights and runtime.
+        capacity: most requests that wait.
         seed: of the prompts.
+        episode_length: steps of an episode.
+        slo_tpot_ms: objective on the time per output token of each class.
     """
 
     def __init__(
@@ -72,10 +82,14 @@ class Session:
         capacity: int = QUEUE_CAPACITY,
         seed: int = 0,
         episode_length: int = 200,
+        slo_tpot_ms: Any = (np.inf, np.inf, np.inf),
     ):
         self.choose, self.traffic, self.step_seconds, self.seed = choose, traffic, step_seconds, seed
         self.gate = Gate(limit=1, capacity=capacity)
-        self.observer = Observer(slo_ms, self.gate, base_memory_gb, episode_length=episode_length)
+        self.gate.read_cache(choose().kv_usage, choose().pool_tokens)  # as the probe found it
+        self.observer = Observer(
+            slo_ms, self.gate, base_memory_gb, episode_length=episode_length, slo_tpot_ms=slo_tpot_ms
+        )
         self.records: list[Record] = []
         self.start_s = time.perf_counter()
         self._last_s = self.start_s
@@ -83,12 +97,18 @@ class Session:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sender: asyncio.Task[None] | None = None
 
-    async def step(self, limit: int) -> Snapshot:
-        """One step under an admission limit: until the next boundary, or at once for a caller who is late.
+    async def step(self, limit: int, kv_budget: float = 1.0, gpus: float = 1.0, quality: float = 1.0) -> Snapshot:
+        """One step under limits of admission: until the next boundary, or at once for a caller who is late.
 
         The traffic does not wait for the caller; a late step is longer, and its rates are divided by its own length.
+
+        Args:
+            limit: most requests inside.
+            kv_budget: share of the KV pool up to which requests are admitted.
+            gpus: that are paid for.
+            quality: of the answers, 1 at most.
         """
-        self.gate.limit = limit
+        self.gate.kv_budget, self.gate.limit = kv_budget, limit
         if self._sender is None:
             self.start_s = self._last_s = self._due_s = time.perf_counter()
             self._sender = asyncio.create_task(self._send_all())
@@ -99,10 +119,13 @@ class Session:
         engine = await self._read()
         now = time.perf_counter()
         seconds, self._last_s = now - self._last_s, now
-        return self.observer.close(now, seconds, engine, self._phase(now))
+        return self.observer.close(now, seconds, engine, self._phase(now), gpus, quality)
 
     async def _read(self) -> EngineMetrics | None:
-        return await read_metrics(self.choose().client, timeout_s=self.step_seconds / 2)
+        engine = await read_metrics(self.choose().client, timeout_s=self.step_seconds / 2)
+        if engine is not None:
+            self.gate.read_cache(engine.kv_usage, engine.kv_cache_tokens)
+        return engine
 
     def _phase(self, now: float) -> Phase:
         second = int((now - self.start_s) / self.step_seconds)
@@ -122,27 +145,33 @@ class Session:
     async def _serve(self, i: int, arrived_s: float) -> None:
         traffic = self.traffic
         klass, prompt, output = int(traffic.klass[i]), int(traffic.prompt[i]), int(traffic.output[i])
-        watched = self.observer.arrive(arrived_s, klass, prompt)
+        watched = self.observer.arrive(arrived_s, klass, prompt, output)
         admitted_s: float | None = None
         stream: Stream | None = None
         outcome = "unfinished"
         try:
-            await self.gate.enter(klass)
+            await self.gate.enter(klass, prompt)
             admitted_s = time.perf_counter()
             server = self.choose()
             request = Generation(prompt, output, (self.seed << 32) + i, klass)
+
+            def token(_: Stream, now: float) -> None:
+                if watched.first_s is None:
+                    self.gate.start(prompt)
+                self.observer.token(watched, now)
+                self.gate.grow(1.0)
+
             try:
-                stream = await stream_completion(
-                    server.client, server.endpoint, request, lambda _, now: self.observer.token(watched, now)
-                )
+                stream = await stream_completion(server.client, server.endpoint, request, token)
             finally:
-                self.gate.leave()
+                self.gate.leave(prompt + watched.tokens, 0.0 if watched.tokens else prompt)
             outcome = "completed" if stream.error is None else "failed"
         except QueueFull:
             outcome = "rejected"
             self.observer.reject(watched)
         finally:
-            self.observer.finish(watched, failed=outcome == "failed")
+            ended = ENDED.get(outcome, "gone")
+            self.observer.finish(watched, ended, stream.tokens if stream is not None else None)
             self.records.append(self._record(i, arrived_s, admitted_s, watched, stream, outcome))
 
     def _record(

@@ -1,0 +1,147 @@
+"""What must hold of any engine: more memory makes nobody wait longer, more GPUs serve no fewer, tokens are
+conserved, and no pool is overfull."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import inferencegym_jax as ig
+from inferencegym_jax.models import KNOBS, REPLICA, EngineParams, EngineState
+from inferencegym_jax.physics.inflow import Arrivals
+from inferencegym_jax.physics.open_loop import iterations_of
+from inferencegym_jax.physics.serving import serve_second
+from inferencegym_jax.table import profile_of
+from inferencegym_jax.tasks import engine_params
+
+SECONDS, QUIET = 120, 240  # with requests, and without, until the last has left
+VARIANTS = 4
+WIDE = 1e6  # ms
+TOLERANCE = 0.01  # who is admitted earlier slows the others for a moment
+GPU_GB = np.array([22.0, 30.0, 45.0, 80.0], np.float32)
+
+TRAFFIC = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**32 - 1),
+        "rate": st.floats(0.3, 14.0),
+        "prompt": st.floats(40.0, 4000.0),
+        "output": st.floats(8.0, 500.0),
+        "burst": st.floats(1.0, 3.0),
+    }
+)
+KNOBS_OF = st.fixed_dictionaries(
+    {
+        "batch_size": st.integers(1, 512),
+        "kv_budget": st.floats(0.1, 1.0),
+        "spec_length": st.sampled_from(KNOBS["spec_length"].choices),
+    }
+)
+
+
+def arrivals(traffic):
+    """[seconds] of counts, mean prompts and outputs: a burst in the middle third, then silence."""
+    random = np.random.default_rng(traffic["seed"])
+    rate = np.full(SECONDS, traffic["rate"])
+    rate[SECONDS // 3 : 2 * SECONDS // 3] *= traffic["burst"]
+    count = np.concatenate([random.poisson(rate), np.zeros(QUIET)]).astype(np.float32)
+    spread = np.exp(random.normal(0, 0.2, (2, SECONDS + QUIET))).astype(np.float32)
+    prompt, output = (np.float32(traffic[name]) * spread[i] for i, name in enumerate(("prompt", "output")))
+    return count, prompt, np.maximum(output, 2.0)
+
+
+def base_params():
+    return engine_params(ig.get_task(4), ig.load_table(), "open_loop").replace(
+        second_gpu=np.int32(REPLICA), slo_tpot_ms=np.full(3, np.inf, np.float32), queue_capacity=np.int32(10**6)
+    )
+
+
+@functools.cache
+def program():
+    grid = iterations_of(ig.load_table())
+
+    @jax.jit
+    def play(columns, actions, params, slo_ttft_ms):
+        def one(action, own, objective):
+            def body(engine, x):
+                count, prompt, output, first = x
+                second, after = serve_second(
+                    grid,
+                    engine,
+                    action,
+                    Arrivals(count, prompt, output),
+                    first,
+                    jnp.array([1.0, 0.0, 0.0]),
+                    jnp.full(3, objective),
+                    own,
+                )
+                return after, (second, after.waiting)
+
+            first = jnp.arange(columns[0].shape[0]) == 0
+            return jax.lax.scan(body, EngineState.empty(), (*columns, first))[1]
+
+        return jax.vmap(one)(actions, params, slo_ttft_ms)
+
+    return play
+
+
+def play(traffic, knobs, changes=None, second_gpu=(False,) * VARIANTS, objective=(WIDE,) * VARIANTS):
+    """The seconds of ``VARIANTS`` engines with the same traffic, [variants, seconds, ...], float64."""
+    each = base_params()
+    rows: list[EngineParams] = []
+    for i in range(VARIANTS):
+        values = {name: np.broadcast_to(value, (VARIANTS,))[i] for name, value in (changes or {}).items()}
+        rows.append(each.replace(**{k: np.asarray(v, np.asarray(getattr(each, k)).dtype) for k, v in values.items()}))
+    params = jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *rows)
+    actions = [ig.ServeAction(**knobs, prefill_disagg=bool(second)) for second in second_gpu]
+    action = jax.tree.map(lambda *x: jnp.stack(x), *(a.as_arrays() for a in actions))
+    found = program()(arrivals(traffic), action, params, np.asarray(objective, np.float32))
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), found)
+
+
+def on_time(outcome):
+    """Requests on time, [variants]."""
+    return outcome.on_time.sum(axis=(1, 2))
+
+
+@settings(max_examples=10, deadline=None)
+@given(traffic=TRAFFIC, batch_size=st.integers(1, 128), kv_budget=st.floats(0.1, 1.0))
+def test_more_memory_never_makes_anybody_wait_longer_nor_preempts_more(traffic, batch_size, kv_budget):
+    knobs = {"batch_size": batch_size, "kv_budget": kv_budget, "spec_length": 0}
+    (seconds, waiting) = play(traffic, knobs, {"memory_gb": GPU_GB})
+    waited = waiting.sum(axis=(1, 2))  # request-seconds
+    assert (np.diff(waited) <= TOLERANCE * waited[:-1] + 1.0).all(), waited
+    preempted = seconds.preempted.sum(axis=1)
+    assert (np.diff(preempted) <= TOLERANCE * preempted[:-1] + 0.1).all(), preempted
+
+
+@settings(max_examples=15, deadline=None)
+@given(traffic=TRAFFIC, knobs=KNOBS_OF, objective=st.floats(150.0, 5000.0))
+def test_a_second_gpu_never_serves_fewer(traffic, knobs, objective):
+    both = (False, True, False, True)
+    objectives = (objective, objective, WIDE, WIDE)
+    second, _ = play(traffic, knobs, second_gpu=both, objective=objectives)
+    tokens, outcome = second.tokens, second.outcome
+    asked = max(outcome.asked[0].sum(), 1.0)
+    good = on_time(outcome)
+    assert good[1] >= good[0] - TOLERANCE * asked and good[3] >= good[2] - TOLERANCE * asked, good / asked
+    made = tokens[:, :SECONDS].sum(axis=1)
+    assert made[1] >= made[0] * (1 - TOLERANCE)
+
+
+@settings(max_examples=15, deadline=None)
+@given(traffic=TRAFFIC, knobs=KNOBS_OF)
+def test_tokens_are_conserved_and_the_pool_is_never_overfull(traffic, knobs):
+    second, waiting = play(traffic, knobs, {"memory_gb": GPU_GB})
+    outcome, held = second.outcome, second.flow.held
+    profile = profile_of(ig.load_table())
+    pool = np.array([profile.pool_tokens(0, float(memory)) for memory in GPU_GB])
+    assert (held <= pool[:, None] * (1 + 1e-5)).all() and (held >= 0).all()
+    asked = outcome.tokens_asked.sum(axis=1)
+    gone = waiting[:, -1].sum(axis=-1) + sum(phase[:, -1] for phase in second.flow.phases) < 1e-2
+    made = second.tokens.sum(axis=1)
+    for i in np.flatnonzero(gone):
+        np.testing.assert_allclose(made[i], asked[i], rtol=0.02)
+        np.testing.assert_allclose(second.completed[i].sum(), outcome.asked[i].sum(), rtol=1e-3)
