@@ -88,7 +88,7 @@ def start_server(folder: Path, port: int | None = None, wait: bool = True, **set
             process.wait(10)
 
 
-def wait_healthy(running: LocalServer, patience_s: float = 120.0) -> None:
+def wait_healthy(running: LocalServer, patience_s: float = 180.0) -> None:
     end = time.monotonic() + patience_s
     while True:
         assert running.process.poll() is None, running.log.read_text()

@@ -18,7 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from server import streams
 from server.bad_input import MOST_TOLD, sentence, short, told
 from server.bodies import body_route, is_json, parse
-from server.bounds import MOST_KEYS, SMALL_BODY, TooMuch, body_limit, excess, read_json
+from server.bounds import LOG_BODY, MOST_KEYS, SMALL_BODY, TooMuch, body_limit, excess, read_json
 from server.messages import complaint, shortened
 from server.schemas import ResetRequest, RolloutRequest
 from server.streams import PieceResponse, Streams
@@ -64,7 +64,7 @@ def test_values_and_levels_of_a_message_are_counted():
 def test_each_path_has_its_limit():
     assert body_limit("/rollout", 4_000_000) == 4_000_000
     assert body_limit("/step", 4_000_000) == body_limit("/nowhere", 4_000_000) == SMALL_BODY
-    assert body_limit("/grader", 4_000_000) == 1_000_000 and body_limit("/grader", 2000) == 2000
+    assert body_limit("/grader", 9_000_000) == LOG_BODY and body_limit("/grader", 2000) == 2000
 
 
 def test_what_is_told_of_many_errors_is_short():
