@@ -26,7 +26,6 @@ from server import errors
 from server.bodies import body_route
 from server.mcp_tools import PATH as MCP_PATH
 from server.mcp_tools import MCPEndpoint, as_route, build_tools
-from server.memory import let_go
 from server.messages import MessageCheck
 from server.metrics import Metrics
 from server.middleware import BodyLimit, Failures, Head, Observe, RateLimit, SecurityHeaders
@@ -104,7 +103,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         start = time.perf_counter()
         programs.warm_up()
         baseline.update(about.baseline(programs))
-        let_go()
+        programs.let_go()
         gc.freeze()  # what lives for good need not be looked through at every collection
         log.info("compiled in %.1f s", time.perf_counter() - start)
 

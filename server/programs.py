@@ -24,6 +24,7 @@ from inferencegym_jax.policies.reactive_plans import plan_for
 from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 from server.bad_input import BadInput
+from server.memory import let_go
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
 
@@ -117,6 +118,17 @@ class Programs:
             log.append(log_entry(program.spec, knobs, outcome.reward, info["metrics"], info.get("outcome", {})))
             crashes += info["oom"]
         return Replay(log, crashes / max(len(log), 1))
+
+    def let_go(self) -> None:
+        """Give back what compiling left, see ``memory``; but keep the small programs that another config needs, so that
+        the request that brings it does not wait for them."""
+        let_go()
+        one_each = {spec.dynamics: spec for spec in ig.task_specs().values()}
+        for spec in one_each.values():
+            problem = ig.problem(
+                spec.id, table=self.table, trace=self.trace, config={"alpha": 0.5, "slo_ttft_ms": 250.0}
+            )
+            TaskProgram(problem).reset(0)
 
     def warm_up(self) -> None:
         """Compile reset and step of every task, so that no request waits for a compiler."""

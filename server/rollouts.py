@@ -27,7 +27,6 @@ from inferencegym_jax.policies.reactive_control import ReactivePlan, act
 from inferencegym_jax.scoring.aggregates import aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
 from server.bad_input import BadInput
-from server.memory import let_go
 from server.programs import Programs, TaskProgram
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
@@ -180,7 +179,7 @@ class Rollouts:
         compiled = program.env, getattr(source.policy, "func", source.policy)
         if compiled not in self._compiled:
             self._compiled.add(compiled)
-            let_go()
+            self.programs.let_go()
 
         def steps() -> Iterator[tuple[np.ndarray, Trajectory]]:
             for block in blocks:
