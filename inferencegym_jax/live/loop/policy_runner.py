@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.episodes.rollout import Policy, act
+from inferencegym_jax.episodes.rollout import Policy
 from inferencegym_jax.models import ServeAction, ServeObservation, check_action
+from inferencegym_jax.numerics import draws
 from inferencegym_jax.physics.observation import initial_observation
 
 
@@ -25,7 +26,9 @@ class PolicyRunner:
         self.seed, self.step, self.carry = seed, 0, carry
 
         def ask(seed: jax.Array, step: jax.Array, observation: ServeObservation, carry: Any) -> Any:
-            return act(policy, _Counters(seed, step), observation, carry)
+            result = policy(draws.policy_key(seed, step), observation, carry)
+            action, carry = result if isinstance(result, tuple) else (result, carry)
+            return action.as_arrays(), carry
 
         self._ask = jax.jit(ask)
         self._call(initial_observation(), carry)
@@ -49,10 +52,3 @@ class PolicyRunner:
         self.carry = carry
         self.step += 1
         return values
-
-
-class _Counters:
-    """What ``act`` reads of an environment's state."""
-
-    def __init__(self, seed: jax.Array, time: jax.Array):
-        self.seed, self.time = seed, time
