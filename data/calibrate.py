@@ -10,8 +10,8 @@ What it may set and how (ENVIRONMENT.md, section 8):
 optimal_tps      per task: the highest mean throughput of any static action that is never out of memory and, where any
                  action manages it, keeps the mean TTFT within the SLO; exhaustive search, every action on the same
                  seeds.
-best_static      per task: the static action with the highest mean score by the task's grader in the same search, of
-                 those that are never out of memory there.
+best_static      per task: the static action with the highest mean score by the task's grader, of those that are never
+                 out of memory on those seeds: in the same search, and finer around the best of it.
 cost_normaliser  per task: mean cost_per_1k of the baseline action, so that C = 1 in the reward is the baseline's cost.
 cost_scale       the cost of a GPU-second at which the baseline action spends task 3's cost budget, to three digits. It
                  is a property of the table: where the table has another, build it again with the one printed.
@@ -119,14 +119,19 @@ def calibrate_task(spec: TaskSpec, table: LatencyTable) -> dict[str, Any]:
         base = jax.tree.map(lambda x: x[0], default)
         actions = found.actions
     else:
-        found = static_search.search_static(env, params, actions, seeds)
+        found = static_search.search_static(env, params, actions, seeds, static_search.CHUNK)
         base = evaluate(env, params, policies.baseline, seeds)
     best = static_search.optimal_throughput(found, spec.slo_ttft_ms[0])
+    best_mean_ttft = found.means.mean_ttft_p50_ms[best]
     norms = {
         "optimal_tps": rounded(found.means.mean_tps[best]),
         "cost_normaliser": rounded(np.asarray(base.total_cost).mean(dtype=np.float64) / int(params.episode_length)),
         "throughput_floor": 0.0,
     }
+    if not long:
+        found = static_search.refine(
+            env, params, found, lambda search: with_static_reference(spec, search.per_seed, norms)[1], seeds
+        )
     norms, scores = with_static_reference(spec, found.per_seed, norms)
     norms = {name: rounded(value) for name, value in norms.items()}
     top = static_search.best_action(found, scores)
@@ -134,15 +139,15 @@ def calibrate_task(spec: TaskSpec, table: LatencyTable) -> dict[str, Any]:
     return {
         **norms,
         "optimal_action": actions[best],
-        "optimal_mean_ttft_ms": rounded(found.means.mean_ttft_p50_ms[best]),
-        "best_static": {"action": actions[top], "mean_score": rounded(scores[top])},
+        "optimal_mean_ttft_ms": rounded(best_mean_ttft),
+        "best_static": {"action": found.actions[top], "mean_score": rounded(scores[top])},
         "baseline": {
             "score_seed_0": rounded(baseline_scores[0]),
             "mean_score": rounded(baseline_scores.mean()),
             "oom_share": rounded(np.asarray(base.oom_share).mean(dtype=np.float64)),
             **({"expected_range": list(BASELINE_RANGES[spec.name])} if spec.name in BASELINE_RANGES else {}),
         },
-        "static_actions_searched": searched,
+        "static_actions_searched": searched if long else len(found.actions),
         **({"rounds": [list(x) for x in ROUNDS], "seeds": "training"} if long else {}),
     }
 

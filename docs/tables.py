@@ -81,7 +81,7 @@ def products() -> str:
 
 
 def headroom(name: str) -> str:
-    """What control is worth on a task, as ``python -m training headroom`` found it: a JSON file of ``docs/headroom``."""
+    """What control is worth on a task, as ``python -m training headroom`` found it, kept in ``docs/headroom``."""
     found = json.loads((ROOT / "docs" / "headroom" / f"{name}.json").read_text())
     head = ("policy", "score", "over best static", "worst", "normalised", "G", "S", "GPU-seconds", "switches")
     rows = []

@@ -16,17 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from inferencegym_jax.policies import NAMES
-from training.tables import percent, screen
+from inferencegym_jax.scoring.episode_log import is_scored_by_request
+from training.tables import outcome_cells, outcome_heads, screen
 
 if TYPE_CHECKING:
     from training.second_gpu import Windows
 
 EPISODES = 1024
-TABLE_WIDTH = 128  # a narrower terminal wraps the lines rather than lose columns
+TABLE_WIDTH = 140  # a narrower terminal wraps the lines rather than lose columns
+LATENCIES = {"mean_ttft_p50_ms": ("TTFT p50\nms", ",.0f"), "mean_ttft_p99_ms": ("TTFT p99\nms", ",.0f")}
+SHOWN = {
+    "mean_tps": ("tokens/s", ",.0f"), **LATENCIES, "mean_violation_rate": ("violation\nrate", ".3f"),
+    "total_cost": ("cost", ".2f"),
+}  # fmt: skip
+SHOWN_BY_REQUEST = {**LATENCIES, "mean_tpot_ms": ("TPOT\nms", ",.0f")}
 COMMAND = "make demo   (python -m training.demo)"
 CURVE_TASK = 1
 LINES = ("baseline", "random", "reactive", "best_static")  # beside the learning curve
@@ -55,14 +63,33 @@ def score_policies(task: int, count: int, advance: Callable[[str], None]) -> lis
     return rows
 
 
-def results_table(results: dict[int, list[dict[str, Any]]], count: int) -> Table:
-    """All rows as a table for the terminal."""
+def results_table(results: dict[int, list[dict[str, Any]]], count: int) -> Group:
+    """All rows as tables for the terminal: tasks that are scored by the second, and those that are by the request."""
+    import inferencegym_jax as ig
+
+    kinds: dict[bool, dict[int, list[dict[str, Any]]]] = {}
+    for task, rows in results.items():
+        kinds.setdefault(is_scored_by_request(ig.get_task(task)), {})[task] = rows
+    return Group(*(_table(of_kind, count) for of_kind in kinds.values()))
+
+
+def _table(results: dict[int, list[dict[str, Any]]], count: int) -> Table:
+    import inferencegym_jax as ig
+
+    specs = {task: ig.get_task(task) for task in results}
+    shown = SHOWN_BY_REQUEST if is_scored_by_request(next(iter(specs.values()))) else SHOWN
     table = Table(
         title=f"{count:,} episodes a row (seeds 0 to {count - 1}); score: mean and half its 95 % bootstrap interval",
         box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
     )
-    heads = "task,policy,score,return,tokens/s,TTFT p50\nms,TTFT p99\nms,violation\nrate,cost,out of\nmemory,episodes/s"
-    for i, head in enumerate(heads.split(",")):
+    outcome = [
+        head.replace(" on time", "\non time").replace("GPU-", "GPU-\n").replace("of memory", "of\nmemory")
+        for head in outcome_heads(next(iter(specs.values())))
+    ]
+    heads = ("task", "policy", "score", "return", *outcome, *(head for head, _ in shown.values()), "episodes/s")
+    for i, head in enumerate(heads):
         table.add_column(head, justify="left" if i < 2 else "right", no_wrap=True)
     for task, rows in results.items():
         best = max(row["score"]["mean"] for row in rows)
@@ -73,12 +100,8 @@ def results_table(results: dict[int, list[dict[str, Any]]], count: int) -> Table
                 row["policy"].replace("_", " "),
                 f"{score['mean']:.3f} ± {(score['high'] - score['low']) / 2:.3f}",
                 f"{means['return']:.1f}",
-                f"{means['mean_tps']:,.0f}",
-                f"{means['mean_ttft_p50_ms']:,.0f}",
-                f"{means['mean_ttft_p99_ms']:,.0f}",
-                f"{means['mean_violation_rate']:.3f}",
-                f"{means['total_cost']:.2f}",
-                percent(means["oom_share"]),
+                *outcome_cells(specs[task], means),
+                *(f"{means[name]:{digits}}" for name, (_, digits) in shown.items()),
                 f"{row['rate']:,.0f}",
                 style="bold" if score["mean"] == best else None,
             )

@@ -54,7 +54,10 @@ def switches(problem: Problem, sequences: Mapping[str, np.ndarray]) -> np.ndarra
     """float64[episodes]: changes of the free knobs that are choices or switches."""
     names = [name for name in problem.spec.active_knobs if KNOBS[name].kind in ("bool", "choice")]
     changes = [(np.diff(sequences[name].astype(np.int64), axis=1) != 0).sum(axis=1) for name in names]
-    return np.sum(changes, axis=0, dtype=np.float64) if changes else np.zeros(len(sequences["batch_size"]))
+    total = np.zeros(len(sequences["batch_size"]))
+    for change in changes:
+        total = total + change
+    return total
 
 
 def played(problem: Problem, trajectory: ig.Trajectory) -> Played:
@@ -144,9 +147,7 @@ def measure(
         return lanes.episodes_of(problem, lanes.of_plans([plan] * episodes, steps, forecast), seeds)
 
     def learned(name: str) -> ig.Trajectory:
-        policy = policy_of(name, problem)
-        begin = getattr(policy, "initial_carry", None)  # of a policy with a memory
-        return ig.rollout(problem.env, problem.params, policy, seeds, carry=begin() if callable(begin) else None)
+        return ig.rollout(problem.env, problem.params, policy_of(name, problem), seeds)
 
     tuned: dict[str, Any] = {}
     plans: list[LoadPlan] = []

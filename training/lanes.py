@@ -17,6 +17,8 @@ import numpy as np
 import inferencegym_jax as ig
 from inferencegym_jax import Problem, ServeAction
 from inferencegym_jax.models import KNOBS
+from inferencegym_jax.numerics import draws
+from inferencegym_jax.physics.observation import initial_observation
 from inferencegym_jax.policies.load_following import Engine, LoadPlan, Memory, act, engine_of
 
 WIDTH = 1024  # episodes of a call that scores; fewer are padded
@@ -107,10 +109,9 @@ def episodes_of(problem: Problem, lanes: Lanes, seeds: np.ndarray) -> ig.Traject
 
 def random_sequences(seeds: np.ndarray, steps: int) -> Sequences:
     """What the random policy does in each episode."""
-    from inferencegym_jax.numerics import draws
 
     def one(seed: jax.Array, step: jax.Array) -> ServeAction:
-        return ig.policies.random(draws.policy_key(seed, step), None, None)
+        return ig.policies.random(draws.policy_key(seed, step), initial_observation(), None)
 
     drawn = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))(jnp.asarray(seeds), jnp.arange(steps))
     return {name: np.asarray(getattr(drawn, name)) for name in KNOBS}

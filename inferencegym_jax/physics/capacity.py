@@ -44,7 +44,8 @@ def work_ms(
     context = prompt + output / 2.0
     n = jnp.minimum(jnp.asarray(SIZES), jnp.maximum(pool / context, 1.0))
     tiers = jnp.broadcast_to(tier, n.shape)
-    took = iteration(grid, n, jnp.broadcast_to(context, n.shape), jnp.zeros_like(n), tiers, params).ms
+    unbounded = jnp.full_like(n, jnp.inf)
+    took = iteration(grid, n, unbounded, jnp.broadcast_to(context, n.shape), jnp.zeros_like(n), tiers, params).ms
     beside = jnp.minimum(n, params.token_budget - 1.0)
     lengths = jnp.broadcast_to(prompt, n.shape)
     added = prompts_ms(grid, (lengths,) * 3, beside, params.token_budget, params.prefix_share, tiers).mean_ms

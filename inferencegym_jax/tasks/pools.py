@@ -69,10 +69,11 @@ def check_kinds(check: Any, traffic: Mapping[str, Any]) -> None:
     check.number("traffic clock", traffic.get("clock", 1.0), 0, DAY_SECONDS, above=True)
     check.number("traffic windows_a_day", traffic.get("windows_a_day", 1), 1, DAY_SECONDS, whole=True)
     _numbers(check, "traffic noise_hours", traffic["noise_hours"], TIME_SCALES, 1e-4, 1e4)
-    kinds = traffic["kinds"]
+    kinds: Any = traffic["kinds"]
     if isinstance(kinds, str | Mapping) or not isinstance(kinds, Sequence) or not 1 <= len(kinds) <= KINDS:
         check.fail("traffic kinds", kinds, f"a list of one to {KINDS} kinds")
-    for i, kind in enumerate(kinds):
+    for i in range(len(kinds)):
+        kind: Any = kinds[i]
         where = f"traffic kinds[{i}]"
         check.mapping(where, kind, KIND_KEYS, None)
         check.number(f"{where} rate", kind["rate"], 0, 1e4, above=True)

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import inferencegym_jax as ig
-from inferencegym_jax.policies.network import load_network
+from inferencegym_jax.policies.policy_file import load_network
 from inferencegym_jax.tasks import calibration
 from training.cli import app
 from training.config import TrainConfig
@@ -51,7 +51,6 @@ def test_evaluate_plays_the_log_with_its_own_normalisers(log: str) -> None:
     assert abs(found["score"]["mean"] / shipped - 1) > 1e-3
 
 
-@pytest.mark.xfail(reason="open: the search on this log finds the shipped action since the engine changed")
 def test_the_best_static_action_is_searched_on_the_log(log: str) -> None:
     mine, seeds = ig.problem(4, trace=log), np.arange(6)
     scores = {

@@ -127,7 +127,11 @@ def test_uneven_counts_have_mean_and_variance() -> None:
     seeds = jnp.arange(60_000, dtype=jnp.uint32)
     words = jnp.asarray(np.random.default_rng(1).integers(0, 2**32, 60_000, dtype=np.uint32))
     for rate, dispersion in ((0.7, 4.0), (9.0, 2.5), (9.0, 1.0)):
-        draw = jax.jit(jax.vmap(lambda s, w, r=rate, d=dispersion: uneven_count(s, jnp.int32(3), 24, w, r, d)))
+        draw = jax.jit(
+            jax.vmap(
+                lambda s, w, r=rate, d=dispersion: uneven_count(s, jnp.int32(3), 24, w, jnp.float32(r), jnp.float32(d))
+            )
+        )
         found = np.asarray(draw(seeds, words), np.float64)
         assert found.mean() == pytest.approx(rate, rel=0.03)
         assert found.var() / found.mean() == pytest.approx(dispersion, rel=0.06)
