@@ -22,7 +22,7 @@ from inferencegym_jax.policies.load_following import LoadPlan
 from training import lanes, rivals
 from training.headroom import Played, played
 
-TASK, WINDOWS, WINDOW = 7, 24, 3  # the window that is drawn is the fourth of them
+TASK, WINDOWS = 7, 24
 FOUND = Path(__file__).resolve().parent.parent / "docs" / "headroom" / f"task{TASK}.json"
 SMOOTHED_S = 15
 
@@ -36,6 +36,8 @@ class Windows:
         seeds: uint32[windows].
         played: policy -> what each window came to.
         trajectories: policy -> the window that is drawn; leading axes (seconds, 1).
+        drawn: which of the windows is drawn.
+        load: float32[seconds], what arrives in that window, as a share of one GPU's capacity.
         oracle: mean score of the oracle on these windows, at least.
     """
 
@@ -43,6 +45,8 @@ class Windows:
     seeds: np.ndarray
     played: Mapping[str, Played]
     trajectories: Mapping[str, ig.Trajectory]
+    drawn: int
+    load: np.ndarray
     oracle: float
 
 
@@ -50,7 +54,8 @@ def play(windows: int = WINDOWS) -> Windows:
     """Play the held-out windows under every policy, in one call of one compiled program.
 
     Args:
-        windows: how many of them; the one that is drawn is the fourth, or the last of fewer.
+        windows: how many of them. The one that is drawn is chosen by its traffic alone: the one whose load
+            differs most between its first and its second half.
     """
     found, problem = json.loads(FOUND.read_text(encoding="utf-8")), ig.problem(TASK)
     steps, seeds = int(problem.params.episode_length), rivals.test_seeds(windows)
@@ -60,7 +65,9 @@ def play(windows: int = WINDOWS) -> Windows:
     parts.append(lanes.of_plans([LoadPlan(**found["tuned"]["reactive"]["plan"])] * windows, steps))
     joined = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
     rolled = lanes.episodes_of(problem, joined, np.tile(seeds, len(parts)))
-    drawn = min(WINDOW, windows - 1)
+    load = rivals.true_load(problem, seeds, ahead=1)
+    half = load.shape[1] // 2
+    drawn = int(np.argmax(np.abs(load[:, :half].mean(axis=1) - load[:, half:].mean(axis=1))))
     results: dict[str, Played] = {}
     trajectories: dict[str, ig.Trajectory] = {}
     for i, name in enumerate([*statics, "follows the load"]):
@@ -69,12 +76,12 @@ def play(windows: int = WINDOWS) -> Windows:
         one = slice(i * windows + drawn, i * windows + drawn + 1)
         trajectories[name] = jax.tree.map(lambda x, one=one: np.asarray(x)[:, one], rolled)
     oracle = next(row["score"]["mean"] for row in found["rows"] if row["policy"] == "oracle")
-    return Windows(problem, seeds, results, trajectories, float(oracle))
+    return Windows(problem, seeds, results, trajectories, drawn, load[drawn], float(oracle))
 
 
 def table(windows: Windows) -> Table:
     """The window that is drawn beside the mean of all, and scores with the best static action at 0, the oracle at 1."""
-    count, drawn = len(windows.seeds), min(WINDOW, len(windows.seeds) - 1)
+    count, drawn = len(windows.seeds), windows.drawn
     shown = Table(
         title=f"task {TASK}, {windows.problem.spec.title}: the window of the figure, and {count} held-out windows of "
         "half an hour",
@@ -108,8 +115,7 @@ def draw(axes: Any, windows: Windows, colours: Mapping[str, str]) -> None:
         windows: what ``play`` returned.
         colours: policy -> colour.
     """
-    drawn = min(WINDOW, len(windows.seeds) - 1)
-    load = rivals.true_load(windows.problem, windows.seeds[drawn : drawn + 1], ahead=1)[0]
+    drawn, load = windows.drawn, windows.load
     seconds = np.arange(len(load))
     axes[0].fill_between(seconds, load, color="#95a5a6", lw=0)
     axes[0].axhline(1.0, color="#333333", lw=0.7, ls="--")
@@ -126,7 +132,7 @@ def draw(axes: Any, windows: Windows, colours: Mapping[str, str]) -> None:
     axes[1].set_ylabel("GPUs paid")
     axes[1].set_ylim(0.8, 3.2)
     axes[1].set_yticks([1, 2])
-    axes[1].legend(frameon=False, fontsize=7.5, loc="upper left", ncols=3)
+    axes[1].legend(frameon=False, fontsize=7, loc="upper left", ncols=3, columnspacing=1.2)
     objectives = (windows.problem.spec.slo_ttft_ms, windows.problem.spec.tpot_objectives_ms)
     for axis, label, limits in zip(axes[2:], ("TTFT, median\n(ms)", "TPOT (ms)"), objectives, strict=True):
         axis.set_ylabel(label)
