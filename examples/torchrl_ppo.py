@@ -7,7 +7,7 @@ import torch
 from tensordict.nn import TensorDictModule
 from tensordict.nn.distributions import NormalParamExtractor
 from torch import nn
-from torchrl.collectors import SyncDataCollector
+from torchrl.collectors import Collector
 from torchrl.envs.libs.gym import GymWrapper
 from torchrl.modules import ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import ClipPPOLoss
@@ -24,7 +24,7 @@ def layers(width, *tail):
 def train(task, envs, steps, updates, rate=1e-3, epochs=2, minibatch=512):
     """Mean reward a second of every update."""
     torch.manual_seed(0)
-    env = GymWrapper(gymnasium.make_vec(task, num_envs=envs))
+    env = GymWrapper(gymnasium.make_vec(task, num_envs=envs, autoreset_mode="Disabled"))  # TorchRL resets
     actor = ProbabilisticActor(
         TensorDictModule(layers(10, NormalParamExtractor()), in_keys=["observation"], out_keys=["loc", "scale"]),
         in_keys=["loc", "scale"],
@@ -36,7 +36,7 @@ def train(task, envs, steps, updates, rate=1e-3, epochs=2, minibatch=512):
     advantage = GAE(gamma=0.99, lmbda=0.95, value_network=critic)
     objective = ClipPPOLoss(actor, critic, entropy_coeff=1e-3)
     optimiser = torch.optim.Adam(objective.parameters(), rate)
-    collector = SyncDataCollector(env, actor, frames_per_batch=envs * steps, total_frames=envs * steps * updates)
+    collector = Collector(env, actor, frames_per_batch=envs * steps, total_frames=envs * steps * updates)
     history = []
     for batch in collector:
         with torch.no_grad():

@@ -147,9 +147,7 @@ def measure(
         return lanes.episodes_of(problem, lanes.of_plans([plan] * episodes, steps, forecast), seeds)
 
     def learned(name: str) -> ig.Trajectory:
-        policy = policy_of(name, problem)
-        begin = getattr(policy, "initial_carry", None)  # of a policy with a memory
-        return ig.rollout(problem.env, problem.params, policy, seeds, carry=begin() if callable(begin) else None)
+        return ig.rollout(problem.env, problem.params, policy_of(name, problem), seeds)
 
     tuned: dict[str, Any] = {}
     plans: list[LoadPlan] = []

@@ -10,25 +10,13 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from inferencegym_jax.scoring.described import SHARES, STATISTICS
 from inferencegym_jax.scoring.episode_log import is_scored_by_request
 from inferencegym_jax.tasks import TaskSpec, get_task
 
 WIDTH = 140  # columns of what goes to a file or a pipe
 
 OUTCOME = ("goodput_share", "on_time_share", "gpu_seconds", "late", "rejected", "arrivals", "oom_share")
-
-UNITS = {
-    "mean_tps": "tokens/s",
-    "mean_ttft_p50_ms": "ms",
-    "mean_ttft_p99_ms": "ms",
-    "mean_tpot_ms": "ms",
-    "peak_memory_gb": "GB",
-    "mean_violations": "requests/s",
-    "mean_queue": "requests",
-    "gpu_seconds": "GPU-seconds",
-    "late": "requests",
-    "rejected": "requests",
-}
 
 
 def screen(stderr: bool = False) -> Console:
@@ -83,8 +71,9 @@ def evaluation_table(found: Mapping[str, Any]) -> Table:
         for name, value in differences.items():
             table.add_row(f"{name} - {rival}'s", span(value), "")
     table.add_section()
-    for name, value in found["metrics"].items():
-        table.add_row(name, span(value), UNITS.get(name, ""))
+    for name in (*SHARES, *(name for name in found["metrics"] if name not in SHARES)):
+        said = STATISTICS[name]
+        table.add_row(said.title, span(found["metrics"][name]), said.unit)
     return table
 
 
