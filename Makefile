@@ -33,15 +33,17 @@ EXTRAS_docs := docs
 EXTRAS_live := live,train
 EXTRAS_rejax := rejax
 EXTRAS_sb3 := sb3
-EXTRAS_notebook := notebook,train,gym,client
+EXTRAS_torchrl := torchrl
+EXTRAS_notebook := notebook,train,gym,client,server
 NODEPS_all := openenv
 NODEPS_test := openenv
 NODEPS_ci := openenv aiconfigurator-core
 NODEPS_table := aiconfigurator-core
 NODEPS_bench := openenv
 NODEPS_serve := openenv
+NODEPS_notebook := openenv
 # Everything in the lock but what is installed without dependencies.
-LOCKED := server demo train gym render client cli live openenv tensorboard sb3 rejax bench docs notebook dev
+LOCKED := server demo train gym render client cli live openenv tensorboard sb3 torchrl rejax bench docs notebook dev
 # Not locked: rejax needs gymnax before 1.0, other trainers 1.x; the extras' own bounds choose, and a lock would forbid one.
 UNLOCKED := gymnax
 LOCKED_NODEPS := openenv==0.10.0 aiconfigurator-core==0.12.0
@@ -55,7 +57,7 @@ INSTALL = $$( [ -x $(VENV)/bin/uv ] && echo $(VENV)/bin/uv pip install --quiet -
 export UV_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test test-slow lint format bench table serve policies docs notebook release audit live install-% lock wheel clean
+.PHONY: help install demo test test-slow lint format bench table serve policies docs notebook release audit recipes live install-% lock wheel clean
 .PRECIOUS: $(STAMPS)/%
 
 help: ## Show this list
@@ -114,6 +116,9 @@ audit: $(STAMPS)/test ## Look for known vulnerabilities in everything that is lo
 	$(PY) -m pip_audit --strict --progress-spinner off --no-deps --disable-pip -r constraints.txt $(ARGS) || \
 	  { echo "'could not be audited' means that the index serves no vulnerability data, not that there is none to report: see CONTRIBUTING.md, A release." >&2; exit 1; }
 
+recipes: $(STAMPS)/test $(STAMPS)/rejax $(STAMPS)/sb3 $(STAMPS)/torchrl ## Run every recipe of examples/ (brings torch)
+	JAX_PLATFORMS=cpu $(PY) -m pytest -q --timeout 900 tests/test_examples.py tests/adapters/test_stable_baselines.py $(PYTEST_ARGS)
+
 live: $(STAMPS)/live ## Run the benchmarks against a real engine
 	$(PY) -m benchmarks.live $(ARGS)
 
@@ -150,8 +155,8 @@ $(STAMPS)/%: pyproject.toml constraints.txt | $(STAMPS)/uv
 	@touch $@
 
 # The CPU build of torch, a tenth of the size, where its index can be reached; PyPI's otherwise.
-$(STAMPS)/sb3: pyproject.toml constraints.txt | $(STAMPS)/uv
-	@echo "Installing the library with [$(EXTRAS_sb3)] into $(VENV)"
-	@$(VENV)/bin/uv pip install --quiet --python $(PY) -c constraints.txt --torch-backend cpu -e ".[$(EXTRAS_sb3)]" \
-	  || $(INSTALL) -e ".[$(EXTRAS_sb3)]"
+$(STAMPS)/sb3 $(STAMPS)/torchrl: $(STAMPS)/%: pyproject.toml constraints.txt | $(STAMPS)/uv
+	@echo "Installing the library with [$(EXTRAS_$*)] into $(VENV)"
+	@$(VENV)/bin/uv pip install --quiet --python $(PY) -c constraints.txt --torch-backend cpu -e ".[$(EXTRAS_$*)]" \
+	  || $(INSTALL) -e ".[$(EXTRAS_$*)]"
 	@touch $@

@@ -10,8 +10,8 @@ What it may set and how (ENVIRONMENT.md, section 8):
 optimal_tps      per task: the highest mean throughput of any static action that is never out of memory and, where any
                  action manages it, keeps the mean TTFT within the SLO; exhaustive search, every action on the same
                  seeds.
-best_static      per task: the static action with the highest mean score by the task's grader in the same search, of
-                 those that are never out of memory there.
+best_static      per task: the static action with the highest mean score by the task's grader, of those that are never
+                 out of memory on those seeds: in the same search, and finer around the best of it.
 cost_normaliser  per task: mean cost_per_1k of the baseline action, so that C = 1 in the reward is the baseline's cost.
 cost_scale       the cost of a GPU-second at which the baseline action spends task 3's cost budget, to three digits. It
                  is a property of the table: where the table has another, build it again with the one printed.
@@ -28,6 +28,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,6 +47,14 @@ OUT = ROOT / "data" / "calibration.json"
 SEEDS = 64
 BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 KV_BUDGETS = (0.1, 0.175, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+# A task whose episodes are long is searched in rounds on training seeds: all actions of a coarser grid on a few
+# windows, the best of each number of GPUs on more.
+LONG = 200  # steps from which episodes are long
+LONG_BATCH_SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+LONG_KV_BUDGETS = (0.1, 0.175, 0.25, 0.375, 0.5, 0.75, 1.0)
+ROUNDS = ((8, 1.0), (24, 0.12), (64, 0.03))  # episodes, share of the actions
+LANES = 1024
+TRAINING_SEEDS, STRIDE = 1 << 31, 53  # windows of days apart, at moving hours
 # Scores between which the baseline of seed 0 must lie: what a calibration of tasks 1 to 3 is held to, so that a table
 # or a cost scale under which the default action is no longer poor is noticed. Nothing reads them in an episode.
 BASELINE_RANGES = {
@@ -69,20 +78,60 @@ def cost_scale(table: LatencyTable) -> float:
     return float(f"{float(table.metadata['cost_scale']) * spec.cost_budget / spent.mean(dtype=np.float64):.3g}")
 
 
+def training_seeds(count: int) -> np.ndarray:
+    """uint32[count], none of which is an evaluation's, nor its day."""
+    return (TRAINING_SEEDS + STRIDE * np.arange(count, dtype=np.uint64)).astype(np.uint32)
+
+
+def search_in_rounds(spec: TaskSpec, env: Environment, params: Any, actions: list[dict[str, Any]]) -> Any:
+    """The last round's search: the best actions of each number of GPUs, on more and more training seeds."""
+    found = None
+    for episodes, share in ROUNDS:
+        if found is not None:
+            _, scores = with_static_reference(spec, found.per_seed, dict.fromkeys(NOT_NORMALISED, 1.0))
+            gpus = np.round(found.means.gpu_seconds / found.means.steps).astype(int)
+            kept = max(int(share * len(actions)) // len(np.unique(gpus)), 4)
+            index = np.concatenate(
+                [
+                    np.flatnonzero(gpus == n)[np.argsort(-scores[gpus == n], kind="stable")[:kept]]
+                    for n in np.unique(gpus)
+                ]
+            )
+            tried = [found.actions[i] for i in index]
+        else:
+            tried = actions
+        found = static_search.search_static(env, params, tried, training_seeds(episodes), LANES)
+    return found
+
+
 def calibrate_task(spec: TaskSpec, table: LatencyTable) -> dict[str, Any]:
     """One task's entry of the file."""
     params = make_params(spec, table, NOT_NORMALISED)
     env = Environment(table, params)
     seeds = np.arange(SEEDS)
-    actions = static_search.static_actions(env, params, {"batch_size": BATCH_SIZES, "kv_budget": KV_BUDGETS})
-    found = static_search.search_static(env, params, actions, seeds)
+    long = spec.episode_length > LONG
+    grid = (LONG_BATCH_SIZES, LONG_KV_BUDGETS) if long else (BATCH_SIZES, KV_BUDGETS)
+    actions = static_search.static_actions(env, params, dict(zip(("batch_size", "kv_budget"), grid, strict=True)))
+    searched = len(actions)
+    if long:
+        found = search_in_rounds(spec, env, params, actions)
+        default = static_search.search_static(env, params, [env.table.knob_defaults], seeds, LANES).per_seed
+        base = jax.tree.map(lambda x: x[0], default)
+        actions = found.actions
+    else:
+        found = static_search.search_static(env, params, actions, seeds, static_search.CHUNK)
+        base = evaluate(env, params, policies.baseline, seeds)
     best = static_search.optimal_throughput(found, spec.slo_ttft_ms[0])
-    base = evaluate(env, params, policies.baseline, seeds)
+    best_mean_ttft = found.means.mean_ttft_p50_ms[best]
     norms = {
         "optimal_tps": rounded(found.means.mean_tps[best]),
         "cost_normaliser": rounded(np.asarray(base.total_cost).mean(dtype=np.float64) / int(params.episode_length)),
         "throughput_floor": 0.0,
     }
+    if not long:
+        found = static_search.refine(
+            env, params, found, lambda search: with_static_reference(spec, search.per_seed, norms)[1], seeds
+        )
     norms, scores = with_static_reference(spec, found.per_seed, norms)
     norms = {name: rounded(value) for name, value in norms.items()}
     top = static_search.best_action(found, scores)
@@ -90,15 +139,16 @@ def calibrate_task(spec: TaskSpec, table: LatencyTable) -> dict[str, Any]:
     return {
         **norms,
         "optimal_action": actions[best],
-        "optimal_mean_ttft_ms": rounded(found.means.mean_ttft_p50_ms[best]),
-        "best_static": {"action": actions[top], "mean_score": rounded(scores[top])},
+        "optimal_mean_ttft_ms": rounded(best_mean_ttft),
+        "best_static": {"action": found.actions[top], "mean_score": rounded(scores[top])},
         "baseline": {
             "score_seed_0": rounded(baseline_scores[0]),
             "mean_score": rounded(baseline_scores.mean()),
             "oom_share": rounded(np.asarray(base.oom_share).mean(dtype=np.float64)),
             **({"expected_range": list(BASELINE_RANGES[spec.name])} if spec.name in BASELINE_RANGES else {}),
         },
-        "static_actions_searched": len(actions),
+        "static_actions_searched": searched if long else len(found.actions),
+        **({"rounds": [list(x) for x in ROUNDS], "seeds": "training"} if long else {}),
     }
 
 

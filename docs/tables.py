@@ -6,16 +6,19 @@ says whether they are up to date.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from inferencegym_jax.models import KNOBS, OBSERVATION, Knob  # noqa: E402
+from inferencegym_jax.tasks import shipped_specs  # noqa: E402
 
 TOKENS = (1, 32, 128, 512, 2048)  # of the table of matrix products
 
@@ -52,12 +55,12 @@ def calibration() -> str:
     """Baseline and best static action of each task, from ``data/calibration.json``."""
     tasks = json.loads((ROOT / "data" / "calibration.json").read_text())["tasks"]
     rows = []
-    for number, (name, entry) in enumerate(tasks.items(), 1):
+    for name, entry in tasks.items():
         best, base = entry["best_static"], entry["baseline"]
         chosen = {knob: value for knob, value in best["action"].items() if value != KNOBS[knob].default}
         action = ", ".join(f"{knob} {shown(value)}" for knob, value in chosen.items()) or "the default action"
         scores = (f"{base['score_seed_0']:.3f}", f"{base['mean_score']:.3f}", f"{best['mean_score']:.3f}")
-        rows.append((f"{number} {name}", *scores, action))
+        rows.append((f"{shipped_specs()[name].id} {name}", *scores, action))
     return table(("task", "baseline, seed 0", "baseline, mean", "best static, mean", "best static action"), rows)
 
 
@@ -77,7 +80,68 @@ def products() -> str:
     return table(("tokens in the iteration", "FP16", "INT8 (W8A8)", "INT4 (weights only)"), rows)
 
 
-TABLES = {
+def headroom(name: str) -> str:
+    """What control is worth on a task, as ``python -m training headroom`` found it, kept in ``docs/headroom``."""
+    found = json.loads((ROOT / "docs" / "headroom" / f"{name}.json").read_text())
+    head = ("policy", "score", "over best static", "worst", "normalised", "G", "S", "GPU-seconds", "switches")
+    rows = []
+    for row in found["rows"]:
+        paired = row["paired"]
+        cells = (
+            row["policy"] if row["policy"] != "oracle" else "oracle, at least",
+            f"{row['score']['mean']:.3f}",
+            f"{paired['mean']:+.3f} [{paired['low']:+.3f}, {paired['high']:+.3f}]",
+            f"{row['worst']['paired']:+.3f}",
+            f"{row['normalised']:.2f}",
+            *(f"{row[part]['mean']:.3f}" for part in ("goodput_share", "on_time_share")),
+            *(f"{row[part]['mean']:,.0f}" for part in ("gpu_seconds", "switches")),
+        )
+        rows.append(cells)
+    return f"{found['episodes']} held-out episodes, mean [95 % interval].\n\n{table(head, rows)}"
+
+
+def worth() -> str:
+    """What the best controller and the oracle win on the tasks that were measured."""
+    head = ("task", "best static", "best reactive", "worst episode", "with true rates", "oracle, at least")
+    rows = []
+    for path in sorted((ROOT / "docs" / "headroom").glob("task*.json"), key=lambda path: (len(path.stem), path.stem)):
+        found = json.loads(path.read_text())
+        by_name = {row["policy"]: row for row in found["rows"]}
+
+        def over(name: str, rows: dict[str, Any] = by_name) -> str:
+            if name not in rows:
+                return ""
+            paired = rows[name]["paired"]
+            return f"{paired['mean']:+.3f} [{paired['low']:+.3f}, {paired['high']:+.3f}]"
+
+        what = path.stem.removeprefix("task").replace("-free", ", switching free")
+        cells = (
+            f"{what} {found['title']}",
+            f"{by_name['best static']['score']['mean']:.3f}",
+            over("best reactive"),
+            f"{by_name['best reactive']['worst']['paired']:+.3f}",
+            over("best reactive, true rates"),
+            over("oracle"),
+        )
+        rows.append(cells)
+    return table(head, rows)
+
+
+def fit() -> str:
+    """Hours of the log of task 7's traffic beside those of the model, from ``data/traffic_pools.json``."""
+    found = json.loads((ROOT / "data" / "traffic_pools.json").read_text())["m-large"]["fit"]
+    head = ("GPUs needed in an hour", *(f"{q} %" if q < 100 else "most" for q in found["quantiles"]))
+    rows = [(who, *(f"{x:.2f}" for x in found[f"gpus_by_hour_{who}"])) for who in ("log", "model")]
+    return table(head, rows)
+
+
+WORTH: dict[str, Callable[[], str]] = {
+    f"headroom{name.replace('-', '')}": functools.partial(headroom, f"task{name}") for name in ("6", "7")
+}
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "docs/second_gpu.md": {"fit": fit} | {key: WORTH[key] for key in WORTH if key.startswith("headroom7")},
+    "docs/training.md": {"worth": worth},
+    "docs/drafts_by_load.md": {"headroom6": WORTH["headroom6"]},
     "ENVIRONMENT.md": {"knobs": knobs, "observation": observation, "calibration": calibration},
     "docs/physics.md": {"products": products},
 }

@@ -17,7 +17,7 @@ import numpy as np
 
 from inferencegym_jax import registry
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeAction, check_seed, plain
+from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, check_seed, plain
 from inferencegym_jax.registry import make
 from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.scoring.grader import grade
@@ -67,7 +67,7 @@ def resimulate(
         task: id or name.
         seed: 0 to 4294967295.
         config: overrides of the reset, or None.
-        actions: at most 200 actions or mappings of knobs.
+        actions: actions or mappings of knobs, at most one a step of the task's episode.
         table: latency table; default the shipped one.
 
     Returns:
@@ -76,12 +76,13 @@ def resimulate(
     Raises:
         ValueError, TypeError: naming the action's index, the knob, the value and what is allowed.
     """
-    env, params = make(task, table=table, config=config)
+    spec = get_task(task)
+    env, params = make(spec, table=table, config=config)
     seed = check_seed(seed)
     if isinstance(actions, str | bytes | Mapping) or not isinstance(actions, Sequence):
         raise TypeError(f"actions: got {type(actions).__name__}; must be a list of actions")
-    if len(actions) > EPISODE_LENGTH:
-        raise ValueError(f"actions: {len(actions)} given; an episode has at most {EPISODE_LENGTH} steps")
+    if len(actions) > spec.episode_length:
+        raise ValueError(f"actions: {len(actions)} given; an episode has at most {spec.episode_length} steps")
     if not actions:
         return []
     taken = []
@@ -93,10 +94,10 @@ def resimulate(
             raise type(error)(f"actions[{i}]: {error}") from error
         taken.append(action)
     # one compiled length serves every log: the actions are padded with the default and the padding's rows dropped
-    padded = taken + [ServeAction()] * (EPISODE_LENGTH - len(taken))
+    padded = taken + [ServeAction()] * (spec.episode_length - len(taken))
     columns = ServeAction(**{name: np.asarray([getattr(a, name) for a in padded]) for name in KNOBS}).as_arrays()
     replayed = jax.tree.map(np.asarray, _replay(env, params, jnp.asarray(seed, jnp.uint32), columns))
-    spec, log = get_task(task), list[dict[str, Any]]()
+    log = list[dict[str, Any]]()
     for i, action in enumerate(taken):
         reward, metrics, outcome = jax.tree.map(lambda x, row=i: x[row], replayed)
         log.append(log_entry(spec, action.to_dict(), float(reward), plain(metrics), plain(outcome)))
@@ -118,7 +119,7 @@ def verify(
         task: id or name.
         seed: the episode's seed.
         config: the reset's overrides, or None.
-        actions: actions or mappings of knobs, at most 200.
+        actions: actions or mappings of knobs, at most one a step of the task's episode.
         episode_log: the claimed log; None only scores.
         table: latency table; default the shipped one.
 

@@ -14,7 +14,7 @@ from typing import Any
 from server.bad_input import BadInput
 
 SMALL_BODY = 64_000  # bytes of any body but a log's and a rollout's
-LOG_BODY = 1_000_000  # bytes: 200 seconds with everything that a step answers are 400 kB
+LOG_BODY = 4_500_000  # bytes: 1,800 seconds, the longest episode that ships, with all that a step answers are 3.6 MB
 OWN_LIMIT = {"/grader": LOG_BODY}
 LARGE = "/rollout"  # has what MAX_BODY_BYTES allows
 BODIES_AT_ONCE = 64_000_000  # bytes of all bodies that are being read or worked on

@@ -9,7 +9,7 @@ from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import EnvironmentMetadata
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import EPISODE_LENGTH, Phase
+from inferencegym_jax.models import Phase
 from server.programs import Programs, TaskProgram
 from server.schema_parts import ObservationModel, StateModel
 from server.schemas import ResetRequest, config_dict
@@ -46,7 +46,7 @@ class ServingEnvironment(Environment):
         outcome = program.reset(self._seed)
         self._program, self._state, self._episode_id = program, outcome.state, request.episode_id
         self._steps, self._total, self._done, self._phase = 0, 0.0, False, 0
-        metadata = reset_info(program, self._seed) | {"episode_length": EPISODE_LENGTH}
+        metadata = reset_info(program, self._seed) | {"episode_length": program.spec.episode_length}
         return ObservationModel.model_construct(**outcome.observation, done=False, reward=None, metadata=metadata)
 
     async def step_async(self, action: Any, timeout_s: float | None = None, **kwargs: Any) -> Any:

@@ -19,8 +19,8 @@ import numpy as np
 from jax.tree_util import Partial
 
 import inferencegym_jax as ig
-from inferencegym_jax.episodes.rollout import Policy
-from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, ServeAction, ServeObservation, Trajectory
+from inferencegym_jax.episodes.policy import Policy
+from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation, Trajectory
 from inferencegym_jax.policies.names import STATIC, WEIGHTLESS, policy_of, static_action
 from inferencegym_jax.policies.reactive_control import ReactivePlan, act
 from inferencegym_jax.scoring.aggregates import aggregate
@@ -63,7 +63,7 @@ class Source:
     policy: Policy
     lengths: np.ndarray  # steps of each episode
     which: int | None = None  # what ``choose`` is to choose; None: the policy is not ``choose``
-    actions: ServeAction | None = None  # NumPy columns (episodes, 200) to replay
+    actions: ServeAction | None = None  # NumPy columns (episodes, steps) to replay
     plan: ReactivePlan = NO_PLAN
 
 
@@ -173,20 +173,24 @@ class Rollouts:
 
     def _source(self, request: RolloutRequest, program: TaskProgram) -> Source:
         count = len(request.seeds)
-        whole = np.full(count, EPISODE_LENGTH)
+        steps = program.spec.episode_length
+        whole = np.full(count, steps)
         name: str = request.policy or "baseline"
         action = static_action(name, program.problem)
         if action is None and name not in ("reactive", *WEIGHTLESS):
             return Source(self.policy(name, program), whole)
         knobs = (action or ServeAction()).to_dict()
         sequences = [[]] if request.actions is None else request.actions
+        longest = max(len(sequence) for sequence in sequences)
+        if longest > steps:
+            raise BadInput(f"actions: {longest} given; an episode of task {program.spec.id} has {steps} steps")
         columns: dict[str, np.ndarray] = {}
         for knob in KNOBS:
             kind = {bool: np.bool_, int: np.int32, float: np.float32}[type(knobs[knob])]
-            rows = np.full((len(sequences), EPISODE_LENGTH), knobs[knob], kind)
+            rows = np.full((len(sequences), steps), knobs[knob], kind)
             for row, sequence in zip(rows, sequences, strict=True):
                 row[: len(sequence)] = [getattr(action, knob) for action in sequence]
-            columns[knob] = np.broadcast_to(rows, (count, EPISODE_LENGTH))
+            columns[knob] = np.broadcast_to(rows, (count, steps))
         actions = ServeAction(**columns)
         if request.actions is not None:
             try:
@@ -219,7 +223,7 @@ class Rollouts:
         get: Callable[[str], Any] = (
             trajectory.__getitem__ if isinstance(trajectory, dict) else trajectory.__getattribute__
         )
-        inside = np.arange(EPISODE_LENGTH)[:, None] < lengths[None, :]
+        inside = np.arange(program.spec.episode_length)[:, None] < lengths[None, :]
         total_rewards, crashed = (np.where(inside, get(x), 0).sum(axis=0, dtype=np.float64) for x in ("reward", "oom"))
         spec = program.spec
         aggregates = aggregate(spec, get("metrics"), get("action"), get("outcome"), lengths)

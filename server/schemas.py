@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from inferencegym_jax.models import EPISODE_LENGTH
+from inferencegym_jax.models import LONGEST_EPISODE
 from inferencegym_jax.policies import NAMES
 from server.bounds import MOST_EPISODES
 from server.schema_parts import STRICT, ActionModel, Config, ObservationBody, Seed, SessionId, StepInfo, TaskId
@@ -98,8 +98,8 @@ class GraderRequest(_Request):
     task_id: TaskId | None = None
     seed: Seed | None = None
     config: Config | None = None
-    actions: Annotated[list[ActionModel], Field(fail_fast=True, max_length=EPISODE_LENGTH)] | None = None
-    episode_log: Annotated[list[LogEntry], Field(fail_fast=True, max_length=EPISODE_LENGTH)] | None = None
+    actions: Annotated[list[ActionModel], Field(fail_fast=True, max_length=LONGEST_EPISODE)] | None = None
+    episode_log: Annotated[list[LogEntry], Field(fail_fast=True, max_length=LONGEST_EPISODE)] | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> GraderRequest:
@@ -135,7 +135,7 @@ class GraderResponse(BaseModel):
     first_difference: dict[str, Any] | None = Field(default=None, description="where a claimed log differs")
 
 
-Sequence = Annotated[list[ActionModel], Field(fail_fast=True, min_length=1, max_length=EPISODE_LENGTH)]
+Sequence = Annotated[list[ActionModel], Field(fail_fast=True, min_length=1, max_length=LONGEST_EPISODE)]
 
 
 class RolloutRequest(_Request):
@@ -213,7 +213,9 @@ class TaskEntry(BaseModel):
     active_actions: list[str]
     episode_length: int
     slo_ttft_ms: list[float | None] = Field(description="ms, of the interactive, batch and best-effort class")
-    slo_tpot_ms: float | None = Field(description="ms, of an open-loop task")
+    slo_tpot_ms: float | list[float | None] | None = Field(
+        description="ms, of an open-loop task; by class where the classes differ"
+    )
     class_shares: list[float]
     memory_limit_gb: float | None
     cost_budget: float | None

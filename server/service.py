@@ -15,7 +15,7 @@ import orjson
 
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.single_step import Outcome, read_actions
-from inferencegym_jax.models import EPISODE_LENGTH, Phase
+from inferencegym_jax.models import Phase
 from inferencegym_jax.verification import first_difference
 from server.programs import Programs, TaskProgram
 from server.sessions import Session, SessionStore, new_id
@@ -87,7 +87,7 @@ class Service:
         return {
             "session_id": session_id,
             "observation": outcome.observation,
-            "episode_length": EPISODE_LENGTH,
+            "episode_length": program.spec.episode_length,
             "reward": None,
             "done": False,
             "info": info,

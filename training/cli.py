@@ -276,22 +276,56 @@ def policies(
 
 
 @app.command()
-def oracle(
-    task: Task = "3",
-    episodes: Annotated[int, typer.Option(help="Episodes, seeds 0, 1, 2, ...")] = 32,
-    horizon: Annotated[int, typer.Option(help="Seconds that the search looks ahead.")] = 1,
+def headroom(
+    task: Task = "7",
+    episodes: Annotated[int, typer.Option(help="Held-out episodes; of traffic by day, windows of days apart.")] = 24,
+    settings: Annotated[
+        int, typer.Option(help="Settings of a controller drawn, and tried again around the best.")
+    ] = 256,
+    rounds: Annotated[int, typer.Option(help="Rounds of the oracle's search.")] = 24,
+    policies: Annotated[
+        list[str],
+        typer.Option("--policy", "-p", help="ROW=FILE, a learned policy; files of one ROW are its training seeds."),
+    ] = [],  # noqa: B006
+    free_switching: Annotated[bool, typer.Option("--free-switching", help="Ablation: switches take no time.")] = False,
+    clock: Annotated[float | None, typer.Option(help="Ablation: seconds of the day that pass in a step.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Stem of .json, .csv, .png and .svg; default: runs/headroom-task<N>."),
+    ] = None,
     table: Table = None,
     trace: Trace = None,
 ) -> None:
-    """What control is worth: a search over actions that knows the coming arrivals and prompts, beside the other
-    policies."""
-    from training.oracle import report
+    """What control is worth: the best static action, rivals that react, those told the future, and an oracle that never
+    falls below any of them.
+
+    Example: python -m training headroom --task 7
+    """
+    import inferencegym_jax as ig
+    from training import headroom as worth
 
     use_cache()
     try:
-        typer.echo(report(task_of(task), episodes, horizon, **own_files(table, trace)))
+        named = [tuple(item.split("=", 1)) for item in policies]
+        if any(len(item) != 2 for item in named):
+            raise ValueError(f"--policy {policies[[len(x) for x in named].index(1)]!r}: must be ROW=FILE")
+        problem = worth.ablated(ig.problem(task_of(task), table=table, trace=trace), free_switching, clock)
+        found = worth.measure(
+            problem,
+            episodes,
+            settings=settings,
+            rounds=rounds,
+            policies=[(item[0], item[1]) for item in named],
+            report=lambda text: console.print(text, highlight=False),
+        )
+        changed = "-free" * free_switching + ("" if clock is None else f"-clock{clock:g}")
+        stem = out or RUNS / f"headroom-task{problem.spec.id}{changed}"
+        paths = worth.write(found, stem)
     except (ValueError, OSError) as error:
         raise fail(error) from error
+    typer.echo(worth.markdown(found))
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False)
 
 
 @app.command()

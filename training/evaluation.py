@@ -14,9 +14,10 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax import Problem
-from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import policy_of
+from inferencegym_jax.scoring.described import failure_shares
 
 EPISODES = 1024
 RIVALS = ("baseline", "best_static", "reactive")
@@ -25,9 +26,14 @@ METRICS = tuple(f.name for f in dataclasses.fields(ig.EpisodeStatistics))
 
 def episodes(problem: Problem, policy: Policy, seeds: Any) -> dict[str, np.ndarray]:
     """Score, return and every statistic of each episode: name -> float64[episodes]."""
-    statistics = ig.evaluate(problem.env, problem.params, policy, seeds)
-    columns = {name: np.asarray(getattr(statistics, name), np.float64) for name in METRICS}
-    return {"score": problem.score(statistics), "return": columns.pop("total_reward"), **columns}
+    return columns(problem, ig.evaluate(problem.env, problem.params, policy, seeds))
+
+
+def columns(problem: Problem, statistics: ig.EpisodeStatistics) -> dict[str, np.ndarray]:
+    """Score, return and every statistic of episodes that were played: name -> float64[episodes]."""
+    found = {name: np.asarray(getattr(statistics, name), np.float64) for name in METRICS}
+    found |= failure_shares(problem.spec, statistics)
+    return {"score": problem.score(statistics), "return": found.pop("total_reward"), **found}
 
 
 def evaluate(

@@ -1,9 +1,10 @@
 """What training maximises: the environment's reward and, where a config asks for it, what the grader scores besides.
 
-``signal = (1 - score_share) reward + score_share (score rate - stability_weight unrest) - memory_weight planned
-excess``, with the grader's ``score_rate``. The reward says nothing of a task's memory limit or of unrest, which
-graders ask for, so a policy trained on return alone may score less than a static action (``docs/training.md`` has the
-figures). The environment's reward is never changed: every return reported is the environment's.
+``signal = (1 - score_share) reward + score_share (score rate - stability_weight unrest) - memory_weight planned excess
+- crash_weight can run out``, with the grader's ``score_rate``. The reward says nothing of a task's memory limit or of
+unrest, which graders ask for, so a policy trained on return alone may score less than a static action
+(``docs/training.md`` has the figures); and on task 3 running out of memory pays. The environment's reward is never
+changed: every return reported is the environment's.
 """
 
 from __future__ import annotations
@@ -11,30 +12,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax import Environment, EnvParams, MetricsSnapshot, RequestOutcome, ServeAction, TaskSpec
+from inferencegym_jax import Environment, EnvParams, MetricsSnapshot, RequestOutcome, ServeAction
 from inferencegym_jax.environment import effective_action
-from inferencegym_jax.models import KNOBS
-from inferencegym_jax.scoring.episode_log import is_scored_by_request
-from inferencegym_jax.scoring.grader import score_rate
+from inferencegym_jax.scoring.grader import score_rate, unrest
 from inferencegym_jax.tasks import get_task
 from training.config import Hyperparameters, TrainConfig
-
-
-def unrest(spec: TaskSpec, action: ServeAction, before: ServeAction) -> jax.Array:
-    """What a change of knobs costs in a score's stability, as a mean of absolute changes instead of their standard
-    deviation; float32[...].
-
-    Args:
-        spec: the task: task 3 and its like are graded on batch_size and kv_budget, an open-loop task on every knob
-            that it leaves to the agent.
-        action, before: knobs as arrays of the same shape.
-    """
-    names = spec.active_knobs if is_scored_by_request(spec) else ("batch_size", "kv_budget")
-    change = jnp.float32(0.0)
-    for name in names:
-        now, then = (jnp.asarray(getattr(knobs, name), jnp.float32) for knobs in (action, before))
-        change = change + jnp.abs(now - then) / KNOBS[name].most
-    return 0.10 * change / 0.5
 
 
 def planned_excess(env: Environment, params: EnvParams, action: ServeAction) -> jax.Array:
@@ -44,10 +26,14 @@ def planned_excess(env: Environment, params: EnvParams, action: ServeAction) -> 
     A function of the action alone: the same constraint as the peak over an episode, without waiting for the rare
     prompt that shows it.
     """
+    return jnp.log1p(jnp.maximum(planned_memory(env, params, action) - params.memory_limit_gb, 0.0) / 10.0)
+
+
+def planned_memory(env: Environment, params: EnvParams, action: ServeAction) -> jax.Array:
+    """GB that an action takes if the task's longest prompts come; float32[...]. A closed-loop task's."""
     longest = jnp.maximum(params.short_high, params.long_high)
     action = effective_action(env.table, action, params)
-    found = env.grid.lookup(action, jnp.broadcast_to(longest, jnp.shape(action.kv_budget)))
-    return jnp.log1p(jnp.maximum(found["gpu_mem_gb"] - params.memory_limit_gb, 0.0) / 10.0)
+    return env.grid.lookup(action, jnp.broadcast_to(longest, jnp.shape(action.kv_budget)))["gpu_mem_gb"]
 
 
 def training_signal(
@@ -82,4 +68,6 @@ def training_signal(
         signal = (1.0 - hyper.score_share) * reward + hyper.score_share * rate
     if config.uses("memory_weight"):
         signal = signal - hyper.memory_weight * planned_excess(env, params, action)
+    if config.uses("crash_weight"):
+        signal = signal - hyper.crash_weight * (planned_memory(env, params, action) > params.oom_limit_gb)
     return signal

@@ -1,176 +1,115 @@
-"""What control is worth: how much a policy could win that knows what comes.
+"""A search over whole sequences of actions that knows what comes: at least what a clairvoyant could reach.
 
-The oracle searches over actions every second, with the true draws of the next seconds (they are counters, so any step
-can be asked for ahead of time): each candidate action is held for ``horizon`` seconds, the one whose sum of the
-objective is highest is taken for one second. It is a lower bound of what a clairvoyant could reach, and no policy
-that sees only the past need come near it.
+``sequences of all rivals -> the best of each episode -> changed in stretches, kept where the score rises``. What it
+starts
+from is among its candidates, so it falls below none of them. Draws are counters, so that the same sequence on the same
+seed gives the same episode.
 """
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-import inferencegym_jax as ig
-from inferencegym_jax import Environment, EnvParams, EpisodeStatistics, Problem, ServeAction
-from inferencegym_jax.environment import transition
-from inferencegym_jax.episodes.static_search import static_actions
-from inferencegym_jax.models import EPISODE_LENGTH, KNOBS
-from inferencegym_jax.numerics.bootstrap import mean_interval
-from inferencegym_jax.policies import NAMES, policy_of
-from inferencegym_jax.scoring.grader import score_rate
-from training.evaluation import episodes
-from training.objective import unrest
-from training.tables import percent
+from inferencegym_jax import Problem
+from inferencegym_jax.models import KNOBS, Knob
+from training.lanes import Sequences, of_sequences
+from training.lanes import scores_of as scores_of_lanes
 
-OBJECTIVES = ("return", "score")
 BATCH_SIZES = (1, 8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384, 448, 512)
 KV_BUDGETS = (0.1, 0.175, 0.25, 0.375, 0.5, 0.75, 1.0)
-RESTLESS = 3  # tasks from this one on are graded on stability too
-SPEC_LENGTHS = (0, 2)  # longer drafts lose at every batch size above 8
+GRID: dict[str, tuple[float, ...]] = {"batch_size": BATCH_SIZES, "kv_budget": KV_BUDGETS}
+CANDIDATES, ROUNDS = 24, 24  # sequences tried of each episode a round; rounds
+SHORTEST = 5  # seconds of a changed stretch, at least
 
 
-def candidates(env: Environment, params: EnvParams) -> ServeAction:
-    """The actions that the oracle chooses from, fields of shape (candidates,)."""
-    actions = static_actions(env, params, {"batch_size": BATCH_SIZES, "kv_budget": KV_BUDGETS})
-    actions = [action for action in actions if action["spec_length"] in SPEC_LENGTHS]
-    return ServeAction(**{name: np.asarray([action[name] for action in actions]) for name in KNOBS}).as_arrays()
+def scores_of(problem: Problem, sequences: Sequences, seeds: np.ndarray) -> np.ndarray:
+    """float64[episodes]: the score of each episode under its sequence."""
+    return scores_of_lanes(problem, of_sequences(sequences), seeds)
 
 
-def play(problem: Problem, objective: str, seeds: Any, horizon: int = 1) -> EpisodeStatistics:
-    """Episodes under the oracle, as ``ig.evaluate`` returns them.
+def search(
+    problem: Problem,
+    seeds: np.ndarray,
+    starts: list[Sequences],
+    *,
+    candidates: int = CANDIDATES,
+    rounds: int = ROUNDS,
+    report: Callable[[str], None] = lambda _: None,
+) -> tuple[Sequences, np.ndarray]:
+    """The best sequence found of each episode.
 
     Args:
         problem: a task on its table and traffic.
-        objective: "return" (the reward) or "score" (the grader's per-second terms, task 2's peak memory, unrest where
-            it is graded).
-        seeds: whole numbers, shape (episodes,).
-        horizon: seconds that each candidate is held in the search.
+        seeds: episodes.
+        starts: sequences of all rivals on them, at least one.
+        candidates: changed sequences that a round tries of each episode.
+        rounds: how many.
+        report: told of each round.
+
+    Returns:
+        (sequences, their scores float64[episodes]); no score is below that of any start.
 
     Raises:
-        ValueError: unknown objective, horizon below 1.
+        ValueError: no starts, or candidates or rounds below 1.
     """
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective = {objective!r}: must be one of {', '.join(OBJECTIVES)}")
-    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
-        raise ValueError(f"horizon = {horizon!r}: must be a whole number of at least 1")
-    env, params = problem.env.suited_to(problem.params), problem.params
-    actions = _search(
-        env, problem.spec.id, objective, horizon, params, candidates(env, params), jnp.asarray(seeds, jnp.uint32)
-    )
-    return ig.evaluate(env, params, _replay, seeds, carry=actions, carry_axis=0)
-
-
-def _replay(key: jax.Array, observation: Any, carry: tuple[ServeAction, jax.Array]) -> Any:
-    """The policy that plays the actions in its carry one after another."""
-    del key, observation
-    plan, step = carry
-    return jax.tree.map(lambda x: x[step], plan), (plan, step + 1)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _search(
-    env: Environment, task: int, objective: str, horizon: int, params: EnvParams, options: ServeAction, seeds: jax.Array
-) -> Any:
-    spec = ig.get_task(task)
-
-    def move(state: Any, action: ServeAction) -> Any:
-        return transition(env.grid, state, action, params, env.trace, env.dynamics, env.reward)
-
-    def gain(info: Any, reward: jax.Array, peak: jax.Array) -> jax.Array:
-        if objective == "return":
-            return reward
-        metrics = info["metrics"]
-        rate = score_rate(spec, params, metrics, info["outcome"])
-        if task == 2:  # what a new peak takes from the score of the whole episode
-            limit = params.memory_limit_gb
-            new = jnp.maximum(metrics.gpu_memory_gb, peak)
-            rate = rate - 0.05 * EPISODE_LENGTH * (jnp.maximum(new, limit) - jnp.maximum(peak, limit))
-        return rate
-
-    def try_out(state: Any, action: ServeAction, before: ServeAction, peak: jax.Array) -> jax.Array:
-        def second(_: jax.Array, carry: Any) -> Any:
-            state, peak, total = carry
-            _, state, reward, _, info = move(state, action)
-            total = total + gain(info, reward, peak)
-            return state, jnp.maximum(peak, info["metrics"].gpu_memory_gb), total
-
-        restless = objective == "score" and task >= RESTLESS
-        start = jnp.where(state.time == 0, 0.0, -unrest(spec, action, before)) if restless else jnp.float32(0.0)
-        return jax.lax.fori_loop(0, horizon, second, (state, peak, start))[2]
-
-    def one(state: Any, before: ServeAction, peak: jax.Array) -> Any:
-        values = jax.vmap(try_out, in_axes=(None, 0, None, None))(state, options, before, peak)
-        action = jax.tree.map(lambda x: x[jnp.argmax(values)], options)
-        _, state, _, _, info = move(state, action)
-        return state, action, jnp.maximum(peak, info["metrics"].gpu_memory_gb)
-
-    def body(carry: Any, _: None) -> tuple[Any, Any]:
-        carry = jax.vmap(one)(*carry)
-        return carry, carry[1]
-
-    _, state = jax.vmap(env.reset_seed, in_axes=(0, None))(seeds, params)
-    before = jax.tree.map(lambda x: jnp.broadcast_to(x, seeds.shape), ServeAction().as_arrays())
-    start = (state, before, jnp.zeros(seeds.shape, jnp.float32))
-    _, plan = jax.lax.scan(body, start, None, EPISODE_LENGTH)
-    plan = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), plan)
-    return plan, jnp.zeros(seeds.shape, jnp.int32)
-
-
-def report(
-    task: int | str, count: int = 32, horizon: int = 1, table: str | None = None, trace: str | None = None
-) -> str:
-    """The table "What control is worth" of one task, in Markdown.
-
-    Args:
-        task: id or name.
-        count: episodes, seeds 0 to count - 1.
-        horizon: seconds that each candidate is held in the search.
-        table: a latency table of your own.
-        trace: a request log of your own.
-
-    Raises:
-        ValueError: see ``play``; count below 1.
-    """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"episodes = {count!r}: must be a whole number of at least 1")
-    problem, seeds = ig.problem(task, table=table, trace=trace), np.arange(count)
-    rows = []
-    for name in NAMES:
-        try:
-            rows.append((name.replace("_", " "), episodes(problem, policy_of(name, problem), seeds)))
-        except FileNotFoundError:
-            continue
-    for objective in OBJECTIVES:
-        statistics = play(problem, objective, seeds, horizon)
-        rows.append(
-            (
-                f"oracle for {objective}",
-                {
-                    "score": problem.score(statistics),
-                    "return": np.asarray(statistics.total_reward, np.float64),
-                    "oom_share": np.asarray(statistics.oom_share, np.float64),
-                },
-            )
+    if not starts or candidates < 1 or rounds < 0:
+        raise ValueError(
+            f"oracle: {len(starts)} starts, candidates = {candidates}, rounds = {rounds}: must be at least 1, 1 and 0"
         )
-    replayed = "" if problem.env.trace is None else f" on {problem.env.trace.name}"
-    lines = [
-        f"Task {problem.spec.id}, {problem.spec.title}{replayed}: mean [95 % interval] of {count} episodes; "
-        f"oracle: best of all actions for the next {horizon} s",
-        "",
-        "| policy | score | return | out of memory |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name, values in rows:
-        cells = (
-            f"{x['mean']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]"
-            for x, digits in ((mean_interval(values["score"]), 3), (mean_interval(values["return"]), 1))
-        )
-        lines.append(f"| {name} | {' | '.join(cells)} | {percent(float(values['oom_share'].mean()))} |")
-    own = "".join(f" --{name} {value}" for name, value in (("table", table), ("trace", trace)) if value)
-    command = f"python -m training oracle --task {problem.spec.id} --episodes {count} --horizon {horizon}{own}"
-    return "\n".join([*lines, "", f"`{command}`"])
+    rng = np.random.default_rng(0)
+    joined = {name: np.concatenate([start[name] for start in starts]) for name in KNOBS}
+    values = scores_of(problem, joined, np.tile(seeds, len(starts))).reshape(len(starts), len(seeds))
+    first, index = values.argmax(axis=0), np.arange(len(seeds))
+    best = {name: np.stack([start[name] for start in starts])[first, index] for name in KNOBS}
+    score = values[first, index]
+    own = [name for name in problem.spec.active_knobs if name not in problem.table.locked_knobs]
+    tiled = np.repeat(seeds, candidates)
+    for turn in range(rounds):
+        tries = {name: np.repeat(column, candidates, axis=0) for name, column in best.items()}
+        for row in range(len(tiled)):
+            for _ in range(1 + rng.integers(3)):
+                change(rng, tries, row, row // candidates, starts, own)
+        found = scores_of(problem, tries, tiled).reshape(len(seeds), candidates)
+        pick = found.argmax(axis=1)
+        better = found[index, pick] > score
+        rows = index * candidates + pick
+        for name in KNOBS:
+            best[name] = np.where(better[:, None], tries[name][rows], best[name])
+        score = np.where(better, found[index, pick], score)
+        report(f"oracle: round {turn + 1} of {rounds}, mean score {score.mean():.4f}")
+    return best, score
+
+
+def change(
+    rng: np.random.Generator, tries: Sequences, row: int, episode: int, starts: list[Sequences], knobs: list[str]
+) -> None:
+    """Change one stretch of one sequence in place: another value of a knob, the value before or after the stretch, or
+    what one of the starts did there."""
+    steps = tries[knobs[0]].shape[1]
+    longest = max(steps // 2, SHORTEST + 1)
+    length = int(np.exp(rng.uniform(np.log(min(SHORTEST, longest - 1)), np.log(longest))))
+    begin = int(rng.integers(-length + 1, steps))
+    low, high = max(begin, 0), min(begin + length, steps)
+    kind = rng.random()
+    if kind < 0.25:
+        start = starts[rng.integers(len(starts))]
+        for name in knobs:
+            tries[name][row, low:high] = start[name][episode, low:high]
+        return
+    name = knobs[rng.integers(len(knobs))]
+    if kind < 0.55:  # a switch comes earlier or later
+        at = low - 1 if rng.random() < 0.5 else high
+        tries[name][row, low:high] = tries[name][row, min(max(at, 0), steps - 1)]
+    else:
+        tries[name][row, low:high] = another(rng, KNOBS[name], GRID.get(name))
+
+
+def another(rng: np.random.Generator, knob: Knob, grid: tuple[float, ...] | None) -> Any:
+    """A value of a knob: of its grid, or of its options."""
+    if knob.kind == "bool":
+        return bool(rng.random() < 0.5)
+    options = grid or knob.options
+    return knob.plain(options[rng.integers(len(options))])

@@ -12,7 +12,8 @@ import numpy as np
 from rich.console import Console
 
 import inferencegym_jax as ig
-from inferencegym_jax.policies.network import network_policy, save_network
+from inferencegym_jax.policies.network import network_policy
+from inferencegym_jax.policies.policy_file import save_network
 from inferencegym_jax.tasks import shipped_specs
 from training.checkpoint import Checkpoints
 from training.config import task_config
@@ -35,10 +36,16 @@ def validate(task: int | str, network: Any) -> dict[str, float]:
     return {name: float(found[name].mean()) for name in ("score", "return", "oom_share")}
 
 
+def rank(found: dict[str, float]) -> tuple[bool, float]:
+    """What the best training seed has most of: a policy that is never out of memory comes before one that is."""
+    return found["oom_share"] == 0, found["score"]
+
+
 def build(
     console: Console, seeds: int = 1, devices: int | None = None, tasks: Sequence[int | str] | None = None
 ) -> list[Path]:
-    """Train every task on training seeds 0 to seeds - 1 and write the policy with the best validation score.
+    """Train every task on training seeds 0 to seeds - 1 and write the policy with the best validation score, of those
+    that are never out of memory on the validation seeds where there is one.
 
     Args:
         console: for progress.
@@ -66,7 +73,7 @@ def build(
             with training_progress(console, config) as report:
                 result = run(config, devices=devices, report=report)
             found = validate(task, result.network)
-            if best is None or found["score"] > best[0]["score"]:
+            if best is None or rank(found) > rank(best[0]):
                 about = metadata(config, int(result.state.update), result.rows)
                 about |= {
                     "validation": found,
@@ -109,6 +116,6 @@ def export_run(folder: str | Path, out: str | Path | None = None) -> Path:
     state = store.restore(jax.eval_shape(init, np.uint32(config.seed), config.hyper), config)
     store.close()
     path = Path(out) if out is not None else Path(folder) / "policy.npz"
-    network = to_policy(*jax.tree.map(np.asarray, (state.variables, state.statistics)))
+    network = jax.tree.map(np.asarray, to_policy(state.variables, state.statistics, config.observed))
     save_network(path, network, metadata(config, int(state.update), []))
     return path

@@ -17,6 +17,7 @@ from inferencegym_jax.numerics import bootstrap
 from inferencegym_jax.policies import NAMES, policy_of
 from training.evaluation import episodes
 from training.oracle import BATCH_SIZES, KV_BUDGETS
+from training.tables import OUTCOME
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -53,10 +54,10 @@ def rank_policies(
 
     Returns:
         ``{"task", "episodes", "policies", "static_actions", "grid", "all", "static", "top", "rows": [{"policy",
-        "score", "return", "score_rank", "return_rank", "oom_share"}]}``: "all", "static" and "top" hold
-        ``correlation`` over all policies, without the built-in ones, and over the quarter with the best scores; ranks
-        count from 1, the best, among all. The rows are the built-in policies and, of the static actions that are never
-        out of memory, the one with the best score and the one with the best return.
+        "score", "return", "score_rank", "return_rank", and those of ``tables.OUTCOME``}]}``: "all", "static" and "top"
+        hold ``correlation`` over all policies, without the built-in ones, and over the quarter with the best scores;
+        ranks count from 1, the best, among all. The rows are the built-in policies and, of the static actions that are
+        never out of memory, the one with the best score and the one with the best return.
 
     Raises:
         ValueError: unknown task, fewer than 3 actions, no episodes.
@@ -75,7 +76,8 @@ def rank_policies(
     advance(f"{len(picked)} static actions")
     search = search_static(env, params, picked, seeds)
     scores = list(problem.score(search.per_seed).mean(axis=1))
-    returns, crashes = list(search.means.total_reward), list(search.means.oom_share)
+    returns = list(search.means.total_reward)
+    outcomes = {name: list(getattr(search.means, name)) for name in OUTCOME}
     statics = len(picked)
     names: list[str] = []
     for name in NAMES:
@@ -87,7 +89,8 @@ def rank_policies(
         names.append(name.replace("_", " "))
         scores.append(statistics["score"].mean())
         returns.append(statistics["return"].mean())
-        crashes.append(statistics["oom_share"].mean())
+        for column, values in outcomes.items():
+            values.append(statistics[column].mean())
     score, total = np.asarray(scores, np.float64), np.asarray(returns, np.float64)
     best_quarter = np.argsort(-score, kind="stable")[: max(len(score) // 4, 3)]
     shown = [(name, statics + i) for i, name in enumerate(names)]
@@ -111,7 +114,7 @@ def rank_policies(
                 "return": float(total[i]),
                 "score_rank": int((score > score[i]).sum()) + 1,
                 "return_rank": int((total > total[i]).sum()) + 1,
-                "oom_share": float(crashes[i]),
+                **{column: float(values[i]) for column, values in outcomes.items()},
             }
             for name, i in shown
         ],

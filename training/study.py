@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
+from inferencegym_jax import TaskSpec
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import policy_of
 from inferencegym_jax.policies.network import network_policy
 from training.config import TrainConfig
 from training.evaluation import EPISODES, episodes
 from training.runner import run
-from training.tables import percent
+from training.tables import OUTCOME, outcome_cells, outcome_heads, percent
 
 RIVALS = ("best_static", "reactive")
 
@@ -26,10 +27,10 @@ def study(
     """Train seeds 0 to seeds - 1 one after another.
 
     Returns:
-        A row a seed: ``score``, ``return``, ``oom_share`` (held-out means), ``share`` of the best static action's
-        score, ``seconds`` (wall clock with compilation), ``steps_to_065`` (environment steps until validation score
-        0.65, NaN if never), and for each rival the paired differences with their intervals and ``beats_<rival>``: both
-        intervals clear of 0.
+        A row a seed: ``score``, ``return`` and those of ``tables.OUTCOME`` (held-out means), ``share`` of the best
+        static action's score, ``seconds`` (wall clock with compilation), ``steps_to_065`` (environment steps until
+        validation score 0.65, NaN if never), and for each rival the paired differences with their intervals and
+        ``beats_<rival>``: both intervals clear of 0.
 
     Raises:
         ValueError: seeds below 1.
@@ -48,7 +49,7 @@ def study(
             "seed": seed,
             "score": float(mine["score"].mean()),
             "return": float(mine["return"].mean()),
-            "oom_share": float(mine["oom_share"].mean()),
+            **{name: float(mine[name].mean()) for name in OUTCOME},
             "share": float(mine["score"].mean() / rivals["best_static"]["score"].mean()),
             "seconds": result.seconds,
             "steps_to_065": float(reached[0]) if reached else float("nan"),
@@ -57,15 +58,16 @@ def study(
             row[name] = {metric: mean_interval(mine[metric] - theirs[metric]) for metric in ("score", "return")}
             row[f"beats_{name}"] = all(value["low"] > 0 for value in row[name].values())
         rows.append(row)
-        report(line(row))
+        report(line(problem.spec, row))
     return rows
 
 
-def line(row: dict[str, Any]) -> str:
+def line(spec: TaskSpec, row: dict[str, Any]) -> str:
     """One seed in words."""
+    outcome = ", ".join(f"{a} {b}" for a, b in zip(outcome_heads(spec), outcome_cells(spec, row), strict=True))
     parts = [
         f"seed {row['seed']}: score {row['score']:.4f} ({row['share']:.3f} of best static), return {row['return']:.2f},"
-        f" out of memory {percent(row['oom_share'])}"
+        f" {outcome}"
     ]
     for name in RIVALS:
         score, gain = row[name]["score"], row[name]["return"]

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from inferencegym_jax.scoring.described import SHARES, STATISTICS
+from inferencegym_jax.scoring.episode_log import is_scored_by_request
+from inferencegym_jax.tasks import TaskSpec, get_task
+
 WIDTH = 140  # columns of what goes to a file or a pipe
 
-UNITS = {
-    "mean_tps": "tokens/s",
-    "mean_ttft_p50_ms": "ms",
-    "mean_ttft_p99_ms": "ms",
-    "mean_tpot_ms": "ms",
-    "peak_memory_gb": "GB",
-    "mean_violations": "requests/s",
-    "mean_queue": "requests",
-}
+OUTCOME = ("goodput_share", "on_time_share", "gpu_seconds", "late", "rejected", "arrivals", "oom_share")
 
 
 def screen(stderr: bool = False) -> Console:
@@ -38,6 +35,28 @@ def percent(share: float) -> str:
     return "0 %" if share == 0 else f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
 
 
+def outcome_heads(spec: TaskSpec) -> list[str]:
+    """Columns that stand beside a task's score wherever it is printed; ``outcome_cells`` fills them."""
+    counted = ["tokens on time", "requests on time", "GPU-seconds", "late"] if is_scored_by_request(spec) else []
+    return [*counted, "rejected", "out of memory"]
+
+
+def outcome_cells(spec: TaskSpec, values: Mapping[str, Any]) -> list[str]:
+    """What became of the requests, and what that took: means over episodes as text, shares as percentages.
+
+    Args:
+        spec: the task.
+        values: statistics by name, numbers or arrays with one entry an episode: those of ``evaluation.columns``.
+    """
+    mean = {name: float(np.mean(values[name])) for name in OUTCOME}
+    arrived = max(mean["arrivals"], 1.0)
+    lost = [percent(mean["rejected"] / arrived), percent(mean["oom_share"])]
+    if not is_scored_by_request(spec):
+        return lost
+    shares = percent(mean["goodput_share"]), percent(mean["on_time_share"])
+    return [*shares, f"{mean['gpu_seconds']:.0f}", percent(mean["late"] / arrived), *lost]
+
+
 def evaluation_table(found: Mapping[str, Any]) -> Table:
     """What ``evaluation.evaluate`` returned."""
     table = Table(
@@ -52,8 +71,9 @@ def evaluation_table(found: Mapping[str, Any]) -> Table:
         for name, value in differences.items():
             table.add_row(f"{name} - {rival}'s", span(value), "")
     table.add_section()
-    for name, value in found["metrics"].items():
-        table.add_row(name, span(value), UNITS.get(name, ""))
+    for name in (*SHARES, *(name for name in found["metrics"] if name not in SHARES)):
+        said = STATISTICS[name]
+        table.add_row(said.title, span(found["metrics"][name]), said.unit)
     return table
 
 
@@ -73,7 +93,8 @@ def rank_table(found: Mapping[str, Any]) -> Group:
         title=f"task {found['task']}, {found['episodes']} episodes: return and score of {found['policies']} policies"
     )
     table.add_column("policy")
-    for name in ("score", "rank by score", "return", "rank by return", "out of memory"):
+    spec = get_task(found["task"])
+    for name in ("score", "rank", "return", "rank", *outcome_heads(spec)):
         table.add_column(name, justify="right")
     for row in found["rows"]:
         cells = (
@@ -81,7 +102,7 @@ def rank_table(found: Mapping[str, Any]) -> Group:
             str(row["score_rank"]),
             f"{row['return']:.1f}",
             str(row["return_rank"]),
-            percent(row["oom_share"]),
+            *outcome_cells(spec, row),
         )
         table.add_row(row["policy"], *cells)
     lines = ["Spearman's rank correlation of return and score [95 % interval over policies]:"]

@@ -31,7 +31,7 @@ from inferencegym_jax.adapters.gymnasium_spaces import (
 from inferencegym_jax.adapters.gymnasium_vector import InferenceGymVectorEnv
 from inferencegym_jax.adapters.rendering import RENDER_FPS, RENDER_MODES, Renderer, check_render_mode
 from inferencegym_jax.episodes.single_step import SingleStep
-from inferencegym_jax.models import EPISODE_LENGTH, EnvParams, check_seed
+from inferencegym_jax.models import EnvParams, check_seed
 from inferencegym_jax.scoring.reward import Reward
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.tasks import TaskSpec, on_register, short_title, task_specs
@@ -56,10 +56,10 @@ class InferenceGymEnv(gymnasium.Env[np.ndarray, Any]):
     """One environment.
 
     ``reset(seed=s)`` starts the episode of seed s; a reset without one starts the next episode as auto-reset would,
-    with a seed derived from (s, episode number). Episodes end by truncation at 200 steps. ``step`` takes float32[5]
-    in [-1, 1], a ``ServeAction``, or a mapping of knobs in natural units, in which what is left out is the baseline's.
-    ``info`` holds timestep, metrics, workload and oom as plain numbers. Can be pickled and copied, in the middle of an
-    episode too.
+    with a seed derived from (s, episode number). Episodes end by truncation at the task's length (200 steps where it
+    states none). ``step`` takes float32[5] in [-1, 1], a ``ServeAction``, or a mapping of knobs in natural units, in
+    which what is left out is the baseline's. ``info`` holds timestep, metrics, workload and oom as plain numbers. Can
+    be pickled and copied, in the middle of an episode too.
 
     Args:
         task_id: id, name or ``TaskSpec``.
@@ -162,7 +162,7 @@ def register_id(spec: TaskSpec) -> None:
         entry_point="inferencegym_jax.adapters.gymnasium_env:InferenceGymEnv",
         vector_entry_point="inferencegym_jax.adapters.gymnasium_vector:InferenceGymVectorEnv",
         kwargs={"task_id": spec.id},
-        max_episode_steps=EPISODE_LENGTH,
+        max_episode_steps=spec.episode_length,
     )
 
 

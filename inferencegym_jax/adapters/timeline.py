@@ -6,6 +6,7 @@ between calls and threads may draw.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +121,7 @@ def _column(axes: Any, timeline: Timeline, colour: str, first: bool) -> None:
     panels["batch"].margins(y=0.15)
     panels["budget"].step(seconds, timeline.knobs["kv_budget"], color=colour, where="post")
     panels["budget"].set_ylim(0, 1.05)
-    panels["budget"].set_xlabel(f"time (s)      {_other_knobs(timeline.knobs)}")
+    panels["budget"].set_xlabel(f"time (s)\n{_other_knobs(timeline.knobs)}", fontsize=SMALL + 1)
     if first:
         for one, label in zip(axes, UNITS, strict=True):
             one.set_ylabel(label, fontsize=8)
@@ -151,4 +152,4 @@ def _other_knobs(knobs: dict[str, np.ndarray]) -> str:
         shares = [f" {100 * count / counts.sum():.0f} %" if len(found) > 1 else "" for count in counts]
         order = np.argsort(-counts)
         parts.append(" / ".join(named[name](found[i]) + shares[i] for i in order))
-    return ", ".join(parts)
+    return textwrap.fill(", ".join(parts), 80)

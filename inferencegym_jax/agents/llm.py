@@ -18,7 +18,7 @@ from typing import Any
 
 from inferencegym_jax.agents.endpoint import ChatClient, Endpoint, EndpointError, Usage
 from inferencegym_jax.agents.prompts import MalformedAnswer, action_tool, observation_text, parse_action, system_prompt
-from inferencegym_jax.models import EPISODE_LENGTH, ServeAction
+from inferencegym_jax.models import ServeAction
 from inferencegym_jax.registry import make
 from inferencegym_jax.tasks import TaskSpec, get_task
 from inferencegym_jax.verification import verify
@@ -49,11 +49,12 @@ class LLMAgent:
         seed: int = 0,
         pause: Callable[[float], None] = time.sleep,
     ):
-        if not isinstance(decide_every, int) or not 1 <= decide_every <= EPISODE_LENGTH:
-            raise ValueError(f"decide_every = {decide_every!r}: must be a whole number from 1 to {EPISODE_LENGTH}")
+        self.spec: TaskSpec = get_task(task)
+        longest = self.spec.episode_length
+        if not isinstance(decide_every, int) or not 1 <= decide_every <= longest:
+            raise ValueError(f"decide_every = {decide_every!r}: must be a whole number from 1 to {longest}")
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(f"retries = {retries!r}: must be a whole number of at least 0")
-        self.spec: TaskSpec = get_task(task)
         self.usage: Usage = Usage()
         self.decide_every: int = decide_every
         self.retries: int = retries
@@ -122,7 +123,7 @@ def play(
     *,
     table: Any = None,
     config: Mapping[str, Any] | None = None,
-    steps: int = EPISODE_LENGTH,
+    steps: int | None = None,
     progress: Callable[[int], None] = lambda step: None,
 ) -> dict[str, Any]:
     """One episode under the agent, scored by re-simulating its actions.
@@ -132,7 +133,7 @@ def play(
         seed: of the episode.
         table: as in ``make``.
         config: as in ``make``.
-        steps: fewer than 200 to try things out.
+        steps: fewer than the episode's to try things out; default: all of them.
         progress: called after every step.
 
     Returns:
@@ -144,6 +145,7 @@ def play(
         EndpointError: the endpoint cannot be used.
     """
     env, params = make(agent.spec, table=table, config=config)
+    steps = agent.spec.episode_length if steps is None else steps
     observation, state = env.reset_seed(seed, params)
     baseline, held_before = env.table.knob_defaults, agent.usage.held
     action, reward, total, actions, crashed, decisions = ServeAction(**baseline), None, 0.0, [], 0, 0

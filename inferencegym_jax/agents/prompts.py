@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inferencegym_jax.models import (
-    EPISODE_LENGTH,
     KNOBS,
     OBSERVATION,
     REWARD_WEIGHTS,
@@ -22,6 +21,7 @@ from inferencegym_jax.models import (
     plain,
     shown,
 )
+from inferencegym_jax.scoring.formula import score_text
 from inferencegym_jax.tasks import TaskSpec
 
 TOOL = "set_knobs"
@@ -74,9 +74,10 @@ def system_prompt(spec: TaskSpec) -> str:
         "You control a GPU server that runs a large language model."
         " Once in a while you see what it measured and set its knobs.",
         f"Task: {spec.title}. {spec.description}",
-        f"An episode is {EPISODE_LENGTH} seconds. Objective on the time to first token (TTFT): {objective}."
+        f"An episode is {spec.episode_length} seconds. Objective on the time to first token (TTFT): {objective}."
         f" {memory_text(spec)}",
-        f"Reward a second: {' - '.join(terms)}, each relative to a reference.",
+        score_text(spec),
+        f"The reward that you see each second, a guide: {' - '.join(terms)}, each relative to a reference.",
         "A request that finds all slots taken waits, and waiting counts into its TTFT.",
         "Knobs:",
         *(f"- {name}: {KNOBS[name].allowed}; {KNOBS[name].description}" for name in spec.active_knobs),

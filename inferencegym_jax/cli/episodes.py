@@ -25,46 +25,55 @@ from inferencegym_jax.cli.output import (
     table,
     working,
 )
-from inferencegym_jax.episodes.rollout import Policy, evaluate
+from inferencegym_jax.episodes.policy import Policy
+from inferencegym_jax.episodes.rollout import evaluate
 from inferencegym_jax.episodes.rollout import rollout as roll_out
 from inferencegym_jax.models import KNOBS, SEEDS
 from inferencegym_jax.policies.names import POLICY_HELP, policy_of
 from inferencegym_jax.registry import Problem
 from inferencegym_jax.scoring import grader
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics
+from inferencegym_jax.scoring.described import SHARES, STATISTICS, failure_shares
 from inferencegym_jax.scoring.episode_log import is_scored_by_request
 from inferencegym_jax.tasks import TaskSpec
 
-SHOWN = {
-    "score": "score",
-    "total_reward": "return",
-    "mean_tps": "tokens/s",
-    "mean_ttft_p50_ms": "TTFT p50 ms",
-    "mean_ttft_p99_ms": "TTFT p99 ms",
-    "mean_violation_rate": "violations",
-    "peak_memory_gb": "peak GB",
-    "total_cost": "cost",
-    "oom_share": "out of memory",
-}
-SHOWN_OPEN_LOOP = {
-    "score": "score",
-    "goodput_share": "tokens on time",
-    "on_time_share": "requests on time",
-    "gpu_seconds": "GPU-seconds",
-    "total_reward": "return",
-    "goodput": "goodput tokens/s",
-    "mean_ttft_p50_ms": "TTFT p50 ms",
-    "mean_ttft_p99_ms": "TTFT p99 ms",
-    "mean_tpot_ms": "TPOT ms",
-    "evictions": "preemptions",
-}
+SHOWN = (
+    "score",
+    *SHARES,
+    "total_reward",
+    "mean_tps",
+    "mean_ttft_p50_ms",
+    "mean_ttft_p99_ms",
+    "peak_memory_gb",
+    "total_cost",
+)
+SHOWN_OPEN_LOOP = (
+    "score",
+    "goodput_share",
+    "on_time_share",
+    "gpu_seconds",
+    *SHARES,
+    "total_reward",
+    "goodput",
+    "mean_ttft_p50_ms",
+    "mean_ttft_p99_ms",
+    "mean_tpot_ms",
+    "evictions",
+)
 
 Seeds = Annotated[int, typer.Option("--episodes", "-n", min=1, max=1_000_000, help="Episodes, of seeds 0, 1, 2, ...")]
 
 
 def shown_of(spec: TaskSpec) -> dict[str, str]:
-    """Statistics of a task's table and what they are called there."""
-    return SHOWN_OPEN_LOOP if is_scored_by_request(spec) else SHOWN
+    """Statistics of a task's table and what they are called there, with their units."""
+    names = SHOWN_OPEN_LOOP if is_scored_by_request(spec) else SHOWN
+    return {name: label(name) for name in names}
+
+
+def label(name: str) -> str:
+    """A statistic as people read it: "time to first token, median (ms)"."""
+    said = STATISTICS.get(name)
+    return name if said is None else f"{said.title} ({said.unit})" if said.unit else said.title
 
 
 def interval(values: np.ndarray) -> float:
@@ -76,6 +85,7 @@ def statistics(problem: Problem, found: EpisodeStatistics) -> dict[str, np.ndarr
     """Every statistic and the score with its components, one number an episode."""
     scores = grader.score_aggregates(problem.spec, found, problem.normalisers)
     parts = {f.name: np.asarray(getattr(found, f.name), np.float64) for f in dataclasses.fields(found)}
+    parts |= failure_shares(problem.spec, found)
     count = len(parts["total_reward"])
     return parts | {name: np.broadcast_to(np.asarray(value, np.float64), (count,)) for name, value in scores.items()}
 

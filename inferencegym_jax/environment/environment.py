@@ -63,8 +63,9 @@ class Environment:
         default_params: the task that calls without params mean.
         trace: the request log that params may say is replayed.
         reward: ``reward(metrics, workload, params)`` of one second of one environment, a float32 scalar; pure JAX,
-            without a Python branch on values. Default: ``scoring.reward.reward``. Programs are kept by function: pass
-            the same one again rather than a new lambda.
+            without a Python branch on values. With a parameter ``outcome`` it is given what became of the second's
+            requests too. Default: ``scoring.reward``'s. Programs are kept by function: pass the same one again rather
+            than a new lambda.
 
     Raises:
         TypeError: see ``check_reward``.
@@ -89,7 +90,7 @@ class Environment:
                 ServeAction().as_arrays(),
             )
             info = jax.eval_shape(lambda s: self.step_env(None, s, action)[4], state)
-            check_reward(reward, info["metrics"], info["workload"], default_params)
+            check_reward(reward, info["metrics"], info["workload"], default_params, info["outcome"])
             self.reward = reward
 
     def __hash__(self) -> int:

@@ -131,7 +131,7 @@ def transition(
         "ttft_p90_ms": served.ttft_p90_ms,
     }
     if own_reward is not None:
-        value = of_each(own_reward, metrics, traffic, params)
+        value = of_each(own_reward, metrics, traffic, params, served.outcome)
     else:
         by_second = reward(metrics, traffic, params)
         by_request = request_reward(metrics, traffic, served.outcome, served.violation_rate, params)

@@ -1,25 +1,32 @@
-"""Exhaustive search over static actions: what is the best that never changing the knobs can do?
+"""Search over static actions: what is the best that never changing the knobs can do?
 
-Gives each task its throughput normaliser and the static action that a controller has to beat. ``data/calibrate.py``
-runs it on the shipped table; ``make`` runs it, coarser, on a user's own.
+``search_static`` over a grid gives each task its throughput normaliser; ``refine`` searches on between the grid's nodes
+for the static action that a controller has to beat. ``data/calibrate.py`` runs both on the shipped table; ``make`` runs
+them, coarser, on a user's own.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.rollout import evaluate
-from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, ServeObservation
+from inferencegym_jax.models import KNOBS, EnvParams, Knob, ServeAction, ServeObservation
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics
 
-CHUNK = 65536  # environments a call: bounds memory, and one compiled shape serves the whole search
+CHUNK = 2048  # environments a call: bounds memory, and one compiled shape serves the whole search
+SPREAD = (-3, -2, -1, 0, 1, 2, 3)  # steps of a number that a round of refinement tries around a centre
+FIRST_STEP = 1 / 32  # of a number's range, or of its logarithm's
+HALVINGS = 5
+CENTRES = 3  # actions that a round searches around, each with other drafts, weights or GPUs
+MOST_ROUNDS = 24
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,9 @@ def static_actions(
     return [dict(zip(KNOBS, combination, strict=True)) for combination in itertools.product(*columns)]
 
 
-def search_static(env: Environment, params: EnvParams, actions: list[dict[str, Any]], seeds: Any) -> StaticSearch:
+def search_static(
+    env: Environment, params: EnvParams, actions: list[dict[str, Any]], seeds: Any, lanes: int | None = None
+) -> StaticSearch:
     """Roll every static action out on every seed, vmapped.
 
     Args:
@@ -70,10 +79,11 @@ def search_static(env: Environment, params: EnvParams, actions: list[dict[str, A
         params: one task.
         actions: from ``static_actions``.
         seeds: whole numbers, shape (seeds,); every action meets the same ones.
+        lanes: environments of a call, for searches that share one compiled shape; default: all, at most ``CHUNK``.
     """
     seeds = np.asarray(seeds)
     count = len(actions) * len(seeds)
-    chunk = min(CHUNK, count)
+    chunk = min(CHUNK, count) if lanes is None else lanes
     columns = {name: np.repeat(np.asarray([action[name] for action in actions]), len(seeds)) for name in KNOBS}
     all_seeds = np.tile(seeds, len(actions))
     parts = []
@@ -83,8 +93,100 @@ def search_static(env: Environment, params: EnvParams, actions: list[dict[str, A
         statistics = evaluate(env, params, follow, all_seeds[index], carry=carry, carry_axis=0)
         parts.append(jax.tree.map(np.asarray, statistics))
     joined = jax.tree.map(lambda *xs: np.concatenate(xs)[:count].reshape(len(actions), len(seeds)), *parts)
-    means = jax.tree.map(lambda x: x.mean(axis=1, dtype=np.float64), joined)
-    return StaticSearch(actions, means, joined.oom_share.max(axis=1), joined)
+    return _summary(actions, joined)
+
+
+def _summary(actions: list[dict[str, Any]], per_seed: EpisodeStatistics) -> StaticSearch:
+    means = jax.tree.map(lambda x: x.mean(axis=1, dtype=np.float64), per_seed)
+    return StaticSearch(actions, means, np.asarray(per_seed.oom_share).max(axis=1), per_seed)
+
+
+Scores: TypeAlias = Callable[[StaticSearch], np.ndarray]
+"""float64[actions] of a search: what is to be highest."""
+
+
+def refine(env: Environment, params: EnvParams, search: StaticSearch, scores: Scores, seeds: Any) -> StaticSearch:
+    """Search on around the best actions of a search: lattices of the knobs that are numbers, around the best action and
+    the best ones with other drafts, weights or GPUs.
+
+    The steps are halved where a round finds nothing better. What lies between the nodes of a grid and away from its
+    best ones stays unseen.
+
+    Args:
+        env: the environment.
+        params: one task.
+        search: of ``static_actions``.
+        scores: called again for every round, as what the best action is may depend on all that were tried.
+        seeds: as for ``search_static``, the same.
+
+    Returns:
+        The search with the actions that were tried in addition at its end.
+
+    Raises:
+        ValueError: every action runs out of memory.
+    """
+    numbers = _numbers(env, params)
+    step, halvings = FIRST_STEP, 0
+    known = {tuple(action.values()) for action in search.actions}
+    for _ in range(MOST_ROUNDS if numbers else 0):
+        values = np.where(never_out_of_memory(search), scores(search), -np.inf)
+        best = int(np.argmax(values))
+        tried = {
+            tuple(action.values()): action
+            for centre in _centres(search, values)
+            for action in _lattice(search.actions[centre], numbers, step)
+        }
+        fresh = [action for key, action in tried.items() if key not in known]
+        if fresh:
+            known |= set(tried)
+            found = search_static(env, params, fresh, seeds, CHUNK)
+            both = jax.tree.map(lambda a, b: np.concatenate([a, b]), search.per_seed, found.per_seed)
+            search = _summary([*search.actions, *found.actions], both)
+        if not fresh or best_action(search, scores(search)) == best:
+            step, halvings = step / 2.0, halvings + 1
+            if halvings > HALVINGS:
+                break
+    return search
+
+
+def _numbers(env: Environment, params: EnvParams) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of the active knobs that are numbers, within the table's nodes."""
+    bounds: dict[str, tuple[float, float]] = {}
+    for active, (name, knob) in zip(np.asarray(params.active), KNOBS.items(), strict=True):
+        nodes = env.table.axes.get(name, (knob.low, knob.high))
+        if active and knob.kind in ("float", "int") and min(nodes) < max(nodes):
+            bounds[name] = (float(min(nodes)), float(max(nodes)))
+    return bounds
+
+
+def _centres(search: StaticSearch, values: np.ndarray) -> list[int]:
+    """Indices of the best actions, best first, no two of which agree in all knobs that are no numbers."""
+    best: dict[tuple[Any, ...], int] = {}
+    for i in np.argsort(-values, kind="stable"):
+        choice = tuple(v for name, v in search.actions[i].items() if KNOBS[name].kind not in ("float", "int"))
+        if np.isfinite(values[i]):
+            best.setdefault(choice, int(i))
+        if len(best) == CENTRES:
+            break
+    return list(best.values())
+
+
+def _lattice(
+    centre: Mapping[str, Any], numbers: Mapping[str, tuple[float, float]], step: float
+) -> Iterator[dict[str, Any]]:
+    columns = [[_moved(KNOBS[name], centre[name], n * step, *numbers[name]) for n in SPREAD] for name in numbers]
+    for values in itertools.product(*columns):
+        yield {**centre, **dict(zip(numbers, values, strict=True))}
+
+
+def _moved(knob: Knob, value: float, share: float, low: float, high: float) -> Any:
+    """A number moved by a share of its range, or of its logarithm's where that is its scale; no further than its ends.
+    Four digits: no setting of an engine has more."""
+    if knob.scale == "log":
+        moved = value * math.exp(share * math.log(high / low))
+    else:
+        moved = value + share * (high - low)
+    return knob.plain(round(min(max(moved, low), high), 0 if knob.kind == "int" else 4))
 
 
 def never_out_of_memory(search: StaticSearch) -> np.ndarray:
@@ -135,11 +237,12 @@ def normalise(env: Environment, params: EnvParams, seeds: Any) -> tuple[dict[str
     Returns:
         (normalisers, the search over the table's own nodes).
     """
-    search = search_static(env, params, static_actions(env, params), seeds)
+    actions = static_actions(env, params)
+    # with the baseline in one search: one compilation
+    found = search_static(env, params, [*actions, env.table.knob_defaults], seeds, CHUNK)
+    search = _summary(actions, jax.tree.map(lambda x: x[:-1], found.per_seed))
     best = optimal_throughput(search, float(np.asarray(params.slo_ms)[0]))
-    base = search_static(env, params, [env.table.knob_defaults], seeds)
-    length = int(params.episode_length)
     return {
         "optimal_tps": float(search.means.mean_tps[best]),
-        "cost_normaliser": float(base.means.total_cost[0]) / length,
+        "cost_normaliser": float(found.means.total_cost[-1]) / int(params.episode_length),
     }, search

@@ -16,8 +16,18 @@ import numpy as np
 
 Scalar: TypeAlias = Any  # a Python number, a NumPy or JAX scalar, or a traced array of any batch shape
 
-TRAFFIC_OF_TASK, TRAFFIC_FITTED, TRAFFIC_TRACE = 0, 1, 2  # where EngineParams.traffic says that requests come from
+TRAFFIC_OF_TASK, TRAFFIC_FITTED, TRAFFIC_DAY, TRAFFIC_TRACE = (
+    0,
+    1,
+    2,
+    3,
+)  # EngineParams.traffic: where requests come from
 TIME_SCALES = 3  # of the load's modulation
+KINDS = 4  # of requests that a day's traffic may mix
+HOURS = 24
+LEVELS = 13  # nodes of a rate's distribution: at -3, -2.5, ... 3 deviations of a normal
+CLASSES = 3  # interactive, batch, best effort
+DRAFTS = 5  # lengths of drafts: 0, 1, 2, 4, 8
 PHASES = 4  # that a running request passes on its way to its last token
 LINE_SECONDS = 32  # seconds for which the line remembers how many came
 PREFILL_GPU, REPLICA = 0, 1  # what EngineParams.second_gpu makes of a second GPU
@@ -73,6 +83,41 @@ class EngineState:
         return dataclasses.replace(self, **changes)
 
 
+def _kinds(value: float, *shape: int) -> Any:
+    """A tuple of (KINDS, *shape) numbers."""
+    one: Any = value
+    for size in (*reversed(shape), KINDS):
+        one = (one,) * size
+    return one
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DayTraffic:
+    """Traffic by kind and hour of the day (``traffic/days.py``); a kind that is not there has rate 0."""
+
+    clock: Scalar = 1.0  # float32, seconds of the day that pass in a step
+    windows: Scalar = 1  # int32, episodes into which a day is cut: seed s is window s mod windows of day s / windows
+    noise_hours: Scalar = (1.0,) * TIME_SCALES  # float32[3], hours for which a level of the noise holds
+    rate: Scalar = _kinds(0.0)  # float32[4], requests/s, mean over a day
+    hours: Scalar = _kinds(1.0, HOURS)  # float32[4, 24], rate at the middle of an hour over the mean
+    weights: Scalar = _kinds(0.0, TIME_SCALES)  # float32[4, 3], of the noise's time scales; squares add up to 1, or 0
+    levels: Scalar = _kinds(1.0, LEVELS)  # float32[4, 13], rate over the hour's, at deviations of the noise
+    gaps_scv: Scalar = _kinds(1.0)  # float32[4], squared coefficient of variation of the gaps between requests
+    prompt_mean: Scalar = _kinds(1.0)  # float32[4], tokens
+    prompt_cv: Scalar = _kinds(0.0)  # float32[4]
+    output_mean: Scalar = _kinds(1.0)  # float32[4], tokens
+    output_cv: Scalar = _kinds(0.0)  # float32[4]
+    correlation: Scalar = _kinds(0.0)  # float32[4], between a request's prompt and its output
+    prefix_share: Scalar = _kinds(0.0)  # float32[4], share of prompt tokens that the prefix cache holds
+    of_class: Scalar = _kinds(0.0, CLASSES)  # float32[4, 3], 1 at the kind's class
+    acceptance: Scalar = _kinds(1.0, DRAFTS)  # float32[4, 5], tokens a verification yields with 0, 1, 2, 4, 8 drafts
+
+    def replace(self, **changes: Any) -> DayTraffic:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EngineParams:
@@ -109,6 +154,7 @@ class EngineParams:
     output_mean: Scalar = 0.0  # float32, output tokens a request
     output_cv: Scalar = 0.0  # float32
     length_correlation: Scalar = 0.0  # float32, between a request's prompt and its output
+    day: DayTraffic = DayTraffic()  # traffic by kind and hour, where ``traffic`` is TRAFFIC_DAY
     # what scores and rewards divide by, from calibration
     class_weights: Scalar = (1.0,) * 3  # float32[3], what a request of each class counts in the share on time
     demand_tps: Scalar = 1.0  # float32, output tokens asked in the mean second

@@ -38,6 +38,9 @@ class ObservationField(Quantity):
 
 
 EPISODE_LENGTH = 200
+"""Steps of an episode where a task states none."""
+LONGEST_EPISODE = 86400
+"""Steps that an episode may have: a day."""
 
 
 QUEUE_CAPACITY = 512
@@ -94,7 +97,13 @@ OBSERVATION: dict[str, ObservationField] = {
         digits=2,
         description="interactive, batch, best-effort shares of the last 50 steps' arrivals",
     ),
-    "timestep": ObservationField(low=0, high=EPISODE_LENGTH, unit="s", description="steps taken in this episode"),
+    "timestep": ObservationField(
+        low=0,
+        high=LONGEST_EPISODE,
+        unit_at=EPISODE_LENGTH,
+        unit="s",
+        description="steps taken in this episode, at most its length; 1 when normalised from 200 on",
+    ),
     "cost_so_far": ObservationField(
         low=0,
         high=COST_BOUND,
@@ -135,6 +144,23 @@ class ServeObservation:
             value = jnp.asarray(getattr(self, name), jnp.float32)
             columns.append(value if spec.size > 1 else value[..., None])
         return jnp.concatenate(columns, axis=-1)
+
+    @classmethod
+    def from_array(cls, array: Any) -> ServeObservation:
+        """The observation that ``to_array`` flattened, float32[..., FLAT_OBSERVATION_SIZE] in natural units.
+
+        Raises:
+            ValueError: another number of numbers.
+        """
+        array = jnp.asarray(array, jnp.float32)
+        if array.ndim < 1 or array.shape[-1] != FLAT_OBSERVATION_SIZE:
+            raise ValueError(f"observation: shape {array.shape}; must end in {FLAT_OBSERVATION_SIZE} numbers")
+        values: dict[str, jax.Array] = {}
+        start = 0
+        for name, spec in OBSERVATION.items():
+            values[name] = array[..., start : start + spec.size] if spec.size > 1 else array[..., start]
+            start += spec.size
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """The observation of one environment as plain Python numbers (JSON-ready)."""

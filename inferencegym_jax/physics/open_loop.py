@@ -117,18 +117,18 @@ def step(
     closed: Served,
 ) -> Served:
     """One second of an open-loop task; arguments as ``apply``."""
-    requests = requests_of(trace, state, params, closed.workload)
+    requests, kinds = requests_of(trace, state, params, closed.workload)
     second, after = serve_second(
         grid,
         state.engine,
         action,
         Arrivals(requests.arrivals.astype(jnp.float32), requests.prompt, requests.output),
         state.time == 0,
-        jnp.asarray(params.class_shares, jnp.float32),
+        kinds.shares,
         jnp.asarray(params.slo_ms, jnp.float32),
-        params.engine,
+        kinds.engine(params.engine),
     )
-    workload, after = count(state, after, second, requests, params, closed.workload)
+    workload, after = count(state, after, second, requests, kinds.shares, params, closed.workload)
     metrics, noise, violation_rate = compile_unit(functools.partial(measure, price))(state, second, params)
     return _cast(
         Served(
@@ -156,6 +156,7 @@ def count(
     after: EngineState,
     second: Second,
     requests: Requests,
+    shares: jax.Array,
     params: EnvParams,
     task: WorkloadState,
 ) -> tuple[WorkloadState, EngineState]:
@@ -185,7 +186,7 @@ def count(
         ),
         prompt_len_bucket=prompt_bucket(requests.prompt),
         queue_depth=waiting,
-        priority_distribution=jnp.where(drawn, params.class_shares, task.priority_distribution),
+        priority_distribution=jnp.where(drawn, shares, task.priority_distribution),
         is_burst=burst,
         phase=jnp.where(drawn, jnp.where(burst, Phase.BURST, quiet), task.phase),
         arrivals=arrivals,

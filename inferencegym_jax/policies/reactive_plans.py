@@ -15,21 +15,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from inferencegym_jax.episodes.rollout import Policy
-from inferencegym_jax.models import KNOBS, TRAFFIC_FITTED, EnvParams, Phase, ServeAction, WorkloadState
+from inferencegym_jax.episodes.policy import Policy
+from inferencegym_jax.models import KNOBS, TRAFFIC_DAY, TRAFFIC_FITTED, EnvParams, Phase, ServeAction, WorkloadState
 from inferencegym_jax.physics.closed_loop import simulate
-from inferencegym_jax.physics.iteration import Iterations, iteration
+from inferencegym_jax.physics.iteration import Iterations, iteration, prompt_nodes, prompts_ms
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.physics.speculation import accepted_tokens
 from inferencegym_jax.policies.reactive_control import SIZES, ReactivePlan, act
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
-from inferencegym_jax.traffic.calendar import draw_prompt_len, prompt_bucket
+from inferencegym_jax.traffic.calendar import EMA_STEPS, draw_prompt_len, prompt_bucket
 
 SPARE = 0.005  # share of the memory limit that a plan leaves free
 BUDGETS = np.append(np.arange(KNOBS["kv_budget"].low, 1.0, 0.0025), 1.0).astype(np.float32)
 BATCHES = np.arange(1, SIZES + 1, dtype=np.int32)
 PROMPTS, PLAN_SEED = 256, 2**32 - 1  # prompt lengths that expectations are taken over: drawn like the traffic's own
+NEARLY_BEST = 0.9  # of the highest throughput: what more slots may cost that wait for a burst
+BUSY = 4.0  # standard deviations of the arrival rate's average above its mean: a burst
+PEAK_HEADROOM = 2.0  # standard deviations of a second's arrivals in a burst
 PREEMPTED = 0.01  # chance, a completion, that the running outgrow what the watermark leaves free
 
 
@@ -57,8 +60,9 @@ def closed_loop_plan(table: LatencyTable, params: EnvParams) -> ReactivePlan:
     """The plan of a closed-loop task: memory holds the longest prompts that there are, whatever comes.
 
     Fewest slots: the batch size with the highest expected throughput of those whose expected TTFT meets the strictest
-    objective. Most slots: what fits at the least KV budget. KV budget: the largest that fits at each batch size, as
-    evicting costs recompute. Drafts and weight format: those with the highest expected throughput.
+    objective. Most slots: what fits at the least KV budget. Where bursts come that fit, the most is what a burst can
+    bring, and the fewest are more, if that costs at most a tenth of the throughput. KV budget: the largest that fits at
+    each batch size, as evicting costs recompute. Drafts and weight format: those with the highest expected throughput.
     """
     limit = float(min(params.memory_limit_gb, params.oom_limit_gb)) * (1.0 - SPARE)
     tiers, lengths = _choices(table, params, "quant_tier"), _choices(table, params, "spec_length")
@@ -88,10 +92,19 @@ def closed_loop_plan(table: LatencyTable, params: EnvParams) -> ReactivePlan:
     slo = float(np.asarray(params.slo_ms)[0])
     in_time = (budget > 0) & (delay <= slo)
     candidates = np.where(in_time if in_time.any() else budget > 0, throughput, -np.inf)
-    tier, least = np.unravel_index(int(candidates.argmax()), candidates.shape)
+    tier, fastest = np.unravel_index(int(candidates.argmax()), candidates.shape)
+    fits, least, busy = float(BATCHES[budget[tier] > 0].max()), float(BATCHES[fastest]), math.inf
+    usual, peak = float(params.rate), float(params.burst_rate)
+    most = fits
+    if usual < peak <= fits:  # slots for more than a GPU can hold would cost throughput and not keep the queue short
+        most = max(min(fits, math.floor(peak + PEAK_HEADROOM * math.sqrt(peak))), least)
+        nearly = BATCHES[candidates[tier] >= NEARLY_BEST * candidates[tier, fastest]]
+        least = max(least, float(nearly[nearly <= most].max()))
+        busy = usual + BUSY * math.sqrt(usual / EMA_STEPS)  # its variance is the rate over the span
     return ReactivePlan(
-        least_batch=jnp.float32(BATCHES[least]),
-        most_batch=jnp.float32(BATCHES[budget[tier] > 0].max()),
+        least_batch=jnp.float32(least),
+        most_batch=jnp.float32(most),
+        busy_rate=jnp.float32(busy),
         queue_weight=_queue_weight(params),
         kv_budget=jnp.asarray(np.maximum(budget[tier], BUDGETS[0]), jnp.float32),
         spec_length=jnp.asarray(np.asarray(lengths)[draft[tier]], jnp.int32),
@@ -111,7 +124,7 @@ def open_loop_plan(table: LatencyTable, params: EnvParams) -> ReactivePlan:
     prompt, output = _mean_lengths(table, params)
     tier = int(table.knob_defaults["quant_tier"])
     lengths = _choices(table, params, "spec_length")
-    tpot = np.stack([np.asarray(_tpot(grid, params, jnp.float32(prompt + output / 2.0), k, tier)) for k in lengths])
+    tpot = np.stack([np.asarray(_tpot(grid, params, prompt, output, k, tier)) for k in lengths])
     slo = float(np.min(np.asarray(engine.slo_tpot_ms)))
     within = np.flatnonzero(tpot.min(axis=0) <= slo)
     most = int(BATCHES[within[-1]]) if len(within) else 1
@@ -128,6 +141,7 @@ def open_loop_plan(table: LatencyTable, params: EnvParams) -> ReactivePlan:
     return ReactivePlan(
         least_batch=jnp.float32(most),
         most_batch=jnp.float32(most),
+        busy_rate=jnp.float32(math.inf),
         queue_weight=_queue_weight(params),
         kv_budget=jnp.full(SIZES, budget, jnp.float32),
         spec_length=jnp.asarray(np.asarray(lengths)[best], jnp.int32),
@@ -150,7 +164,7 @@ def _choices(table: LatencyTable, params: EnvParams, name: str) -> list[int]:
 def _mean_lengths(table: LatencyTable, params: EnvParams) -> tuple[float, float]:
     """Mean prompt and output of an open-loop task, tokens. A replayed log's prompts are no params: the middle of the
     table's prompt axis stands for them."""
-    if int(params.engine.traffic) == TRAFFIC_FITTED:
+    if int(params.engine.traffic) in (TRAFFIC_FITTED, TRAFFIC_DAY):
         prompt = float(params.engine.prompt_mean)
     elif int(params.engine.traffic):
         prompt = float(np.median(table.axes["prompt_len_bucket"]))
@@ -167,20 +181,22 @@ def _prompts(params: EnvParams) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _tpot(grid: Iterations, params: EnvParams, context: jax.Array, drafts: Any, tier: Any) -> jax.Array:
-    """float32[512] ms for an output token with 1 to 512 requests running, by iterations that hold no prompt."""
-    count = jnp.asarray(BATCHES, jnp.float32)
-    drafted = jnp.full(SIZES, drafts, jnp.int32)
-    took = iteration(
-        grid,
-        count,
-        jnp.full(SIZES, jnp.inf),
-        jnp.full(SIZES, context),
-        drafted.astype(jnp.float32),
-        jnp.full(SIZES, tier),
-        params.engine,
-    )
-    return took.ms / accepted_tokens(jnp.asarray(params.engine.acceptance_lengths), drafted)
+def _tpot(grid: Iterations, params: EnvParams, prompt: Any, output: Any, drafts: Any, tier: Any) -> jax.Array:
+    """float32[512] ms for an output token with 1 to 512 requests running, each of which brings a prompt: an iteration's
+    time over the tokens that it yields, and the time that n prompts add over the tokens of an output."""
+    engine, context = params.engine, jnp.float32(prompt + output / 2.0)
+    drafted, tier = jnp.asarray(drafts, jnp.int32), jnp.asarray(tier, jnp.int32)
+    nodes = prompt_nodes(jnp.float32(prompt), jnp.square(jnp.float32(engine.prompt_cv)))
+    yielded = accepted_tokens(jnp.asarray(engine.acceptance_lengths), drafted)
+
+    def at(n: jax.Array) -> jax.Array:
+        took = iteration(grid, n, jnp.float32(jnp.inf), context, drafted.astype(jnp.float32), tier, engine)
+        beside = n * (drafted + 1)
+        added = prompts_ms(grid, nodes, beside, engine.token_budget, engine.prefix_share, tier)
+        # an iteration whose tokens are all decoded takes no prompt in
+        return jnp.where(beside < engine.token_budget, took.ms / yielded + n / output * added.mean_ms, jnp.inf)
+
+    return jax.vmap(at)(jnp.asarray(BATCHES, jnp.float32))
 
 
 @functools.partial(jax.jit, static_argnums=0)

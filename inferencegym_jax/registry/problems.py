@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.episodes.static_search import best_action, normalise
-from inferencegym_jax.models import EnvParams, ServeAction
+from inferencegym_jax.episodes.static_search import StaticSearch, best_action, normalise, refine
+from inferencegym_jax.models import EPISODE_LENGTH, EnvParams, ServeAction
 from inferencegym_jax.scoring.grader import score_aggregates
 from inferencegym_jax.scoring.reward import Reward
 from inferencegym_jax.scoring.static_reference import with_static_reference
@@ -161,7 +161,8 @@ def _calibration(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: Requ
 
 @functools.lru_cache(maxsize=32)
 def search(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog | None = None) -> Calibration:
-    """An exhaustive search over the static actions on the table's own nodes.
+    """An exhaustive search over the static actions on the table's own nodes; where episodes are no longer than usual,
+    the best one is refined between them.
 
     Returns:
         The normalisers and ``"best_static": {"action", "mean_score"}``, as an entry of ``data/calibration.json``.
@@ -171,8 +172,15 @@ def search(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog
     """
     with jax.ensure_compile_time_eval():  # the search runs now, also where a caller is being traced
         params = make_params(spec, table, NOT_NORMALISED, None, dynamics, trace)
-        normalisers, statics = normalise(Environment(table, params, trace), params, np.arange(SEARCH_SEEDS))
+        env, seeds = Environment(table, params, trace), np.arange(SEARCH_SEEDS)
+        normalisers, grid = normalise(env, params, seeds)
         normalisers = {**normalisers, "throughput_floor": 0.0}
+
+        def scores_of(search: StaticSearch) -> np.ndarray:
+            return with_static_reference(spec, search.per_seed, normalisers)[1]
+
+        # long episodes are dear, and the grid is searched on more of their seconds
+        statics = refine(env, params, grid, scores_of, seeds) if spec.episode_length <= EPISODE_LENGTH else grid
         normalisers, scores = with_static_reference(spec, statics.per_seed, normalisers)
     best = best_action(statics, scores)
     return {**normalisers, "best_static": {"action": statics.actions[best], "mean_score": float(scores[best])}}

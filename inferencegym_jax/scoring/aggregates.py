@@ -58,6 +58,7 @@ class EpisodeStatistics(Aggregates):
     mean_tpot_ms: jax.Array
     mean_violation_rate: jax.Array  # share
     mean_queue: jax.Array  # requests
+    late: jax.Array  # requests in the episode that missed an objective; 0 where requests are not counted
     rejected: jax.Array  # requests in the episode
     arrivals: jax.Array  # requests in the episode
     evictions: jax.Array  # events in the episode
@@ -79,7 +80,19 @@ BY_REQUEST = (
 )
 BY_KNOB = tuple(name + part for name in KNOBS for part in ("", "_square"))
 GRADED = (*BY_SECOND, *BY_REQUEST, *BY_KNOB)
-OTHERS = ("reward", "ttft_p99", "tpot", "violation_rate", "queue", "rejected", "arrivals", "evictions", "oom", "bound")
+OTHERS = (
+    "reward",
+    "ttft_p99",
+    "tpot",
+    "violation_rate",
+    "queue",
+    "late",
+    "rejected",
+    "arrivals",
+    "evictions",
+    "oom",
+    "bound",
+)
 SUMS = (*GRADED, *OTHERS)
 
 
@@ -127,6 +140,7 @@ def other_terms(step: Trajectory) -> dict[str, Any]:
         "tpot": metrics.tpot_ms,
         "violation_rate": step.violation_rate,
         "queue": workload.queue_depth,
+        "late": step.outcome.late.sum(-1),
         "rejected": workload.rejected,
         "arrivals": workload.arrivals,
         "evictions": metrics.eviction_events,
@@ -238,6 +252,7 @@ def summarise(sums: dict[str, jax.Array], peak: jax.Array) -> EpisodeStatistics:
         mean_tpot_ms=sums["tpot"] / steps,
         mean_violation_rate=sums["violation_rate"] / steps,
         mean_queue=sums["queue"] / steps,
+        late=sums["late"],
         rejected=sums["rejected"],
         arrivals=sums["arrivals"],
         evictions=sums["evictions"],

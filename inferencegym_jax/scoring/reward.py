@@ -7,6 +7,7 @@ measures the four terms by the second, the open loop by the request; ENVIRONMENT
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -17,8 +18,10 @@ from inferencegym_jax.models import EnvParams, MetricsSnapshot, RequestOutcome, 
 from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.metrics import violation_rate
 
-Reward: TypeAlias = Callable[[MetricsSnapshot, WorkloadState, EnvParams], Any]
-"""``reward(metrics, workload, params)`` of one second of one environment -> float32 scalar; pure JAX."""
+Reward: TypeAlias = Callable[..., Any]
+"""``reward(metrics, workload, params)`` of one second of one environment -> float32 scalar; pure JAX. A function with a
+parameter named ``outcome`` is also given what became of the second's requests, as ``outcome=``: a ``RequestOutcome``,
+zeros on tasks that do not count requests."""
 
 # Never reached. A minimum between a product and a sum keeps the compiler from contracting the two into one rounding,
 # and a product with 1 / x from replacing a division by a loop-invariant x. Which it does depends on the code around it:
@@ -99,7 +102,24 @@ def _weighed(
     return jnp.clip(fast - late - violating - dear, -1.0, 1.0)
 
 
-def check_reward(function: Any, metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams) -> None:
+def _sees_outcome(function: Reward) -> bool:
+    """Whether a user's reward has a parameter ``outcome``; not of functions that do not tell their parameters."""
+    try:
+        return "outcome" in inspect.signature(function).parameters
+    except (ValueError, TypeError):
+        return False
+
+
+def _called(
+    function: Reward, metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams, outcome: RequestOutcome
+) -> Any:
+    seen = {"outcome": outcome} if _sees_outcome(function) else {}
+    return function(metrics, workload, params, **seen)
+
+
+def check_reward(
+    function: Any, metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams, outcome: RequestOutcome
+) -> None:
     """Try a user's reward function on the shapes of one second of one environment, without running anything.
 
     Args:
@@ -107,6 +127,7 @@ def check_reward(function: Any, metrics: MetricsSnapshot, workload: WorkloadStat
         metrics: arrays or their shapes.
         workload: the same.
         params: the same.
+        outcome: the same.
 
     Raises:
         TypeError: not a function, not hashable, or it gives no floating-point scalar (what it gives is named); what
@@ -118,19 +139,21 @@ def check_reward(function: Any, metrics: MetricsSnapshot, workload: WorkloadStat
         hash(function)
     except TypeError:
         raise TypeError(f"reward = {shown(function)}: must be hashable, as functions are: it names a program") from None
-    value = jax.eval_shape(function, metrics, workload, params)
+    value = jax.eval_shape(functools.partial(_called, function), metrics, workload, params, outcome)
     number = isinstance(value, jax.ShapeDtypeStruct)
     if not number or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         given = f"{value.dtype} of shape {value.shape}" if number else shown(value)
         raise TypeError(f"reward: the function gives {given}; must be one float32 number, shape ()")
 
 
-def of_each(function: Reward, metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams) -> jax.Array:
+def of_each(
+    function: Reward, metrics: MetricsSnapshot, workload: WorkloadState, params: EnvParams, outcome: RequestOutcome
+) -> jax.Array:
     """A user's reward, written for one environment, of any batch of them; float32[...]."""
     batch = jnp.shape(metrics.tokens_per_sec)
     if not batch:
-        return jnp.asarray(function(metrics, workload, params), jnp.float32)
+        return jnp.asarray(_called(function, metrics, workload, params, outcome), jnp.float32)
     # a field that is the same everywhere may stand without the batch's axis
     metrics, workload = jax.tree.map(lambda x: x if jnp.ndim(x) else jnp.broadcast_to(x, batch), (metrics, workload))
     axis = 0 if jnp.ndim(params.task_id) else None
-    return jax.vmap(functools.partial(of_each, function), in_axes=(0, 0, axis))(metrics, workload, params)
+    return jax.vmap(functools.partial(of_each, function), in_axes=(0, 0, axis, 0))(metrics, workload, params, outcome)

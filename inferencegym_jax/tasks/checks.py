@@ -7,7 +7,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from inferencegym_jax.models import KNOBS, OBSERVATION, REWARD_WEIGHTS, TIME_SCALES, finite_number, shown
+from inferencegym_jax.models import (
+    KNOBS,
+    LONGEST_EPISODE,
+    OBSERVATION,
+    REWARD_WEIGHTS,
+    TIME_SCALES,
+    finite_number,
+    shown,
+)
+from inferencegym_jax.tasks.pools import check_kinds
 
 DYNAMICS = ("closed_loop", "open_loop")
 NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
@@ -23,6 +32,8 @@ PROMPT_KEYS: dict[str, Any] = {
     "lognormal": ("low", "high", "log_mean", "log_sigma"),
 }
 ARRIVAL_KEYS = ("rate", "burst_rate", "burst_period", "burst_start", "burst_length")
+SECOND_GPU = ("prefill", "replica")  # in the order of EngineParams.second_gpu
+SWITCHING_KEYS = ("second_gpu", "start_s", "lease_s", "restart_s")
 TRAFFIC_KEYS = ("rate", "sigma", "periods", "prompt", "output")
 
 
@@ -113,14 +124,29 @@ def check_fields(spec: Any) -> None:
         check.number(f"reward {key}", weight, 0, MOST_CONFIG)
     if spec.cost_budget is not None:
         check.number("cost_budget", spec.cost_budget, 0, 1e12, above=True)
-    if spec.slo_tpot_ms != math.inf:
-        check.number("slo_tpot_ms", spec.slo_tpot_ms, LEAST_OBJECTIVE_MS, MOST_CONFIG)
+    check.number("episode_length", spec.episode_length, 1, LONGEST_EPISODE, whole=True)
+    for objective in spec.tpot_objectives_ms:
+        if objective != math.inf:
+            check.number("slo_tpot_ms", objective, LEAST_OBJECTIVE_MS, MOST_CONFIG)
+    _check_switching(check, spec.switching)
     if spec.dynamics not in DYNAMICS:
         check.fail("dynamics", spec.dynamics, f"one of {', '.join(DYNAMICS)}")
     if spec.traffic is not None:
         if spec.dynamics != "open_loop":
             check.fail("dynamics", spec.dynamics, "'open_loop' where traffic is fitted to a log")
-        _check_traffic(check, spec.traffic)
+        if isinstance(spec.traffic, Mapping) and "kinds" in spec.traffic:
+            check_kinds(check, spec.traffic)
+        else:
+            _check_traffic(check, spec.traffic)
+
+
+def _check_switching(check: _Checker, switching: Any) -> None:
+    for key, value in check.mapping("switching", switching, (), SWITCHING_KEYS).items():
+        if key == "second_gpu":
+            if not isinstance(value, str) or value not in SECOND_GPU:
+                check.fail("switching second_gpu", value, f"one of {', '.join(SECOND_GPU)}")
+        else:
+            check.number(f"switching {key}", value, 0, 86400)
 
 
 def _check_arrivals(check: _Checker, arrivals: Any, shares: Sequence[float]) -> None:

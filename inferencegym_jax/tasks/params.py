@@ -9,22 +9,27 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import jax
 import numpy as np
 
 from inferencegym_jax.models import (
     EPISODE_LENGTH,
     KNOBS,
     REWARD_WEIGHTS,
+    TRAFFIC_DAY,
     TRAFFIC_FITTED,
     TRAFFIC_TRACE,
+    DayTraffic,
     EngineParams,
     EnvParams,
     finite_number,
     shown,
 )
 from inferencegym_jax.table import LatencyTable, TableError, profile_of
-from inferencegym_jax.tasks.checks import DYNAMICS, LEAST_OBJECTIVE_MS, MOST_CONFIG
+from inferencegym_jax.tasks.checks import DYNAMICS, LEAST_OBJECTIVE_MS, MOST_CONFIG, SECOND_GPU
+from inferencegym_jax.tasks.pools import day_traffic
 from inferencegym_jax.tasks.spec import TaskSpec
+from inferencegym_jax.traffic.days import mix_of
 from inferencegym_jax.traffic.request_log import RequestLog
 
 NOISE_SIGMA = 0.05
@@ -102,7 +107,7 @@ def engine_params(
     """
     wanted = dynamics_of(spec, dynamics, trace)
     if wanted == "closed_loop":
-        return EngineParams(**{f.name: np.asarray(f.default, _engine_dtype(f.name)) for f in fields(EngineParams)})
+        return _engine({})
     profile = profile_of(table)
     found: dict[str, Any] = {
         "open_loop": 1,
@@ -115,9 +120,10 @@ def engine_params(
         "draft_share": profile.draft_share,
         "acceptance_lengths": profile.acceptance_lengths[KIND],
         "link_gb_s": profile.host_link_gb_s,
-        "slo_tpot_ms": (spec.slo_tpot_ms,) * 3,
+        "slo_tpot_ms": spec.tpot_objectives_ms,
         "output_mean": table.output_length,
     }
+    found |= {key: SECOND_GPU.index(value) if key == "second_gpu" else value for key, value in spec.switching.items()}
     if trace is not None:
         found |= {
             "traffic": TRAFFIC_TRACE,
@@ -127,6 +133,23 @@ def engine_params(
             "output_cv": trace.output_cv,
             "length_correlation": trace.length_correlation,
             "arrival_scv": trace.arrival_scv,
+        }
+    elif spec.has_kinds and spec.traffic is not None:
+        day = day_traffic(spec.traffic, profile)
+        with jax.ensure_compile_time_eval():  # params are made now, also where a caller is being traced
+            mean = mix_of(day.rate, day)
+        found |= {
+            "traffic": TRAFFIC_DAY,
+            "day": day,
+            "rate": mean.rate,
+            "prompt_mean": mean.prompt,
+            "prompt_cv": mean.prompt_cv,
+            "output_mean": mean.output,
+            "output_cv": mean.output_cv,
+            "length_correlation": mean.correlation,
+            "arrival_scv": mean.dispersion,
+            "prefix_share": mean.prefix_share,
+            "acceptance_lengths": mean.acceptance,
         }
     elif spec.traffic is not None:
         fitted = spec.traffic
@@ -140,12 +163,21 @@ def engine_params(
             "output_mean": fitted["output"]["mean"],
             "output_cv": fitted["output"]["cv"],
         }
+    return _engine(found)
+
+
+def _engine(found: Mapping[str, Any]) -> EngineParams:
+    """``EngineParams`` as NumPy arrays; what is not found is its default."""
     values = {f.name: found.get(f.name, f.default) for f in fields(EngineParams)}
-    return EngineParams(**{name: np.asarray(value, _engine_dtype(name)) for name, value in values.items()})
+    day: DayTraffic = values.pop("day")
+    windows = {f.name: np.asarray(getattr(day, f.name), _engine_dtype(f.name)) for f in fields(DayTraffic)}
+    numbers = {name: np.asarray(value, _engine_dtype(name)) for name, value in values.items()}
+    return EngineParams(day=DayTraffic(**windows), **numbers)
 
 
 def _engine_dtype(name: str) -> type:
-    return np.int32 if name in ("open_loop", "traffic", "periods", "queue_capacity", "second_gpu") else np.float32
+    whole = ("open_loop", "traffic", "periods", "queue_capacity", "second_gpu", "windows")
+    return np.int32 if name in whole else np.float32
 
 
 def gpu_memory_gb(spec: TaskSpec, table: LatencyTable, dynamics: str) -> float:
@@ -196,7 +228,8 @@ def make_params(
     engine = engine_params(spec, table, dynamics, trace)
     if engine.open_loop:
         scales = {name: np.float32(normalisers[name]) for name in ("demand_tps", "demand_rps", "static_gpus")}
-        tpot = np.full(3, overrides.get("slo_tpot_ms", spec.slo_tpot_ms), np.float32)
+        own = (overrides["slo_tpot_ms"],) * 3 if "slo_tpot_ms" in overrides else spec.tpot_objectives_ms
+        tpot = np.asarray(own, np.float32)
         engine = engine.replace(slo_tpot_ms=tpot, class_weights=np.asarray(spec.class_weights, np.float32), **scales)
     elif "slo_tpot_ms" in overrides:
         raise ValueError(f"config slo_tpot_ms: task {spec.id} has no objective on TPOT; only open-loop tasks have")
@@ -232,7 +265,7 @@ def make_params(
         class_shares=np.asarray(spec.class_shares, np.float32),
         slo_ms=slo,
         active=np.asarray(active),
-        episode_length=np.int32(EPISODE_LENGTH),
+        episode_length=np.int32(spec.episode_length),
         engine=engine,
         **{key: np.float32(value) for key, value in numbers.items()},
     )

@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from inferencegym_jax.models import KNOBS, REWARD_WEIGHTS, shown
+import numpy as np
+
+from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, REWARD_WEIGHTS, shown
+from inferencegym_jax.tasks import pools
 from inferencegym_jax.tasks.checks import check_fields, three
 
 DEFAULT_WEIGHTS = {key: weight.default for key, weight in REWARD_WEIGHTS.items()}
@@ -48,9 +51,16 @@ class TaskSpec:
         dynamics: "closed_loop", or "open_loop" (continuous batching).
         traffic: fitted to a log by ``data/fit_traces.py``, in place of arrivals and prompts; open-loop only: ``rate``
             (requests/s), ``sigma`` and ``periods`` of the load at three time scales, ``prompt`` and ``output`` with
-            ``mean`` (tokens) and ``cv``. Further keys say where it comes from.
-        slo_tpot_ms: objective on the time per output token; open-loop only.
+            ``mean`` (tokens) and ``cv``. Or by kind and hour of the day: ``kinds`` and ``noise_hours``, with ``clock``
+            (seconds of the day that pass in a step) and ``windows_a_day`` (episodes into which a day is cut); an entry
+            of a file may name a ``pool`` of ``data/traffic_pools.json`` and a ``share`` of it instead. Further keys say
+            where it comes from.
+        slo_tpot_ms: objective on the time per output token, one or by class as ``slo_ttft_ms``; open-loop only.
         class_weights: what a request of each class counts in the share on time; open-loop only.
+        episode_length: steps (seconds) of an episode.
+        switching: what the second GPU is and what changes take, open-loop only: ``second_gpu`` ("prefill" or
+            "replica"), ``start_s``, ``lease_s``, ``restart_s`` (seconds); what is left out is ``EngineParams``'
+            default.
     """
 
     name: str
@@ -70,8 +80,10 @@ class TaskSpec:
     cost_budget: float | None = None
     dynamics: str = "closed_loop"
     traffic: dict[str, Any] | None = None
-    slo_tpot_ms: float = math.inf
+    slo_tpot_ms: float | tuple[float, ...] = math.inf
     class_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
+    episode_length: int = EPISODE_LENGTH
+    switching: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         own: dict[str, Any] = {
@@ -83,11 +95,38 @@ class TaskSpec:
             "arrivals": copy.deepcopy(self.arrivals),  # so that changing the caller's dict changes no task
             "prompts": copy.deepcopy(self.prompts),
             "reward": copy.deepcopy(self.reward),
-            "traffic": copy.deepcopy(self.traffic),
+            "traffic": copy.deepcopy(pools.resolve(self.traffic)),
+            "switching": copy.deepcopy(self.switching),
         }
+        if not isinstance(self.slo_tpot_ms, int | float):
+            own["slo_tpot_ms"] = three(self, "slo_tpot_ms", math.inf)
         for name, value in own.items():
             object.__setattr__(self, name, value)
         check_fields(self)
+        if self.has_kinds:
+            self._take_shares()
+
+    def _take_shares(self) -> None:
+        """Class shares are those of the kinds."""
+        shares = pools.class_shares(self.traffic or {})
+        usual = type(self).class_shares
+        if self.class_shares != usual and not np.allclose(self.class_shares, shares, atol=1e-6):
+            raise ValueError(
+                f"task {shown(self.name)}: class_shares = {self.class_shares}: those of the traffic's kinds are "
+                f"{shares}; leave the field out"
+            )
+        object.__setattr__(self, "class_shares", shares)
+
+    @property
+    def has_kinds(self) -> bool:
+        """Whether the traffic is by kind and hour of the day."""
+        return self.traffic is not None and "kinds" in self.traffic
+
+    @property
+    def tpot_objectives_ms(self) -> tuple[float, ...]:
+        """``slo_tpot_ms`` of the three classes."""
+        found = self.slo_tpot_ms
+        return (float(found),) * 3 if isinstance(found, int | float) else found
 
     @functools.cached_property
     def digest(self) -> str:

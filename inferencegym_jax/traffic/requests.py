@@ -1,14 +1,33 @@
-"""The requests of one second: the task's own draws, the fitted traffic's, or a log's."""
+"""The requests of one second: the task's own draws, the fitted traffic's, a day's, or a log's."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.models import EPISODE_LENGTH, EnvParams, EnvState, WorkloadState
+from inferencegym_jax.models import EPISODE_LENGTH, EngineParams, EnvParams, EnvState, WorkloadState
+from inferencegym_jax.traffic import days
 from inferencegym_jax.traffic import fitted as open_traffic
 from inferencegym_jax.traffic.fitted import Requests
+
+
+class Kinds(NamedTuple):
+    """Of what kind a second's requests are, for the engine; float32."""
+
+    shares: jax.Array  # [..., 3], by class
+    prompt_cv: jax.Array
+    output_cv: jax.Array
+    length_correlation: jax.Array
+    arrival_scv: jax.Array
+    prefix_share: jax.Array
+    acceptance_lengths: jax.Array  # [..., 5]
+
+    def engine(self, params: EngineParams) -> EngineParams:
+        """The engine's params in a second of such requests."""
+        return params.replace(**{name: value for name, value in self._asdict().items() if name != "shares"})
 
 
 def replay(seed: jax.Array, step: jax.Array, rows: jax.Array, length: int) -> Requests:
@@ -28,20 +47,38 @@ def replay(seed: jax.Array, step: jax.Array, rows: jax.Array, length: int) -> Re
     return Requests(row[..., 0].astype(jnp.int32), row[..., 1], row[..., 2], row[..., 0] / mean)
 
 
-def requests_of(trace: np.ndarray | None, state: EnvState, params: EnvParams, task: WorkloadState) -> Requests:
-    """The second's requests: the task's own draws, the fitted traffic's or a log's."""
+def requests_of(
+    trace: np.ndarray | None, state: EnvState, params: EnvParams, task: WorkloadState
+) -> tuple[Requests, Kinds]:
+    """The second's requests, and of what kind they are: the task's own draws, the fitted traffic's, a day's or a
+    log's."""
     engine, seed, step = params.engine, state.seed, state.time
+    shares = jnp.asarray(params.class_shares, jnp.float32)
+    usual = Kinds(shares, *(jnp.asarray(getattr(engine, name), jnp.float32) for name in Kinds._fields[1:]))
 
-    def own() -> Requests:
+    def own() -> tuple[Requests, Kinds]:
         output = open_traffic.mean_output(seed, step, engine, task.arrivals)
-        return Requests(task.arrivals, task.mean_prompt_len, output, jnp.ones_like(output))
+        return Requests(task.arrivals, task.mean_prompt_len, output, jnp.ones_like(output)), usual
 
-    def fitted() -> Requests:
-        return open_traffic.draw_fitted(seed, step, engine)
+    def fitted() -> tuple[Requests, Kinds]:
+        return open_traffic.draw_fitted(seed, step, engine), usual
 
-    def logged() -> Requests:
-        return replay(seed, step, jnp.asarray(trace), EPISODE_LENGTH)
+    def by_day() -> tuple[Requests, Kinds]:
+        drawn, mix = days.draw_day(seed, step, engine.day)
+        kinds = Kinds(
+            shares=mix.shares,
+            prompt_cv=mix.prompt_cv,
+            output_cv=mix.output_cv,
+            length_correlation=mix.correlation,
+            arrival_scv=mix.dispersion,
+            prefix_share=mix.prefix_share,
+            acceptance_lengths=mix.acceptance,
+        )
+        return Requests(*drawn, mix.rate / jnp.maximum(jnp.asarray(engine.rate), 1e-6)), kinds
+
+    def logged() -> tuple[Requests, Kinds]:
+        return replay(seed, step, jnp.asarray(trace), EPISODE_LENGTH), usual
 
     # a batch of one task draws its own traffic only; where tasks are mixed, all are drawn and one is chosen
-    kinds = (own, fitted) if trace is None else (own, fitted, logged)
-    return jax.lax.switch(engine.traffic, kinds)
+    sources = (own, fitted, by_day) if trace is None else (own, fitted, by_day, logged)
+    return jax.lax.switch(engine.traffic, sources)

@@ -3,7 +3,7 @@
 
 /** The task's own values by key. */
 function usual(task) {
-  return { ...task.reward_weights, slo_ttft_ms: task.slo_ttft_ms[0], slo_tpot_ms: task.slo_tpot_ms };
+  return { ...task.reward_weights, slo_ttft_ms: task.slo_ttft_ms[0], slo_tpot_ms: [].concat(task.slo_tpot_ms)[0] };
 }
 
 /** Put a value in, and have it judged as if it had been typed. */

@@ -46,7 +46,7 @@ def test_every_id_steps_as_single_environments_do(name: str, mode: str | None) -
         np.testing.assert_array_equal(
             infos["workload"]["queue_depth"], [one[4]["workload"]["queue_depth"] for one in stepped]
         )
-    assert envs.spec is not None and envs.spec.max_episode_steps == 200
+    assert envs.spec is not None and envs.spec.max_episode_steps == ig.get_task(IDS[name]).episode_length
 
 
 @pytest.fixture(scope="module")

@@ -78,8 +78,9 @@ def test_compare_pairs_the_seeds(command: Any):
 
 def test_compare_says_how_many_seconds_were_out_of_memory(command: Any):
     code, out, _ = command("compare", "-t", 3, "-p", "batch_size=512 batch_size=1,kv_budget=0.1", "-n", 2)
-    row = next(line for line in out.splitlines() if line.startswith("out of memory"))
-    assert code == 0 and row.split()[3:] == ["1.00", "±", "0", "0", "±", "0"]
+    row = next(line for line in out.splitlines() if line.startswith("seconds out of memory (share)"))
+    assert code == 0 and row.split()[5:] == ["1.00", "±", "0", "0", "±", "0"]
+    assert "requests late (share)" in out and "requests rejected (share)" in out
 
 
 @pytest.mark.parametrize(

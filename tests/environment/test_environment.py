@@ -16,14 +16,19 @@ from inferencegym_jax.environment import transition
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, OBSERVATION, plain
 from inferencegym_jax.numerics import draws as random
 
-ALL_TASKS = tuple(spec.id for spec in ig.task_specs().values())
+ALL_TASKS = [
+    pytest.param(spec.id, marks=[pytest.mark.slow] if spec.episode_length > 600 else [])
+    for spec in ig.task_specs().values()
+]
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
 def test_shapes_dtypes_and_ranges_over_an_episode(task):
     env, params = ig.make(task)
+    steps = ig.get_task(task).episode_length
     trajectory = ig.rollout(env, params, ig.policies.random, np.arange(16))
-    chex.assert_tree_shape_prefix(trajectory, (200, 16))
+    chex.assert_tree_shape_prefix(trajectory, (steps, 16))
+    assert np.asarray(trajectory.truncated).sum(axis=0).tolist() == [1] * 16
     chex.assert_tree_all_finite(trajectory)
     for name, spec in OBSERVATION.items():
         value = np.asarray(getattr(trajectory.next_observation, name))
@@ -34,9 +39,9 @@ def test_shapes_dtypes_and_ranges_over_an_episode(task):
     for name in ("eviction_events", "slo_violations"):
         assert getattr(trajectory.metrics, name).dtype == jnp.int32
     flat = trajectory.next_observation.to_array()
-    assert flat.shape == (200, 16, FLAT_OBSERVATION_SIZE) and flat.dtype == jnp.float32
+    assert flat.shape == (steps, 16, FLAT_OBSERVATION_SIZE) and flat.dtype == jnp.float32
     np.testing.assert_array_equal(flat[..., 9:12], trajectory.next_observation.priority_distribution)
-    assert normalise(trajectory.next_observation).shape == (200, 16, FLAT_OBSERVATION_SIZE)
+    assert normalise(trajectory.next_observation).shape == (steps, 16, FLAT_OBSERVATION_SIZE)
 
 
 def test_reset_by_key_supplies_a_seed_and_nothing_else():

@@ -76,6 +76,23 @@ def test_single_steps_and_problems_see_it() -> None:
     assert problem.normalisers == ig.problem(2).normalisers and problem.env.reward is thrifty
 
 
+def by_request(metrics: Any, workload: Any, params: Any, outcome: Any) -> Any:
+    """What a class is worth is a sum over a vector, which only a function of one environment may take."""
+    late = jnp.sum(outcome.late * jnp.asarray([4.0, 2.0, 1.0])) + jnp.sum(outcome.rejected)
+    return (jnp.sum(outcome.on_time) - late) / jnp.maximum(outcome.gpu_seconds, 1.0)
+
+
+def test_a_reward_sees_what_became_of_the_requests_where_it_asks_for_it() -> None:
+    env, params = ig.make(4, reward=by_request)
+    steps = jax.tree.map(np.asarray, ig.rollout(env, params, ig.policies.random, np.arange(3), length=20))
+    one = jax.vmap(jax.vmap(by_request, (0, 0, None, 0)), (0, 0, None, 0))
+    paid = one(steps.metrics, steps.workload, params, steps.outcome)
+    np.testing.assert_allclose(steps.reward, paid, rtol=1e-5, atol=1e-5)
+    assert (steps.reward != 0).any()
+    closed, of_closed = ig.make(3, reward=by_request)
+    assert not np.asarray(ig.rollout(closed, of_closed, ig.policies.random, np.arange(2), length=5).reward).any()
+
+
 class Unhashable:
     __hash__ = None  # type: ignore[assignment]
 

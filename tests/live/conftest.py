@@ -99,8 +99,8 @@ STEP = 0.2  # seconds between two questions to the policy, and its deadline, whi
 class Fixed:
     """A policy that is what a test sets."""
 
-    def __init__(self, batch_size: Any = 512):
-        self.batch_size = batch_size
+    def __init__(self, batch_size: Any = 512, kv_budget: float = 1.0):
+        self.batch_size, self.kv_budget = batch_size, kv_budget
         self.sleep_s = 0.0
         self.seen: list[Any] = []
 
@@ -109,7 +109,7 @@ class Fixed:
         time.sleep(self.sleep_s)
         if isinstance(self.batch_size, Exception):
             raise self.batch_size
-        return ServeAction(batch_size=self.batch_size)
+        return ServeAction(batch_size=self.batch_size, kv_budget=self.kv_budget)
 
 
 def proxy(url: str, policy: Any = None, **changes: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from inferencegym_jax.live.proxy.pace import Pace
 from tests.live.conftest import Fixed, body, controlling, proxy, serving, status
 
 
@@ -94,6 +95,66 @@ def test_a_full_queue_answers_429_with_retry_after_and_loses_none(launch: Callab
     assert found["requests"]["rejected"] == 6
     assert 'requests_total{outcome="rejected",priority="interactive"} 6.0' in page
     assert 'requests_total{outcome="completed",priority="interactive"} 4.0' in page
+
+
+def test_a_full_queue_turns_away_the_laxest_not_the_urgent(launch: Callable[..., Any]) -> None:
+    slow = launch("--a", 20)
+
+    async def run(url: str) -> tuple[list[httpx.Response], httpx.Response]:
+        lax = {"x-priority": "best_effort"}
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+
+            async def post(**more: Any) -> httpx.Response:
+                return await client.post(f"{url}/v1/completions", json=body(20), **more)
+
+            tasks = [asyncio.create_task(post(headers=lax)) for _ in range(5)]  # one inside, four wait
+            await asyncio.to_thread(status, url, lambda x: x["waiting"]["best_effort"] == 4)
+            urgent = await post()
+            return await asyncio.gather(*tasks), urgent
+
+    with proxy(slow.url, Fixed(1), queue=4) as url:
+        status(url, controlling)
+        lax, urgent = asyncio.run(run(url))
+    assert urgent.text.endswith("[DONE]\n\n")
+    assert sorted(answer.status_code for answer in lax) == [200] * 4 + [429]
+
+
+def test_retry_after_is_the_queue_at_the_rate_of_late() -> None:
+    pace = Pace()
+    pace.begin(0.0)
+    for second in range(100):  # one a second, and then an hour of nothing
+        pace.begin(second + 0.5)
+        pace.end(second + 1.0)
+    assert pace.rate(100.0) == pytest.approx(1.0, rel=0.1)
+    pace.end(100.0)
+    for _ in range(20):
+        pace.begin(3700.0)
+    for i in range(20):
+        pace.end(3700.0 + 0.1 * (i + 1))
+    assert pace.rate(3702.0) == pytest.approx(10.0, rel=0.1)  # not that of the hour
+    pace = Pace()
+    pace.begin(0.0)
+    assert pace.rate(0.1) == 1.0 and pace.rate(50.0) == pytest.approx(1 / 30)  # nothing has ended yet
+
+
+def test_kv_budget_holds_requests_back_on_the_engines_own_gauge(launch: Callable[..., Any]) -> None:
+    slow = launch("--a", 30, "--c", 0)  # a pool of 65,536 tokens
+
+    async def run(url: str) -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+            return await asyncio.gather(
+                *(client.post(f"{url}/v1/completions", json=body(8, prompt=4000)) for _ in range(12))
+            )
+
+    # four prompts are 0.244 of it; one that ended between gauge and client may be taken off twice
+    for applies, peaks in ((True, (4, 5)), (False, (12,))):
+        with proxy(slow.url, Fixed(64, kv_budget=0.25), applies_kv_budget=applies) as url:
+            found = status(url, lambda x: controlling(x) and x["kv_cache_use"] is not None)
+            assert found["kv_budget"] == (0.25 if applies else 1.0)
+            assert found["kv_budget_applies"].startswith("yes" if applies else "no: a policy of a closed-loop task")
+            answers = asyncio.run(run(url))
+        assert all(answer.text.endswith("[DONE]\n\n") for answer in answers)
+        assert slow.state()["peak_running"] in peaks
 
 
 def test_urgent_requests_overtake_by_header_and_by_body(launch: Callable[..., Any]) -> None:

@@ -101,6 +101,7 @@ def test_kv_budget_admits_up_to_a_share_of_the_cache_and_one_at_least() -> None:
         gate.kv_budget = 0.5
         await gate.enter(0, 10_000)  # the engine has not said anything of its cache yet: no limit
         assert not gate.sees_cache
+        gate.start(10_000)
         gate.read_cache(0.2, 1000.0)
         await gate.enter(0, 300)
         assert gate.cache_use() == pytest.approx(0.5)
@@ -108,6 +109,9 @@ def test_kv_budget_admits_up_to_a_share_of_the_cache_and_one_at_least() -> None:
         lax = asyncio.create_task(gate.enter(2, 1))  # would fit, and does not overtake
         await asyncio.sleep(0)
         assert (gate.inside, gate.waiting) == (2, 2)
+        gate.read_cache(0.2, 1000.0)  # the second prompt may not be on this reading
+        assert gate.cache_use() == pytest.approx(0.5)
+        gate.start(300)
         gate.grow(50)
         gate.leave(350)
         await asyncio.gather(head, lax)

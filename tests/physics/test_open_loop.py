@@ -95,21 +95,25 @@ def test_every_request_is_accounted_for(seed, task, actions, replica, memory):
     assert (grown[engine.phases.sum(axis=-1) > 2 * slots + 1e-2] <= 1e-2).all()  # above a cap that fell, nobody enters
 
 
+# of the tasks of the mixed batch; a line that grows all through task 6's overload adds its rounding up
+TOLERANCE = (1e-5, 1e-5, 1e-5, 1e-5, 5e-5, 5e-5, 1e-5)
+
+
 def test_a_mixed_batch_gives_each_task_the_trajectory_it_has_alone():
     env, _ = ig.make(1)
-    tasks = [ig.make(t)[1] for t in (1, 4, 3, 5)] + [open_params(2)]
-    seeds = np.array([3, 4, 5, 6, 7])
+    tasks = [ig.make(t)[1] for t in (1, 4, 3, 5, 6, 7)] + [open_params(2)]
+    seeds = np.array([3, 4, 5, 6, 7, 8, 9])
     action = ig.ServeAction(batch_size=48).as_arrays()
-    carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (5,)), action)
-    mixed = ig.rollout(env, ig.stack_params(tasks), follow, seeds, carry=carry, carry_axis=0)
+    carry = jax.tree.map(lambda x: jnp.broadcast_to(x, seeds.shape), action)
+    mixed = ig.rollout(env, ig.stack_params(tasks), follow, seeds, length=200, carry=carry, carry_axis=0)
     for i, task in enumerate(tasks):
-        alone = ig.rollout(env, task, follow, seeds[i : i + 1], carry=action)
+        alone = ig.rollout(env, task, follow, seeds[i : i + 1], length=200, carry=action)
         for name in ("metrics", "workload"):
             for a, b in zip(*(jax.tree.leaves(getattr(t, name)) for t in (mixed, alone)), strict=True):
                 if np.issubdtype(np.asarray(a).dtype, np.integer):
                     np.testing.assert_array_equal(np.asarray(a)[:, i], np.asarray(b)[:, 0])
                 else:
-                    np.testing.assert_allclose(np.asarray(a)[:, i], np.asarray(b)[:, 0], rtol=1e-5, atol=1e-4)
+                    np.testing.assert_allclose(np.asarray(a)[:, i], np.asarray(b)[:, 0], rtol=TOLERANCE[i], atol=1e-4)
 
 
 def test_auto_reset_starts_with_an_empty_engine():

@@ -90,6 +90,39 @@ def test_the_best_of_anything_is_never_out_of_memory():
     assert solver.best_action(found, np.array([0.2, 0.9, 0.3])) == 2
 
 
+def test_refining_finds_what_lies_between_the_nodes_and_keeps_the_grid(monkeypatch):
+    monkeypatch.setattr(solver, "CHUNK", 512)
+    problem, seeds = ig.problem(3), np.arange(8)
+    env, params = problem.env, problem.params
+    coarse = solver.static_actions(
+        env,
+        params,
+        {"batch_size": (8, 128, 512), "kv_budget": (0.1, 1.0), "spec_length": (0,), "prefill_disagg": (False,)},
+    )
+    grid = solver.search_static(env, params, coarse, seeds)
+
+    def scores_of(search):
+        return problem.score(search.per_seed).mean(axis=1)
+
+    found = solver.refine(env, params, grid, scores_of, seeds)
+    assert found.actions[: len(coarse)] == coarse
+    np.testing.assert_array_equal(found.per_seed.total_cost[: len(coarse)], grid.per_seed.total_cost)
+    best = solver.best_action(found, scores_of(found))
+    assert found.worst_oom_share[best] == 0 and best >= len(coarse)
+    assert scores_of(found)[best] > scores_of(grid)[solver.best_action(grid, scores_of(grid))] + 0.01
+    assert all(1 <= action["batch_size"] <= 512 and 0.1 <= action["kv_budget"] <= 1 for action in found.actions)
+    # no neighbour that fits is better
+    at = found.actions[best]
+    around = [
+        at | {"batch_size": at["batch_size"] + n, "kv_budget": min(max(at["kv_budget"] + k, 0.1), 1.0)}
+        for n in (-1, 0, 1)
+        for k in (-0.001, 0.0, 0.001)
+    ]
+    near = solver.search_static(env, params, around, seeds)
+    fits = near.worst_oom_share == 0
+    assert scores_of(near)[fits].max() <= scores_of(found)[best] + 2e-3
+
+
 def test_search_of_an_impossible_table_says_so():
     env, params = ig.make(1)
     hot = params.replace(oom_limit_gb=np.float32(1.0))

@@ -10,9 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 import inferencegym_jax as ig
-from inferencegym_jax.policies.network import load_network
+from inferencegym_jax.policies.policy_file import load_network
 from inferencegym_jax.tasks import calibration
-from training import oracle
 from training.cli import app
 from training.config import TrainConfig
 from training.evaluation import episodes
@@ -52,7 +51,6 @@ def test_evaluate_plays_the_log_with_its_own_normalisers(log: str) -> None:
     assert abs(found["score"]["mean"] / shipped - 1) > 1e-3
 
 
-@pytest.mark.xfail(reason="open: the search on this log finds the shipped action since the engine changed")
 def test_the_best_static_action_is_searched_on_the_log(log: str) -> None:
     mine, seeds = ig.problem(4, trace=log), np.arange(6)
     scores = {
@@ -90,22 +88,15 @@ def test_training_on_a_log_says_so_and_scores_by_it(log: str, tmp_path: Path) ->
     assert row["score"] == pytest.approx(result.rows[-1]["score"], rel=1e-3)
 
 
-@pytest.mark.xfail(reason="open: the oracle falls below the baseline on this log (-64.8, -61.4); not traced")
-def test_the_oracle_plays_the_log(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oracle, "NAMES", ("baseline",))
-    monkeypatch.setattr(oracle, "OBJECTIVES", ("return",))
-    answer = CliRunner().invoke(app, ["oracle", "--task", "4", "--trace", log, "--episodes", "2"])
+@pytest.mark.slow
+def test_what_control_is_worth_on_the_log(log: str, tmp_path: Path) -> None:
+    words = ["headroom", "--task", "4", "--trace", log, "--episodes", "2", "--settings", "8", "--rounds", "1"]
+    answer = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "worth")])
     assert answer.exit_code == 0, answer.output
-    assert "on mine.csv: mean" in answer.stdout and f"--trace {log}`" in answer.stdout
-    returns = {
-        cells[1].strip(): float(cells[3].split("[")[0])
-        for cells in (line.split("|") for line in answer.stdout.splitlines())
-        if len(cells) > 4 and "[" in cells[3]
-    }
-    found = oracle.play(ig.problem(4, trace=log), "return", np.arange(2))
-    assert returns["oracle for return"] == pytest.approx(float(found.total_reward.mean()), abs=0.06)
-    assert found.arrivals.tolist() == [ig.load_trace(log).counts[i : i + 200].sum() for i in (0, 200)]
-    assert returns["oracle for return"] > returns["baseline"]
+    rows = {row["policy"]: row for row in json.loads((tmp_path / "worth.json").read_text())["rows"]}
+    best = rows["oracle"]["score"]["mean"]
+    assert all(row["score"]["mean"] <= best + 1e-9 for row in rows.values())
+    assert rows["best reactive"]["score"]["mean"] > rows["baseline"]["score"]["mean"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +104,7 @@ def test_the_oracle_plays_the_log(log: str, monkeypatch: pytest.MonkeyPatch) -> 
     [
         (["train"], "time,prompt_tokens,output_tokens\n0,5,6\n1,-5,6\n", "line 3: prompt_tokens is '-5'"),
         (["evaluate", "--policy", "baseline"], "", "the file is empty"),
-        (["oracle"], None, "no such file; give a CSV or JSON-lines request log"),
+        (["headroom"], None, "no such file; give a CSV or JSON-lines request log"),
     ],
 )
 def test_a_log_that_cannot_be_used_is_named(tmp_path: Path, command: list[str], text: str | None, message: str) -> None:

@@ -7,10 +7,12 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.tasks import shipped_specs
+from inferencegym_jax.models import REPLICA
+from inferencegym_jax.tasks import NOT_NORMALISED, make_params, shipped_specs
 
 NAN = float("nan")
 OWN: dict[str, Any] = {
@@ -27,6 +29,20 @@ FITTED = {
     "prompt": {"mean": 500.0, "cv": 1.0},
     "output": {"mean": 200.0, "cv": 1.0},
 }
+
+KIND: dict[str, Any] = {
+    "name": "chat",
+    "class": "interactive",
+    "rate": 4.0,
+    "hours": [1.0] * 24,
+    "weights": [0.0, 0.0, 0.0],
+    "levels": [1.0] * 13,
+    "gaps_cv": 1.0,
+    "prompt": {"mean": 500.0, "cv": 1.0},
+    "output": {"mean": 200.0, "cv": 1.0},
+    "acceptance": "chat",
+}
+BY_KIND: dict[str, Any] = {"noise_hours": [1.0, 1.0, 1.0], "kinds": [KIND]}
 
 
 def spec_of(**changes: Any) -> ig.TaskSpec:
@@ -119,6 +135,25 @@ def test_the_file_of_shipped_tasks_is_read_as_any_file_is() -> None:
         ({"dynamics": "open_loop", "traffic": FITTED | {"periods": [1, 0, 1]}}, "traffic periods = 0"),
         ({"dynamics": "open_loop", "traffic": FITTED | {"output": {"mean": 2}}}, "traffic output: 'cv' is missing"),
         ({"dynamics": "open_loop", "traffic": {"rate": 2}}, "traffic: 'sigma' is missing"),
+        ({"episode_length": 0}, "episode_length = 0: must be a whole number from 1 to 86400"),
+        ({"episode_length": 10.5}, "episode_length = 10.5: must be a whole number"),
+        ({"slo_tpot_ms": (15.0, -1.0)}, "slo_tpot_ms = -1.0: must be a finite number from 0.001"),
+        ({"switching": {"start": 3}}, "switching: unknown key 'start'; allowed are second_gpu, start_s"),
+        ({"switching": {"second_gpu": "spare"}}, "switching second_gpu = 'spare': must be one of prefill, replica"),
+        ({"switching": {"start_s": -1}}, "switching start_s = -1"),
+        ({"dynamics": "open_loop", "traffic": {"pool": "nobody"}}, "traffic pool = 'nobody': must be one of m-large"),
+        ({"dynamics": "open_loop", "traffic": {"pool": "m-large", "share": 0}}, "traffic share = 0: must be a number"),
+        (
+            {"dynamics": "open_loop", "traffic": {"pool": "m-large", "rate": 1}},
+            "unknown key 'rate'; allowed beside a pool",
+        ),
+        ({"dynamics": "open_loop", "traffic": {"pool": "m-large", "clock": 0}}, "traffic clock = 0: must be a finite"),
+        ({"dynamics": "open_loop", "traffic": {"kinds": []}}, "traffic: 'noise_hours' is missing"),
+        ({"dynamics": "open_loop", "traffic": BY_KIND | {"kinds": []}}, "traffic kinds = .*a list of one to 4 kinds"),
+        ({"dynamics": "open_loop", "traffic": BY_KIND | {"kinds": [KIND | {"class": "vip"}]}}, "class = 'vip'"),
+        ({"dynamics": "open_loop", "traffic": BY_KIND | {"kinds": [KIND | {"hours": [1]}]}}, "hours = .*24 numbers"),
+        ({"dynamics": "open_loop", "traffic": BY_KIND | {"kinds": [KIND | {"weights": [1, 1, 0]}]}}, "squares add up"),
+        ({"dynamics": "open_loop", "traffic": BY_KIND, "class_shares": (0.5, 0.5)}, "those of the traffic's kinds are"),
     ],
 )
 def test_a_field_out_of_range_is_named_with_its_value_and_what_is_allowed(change: dict[str, Any], said: str) -> None:
@@ -138,3 +173,24 @@ def test_a_field_out_of_range_is_named_with_its_value_and_what_is_allowed(change
 def test_an_entry_of_a_file_that_is_no_task_is_named(entry: Any, said: str) -> None:
     with pytest.raises((ValueError, TypeError), match=f"task 'mine'.*{said}"):
         ig.TaskSpec.from_entry("mine", entry)
+
+
+def test_traffic_by_kind_gives_the_class_shares_and_the_engines_means() -> None:
+    coding = KIND | {"name": "coding", "rate": 12.0, "class": "batch", "acceptance": [1.0, 1.5, 2.0, 2.5, 3.0]}
+    traffic = BY_KIND | {"kinds": [KIND, coding]}
+    spec = spec_of(dynamics="open_loop", traffic=traffic, slo_ttft_ms=(400.0, 900.0), slo_tpot_ms=(20.0, 80.0))
+    assert spec.class_shares == (0.25, 0.75, 0.0) and spec.has_kinds
+    params = make_params(spec, ig.load_table(), NOT_NORMALISED)
+    assert np.asarray(params.engine.slo_tpot_ms).tolist() == [20.0, 80.0, math.inf]
+    assert float(params.engine.rate) == 16.0 and float(params.engine.output_mean) == pytest.approx(200.0)
+    unknown = BY_KIND | {"kinds": [KIND | {"acceptance": "poetry"}]}
+    with pytest.raises(ValueError, match="acceptance = 'poetry': the engine profile has acceptance lengths of coding"):
+        make_params(spec_of(dynamics="open_loop", traffic=unknown), ig.load_table(), NOT_NORMALISED)
+
+
+def test_switching_is_a_tasks_own() -> None:
+    switching = {"second_gpu": "replica", "start_s": 5, "lease_s": 0}
+    spec = spec_of(dynamics="open_loop", switching=switching)
+    engine = make_params(spec, ig.load_table(), NOT_NORMALISED).engine
+    assert (int(engine.second_gpu), float(engine.start_s), float(engine.lease_s)) == (REPLICA, 5.0, 0.0)
+    assert float(engine.restart_s) == 30.0  # left out: the default

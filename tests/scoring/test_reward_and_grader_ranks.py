@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import inferencegym_jax as ig
 from training.cli import app
 from training.evaluation import episodes
-from training.ranks import correlation, ranks, spearman
+from training.ranks import correlation, rank_policies, ranks, spearman
 
 
 @pytest.mark.parametrize("values", [7, 200])
@@ -45,6 +45,13 @@ def test_the_command_ranks_policies_by_their_own_means() -> None:
     by_score = sorted(found["rows"], key=lambda row: -row["score"])
     assert [row["score_rank"] for row in by_score] == sorted(row["score_rank"] for row in by_score)
     assert all(1 <= row["score_rank"] <= found["policies"] for row in by_score)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", (4, 5))
+def test_the_reward_ranks_the_best_quarter_of_policies_as_the_score_does(task: int) -> None:
+    found = rank_policies(task, actions=160, count=16)
+    assert found["top"]["spearman"] >= 0.9, found["top"]
 
 
 @pytest.mark.parametrize(("arguments", "said"), [(["--actions", "2"], "actions = 2"), (["--task", "9"], "9")])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, plain
+from inferencegym_jax.models import KNOBS, plain
 
 
 def random_actions(seed: int, count: int) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def episodes(
 ) -> list[list[dict[str, Any]]]:
     """One vmapped rollout; per episode and step what a server answers: observation, reward, metrics, workload, oom."""
     env, params = ig.make(task, config=config, trace=trace)
-    padded = [row + [ig.ServeAction().to_dict()] * (EPISODE_LENGTH - len(row)) for row in actions]
+    padded = [row + [ig.ServeAction().to_dict()] * (ig.get_task(task).episode_length - len(row)) for row in actions]
     columns = ig.ServeAction(**{k: np.array([[a[k] for a in row] for row in padded]) for k in KNOBS}).as_arrays()
     count = len(seeds)
     if count == 1:  # a rollout of one episode is compiled for scalars, whose last bits differ

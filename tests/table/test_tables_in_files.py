@@ -17,17 +17,26 @@ def shown(renderable: object, width: int) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_the_demo_cuts_no_header() -> None:
-    names = ("return", "mean_tps", "mean_ttft_p50_ms", "mean_ttft_p99_ms", "mean_violation_rate", "total_cost")
-    means = dict(zip(names, (-200.04, 18_349.0, 13_692.0, 14_741.0, 0.807, 15.02), strict=True)) | {"oom_share": 0.254}
-    row = {
-        "policy": "best_static",
-        "score": {"mean": 0.624, "low": 0.62, "high": 0.63},
-        "means": means,
-        "rate": 105_517,
-    }
-    text = shown(demo.results_table({3: [row]}, 1024), demo.TABLE_WIDTH)
-    assert "…" not in text and "violation" in text and "episodes/s" in text and "-200.0" in text and "25.4 %" in text
+def demo_row(**changes: float) -> dict[str, object]:
+    means = {
+        "return": -200.04, "mean_tps": 18_349.0, "mean_ttft_p50_ms": 13_692.0, "mean_ttft_p99_ms": 14_741.0,
+        "mean_tpot_ms": 31.0, "mean_violation_rate": 0.807, "total_cost": 15.02, "goodput_share": 1.0,
+        "on_time_share": 1.0, "gpu_seconds": 0.0, "late": 0.0, "rejected": 1000.0, "arrivals": 8000.0,
+        "oom_share": 0.254,
+    }  # fmt: skip
+    score = {"mean": 0.624, "low": 0.62, "high": 0.63}
+    return {"policy": "best_static", "score": score, "means": means | changes, "rate": 105_517}
+
+
+def test_the_demo_cuts_no_header_and_says_what_became_of_the_requests() -> None:
+    by_request = demo_row(
+        goodput_share=0.911, on_time_share=0.902, gpu_seconds=223.0, late=700.0, rejected=8.0, oom_share=0.0
+    )
+    text = shown(demo.results_table({3: [demo_row()], 4: [by_request]}, 1024), demo.TABLE_WIDTH)
+    assert "…" not in text and "violation" in text and "episodes/s" in text and "-200.0" in text
+    closed, opened = (next(line for line in text.splitlines() if line.split()[:1] == [task]) for task in "34")
+    assert "12.5 %" in closed and "25.4 %" in closed and "100.0 %" not in closed
+    assert all(cell in opened for cell in ("91.1 %", "90.2 %", "223", "8.8 %", "0.1 %", " 0 %"))
 
 
 def test_a_share_that_is_not_0_does_not_read_as_0() -> None:

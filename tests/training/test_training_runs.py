@@ -22,7 +22,8 @@ import pytest
 from typer.testing import CliRunner
 
 import inferencegym_jax as ig
-from inferencegym_jax.policies.network import load_network, network_policy
+from inferencegym_jax.policies.network import network_policy
+from inferencegym_jax.policies.policy_file import load_network
 from training.checkpoint import CheckpointError
 from training.cli import app
 from training.config import CONFIGS, TrainConfig, load_config, task_config
@@ -95,8 +96,8 @@ if jax.process_index() == 0:
 """
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", PROGRAM, json.dumps(SMALL.to_dict()), *arguments]
+def start(*arguments: str, config: TrainConfig = SMALL) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", PROGRAM, json.dumps(config.to_dict()), *arguments]
     return subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -281,11 +282,11 @@ def test_paired_intervals_are_narrower_than_unpaired_ones() -> None:
         (["evaluate", "--policy", "nobody"], "policy = 'nobody'"),
         (["evaluate", "--policy", "random", "--episodes", "0"], "episodes = 0"),
         (["train", "--set", "nothing=1"], "'nothing' is unknown"),
-        (["train", "--task", "7"], "task = 7"),
+        (["train", "--task", "9"], "task = 9"),
         (["sweep", "--grid", "task=1,2"], "'task' is no hyperparameter"),
         (["plot", "pie"], "plot 'pie'"),
         (["export", "/nowhere"], "no such run"),
-        (["oracle", "--horizon", "0"], "horizon = 0"),
+        (["headroom", "--rounds", "-1", "--episodes", "0"], "episodes = 0"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(words: list[str], message: str) -> None:

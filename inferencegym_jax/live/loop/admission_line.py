@@ -23,7 +23,7 @@ class CacheReading:
     """What the engine last said of its KV cache.
 
     Attributes:
-        share: of the pool in use.
+        share: of the pool in use, with the prompts that may not have reached the engine yet.
         pool_tokens: size of the pool; None where the engine does not say.
         held: tokens of the requests inside at that moment.
     """
@@ -37,8 +37,9 @@ class AdmissionLine(Generic[Item]):
     """The line in front of an engine; limits may change at any time.
 
     A limit of None and a kv_budget of 1 are plain pass-through. The share of the cache in use is the engine's last
-    reading, plus what is known to have changed since: prompts that were let in, tokens that they got, requests that
-    left. Where the engine tells no share, kv_budget limits nothing (``sees_cache``).
+    reading, with the prompts of those that had no first token then and may not have been on it, plus what is known to
+    have changed since: prompts that were let in, tokens that they got, requests that left. Where the engine tells no
+    share, kv_budget limits nothing (``sees_cache``).
 
     A subclass says what becomes of an item: ``_let_in``, ``_turn_away``, and ``_is_alive`` where items may go by
     themselves.
@@ -51,6 +52,7 @@ class AdmissionLine(Generic[Item]):
         self.capacity = capacity
         self.inside = 0
         self.held = 0.0  # tokens of the requests inside: their prompts, and what they got
+        self.unseen = 0.0  # of them, the prompts of requests that have no first token yet
         self.reading: CacheReading | None = None
         self.entered = self.left = self.rejected = self.given_up = self.admitted = 0
         self._queues: tuple[deque[tuple[Item, float]], ...] = tuple(deque() for _ in CLASSES)
@@ -107,7 +109,8 @@ class AdmissionLine(Generic[Item]):
                 was read until the next reading.
         """
         if share is not None:
-            self.reading = CacheReading(share, pool_tokens or None, self.held)
+            unseen = self.unseen / pool_tokens if pool_tokens else 0.0
+            self.reading = CacheReading(share + unseen, pool_tokens or None, self.held)
             self._admit()
 
     def cache_use(self, prompt: float = 0.0) -> float | None:
@@ -159,10 +162,20 @@ class AdmissionLine(Generic[Item]):
         """Requests inside got ``tokens`` more, which their caches hold."""
         self.held += tokens
 
-    def leave(self, tokens: float = 0.0) -> None:
-        """A request that was let in is done; ``tokens``: its prompt and what ``grow`` was told of it."""
+    def start(self, prompt: float) -> None:
+        """A request inside has its first token, or will show none: its prompt is on the engine's gauge from now on."""
+        self.unseen = max(self.unseen - prompt, 0.0)
+
+    def leave(self, tokens: float = 0.0, unseen: float = 0.0) -> None:
+        """A request that was let in is done.
+
+        Args:
+            tokens: its prompt and what ``grow`` was told of it.
+            unseen: its prompt once more, if it never started.
+        """
         self.inside -= 1
         self.held = max(self.held - tokens, 0.0) if self.inside else 0.0
+        self.unseen = max(self.unseen - unseen, 0.0) if self.inside else 0.0
         self.left += 1
         self._admit()
 
@@ -188,6 +201,7 @@ class AdmissionLine(Generic[Item]):
     def _take(self, item: Item, prompt: float) -> None:
         self.inside += 1
         self.held += prompt
+        self.unseen += prompt
         self.admitted += 1
         self._let_in(item)
 

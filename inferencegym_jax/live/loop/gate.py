@@ -50,5 +50,5 @@ class Gate(AdmissionLine[Place]):
             if place.cancelled() or not place.done():
                 self.withdraw(place, klass)
             elif place.exception() is None:
-                self.leave(prompt)  # admitted in the same instant: give the place to the next
+                self.leave(prompt, prompt)  # admitted in the same instant: give the place to the next
             raise

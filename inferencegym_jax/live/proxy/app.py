@@ -6,14 +6,17 @@ wait at the gate; everything else (models, health, tokenize) goes straight on. N
 answered twice.
 
 - queue full: 429 with Retry-After; a client that leaves takes its request out of the queue, or cancels it upstream;
-- the upstream does not answer: 502, or 504 when it is too slow; its own errors reach the client as they are;
-- the upstream breaks off in mid-stream: so does the answer, visibly (no final chunk), never as a clean end.
+- the upstream does not answer, or not as HTTP: 502, or 504 when it is too slow; its own errors reach the client as they
+  are;
+- the upstream breaks off in mid-stream: so does the answer, visibly (no final chunk), never as a clean end;
+- whatever else goes wrong with a request is a 502 and one line of the log.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections.abc import AsyncIterator
@@ -30,13 +33,14 @@ from inferencegym_jax.live.loop.fates import Ended
 from inferencegym_jax.live.loop.gate import Gate, QueueFull
 from inferencegym_jax.live.loop.observer import Observer
 from inferencegym_jax.live.proxy.controller import Asks, Controller
-from inferencegym_jax.live.proxy.forwarding import ForwardedRequest, Upstream, open_upstream, respond
+from inferencegym_jax.live.proxy.forwarding import ForwardedRequest, Upstream, open_upstream, respond, shown_request
 from inferencegym_jax.live.proxy.metrics import ControlMetrics
 from inferencegym_jax.live.proxy.pace import Pace
-from inferencegym_jax.live.proxy.sniffing import GENERATION_PATHS, BadPriority, read_request
+from inferencegym_jax.live.proxy.sniffing import BadPriority, generates, read_request
 from inferencegym_jax.live.server.streaming import Endpoint, check_url, open_client
 from inferencegym_jax.models import QUEUE_CAPACITY
 
+log = logging.getLogger(__name__)
 ENDED: dict[str, Ended] = {"completed": "completed", "upstream_error": "failed", "truncated": "failed"}
 
 
@@ -98,6 +102,8 @@ def create_app(settings: ControlSettings, policy: Asks, policy_name: str) -> Sta
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        # what builds observations is compiled before anybody waits for it
+        Observer(settings.slo_ms, Gate()).close(time.perf_counter(), 1.0, None)
         async with open_upstream(endpoint) as client, open_client(endpoint) as own:
             proxy.upstream = Upstream(
                 endpoint, client, observer, metrics, settings.first_byte_timeout_s, settings.stall_timeout_s
@@ -135,7 +141,7 @@ class Proxy:
         if body is None:
             await respond(send, 413, f"the body is larger than {most} bytes")
             return
-        work = asyncio.create_task(self._serve(scope, body, send))
+        work = asyncio.create_task(self._guarded(scope, body, send))
         gone = asyncio.create_task(_disconnected(receive))
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -146,8 +152,24 @@ class Proxy:
             with contextlib.suppress(asyncio.CancelledError):
                 await work
 
+    async def _guarded(self, scope: Any, body: bytes, send: Any) -> None:
+        """Serve; a bug in here is a 502 for its one request and one line of the log, which quotes nothing."""
+        started = False
+
+        async def noting(message: Any) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._serve(scope, body, noting)
+        except Exception as error:
+            log.warning("%s: failed in the proxy: %s", shown_request(scope), type(error).__name__)
+            if not started:
+                await respond(send, 502, f"the proxy failed: {type(error).__name__}")
+
     async def _serve(self, scope: Any, body: bytes, send: Any) -> None:
-        if scope["method"] != "POST" or scope["path"] not in GENERATION_PATHS:
+        if not generates(scope["method"], scope["path"]):
             await ForwardedRequest(self.upstream, scope, body, send).run()
             return
         try:
@@ -163,7 +185,8 @@ class Proxy:
             try:
                 await forwarded.run()
             finally:
-                self.gate.leave(seen.prompt_tokens + watched.tokens)
+                unseen = seen.prompt_tokens if seen.streams and not watched.tokens else 0.0
+                self.gate.leave(seen.prompt_tokens + watched.tokens, unseen)
                 self.pace.end(time.perf_counter())
         except QueueFull:
             forwarded.outcome = "rejected"

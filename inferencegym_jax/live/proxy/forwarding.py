@@ -1,4 +1,8 @@
-"""One request passed on to the upstream and its answer passed back, bytes untouched, tokens counted on the way."""
+"""One request passed on to the upstream and its answer passed back, bytes untouched, tokens counted on the way.
+
+Whatever happens ends in an answer, or in one that visibly breaks off, and in one line of the log. Neither says more of
+an unexpected error than its kind: its text may hold what a client sent.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 from yarl import URL
@@ -15,20 +19,16 @@ from yarl import URL
 from inferencegym_jax.live.loop.admission_line import CLASSES
 from inferencegym_jax.live.loop.fates import Watched
 from inferencegym_jax.live.loop.observer import Observer
+from inferencegym_jax.live.proxy.counting import AnswerCounter
+from inferencegym_jax.live.proxy.headers import BadAnswer, BadTarget, answered, credentials, forwarded, target
 from inferencegym_jax.live.proxy.metrics import ControlMetrics
-from inferencegym_jax.live.proxy.sniffing import EventCounter, Seen, completion_tokens
+from inferencegym_jax.live.proxy.sniffing import Seen
 from inferencegym_jax.live.server.streaming import Endpoint
 
 log = logging.getLogger(__name__)
-HOP_BY_HOP = frozenset(  # RFC 9110, 7.6.1: for one connection only, never forwarded
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection "
-    b"te trailer transfer-encoding upgrade".split()
-)
-# the host is the upstream's; the body is whole by now, so its length is known and nobody waits to be told to go on
-NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 OWN_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # that aiohttp would add
 LONGEST_HEADER = 65536  # bytes
-KEEP_ANSWER = 1_000_000  # bytes of an answer in one piece that are kept to read its token count
+Outcome = Literal["completed", "refused", "rejected", "client_gone", "upstream_error", "truncated"]
 
 
 @dataclass(frozen=True)
@@ -74,77 +74,111 @@ class ForwardedRequest:
     ):
         self.upstream, self.scope, self.body, self.send = upstream, scope, body, send
         self.seen, self.watched = seen, watched
-        self.outcome = "client_gone"  # unless it ends in another way
+        self.root, self.authorization = credentials(upstream.endpoint.root)
+        self.outcome: Outcome = "client_gone"  # unless it ends in another way
         self.started = False
+        self._sending = False  # to the client, who may not read
 
     async def run(self) -> None:
         """Forward; a failure before the answer began is a 502 or 504, after that the answer breaks off."""
         if self.watched is not None and self.seen is not None and not self.seen.streams:
             self.upstream.observer.admit_untimed(self.watched, time.perf_counter())
+            self.upstream.observer.gate.start(self.seen.prompt_tokens)
+        shown = self.upstream.endpoint.shown
         try:
             async with asyncio.timeout(self.upstream.first_byte_timeout_s) as deadline:
                 async with self._request() as response:
                     await self._pass_back(response, deadline)
-            self.outcome = "completed" if response.status < 500 else "upstream_error"
+            status = response.status
+            self.outcome = "completed" if status < 300 else "refused" if status < 500 else "upstream_error"
         except TimeoutError:
-            await self._fail(504, f"{self.upstream.endpoint.shown} was silent for too long")
+            if self._sending:
+                log.warning("%s: the client does not read", shown_request(self.scope))
+            else:
+                await self._fail(504, f"{shown} was silent for too long")
+        except BadTarget as error:
+            await self._fail(400, str(error), "refused")
+        except BadAnswer as error:
+            await self._fail(502, f"{shown} {error}")
+        except aiohttp.ClientConnectorError as error:
+            await self._fail(502, f"{shown} does not answer: {error.os_error.strerror or type(error).__name__}")
         except aiohttp.ClientError as error:
-            detail = str(error) or type(error).__name__
-            await self._fail(502, f"{self.upstream.endpoint.shown} does not answer: {detail}")
+            await self._fail(502, f"{shown} does not answer as HTTP should: {type(error).__name__}")
+        except OSError as error:
+            await self._fail(502, f"{shown} does not answer: {error.strerror or type(error).__name__}")
+        except Exception as error:  # whatever it is: one request, not the proxy
+            await self._fail(502, f"the request cannot be passed on to {shown}: {type(error).__name__}")
 
     def _request(self) -> Any:
         raw = self.scope.get("raw_path") or self.scope["path"].encode()
-        query = self.scope.get("query_string", b"")
-        target = raw.decode("latin-1") + ("?" + query.decode("latin-1") if query else "")
-        headers = [(_text(name), _text(value)) for name, value in self.scope["headers"] if name not in NOT_FORWARDED]
+        url = URL(self.root + target(raw, self.scope.get("query_string", b"")), encoded=True)
+        headers = forwarded(self.scope["headers"], self.authorization)
         return self.upstream.client.request(
             self.scope["method"],
-            URL(self.upstream.endpoint.root + target, encoded=True),
-            headers=headers,
+            url,
+            headers=[(_text(name), _text(value)) for name, value in headers],
             data=self.body or None,
             allow_redirects=False,
         )
 
     async def _pass_back(self, response: aiohttp.ClientResponse, deadline: asyncio.Timeout) -> None:
-        headers = [(name.lower(), value) for name, value in response.raw_headers if name.lower() not in HOP_BY_HOP]
-        await self.send({"type": "http.response.start", "status": response.status, "headers": headers})
+        headers = answered(response.raw_headers, response.status, self.root)
         self.started = True
-        loop = asyncio.get_running_loop()
-        good = response.status == 200 and self.watched is not None
-        streams = good and "text/event-stream" in response.headers.get("content-type", "")
-        counter = EventCounter()
-        kept = b""
+        await self._send({"type": "http.response.start", "status": response.status, "headers": headers}, deadline)
+        counter = None
+        if self.watched is not None and response.status < 300:
+            counter = AnswerCounter(
+                response.headers.get("Content-Type", ""), response.headers.get("Content-Encoding", "")
+            )
         async for chunk in response.content.iter_any():
-            deadline.reschedule(loop.time() + self.upstream.stall_timeout_s)
-            await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
-            if streams:
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True}, deadline)
+            if counter is not None:
                 self._count(counter.feed(chunk))
-            elif good and len(kept) < KEEP_ANSWER:
-                kept += chunk
-        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
-        if good and not streams:
-            tokens = completion_tokens(kept)
-            self.upstream.observer.add_tokens(tokens, self.watched)
-            self.upstream.observer.gate.grow(tokens)
-            self.upstream.metrics.tokens.inc(tokens)
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False}, deadline)
+        if counter is not None:
+            self._count_whole(counter)
+
+    async def _send(self, message: dict[str, Any], deadline: asyncio.Timeout) -> None:
+        """Hand the client a part of the answer; it has as long as the upstream has for the next one."""
+        clock = asyncio.get_running_loop().time
+        deadline.reschedule(clock() + self.upstream.stall_timeout_s)
+        self._sending = True
+        await self.send(message)
+        self._sending = False
+        deadline.reschedule(clock() + self.upstream.stall_timeout_s)
 
     def _count(self, tokens: int) -> None:
-        if not tokens or self.watched is None:
+        if not tokens or self.watched is None or self.seen is None:
             return
         now = time.perf_counter()
         if self.watched.first_s is None:
+            if self.seen.streams:
+                self.upstream.observer.gate.start(self.seen.prompt_tokens)
             name = CLASSES[self.watched.klass]
             self.upstream.metrics.ttft.labels(name).observe(now - self.watched.arrived_s)
         self.upstream.observer.token(self.watched, now, tokens)
         self.upstream.observer.gate.grow(tokens)
         self.upstream.metrics.tokens.inc(tokens)
 
-    async def _fail(self, status: int, message: str) -> None:
-        self.outcome = "truncated" if self.started else "upstream_error"
-        log.warning("%s %s: %s", self.scope["method"], self.scope["path"], message)
+    def _count_whole(self, counter: AnswerCounter) -> None:
+        if counter.opaque:
+            self.upstream.metrics.opaque_answers.inc()
+        tokens = counter.whole()
+        self.upstream.observer.add_tokens(tokens, self.watched)
+        self.upstream.observer.gate.grow(tokens)
+        self.upstream.metrics.tokens.inc(tokens)
+
+    async def _fail(self, status: int, message: str, outcome: Outcome = "upstream_error") -> None:
+        self.outcome = "truncated" if self.started else outcome
+        log.warning("%s: %s", shown_request(self.scope), message)
         if not self.started:
             await respond(self.send, status, message)
         # else: returning without a final chunk makes the server close the connection, and the client see that it broke
+
+
+def shown_request(scope: Any) -> str:
+    """Method and path for the log, on one line."""
+    return f"{scope['method'][:20]} {ascii(scope['path'][:200])[1:-1]}"
 
 
 def _text(value: bytes) -> str:

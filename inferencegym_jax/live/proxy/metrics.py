@@ -8,7 +8,7 @@ from inferencegym_jax.live.loop.admission_line import CLASSES
 from inferencegym_jax.live.loop.gate import Gate
 
 TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-OUTCOMES = ("completed", "rejected", "client_gone", "upstream_error", "truncated")
+OUTCOMES = ("completed", "refused", "rejected", "client_gone", "upstream_error", "truncated")
 
 
 class ControlMetrics:
@@ -24,6 +24,11 @@ class ControlMetrics:
             registry=self.registry,
         )
         self.tokens = Counter(f"{prefix}_output_tokens", "Output tokens passed on", registry=self.registry)
+        self.opaque_answers = Counter(
+            f"{prefix}_opaque_answers",
+            "Answers in a compression that is not read: their tokens are not counted",
+            registry=self.registry,
+        )
         self.ttft = Histogram(
             f"{prefix}_ttft_seconds",
             "Arrival to first token, waiting included",

@@ -172,6 +172,7 @@ class LiveEnv:
             "metrics": snapshot.metrics,
             "workload": snapshot.workload,
             "outcome": snapshot.outcome,
+            "violation_rate": snapshot.observation.slo_violation_rate,
             "oom": np.bool_(False),
             "ttft_mean_ms": np.float32(snapshot.ttft_mean_ms),
             "ttft_p90_ms": np.float32(snapshot.ttft_p90_ms),

@@ -90,6 +90,8 @@ class _Run:
         line = self.line
         for work in works:
             request = self.inside[work]
+            if request.watched.first_s is None:
+                line.start(work.prompt)
             line.observer.token(request.watched, now + self.path_s)
             line.grow(1.0)
             if request.watched.tokens >= work.output:

@@ -156,13 +156,15 @@ class Session:
             request = Generation(prompt, output, (self.seed << 32) + i, klass)
 
             def token(_: Stream, now: float) -> None:
+                if watched.first_s is None:
+                    self.gate.start(prompt)
                 self.observer.token(watched, now)
                 self.gate.grow(1.0)
 
             try:
                 stream = await stream_completion(server.client, server.endpoint, request, token)
             finally:
-                self.gate.leave(prompt + watched.tokens)
+                self.gate.leave(prompt + watched.tokens, 0.0 if watched.tokens else prompt)
             outcome = "completed" if stream.error is None else "failed"
         except QueueFull:
             outcome = "rejected"

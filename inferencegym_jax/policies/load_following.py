@@ -1,0 +1,182 @@
+"""A controller of the kind that engineers write: averages, thresholds, hysteresis, hold. Its thresholds are a plan's.
+
+``observation, averages -> second GPU, drafts``. The load is what arrives in units of one GPU's capacity; a second GPU
+is asked for above a threshold of it, of the waiting or of the running, and given back once all are below for a while.
+Drafts get shorter as more requests run. ``training.headroom`` searches plans; those of autoscalers as shipped stand
+there too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inferencegym_jax.episodes.policy import with_carry
+from inferencegym_jax.models import EnvParams, Scalar, ServeAction, ServeObservation
+from inferencegym_jax.physics.capacity import work_ms
+from inferencegym_jax.physics.open_loop import iterations_of
+from inferencegym_jax.table.latency_table import LatencyTable
+
+NEVER = 1e9  # a threshold that nothing reaches
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Engine:
+    """What the controller is told of GPU, model and traffic; float32."""
+
+    work_base_ms: Scalar  # of a saturated GPU, for a request without a prompt
+    work_token_ms: Scalar  # further, a prompt token
+    output: Scalar  # mean tokens
+    pool: Scalar  # tokens of one GPU's KV pool
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LoadPlan:
+    """Settings of the controller; scalars, or one an environment."""
+
+    average_s: Scalar = 30.0  # float32, span of the load's moving average
+    up_load: Scalar = 0.8  # float32, share of one GPU's capacity above which the second is asked for
+    down_share: Scalar = 0.8  # float32, of each threshold, below which it is given back
+    up_waiting: Scalar = NEVER  # float32, requests that wait
+    up_running: Scalar = NEVER  # float32, requests that run on a GPU
+    hold_s: Scalar = 60.0  # float32, seconds for which all must be below
+    every_s: Scalar = 1.0  # float32, seconds between two looks
+    few: Scalar = 16.0  # float32, running on a GPU, averaged, below which drafts are long
+    many: Scalar = 64.0  # float32, from which there are none
+    long_drafts: Scalar = 0  # int32
+    short_drafts: Scalar = 0  # int32
+    draft_average_s: Scalar = 5.0  # float32, span of the moving average of the running
+    margin: Scalar = 0.1  # float32, hysteresis of ``few`` and ``many``, as a share
+    batch_size: Scalar = 256  # int32
+    kv_budget: Scalar = 1.0  # float32
+
+    def replace(self, **changes: Any) -> LoadPlan:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def as_arrays(self) -> LoadPlan:
+        """Fields as NumPy arrays of their dtypes."""
+        whole = ("long_drafts", "short_drafts", "batch_size")
+        return LoadPlan(
+            **{
+                f.name: np.asarray(getattr(self, f.name), np.int32 if f.name in whole else np.float32)
+                for f in dataclasses.fields(self)
+            }
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Memory:
+    """What the controller remembers from one second to the next."""
+
+    step: Scalar = 0  # int32
+    load: Scalar = 0.0  # float32, averaged, share of one GPU's capacity
+    running: Scalar = 0.0  # float32, averaged, on a GPU
+    below_s: Scalar = 0.0  # float32, for which all have been below
+    leased: Scalar = False  # bool
+    drafts: Scalar = 0  # int32, 0 none, 1 short, 2 long
+
+    @classmethod
+    def start(cls) -> Memory:
+        """Before the first second."""
+        return cls(
+            *(np.asarray(x) for x in (np.int32(0), np.float32(0), np.float32(0), np.float32(0), False, np.int32(2)))
+        )
+
+
+def engine_of(table: LatencyTable, params: EnvParams) -> Engine:
+    """What a table and a task tell the controller.
+
+    Raises:
+        TableError: the table says too little of an engine.
+    """
+    grid, engine = iterations_of(table), params.engine
+    tier = int(table.knob_defaults["quant_tier"])
+    mean = max(float(engine.prompt_mean), 64.0)
+    with jax.ensure_compile_time_eval():
+        prompts = np.asarray([0.5 * mean, 1.5 * mean], np.float32)
+        low, high = np.asarray(work_ms(grid, engine, prompts, np.full(2, engine.output_mean), tier))
+    slope = (high - low) / mean
+    pool = grid.profile.pool_tokens(tier, float(engine.memory_gb))
+    numbers = (max(low - 0.5 * mean * slope, 0.0), slope, float(engine.output_mean), pool)
+    return Engine(*(np.float32(x) for x in numbers))
+
+
+def act(
+    engine: Engine, plan: LoadPlan, forecast: Any, observation: ServeObservation, memory: Memory
+) -> tuple[ServeAction, Memory]:
+    """One decision.
+
+    Args:
+        engine: see ``engine_of``.
+        plan: the settings.
+        forecast: float32[seconds], the load to come, in place of the averaged one where it is a number; or [1], NaN.
+        observation: of one environment.
+        memory: of the second before.
+    """
+    age = memory.step.astype(jnp.float32)
+    weight = jnp.maximum(1.0 / plan.average_s, 1.0 / (age + 1.0))
+    work = engine.work_base_ms + engine.work_token_ms * observation.mean_prompt_len
+    now = observation.arrival_rate * work / 1000.0
+    load = memory.load + weight * (now - memory.load)
+    foreseen = forecast[jnp.minimum(memory.step, forecast.shape[0] - 1)]
+    seen = jnp.where(jnp.isnan(foreseen), load, foreseen)
+
+    gpus = 1.0 + memory.leased
+    held = observation.kv_cache_occupancy * engine.pool
+    running_now = held / (observation.mean_prompt_len + 0.5 * engine.output)
+    quick = jnp.maximum(1.0 / plan.draft_average_s, 1.0 / (age + 1.0))
+    running = memory.running + quick * (running_now - memory.running)
+
+    waiting = observation.queue_depth
+    pressure = jnp.maximum(
+        jnp.maximum(seen / plan.up_load, waiting / plan.up_waiting), running * gpus / plan.up_running
+    )
+    looks = jnp.mod(age, plan.every_s) < 1.0
+    up = looks & (pressure > 1.0)
+    below = jnp.where(pressure < plan.down_share, memory.below_s + 1.0, 0.0)
+    down = looks & (below >= plan.hold_s)
+    leased = jnp.where(memory.leased, ~down, up)
+
+    few = plan.few * jnp.where(memory.drafts >= 2, 1.0 + plan.margin, 1.0)
+    many = jnp.maximum(plan.few, plan.many) * jnp.where(memory.drafts >= 1, 1.0 + plan.margin, 1.0)
+    drafts = jnp.where(running < few, 2, jnp.where(running < many, 1, 0)).astype(jnp.int32)
+    length = jnp.where(drafts == 2, plan.long_drafts, jnp.where(drafts == 1, plan.short_drafts, 0))
+    action = ServeAction(
+        kv_budget=jnp.asarray(plan.kv_budget, jnp.float32),
+        spec_length=length.astype(jnp.int32),
+        batch_size=jnp.asarray(plan.batch_size, jnp.int32),
+        prefill_disagg=leased,
+        quant_tier=jnp.int32(0),
+    )
+    return action, Memory(memory.step + 1, load, running, below, leased, drafts)
+
+
+def _nothing_seen(engine: Engine, plan: LoadPlan) -> Memory:
+    del engine, plan
+    return Memory.start()
+
+
+@with_carry(_nothing_seen)
+def follow_load(
+    engine: Engine, plan: LoadPlan, key: jax.Array, observation: ServeObservation, memory: Memory
+) -> tuple[ServeAction, Memory]:
+    """The controller as a policy: ``jax.tree_util.Partial(follow_load, engine, plan)``, which carries its ``Memory``.
+
+    Args:
+        engine: see ``engine_of``.
+        plan: the settings, as arrays.
+        key: not used.
+        observation: of one environment.
+        memory: of the second before.
+    """
+    del key
+    return act(engine, plan, jnp.full(1, jnp.nan), observation, memory)
