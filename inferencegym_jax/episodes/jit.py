@@ -65,7 +65,8 @@ class _Jit:
 
     @functools.cached_property
     def _program(self) -> Any:
-        return jax.jit(self._function, **{"compiler_options": parallel.compiler_options(), **self._options})
+        options: dict[str, Any] = {"compiler_options": parallel.compiler_options(), **self._options}
+        return jax.jit(self._function, **options)
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Run it."""
