@@ -34,6 +34,7 @@ OURS = "ours.json"
 EPISODES = 24  # of our own rows, at least
 TOLERANCE = 1e-3  # of a score: what another machine's rounding may move a mean of episodes by
 VERIFIED = 1  # episodes of each row whose actions are simulated again one by one, by ``ig.verify``
+NOT_MEASURED: dict[str, float] = {"mean": 0.0, "low": 0.0, "high": 0.0}
 SPLIT = "held-out"
 """Seeds 0, 53, 106, ...: none is a training run's, and where traffic has days they are of days that training lacks."""
 
@@ -204,8 +205,7 @@ def our_rows(tasks: Sequence[str] | None = None, episodes: int = EPISODES) -> li
         steps = spec.episode_length
 
         def add(name: str, budget: int = 0, *, spec: Any = spec, problem: Any = problem, **plays: Any) -> None:
-            score = dict.fromkeys(("mean", "low", "high"), 0.0)
-            rows.append(Row(name, spec.name, task_version(problem), SPLIT, episodes, budget, score, **plays))
+            rows.append(Row(name, spec.name, task_version(problem), SPLIT, episodes, budget, NOT_MEASURED, **plays))
 
         add("random", policy="random")
         add("baseline: naive vLLM defaults", policy="baseline")
@@ -248,7 +248,7 @@ def plain(plan: LoadPlan) -> dict[str, float]:
 
 
 def update(
-    tasks: Sequence[str] | None = None, episodes: int = EPISODES, report: Callable[[str], None] = lambda _: None
+    tasks: Sequence[int | str] | None = None, episodes: int = EPISODES, report: Callable[[str], None] = lambda _: None
 ) -> Path:
     """Measure our own rows, of some tasks or of all, and write them; those of the other tasks stay.
 
@@ -274,8 +274,8 @@ def markdown(rows: Sequence[Row]) -> str:
         "# Leaderboard",
         "",
         "Made from `leaderboard/*.json` by `python -m training leaderboard`; `python -m training leaderboard --check`"
-        " plays every row again. Scores are means over held-out episodes with 95 % bootstrap intervals; the budget counts"
-        " the environment steps that were spent.",
+        " plays every row again. Scores are means over held-out episodes with 95 % bootstrap intervals; the budget"
+        " counts the environment steps that were spent.",
         "",
     ]
     for spec in ig.task_specs().values():
@@ -302,8 +302,7 @@ def every_row(folder: Path = ROWS, task: Any = None) -> list[Row]:
 def add(name: str, task: Any, budget: int, episodes: int = EPISODES, **plays: Any) -> Mapping[str, Any]:
     """Measure a row of somebody's and write ``leaderboard/NAME.json``; its fields."""
     problem = ig.problem(task)
-    score = dict.fromkeys(("mean", "low", "high"), 0.0)
-    row = Row(name, problem.spec.name, task_version(problem), SPLIT, episodes, budget, score, **plays)
+    row = Row(name, problem.spec.name, task_version(problem), SPLIT, episodes, budget, NOT_MEASURED, **plays)
     row = dataclasses.replace(row, score=measure(row)[0])
     write(ROWS / f"{name}.json", [row])
     return dataclasses.asdict(row)
