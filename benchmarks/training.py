@@ -4,8 +4,8 @@
 
 Both get the same networks (two tanh MLPs 64 x 64), environments, rollout length, epochs and minibatches. Each
 measurement is a process of its own; the contenders alternate, so that a busy machine slows all of them, and the
-figure is the ratio of medians. CartPole's actor has 2 outputs on 4 inputs, this environment's 11 on 14. Compilation
-is not counted; evaluation is in neither.
+figure is the ratio of medians. CartPole's actor has 2 outputs on 4 inputs, this environment's 11 on 14; "memory" is
+task 3 with the recurrent layer. Compilation is not counted; evaluation is in neither.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ENVIRONMENTS, ROLLOUT, EPOCHS, MINIBATCHES, UPDATES = 512, 32, 4, 8, 20
-CONTENDERS = ("rejax-cartpole", "ours-task1", "ours-task2", "ours-task3")
+CONTENDERS = ("rejax-cartpole", "ours-task1", "ours-task2", "ours-task3", "ours-memory")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -63,7 +63,7 @@ def rejax_cartpole(repeats: int) -> float:
     return timed(lambda: train(key), repeats)
 
 
-def ours(task: int, devices: int, repeats: int) -> float:
+def ours(task: int, devices: int, repeats: int, memory: str = "none") -> float:
     """This repository's updates as ``training`` runs them; the whole state and all metrics are outputs."""
     import jax
     import numpy as np
@@ -76,7 +76,12 @@ def ours(task: int, devices: int, repeats: int) -> float:
 
     meshes.prepare(devices)
     config = task_config(task).replace(
-        environments=ENVIRONMENTS, rollout_length=ROLLOUT, epochs=EPOCHS, minibatches=MINIBATCHES, hidden=(64, 64)
+        environments=ENVIRONMENTS,
+        rollout_length=ROLLOUT,
+        epochs=EPOCHS,
+        minibatches=MINIBATCHES,
+        hidden=(64, 64),
+        memory=memory,
     )
     mesh = meshes.make_mesh(config, devices)
     env, params = ig.make(task)
@@ -132,7 +137,9 @@ def main() -> None:
         if options.child == "rejax-cartpole":
             print(json.dumps(rejax_cartpole(options.repeats)))
         else:
-            print(json.dumps(ours(int(options.child[-1]), options.devices, options.repeats)))
+            memory = options.child == "ours-memory"
+            task = 3 if memory else int(options.child[-1])
+            print(json.dumps(ours(task, options.devices, options.repeats, "gru" if memory else "none")))
         return
     plan = [("rejax-cartpole", 1)] + [
         (name, devices) for name in CONTENDERS[1:] for devices in sorted({1, options.devices})

@@ -347,3 +347,47 @@ def ranks(
         typer.echo(json.dumps(found))
     else:
         screen().print(rank_table(found))
+
+
+@app.command()
+def leaderboard(
+    check: Annotated[bool, typer.Option("--check", help="Play every row again; exit 1 where one is not so.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Measure our own rows again.")] = False,
+    add: Annotated[
+        str | None, typer.Option(help="Measure a row of your own of this name and write leaderboard/NAME.json.")
+    ] = None,
+    tasks: Annotated[list[str], typer.Option("--task", "-t", help="Tasks; may be repeated. Default: all.")] = [],  # noqa: B006
+    episodes: Annotated[int, typer.Option(help="Held-out episodes of rows that are measured.")] = 24,
+    policy: Annotated[str | None, typer.Option(help="With --add: a policy file below the repository's root.")] = None,
+    actions: Annotated[str | None, typer.Option(help="With --add: an archive of actions there.")] = None,
+    budget: Annotated[int | None, typer.Option(help="With --add: environment steps spent on it.")] = None,
+) -> None:
+    """Write LEADERBOARD.md from leaderboard/*.json; with --check play its rows again.
+
+    Example: python -m training leaderboard --check --task 3
+    """
+    from training import leaderboard as board
+
+    use_cache()
+    chosen = [task_of(task) for task in tasks] or [None]
+    try:
+        if add is not None:
+            if len(tasks) != 1 or budget is None:
+                raise ValueError("--add: needs one --task and --budget")
+            row = board.add(add, chosen[0], budget, episodes, policy=policy, actions=actions)
+            console.print(f"{row['task']}: {add}: {row['score']['mean']:.4f}", highlight=False)
+        if update:
+            board.update([task for task in chosen if task is not None], episodes, report=console.print)
+        if check:
+            wrong = 0
+            for row in [row for task in chosen for row in board.every_row(task=task)]:
+                said = board.faults(row)
+                wrong += bool(said)
+                typer.echo(f"{row.task}: {row.name}: {'; '.join(said) or 'reproduced'}")
+            if wrong:
+                raise typer.Exit(1)
+            return
+        board.PAGE.write_text(board.markdown(board.every_row()))
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    console.print(f"wrote {board.PAGE}", highlight=False)

@@ -1,0 +1,308 @@
+"""The leaderboard: rows in ``leaderboard/*.json``, made into ``LEADERBOARD.md``, and each played again by ``check``.
+
+``row -> what it plays -> episodes -> score with interval``. A row names a policy (a name, a file, settings of the
+load-following controller) or holds the actions of its episodes; either way the score is what the simulator says now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import inferencegym_jax as ig
+from inferencegym_jax import Problem
+from inferencegym_jax.models import KNOBS, ServeAction
+from inferencegym_jax.numerics.bootstrap import mean_interval
+from inferencegym_jax.policies import has_trained, policy_of
+from inferencegym_jax.policies.load_following import LoadPlan
+from inferencegym_jax.policies.names import static_action
+from inferencegym_jax.policies.policy_file import load_network, shipped_file
+from inferencegym_jax.table.derived_profile import profile_of
+from inferencegym_jax.tasks import calibration, shipped_specs
+from training import lanes, rivals
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS, PAGE = ROOT / "leaderboard", ROOT / "LEADERBOARD.md"
+OURS = "ours.json"
+EPISODES = 24  # of our own rows, at least
+TOLERANCE = 1e-3  # of a score: what another machine's rounding may move a mean of episodes by
+VERIFIED = 1  # episodes of each row whose actions are simulated again one by one, by ``ig.verify``
+NOT_MEASURED: dict[str, float] = {"mean": 0.0, "low": 0.0, "high": 0.0}
+SPLIT = "held-out"
+"""Seeds 0, 53, 106, ...: none is a training run's, and where traffic has days they are of days that training lacks."""
+
+HOW_TO = ROWS / "README.md"  # how to add a row, the end of the page
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry. Exactly one of ``policy``, ``plan`` and ``actions`` says what is played.
+
+    Attributes:
+        name: as the page shows it.
+        task: name of the task.
+        version: ``task_version`` of the task that it was measured on.
+        split: which episodes; "held-out".
+        episodes: how many of them.
+        budget: environment steps that were spent on it, all searches and seeds.
+        score: ``{"mean", "low", "high"}``, the mean over episodes and its 95 % interval.
+        policy: a policy's name, or the path of its file from the repository's root.
+        plan: settings of the load-following controller.
+        actions: path of a NumPy archive of the actions, an array (episodes, steps) for each knob.
+        link: where the code is.
+    """
+
+    name: str
+    task: str
+    version: str
+    split: str
+    episodes: int
+    budget: int
+    score: dict[str, float]
+    policy: str | None = None
+    plan: dict[str, float] | None = None
+    actions: str | None = None
+    link: str = ""
+
+    def __post_init__(self) -> None:
+        if sum(x is not None for x in (self.policy, self.plan, self.actions)) != 1:
+            raise ValueError(f"row {self.name!r}: must have exactly one of policy, plan and actions")
+        if self.split != SPLIT:
+            raise ValueError(f"row {self.name!r}: split = {self.split!r}: must be {SPLIT!r}")
+        for name in ("episodes", "budget"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < (name == "episodes"):
+                raise ValueError(f"row {self.name!r}: {name} = {value!r}: must be a whole number")
+        if set(self.score) != {"mean", "low", "high"}:
+            raise ValueError(f"row {self.name!r}: score = {self.score!r}: must have mean, low and high")
+
+    @property
+    def plays(self) -> str:
+        """What the row plays, in a word."""
+        return self.policy or self.actions or "settings of the load-following controller"
+
+
+def task_version(problem: Problem) -> str:
+    """Eight hexadecimal digits of what a task's scores depend on: the task, its table with the engine's profile, its
+    normalisers."""
+    table = problem.table
+    profile = profile_of(table).digest if problem.dynamics == "open_loop" else ""
+    content = (problem.spec.digest, table.digest, profile, json.dumps(problem.normalisers, sort_keys=True))
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()[:8]
+
+
+def read(folder: Path = ROWS) -> dict[Path, list[Row]]:
+    """The rows of every file.
+
+    Raises:
+        ValueError: a file that is none, or a row with an unknown or missing field, or one that cannot be; names both.
+    """
+    found: dict[Path, list[Row]] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found[path] = [Row(**entry) for entry in json.loads(path.read_text())["rows"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: not a file of rows: {error}") from error
+    return found
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """A file of rows; fields that are not set are left out."""
+    entries = [{k: v for k, v in dataclasses.asdict(row).items() if v not in (None, "")} for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"rows": entries}, indent=1) + "\n")
+
+
+def episodes_of(row: Row, problem: Problem, root: Path = ROOT) -> ig.Trajectory:
+    """The row's episodes, played now.
+
+    Raises:
+        ValueError, OSError: its policy or actions cannot be used.
+    """
+    seeds, steps = rivals.test_seeds(row.episodes), int(problem.params.episode_length)
+    if row.plan is not None:
+        plans = [LoadPlan(**row.plan)] * row.episodes
+        return lanes.episodes_of(problem, lanes.of_plans(plans, steps), seeds)
+    if row.actions is not None:
+        return lanes.episodes_of(problem, lanes.of_sequences(_actions(root / row.actions, row, steps)), seeds)
+    name = str(row.policy)
+    if name == "random":
+        return lanes.episodes_of(problem, lanes.of_sequences(lanes.random_sequences(seeds, steps)), seeds)
+    action = static_action(name, problem)
+    if action is not None:
+        return lanes.episodes_of(problem, lanes.of_sequences(lanes.held(action, row.episodes, steps)), seeds)
+    policy = policy_of(str(root / name) if name.endswith(".npz") else name, problem)
+    return ig.rollout(problem.env, problem.params, policy, seeds)
+
+
+def _actions(path: Path, row: Row, steps: int) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        columns = {name: archive[name] for name in archive.files}
+    shape = (row.episodes, steps)
+    for name in KNOBS:
+        if name not in columns or columns[name].shape != shape:
+            raise ValueError(f"{path}: {name}: must be an array {shape}, one number a second of each episode")
+    ig.make(row.task)[0].check_action(ServeAction(**{name: columns[name] for name in KNOBS}))
+    return columns
+
+
+def measure(row: Row, root: Path = ROOT) -> tuple[dict[str, float], ig.Trajectory]:
+    """(score with its interval, episodes) of a row, played now."""
+    from training.headroom import played
+
+    problem = ig.problem(row.task)
+    trajectory = episodes_of(row, problem, root)
+    return mean_interval(played(problem, trajectory).columns["score"]), trajectory
+
+
+def faults(row: Row, root: Path = ROOT) -> list[str]:
+    """What is not true of a row, in sentences; nothing where all of it is reproduced.
+
+    Its episodes are played again, the score and its interval must come out, and the actions of the first episode,
+    simulated one by one by ``ig.verify``, must give that episode's score.
+    """
+    problem = ig.problem(row.task)
+    version = task_version(problem)
+    if row.version != version:
+        return [f"is of version {row.version} of {row.task}, which is {version} now: measure it again"]
+    from training.headroom import played
+
+    try:
+        score, trajectory = measure(row, root)
+    except (ValueError, TypeError, OSError) as error:
+        return [str(error)]
+    said = [
+        f"score {name} = {row.score[name]:.4f}; played again it is {score[name]:.4f}"
+        for name in ("mean", "low", "high")
+        if not abs(row.score[name] - score[name]) <= TOLERANCE
+    ]
+    each = played(problem, trajectory).columns["score"]
+    for i in range(min(VERIFIED, row.episodes)):
+        columns = {name: np.asarray(getattr(trajectory.action, name))[:, i] for name in KNOBS}
+        actions = [{name: KNOBS[name].plain(columns[name][t]) for name in KNOBS} for t in range(len(trajectory.reward))]
+        seed = int(rivals.test_seeds(row.episodes)[i])
+        verified = ig.verify(row.task, seed, None, actions)["score"]
+        if not abs(verified - each[i]) <= TOLERANCE:
+            said.append(f"seed {seed}: scores {each[i]:.4f}; its actions, verified, score {verified:.4f}")
+    return said
+
+
+def our_rows(tasks: Sequence[str] | None = None, episodes: int = EPISODES) -> list[Row]:
+    """What we measure every task with: random, baseline, rules as shipped, best static, reactive (as planned, and tuned
+    where ``docs/headroom`` holds the settings), trained; not yet measured."""
+    rows: list[Row] = []
+    for spec in shipped_specs().values():
+        if tasks and spec.name not in tasks:
+            continue
+        problem = ig.problem(spec)
+        steps = spec.episode_length
+
+        def add(name: str, budget: int = 0, *, spec: Any = spec, problem: Any = problem, **plays: Any) -> None:
+            rows.append(Row(name, spec.name, task_version(problem), SPLIT, episodes, budget, NOT_MEASURED, **plays))
+
+        add("random", policy="random")
+        add("baseline: naive vLLM defaults", policy="baseline")
+        if problem.dynamics == "open_loop":
+            for name, rule in rivals.DEFAULTS.items():
+                add(f"{name}, as shipped", plan=plain(rivals.as_shipped(problem, rule)))
+        add("best static", static_search_episodes(spec.name) * steps, policy="best_static")
+        add("reactive, as planned", policy="reactive")
+        tuned = tuned_plan(spec.id)
+        if tuned is not None:
+            add("reactive, tuned", tuned[1] * steps, plan=tuned[0])
+        if has_trained(spec.id):
+            _, about = load_network(shipped_file(spec.id))
+            add("PPO, the policy that ships", int(about["last_evaluation"]["env_steps"]), policy="trained")
+    return rows
+
+
+def static_search_episodes(task: str) -> int:
+    """Episodes that the search of a shipped task's best static action played (``data/calibration.json``)."""
+    document = calibration()
+    entry = document["tasks"][task]
+    rounds = entry.get("rounds") or [[int(document["seeds"].split()[-1]) + 1, 1.0]]
+    return round(sum(entry["static_actions_searched"] * share * seeds for seeds, share in rounds))
+
+
+def tuned_plan(task: int) -> tuple[dict[str, float], int] | None:
+    """(settings of the best reactive controller that ``python -m training headroom`` found for a task, episodes of its
+    search); None where ``docs/headroom`` has none."""
+    path = ROOT / "docs" / "headroom" / f"task{task}.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text())
+    tuned = found["tuned"].get("reactive", {})
+    return (tuned["plan"], tuned["settings"] * found["training_episodes"]) if "plan" in tuned else None
+
+
+def plain(plan: LoadPlan) -> dict[str, float]:
+    """A plan's settings as numbers."""
+    return {f.name: float(getattr(plan, f.name)) for f in dataclasses.fields(plan)}
+
+
+def update(
+    tasks: Sequence[int | str] | None = None, episodes: int = EPISODES, report: Callable[[str], None] = lambda _: None
+) -> Path:
+    """Measure our own rows, of some tasks or of all, and write them; those of the other tasks stay.
+
+    Returns:
+        The file.
+    """
+    path = ROWS / OURS
+    names = [ig.get_task(task).name for task in tasks or []]
+    kept = [row for row in read().get(path, []) if names and row.task not in names]
+    fresh = []
+    for row in our_rows(names, episodes):
+        score, _ = measure(row)
+        fresh.append(dataclasses.replace(row, score=score))
+        report(f"{row.task}: {row.name}: {score['mean']:.4f}")
+    order = {name: i for i, name in enumerate(shipped_specs())}
+    write(path, sorted([*kept, *fresh], key=lambda row: order.get(row.task, len(order))))
+    return path
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """``LEADERBOARD.md``: a table a task, best first, of the rows of today's versions."""
+    lines = [
+        "# Leaderboard",
+        "",
+        "Made from `leaderboard/*.json` by `python -m training leaderboard`; `python -m training leaderboard --check`"
+        " plays every row again. Scores are means over held-out episodes with 95 % bootstrap intervals; the budget"
+        " counts the environment steps that were spent.",
+        "",
+    ]
+    for spec in ig.task_specs().values():
+        version = task_version(ig.problem(spec))
+        mine = sorted((r for r in rows if (r.task, r.version) == (spec.name, version)), key=lambda r: -r.score["mean"])
+        if not mine:
+            continue
+        lines += [f"## Task {spec.id}, {spec.title} ({spec.name}, version {version})", ""]
+        lines += ["| policy | score | budget | episodes | what is played |", "| --- | --- | --- | --- | --- |"]
+        for row in mine:
+            score = f"{row.score['mean']:.4f} [{row.score['low']:.4f}, {row.score['high']:.4f}]"
+            plays = f"[{row.plays}]({row.link})" if row.link else row.plays
+            lines.append(f"| {row.name} | {score} | {row.budget:,} | {row.episodes} {row.split} | {plays} |")
+        lines.append("")
+    return "\n".join([*lines, HOW_TO.read_text()])
+
+
+def every_row(folder: Path = ROWS, task: Any = None) -> list[Row]:
+    """The rows of all files, or of one task."""
+    name = None if task is None else ig.get_task(task).name
+    return [row for rows in read(folder).values() for row in rows if name in (None, row.task)]
+
+
+def add(name: str, task: Any, budget: int, episodes: int = EPISODES, **plays: Any) -> Mapping[str, Any]:
+    """Measure a row of somebody's and write ``leaderboard/NAME.json``; its fields."""
+    problem = ig.problem(task)
+    row = Row(name, problem.spec.name, task_version(problem), SPLIT, episodes, budget, NOT_MEASURED, **plays)
+    row = dataclasses.replace(row, score=measure(row)[0])
+    write(ROWS / f"{name}.json", [row])
+    return dataclasses.asdict(row)
