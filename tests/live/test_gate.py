@@ -109,7 +109,9 @@ def test_kv_budget_admits_up_to_a_share_of_the_cache_and_one_at_least() -> None:
         lax = asyncio.create_task(gate.enter(2, 1))  # would fit, and does not overtake
         await asyncio.sleep(0)
         assert (gate.inside, gate.waiting) == (2, 2)
-        gate.read_cache(0.2, 1000.0)  # the second prompt may not be on this reading
+        gate.read_cache(0.2, 1000.0, running=1)  # the second prompt is not on this reading
+        assert gate.cache_use() == pytest.approx(0.5)
+        gate.read_cache(0.5, 1000.0, running=2)  # on this one it is
         assert gate.cache_use() == pytest.approx(0.5)
         gate.start(300)
         gate.grow(50)
@@ -120,8 +122,8 @@ def test_kv_budget_admits_up_to_a_share_of_the_cache_and_one_at_least() -> None:
         alone = asyncio.create_task(gate.enter(0, 5))
         await asyncio.sleep(0)
         assert gate.waiting == 1
-        for tokens in (10_000, 200, 1):
-            gate.leave(tokens)
+        for tokens, prompt in ((10_000, None), (200, 200), (1, 1)):
+            gate.leave(tokens, prompt)
         await alone  # an empty engine takes any
         with pytest.raises(ValueError, match="kv_budget = 0.05: must be from 0.1 to 1"):
             gate.kv_budget = 0.05

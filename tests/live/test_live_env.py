@@ -163,7 +163,7 @@ def test_an_open_loop_task_is_rewarded_and_graded_by_request(make: Callable[...,
 
 def test_kv_budget_admits_up_to_that_share_of_the_pool(launch: Callable[..., Any], make: Any, open_loop: Any) -> None:
     slow = launch("--a", 30, "--c", 0)  # a pool of 65,536 tokens
-    long = Traffic(np.zeros(12), np.full(12, 4000), np.full(12, 8), np.zeros(12, int), 8.0, np.ones(8, np.int64))
+    long = Traffic(np.zeros(12), np.full(12, 4000), np.full(12, 60), np.zeros(12, int), 8.0, np.ones(8, np.int64))
     env = make(long, url=slow.url, params=open_loop)
     active = dict(zip(KNOBS, np.asarray(env.params.active), strict=True))
     assert [name for name, on in active.items() if on] == ["kv_budget", "batch_size"]

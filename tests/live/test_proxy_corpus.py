@@ -131,7 +131,9 @@ def judge(client: str, behaviour: str, answers: list[Answer], raw: bytes) -> lis
     if first.headers.keys() & {"x-hop", "keep-alive", "upgrade"}:
         said.append(f"headers {sorted(first.headers)}")
     if client == "twice" and len(answers) > 1 and (answers[1].status, answers[1].body) != (200, WHOLE):
-        said.append(f"second answer {answers[1]}")
+        # a POST on a connection that the upstream has spoilt or closes unannounced is not retried: it is an error
+        if answers[1].status != 502 or (BEHAVIOURS[behaviour][1] == "keep" and behaviour != "long"):
+            said.append(f"second answer {answers[1]}")
     if len(answers) > 1 + (client == "twice"):
         said.append(f"{len(answers)} answers")
     if behaviour == "redirect" and first.headers.get("location") != "/stream/v1/completions":

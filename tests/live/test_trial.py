@@ -29,6 +29,10 @@ from inferencegym_jax.models import ServeAction
 from inferencegym_jax.policies.policy_runner import PolicyError, PolicyRunner
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable, TableError, load_table, table_from_columns
 from tests.live.fake_engine import Times
+from tests.reference.iteration import load_profile
+from tests.reference.serving import serve
+from tests.reference.settings import Settings
+from tests.reference.traffic import requests_at
 
 TIMES = Times(a=10.0, b=0.5, c=0.1)
 SLOW = Times(a=13.0, b=1.2, c=0.86)  # docs/live.md's engine: at 0.6 of saturation 2.6 prompts a second, 165 ms each
@@ -344,3 +348,26 @@ def test_policies_by_name_answer_within_the_ranges_and_a_bad_one_is_an_error() -
 
     with pytest.raises(PolicyError, match="kv_budget = nan"):
         PolicyRunner(broken).ask(observation)
+
+
+@pytest.mark.parametrize(
+    ("rate", "knobs"),
+    [(6.0, {"batch_size": 64}), (12.0, {"batch_size": 24}), (9.0, {"batch_size": 256, "kv_budget": 0.1})],
+)
+def test_the_replay_serves_as_the_reference_engine_does(params: Any, rate: float, knobs: dict[str, Any]) -> None:
+    """Two engines that share no code: this one and the plain-Python one that judges the open loop."""
+    rng, seconds = np.random.default_rng(4), 60.0
+    count = int(rate * seconds)
+    prompts = np.clip(rng.lognormal(6.3, 1.0, count), 16, 6000).astype(int)
+    outputs = np.clip(rng.lognormal(4.7, 0.7, count), 2, 900).astype(int)
+    times = np.sort(rng.uniform(0.0, seconds, count))
+    traffic = Traffic(times, prompts, outputs, np.zeros(count, int), seconds, np.ones(60, np.int64))
+    records = predict(load_table(), traffic, ig.policies.static(ServeAction(**knobs)), params, TrialSettings())
+    settings = Settings(**knobs, queue_capacity=512)
+    served = serve(requests_at(1000.0 * times, prompts, outputs), settings, load_profile())
+    ttft = np.array([record.ttft_ms for record in records])
+    tpot = np.array([record.tpot_ms for record in records])
+    assert {record.outcome for record in records} == {"completed"} and not served.rejected.any()
+    assert ttft.mean() == pytest.approx(served.ttft_ms.mean(), rel=0.03)
+    assert np.percentile(ttft, 99) == pytest.approx(np.percentile(served.ttft_ms, 99), rel=0.05)
+    assert tpot.mean() == pytest.approx(served.tpot_ms.mean(), rel=0.02)

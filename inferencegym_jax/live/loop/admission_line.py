@@ -37,9 +37,9 @@ class AdmissionLine(Generic[Item]):
     """The line in front of an engine; limits may change at any time.
 
     A limit of None and a kv_budget of 1 are plain pass-through. The share of the cache in use is the engine's last
-    reading, with the prompts of those that had no first token then and may not have been on it, plus what is known to
-    have changed since: prompts that were let in, tokens that they got, requests that left. Where the engine tells no
-    share, kv_budget limits nothing (``sees_cache``).
+    reading, with the prompts that had not reached it then, plus what is known to have changed since: prompts that were
+    let in, tokens that they got, requests that left. Where the engine tells no share, kv_budget limits nothing
+    (``sees_cache``).
 
     A subclass says what becomes of an item: ``_let_in``, ``_turn_away``, and ``_is_alive`` where items may go by
     themselves.
@@ -52,7 +52,8 @@ class AdmissionLine(Generic[Item]):
         self.capacity = capacity
         self.inside = 0
         self.held = 0.0  # tokens of the requests inside: their prompts, and what they got
-        self.unseen = 0.0  # of them, the prompts of requests that have no first token yet
+        self._unstarted = 0  # requests inside that have no first token yet
+        self._unseen = 0.0  # tokens of their prompts
         self.reading: CacheReading | None = None
         self.entered = self.left = self.rejected = self.given_up = self.admitted = 0
         self._queues: tuple[deque[tuple[Item, float]], ...] = tuple(deque() for _ in CLASSES)
@@ -100,17 +101,21 @@ class AdmissionLine(Generic[Item]):
         """Whether the engine tells the share of its KV cache in use, without which kv_budget limits nothing."""
         return self.reading is not None
 
-    def read_cache(self, share: float | None, pool_tokens: float | None = None) -> None:
+    def read_cache(self, share: float | None, pool_tokens: float | None = None, running: float | None = None) -> None:
         """Note what the engine says of its KV cache, and admit who fits now.
 
         Args:
             share: of the pool in use; None leaves the last reading.
             pool_tokens: size of the pool, tokens; None or 0 where the engine does not say: then the share counts as it
                 was read until the next reading.
+            running: requests that run there. Those inside beyond them are on their way, and not on the gauge yet; None
+                where the engine does not say: then that is everybody without a first token.
         """
         if share is not None:
-            unseen = self.unseen / pool_tokens if pool_tokens else 0.0
-            self.reading = CacheReading(share + unseen, pool_tokens or None, self.held)
+            missing = self._unstarted if running is None else self.inside - running
+            unseen = self._unseen * min(max(missing, 0.0) / max(self._unstarted, 1), 1.0)
+            on_the_way = unseen / pool_tokens if pool_tokens else 0.0
+            self.reading = CacheReading(share + on_the_way, pool_tokens or None, self.held)
             self._admit()
 
     def cache_use(self, prompt: float = 0.0) -> float | None:
@@ -164,19 +169,23 @@ class AdmissionLine(Generic[Item]):
 
     def start(self, prompt: float) -> None:
         """A request inside has its first token, or will show none: its prompt is on the engine's gauge from now on."""
-        self.unseen = max(self.unseen - prompt, 0.0)
+        self._unstarted -= 1
+        self._unseen -= prompt
 
-    def leave(self, tokens: float = 0.0, unseen: float = 0.0) -> None:
+    def leave(self, tokens: float = 0.0, unseen: float | None = None) -> None:
         """A request that was let in is done.
 
         Args:
             tokens: its prompt and what ``grow`` was told of it.
             unseen: its prompt once more, if it never started.
         """
+        if unseen is not None:
+            self.start(unseen)
         self.inside -= 1
-        self.held = max(self.held - tokens, 0.0) if self.inside else 0.0
-        self.unseen = max(self.unseen - unseen, 0.0) if self.inside else 0.0
         self.left += 1
+        self.held -= tokens
+        if not self.inside:  # what rounding leaves of nobody
+            self.held, self._unseen, self._unstarted = 0.0, 0.0, 0
         self._admit()
 
     def _make_room(self, klass: int) -> bool:
@@ -201,7 +210,8 @@ class AdmissionLine(Generic[Item]):
     def _take(self, item: Item, prompt: float) -> None:
         self.inside += 1
         self.held += prompt
-        self.unseen += prompt
+        self._unstarted += 1
+        self._unseen += prompt
         self.admitted += 1
         self._let_in(item)
 

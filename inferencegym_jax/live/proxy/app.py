@@ -109,10 +109,12 @@ def create_app(settings: ControlSettings, policy: Asks, policy_name: str) -> Sta
                 endpoint, client, observer, metrics, settings.first_byte_timeout_s, settings.stall_timeout_s
             )
             loop = asyncio.create_task(controller.run(own))
-            yield
-            loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await loop
+            try:
+                yield
+            finally:
+                loop.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await loop
 
     routes = [Route("/status", status), Route("/metrics", prometheus), Mount("/", app=proxy)]
     return Starlette(routes=routes, lifespan=lifespan)
@@ -185,7 +187,7 @@ class Proxy:
             try:
                 await forwarded.run()
             finally:
-                unseen = seen.prompt_tokens if seen.streams and not watched.tokens else 0.0
+                unseen = None if forwarded.begun else seen.prompt_tokens
                 self.gate.leave(seen.prompt_tokens + watched.tokens, unseen)
                 self.pace.end(time.perf_counter())
         except QueueFull:

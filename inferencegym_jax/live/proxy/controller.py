@@ -79,7 +79,7 @@ class Controller:
                 now = time.perf_counter()
                 try:
                     if engine is not None:
-                        self.gate.read_cache(engine.kv_usage, engine.kv_cache_tokens)
+                        self.gate.read_cache(engine.kv_usage, engine.kv_cache_tokens, engine.running)
                     self.snapshot = self.observer.close(now, now - last, engine)
                     await self._decide(self.snapshot.observation)
                 except Exception as error:  # whatever it is, requests go on

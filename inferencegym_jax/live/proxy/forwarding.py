@@ -77,13 +77,14 @@ class ForwardedRequest:
         self.root, self.authorization = credentials(upstream.endpoint.root)
         self.outcome: Outcome = "client_gone"  # unless it ends in another way
         self.started = False
+        self.begun = False  # whether the gate knows that the engine has taken it up
         self._sending = False  # to the client, who may not read
 
     async def run(self) -> None:
         """Forward; a failure before the answer began is a 502 or 504, after that the answer breaks off."""
         if self.watched is not None and self.seen is not None and not self.seen.streams:
             self.upstream.observer.admit_untimed(self.watched, time.perf_counter())
-            self.upstream.observer.gate.start(self.seen.prompt_tokens)
+            self._begin()  # no first token will be seen
         shown = self.upstream.endpoint.shown
         try:
             async with asyncio.timeout(self.upstream.first_byte_timeout_s) as deadline:
@@ -147,13 +148,18 @@ class ForwardedRequest:
         self._sending = False
         deadline.reschedule(clock() + self.upstream.stall_timeout_s)
 
+    def _begin(self) -> None:
+        """The engine has the prompt in its cache by now."""
+        if not self.begun and self.seen is not None:
+            self.begun = True
+            self.upstream.observer.gate.start(self.seen.prompt_tokens)
+
     def _count(self, tokens: int) -> None:
-        if not tokens or self.watched is None or self.seen is None:
+        if not tokens or self.watched is None:
             return
         now = time.perf_counter()
+        self._begin()
         if self.watched.first_s is None:
-            if self.seen.streams:
-                self.upstream.observer.gate.start(self.seen.prompt_tokens)
             name = CLASSES[self.watched.klass]
             self.upstream.metrics.ttft.labels(name).observe(now - self.watched.arrived_s)
         self.upstream.observer.token(self.watched, now, tokens)

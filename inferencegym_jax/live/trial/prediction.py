@@ -166,7 +166,7 @@ def replay(
             second += 1
             metrics = engine.metrics()
             line.now = now
-            line.read_cache(metrics.kv_usage, times.pool_tokens)
+            line.read_cache(metrics.kv_usage, times.pool_tokens, metrics.running)
             observation = line.observer.close(now, step_seconds, metrics).observation
             if second < traffic.seconds:
                 obey(ask(observation))

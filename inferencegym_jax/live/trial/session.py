@@ -124,7 +124,7 @@ class Session:
     async def _read(self) -> EngineMetrics | None:
         engine = await read_metrics(self.choose().client, timeout_s=self.step_seconds / 2)
         if engine is not None:
-            self.gate.read_cache(engine.kv_usage, engine.kv_cache_tokens)
+            self.gate.read_cache(engine.kv_usage, engine.kv_cache_tokens, engine.running)
         return engine
 
     def _phase(self, now: float) -> Phase:
@@ -164,7 +164,7 @@ class Session:
             try:
                 stream = await stream_completion(server.client, server.endpoint, request, token)
             finally:
-                self.gate.leave(prompt + watched.tokens, 0.0 if watched.tokens else prompt)
+                self.gate.leave(prompt + watched.tokens, None if watched.tokens else prompt)
             outcome = "completed" if stream.error is None else "failed"
         except QueueFull:
             outcome = "rejected"
