@@ -104,8 +104,12 @@ class Programs:
         """The log that these actions give, bit for bit a session's.
 
         Raises:
-            ValueError: the server's own latency table lacks a value of a knob; the action's index is named.
+            ValueError: more actions than the episode has seconds; the server's own latency table lacks a value of a
+                knob, the action's index is named.
         """
+        if len(actions) > program.spec.episode_length:
+            steps = f"an episode of task {program.spec.id} has {program.spec.episode_length} steps"
+            raise ValueError(f"actions: {len(actions)} given; {steps}")
         state, log, crashes = program.reset(seed).state, [], 0
         for i, action in enumerate(actions):
             try:

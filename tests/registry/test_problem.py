@@ -55,7 +55,7 @@ def test_a_table_with_another_engine_is_searched_anew(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("task", "options", "said"),
     [
-        (7, {}, "task = 7: no such task"),
+        (99, {}, "task = 99: no such task"),
         (1, {"dynamics": "steady"}, "dynamics = 'steady': must be one of closed_loop, open_loop"),
         (1, {"dynamics": ""}, "dynamics = ''"),
         (4, {"dynamics": "closed_loop"}, "fitted to a log, is served open_loop only"),

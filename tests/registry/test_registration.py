@@ -66,7 +66,9 @@ def test_its_normalisers_are_those_of_an_exhaustive_search() -> None:
     assert problem.normalisers["optimal_tps"] == pytest.approx(statics.means.mean_tps[best])
     assert problem.normalisers["cost_normaliser"] == pytest.approx(base.means.total_cost[0] / 200)
     scores = score_aggregates(problem.spec, statics.per_seed, problem.normalisers)["score"].mean(axis=1)
-    assert problem.best_static.to_dict() == actions[int(np.argmax(scores))]
+    found = search_static(problem.env, problem.params, [problem.best_static.to_dict()], seeds)
+    of_found = score_aggregates(problem.spec, found.per_seed, problem.normalisers)["score"].mean()
+    assert of_found >= scores.max() and found.worst_oom_share[0] == 0  # it is refined between the grid's nodes
 
 
 def test_graders_without_normalisers_search_them_on_the_shipped_table() -> None:
