@@ -34,13 +34,14 @@ EXTRAS_live := live,train
 EXTRAS_rejax := rejax
 EXTRAS_sb3 := sb3
 EXTRAS_torchrl := torchrl
-EXTRAS_notebook := notebook,train,gym,client
+EXTRAS_notebook := notebook,train,gym,client,server
 NODEPS_all := openenv
 NODEPS_test := openenv
 NODEPS_ci := openenv aiconfigurator-core
 NODEPS_table := aiconfigurator-core
 NODEPS_bench := openenv
 NODEPS_serve := openenv
+NODEPS_notebook := openenv
 # Everything in the lock but what is installed without dependencies.
 LOCKED := server demo train gym render client cli live openenv tensorboard sb3 torchrl rejax bench docs notebook dev
 # Not locked: rejax needs gymnax before 1.0, other trainers 1.x; the extras' own bounds choose, and a lock would forbid one.

@@ -38,7 +38,8 @@ def loops(task: int, length: int) -> dict[str, Callable[[Any], Any]]:
 
         def second(carry: Any, _: None) -> Any:
             states, total = carry
-            _, states, reward, *_ = jax.vmap(env.step, in_axes=(None, 0, None, None))(None, states, ACTION, params)
+            stepped = jax.vmap(env.step, in_axes=(None, 0, None, None))(None, states, ACTION, params)
+            states, reward = stepped[1], stepped[2]
             return (states, total + reward), None
 
         return jax.lax.scan(second, (states, jnp.zeros(seeds.shape)), None, length=length)[0][1]

@@ -92,7 +92,7 @@ def headroom(name: str) -> str:
             f"{row['score']['mean']:.3f}",
             f"{paired['mean']:+.3f} [{paired['low']:+.3f}, {paired['high']:+.3f}]",
             f"{row['worst']['paired']:+.3f}",
-            f"{row['normalised']:.2f}",
+            "" if row["normalised"] is None else f"{row['normalised']:.2f}",
             *(f"{row[part]['mean']:.3f}" for part in ("goodput_share", "on_time_share")),
             *(f"{row[part]['mean']:,.0f}" for part in ("gpu_seconds", "switches")),
         )

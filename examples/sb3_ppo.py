@@ -17,7 +17,7 @@ ROLLOUT = 4096  # steps of all environments between two updates
 
 
 def train(kind: str, steps: int, batch_size: int = 1024, epochs: int = 4):
-    """(steps a second, mean return of the last episodes)."""
+    """(steps a second, returns of the last episodes)."""
     if kind == "single":
         envs = make_vec_env("inferencegym_jax/StaticUniform-v0", n_envs=8)
     else:
@@ -30,8 +30,7 @@ def train(kind: str, steps: int, batch_size: int = 1024, epochs: int = 4):
     start = time.perf_counter()
     model.learn(steps, reset_num_timesteps=False)
     passed = time.perf_counter() - start
-    returns = [episode["r"] for episode in model.ep_info_buffer] or [float("nan")]
-    return steps / passed, sum(returns) / len(returns)
+    return steps / passed, [episode["r"] for episode in model.ep_info_buffer]
 
 
 if __name__ == "__main__":
@@ -41,8 +40,9 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     rates = []
     for kind in asked.kinds:
-        rate, mean = train(kind, asked.steps)
+        rate, returns = train(kind, asked.steps)
         rates.append(rate)
-        print(f"{kind}: {rate:.1f} steps/s, return of the last episodes {mean:.2f}")
+        seen = f"last episodes {sum(returns) / len(returns):.1f}" if returns else "no episode has ended yet"
+        print(f"{kind}: {rate:.1f} steps/s, return: {seen}")
     if len(rates) == 2:
         print(f"one compiled call for all: {rates[1] / rates[0]:.1f} times as fast")

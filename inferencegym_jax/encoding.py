@@ -1,14 +1,26 @@
 """Observations as numbers in [0, 1] and actions as numbers in [-1, 1], field by field of ``OBSERVATION`` and
-``KNOBS``."""
+``KNOBS``; and the present observation beside what went before it (``History``)."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax.models import KNOBS, OBSERVATION, Knob, ServeAction, ServeObservation
+from inferencegym_jax.models import (
+    FLAT_OBSERVATION_SIZE,
+    KNOBS,
+    OBSERVATION,
+    Knob,
+    ServeAction,
+    ServeObservation,
+    shown,
+)
+
+MOST_REMEMBERED = 120
+"""Seconds: the most earlier observations that a ``History`` keeps one by one."""
 
 
 def normalise(observation: ServeObservation) -> jax.Array:
@@ -66,3 +78,71 @@ def box_from_action(action: ServeAction) -> jax.Array:
             share = (value - knob.low) / (knob.high - knob.low)
         columns.append(2.0 * share - 1.0)
     return jnp.stack(jnp.broadcast_arrays(*columns), axis=-1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class HistoryCarry:
+    """What a ``History`` holds of the seconds before this one; any leading axes (...)."""
+
+    seconds: jax.Array  # float32[...], observations seen
+    averages: jax.Array  # float32[..., averages, numbers]
+    last: jax.Array  # float32[..., last, numbers], newest first; zeros before there were so many
+
+
+@dataclass(frozen=True)
+class History:
+    """An observation's numbers beside their averages and the last observations: memory without a recurrent network.
+
+    Pure, for one environment or any batch of them: ``start() -> carry``; ``extend(carry, x) -> features, carry``.
+
+    Attributes:
+        averages_s: time constants T (s) of the averages, each above 1: the mean of all seconds so far until there are
+            T of them, from then on each second moves it by 1 / T of the way.
+        last: how many earlier observations to keep as they were, 0 to 120.
+    """
+
+    averages_s: tuple[float, ...] = (15.0, 120.0)
+    last: int = 0
+
+    def __post_init__(self) -> None:
+        for value in self.averages_s:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 1.0 < value < math.inf:
+                raise ValueError(f"averages_s = {shown(value)}: must be finite numbers of seconds above 1")
+        if isinstance(self.last, bool) or not isinstance(self.last, int) or not 0 <= self.last <= MOST_REMEMBERED:
+            raise ValueError(f"last = {shown(self.last)}: must be a whole number from 0 to {MOST_REMEMBERED}")
+        object.__setattr__(self, "averages_s", tuple(float(value) for value in self.averages_s))
+
+    @property
+    def copies(self) -> int:
+        """How many times as many numbers come out as go in."""
+        return 1 + len(self.averages_s) + self.last
+
+    def start(self, numbers: int = FLAT_OBSERVATION_SIZE, batch: tuple[int, ...] = ()) -> HistoryCarry:
+        """Before an episode's first observation.
+
+        Args:
+            numbers: of an observation.
+            batch: leading axes.
+        """
+        averages = jnp.zeros((*batch, len(self.averages_s), numbers))
+        return HistoryCarry(jnp.zeros(batch), averages, jnp.zeros((*batch, self.last, numbers)))
+
+    def extend(self, carry: HistoryCarry, x: jax.Array) -> tuple[jax.Array, HistoryCarry]:
+        """The features of one more observation.
+
+        Args:
+            carry: of the seconds before.
+            x: float32[..., numbers], an observation.
+
+        Returns:
+            (float32[..., copies x numbers]: the observation, its averages with this second in them, the last
+            observations from the newest on; the carry for the next second).
+        """
+        seconds = carry.seconds + 1.0
+        constants = jnp.asarray(self.averages_s, jnp.float32)
+        share = 1.0 / jnp.minimum(seconds[..., None], constants)
+        averages = carry.averages + share[..., None] * (x[..., None, :] - carry.averages)
+        parts = jnp.concatenate([x[..., None, :], averages, carry.last], axis=-2)
+        last = jnp.concatenate([x[..., None, :], carry.last], axis=-2)[..., : self.last, :]
+        return parts.reshape(*x.shape[:-1], -1), HistoryCarry(seconds, averages, last)

@@ -19,7 +19,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 import inferencegym_jax as ig
-from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation, Trajectory
 from inferencegym_jax.policies.names import STATIC, WEIGHTLESS, policy_of, static_action
 from inferencegym_jax.policies.reactive_control import ReactivePlan, act

@@ -99,7 +99,8 @@ def test_cleanrl_ppo() -> None:
 @needs("stable_baselines3")
 @pytest.mark.parametrize("kind", ["single", "vector"])
 def test_sb3_ppo(kind: str) -> None:
-    assert len(numbers(run("examples/sb3_ppo.py", kind, "--steps", "2048"))) >= 2
+    said = run("examples/sb3_ppo.py", kind, "--steps", "2048")
+    assert said.startswith(f"{kind}: ") and numbers(said)[0] > 0
 
 
 @pytest.mark.slow

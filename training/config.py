@@ -17,11 +17,14 @@ import jax
 import yaml
 
 from inferencegym_jax import registry
-from inferencegym_jax.models import check_seed
+from inferencegym_jax.encoding import History
+from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, check_seed
 from inferencegym_jax.registry import Problem
 from inferencegym_jax.tasks import get_task, shipped_specs
 
 STARTS = ("middle", "baseline", "best_static")
+MEMORIES = ("none", "gru")
+LARGEST_BLOCK = 16  # blocks of environments at least, where they can be cut so: as many devices may share them
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
@@ -60,8 +63,12 @@ class TrainConfig:
     environments: int = 256  # over all devices
     rollout_length: int = 16  # steps of every environment an update
     epochs: int = 4
-    minibatches: int = 4  # random sets of the rollout's steps, every environment in each
+    minibatches: int = 4  # random sets of the rollout's steps, every environment in each; with memory the other way
     hidden: tuple[int, ...] = (64, 64)  # tanh layers of the actor, and of the critic
+    memory: str = "none"  # or "gru": a recurrent layer that actor and critic read beside the observation
+    memory_size: int = 32  # numbers of its hidden state
+    history: tuple[float, ...] = ()  # averages of the observation beside it, time constants in seconds
+    history_last: int = 0  # and the last so many observations
     initial_std: float = 0.5  # of the positions in [-1, 1] of kv_budget and batch_size
     start: str = (
         "middle"  # of every knob, or "baseline" or "best_static": the action that the untrained policy is centred on
@@ -75,14 +82,26 @@ class TrainConfig:
         episode = get_task(self.task).episode_length
         if not isinstance(self.hidden, tuple) or not self.hidden:
             raise ValueError(f"hidden = {self.hidden!r}: must be a list of at least one layer size")
-        names = "total_steps environments rollout_length epochs minibatches evaluate_every evaluation_episodes".split()
+        names = ["total_steps", "environments", "rollout_length", "epochs", "minibatches", "memory_size"]
+        names += ["evaluate_every", "evaluation_episodes"]
         for name, value in [(name, getattr(self, name)) for name in names] + [("hidden", size) for size in self.hidden]:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} = {value!r}: must be a whole number of at least 1")
         check_seed(self.seed)
         if self.rollout_length > episode:
             raise ValueError(f"rollout_length = {self.rollout_length}: must be at most an episode, {episode}")
-        if self.rollout_length % self.minibatches:
+        if self.memory not in MEMORIES:
+            raise ValueError(f"memory = {self.memory!r}: must be one of {', '.join(MEMORIES)}")
+        try:
+            History(self.history, self.history_last)
+        except ValueError as error:
+            raise ValueError(f"history, history_last: {error}") from None
+        if self.has_gru and self.environments % self.minibatches:
+            raise ValueError(
+                f"minibatches = {self.minibatches}: must divide environments = {self.environments} "
+                "(with memory a minibatch is a set of environments, with all of the rollout's steps)"
+            )
+        if not self.has_gru and self.rollout_length % self.minibatches:
             raise ValueError(
                 f"minibatches = {self.minibatches}: must divide rollout_length = {self.rollout_length} "
                 "(a minibatch is a set of its steps)"
@@ -103,6 +122,33 @@ class TrainConfig:
     def problem(self) -> Problem:
         """The task on the config's table and log."""
         return registry.problem(self.task, table=self.table, trace=self.trace)
+
+    @property
+    def has_gru(self) -> bool:
+        """Whether the networks have a recurrent layer."""
+        return self.memory == "gru"
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers of the recurrent layer's hidden state, 0 without one."""
+        return self.memory_size if self.has_gru else 0
+
+    @property
+    def observed(self) -> History | None:
+        """What the features hold of earlier observations; None for nothing."""
+        return History(self.history, self.history_last) if self.history or self.history_last else None
+
+    @property
+    def features(self) -> int:
+        """Numbers that the networks see of the present and, with ``history``, the past; without the hidden state."""
+        return FLAT_OBSERVATION_SIZE * (1 if self.observed is None else self.observed.copies)
+
+    @property
+    def column_block(self) -> int:
+        """Environments that are shuffled among each other where a minibatch is a set of them; every block is shuffled
+        alike, and each device holds whole blocks, so that minibatches do not depend on their number."""
+        most = max(self.minibatches, self.environments // LARGEST_BLOCK)
+        return max(n for n in range(self.minibatches, most + 1, self.minibatches) if self.environments % n == 0)
 
     def uses(self, weight: str) -> bool:
         """Whether a weight of ``hyper`` is anything but a plain 0: what it weighs is computed only then."""
@@ -139,6 +185,8 @@ class TrainConfig:
         inner = {key: changed.pop(key) for key in list(changed) if key in hyper}
         if isinstance(changed.get("hidden"), list):
             changed["hidden"] = tuple(changed["hidden"])
+        if "history" in changed:
+            changed["history"] = _seconds(changed["history"])
         if inner:
             changed["hyper"] = dataclasses.replace(changed.get("hyper", self.hyper), **inner)
         return dataclasses.replace(self, **changed)
@@ -146,7 +194,7 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """All fields flat, as YAML and JSON hold them."""
         flat = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "hyper"}
-        flat["hidden"] = list(self.hidden)
+        flat |= {"hidden": list(self.hidden), "history": list(self.history)}
         return flat | {f.name: float(getattr(self.hyper, f.name)) for f in dataclasses.fields(self.hyper)}
 
 
@@ -182,6 +230,15 @@ def _number(key: str, value: Any) -> Any:
         except yaml.YAMLError:
             return value
     return value
+
+
+def _seconds(value: Any) -> tuple[Any, ...]:
+    """Numbers of seconds from a number, a list, or text as ``15,120``; nothing where it is None, "none" or empty."""
+    if value is None or value == "none":
+        return ()
+    if isinstance(value, str):
+        value = [float(part) if _is_float(part) else part for part in value.split(",") if part.strip()]
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _is_float(text: str) -> bool:

@@ -1,8 +1,9 @@
-"""``make demo``: every policy on every task, a figure of one episode, and a policy that learns in front of you.
+"""``make demo``: every policy on every task, a policy that learns in front of you, and a second GPU that pays.
 
 1. Roll out baseline, random, reactive, best static (and trained, where it ships) over 1,024 vmapped episodes of each
-task; print a table. 2. Draw task 3's first episode under baseline and reactive control into demo.png.
-3. Train task 1 from scratch and add its learning curve to the figure.
+short task; print a table. 2. Train task 1 from scratch. 3. Play 24 windows of task 7, second-gpu, with two GPUs always,
+with one, and under a controller that leases the second; print what each pays and keeps. demo.png holds one window and
+the learning curve.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -23,6 +24,9 @@ from inferencegym_jax.policies import NAMES
 from inferencegym_jax.scoring.episode_log import is_scored_by_request
 from training.tables import outcome_cells, outcome_heads, screen
 
+if TYPE_CHECKING:
+    from training.second_gpu import Windows
+
 EPISODES = 1024
 TABLE_WIDTH = 140  # a narrower terminal wraps the lines rather than lose columns
 LATENCIES = {"mean_ttft_p50_ms": ("TTFT p50\nms", ",.0f"), "mean_ttft_p99_ms": ("TTFT p99\nms", ",.0f")}
@@ -32,7 +36,8 @@ SHOWN = {
 }  # fmt: skip
 SHOWN_BY_REQUEST = {**LATENCIES, "mean_tpot_ms": ("TPOT\nms", ",.0f")}
 COMMAND = "make demo   (python -m training.demo)"
-TIMELINE_TASK, TIMELINE_SEED, CURVE_TASK = 3, 0, 1
+CURVE_TASK = 1
+LINES = ("baseline", "random", "reactive", "best_static")  # beside the learning curve
 
 
 def score_policies(task: int, count: int, advance: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -104,28 +109,27 @@ def _table(results: dict[int, list[dict[str, Any]]], count: int) -> Table:
     return table
 
 
-def draw(path: Path, results: dict[int, list[dict[str, Any]]], curve: Sequence[dict[str, float]]) -> None:
-    """demo.png: an episode under two policies and the learning curve."""
+def draw(
+    path: Path, windows: Windows, results: dict[int, list[dict[str, Any]]], curve: Sequence[dict[str, float]]
+) -> None:
+    """demo.png: a window of second-gpu under three policies, and the learning curve."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     import inferencegym_jax as ig
-    from training import timeline
+    from training import second_gpu
     from training.plots import COLOURS, STYLE
 
     axes: Any
-    names = ("baseline", "reactive")
-    problem = ig.problem(TIMELINE_TASK)
-    played = [timeline.record(problem, name, TIMELINE_SEED) for name in names]
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(10.5, 12))
+        figure = plt.figure(figsize=(10.5, 9.5))
         upper, lower = figure.add_gridspec(
-            2, 1, height_ratios=(4.6, 1), left=0.08, right=0.9, top=0.93, bottom=0.07, hspace=0.16
+            2, 1, height_ratios=(3.4, 1), left=0.08, right=0.9, top=0.92, bottom=0.08, hspace=0.24
         )
-        axes = upper.subgridspec(len(timeline.PANELS), 2, hspace=0.2, wspace=0.1).subplots(sharex=True, squeeze=False)
-        timeline.draw(axes, played, [COLOURS[name] for name in names])
+        axes = upper.subgridspec(4, 1, hspace=0.16).subplots(sharex=True)
+        second_gpu.draw(axes, windows, dict(zip(windows.played, ("#e67e22", "#7f8c8d", "#2980b9"), strict=True)))
         axis = figure.add_subplot(lower)
         axis.plot(
             [row["env_steps"] / 1000 for row in curve],
@@ -135,19 +139,20 @@ def draw(path: Path, results: dict[int, list[dict[str, Any]]], curve: Sequence[d
         )
         axis.set_xlim(0, curve[-1]["env_steps"] / 1000)
         axis.set_ylim(0, 1.05)
-        for row in results[CURVE_TASK]:
-            if row["policy"] in ("baseline", "random", "reactive", "best_static"):
-                level, colour = row["score"]["mean"], COLOURS[row["policy"]]
-                axis.axhline(level, color=colour, ls="--", lw=0.9)
-                axis.text(
-                    1.004,
-                    level,
-                    row["policy"].replace("_", " "),
-                    color=colour,
-                    fontsize=7,
-                    va="center",
-                    transform=axis.get_yaxis_transform(),
-                )
+        levels = {row["policy"]: row["score"]["mean"] for row in results[CURVE_TASK] if row["policy"] in LINES}
+        height = -1.0
+        for name, level in sorted(levels.items(), key=lambda item: item[1]):
+            height = max(level, height + 0.12)  # names of close lines stand above each other
+            axis.axhline(level, color=COLOURS[name], ls="--", lw=0.9)
+            axis.text(
+                1.004,
+                height,
+                name.replace("_", " "),
+                color=COLOURS[name],
+                fontsize=7,
+                va="center",
+                transform=axis.get_yaxis_transform(),
+            )
         axis.set_xlabel("environment steps (thousands)")
         axis.set_ylabel("mean score")
         spec = ig.get_task(CURVE_TASK)
@@ -158,9 +163,9 @@ def draw(path: Path, results: dict[int, list[dict[str, Any]]], curve: Sequence[d
             fontweight="bold",
         )
         axis.legend(loc="lower right", frameon=False)
-        spec = ig.get_task(TIMELINE_TASK)
         figure.suptitle(
-            f"Task {spec.id}, {spec.title}, seed {TIMELINE_SEED}: the same traffic under two policies (shaded: bursts)",
+            f"Task {windows.problem.spec.id}, {windows.problem.spec.title}: half an hour of a production pool, one GPU "
+            "and one that can be leased",
             x=0.08,
             ha="left",
             fontsize=11,
@@ -189,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     use_cache()
     import inferencegym_jax as ig
     from inferencegym_jax.models import EPISODE_LENGTH
+    from training import second_gpu
     from training.config import task_config
     from training.runner import run
 
@@ -218,11 +224,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 status=f"score {report.row['score']:.3f}, {report.row['steps_per_second']:,.0f} steps/s",
             ),
         )
+        leasing = bar.add_task(f"task {second_gpu.TASK}: a second GPU", total=1.0, status="compiling")
+        windows = second_gpu.play()
+        bar.update(leasing, completed=1.0, status="")
         drawing = bar.add_task(f"drawing {options.out}", total=1.0, status="")
-        draw(options.out, results, result.rows)
+        draw(options.out, windows, results, result.rows)
         bar.update(drawing, completed=1.0)
     console.width = max(console.width, TABLE_WIDTH)
     console.print(results_table(results, options.episodes))
+    console.print(second_gpu.table(windows))
     last = result.rows[-1]
     console.print(
         f"PPO on task {CURVE_TASK}: score {last['score']:.3f} after {last['env_steps']:,.0f} environment steps, "

@@ -67,8 +67,16 @@ def usual(config: TrainConfig, there: int) -> int:
     if jax.default_backend() != "cpu":
         return 1
     samples = config.steps_per_update // config.minibatches
-    fitting = (n for n in range(there, 1, -1) if config.environments % n == 0 and samples // n >= LEAST_SAMPLES)
+    unit = shared_unit(config)
+    fitting = (
+        n for n in range(there, 1, -1) if config.environments % (n * unit) == 0 and samples // n >= LEAST_SAMPLES
+    )
     return next(fitting, 1)
+
+
+def shared_unit(config: TrainConfig) -> int:
+    """Environments that must stand on one device together: one, or with memory a block of them."""
+    return config.column_block if config.has_gru else 1
 
 
 def make_mesh(config: TrainConfig, devices: int | None = None) -> Mesh | None:
@@ -86,14 +94,16 @@ def make_mesh(config: TrainConfig, devices: int | None = None) -> Mesh | None:
     count = devices or (len(there) if jax.process_count() > 1 else usual(config, len(there)))
     if count > len(there):
         raise ValueError(f"devices = {count}: there are {len(there)} ({there[0].platform})")
-    if config.environments % count:
-        raise ValueError(f"environments = {config.environments}: must be divisible by devices = {count}")
+    unit = shared_unit(config)
+    if config.environments % (count * unit):
+        blocks = f" x {unit} (with memory, whole blocks of environments stand on a device)" if unit > 1 else ""
+        raise ValueError(f"environments = {config.environments}: must be divisible by devices = {count}{blocks}")
     return Mesh(np.asarray(there[:count]), (AXIS,)) if count > 1 else None
 
 
 def specs() -> TrainState:
     """Which parts of a ``TrainState`` are split over environments."""
-    split = ("env_state", "observation", "action")
+    split = ("env_state", "observation", "action", "carry")
     parts: dict[str, Any] = {f.name: P(AXIS) if f.name in split else P() for f in dataclasses.fields(TrainState)}
     return TrainState(**parts)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax import Problem
-from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import policy_of
 from inferencegym_jax.scoring.described import failure_shares

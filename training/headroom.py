@@ -147,9 +147,7 @@ def measure(
         return lanes.episodes_of(problem, lanes.of_plans([plan] * episodes, steps, forecast), seeds)
 
     def learned(name: str) -> ig.Trajectory:
-        policy = policy_of(name, problem)
-        begin = getattr(policy, "initial_carry", None)  # of a policy with a memory
-        return ig.rollout(problem.env, problem.params, policy, seeds, carry=begin() if callable(begin) else None)
+        return ig.rollout(problem.env, problem.params, policy_of(name, problem), seeds)
 
     tuned: dict[str, Any] = {}
     plans: list[LoadPlan] = []
@@ -237,7 +235,7 @@ def row_of(
     row["paired"] = mean_interval(difference)
     row["worst"] = {"score": float(columns["score"].min()), "paired": float(difference.min())}
     row["gpu_seconds_saved"] = 1.0 - float(columns["gpu_seconds"].sum() / max(static["gpu_seconds"].sum(), 1e-9))
-    row["normalised"] = float(difference.mean() / span) if span > 0 else float("nan")
+    row["normalised"] = float(difference.mean() / span) if span > 0 else None  # nothing to win
     if len(found) > 1:
         row["interquartile"] = interquartile(np.stack([one.columns["score"] - static["score"] for one in found]))
     return row | {"seconds": seconds}
@@ -263,7 +261,7 @@ def markdown(found: Mapping[str, Any]) -> str:
             f"{score['mean']:.3f}",
             f"{paired['mean']:+.3f} [{paired['low']:+.3f}, {paired['high']:+.3f}]",
             f"{row['worst']['paired']:+.3f}",
-            f"{row['normalised']:.2f}",
+            "" if row["normalised"] is None else f"{row['normalised']:.2f}",
             f"{row['return']['mean']:.1f}",
             f"{row['goodput_share']['mean']:.3f}",
             f"{row['on_time_share']['mean']:.3f}",

@@ -1,4 +1,5 @@
-"""The networks: an actor with one head a knob and a critic, two separate tanh MLPs on the library's features."""
+"""The networks: an actor with one head a knob and a critic, two separate tanh MLPs on the library's features; with
+memory both read the hidden state of one recurrent layer besides."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.encoding import box_from_action
-from inferencegym_jax.models import KNOBS, ServeAction
+from inferencegym_jax.encoding import History, box_from_action
+from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, ServeAction
+from inferencegym_jax.policies.memory import GRU
 from inferencegym_jax.policies.network import CONTINUOUS, HEAD_SIZE, ObservationStatistics, PolicyNetwork
 
 
@@ -70,15 +72,22 @@ class MLP(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """Actor and critic. ``actor`` gives float32[..., HEAD_SIZE] (see ``trained.split_heads``), ``critic``
-    float32[...]."""
+    """Actor and critic. ``actor`` gives float32[..., HEAD_SIZE] (see ``network.split_heads``), ``critic``
+    float32[...]; both take float32[..., features + memory_size], the features and after them the hidden state.
+
+    The recurrent layer's weights are parameters here (``gru_of``); ``policies.memory`` runs it.
+    """
 
     hidden: tuple[int, ...]
     initial_std: float
     start: tuple[float, ...] | None = None  # the actor's output bias at first; None is the middle of every knob
+    features: int = FLAT_OBSERVATION_SIZE
+    memory_size: int = 0  # numbers of the hidden state; 0: no recurrent layer
 
     def setup(self) -> None:
-        """Make both networks."""
+        """Make both networks, and the recurrent layer if there is one."""
+        if self.memory_size:
+            self._gru = self.param("_gru", initial_gru, self.features, self.memory_size)
         self._actor = MLP(self.hidden, HEAD_SIZE, 0.01, self.start)
         self._critic = MLP(self.hidden, 1, 1.0)
         self._log_std = self.param("log_std", nn.initializers.constant(jnp.log(self.initial_std)), (len(CONTINUOUS),))
@@ -94,6 +103,24 @@ class ActorCritic(nn.Module):
     def critic(self, x: jax.Array) -> jax.Array:
         """Values."""
         return self._critic(x)[..., 0]
+
+
+def initial_gru(key: jax.Array, features: int, size: int) -> dict[str, jax.Array]:
+    """Weights of a recurrent layer before training: orthogonal for each gate, biases 0."""
+    orthogonal = nn.initializers.orthogonal()
+    keys = jax.random.split(key, 6)
+    return {
+        "inputs": jnp.concatenate([orthogonal(k, (features, size)) for k in keys[:3]], axis=1),
+        "recurrent": jnp.concatenate([orthogonal(k, (size, size)) for k in keys[3:]], axis=1),
+        "bias": jnp.zeros(3 * size),
+        "candidate_bias": jnp.zeros(size),
+    }
+
+
+def gru_of(variables: Mapping[str, Any]) -> GRU | None:
+    """The recurrent layer of the networks' parameters, None where they have none."""
+    weights = variables["params"].get("_gru")
+    return None if weights is None else GRU(**weights)
 
 
 def starting_bias(action: ServeAction) -> tuple[float, ...]:
@@ -115,11 +142,13 @@ def starting_bias(action: ServeAction) -> tuple[float, ...]:
     return tuple(bias)
 
 
-def to_policy(variables: Mapping[str, Any], statistics: ObservationStatistics) -> PolicyNetwork:
-    """The library's form of a trained actor."""
+def to_policy(
+    variables: Mapping[str, Any], statistics: ObservationStatistics, history: History | None = None
+) -> PolicyNetwork:
+    """The library's form of a trained actor; ``history`` is what its features hold of earlier observations."""
     parameters = variables["params"]
     actor = parameters["_actor"]
     layers = tuple(
         (actor[name]["kernel"], actor[name]["bias"]) for name in sorted(actor, key=lambda n: int(n.split("_")[1]))
     )
-    return PolicyNetwork(layers, parameters["log_std"], statistics)
+    return PolicyNetwork(layers, parameters["log_std"], statistics, gru_of(variables), history)

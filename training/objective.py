@@ -12,30 +12,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax import Environment, EnvParams, MetricsSnapshot, RequestOutcome, ServeAction, TaskSpec
+from inferencegym_jax import Environment, EnvParams, MetricsSnapshot, RequestOutcome, ServeAction
 from inferencegym_jax.environment import effective_action
-from inferencegym_jax.models import KNOBS
-from inferencegym_jax.scoring.episode_log import is_scored_by_request
-from inferencegym_jax.scoring.grader import score_rate
+from inferencegym_jax.scoring.grader import score_rate, unrest
 from inferencegym_jax.tasks import get_task
 from training.config import Hyperparameters, TrainConfig
-
-
-def unrest(spec: TaskSpec, action: ServeAction, before: ServeAction) -> jax.Array:
-    """What a change of knobs costs in a score's stability, as a mean of absolute changes instead of their standard
-    deviation; float32[...].
-
-    Args:
-        spec: the task: task 3 and its like are graded on batch_size and kv_budget, an open-loop task on every knob
-            that it leaves to the agent.
-        action, before: knobs as arrays of the same shape.
-    """
-    names = spec.active_knobs if is_scored_by_request(spec) else ("batch_size", "kv_budget")
-    change = jnp.float32(0.0)
-    for name in names:
-        now, then = (jnp.asarray(getattr(knobs, name), jnp.float32) for knobs in (action, before))
-        change = change + jnp.abs(now - then) / KNOBS[name].most
-    return 0.10 * change / 0.5
 
 
 def planned_excess(env: Environment, params: EnvParams, action: ServeAction) -> jax.Array:

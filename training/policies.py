@@ -12,7 +12,8 @@ import numpy as np
 from rich.console import Console
 
 import inferencegym_jax as ig
-from inferencegym_jax.policies.network import network_policy, save_network
+from inferencegym_jax.policies.network import network_policy
+from inferencegym_jax.policies.policy_file import save_network
 from inferencegym_jax.tasks import shipped_specs
 from training.checkpoint import Checkpoints
 from training.config import task_config
@@ -115,6 +116,6 @@ def export_run(folder: str | Path, out: str | Path | None = None) -> Path:
     state = store.restore(jax.eval_shape(init, np.uint32(config.seed), config.hyper), config)
     store.close()
     path = Path(out) if out is not None else Path(folder) / "policy.npz"
-    network = to_policy(*jax.tree.map(np.asarray, (state.variables, state.statistics)))
+    network = jax.tree.map(np.asarray, to_policy(state.variables, state.statistics, config.observed))
     save_network(path, network, metadata(config, int(state.update), []))
     return path

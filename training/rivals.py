@@ -6,6 +6,7 @@ ship with stand here too, and the true load to come, which the same controller m
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -210,14 +211,12 @@ def search_queue_plans(problem: Problem, seeds: np.ndarray, settings: int = SETT
     while len(plans) < settings:
         most = np.float32(np.clip(base.most_batch * np.exp(rng.uniform(-2.0, 0.3)), 1, KNOBS["batch_size"].high))
         plans.append(
-            ReactivePlan(
+            dataclasses.replace(
+                base,
                 least_batch=np.float32(min(base.least_batch * np.exp(rng.uniform(-1.5, 2.0)), most)),
                 most_batch=most,
                 queue_weight=np.float32(base.queue_weight * np.exp(rng.uniform(-2.0, 1.5))),
                 kv_budget=np.maximum(base.kv_budget * np.float32(rng.uniform(0.3, 1.0)), np.float32(0.1)),
-                spec_length=base.spec_length,
-                quant_tier=base.quant_tier,
-                by_rate=base.by_rate,
             )
         )
     carry = jax.tree.map(lambda *xs: np.repeat(np.stack(xs), len(seeds), axis=0), *plans)

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.policies.network import PolicyNetwork, save_network
+from inferencegym_jax.policies.network import PolicyNetwork
+from inferencegym_jax.policies.policy_file import save_network
 from training.config import TrainConfig
 from training.devices import compiled_functions, make_mesh
 from training.networks import to_policy
@@ -134,7 +135,7 @@ def run(
         if int(state.update) > 0:
             store.save(state, config)
         store.close()
-    network = to_policy(*jax.tree.map(np.asarray, (state.variables, state.statistics)))
+    network = jax.tree.map(np.asarray, to_policy(state.variables, state.statistics, config.observed))
     if log is not None:
         log.close()
         save_network(Path(folder) / "policy.npz", network, metadata(config, int(state.update), rows))  # type: ignore[arg-type]

@@ -12,10 +12,9 @@ from inferencegym_jax.models import FLAT_OBSERVATION_SIZE
 from inferencegym_jax.policies.network import ObservationStatistics
 
 
-def initial_statistics() -> ObservationStatistics:
+def initial_statistics(features: int = FLAT_OBSERVATION_SIZE) -> ObservationStatistics:
     """Mean 0, variance 1, and nothing seen."""
-    size = (FLAT_OBSERVATION_SIZE,)
-    return ObservationStatistics(jnp.zeros(()), jnp.zeros(size), jnp.ones(size))
+    return ObservationStatistics(jnp.zeros(()), jnp.zeros(features), jnp.ones(features))
 
 
 def mean_over(axis: str | None, tree: Any) -> Any:
@@ -32,7 +31,7 @@ def merge(statistics: ObservationStatistics, batch: jax.Array, axis: str | None 
 
     Args:
         statistics: so far.
-        batch: float32[..., 14], normalised observations.
+        batch: float32[..., features], before they are standardised.
         axis: mesh axis over which the batch is split, if it is.
     """
     rows = batch.reshape(-1, batch.shape[-1])

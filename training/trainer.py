@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,20 @@ import optax
 
 import inferencegym_jax as ig
 from inferencegym_jax import Environment, EnvParams, EnvState, EpisodeStatistics, ServeAction, ServeObservation
-from inferencegym_jax.encoding import normalise
-from inferencegym_jax.models import FLAT_OBSERVATION_SIZE
 from inferencegym_jax.numerics import draws as counters
-from inferencegym_jax.policies.network import ObservationStatistics, decode, network_policy, sample, standardise
+from inferencegym_jax.policies.memory import NetworkCarry
+from inferencegym_jax.policies.network import (
+    ObservationStatistics,
+    decode,
+    first_carry,
+    network_policy,
+    sample,
+    standardise,
+)
 from training.config import Hyperparameters, TrainConfig
 from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective, value_loss
+from training.memory import Batch, choose, forget, mean_by_unit, pick, remember, with_hidden
 from training.networks import ActorCritic, starting_bias, to_policy
 from training.objective import training_signal
 from training.statistics import initial_statistics, mean_over, merge
@@ -48,16 +55,7 @@ class TrainState:
     action: ServeAction  # the last one, batched over environments
     update: jax.Array  # int32, updates done
     seed: jax.Array  # uint32, of the run
-
-
-class Batch(NamedTuple):
-    """A rollout as the losses take it; leading axes (steps, environments)."""
-
-    x: jax.Array
-    raw: jax.Array
-    log_prob: jax.Array
-    advantage: jax.Array
-    target: jax.Array
+    carry: NetworkCarry | None = None  # what the networks remember, batched over environments; None: nothing
 
 
 Metrics = dict[str, jax.Array]
@@ -69,7 +67,7 @@ def network_of(config: TrainConfig) -> ActorCritic:
     start = None
     if config.start != "middle":
         start = starting_bias(config.problem().best_static if config.start == "best_static" else ServeAction())
-    return ActorCritic(config.hidden, config.initial_std, start)
+    return ActorCritic(config.hidden, config.initial_std, start, config.features, config.hidden_size)
 
 
 def apply(config: TrainConfig, variables: Any, x: jax.Array, method: str = "__call__") -> Any:
@@ -114,34 +112,36 @@ def initial_state(
         training_seeds(seed, config.environments), params
     )
     action = jax.tree.map(lambda x: jnp.broadcast_to(x, (config.environments,)), ServeAction().as_arrays())
+
+    @jax.custom_batching.sequential_vmap  # two batched QRs (of the orthogonal kernels) wait for each other's threads
+    def fresh(seed: jax.Array) -> Any:
+        return network_of(config).init(jax.random.key(seed), jnp.zeros((1, config.features + config.hidden_size)))
+
+    variables = fresh(seed)
+    statistics = initial_statistics(config.features)
+    carry = first_carry(config.observed, config.hidden_size, (config.environments,))
     if config.stagger:
         length = ig.get_task(config.task).episode_length
         offsets = jnp.arange(config.environments) * length // config.environments
 
-        def advance(carry: Any, step: jax.Array) -> tuple[Any, None]:
-            observation, state, *_ = step_all(env, params, carry[1], action)
-            go = step < offsets
-            fresh = (observation, state)
-            return jax.tree.map(
-                lambda new, old: jnp.where(go.reshape(go.shape + (1,) * (new.ndim - 1)), new, old), fresh, carry
-            ), None
+        def advance(before: Any, step: jax.Array) -> tuple[Any, None]:
+            observation, state, carry = before
+            carry = remember(config, variables, statistics, observation, carry)[2]
+            observation, state, *_ = step_all(env, params, state, action)
+            return choose(step < offsets, (observation, state, carry), before), None
 
-        (observation, env_state), _ = jax.lax.scan(advance, (observation, env_state), jnp.arange(length))
-
-    @jax.custom_batching.sequential_vmap  # two batched QRs (of the orthogonal kernels) wait for each other's threads
-    def fresh(seed: jax.Array) -> Any:
-        return network_of(config).init(jax.random.key(seed), jnp.zeros((1, FLAT_OBSERVATION_SIZE)))
-
-    variables = fresh(seed)
+        start = (observation, env_state, carry)
+        (observation, env_state, carry), _ = jax.lax.scan(advance, start, jnp.arange(length))
     return TrainState(
         variables=variables,
         optimiser=optimiser_of(config, hyper).init(variables),
-        statistics=initial_statistics(),
+        statistics=statistics,
         env_state=env_state,
         observation=observation,
         action=action,
         update=jnp.int32(0),
         seed=seed,
+        carry=carry,
     )
 
 
@@ -151,52 +151,67 @@ def collect(
     """One rollout of all environments with the current policy.
 
     Returns:
-        (state with the environments moved on, batch, normalised observations float32[steps, environments, 14],
-        rewards).
+        (state with the environments moved on, batch, features before they are standardised
+        float32[steps, environments, features], rewards).
     """
     variables, statistics = state.variables, state.statistics
     log_std: jax.Array = variables["params"]["log_std"]
     active = jnp.asarray(params.active)
 
-    def step(carry: Any, _: Any) -> tuple[Any, Any]:
-        env_state, observation, final, before = carry
-        flat = normalise(observation)
-        outputs = apply(config, variables, standardise(flat, statistics), "actor")
+    def step(loop: Any, _: Any) -> tuple[Any, Any]:
+        env_state, observation, final, before, carry = loop
+        is_first = env_state.time == 0
+        flat, x, carry = remember(config, variables, statistics, observation, forget(config, carry, is_first))
+        outputs = apply(config, variables, x, "actor")
         raw = sample(outputs, log_std, counters.policy_key(env_state.seed, env_state.time))
         log_prob = log_prob_and_entropy(outputs, log_std, raw, active)[0]
         action = decode(raw)
-        is_first = env_state.time == 0
         observation, env_state, reward, terminated, truncated, info = step_all(env, params, env_state, action)
-        final = jnp.where(truncated[:, None], normalise(info["final_observation"]), final)
+        final = choose(truncated, (info["final_observation"], carry), final)
         signal = training_signal(
             env, params, config, hyper, reward, info["metrics"], info["outcome"], action, before, is_first
         )
-        return (env_state, observation, final, action), (flat, raw, log_prob, reward, signal, terminated, truncated)
+        hidden = x[..., config.features :]
+        row = (flat, hidden, raw, log_prob, reward, signal, terminated, truncated, is_first)
+        return (env_state, observation, final, action, carry), row
 
-    start = normalise(state.observation)
-    carry = (state.env_state, state.observation, start, state.action)
-    (env_state, observation, final, action), rows = jax.lax.scan(step, carry, None, config.rollout_length)
-    flat, raw, log_prob, reward, signal, terminated, truncated = rows
+    start = (state.env_state, state.observation, (state.observation, state.carry), state.action, state.carry)
+    (env_state, observation, final, action, carry), rows = jax.lax.scan(step, start, None, config.rollout_length)
+    flat, hidden, raw, log_prob, reward, signal, terminated, truncated, is_first = rows
 
     x = standardise(flat, statistics)
     # at most one truncation an environment a rollout (rollout_length is at most one), so one final observation each
     # is enough
-    beyond = standardise(jnp.stack([normalise(observation), final]), statistics)
-    value = apply(config, variables, x, "critic")
-    after, at_end = apply(config, variables, beyond, "critic")
+    beyond = [remember(config, variables, statistics, *pair)[1] for pair in ((observation, carry), final)]
+    value = apply(config, variables, jnp.concatenate([x, hidden], axis=-1), "critic")
+    after, at_end = apply(config, variables, jnp.stack(beyond), "critic")
     next_value = jnp.where(truncated, at_end, jnp.concatenate([value[1:], after[None]]))
     advantage, target = advantages_and_targets(
         signal, value, next_value, terminated, truncated, hyper.discount, hyper.gae_lambda
     )
-    moved = dataclasses.replace(state, env_state=env_state, observation=observation, action=action)
-    return moved, Batch(x, raw, log_prob, advantage, target), flat, reward
+    moved = dataclasses.replace(state, env_state=env_state, observation=observation, action=action, carry=carry)
+    batch = Batch(x, raw, log_prob, advantage, target)
+    if config.has_gru and state.carry is not None:
+        batch = batch._replace(is_first=is_first, hidden=state.carry.hidden)
+    return moved, batch, flat, reward
 
 
 def minibatch_loss(
     variables: Any, config: TrainConfig, active: jax.Array, batch: Batch, hyper: Hyperparameters
 ) -> tuple[jax.Array, Metrics]:
-    """Clipped objective + value loss - entropy bonus of a minibatch, mean over its samples (on this device)."""
-    outputs, log_std, value = apply(config, variables, batch.x)
+    """Clipped objective + value loss - entropy bonus of a minibatch, mean over its samples (on this device).
+
+    Args:
+        variables: of the networks.
+        config: of the run.
+        active: bool[knobs], those that the task leaves free.
+        batch: samples; with a recurrent layer sequences (steps, environments), from ``hidden`` on.
+        hyper: weights.
+    """
+    outputs, log_std, value = apply(config, variables, with_hidden(variables, batch))
+    batch = (
+        jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch._replace(hidden=None)) if config.has_gru else batch
+    )
     log_prob, entropy = log_prob_and_entropy(outputs, log_std, batch.raw, active)
     policy = clipped_objective(log_prob, batch.log_prob, batch.advantage, hyper.clip).mean()
     critic = value_loss(value, batch.target).mean()
@@ -218,7 +233,8 @@ def make_update(
     """One PPO update: a rollout, then ``epochs`` passes over it in minibatches.
 
     A minibatch is a random set of the rollout's steps with every environment in each: its composition does not depend
-    on how many devices share the environments, and picking it copies contiguous rows.
+    on how many devices share the environments, and picking it copies contiguous rows. With a recurrent layer it is a
+    random set of environments with every step in each, the same set of each block (``TrainConfig.column_block``).
     """
     active = jnp.asarray(params.active)
 
@@ -226,17 +242,16 @@ def make_update(
         state, batch, flat, reward = collect(env, params, config, state, hyper)
         optimiser = optimiser_of(config, hyper)
         key = jax.random.fold_in(jax.random.key(state.seed), state.update)
-        order = jax.vmap(lambda k: jax.random.permutation(k, config.rollout_length))(
-            jax.random.split(key, config.epochs)
-        )
+        units = config.column_block if config.has_gru else config.rollout_length
+        order = jax.vmap(lambda k: jax.random.permutation(k, units))(jax.random.split(key, config.epochs))
         order = order.reshape(config.epochs * config.minibatches, -1)
-        moments_of_steps = mean_over(axis, (batch.advantage.mean(axis=1), jnp.square(batch.advantage).mean(axis=1)))
+        moments = [mean_by_unit(config, x) for x in (batch.advantage, jnp.square(batch.advantage))]
+        moments_of_units = mean_over(axis, tuple(moments))
 
-        def descend(carry: Any, steps: jax.Array) -> tuple[Any, Metrics]:
+        def descend(carry: Any, chosen: jax.Array) -> tuple[Any, Metrics]:
             variables, moments = carry
-            # flat: two-dimensional matrix products run much faster on a CPU than three-dimensional ones
-            part = jax.tree.map(lambda x: x[steps].reshape(-1, *x.shape[2:]), batch)
-            mean, square = (x[steps].mean() for x in moments_of_steps)
+            part = pick(config, batch, chosen)
+            mean, square = (x[chosen].mean() for x in moments_of_units)
             deviation = jnp.sqrt(jnp.maximum(square - mean * mean, 0.0))
             part = part._replace(advantage=(part.advantage - mean) / (deviation + 1e-8))
             gradient, metrics = jax.grad(minibatch_loss, has_aux=True)(variables, config, active, part, hyper)
@@ -271,7 +286,7 @@ def make_chunk(
 
     def chunk(state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics, EpisodeStatistics]:
         state, metrics = jax.lax.scan(lambda s, _: update(s, hyper), state, None, config.evaluate_every)
-        policy = network_policy(to_policy(state.variables, state.statistics))
+        policy = network_policy(to_policy(state.variables, state.statistics, config.observed))
         seeds = VALIDATION_SEED + jnp.arange(count)
         if split:
             seeds = seeds + jax.lax.axis_index(axis) * count

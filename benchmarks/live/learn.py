@@ -16,12 +16,13 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax.episodes import parallel
-from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.live.trial.outcome import Objective, measures
 from inferencegym_jax.live.trial.request import TrialRequest, scenario
 from inferencegym_jax.live.trial.runs import predict
 from inferencegym_jax.models import EnvParams
-from inferencegym_jax.policies.network import network_policy, save_network
+from inferencegym_jax.policies.network import network_policy
+from inferencegym_jax.policies.policy_file import save_network
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from training.config import TrainConfig
 from training.networks import to_policy
@@ -81,7 +82,7 @@ def learn(
     best = -1.0
     for seed in range(seeds):
         state, _, _ = train(np.uint32(seed))
-        network = to_policy(*jax.tree.map(np.asarray, (state.variables, state.statistics)))
+        network = jax.tree.map(np.asarray, to_policy(state.variables, state.statistics, config.observed))
         found = goodput(request, table, network_policy(network))
         report(f"learned with seed {seed}: predicted goodput {found:.2f} requests/s")
         if found > best:

@@ -1,4 +1,5 @@
-"""Views of the environment for learners: flat and discrete actions, a normalised flat observation, the five-value step.
+"""Views of the environment for learners: flat and discrete actions, a normalised flat observation, its history, the
+grader's score as the reward, the five-value step.
 
 Each wrapper changes one side of the interface and passes the rest through, so they stack:
 ``FiveValueStep(FlatAction(FlatObservation(env)))`` is what trainers written for older gymnax (rejax, purejaxrl) expect.
@@ -15,11 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.encoding import action_from_box, normalise
-from inferencegym_jax.episodes.wrapped import suited
+from inferencegym_jax.adapters.wrapped_state import HistoryState, ScoredState
+from inferencegym_jax.encoding import History, action_from_box, normalise
+from inferencegym_jax.episodes.wrapped import episode_of, suited
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, OBSERVATION, EnvParams, ServeAction, ServeObservation
 from inferencegym_jax.numerics.draws import seed_of_key
+from inferencegym_jax.scoring.grader import second_score
 from inferencegym_jax.spaces import Box, Discrete
+from inferencegym_jax.tasks import TaskSpec, get_task
 
 
 class Wrapper:
@@ -123,6 +127,59 @@ class FlatObservation(Wrapper):
         return Box(low, high, (FLAT_OBSERVATION_SIZE,))
 
 
+class ObservationHistory(FlatObservation):
+    """Observations as float32[copies x FLAT_OBSERVATION_SIZE]: the normalised one, its averages and the last ones.
+
+    Memory for learners without a recurrent network. An episode starts with none, also after auto-reset. Pure, so it
+    runs under ``vmap`` and ``scan``; the state is a ``HistoryState`` around the environment's.
+
+    Args:
+        env: the environment, without a view on its observations.
+        averages_s: time constants of the averages in seconds; see ``encoding.History``.
+        last: how many earlier observations to show as they were.
+    """
+
+    def __init__(self, env: Any, averages_s: Sequence[float] = (15.0, 120.0), last: int = 0):
+        super().__init__(env)
+        self._history = History(tuple(averages_s), last)
+
+    def reset_seed(self, seed: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.reset_seed``."""
+        return self._begin(self._env.reset_seed(seed, params))
+
+    def _begin(self, started: tuple[ServeObservation, Any]) -> Any:
+        flat = normalise(started[0])
+        features, history = self._history.extend(self._history.start(batch=flat.shape[:-1]), flat)
+        return features, HistoryState(started[1], history)
+
+    def step(self, key: Any, state: HistoryState, action: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step``; ``info["final_observation"]`` has the finished episode's history."""
+        observation, after, reward, terminated, truncated, info = self._env.step(key, state.inner, action, params)
+        final, history = self._history.extend(state.history, normalise(info["final_observation"]))
+        first, fresh = self._begin((observation, after))
+        done = terminated | truncated
+        features = jnp.where(done[..., None], first, final)
+        seen = jax.tree.map(
+            lambda new, old: jnp.where(done.reshape(done.shape + (1,) * (old.ndim - done.ndim)), new, old),
+            fresh.history,
+            history,
+        )
+        info = {**info, "final_observation": final}
+        return features, HistoryState(after, seen), reward, terminated, truncated, info
+
+    def step_env(self, key: Any, state: HistoryState, action: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step_env``."""
+        observation, after, *rest = self._env.step_env(key, state.inner, action, params)
+        features, history = self._history.extend(state.history, normalise(observation))
+        return features, HistoryState(after, history), *rest
+
+    def observation_space(self, params: EnvParams | None = None) -> Box:
+        """Box of the observation's bounds, once for each copy."""
+        one = super().observation_space(params)
+        low, high = (np.tile(np.asarray(side), self._history.copies) for side in (one.low, one.high))
+        return Box(low, high, low.shape)
+
+
 class FlatAction(Wrapper):
     """Actions as float32[knobs] in [-1, 1]; see ``action_from_box``."""
 
@@ -196,6 +253,53 @@ class DiscreteAction(Wrapper):
         """Discrete space of the grid's points."""
         del params
         return Discrete(self.num_actions)
+
+
+class ScoreReward(Wrapper):
+    """The reward is what the grader gives the second (``grader.second_score``); the environment's own stays in
+    ``info["environment_reward"]``.
+
+    What a learner maximises is then what it is graded on: the mean of an episode's rewards is about its score. Pure, so
+    it runs under ``vmap``, ``scan`` and ``ig.rollout``; the state is a ``ScoredState`` around the environment's.
+
+    Args:
+        env: the environment, its actions as ``ServeAction`` (views on actions go around this one).
+        task: whose grader: id, name or spec.
+    """
+
+    def __init__(self, env: Any, task: int | str | TaskSpec):
+        super().__init__(env)
+        self._spec = get_task(task)
+
+    def reset_seed(self, seed: Any, params: EnvParams | None = None) -> Any:
+        """See ``Environment.reset_seed``."""
+        return self._begin(self._env.reset_seed(seed, params))
+
+    def _begin(self, started: tuple[Any, Any]) -> Any:
+        observation, state = started
+        batch = episode_of(state).time.shape
+        action = jax.tree.map(lambda x: jnp.broadcast_to(x, batch), ServeAction().as_arrays())
+        return observation, ScoredState(state, action)
+
+    def step(self, key: Any, state: ScoredState, action: ServeAction, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step``."""
+        found = self._env.step(key, state.inner, action, params)
+        observation, after, reward, terminated, truncated, info = found
+        score, info = self._score(state, action, reward, info, params)
+        return observation, ScoredState(after, action.as_arrays()), score, terminated, truncated, info
+
+    def step_env(self, key: Any, state: ScoredState, action: ServeAction, params: EnvParams | None = None) -> Any:
+        """See ``Environment.step_env``."""
+        observation, after, reward, terminated, info = self._env.step_env(key, state.inner, action, params)
+        score, info = self._score(state, action, reward, info, params)
+        over = episode_of(after).time == episode_of(state).time  # past the episode's end
+        return observation, ScoredState(after, action.as_arrays()), jnp.where(over, 0.0, score), terminated, info
+
+    def _score(self, state: ScoredState, action: ServeAction, reward: Any, info: Any, params: EnvParams | None) -> Any:
+        task: EnvParams = self.default_params if params is None else params
+        second = info["metrics"], info["outcome"], action.as_arrays(), state.action
+        is_first = episode_of(state).time == 0
+        return second_score(self._spec, task, *second, is_first), {**info, "environment_reward": reward}
 
 
 class FiveValueStep(Wrapper):

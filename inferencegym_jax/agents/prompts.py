@@ -21,6 +21,7 @@ from inferencegym_jax.models import (
     plain,
     shown,
 )
+from inferencegym_jax.scoring.formula import score_text
 from inferencegym_jax.tasks import TaskSpec
 
 TOOL = "set_knobs"
@@ -75,7 +76,8 @@ def system_prompt(spec: TaskSpec) -> str:
         f"Task: {spec.title}. {spec.description}",
         f"An episode is {spec.episode_length} seconds. Objective on the time to first token (TTFT): {objective}."
         f" {memory_text(spec)}",
-        f"Reward a second: {' - '.join(terms)}, each relative to a reference.",
+        score_text(spec),
+        f"The reward that you see each second, a guide: {' - '.join(terms)}, each relative to a reference.",
         "A request that finds all slots taken waits, and waiting counts into its TTFT.",
         "Knobs:",
         *(f"- {name}: {KNOBS[name].allowed}; {KNOBS[name].description}" for name in spec.active_knobs),

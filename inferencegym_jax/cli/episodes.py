@@ -25,7 +25,8 @@ from inferencegym_jax.cli.output import (
     table,
     working,
 )
-from inferencegym_jax.episodes.rollout import Policy, evaluate
+from inferencegym_jax.episodes.policy import Policy
+from inferencegym_jax.episodes.rollout import evaluate
 from inferencegym_jax.episodes.rollout import rollout as roll_out
 from inferencegym_jax.models import KNOBS, SEEDS
 from inferencegym_jax.policies.names import POLICY_HELP, policy_of

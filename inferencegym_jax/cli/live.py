@@ -255,9 +255,9 @@ def control(
     """
     import uvicorn
 
-    from inferencegym_jax.live.loop.policy_runner import PolicyRunner
     from inferencegym_jax.live.proxy.app import ControlSettings, create_app
     from inferencegym_jax.live.server.streaming import hide_user
+    from inferencegym_jax.policies.policy_runner import PolicyRunner
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if queue < 0:

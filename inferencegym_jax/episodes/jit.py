@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,6 @@ from inferencegym_jax.episodes import parallel
 from inferencegym_jax.models import is_traced
 
 
-@overload
-def jit(function: Callable[..., Any], /, *, batch: Sequence[int] = (), out: int = 0, **options: Any) -> _Jit: ...
-@overload
-def jit(
-    function: None = None, /, *, batch: Sequence[int] = (), out: int = 0, **options: Any
-) -> Callable[[Callable[..., Any]], _Jit]: ...
 def jit(function: Any = None, /, *, batch: Sequence[int] = (), out: int = 0, **options: Any) -> Any:
     """``jax.jit`` for a loop over environments, a decorator with or without arguments.
 
@@ -65,7 +59,8 @@ class _Jit:
 
     @functools.cached_property
     def _program(self) -> Any:
-        return jax.jit(self._function, **{"compiler_options": parallel.compiler_options(), **self._options})
+        options: dict[str, Any] = {"compiler_options": parallel.compiler_options(), **self._options}
+        return jax.jit(self._function, **options)
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Run it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +17,10 @@ from jax.tree_util import Partial
 
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes import parallel
-from inferencegym_jax.episodes.wrapped import episode_of, reset_seed, suited
-from inferencegym_jax.models import (
-    SEEDS,
-    EnvParams,
-    ServeAction,
-    Trajectory,
-    is_traced,
-)
-from inferencegym_jax.numerics import draws as random
+from inferencegym_jax.episodes.policy import Policy, act, carry_on, init_carry, spread
+from inferencegym_jax.episodes.wrapped import reset_seed, suited
+from inferencegym_jax.models import SEEDS, EnvParams, Trajectory, is_traced
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics, accumulate, no_sums, summarise
-
-Policy: TypeAlias = Callable[[jax.Array, Any, Any], Any]
-"""``policy(key, observation, carry)`` for one environment returns an action, or (action, new carry): of a bare
-environment ``ServeObservation`` and ``ServeAction``, of a wrapped one what the wrapper gives and takes.
-
-A rollout compiles once for each function. A ``jax.tree_util.Partial(function, weights)`` hands its weights over as
-arrays, so that all policies of that function share one program.
-"""
-
 
 STEP_INFO = (
     "action",
@@ -84,10 +69,6 @@ def steps_of(params: EnvParams, length: int | None) -> int:
     return int(lengths[0])
 
 
-def _spread(tree: Any, seeds: jax.Array) -> Any:
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds.shape[0], *jnp.shape(x))), tree)
-
-
 def _with_weights(policy: Policy) -> Partial:
     return policy if isinstance(policy, Partial) else Partial(policy)
 
@@ -96,18 +77,10 @@ def _params_axis(params: EnvParams) -> int | None:
     return 0 if jnp.ndim(params.task_id) else None
 
 
-def act(policy: Policy, state: Any, observation: Any, carry: Any) -> tuple[Any, Any]:
-    """One policy call for one environment, with the key of (seed, step)."""
-    episode = episode_of(state)
-    result = policy(random.policy_key(episode.seed, episode.time), observation, carry)
-    action, carry = result if isinstance(result, tuple) else (result, carry)
-    return action.as_arrays() if isinstance(action, ServeAction) else action, carry
-
-
 def _step(env: Any, policy: Policy, loop: Any, task: EnvParams) -> tuple[Any, Trajectory]:
     """One step of one environment: ((state, observation, policy's carry), what happened)."""
-    state, observation, memory = loop
-    action, memory = act(policy, state, observation, memory)
+    state, observation, carry = loop
+    action, carry = act(policy, state, observation, carry)
     after, state, reward, *_, info = env.step(None, state, action, task)
     absent = [name for name in STEP_INFO if name not in info]
     if absent:
@@ -118,7 +91,7 @@ def _step(env: Any, policy: Policy, loop: Any, task: EnvParams) -> tuple[Any, Tr
         next_observation=info["final_observation"],
         **{name: info[name] for name in STEP_INFO if name != "final_observation"},
     )
-    return (state, after, memory), row
+    return (state, after, carry_on(policy, carry, row.terminated | row.truncated)), row
 
 
 def rollout(
@@ -136,10 +109,12 @@ def rollout(
     Args:
         env: from ``make``, or a wrapper of it, whose observations, actions and rewards then count.
         params: one task, or a batch of tasks with one entry a seed (stack the leaves).
-        policy: ``policy(key, observation, carry)`` for one environment; see ``Policy``.
+        policy: ``policy(key, observation, carry)`` for one environment; see ``policy.Policy``.
         seeds: whole numbers, shape (environments,).
-        length: steps; default: one episode of the task. Beyond its end auto-reset starts the next.
-        carry: what the policies start with: one pytree for all, or with ``carry_axis=0`` one entry a seed.
+        length: steps; default: one episode of the task. Beyond its end auto-reset starts the next, and a policy with
+            ``init_carry`` forgets.
+        carry: what the policies start with: one pytree for all, or with ``carry_axis=0`` one entry a seed. Default:
+            ``init_carry`` of the policy.
         carry_axis: None or 0.
 
     Returns:
@@ -155,19 +130,21 @@ def rollout(
     return parallel.run(_rollout, (suited(env, params), length), params, seeds, own, shared, axis=1, split=False)
 
 
-def _begin(env: Any, params: EnvParams, seeds: jax.Array, own: Any, common: Any) -> Any:
-    """(states, observations, policy's carries) before the first step; the carries are ``own``, or ``common`` for
-    each."""
+def _begin(env: Any, params: EnvParams, policy: Policy, seeds: jax.Array, own: Any, common: Any) -> Any:
+    """(states, observations, policy's carries) before the first step; the carries are ``own``, ``common`` for each, or
+    where neither is given the policy's first."""
     start = functools.partial(reset_seed, env)
     observation, state = jax.vmap(start, in_axes=(0, _params_axis(params)))(seeds, params)
-    return state, observation, _spread(common, seeds) if own is None else own
+    if own is None:
+        own = spread(init_carry(policy) if common is None else common, seeds.shape[0])
+    return state, observation, own
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _rollout(env: Any, length: int, params: EnvParams, seeds: jax.Array, own: Any, shared: Any) -> Trajectory:
     policy, common = shared
     one = jax.vmap(functools.partial(_step, env, policy), in_axes=(0, _params_axis(params)))
-    start = _begin(env, params, seeds, own, common)
+    start = _begin(env, params, policy, seeds, own, common)
     return jax.lax.scan(lambda loop, _: one(loop, params), start, None, length=length)[1]
 
 
@@ -227,7 +204,7 @@ def _fold(
     def body(both: Any, _: None) -> Any:
         return jax.vmap(one, in_axes=(0, 0, _params_axis(params)))(both[0], both[1], params), None
 
-    first = _begin(env, params, seeds, own, common), _spread(start, seeds)
+    first = _begin(env, params, policy, seeds, own, common), spread(start, seeds.shape[0])
     return jax.lax.scan(body, first, None, length=length)[0][1]
 
 

@@ -145,6 +145,23 @@ class ServeObservation:
             columns.append(value if spec.size > 1 else value[..., None])
         return jnp.concatenate(columns, axis=-1)
 
+    @classmethod
+    def from_array(cls, array: Any) -> ServeObservation:
+        """The observation that ``to_array`` flattened, float32[..., FLAT_OBSERVATION_SIZE] in natural units.
+
+        Raises:
+            ValueError: another number of numbers.
+        """
+        array = jnp.asarray(array, jnp.float32)
+        if array.ndim < 1 or array.shape[-1] != FLAT_OBSERVATION_SIZE:
+            raise ValueError(f"observation: shape {array.shape}; must end in {FLAT_OBSERVATION_SIZE} numbers")
+        values: dict[str, jax.Array] = {}
+        start = 0
+        for name, spec in OBSERVATION.items():
+            values[name] = array[..., start : start + spec.size] if spec.size > 1 else array[..., start]
+            start += spec.size
+        return cls(**values)
+
     def to_dict(self) -> dict[str, Any]:
         """The observation of one environment as plain Python numbers (JSON-ready)."""
         return plain(self)

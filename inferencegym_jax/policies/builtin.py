@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax import registry
-from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import KNOBS, Knob, ServeAction, ServeObservation
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.numerics.compile_units import compile_unit

@@ -46,8 +46,12 @@ def check_layout(older: Layout) -> None:
 def fit_arrays(arrays: Mapping[str, np.ndarray], older: Layout) -> dict[str, np.ndarray]:
     """The arrays of a policy file with rows for the fields, and heads for the knobs, that were added since.
 
+    What reads observations has a row for each of their numbers, one such set of rows for each of a history's copies,
+    and ``weights_0`` after them the rows of the hidden state.
+
     Args:
-        arrays: ``weights_0`` ..., ``bias_0`` ..., ``mean``, ``variance``, ``log_std``; see ``network.save_network``.
+        arrays: ``weights_0`` ..., ``bias_0`` ..., ``mean``, ``variance``, ``log_std``; see
+            ``policy_file.save_network``.
         older: the file's layout, or metadata that hold it; a file without one is taken to have today's.
 
     Raises:
@@ -60,8 +64,14 @@ def fit_arrays(arrays: Mapping[str, np.ndarray], older: Layout) -> dict[str, np.
     numbers = {name: 1 for name in heads if name in CONTINUOUS}
     last = sum(name.startswith("weights_") for name in arrays) - 1
     fitted = dict(arrays)
-    for name, fill in (("mean", 0.0), ("variance", 1.0), ("weights_0", 0.0)):
-        fitted[name] = _join(fields, layout()["observation"], arrays[name], fill)
+    numbers_of_old = sum(fields.values())
+    copies = len(arrays["mean"]) // numbers_of_old
+    for name, fill in (("mean", 0.0), ("variance", 1.0), ("weights_0", 0.0), ("gru_inputs", 0.0)):
+        if name not in arrays:
+            continue
+        *parts, rest = np.split(arrays[name], np.arange(1, copies + 1) * numbers_of_old)
+        parts = [_join(fields, layout()["observation"], part, fill) for part in parts]
+        fitted[name] = np.concatenate([*parts, rest]).astype(np.float32)
     fitted[f"weights_{last}"] = _join(heads, HEAD_SIZES, fitted[f"weights_{last}"].T, 0.0).T
     fitted[f"bias_{last}"] = _join(heads, HEAD_SIZES, arrays[f"bias_{last}"], _default_heads())
     fitted["log_std"] = _join(numbers, dict.fromkeys(CONTINUOUS, 1), arrays["log_std"], -CERTAIN)

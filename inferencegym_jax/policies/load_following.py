@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inferencegym_jax.episodes.policy import with_carry
 from inferencegym_jax.models import EnvParams, Scalar, ServeAction, ServeObservation
 from inferencegym_jax.physics.capacity import work_ms
 from inferencegym_jax.physics.open_loop import iterations_of
@@ -159,15 +160,23 @@ def act(
     return action, Memory(memory.step + 1, load, running, below, leased, drafts)
 
 
-def follow_load(key: jax.Array, observation: ServeObservation, carry: Any) -> tuple[ServeAction, Any]:
-    """The controller as a policy for ``rollout``, ``fold`` and ``evaluate``.
+def _nothing_seen(engine: Engine, plan: LoadPlan) -> Memory:
+    del engine, plan
+    return Memory.start()
+
+
+@with_carry(_nothing_seen)
+def follow_load(
+    engine: Engine, plan: LoadPlan, key: jax.Array, observation: ServeObservation, memory: Memory
+) -> tuple[ServeAction, Memory]:
+    """The controller as a policy: ``jax.tree_util.Partial(follow_load, engine, plan)``, which carries its ``Memory``.
 
     Args:
+        engine: see ``engine_of``.
+        plan: the settings, as arrays.
         key: not used.
         observation: of one environment.
-        carry: (``Engine``, ``LoadPlan``, forecast, ``Memory``); one for all, or one an environment.
+        memory: of the second before.
     """
     del key
-    engine, plan, forecast, memory = carry
-    action, memory = act(engine, plan, forecast, observation, memory)
-    return action, (engine, plan, forecast, memory)
+    return act(engine, plan, jnp.full(1, jnp.nan), observation, memory)

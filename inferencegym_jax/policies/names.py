@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import ServeAction, shown
 from inferencegym_jax.policies.builtin import baseline, random, static
 from inferencegym_jax.policies.knob_text import knob_values
-from inferencegym_jax.policies.network import load_network, network_policy, trained
+from inferencegym_jax.policies.network import network_policy
+from inferencegym_jax.policies.policy_file import load_network, trained
 from inferencegym_jax.policies.reactive_plans import reactive_for
 from inferencegym_jax.registry import Problem
 

@@ -1,38 +1,31 @@
-"""Policies learned by ``training/``, as plain jnp: what a network's outputs mean, the forward pass, the file they
-ship in.
+"""Policies learned by ``training/``, as plain jnp: what a network's outputs mean, and the forward pass.
 
-``observation -> features -> MLP -> one head a knob -> ServeAction``. Training uses the same features and heads, so a
-policy acts in a user's rollout exactly as it did when it was evaluated. Needs neither flax nor optax nor orbax.
+``observation -> features -> MLP -> one head a knob -> ServeAction``; a network with memory (``policies.memory``) reads
+its history and hidden state beside the features. Training uses the same features and heads, so a policy acts in a
+user's rollout exactly as it did when it was evaluated. Needs neither flax nor optax nor orbax.
 """
 
 from __future__ import annotations
 
-import functools
-import io
-import json
-import zipfile
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
-from inferencegym_jax.encoding import action_from_box, normalise
-from inferencegym_jax.episodes.rollout import Policy
-from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, ServeAction, ServeObservation
+from inferencegym_jax.encoding import History, action_from_box, normalise
+from inferencegym_jax.episodes.policy import Policy, with_carry
+from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation
 from inferencegym_jax.numerics import draws as counters
-from inferencegym_jax.policies.layout import CONTINUOUS, HEAD_SIZES, LayoutError, fit_arrays, layout
-from inferencegym_jax.table.latency_table import data_path
-from inferencegym_jax.tasks import TaskSpec, get_task, shipped_specs
+from inferencegym_jax.policies.layout import CONTINUOUS, HEAD_SIZES
+from inferencegym_jax.policies.memory import GRU, NetworkCarry, gru_inputs, gru_step
 
 FEATURE_CLIP = 5.0  # standard deviations; beyond it a feature says no more
 # of a normalised observation: a field that hardly moves must not throw the network far off when it does
 VARIANCE_FLOOR = 1e-2
-FORMAT = 1
 
 HEAD_SIZE = sum(HEAD_SIZES.values())
 """Outputs of the actor, over all knobs."""
@@ -41,11 +34,11 @@ HEAD_SIZE = sum(HEAD_SIZES.values())
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ObservationStatistics:
-    """Running mean and variance of normalised observations."""
+    """Running mean and variance of the features: normalised observations, with their history where there is one."""
 
     count: jax.Array  # float32, observations seen
-    mean: jax.Array  # float32[FLAT_OBSERVATION_SIZE]
-    variance: jax.Array  # float32[FLAT_OBSERVATION_SIZE]
+    mean: jax.Array  # float32[features]
+    variance: jax.Array  # float32[features]
 
 
 @jax.tree_util.register_dataclass
@@ -54,14 +47,24 @@ class PolicyNetwork:
     """All that a trained policy is.
 
     Attributes:
-        layers: (weights float32[in, out], bias float32[out]) of each layer, tanh between them.
+        layers: (weights float32[in, out], bias float32[out]) of each layer, tanh between them; the first takes the
+            features and after them the hidden state.
         log_std: float32[numbers], of the Gaussian positions of the knobs in ``CONTINUOUS``.
-        statistics: of the observations seen in training.
+        statistics: of the features seen in training.
+        gru: the recurrent layer, None for a network without.
+        history: what the features hold of earlier observations, None for nothing.
     """
 
     layers: tuple[tuple[jax.Array, jax.Array], ...]
     log_std: jax.Array
     statistics: ObservationStatistics
+    gru: GRU | None = None
+    history: History | None = field(default=None, metadata={"static": True})
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the network carries anything from second to second."""
+        return self.gru is not None or self.history is not None
 
 
 def standardise(normalised: jax.Array, statistics: ObservationStatistics) -> jax.Array:
@@ -158,144 +161,76 @@ def _draws(key: jax.Array) -> tuple[Iterator[jax.Array], Iterator[jax.Array]]:
     return normals, (counters.uniform(word) for word in uniform_words)
 
 
-def forward(network: PolicyNetwork, observation: ServeObservation) -> jax.Array:
-    """The actor's outputs, float32[..., HEAD_SIZE]."""
-    x = standardise(normalise(observation), network.statistics)
+def first_carry(history: History | None, hidden_size: int, batch: tuple[int, ...] = ()) -> NetworkCarry | None:
+    """What a network remembers at an episode's start; None of one without memory.
+
+    Args:
+        history: of its features.
+        hidden_size: of its recurrent layer, 0 for none.
+        batch: leading axes.
+    """
+    if history is None and not hidden_size:
+        return None
+    seen = None if history is None else history.start(batch=batch)
+    return NetworkCarry(seen, jnp.zeros((*batch, hidden_size)) if hidden_size else None)
+
+
+def see(history: History | None, observation: ServeObservation, carry: NetworkCarry | None) -> tuple[jax.Array, Any]:
+    """(features float32[..., features] before they are standardised, carry with the observation in its history)."""
+    x = normalise(observation)
+    if history is None or carry is None or carry.history is None:
+        return x, carry
+    x, seen = history.extend(carry.history, x)
+    return x, dataclasses.replace(carry, history=seen)
+
+
+def forward(network: PolicyNetwork, observation: ServeObservation, carry: Any = None) -> tuple[jax.Array, Any]:
+    """One second.
+
+    Args:
+        network: the weights.
+        observation: of one environment or a batch of them.
+        carry: what the network remembers; None at an episode's start, and always for a network without memory.
+
+    Returns:
+        (the actor's outputs float32[..., HEAD_SIZE], the carry for the next second).
+    """
+    if network.has_memory and carry is None:
+        carry = first_carry(
+            network.history, 0 if network.gru is None else network.gru.size, jnp.shape(observation.timestep)
+        )
+    x, carry = see(network.history, observation, carry)
+    x = standardise(x, network.statistics)
+    if network.gru is not None:
+        hidden = gru_step(network.gru, gru_inputs(network.gru, x), carry.hidden)
+        x, carry = jnp.concatenate([x, hidden], axis=-1), dataclasses.replace(carry, hidden=hidden)
     for weights, bias in network.layers[:-1]:
         x = jnp.tanh(x @ weights + bias)
     weights, bias = network.layers[-1]
-    return x @ weights + bias
+    return x @ weights + bias, carry
 
 
 def network_policy(network: PolicyNetwork, *, sample_actions: bool = False) -> Policy:
     """The policy of a network: its most likely action, or one drawn from its distribution.
 
-    The network is the policy's weights (``rollout.Policy``): all networks of a shape share one compiled rollout.
+    The network is the policy's weights (``episodes.policy.Policy``): all networks of a shape share one compiled
+    rollout. What a network with memory remembers is the policy's carry.
     """
     return Partial(_sampled if sample_actions else _most_likely, network)
 
 
+def _first_carry(network: PolicyNetwork) -> NetworkCarry | None:
+    return first_carry(network.history, 0 if network.gru is None else network.gru.size)
+
+
+@with_carry(_first_carry)
 def _most_likely(network: PolicyNetwork, key: jax.Array, observation: ServeObservation, carry: Any = None) -> Any:
     del key
-    return decode(mode(forward(network, observation))), carry
+    outputs, carry = forward(network, observation, carry)
+    return decode(mode(outputs)), carry
 
 
+@with_carry(_first_carry)
 def _sampled(network: PolicyNetwork, key: jax.Array, observation: ServeObservation, carry: Any = None) -> Any:
-    return decode(sample(forward(network, observation), network.log_std, key)), carry
-
-
-def save_network(path: str | Path, network: PolicyNetwork, metadata: dict[str, Any]) -> None:
-    """Write a policy file (NumPy archive): the network's arrays, and as JSON its layout (the fields that it reads and
-    the knobs that it sets) and how it was trained.
-
-    Args:
-        path: file to write; its folder is made.
-        network: what to write.
-        metadata: JSON-ready.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    for i, (weights, bias) in enumerate(network.layers):
-        arrays[f"weights_{i}"] = np.asarray(weights, np.float32)
-        arrays[f"bias_{i}"] = np.asarray(bias, np.float32)
-    arrays["log_std"] = np.asarray(network.log_std, np.float32)
-    arrays["count"] = np.asarray(network.statistics.count, np.float32)
-    arrays["mean"] = np.asarray(network.statistics.mean, np.float32)
-    arrays["variance"] = np.asarray(network.statistics.variance, np.float32)
-    arrays["metadata"] = np.frombuffer(json.dumps({"format": FORMAT, **layout(), **metadata}).encode(), np.uint8)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(buffer.getvalue())
-
-
-def load_network(path: str | Path) -> tuple[PolicyNetwork, dict[str, Any]]:
-    """Read a policy file. A network that was trained before a field or a knob was added does not see the field and
-    leaves the knob at its default.
-
-    Args:
-        path: the file (``.npz``), or the folder of a training run, which holds it as ``policy.npz``.
-
-    Returns:
-        (network, metadata).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no policy file, is truncated, or its shapes do not fit this library's observation and knobs.
-    """
-    path = Path(path) / "policy.npz" if Path(path).is_dir() else Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"policy = {str(path)!r}: no such file; `python -m training train` writes one")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        metadata = json.loads(arrays["metadata"].tobytes())
-        arrays = fit_arrays(arrays, metadata)
-        count = sum(name.startswith("weights_") for name in arrays)
-        layers = tuple((jnp.asarray(arrays[f"weights_{i}"]), jnp.asarray(arrays[f"bias_{i}"])) for i in range(count))
-        statistics = ObservationStatistics(*(jnp.asarray(arrays[name]) for name in ("count", "mean", "variance")))
-        network = PolicyNetwork(layers, jnp.asarray(arrays["log_std"]), statistics)
-    except LayoutError as error:
-        raise ValueError(f"policy = {str(path)!r}: {error}") from error
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"policy = {str(path)!r}: not a policy file, or truncated: {error}") from error
-    shape = (network.layers[0][0].shape[0], network.layers[-1][0].shape[1])
-    if shape != (FLAT_OBSERVATION_SIZE, HEAD_SIZE):
-        raise ValueError(
-            f"policy = {str(path)!r}: takes {shape[0]} numbers and gives {shape[1]}; "
-            f"must be {FLAT_OBSERVATION_SIZE} and {HEAD_SIZE}"
-        )
-    return network, metadata
-
-
-def load(path: str | Path, *, sample_actions: bool = False) -> Policy:
-    """The policy in a file of ``python -m training`` (or of ``save_network``), for any task.
-
-    Args:
-        path: the file (``.npz``), or the folder of a training run, which holds it as ``policy.npz``.
-        sample_actions: draw from the policy's distribution instead of taking its most likely action.
-
-    Raises:
-        FileNotFoundError, ValueError: see ``load_network``.
-    """
-    return network_policy(load_network(path)[0], sample_actions=sample_actions)
-
-
-def shipped_file(task: int | str | TaskSpec) -> Path:
-    """The file of the trained policy that ships for a task (id or name).
-
-    Raises:
-        ValueError: unknown task.
-        FileNotFoundError: none ships for it; says how to get one.
-    """
-    spec = get_task(task)
-    advice = f"`python -m training train --task {spec.name}` makes one, whose file is a policy too"
-    if spec.name not in shipped_specs():
-        raise FileNotFoundError(f"no trained policy ships for task {spec.id} ({spec.name!r}); {advice}")
-    try:
-        return data_path(f"policies/task{spec.id}.npz")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; {advice}") from None
-
-
-def has_trained(task: int | str | TaskSpec) -> bool:
-    """Whether a trained policy ships for a task (id or name)."""
-    try:
-        shipped_file(task)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-@functools.cache
-def trained(task: int | str | TaskSpec, *, sample_actions: bool = False) -> Policy:
-    """The policy that ships for a task (``data/policies/task{id}.npz``), trained by ``make policies``.
-
-    Args:
-        task: id or name.
-        sample_actions: draw from the policy's distribution instead of taking its most likely action.
-
-    Raises:
-        ValueError: unknown task.
-        FileNotFoundError: no policy ships for it.
-    """
-    return load(shipped_file(task), sample_actions=sample_actions)
+    outputs, carry = forward(network, observation, carry)
+    return decode(sample(outputs, network.log_std, key)), carry

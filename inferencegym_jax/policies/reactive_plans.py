@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import KNOBS, TRAFFIC_DAY, TRAFFIC_FITTED, EnvParams, Phase, ServeAction, WorkloadState
 from inferencegym_jax.physics.closed_loop import simulate
 from inferencegym_jax.physics.iteration import Iterations, iteration, prompt_nodes, prompts_ms

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from inferencegym_jax import policies
-from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.episodes.static_search import static_actions
 from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, check_action, shown
 from inferencegym_jax.recommend.choice import choose, front
@@ -120,7 +120,7 @@ def recommend(
         acceptance: base acceptance rate of drafted tokens; default that of task 4.
         current: knobs of what runs now, the others at their defaults.
         fixed: knobs that may not change, with their values.
-        controllers: name -> policy without a carry; default ``reactive`` and, where one ships, ``trained``.
+        controllers: name -> policy; default ``reactive`` and, where one ships, ``trained``.
         unit: of the log's times, where it cannot be told.
         progress: called with static actions done and in all.
 
@@ -175,7 +175,7 @@ def default_controllers(table: LatencyTable, params: EnvParams) -> dict[str, Pol
     """The reactive controller planned for the table and, where one ships for recorded traffic, the trained one."""
     controllers: dict[str, Policy] = {"reactive": policies.reactive_for(table, params)}
     try:
-        from inferencegym_jax.policies.network import trained
+        from inferencegym_jax.policies.policy_file import trained
 
         controllers["trained"] = trained(TRACE_TASK)
     except (ImportError, FileNotFoundError):

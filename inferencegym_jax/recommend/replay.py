@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.episodes.rollout import Policy, act
+from inferencegym_jax.episodes.policy import Policy, act, init_carry, spread
 from inferencegym_jax.models import EPISODE_LENGTH, EngineParams, EnvParams, ServeAction
 from inferencegym_jax.physics.iteration import iteration, prompts_ms
 from inferencegym_jax.physics.kernels import Iterations
@@ -58,8 +58,8 @@ def serve(
 
     Args:
         env: with the log.
-        controllers: policies without a carry. They see episodes of 200 s, as in training: timestep and cost_so_far
-            start again.
+        controllers: policies. They see episodes of 200 s, as in training: timestep and cost_so_far start again; what
+            one remembers (``init_carry``) goes on, as the traffic does.
         length: seconds.
         params: of the open loop with ``TRAFFIC_TRACE``; its ``episode_length`` must be at least ``length``.
         seeds: uint32[lanes]: the stretch begins at second 200 x seed.
@@ -69,28 +69,32 @@ def serve(
     grid = iterations_of(env.table)
     any_controller = (which >= 0).any()  # one number for all lanes, so that lanes of static actions run no network
 
-    def decide(state: Any, observation: Any, paid: jax.Array) -> ServeAction:
+    def decide(state: Any, observation: Any, paid: jax.Array, carries: tuple[Any, ...]) -> Any:
         seen = dataclasses.replace(
             observation,
             timestep=(state.time % EPISODE_LENGTH).astype(jnp.float32),
             cost_so_far=observation.cost_so_far - paid,
         )
-        knobs = actions
-        for i, controller in enumerate(controllers):
-            answers = jax.vmap(lambda s, o, policy=controller: act(policy, s, o, None)[0])(state, seen)
+        knobs, after = actions, list[Any]()
+        for i, (controller, carry) in enumerate(zip(controllers, carries, strict=True)):
+            answers, carry = jax.vmap(functools.partial(act, controller))(state, seen, carry)
             knobs = jax.tree.map(functools.partial(jnp.where, which == i), answers, knobs)
-        return knobs
+            after.append(carry)
+        return knobs, tuple(after)
 
     def body(loop: Any, _: Any) -> Any:
-        state, observation, paid = loop
+        state, observation, paid, carries = loop
         paid = jnp.where(state.time % EPISODE_LENGTH == 0, observation.cost_so_far, paid)
-        taken = jax.lax.cond(any_controller, decide, lambda *_: actions, state, observation, paid)
+        taken, carries = jax.lax.cond(
+            any_controller, decide, lambda *given: (actions, given[-1]), state, observation, paid, carries
+        )
         observation, after, _gain, _over, info = jax.vmap(lambda s, a: env.step_env(None, s, a, params))(state, taken)
         row = jax.vmap(functools.partial(_second, grid, env.table.gpu_second_cost, params))(state, after, taken, info)
-        return (after, observation, paid), row
+        return (after, observation, paid, carries), row
 
     observation, state = jax.vmap(env.reset_seed, in_axes=(0, None))(seeds, params)
-    start = (state, observation, jnp.zeros(seeds.shape, jnp.float32))
+    carries = tuple(spread(init_carry(controller), seeds.shape[0]) for controller in controllers)
+    start = (state, observation, jnp.zeros(seeds.shape, jnp.float32), carries)
     return jax.lax.scan(body, start, None, length=length)[1]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.parallel import cores
-from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeAction
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.recommend.log_requests import TRACE_TASK, LoggedRequests

@@ -15,23 +15,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.models import KNOBS, EnvParams, MetricsSnapshot, RequestOutcome
+from inferencegym_jax.models import KNOBS, EnvParams, MetricsSnapshot, RequestOutcome, ServeAction
 from inferencegym_jax.scoring.aggregates import Aggregates, aggregate, graded_terms
 from inferencegym_jax.scoring.episode_log import BY_CLASS, IN_ALL, LogEntry, is_scored_by_request, read_log
+from inferencegym_jax.scoring.formula import (
+    COST_BUDGET,
+    COST_OF_STATIC,
+    JITTER,
+    MEMORY_GB,
+    ON_TIME_SLACK,
+    VIOLATIONS,
+    formula,
+    stability_weight,
+)
 from inferencegym_jax.tasks import TaskSpec, calibration_of, get_task
-
-ON_TIME_SLACK = 0.02  # of the share on time: fewer GPUs count as cheaper only while no more of it is given up
-COST_OF_STATIC = 0.5  # the cost component of the best static action
 
 
 def stability(aggregates: Any) -> Any:
     """How steadily batch_size and kv_budget were held, at most 1: 1 - (std(diff batch) / 512 + std(diff kv)) / 0.5."""
-    return 1.0 - (aggregates.batch_jitter / 512.0 + aggregates.kv_jitter) / 0.5
+    return 1.0 - (aggregates.batch_jitter / 512.0 + aggregates.kv_jitter) / JITTER
 
 
 def stability_of_all(aggregates: Any) -> Any:
     """The same of every knob that the task leaves to the agent, each over its highest value; at most 1."""
-    return 1.0 - aggregates.knob_jitter / 0.5
+    return 1.0 - aggregates.knob_jitter / JITTER
 
 
 def cost_component(aggregates: Any, static_gpus: Any, static_on_time_share: Any) -> Any:
@@ -50,30 +57,33 @@ def components(spec: TaskSpec, aggregates: Any, normalisers: Mapping[str, Any]) 
         aggregates: ``Aggregates`` of numbers, NumPy or JAX arrays.
         normalisers: see ``score_aggregates``.
     """
+    values = _values(spec, aggregates, normalisers)
+    return {name: (part.weight, values[name]) for name, part in formula(spec).items()}
+
+
+def _values(spec: TaskSpec, aggregates: Any, normalisers: Mapping[str, Any]) -> dict[str, Any]:
     if is_scored_by_request(spec):
-        parts = {
-            "goodput_share": (0.40, aggregates.goodput_share),
-            "on_time_share": (0.20, aggregates.on_time_share),
-            "cost": (
-                0.30,
-                cost_component(aggregates, normalisers["static_gpus"], normalisers["static_on_time_share"]),
-            ),
-            "stability": (0.10, stability_of_all(aggregates)),
+        static = normalisers["static_gpus"], normalisers["static_on_time_share"]
+        return {
+            "goodput_share": aggregates.goodput_share,
+            "on_time_share": aggregates.on_time_share,
+            "cost": cost_component(aggregates, *static),
+            "stability": stability_of_all(aggregates),
+            "quality_lost": 1.0 - aggregates.quality,
         }
-        return parts | ({"quality_lost": (-1.0, 1.0 - aggregates.quality)} if "quant_tier" in spec.active_knobs else {})
     optimal, floor = normalisers["optimal_tps"], normalisers.get("throughput_floor", 0.0)
     if spec.id == 1:
-        return {"throughput": (1.0, (aggregates.mean_tps - floor) / (optimal - floor))}
+        return {"throughput": (aggregates.mean_tps - floor) / (optimal - floor)}
     if spec.id == 2:
         return {
-            "latency": (0.5, 1.0 - aggregates.mean_ttft_p50_ms / spec.slo_ttft_ms[0]),
-            "memory": (0.5, 1.0 - (aggregates.peak_memory_gb - spec.memory_limit_gb) / 10.0),
+            "latency": 1.0 - aggregates.mean_ttft_p50_ms / spec.slo_ttft_ms[0],
+            "memory": 1.0 - (aggregates.peak_memory_gb - spec.memory_limit_gb) / MEMORY_GB,
         }
     return {
-        "throughput": (0.40, aggregates.mean_tps / optimal),
-        "slo": (0.30, 1.0 - aggregates.mean_violations / 100.0),
-        "cost": (0.20, 1.0 - aggregates.total_cost / (spec.cost_budget or 5.0)),
-        "stability": (0.10, stability(aggregates)),
+        "throughput": aggregates.mean_tps / optimal,
+        "slo": 1.0 - aggregates.mean_violations / VIOLATIONS,
+        "cost": 1.0 - aggregates.total_cost / (spec.cost_budget or COST_BUDGET),
+        "stability": stability(aggregates),
     }
 
 
@@ -143,6 +153,47 @@ def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot, outc
     }
     parts = components(spec, second, normalisers)
     return jnp.clip(sum(weight * value for name, (weight, value) in parts.items() if name != "stability"), -1.0, 1.0)
+
+
+def unrest(spec: TaskSpec, action: ServeAction, before: ServeAction) -> jax.Array:
+    """What a change of knobs costs in a score's stability, as a mean of absolute changes instead of their standard
+    deviation; float32[...]. A lone jump costs an episode more by the score than by this.
+
+    Args:
+        spec: the task: task 3 and its like are graded on batch_size and kv_budget, an open-loop task on every knob
+            that it leaves to the agent.
+        action, before: knobs as arrays of the same shape.
+    """
+    names = spec.active_knobs if is_scored_by_request(spec) else ("batch_size", "kv_budget")
+    change = jnp.float32(0.0)
+    for name in names:
+        now, then = (jnp.asarray(getattr(knobs, name), jnp.float32) for knobs in (action, before))
+        change = change + jnp.abs(now - then) / KNOBS[name].most
+    return stability_weight(spec) * change / JITTER
+
+
+def second_score(
+    spec: TaskSpec,
+    params: EnvParams,
+    metrics: MetricsSnapshot,
+    outcome: RequestOutcome,
+    action: ServeAction,
+    before: ServeAction,
+    is_first: jax.Array,
+) -> jax.Array:
+    """The grader's score of one second: ``score_rate`` and, where the task's score counts it, stability; float32[...].
+
+    Its mean over an episode is about the score: the two parts that no second has alone, stability and the cap on the
+    cost component, are an approximation (``unrest``) and left out.
+
+    Args:
+        spec, params, metrics, outcome: see ``score_rate``.
+        action, before: of the second and of the one before it.
+        is_first: bool, an episode's first second, which has none before it.
+    """
+    rate = score_rate(spec, params, metrics, outcome)
+    weight = stability_weight(spec)
+    return rate + weight - jnp.where(is_first, 0.0, unrest(spec, action, before)) if weight else rate
 
 
 def grade(

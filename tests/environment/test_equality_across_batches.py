@@ -9,7 +9,7 @@ import inferencegym_jax as ig
 
 LENGTH = 200
 SMALL = np.arange(7) * 613  # these seeds are looked at; the others only fill the batch
-RELATIVE = 1e-6
+RELATIVE, RELATIVE_OPEN_LOOP = 1e-6, 1e-5
 
 
 def rollout(task, seeds, params=None):
@@ -17,13 +17,13 @@ def rollout(task, seeds, params=None):
     return jax.tree.map(np.asarray, ig.rollout(env, own if params is None else params, ig.policies.random, seeds))
 
 
-def assert_same(one, other, what):
+def assert_same(one, other, what, relative=RELATIVE):
     for path, expected in jax.tree_util.tree_leaves_with_path(one):
         got = dict(jax.tree_util.tree_leaves_with_path(other))[path]
         name = f"{what}: {jax.tree_util.keystr(path)}"
         assert got.dtype == expected.dtype, name
         if np.issubdtype(expected.dtype, np.floating):
-            np.testing.assert_allclose(got, expected, rtol=RELATIVE, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(got, expected, rtol=relative, atol=relative, err_msg=name)
         else:
             np.testing.assert_array_equal(got, expected, err_msg=name)
 
@@ -45,6 +45,24 @@ def test_a_mixed_batch_gives_the_same_episodes():
     mixed = rollout(1, SMALL, ig.stack_params([ig.make(task)[1] for task in tasks]))
     for i, task in enumerate(tasks):
         assert_same(rollout(task, SMALL[i : i + 1]), columns(mixed, slice(i, i + 1)), f"task {task} in a mixed batch")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", (4, 5))
+def test_open_loop_episodes_are_the_same_in_every_batch(task):
+    seven = rollout(task, SMALL)
+    others = {
+        "batch of 2": (columns(seven, slice(2)), rollout(task, SMALL[:2])),
+        "batch of 1": (columns(seven, slice(3, 4)), rollout(task, SMALL[3:4])),
+        "batch of 4,096": (seven, columns(rollout(task, np.arange(4096)), SMALL)),
+    }
+    kinds = [task, 1, 3, task, 2, 9 - task, task]
+    mixed = rollout(1, SMALL, ig.stack_params([ig.make(kind)[1] for kind in kinds]))
+    for i, kind in enumerate(kinds):
+        if kind == task:
+            others[f"mixed, {i}"] = (columns(seven, slice(i, i + 1)), columns(mixed, slice(i, i + 1)))
+    for name, (expected, found) in others.items():
+        assert_same(expected, found, name, RELATIVE_OPEN_LOOP)
 
 
 @pytest.mark.parametrize("task", (1, 2, 3))

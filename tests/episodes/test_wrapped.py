@@ -132,7 +132,9 @@ def test_views_of_both_sides_play_as_the_bare_environment_does(bare: Any) -> Non
     there = ig.rollout(view, params, boxed, SEEDS, length=8, carry=jnp.int32(0))
     here = ig.rollout(env, params, knobs, SEEDS, length=8, carry=jnp.int32(0))
     np.testing.assert_allclose(there.reward, here.reward, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(there.next_observation, normalise(here.next_observation), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(there.next_observation), normalise(here.next_observation), rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_array_equal(there.action.batch_size, here.action.batch_size)
 
 

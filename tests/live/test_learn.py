@@ -10,13 +10,13 @@ import pytest
 
 import inferencegym_jax as ig
 from benchmarks.live.learn import CONFIG, learn, training_params
-from inferencegym_jax.live.loop.policy_runner import PolicyRunner
 from inferencegym_jax.live.measure.table import write_table
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.request import TrialRequest, scenario
 from inferencegym_jax.live.trial.runs import TrialSettings
 from inferencegym_jax.physics.observation import initial_observation
-from inferencegym_jax.policies.network import load_network
+from inferencegym_jax.policies.policy_file import load_network
+from inferencegym_jax.policies.policy_runner import PolicyRunner
 from inferencegym_jax.table.latency_table import load_table
 from inferencegym_jax.tasks import calibration
 from tests.live.fake_engine import Times

@@ -16,7 +16,6 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.cli.trial_report import plot_trial, trial_table, verdict
-from inferencegym_jax.live.loop.policy_runner import PolicyError, PolicyRunner
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.outcome import Objective, measures, ranking, segments, summarise
 from inferencegym_jax.live.trial.profile_engine import EngineTimes, saturation
@@ -27,6 +26,7 @@ from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.simulated import request_log, simulate_traffic
 from inferencegym_jax.live.trial.traffic import Traffic, poisson_traffic
 from inferencegym_jax.models import ServeAction
+from inferencegym_jax.policies.policy_runner import PolicyError, PolicyRunner
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable, TableError, load_table, table_from_columns
 from tests.live.fake_engine import Times
 

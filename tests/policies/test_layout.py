@@ -19,11 +19,10 @@ from inferencegym_jax.policies.network import (
     PolicyNetwork,
     decode,
     forward,
-    load_network,
     mode,
     network_policy,
-    save_network,
 )
+from inferencegym_jax.policies.policy_file import load_network, save_network
 from inferencegym_jax.table.latency_table import data_path
 
 
@@ -70,7 +69,7 @@ def observations(count: int = 64) -> ig.ServeObservation:
 
 def actions(path: Path) -> ig.ServeAction:
     network, _ = load_network(path)
-    return jax.tree.map(np.asarray, decode(mode(forward(network, observations()))))
+    return jax.tree.map(np.asarray, decode(mode(forward(network, observations())[0])))
 
 
 @pytest.mark.parametrize("name", list(KNOBS))
@@ -91,9 +90,9 @@ def test_a_policy_from_before_a_field_does_not_see_it(tmp_path: Path, name: str)
     seen = observations()
     changed = jax.tree.map(lambda x: x, seen)
     changed = ig.ServeObservation(**{**vars(changed), name: getattr(changed, name) * 0 + OBSERVATION[name].full})
-    assert np.array_equal(forward(network, seen), forward(network, changed))
+    assert np.array_equal(forward(network, seen)[0], forward(network, changed)[0])
     shipped, _ = load_network(data_path("policies/task3.npz"))
-    assert not np.array_equal(forward(shipped, seen), forward(shipped, changed))
+    assert not np.array_equal(forward(shipped, seen)[0], forward(shipped, changed)[0])
 
 
 def test_a_sampled_policy_keeps_a_later_knob_at_its_default_too(tmp_path: Path) -> None:

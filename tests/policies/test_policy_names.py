@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.episodes.static_search import search_static, static_actions
 from inferencegym_jax.policies import NAMES, policy_of
-from inferencegym_jax.policies.network import load_network, save_network, shipped_file
+from inferencegym_jax.policies.policy_file import load_network, save_network, shipped_file
 from inferencegym_jax.table.latency_table import table_from_columns
 from server.schemas import RolloutRequest
 

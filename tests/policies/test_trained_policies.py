@@ -13,9 +13,9 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.episodes import parallel
-from inferencegym_jax.episodes.rollout import Policy
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.numerics.bootstrap import mean_interval
-from inferencegym_jax.policies.network import load_network
+from inferencegym_jax.policies.policy_file import load_network
 from inferencegym_jax.table.latency_table import data_path
 from training.evaluation import episodes
 

@@ -155,6 +155,7 @@ def _grid() -> list[Case]:
             (Change(150, second_gpu="none"),),
         ),
         Case("prefill_gpu", "dispersed", steady(0.8), Settings(second_gpu="prefill")),
+        Case("prefill_gpu_link", "dispersed", steady(0.8), Settings(second_gpu="prefill", transfer_gb_s=5.0)),
         Case("prefill_gpu_asked", "dispersed", steady(0.9), changes=(Change(60, second_gpu="prefill"),)),
         Case("to_int8", "dispersed", steady(0.5), changes=(Change(120, quant_tier=1),)),
         Case("int8", "dispersed", steady(0.8), Settings(quant_tier=1)),

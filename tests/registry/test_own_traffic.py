@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import inferencegym_jax as ig
-from inferencegym_jax.policies.network import load_network
+from inferencegym_jax.policies.policy_file import load_network
 from inferencegym_jax.tasks import calibration
 from training.cli import app
 from training.config import TrainConfig

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import inferencegym_jax
+from tests.tools.only_extras import closure
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "inferencegym_jax"
@@ -49,25 +50,6 @@ def declared(extra: str | None = None) -> list[Requirement]:
     """What pyproject.toml asks for: the core, or one extra."""
     lines = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]
     return [Requirement(line) for line in lines]
-
-
-def closure(requirements: list[Requirement]) -> set[str]:
-    """Names of all installed packages that these requirements reach, by the metadata of this environment."""
-    reached: set[tuple[str, str]] = set()
-    todo = [(canonicalize_name(r.name), extra) for r in requirements for extra in ("", *r.extras)]
-    while todo:
-        name, extra = todo.pop()
-        if (name, extra) in reached:
-            continue
-        reached.add((name, extra))
-        try:
-            lines = metadata.requires(name) or []
-        except metadata.PackageNotFoundError:
-            continue
-        for requirement in map(Requirement, lines):
-            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-                todo += [(canonicalize_name(requirement.name), e) for e in ("", *requirement.extras)]
-    return {name for name, _ in reached}
 
 
 @pytest.fixture(scope="module")

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
-from packaging.requirements import Requirement
 
 import inferencegym_jax as ig
 from inferencegym_jax.adapters.openenv_client import ServingClient, ServingState
-from tests.release.test_packaging import closure, declared
-from tests.server.conftest import ROOT, Running
+from tests.release.test_packaging import declared
+from tests.server.conftest import Running
+from tests.tools import only_extras
 
 IMPORTS = """
-import importlib.metadata as metadata, sys
-allowed, owners = set(sys.argv[1].split(",")), metadata.packages_distributions()
-
-class OnlyWhatTheExtraBrings:
-    def find_spec(self, name, path=None, target=None):
-        found = owners.get(name.partition(".")[0])
-        if found and not {one.lower().replace("_", "-").replace(".", "-") for one in found} & allowed:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, OnlyWhatTheExtraBrings())
 from openenv import GenericEnvClient
 from inferencegym_jax.adapters.openenv_client import ServingClient
 GenericEnvClient, ServingClient(base_url="http://localhost:1")
@@ -48,19 +34,9 @@ def test_an_episode_in_types(server: Running) -> None:
             env.step(ig.ServeAction(batch_size=0))
 
 
-def imports(*requirements: str) -> subprocess.CompletedProcess[str]:
-    """The client's import where nothing is there but these requirements, openenv and the library."""
-    there = closure([Requirement(one) for one in requirements] + declared()) | {"openenv", "openenv-core"}
-    return subprocess.run(
-        [sys.executable, "-c", IMPORTS, ",".join(there | {"inferencegym-jax"})],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-    )
-
-
 def test_the_extra_holds_everything_that_the_client_imports() -> None:
     """docs/server.md: `pip install '.[openenv]'` and openenv without its dependencies."""
-    done = imports(*map(str, declared("openenv")))
+    done = only_extras.run(IMPORTS, declared() + declared("openenv"), ("openenv", "openenv-core"))
     assert done.returncode == 0, done.stderr
-    assert "ModuleNotFoundError" in imports("requests", "websockets", "pydantic").stderr
+    less = [one for one in declared("openenv") if one.name not in ("fastapi", "fastmcp")]
+    assert "ModuleNotFoundError" in only_extras.run(IMPORTS, declared() + less, ("openenv", "openenv-core")).stderr

@@ -11,7 +11,14 @@ import pyarrow as pa
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import KNOBS, MetricsSnapshot
+from inferencegym_jax.models import KNOBS, OBSERVATION, MetricsSnapshot
+from inferencegym_jax.policies import PolicyRunner
+from inferencegym_jax.policies.network import network_policy
+from server.programs import Programs
+from server.rollouts import Rollouts
+from server.schemas import RolloutRequest
+from server.settings import Settings
+from tests.policies.test_memory import BOTH
 from tests.server.conftest import LocalServer, Running
 from tests.server.twins import episodes, random_actions
 
@@ -116,3 +123,27 @@ def test_memory_stays_under_700_mb_with_every_program_compiled(server: Running, 
     with open(f"/proc/{server.process.pid}/status") as lines:
         resident = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
     assert resident < 700e6
+
+
+def test_a_policy_with_memory_acts_over_http_as_in_a_rollout(http: httpx.Client, monkeypatch: pytest.MonkeyPatch):
+    policy, seeds, length = network_policy(BOTH), [0, 1, 2], 40
+    env, params = ig.make(3)
+    there = ig.rollout(env, params, policy, np.asarray(seeds), length=length).action
+    runner = PolicyRunner(policy)
+    runner.reset(2)
+    answer = http.post("/reset", json={"task_id": 3, "seed": 2}).json()
+    session, seen = answer["session_id"], answer["observation"]
+    for t in range(length):
+        fields = {name: seen[name] for name in OBSERVATION}
+        action = runner.ask(ig.ServeObservation(**fields)).to_dict()
+        for name, value in action.items():
+            assert value == pytest.approx(np.asarray(getattr(there, name))[t, 2], rel=1e-5), (t, name)
+        seen = http.post("/step", json={"session_id": session, "action": action}).json()["observation"]
+
+    monkeypatch.setattr("server.rollouts.policy_of", lambda name, problem: policy)  # as if it were the one that ships
+    driver = Rollouts(Programs(None, None), Settings())
+    found = driver.score(RolloutRequest(task_id=3, seeds=seeds, policy="trained", actions=None, trajectories=True))
+    for block, steps in found.blocks():
+        for name in KNOBS:
+            mine, theirs = (np.asarray(getattr(actions, name))[:length] for actions in (steps.action, there))
+            np.testing.assert_allclose(mine, theirs[:, block], rtol=1e-5, err_msg=name)

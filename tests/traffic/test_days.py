@@ -42,6 +42,7 @@ def test_a_day_has_the_pools_rates_hour_by_hour(day: DayTraffic) -> None:
     assert found.shape[-1] == KINDS
 
 
+@pytest.mark.slow
 def test_levels_are_distributed_as_the_logs(day: DayTraffic) -> None:
     flat = day.replace(hours=np.ones_like(day.hours), clock=np.float32(3600.0), windows=np.int32(1))
     found = rates(flat, np.arange(8000), [12])[:, 0]
@@ -52,6 +53,7 @@ def test_levels_are_distributed_as_the_logs(day: DayTraffic) -> None:
             assert level == pytest.approx(entry["levels"][node], abs=0.15 * max(entry["levels"][node], 0.4))
 
 
+@pytest.mark.slow
 def test_windows_of_a_day_belong_together_and_days_do_not(day: DayTraffic) -> None:
     steps = np.asarray([0, 900, 1799])
     number, hour = jax.vmap(day_of, (0, None))(jnp.asarray([0, 1, 47, 48], jnp.uint32), day)
@@ -86,6 +88,7 @@ def test_any_second_is_drawn_without_the_ones_before(day: DayTraffic) -> None:
         assert one == pytest.approx(all_of_them[[17, 31]], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_counts_and_lengths_are_those_of_the_mix(day: DayTraffic) -> None:
     draw = jax.jit(jax.vmap(draw_day, (0, 0, None)))
     seeds = jnp.asarray(np.random.default_rng(0).integers(0, 2**30, 200_000), jnp.uint32)

@@ -60,6 +60,7 @@ def test_the_search_finds_what_a_change_wins() -> None:
     assert (score > oracle.scores_of(problem, start, SEEDS) + 0.05).all()
 
 
+@pytest.mark.slow
 def test_replayed_actions_are_the_policys_own_episodes() -> None:
     problem = ig.problem(1)
     drawn = lanes.random_sequences(SEEDS, 200)
@@ -79,8 +80,9 @@ def test_a_table_of_rivals_is_measured_and_written(tmp_path: Path) -> None:
     rows = {row["policy"]: row for row in found["rows"]}
     assert list(rows)[-1] == "oracle" and {"random", "baseline", "best static", "best reactive", "PPO"} <= set(rows)
     static, best = rows["best static"], rows["oracle"]
-    assert static["normalised"] == 0.0 and static["paired"]["mean"] == 0.0
-    assert best["normalised"] == pytest.approx(1.0) or best["score"]["mean"] == static["score"]["mean"]
+    won = best["score"]["mean"] - static["score"]["mean"]
+    assert static["paired"]["mean"] == 0.0
+    assert [static["normalised"], best["normalised"]] == ([0.0, pytest.approx(1.0)] if won > 0 else [None, None])
     for row in rows.values():
         assert best["score"]["mean"] >= row["score"]["mean"] - 1e-9 and row["worst"]["paired"] <= row["paired"]["mean"]
     with (tmp_path / "worth.csv").open() as file:

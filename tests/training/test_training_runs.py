@@ -22,7 +22,8 @@ import pytest
 from typer.testing import CliRunner
 
 import inferencegym_jax as ig
-from inferencegym_jax.policies.network import load_network, network_policy
+from inferencegym_jax.policies.network import network_policy
+from inferencegym_jax.policies.policy_file import load_network
 from training.checkpoint import CheckpointError
 from training.cli import app
 from training.config import CONFIGS, TrainConfig, load_config, task_config
@@ -95,8 +96,8 @@ if jax.process_index() == 0:
 """
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", PROGRAM, json.dumps(SMALL.to_dict()), *arguments]
+def start(*arguments: str, config: TrainConfig = SMALL) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", PROGRAM, json.dumps(config.to_dict()), *arguments]
     return subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

@@ -16,10 +16,10 @@ import httpx
 from inferencegym_jax.live.loop.admission_line import CLASSES
 from inferencegym_jax.live.loop.gate import Gate
 from inferencegym_jax.live.loop.observer import Observer, Snapshot
-from inferencegym_jax.live.loop.policy_runner import PolicyError
 from inferencegym_jax.live.proxy.metrics import ControlMetrics
 from inferencegym_jax.live.server.probe import read_metrics
 from inferencegym_jax.models import ServeAction, ServeObservation, check_action
+from inferencegym_jax.policies.policy_runner import PolicyError
 
 log = logging.getLogger(__name__)
 

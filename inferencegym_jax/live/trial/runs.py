@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.environment import initial
-from inferencegym_jax.episodes.rollout import Policy
-from inferencegym_jax.live.loop.policy_runner import PolicyRunner
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.live_env import LiveEnv
 from inferencegym_jax.live.trial.outcome import Objective, summarise
@@ -26,6 +25,7 @@ from inferencegym_jax.live.trial.prediction import replay
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.traffic import Traffic
 from inferencegym_jax.models import KNOBS, EnvParams
+from inferencegym_jax.policies.policy_runner import PolicyRunner
 from inferencegym_jax.registry import Problem
 from inferencegym_jax.scoring.grader import grade
 from inferencegym_jax.table.latency_table import LatencyTable

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.environment import Environment
-from inferencegym_jax.episodes.rollout import Policy, act
+from inferencegym_jax.episodes.policy import Policy, act, init_carry
 from inferencegym_jax.live.trial.traffic import Traffic
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
@@ -58,7 +58,7 @@ def simulate_traffic(
     Args:
         table: measured.
         traffic: what arrives when.
-        policy: without a carry.
+        policy: what it remembers (``init_carry``) is never reset.
         warmup_s: seconds from the start that are not counted.
 
     Returns:
@@ -73,15 +73,17 @@ def simulate_traffic(
     env = Environment(table, params, log).suited_to(params)
 
     def second(loop: Any, _: Any) -> Any:
-        state, observation = loop
-        action, _ = act(policy, state, observation, None)
+        state, observation, carry = loop
+        action, carry = act(policy, state, observation, carry)
         observation, state, _, _, info = env.step_env(None, state, action, params)
         metrics, asked = info["metrics"], info["workload"].arrivals
         row = (asked, info["ttft_mean_ms"], metrics.tokens_per_sec, metrics.tpot_ms, state.engine.waiting.sum(-1))
-        return (state, observation), jnp.stack([jnp.asarray(x, jnp.float32) for x in row])
+        return (state, observation, carry), jnp.stack([jnp.asarray(x, jnp.float32) for x in row])
 
     observation, state = env.reset_seed(0, params)
-    _, rows = jax.jit(lambda loop: jax.lax.scan(second, loop, length=log.seconds))((state, observation))
+    _, rows = jax.jit(lambda loop: jax.lax.scan(second, loop, length=log.seconds))(
+        (state, observation, init_carry(policy))
+    )
     arrivals, ttft, tokens, tpot, waiting = np.asarray(rows, np.float64).T
     first = arrivals - np.diff(waiting, prepend=0.0)  # first tokens, which no gap precedes
     after = tokens - first

@@ -1,0 +1,28 @@
+"""What the demo ends with: task 7's windows under settings that stay and a controller that leases."""
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from training import second_gpu
+
+
+@pytest.mark.slow
+def test_two_gpus_pay_twice_one_and_the_controller_between() -> None:
+    windows = second_gpu.play(2)
+    paid = {name: one.columns["gpu_seconds"] for name, one in windows.played.items()}
+    steps = windows.problem.spec.episode_length
+    assert paid["two GPUs always"] == pytest.approx([2 * steps] * 2)
+    assert paid["one GPU always"] == pytest.approx([steps] * 2)
+    assert np.all(paid["follows the load"] >= steps) and np.all(paid["follows the load"] <= 2 * steps)
+    assert windows.load.shape == (steps,) and windows.trajectories["one GPU always"].reward.shape == (steps, 1)
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(second_gpu.table(windows))
+    row = next(line for line in console.export_text().splitlines() if "two GPUs always" in line)
+    assert row.split()[-1] == "0.00"
+
+
+def test_a_moving_mean_is_of_the_last_seconds() -> None:
+    assert second_gpu.smooth(np.arange(6.0), span=3) == pytest.approx([0.0, 0.5, 1.0, 2.0, 3.0, 4.0])
