@@ -1,6 +1,7 @@
 """A change of the weight format stops the engine; what ran is preempted, and `eviction_events` counts it."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import inferencegym_jax as ig
@@ -16,7 +17,7 @@ def test_what_ran_when_the_weights_changed_is_counted():
         action = knobs.replace(quant_tier=tier).as_arrays()
         return jax.vmap(lambda state: env.step(None, state, action, free))(states)
 
-    _, states = jax.vmap(env.reset_seed, in_axes=(0, None))(np.arange(16), free)
+    _, states = jax.vmap(env.reset_seed, in_axes=(0, None))(jnp.arange(16), free)
     events = []
     for tier in [0] * 30 + [1, 1]:
         ran = np.asarray(states.engine.phases).sum(-1)

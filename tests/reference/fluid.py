@@ -149,7 +149,7 @@ def served(
         lambda *x: jnp.stack(x),
         *(p.replace(slo_tpot_ms=np.full(3, objective[1], np.float32)) for p in params),
     )
-    columns = tuple(jnp.asarray(np.stack([run[i] for run in runs]), jnp.float32) for i in range(3))
+    columns = tuple(jnp.asarray(np.stack([np.asarray(run[i]) for run in runs]), jnp.float32) for i in range(3))
     seconds_of = _play(
         columns,
         actions,

@@ -8,7 +8,7 @@ import json
 import httpx
 import pytest
 
-from inferencegym_jax.policies import network as trained
+from inferencegym_jax.policies import policy_file as trained
 from server.app import create_app
 from server.settings import Settings
 from tests.server.browser import IDLE, Browser, visit
