@@ -62,7 +62,7 @@ def test_the_answer_on_azure_conversations_holds_request_by_request():
 
 @pytest.mark.xfail(
     strict=True,
-    reason="97.8 % are promised and 91.3 % kept: the fluid's median TTFT of a prefill GPU is 11 % low (docs/fidelity.md)",
+    reason="97.8 % are promised and 91.3 % kept: the median TTFT of a prefill GPU is 11 % low (docs/fidelity.md)",
 )
 def test_the_answer_on_a_made_log_holds_request_by_request(tmp_path: Path):
     check_against_reference(write_log(tmp_path / "log.csv", rate=8.0, seconds=150), configurations=12, seconds=60)
