@@ -114,7 +114,7 @@ def test_arrow_holds_the_same_steps_as_json(http: httpx.Client):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="630 MB at the start; 778 with the programs of tasks 1 to 5 compiled, 1,407 with those of the long tasks too",
+    reason="630 MB at the start, 778 with the programs of tasks 1 to 5, 1,407 with those of the long tasks too",
 )
 def test_memory_stays_under_700_mb_with_every_program_compiled(server: Running, http: httpx.Client):
     if not isinstance(server, LocalServer):
