@@ -70,7 +70,7 @@ help: ## Show this list
 install: $(STAMPS)/all ## Install every command of the README into .venv (then: . .venv/bin/activate)
 	@echo "Ready. Now: . $(VENV)/bin/activate"
 
-demo: $(STAMPS)/demo ## Score four policies on all tasks and draw demo.png (under 3 minutes from a fresh clone)
+demo: $(STAMPS)/demo ## Score the policies on the short tasks, lease a second GPU, draw demo.png (under 3 minutes from a fresh clone)
 	$(PY) -m training.demo $(ARGS)
 
 test: $(STAMPS)/test ## Run the tests on both cores (PYTEST_ARGS="-k grader" narrows them)

@@ -90,6 +90,7 @@ def test_five_value_step_ends_with_done_and_discount():
     assert float(info["discount"]) == 1.0 and obs.shape == (FLAT_OBSERVATION_SIZE,)
 
 
+@pytest.mark.slow
 def test_rejax_trains_its_ppo_through_the_five_value_step():
     rejax = pytest.importorskip("rejax")
     env, params = ig.make(1)

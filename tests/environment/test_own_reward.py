@@ -28,6 +28,7 @@ def expected(steps: ig.Trajectory, params: ig.EnvParams) -> np.ndarray:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [3, 4])
 def test_every_step_gives_it_and_nothing_else_changes(task: int) -> None:
     env, params = ig.make(task, reward=thrifty)

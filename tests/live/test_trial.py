@@ -205,6 +205,7 @@ def test_the_best_static_batch_is_large_where_waiting_is_all_that_counts(table: 
     assert best_batch_size(table, traffic, params, smooth, TrialSettings()) <= 8
 
 
+@pytest.mark.slow
 def test_a_trial_on_a_real_socket_measures_what_was_predicted(launch: Callable[..., Any], table: Any) -> None:
     engine = launch("--a", TIMES.a, "--b", TIMES.b, "--c", TIMES.c)
     step = 0.25

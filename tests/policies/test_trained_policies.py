@@ -65,6 +65,7 @@ def test_no_policy_that_ships_runs_out_of_memory(task: int) -> None:
     assert played(task, "trained", np.arange(1024))["oom_share"].max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "least"), [(4, 0.995), (5, 0.995)])
 def test_tasks_4_and_5_keep_the_best_static_score_and_beat_reactive(task: int, least: float) -> None:
     # there is next to nothing to win over the best static action: tests/scoring/test_exploits.py

@@ -60,6 +60,7 @@ def test_the_answer_on_azure_conversations_holds_request_by_request():
     assert found["results"]["recommended"]["goodput"] > found["results"]["current"]["goodput"]
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(
     strict=True,
     reason="97.8 % are promised and 91.3 % kept: the median TTFT of a prefill GPU is 11 % low (docs/fidelity.md)",
@@ -90,6 +91,7 @@ def test_the_command_prints_the_contract(tmp_path: Path, capsys: pytest.CaptureF
     assert (tmp_path / "front.svg").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_an_objective_that_nothing_meets_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     log = write_log(tmp_path / "log.csv", rate=4.0, seconds=120)
     assert run(["recommend", "--trace", str(log), "--slo-ttft-ms", "15"]) == 1
@@ -168,6 +170,7 @@ def test_a_log_of_one_request_is_answered_and_doubted(tmp_path: Path, requests: 
     assert found.meets_slo and any("is the unit of its times right" in notice for notice in found.notices)
 
 
+@pytest.mark.slow
 def test_a_load_beyond_any_engine_says_how_many_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = write_log(tmp_path / "log.csv", rate=80.0, seconds=100)
     found = recommend(path, controllers={}, slo_ttft_ms=20.0, fixed={"prefill_disagg": False})

@@ -120,6 +120,7 @@ def test_a_variant_of_a_shipped_task_has_normalisers_of_its_own() -> None:
     assert ig.problem(variant).normalisers["optimal_tps"] < 0.8 * ig.problem(1).normalisers["optimal_tps"]
 
 
+@pytest.mark.slow
 def test_an_open_loop_task_of_ones_own_is_served_by_continuous_batching() -> None:
     traffic = {
         "rate": 3.0,
@@ -269,6 +270,7 @@ def test_the_server_lists_plays_and_grades_it(file: str) -> None:
     assert answers["trained"].status_code == 422 and "no trained policy ships" in answers["trained"].json()["detail"]
 
 
+@pytest.mark.slow
 def test_training_takes_the_default_config_and_its_policy_is_one_of_the_task(file: str, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 

@@ -147,6 +147,7 @@ def test_the_schema_names_every_metric_and_workload_field(http: httpx.Client):
     assert list(schemas["Workload"]["properties"]) == list(WorkloadState.__dataclass_fields__)
 
 
+@pytest.mark.slow
 def test_the_baseline_scores_are_those_of_its_episodes(http: httpx.Client):
     answer = http.get("/baseline").json()
     for entry in answer["tasks"]:

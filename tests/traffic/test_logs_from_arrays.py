@@ -39,6 +39,7 @@ def test_units_dates_lists_and_order_do_not_matter() -> None:
         assert ig.RequestLog.from_arrays(time[order], prompt[order], output[order]) == log
 
 
+@pytest.mark.slow
 def test_it_is_replayed_as_a_tasks_traffic() -> None:
     log = ig.RequestLog.from_arrays(*requests())
     env, params = ig.make(4, trace=log)

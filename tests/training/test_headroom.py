@@ -72,6 +72,7 @@ def test_replayed_actions_are_the_policys_own_episodes() -> None:
     assert found.columns["score"] == pytest.approx(direct, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_table_of_rivals_is_measured_and_written(tmp_path: Path) -> None:
     words = ["headroom", "--task", "1", "--episodes", "3", "--settings", "4", "--rounds", "2"]
     answer = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "worth")])

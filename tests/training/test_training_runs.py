@@ -62,6 +62,7 @@ def whole() -> Result:
     return run(SMALL)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_reaches_the_parameters_of_an_uninterrupted_one(tmp_path: Path, whole: Result) -> None:
     class Stop(Exception):
         pass
@@ -109,10 +110,12 @@ def values(process: subprocess.Popen[str]) -> np.ndarray:
     return np.asarray(found["values"], np.float32)
 
 
+@pytest.mark.slow
 def test_two_devices_reach_the_parameters_of_one(whole: Result) -> None:
     np.testing.assert_allclose(values(start("2")), parameters(whole), rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_reach_the_parameters_of_one_device(whole: Result) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -295,6 +298,7 @@ def test_the_command_line_says_what_is_wrong(words: list[str], message: str) -> 
     assert message in answer.output.replace("\n", " ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_saves_what_was_learned(tmp_path: Path) -> None:
     out = tmp_path / "run"
