@@ -47,8 +47,7 @@ def test_evaluate_plays_the_log_with_its_own_normalisers(log: str) -> None:
     assert found["score"]["mean"] == pytest.approx(
         ig.grader.score_aggregates(4, played, problem.normalisers)["score"].mean()
     )
-    shipped = ig.grader.score_aggregates(4, played)["score"].mean()
-    assert abs(found["score"]["mean"] / shipped - 1) > 1e-3
+    assert problem.normalisers != ig.problem(4).normalisers  # a score by request need not differ for it
 
 
 def test_the_best_static_action_is_searched_on_the_log(log: str) -> None:
