@@ -25,6 +25,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_every_task_replays_the_log(log: Path, tmp_path: Path) -> None:
     actions = random_actions(3, 12)
     with start_server(tmp_path, TRACE=str(log)) as server, httpx.Client(base_url=server.url, timeout=60) as http:
