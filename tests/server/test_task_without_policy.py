@@ -8,6 +8,7 @@ import json
 import httpx
 import pytest
 
+import inferencegym_jax as ig
 from inferencegym_jax.policies import policy_file as trained
 from server.app import create_app
 from server.settings import Settings
@@ -36,7 +37,8 @@ def test_the_server_says_for_which_task_it_has_none(monkeypatch: pytest.MonkeyPa
     info, refused = asyncio.run(ask())
     trained.trained.cache_clear()
     lacking = [name for name, there in info.json()["trained_policies"].items() if not there]
-    assert lacking == [LACKING[1]] and info.json()["policies"]["trained"]
+    others = [spec.name for spec in ig.task_specs().values() if not ig.policies.has_trained(spec.id)]
+    assert lacking == [LACKING[1], *others] and info.json()["policies"]["trained"]
     assert refused.status_code == 422
     assert f"not available for task {LACKING[0]}: policies/task{LACKING[0]}.npz" in refused.json()["detail"]
 
