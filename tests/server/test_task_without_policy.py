@@ -18,6 +18,7 @@ LACKING = 4, "azure-conversation"
 
 
 def test_the_server_says_for_which_task_it_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [spec.name for spec in ig.task_specs().values() if not ig.policies.has_trained(spec.id)]
     shipped = trained.data_path
 
     def without_one(name: str) -> object:
@@ -37,7 +38,6 @@ def test_the_server_says_for_which_task_it_has_none(monkeypatch: pytest.MonkeyPa
     info, refused = asyncio.run(ask())
     trained.trained.cache_clear()
     lacking = [name for name, there in info.json()["trained_policies"].items() if not there]
-    others = [spec.name for spec in ig.task_specs().values() if not ig.policies.has_trained(spec.id)]
     assert lacking == [LACKING[1], *others] and info.json()["policies"]["trained"]
     assert refused.status_code == 422
     assert f"not available for task {LACKING[0]}: policies/task{LACKING[0]}.npz" in refused.json()["detail"]
