@@ -52,7 +52,9 @@ def uneven_count(
     ``dispersion`` give over many gaps. A dispersion up to 1 is Poisson.
 
     Args:
-        seed, step, purpose: see ``gamma``.
+        seed: see ``gamma``.
+        step: see ``gamma``.
+        purpose: see ``gamma``.
         word: uint32, of the Poisson draw.
         rate: float32[...], at least 0.
         dispersion: float32[...].

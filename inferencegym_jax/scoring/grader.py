@@ -162,7 +162,8 @@ def unrest(spec: TaskSpec, action: ServeAction, before: ServeAction) -> jax.Arra
     Args:
         spec: the task: task 3 and its like are graded on batch_size and kv_budget, an open-loop task on every knob
             that it leaves to the agent.
-        action, before: knobs as arrays of the same shape.
+        action: knobs as arrays.
+        before: those of the second before, of the same shape.
     """
     names = spec.active_knobs if is_scored_by_request(spec) else ("batch_size", "kv_budget")
     change = jnp.float32(0.0)
@@ -187,8 +188,12 @@ def second_score(
     cost component, are an approximation (``unrest``) and left out.
 
     Args:
-        spec, params, metrics, outcome: see ``score_rate``.
-        action, before: of the second and of the one before it.
+        spec: see ``score_rate``.
+        params: see ``score_rate``.
+        metrics: see ``score_rate``.
+        outcome: see ``score_rate``.
+        action: of the second.
+        before: of the one before it.
         is_first: bool, an episode's first second, which has none before it.
     """
     rate = score_rate(spec, params, metrics, outcome)
