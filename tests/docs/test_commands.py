@@ -29,7 +29,7 @@ QUICK = [
     ("docs/cli.md", "inferencegym compare --task 1 --policies baseline batch_size=256,kv_budget=0.5 --episodes 32"),
 ]
 SLOW = [
-    ("README.md", "inferencegym recommend --trace data/example_requests.csv --slo-ttft-ms 300 --memory-gb 40"),
+    ("README.md", "inferencegym recommend --trace data/example_requests.csv --slo-ttft-ms 500 --memory-gb 40"),
     ("docs/quickstart/judge.md", "inferencegym compare --task 3 --policies baseline best_static reactive trained"),
 ]
 
