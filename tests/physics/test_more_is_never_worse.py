@@ -109,7 +109,7 @@ def on_time(outcome):
 
 @pytest.mark.xfail(
     strict=False,
-    reason="open: some draws wait longer with more memory (hypothesis seeds 2 and 3), by more than the 1 %",
+    reason="open: some draws wait longer with more memory, by more than 1 % (hypothesis seeds 2, 3)",
 )
 @settings(max_examples=10, deadline=None)
 @given(traffic=TRAFFIC, batch_size=st.integers(1, 128), kv_budget=st.floats(0.1, 1.0))
