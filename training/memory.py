@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax import ServeObservation
+from inferencegym_jax.numerics.select import select
 from inferencegym_jax.policies.memory import gru_inputs, gru_sequence, gru_step
 from inferencegym_jax.policies.network import ObservationStatistics, first_carry, see, standardise
 from training.config import TrainConfig
@@ -50,14 +51,9 @@ def remember(
     return flat, x, carry
 
 
-def choose(flag: jax.Array, yes: Any, no: Any) -> Any:
-    """Leaf by leaf, ``yes`` where the environment's flag is set, else ``no``."""
-    return jax.tree.map(lambda a, b: jnp.where(flag.reshape(flag.shape + (1,) * (jnp.ndim(b) - 1)), a, b), yes, no)
-
-
 def forget(config: TrainConfig, carry: Any, is_first: jax.Array) -> Any:
     """The carry, a fresh one where an episode starts."""
-    return choose(is_first, first_carry(config.observed, config.hidden_size, is_first.shape), carry)
+    return select(is_first, first_carry(config.observed, config.hidden_size, is_first.shape), carry)
 
 
 def with_hidden(variables: Any, batch: Batch) -> jax.Array:

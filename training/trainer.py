@@ -19,6 +19,7 @@ import optax
 import inferencegym_jax as ig
 from inferencegym_jax import Environment, EnvParams, EnvState, EpisodeStatistics, ServeAction, ServeObservation
 from inferencegym_jax.numerics import draws as counters
+from inferencegym_jax.numerics.select import select
 from inferencegym_jax.policies.memory import NetworkCarry
 from inferencegym_jax.policies.network import (
     ObservationStatistics,
@@ -31,7 +32,7 @@ from inferencegym_jax.policies.network import (
 from training.config import Hyperparameters, TrainConfig
 from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective, value_loss
-from training.memory import Batch, choose, forget, mean_by_unit, pick, remember, with_hidden
+from training.memory import Batch, forget, mean_by_unit, pick, remember, with_hidden
 from training.networks import ActorCritic, starting_bias, to_policy
 from training.objective import training_signal
 from training.statistics import initial_statistics, mean_over, merge
@@ -128,7 +129,7 @@ def initial_state(
             observation, state, carry = before
             carry = remember(config, variables, statistics, observation, carry)[2]
             observation, state, *_ = step_all(env, params, state, action)
-            return choose(step < offsets, (observation, state, carry), before), None
+            return select(step < offsets, (observation, state, carry), before), None
 
         start = (observation, env_state, carry)
         (observation, env_state, carry), _ = jax.lax.scan(advance, start, jnp.arange(length))
@@ -167,7 +168,7 @@ def collect(
         log_prob = log_prob_and_entropy(outputs, log_std, raw, active)[0]
         action = decode(raw)
         observation, env_state, reward, terminated, truncated, info = step_all(env, params, env_state, action)
-        final = choose(truncated, (info["final_observation"], carry), final)
+        final = select(truncated, (info["final_observation"], carry), final)
         signal = training_signal(
             env, params, config, hyper, reward, info["metrics"], info["outcome"], action, before, is_first
         )

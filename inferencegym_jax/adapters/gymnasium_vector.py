@@ -23,6 +23,7 @@ from inferencegym_jax.episodes.parallel import compiler_options
 from inferencegym_jax.episodes.wrapped import episode_of, reset_seed, suited, with_episode
 from inferencegym_jax.models import SEEDS, EnvParams, ServeAction, check_seed, shown
 from inferencegym_jax.numerics import draws as counters
+from inferencegym_jax.numerics.select import select
 from inferencegym_jax.scoring.reward import Reward
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.tasks import TaskSpec
@@ -141,8 +142,9 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
         if mask.all():
             self._observation, self._state = np.asarray(first), start
         else:
-            self._state = _choose(jnp.asarray(mask), start, self._state)
-            self._observation = np.where(_wide(mask, self._observation), np.asarray(first), self._observation)
+            kept = self._state, self._observation
+            self._state, observation = _select(jnp.asarray(mask), (start, first), kept)
+            self._observation = np.asarray(observation)
         self._over = self._over & ~mask
         for i in np.flatnonzero(mask) if self._renderers else ():
             self._renderers[i].begin(int(seeds[i]))
@@ -307,10 +309,4 @@ def _program(env: Any, gives_fields: bool, normalised: bool) -> _Program:
 _episode_seed = jax.jit(counters.episode_seed)
 
 
-@jax.jit
-def _choose(mask: jax.Array, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(_wide(mask, a), a, b), yes, no)
-
-
-def _wide(mask: Any, like: Any) -> Any:
-    return mask.reshape(mask.shape + (1,) * (np.ndim(like) - 1))
+_select = jax.jit(select)

@@ -21,6 +21,7 @@ from inferencegym_jax.encoding import History, action_from_box, normalise
 from inferencegym_jax.episodes.wrapped import episode_of, suited
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, OBSERVATION, EnvParams, ServeAction, ServeObservation
 from inferencegym_jax.numerics.draws import seed_of_key
+from inferencegym_jax.numerics.select import select
 from inferencegym_jax.scoring.grader import second_score
 from inferencegym_jax.spaces import Box, Discrete
 from inferencegym_jax.tasks import TaskSpec, get_task
@@ -158,12 +159,7 @@ class ObservationHistory(FlatObservation):
         final, history = self._history.extend(state.history, normalise(info["final_observation"]))
         first, fresh = self._begin((observation, after))
         done = terminated | truncated
-        features = jnp.where(done[..., None], first, final)
-        seen = jax.tree.map(
-            lambda new, old: jnp.where(done.reshape(done.shape + (1,) * (old.ndim - done.ndim)), new, old),
-            fresh.history,
-            history,
-        )
+        features, seen = select(done, (first, fresh.history), (final, history))
         info = {**info, "final_observation": final}
         return features, HistoryState(after, seen), reward, terminated, truncated, info
 

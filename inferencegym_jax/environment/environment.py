@@ -28,6 +28,7 @@ from inferencegym_jax.models import (
     shown,
 )
 from inferencegym_jax.numerics import draws as random
+from inferencegym_jax.numerics.select import select
 from inferencegym_jax.physics import open_loop as engine
 from inferencegym_jax.physics.engine_checks import check_engine
 from inferencegym_jax.scoring.reward import Reward, check_reward
@@ -283,9 +284,7 @@ class Environment:
         done = terminated | truncated
         episode = state.episode + 1
         fresh_observation, fresh = initial(random.episode_seed(state.seed, episode), episode, params)
-        observation, after = jax.tree.map(
-            functools.partial(_choose, done), (fresh_observation, fresh), (final_observation, after)
-        )
+        observation, after = select(done, (fresh_observation, fresh), (final_observation, after))
         info = {**info, "terminated": terminated, "truncated": truncated, "final_observation": final_observation}
         return observation, after, reward, terminated, truncated, info
 
@@ -297,7 +296,7 @@ class Environment:
         observation, after, reward, terminated, info = transition(
             self.grid, state, action, params, self.trace, self.dynamics, self.reward
         )
-        after = jax.tree.map(functools.partial(_choose, over), state, after)
+        after = select(over, state, after)
         return observation, after, jnp.where(over, 0.0, reward), terminated, info
 
     def _of_each(self, step: Any, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
@@ -306,8 +305,3 @@ class Environment:
         action = jax.tree.map(lambda x: jnp.broadcast_to(x, batch), action)
         axis = 0 if jnp.ndim(params.task_id) else None
         return jax.vmap(functools.partial(step, self), in_axes=(0, 0, axis))(state, action, params)
-
-
-def _choose(flag: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
-    wide = jnp.reshape(flag, flag.shape + (1,) * (jnp.ndim(no) - jnp.ndim(flag)))
-    return jnp.where(wide, yes, no)
