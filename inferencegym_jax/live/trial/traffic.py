@@ -43,10 +43,6 @@ class Traffic:
         """Number of requests."""
         return len(self.time_s)
 
-    def stretched(self, factor: float) -> Traffic:
-        """The same requests with every time multiplied; 2 halves the rate. Tests use it to be quick."""
-        return Traffic(self.time_s * factor, self.prompt, self.output, self.klass, self.seconds * factor, self.phase)
-
 
 def scaled_params(
     params: EnvParams, rate_scale: float, prompt_scale: float = 1.0, longest_prompt: float = np.inf
