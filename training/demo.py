@@ -120,7 +120,7 @@ def draw(
 
     import inferencegym_jax as ig
     from training import second_gpu
-    from training.plots import COLOURS, STYLE
+    from training.plots import COLOURS, STYLE, label_levels
 
     axes: Any
     with plt.rc_context(STYLE):
@@ -140,19 +140,7 @@ def draw(
         axis.set_xlim(0, curve[-1]["env_steps"] / 1000)
         axis.set_ylim(0, 1.05)
         levels = {row["policy"]: row["score"]["mean"] for row in results[CURVE_TASK] if row["policy"] in LINES}
-        height = -1.0
-        for name, level in sorted(levels.items(), key=lambda item: item[1]):
-            height = max(level, height + 0.12)  # names of close lines stand above each other
-            axis.axhline(level, color=COLOURS[name], ls="--", lw=0.9)
-            axis.text(
-                1.004,
-                height,
-                name.replace("_", " "),
-                color=COLOURS[name],
-                fontsize=7,
-                va="center",
-                transform=axis.get_yaxis_transform(),
-            )
+        label_levels(axis, levels, gap=0.11)
         axis.set_xlabel("environment steps (thousands)")
         axis.set_ylabel("mean score")
         spec = ig.get_task(CURVE_TASK)

@@ -33,6 +33,7 @@ EPISODES, TRAINING_EPISODES = 24, 32
 OPEN_ROWS = ("random", "baseline", *rivals.DEFAULTS, "best static", "best reactive", "best reactive, true rates")
 COLUMNS = ("score", "return", "goodput_share", "on_time_share", "gpu_seconds", "switches", "oom_share")
 PLANS_IN_HINDSIGHT = 24
+PUBLISHED = Path(__file__).resolve().parent.parent / "docs" / "headroom"
 HEADER = ("policy", "score", "over best static", "worst episode", "normalised", "return", "G", "S")
 HEADER += ("GPU-seconds", "switches", "time, s")
 
@@ -239,6 +240,20 @@ def row_of(
     if len(found) > 1:
         row["interquartile"] = interquartile(np.stack([one.columns["score"] - static["score"] for one in found]))
     return row | {"seconds": seconds}
+
+
+def published(task: int) -> dict[str, Any]:
+    """What ``python -m training headroom`` found of a task, as it stands in ``docs/headroom``.
+
+    Raises:
+        FileNotFoundError: there is nothing of this task.
+    """
+    return json.loads((PUBLISHED / f"task{task}.json").read_text(encoding="utf-8"))
+
+
+def tuned_plan(found: Mapping[str, Any]) -> LoadPlan:
+    """The controller's settings that a search found, of what ``measure`` returned or ``published`` read."""
+    return LoadPlan(**found["tuned"]["reactive"]["plan"])
 
 
 def plain(plan: Any) -> dict[str, float]:

@@ -27,6 +27,7 @@ from inferencegym_jax.policies.policy_file import load_network, shipped_file
 from inferencegym_jax.table.derived_profile import profile_of
 from inferencegym_jax.tasks import calibration, shipped_specs
 from training import lanes, rivals
+from training.headroom import PUBLISHED, Played, plain, played, published, tuned_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, PAGE = ROOT / "leaderboard", ROOT / "LEADERBOARD.md"
@@ -153,13 +154,11 @@ def _actions(path: Path, row: Row, steps: int) -> dict[str, np.ndarray]:
     return columns
 
 
-def measure(row: Row, root: Path = ROOT) -> tuple[dict[str, float], ig.Trajectory]:
+def measure(row: Row, root: Path = ROOT) -> tuple[dict[str, float], Played]:
     """(score with its interval, episodes) of a row, played now."""
-    from training.headroom import played
-
     problem = ig.problem(row.task)
-    trajectory = episodes_of(row, problem, root)
-    return mean_interval(played(problem, trajectory).columns["score"]), trajectory
+    found = played(problem, episodes_of(row, problem, root))
+    return mean_interval(found.columns["score"]), found
 
 
 def faults(row: Row, root: Path = ROOT) -> list[str]:
@@ -172,10 +171,8 @@ def faults(row: Row, root: Path = ROOT) -> list[str]:
     version = task_version(problem)
     if row.version != version:
         return [f"is of version {row.version} of {row.task}, which is {version} now: measure it again"]
-    from training.headroom import played
-
     try:
-        score, trajectory = measure(row, root)
+        score, found = measure(row, root)
     except (ValueError, TypeError, OSError) as error:
         return [str(error)]
     said = [
@@ -183,10 +180,11 @@ def faults(row: Row, root: Path = ROOT) -> list[str]:
         for name in ("mean", "low", "high")
         if not abs(row.score[name] - score[name]) <= TOLERANCE
     ]
-    each = played(problem, trajectory).columns["score"]
+    each = found.columns["score"]
     for i in range(min(VERIFIED, row.episodes)):
-        columns = {name: np.asarray(getattr(trajectory.action, name))[:, i] for name in KNOBS}
-        actions = [{name: KNOBS[name].plain(columns[name][t]) for name in KNOBS} for t in range(len(trajectory.reward))]
+        columns = {name: found.sequences[name][i] for name in KNOBS}
+        steps = range(problem.spec.episode_length)
+        actions = [{name: KNOBS[name].plain(columns[name][t]) for name in KNOBS} for t in steps]
         seed = int(rivals.test_seeds(row.episodes)[i])
         verified = ig.verify(row.task, seed, None, actions)["score"]
         if not abs(verified - each[i]) <= TOLERANCE:
@@ -214,9 +212,11 @@ def our_rows(tasks: Sequence[str] | None = None, episodes: int = EPISODES) -> li
                 add(f"{name}, as shipped", plan=plain(rivals.as_shipped(problem, rule)))
         add("best static", static_search_episodes(spec.name) * steps, policy="best_static")
         add("reactive, as planned", policy="reactive")
-        tuned = tuned_plan(spec.id)
-        if tuned is not None:
-            add("reactive, tuned", tuned[1] * steps, plan=tuned[0])
+        if (PUBLISHED / f"task{spec.id}.json").is_file():
+            found = published(spec.id)
+            if "plan" in found["tuned"].get("reactive", {}):
+                searched = found["tuned"]["reactive"]["settings"] * found["training_episodes"]
+                add("reactive, tuned", searched * steps, plan=plain(tuned_plan(found)))
         if has_trained(spec.id):
             _, about = load_network(shipped_file(spec.id))
             add("PPO, the policy that ships", int(about["last_evaluation"]["env_steps"]), policy="trained")
@@ -229,22 +229,6 @@ def static_search_episodes(task: str) -> int:
     entry = document["tasks"][task]
     rounds = entry.get("rounds") or [[int(document["seeds"].split()[-1]) + 1, 1.0]]
     return round(sum(entry["static_actions_searched"] * share * seeds for seeds, share in rounds))
-
-
-def tuned_plan(task: int) -> tuple[dict[str, float], int] | None:
-    """(settings of the best reactive controller that ``python -m training headroom`` found for a task, episodes of its
-    search); None where ``docs/headroom`` has none."""
-    path = ROOT / "docs" / "headroom" / f"task{task}.json"
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text())
-    tuned = found["tuned"].get("reactive", {})
-    return (tuned["plan"], tuned["settings"] * found["training_episodes"]) if "plan" in tuned else None
-
-
-def plain(plan: LoadPlan) -> dict[str, float]:
-    """A plan's settings as numbers."""
-    return {f.name: float(getattr(plan, f.name)) for f in dataclasses.fields(plan)}
 
 
 def update(

@@ -96,15 +96,21 @@ def policy_lines(
     axis: Any, task: int | str, metric: str, names: Sequence[str] = ("baseline", "random", "best_static", "reactive")
 ) -> None:
     """A horizontal line for the mean of each policy."""
-    right = axis.get_xlim()[1]
     problem, seeds = ig.problem(task), np.arange(EPISODES)
     levels = {name: float(episodes(problem, policy_of(name, problem), seeds)[metric].mean()) for name in names}
+    label_levels(axis, levels)
+
+
+def label_levels(axis: Any, levels: Mapping[str, float], gap: float = 0.045) -> None:
+    """A dashed line at each policy's level, its name right of the axis; names of close lines stand above each other,
+    ``gap`` of the axis apart."""
+    right = axis.get_xlim()[1]
     for name, level in levels.items():
         axis.axhline(level, color=COLOURS[name], ls="--", lw=0.9)
     low, high = axis.get_ylim()
     height = low
     for name, level in sorted(levels.items(), key=lambda item: item[1]):
-        height = max(level, height + 0.045 * (high - low))  # names of close lines stand above each other
+        height = max(level, height + gap * (high - low))
         axis.text(
             right,
             height,

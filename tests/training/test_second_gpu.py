@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from training import second_gpu
+from training.scenario_plot import smooth
 
 
 @pytest.mark.slow
@@ -25,4 +26,4 @@ def test_two_gpus_pay_twice_one_and_the_controller_between() -> None:
 
 
 def test_a_moving_mean_is_of_the_last_seconds() -> None:
-    assert second_gpu.smooth(np.arange(6.0), span=3) == pytest.approx([0.0, 0.5, 1.0, 2.0, 3.0, 4.0])
+    assert smooth(np.arange(6.0), span=3) == pytest.approx([0.0, 0.5, 1.0, 2.0, 3.0, 4.0])

@@ -1,0 +1,45 @@
+"""One episode of a long task under several policies: load, what the policies do, TTFT and TPOT, over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import inferencegym_jax as ig
+
+SMOOTHED_S = 15
+
+
+def draw_episode(axes: Any, problem: ig.Problem, load: np.ndarray, lines: Mapping[str, tuple[Any, str]]) -> None:
+    """Draw it; the second panel has the GPUs paid where the task may lease one, else the draft tokens.
+
+    Args:
+        axes: four of matplotlib, over each other, with one x axis.
+        problem: the task.
+        load: float32[seconds], what arrives, as a share of one GPU's capacity.
+        lines: label -> (``Trajectory`` with leading axes (seconds, 1), colour).
+    """
+    leases, seconds = "prefill_disagg" in problem.spec.active_knobs, np.arange(len(load))
+    axes[0].fill_between(seconds, load, color="#95a5a6", lw=0)
+    axes[0].axhline(1.0, color="#333333", lw=0.7, ls="--")
+    axes[0].set_ylabel("load\n(of one GPU)")
+    for label, (played, colour) in lines.items():
+        line = {"color": colour, "lw": 1.1, "label": label}
+        done = played.outcome.gpu_seconds if leases else played.action.spec_length
+        axes[1].step(seconds, np.asarray(done)[:, 0], where="post", **line)
+        axes[2].semilogy(seconds, smooth(played.metrics.ttft_p50_ms[:, 0]), **line)
+        axes[3].semilogy(seconds, smooth(played.metrics.tpot_ms[:, 0]), **line)
+    axes[1].set_ylabel("GPUs paid" if leases else "draft tokens")
+    objectives = (problem.spec.slo_ttft_ms, problem.spec.tpot_objectives_ms)
+    for axis, label, limits in zip(axes[2:], ("TTFT, median\n(ms)", "TPOT (ms)"), objectives, strict=True):
+        axis.set_ylabel(label)
+        for limit in {x for x in limits if np.isfinite(x)}:
+            axis.axhline(limit, color="#7f8c8d", lw=0.8, ls="--")
+
+
+def smooth(values: Any, span: int = SMOOTHED_S) -> np.ndarray:
+    """float64[seconds]: mean over the last ``span`` seconds, fewer at the start."""
+    total = np.cumsum(np.concatenate([np.zeros(span), np.asarray(values, np.float64)]))
+    return (total[span:] - total[:-span]) / np.minimum(np.arange(1, len(total) - span + 1), span)
