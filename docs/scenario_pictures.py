@@ -1,5 +1,7 @@
 """Pictures of the scenario pages: one episode under the best static action and under the tuned controller.
 
+Of the held-out episodes it is the one whose load differs most between its first and its second half.
+
     python docs/scenario_pictures.py            # docs/images/drafts_by_load.svg, docs/images/second_gpu.svg
 
 Settings of the controller are those that `python -m training headroom --task N --out docs/headroom/taskN` found.
@@ -18,12 +20,11 @@ sys.path.insert(0, str(ROOT))
 
 import inferencegym_jax as ig  # noqa: E402
 from training import lanes, rivals  # noqa: E402
-from training.headroom import played, published, tuned_plan  # noqa: E402
-from training.scenario_plot import draw_episode  # noqa: E402
+from training.headroom import EPISODES, played, published, tuned_plan  # noqa: E402
+from training.scenario_plot import draw_episode, steepest  # noqa: E402
 
 OUT = ROOT / "docs" / "images"
 COLOURS = {"best static": "#e67e22", "best reactive": "#2980b9"}
-EPISODES = {6: 0, 7: 3}  # which of the held-out episodes is drawn
 NAMES = {6: "drafts_by_load", 7: "second_gpu"}
 
 
@@ -31,12 +32,14 @@ def draw(task: int) -> None:
     """One task's picture."""
     problem = ig.problem(task)
     steps = problem.spec.episode_length
-    seeds = rivals.test_seeds(EPISODES[task] + 1)[-1:]
+    held_out = rivals.test_seeds(EPISODES)
+    loads = rivals.true_load(problem, held_out, ahead=1)
+    drawn = steepest(loads)
+    seeds, load = held_out[drawn : drawn + 1], loads[drawn]
     played_by = {
         "best static": lanes.of_sequences(lanes.held(problem.best_static, 1, steps)),
         "best reactive": lanes.of_plans([tuned_plan(published(task))], steps),
     }
-    load = rivals.true_load(problem, seeds, ahead=1)[0]
     drawing = Figure(figsize=(7.4, 6.2), layout="constrained")
     panels = drawing.subplots(4, 1, sharex=True)
     lines = {}
@@ -47,7 +50,9 @@ def draw(task: int) -> None:
     draw_episode(panels, problem, load, lines)
     for axis in panels:
         axis.spines[["top", "right"]].set_visible(False)
-    panels[1].legend(frameon=False, fontsize=8, loc="upper right")
+    drawing.legend(
+        *panels[1].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8
+    )
     panels[-1].set_xlabel(f"second of the episode (seed {int(seeds[0])}); dashed: one GPU's capacity, objectives")
     drawing.savefig(OUT / f"{NAMES[task]}.svg", metadata={"Date": None})
 

@@ -39,6 +39,12 @@ def draw_episode(axes: Any, problem: ig.Problem, load: np.ndarray, lines: Mappin
             axis.axhline(limit, color="#7f8c8d", lw=0.8, ls="--")
 
 
+def steepest(load: np.ndarray) -> int:
+    """Which of float32[episodes, seconds] differs most between its first and its second half."""
+    half = load.shape[1] // 2
+    return int(np.argmax(np.abs(load[:, :half].mean(axis=1) - load[:, half:].mean(axis=1))))
+
+
 def smooth(values: Any, span: int = SMOOTHED_S) -> np.ndarray:
     """float64[seconds]: mean over the last ``span`` seconds, fewer at the start."""
     total = np.cumsum(np.concatenate([np.zeros(span), np.asarray(values, np.float64)]))

@@ -18,7 +18,7 @@ from rich.table import Table
 import inferencegym_jax as ig
 from training import lanes, rivals
 from training.headroom import Played, played, published, tuned_plan
-from training.scenario_plot import draw_episode
+from training.scenario_plot import draw_episode, steepest
 
 TASK, WINDOWS = 7, 24
 
@@ -62,8 +62,7 @@ def play(windows: int = WINDOWS) -> Windows:
     joined = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
     rolled = jax.tree.map(np.asarray, lanes.episodes_of(problem, joined, np.tile(seeds, len(parts))))
     load = rivals.true_load(problem, seeds, ahead=1)
-    half = load.shape[1] // 2
-    drawn = int(np.argmax(np.abs(load[:, :half].mean(axis=1) - load[:, half:].mean(axis=1))))
+    drawn = steepest(load)
     results: dict[str, Played] = {}
     trajectories: dict[str, ig.Trajectory] = {}
     for i, name in enumerate([*statics, "follows the load"]):
