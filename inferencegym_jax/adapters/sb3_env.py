@@ -52,7 +52,7 @@ class InferenceGymVecEnv(VecEnv):
             raise ValueError("options: Stable-Baselines3's environments are reset together; there are none")
         given = None if all(seed is None for seed in self._seeds) else self._seeds
         observation, infos = self.envs.reset(seed=given)
-        self.reset_infos = [{"seed": int(seed)} for seed in infos["seed"]]
+        self.reset_infos: list[dict[str, Any]] = [{"seed": int(seed)} for seed in infos["seed"]]
         self._reset_seeds()
         self._returns[:], self._lengths[:] = 0.0, 0
         return observation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+from struct import Struct
 from typing import Any
 
 import jax
@@ -22,6 +22,18 @@ class Layout:
         example: arrays or their shapes.
     """
 
+    structure: Any
+    names: list[str]
+    array: bool
+    shapes: list[tuple[int, ...]]
+    dtypes: list[np.dtype[Any]]
+    record: Struct
+    words: int
+    spans: list[tuple[int, int]]
+    special: list[tuple[str, int, int, bool, bool]]
+    starts: list[int]
+    scalar: bool
+
     def __init__(self, example: Any):
         paths, self.structure = jax.tree.flatten_with_path(example)
         self.names = [".".join(_name(key) for key in path) for path, _ in paths]
@@ -31,7 +43,7 @@ class Layout:
         self.dtypes = [np.dtype(leaf.dtype) for leaf in leaves]
         sizes = [int(np.prod(shape, dtype=np.int64)) for shape in self.shapes]
         codes = ["f" if dtype == np.float32 else "I" if dtype == np.uint32 else "i" for dtype in self.dtypes]
-        self.struct = struct.Struct("<" + "".join(code * size for code, size in zip(codes, sizes, strict=True)))
+        self.record = Struct("<" + "".join(code * size for code, size in zip(codes, sizes, strict=True)))
         self.words = sum(sizes)
         ends = np.cumsum(sizes).tolist()
         self.spans = [(end - size, end) for size, end in zip(sizes, ends, strict=True)]
@@ -73,7 +85,7 @@ class Layout:
             kind = np.int32 if self.dtypes[0] == np.bool_ else self.dtypes[0]
             words = np.frombuffer(buffer, kind, self.words, offset)
             return words.astype(self.dtypes[0]).reshape(self.shapes[0])
-        values = self.struct.unpack_from(buffer, offset)
+        values = self.record.unpack_from(buffer, offset)
         fields = dict(zip(self.names, values if self.scalar else [values[i] for i in self.starts], strict=True))
         for name, start, end, vector, boolean in self.special:
             if vector:
