@@ -19,7 +19,8 @@ from inferencegym_jax import Problem, ServeAction
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.numerics import draws
 from inferencegym_jax.physics.observation import initial_observation
-from inferencegym_jax.policies.load_following import Engine, LoadPlan, Memory, act, engine_of
+from inferencegym_jax.policies.engine_units import Engine, engine_of
+from inferencegym_jax.policies.load_following import LoadPlan, Memory, act
 
 WIDTH = 1024  # episodes of a call that scores; fewer are padded
 
@@ -85,7 +86,7 @@ def play_lane(key: jax.Array, observation: Any, carry: tuple[Lanes, Engine, Memo
 def _carry(problem: Problem, lanes: Lanes, index: np.ndarray) -> Any:
     # a closed-loop task replays only, and its table need not describe an engine
     open_loop = problem.dynamics == "open_loop"
-    engine = engine_of(problem.table, problem.params) if open_loop else Engine(*(np.float32(1.0),) * 4)
+    engine = engine_of(problem.table, problem.params) if open_loop else Engine.unknown()
     shared = jax.tree.map(lambda x: np.broadcast_to(x, (len(index), *np.shape(x))), (engine, Memory.start()))
     return jax.tree.map(lambda x: np.asarray(x)[index], lanes), *shared
 

@@ -9,17 +9,19 @@ changed: every return reported is the environment's.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax import Environment, EnvParams, MetricsSnapshot, RequestOutcome, ServeAction
+from inferencegym_jax import EnvParams, MetricsSnapshot, RequestOutcome, ServeAction
 from inferencegym_jax.environment import effective_action
 from inferencegym_jax.scoring.grader import score_rate, unrest
 from inferencegym_jax.tasks import get_task
 from training.config import Hyperparameters, TrainConfig
 
 
-def planned_excess(env: Environment, params: EnvParams, action: ServeAction) -> jax.Array:
+def planned_excess(env: Any, params: EnvParams, action: ServeAction) -> jax.Array:
     """``log(1 + x)``, x the GPU memory above the task's limit, in the grader's unit of 10 GB, if the task's longest
     prompts came now.
 
@@ -29,7 +31,7 @@ def planned_excess(env: Environment, params: EnvParams, action: ServeAction) -> 
     return jnp.log1p(jnp.maximum(planned_memory(env, params, action) - params.memory_limit_gb, 0.0) / 10.0)
 
 
-def planned_memory(env: Environment, params: EnvParams, action: ServeAction) -> jax.Array:
+def planned_memory(env: Any, params: EnvParams, action: ServeAction) -> jax.Array:
     """GB that an action takes if the task's longest prompts come; float32[...]. A closed-loop task's."""
     longest = jnp.maximum(params.short_high, params.long_high)
     action = effective_action(env.table, action, params)
@@ -37,7 +39,7 @@ def planned_memory(env: Environment, params: EnvParams, action: ServeAction) -> 
 
 
 def training_signal(
-    env: Environment,
+    env: Any,
     params: EnvParams,
     config: TrainConfig,
     hyper: Hyperparameters,
