@@ -17,7 +17,7 @@ from inferencegym_jax.adapters.wrappers import Wrapper
 from inferencegym_jax.models import EnvParams, ServeAction, ServeObservation
 from inferencegym_jax.numerics.select import select
 from inferencegym_jax.policies.corrected import CORRECTIONS, follow
-from inferencegym_jax.policies.engine_units import Engine, engine_of
+from inferencegym_jax.policies.engine_units import Engine, drawn_engine, engine_of
 from inferencegym_jax.policies.load_following import LoadPlan, Memory
 from inferencegym_jax.policies.relative import RELATIVE_SIZE, Seen, acted, relative
 from inferencegym_jax.spaces import Box
@@ -62,12 +62,14 @@ class RelativeObservation(Wrapper):
 
     def __init__(self, env: Any, params: EnvParams | None = None):
         super().__init__(env)
-        self._engine: Engine = engine_of(env.table, env.default_params if params is None else params)
+        self._params: EnvParams = env.default_params if params is None else params
+        self._engine: Engine | None = None if env.draws is not None else engine_of(env.table, self._params)
 
     def engine_at(self, state: Any) -> Engine:
-        """What a controller knows of the episode's GPU and task."""
-        del state
-        return self._engine
+        """What a controller knows of the GPU and the task of the episode that a state is in."""
+        if self._engine is not None:
+            return self._engine
+        return drawn_engine(self.draws, self._params, episode_of(state).seed)
 
     def reset_seed(self, seed: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.reset_seed``."""

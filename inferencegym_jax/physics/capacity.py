@@ -39,7 +39,7 @@ def work_ms(
     profile = grid.profile
     prompt, output = (jnp.asarray(x, jnp.float32)[..., None] for x in (prompt, output))
     tier = jnp.asarray(tier, jnp.int32)
-    weights = by_tier(profile.weights_gb, tier)
+    weights = by_tier(profile.weights_gb, grid.weight_format(tier))
     pool = pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     context = prompt + output / 2.0
     n = jnp.minimum(jnp.asarray(SIZES), jnp.maximum(pool / context, 1.0))

@@ -78,7 +78,7 @@ def serve_second(
     """
     profile = grid.profile
     configuration, switched = configure(engine, action, is_first, params)
-    weights = by_tier(profile.weights_gb, configuration.tier)
+    weights = by_tier(profile.weights_gb, grid.weight_format(configuration.tier))
     pool_tokens = pool.pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
     inflow = take_in(engine, arrivals, action, tokens, pool_tokens, configuration, params)
@@ -179,7 +179,7 @@ def settle(
         tokens_asked=arrivals.requests * arrivals.output,
         on_time_tokens=good * moved.output,
         gpu_seconds=configuration.paid,
-        quality=1.0 - by_tier(profile.quality_loss, configuration.tier),
+        quality=1.0 - by_tier(profile.quality_loss, grid.weight_format(configuration.tier)),
     )
     gpus = jnp.maximum(configuration.gpus, 1.0 + (configuration.apart > 0.5))
     used = moved.held / gpus
@@ -193,7 +193,7 @@ def settle(
         ttft_p50_ms=p50,
         ttft_p90_ms=p90,
         ttft_p99_ms=p99,
-        memory_gb=by_tier(profile.weights_gb, configuration.tier)
+        memory_gb=by_tier(profile.weights_gb, grid.weight_format(configuration.tier))
         + jnp.float32(profile.runtime_gb)
         + used * jnp.float32(profile.kv_bytes_per_token / 1e9),
         occupancy=jnp.clip(used / jnp.maximum(inflow.pool, 1.0), 0.0, 1.0),

@@ -6,6 +6,7 @@ GPU's capacity, running requests as shares of those that keep the objective, lat
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -15,10 +16,12 @@ import numpy as np
 from inferencegym_jax.models import KNOBS, EngineParams, EnvParams, Scalar, ServeObservation
 from inferencegym_jax.physics.capacity import work_ms
 from inferencegym_jax.physics.iteration import iteration, prompt_nodes, prompts_ms
-from inferencegym_jax.physics.kernels import Iterations
+from inferencegym_jax.physics.kernels import Iterations, by_tier
 from inferencegym_jax.physics.open_loop import iterations_of
+from inferencegym_jax.physics.pool import pool_tokens
 from inferencegym_jax.scoring.reward import mean_slo_ms
 from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.tasks.draws import Draws, drawn
 
 NODES = 10  # of the TPOT curve: 1, 2, 4, ... 512 running
 SHORTEST_MEAN = 64.0  # tokens: below it the slope of a request's work in its prompt is taken there
@@ -119,6 +122,57 @@ def engine_of(table: LatencyTable, params: EnvParams) -> Engine:
             may_draft=float(active["spec_length"]),
         )
     )
+
+
+def drawn_engine(draws: Draws, params: EnvParams, seed: jax.Array) -> Engine:
+    """What a controller knows of the GPU and the task that a seed drew: as ``engine_of``, the curves at the mean lengths
+    of the pool."""
+    choice, own = draws.choice(seed), drawn(draws, params, seed)
+    slopes, curves, alone = (draws.pick(draws.pick(table, choice.engine), choice.pool) for table in _curves_of(draws))
+    work = draws.pick(draws.pick(draws.work_ms, choice.engine), choice.pool)
+    engine, shares = own.engine, own.engine.day.rate / jnp.maximum(own.engine.rate, 1e-6)
+    profile = draws.stack.profile
+    weights = by_tier(profile.weights_gb, draws.stack.weight_format(choice.engine))
+    active = dict(zip(KNOBS, jnp.asarray(own.active, jnp.float32), strict=True))
+    return Engine(
+        work_base_ms=jnp.maximum((shares * work).sum() - slopes * engine.prompt_mean, 0.0),
+        work_token_ms=slopes,
+        output=engine.output_mean,
+        pool=pool_tokens(engine.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token),
+        tpot_ms=curves,
+        prompt_ms=alone,
+        slo_ttft_ms=jnp.minimum(own.slo_ms, ANY_MS),
+        slo_tpot_ms=jnp.minimum(engine.slo_tpot_ms, ANY_MS),
+        acceptance=engine.acceptance_lengths,
+        start_s=engine.start_s,
+        clock=engine.day.clock,
+        may_lease=active["prefill_disagg"],
+        may_draft=active["spec_length"],
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _curves_of(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(work a prompt token float32[engines, pools], TPOT float32[engines, pools, 10], a prompt alone [engines, pools]),
+    at the mean lengths of each pool."""
+    days = draws.days
+    shares = days.rate / days.rate.sum(axis=1, keepdims=True)
+    prompts, outputs = (shares * days.prompt_mean).sum(axis=1), (shares * days.output_mean).sum(axis=1)
+    slopes, curves, alone = [], [], []
+    with jax.ensure_compile_time_eval():
+        for i in range(len(draws.stack.engines)):
+            params = EngineParams(**{name: np.float32(values[i]) for name, values in draws.numbers.items()})
+            for prompt, output in zip(prompts, outputs, strict=True):
+                ends = np.asarray([0.5 * prompt, 1.5 * prompt], np.float32)
+                low, high = np.asarray(work_ms(draws.stack, params, ends, np.full(2, output), i))
+                curve, one = curves_ms(draws.stack, params, prompt, output, i)
+                slopes.append((high - low) / prompt)
+                curves.append(np.asarray(curve))
+                alone.append(np.asarray(one))
+    shape = len(draws.stack.engines), len(prompts)
+    columns = (np.asarray(x, np.float32) for x in (slopes, curves, alone))
+    first, second, third = (x.reshape(*shape, *x.shape[1:]) for x in columns)
+    return first, second, third
 
 
 def curves_ms(
