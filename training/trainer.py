@@ -169,7 +169,16 @@ def collect(
         action = info["action"]
         final = select(truncated, (info["final_observation"], carry), final)
         signal = training_signal(
-            env, params, config, hyper, reward, info["metrics"], info["outcome"], action, before, is_first
+            env,
+            env.episode_params(episode, params),
+            config,
+            hyper,
+            reward,
+            info["metrics"],
+            info["outcome"],
+            action,
+            before,
+            is_first,
         )
         hidden = x[..., config.features :]
         row = (flat, hidden, raw, log_prob, reward, signal, terminated, truncated, is_first)

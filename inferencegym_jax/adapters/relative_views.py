@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.adapters.wrappers import Wrapper
+from inferencegym_jax.episodes.wrapped import episode_of
 from inferencegym_jax.models import EnvParams, ServeAction, ServeObservation
 from inferencegym_jax.numerics.select import select
 from inferencegym_jax.policies.corrected import CORRECTIONS, follow

@@ -125,8 +125,14 @@ def engine_of(table: LatencyTable, params: EnvParams) -> Engine:
 
 
 def drawn_engine(draws: Draws, params: EnvParams, seed: jax.Array) -> Engine:
-    """What a controller knows of the GPU and the task that a seed drew: as ``engine_of``, the curves at the mean lengths
-    of the pool."""
+    """What a controller knows of the GPU and the task that a seed drew: as ``engine_of``, but the curves are those at
+    the pool's mean lengths.
+
+    Args:
+        draws: of the environment.
+        params: the task, before anything is drawn.
+        seed: uint32, of one environment.
+    """
     choice, own = draws.choice(seed), drawn(draws, params, seed)
     slopes, curves, alone = (draws.pick(draws.pick(table, choice.engine), choice.pool) for table in _curves_of(draws))
     work = draws.pick(draws.pick(draws.work_ms, choice.engine), choice.pool)
