@@ -10,17 +10,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 from inferencegym_jax import Problem, ServeAction
 from inferencegym_jax.adapters.relative_views import CorrectedControl, RelativeObservation
-from inferencegym_jax.episodes.policy import Policy, with_carry
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.policies import network as knobs
-from inferencegym_jax.policies.corrected import CORRECTIONS, mean_positions
+from inferencegym_jax.policies.corrected import CORRECTIONS, mean_positions, positions_policy
 from inferencegym_jax.policies.load_following import LoadPlan
-from inferencegym_jax.policies.network import PolicyNetwork, first_carry, forward, network_policy
+from inferencegym_jax.policies.network import PolicyNetwork, network_policy
 from inferencegym_jax.tasks import get_task
 from training import distribution
 from training.config import TrainConfig
@@ -99,15 +98,4 @@ def log_prob_and_entropy(
 
 def policy(config: TrainConfig, network: PolicyNetwork) -> Policy:
     """The most likely actions of a network, as a policy of the view."""
-    return network_policy(network) if config.acts == "knobs" else Partial(_positions, network)
-
-
-def _start(network: PolicyNetwork) -> Any:
-    return first_carry(network.history, 0 if network.gru is None else network.gru.size, numbers=network.numbers)
-
-
-@with_carry(_start)
-def _positions(network: PolicyNetwork, key: jax.Array, observation: jax.Array, carry: Any = None) -> Any:
-    del key
-    outputs, carry = forward(network, observation, carry)
-    return mean_positions(outputs), carry
+    return network_policy(network) if config.acts == "knobs" else positions_policy(network)

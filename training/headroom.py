@@ -20,9 +20,10 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax import Problem
+from inferencegym_jax.adapters.relative_views import env_and_policy
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.numerics.bootstrap import mean_interval
-from inferencegym_jax.policies import has_trained, policy_of
+from inferencegym_jax.policies import has_trained
 from inferencegym_jax.policies.load_following import LoadPlan
 from inferencegym_jax.scoring.aggregates import aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
@@ -148,7 +149,8 @@ def measure(
         return lanes.episodes_of(problem, lanes.of_plans([plan] * episodes, steps, forecast), seeds)
 
     def learned(name: str) -> ig.Trajectory:
-        return ig.rollout(problem.env, problem.params, policy_of(name, problem), seeds)
+        env, policy = env_and_policy(name, problem)
+        return ig.rollout(env, problem.params, policy, seeds)
 
     tuned: dict[str, Any] = {}
     plans: list[LoadPlan] = []

@@ -12,8 +12,9 @@ import numpy as np
 from rich.console import Console
 
 import inferencegym_jax as ig
+from inferencegym_jax.adapters.relative_views import network_on
 from inferencegym_jax.models import EPISODE_LENGTH
-from inferencegym_jax.policies.policy_file import playable, save_network
+from inferencegym_jax.policies.policy_file import save_network
 from inferencegym_jax.tasks import shipped_specs
 from training.checkpoint import Checkpoints
 from training.config import task_config
@@ -37,7 +38,8 @@ def validate(task: int | str, network: Any, about: dict[str, Any]) -> dict[str, 
     problem = ig.problem(task)
     # long episodes are dear, and as many seconds say as much
     count = max(VALIDATION_EPISODES * EPISODE_LENGTH // problem.spec.episode_length, LEAST_EPISODES)
-    found = episodes(problem, playable(network, about, problem), VALIDATION_SEED + STRIDE * np.arange(count))
+    env, policy = network_on(network, about, problem)
+    found = episodes(problem, policy, VALIDATION_SEED + STRIDE * np.arange(count), env)
     return {name: float(found[name].mean()) for name in ("score", "return", "oom_share")}
 
 

@@ -6,7 +6,9 @@ load-following controller's corrections as the action.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,14 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.adapters.wrappers import Wrapper
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.episodes.wrapped import episode_of
 from inferencegym_jax.models import EnvParams, ServeAction, ServeObservation
 from inferencegym_jax.numerics.select import select
-from inferencegym_jax.policies.corrected import CORRECTIONS, follow
+from inferencegym_jax.policies import policy_of
+from inferencegym_jax.policies.corrected import CORRECTIONS, follow, positions_policy
 from inferencegym_jax.policies.engine_units import Engine, drawn_engine, engine_of
 from inferencegym_jax.policies.load_following import LoadPlan, Memory
+from inferencegym_jax.policies.names import GENERAL
+from inferencegym_jax.policies.network import PolicyNetwork, network_policy
+from inferencegym_jax.policies.policy_file import GENERAL as GENERAL_FILE
+from inferencegym_jax.policies.policy_file import corrects, load_network, playable, reads_relative, shipped_file
 from inferencegym_jax.policies.relative import RELATIVE_SIZE, Seen, acted, relative
+from inferencegym_jax.registry import Problem
 from inferencegym_jax.spaces import Box
+from inferencegym_jax.table.latency_table import data_path
 
 MOST = 2.5  # of a relative number
 
@@ -152,3 +162,30 @@ class CorrectedControl(RelativeObservation):
         """Box(-1, 1) of one number a correction."""
         del params
         return Box(-1.0, 1.0, (len(CORRECTIONS),))
+
+
+def env_and_policy(name: str, problem: Problem) -> tuple[Any, Policy]:
+    """The policy of a name and the environment that it plays in: the problem's, or, where a network must be told what
+    each episode drew, the view on it that tells.
+
+    Args:
+        name: see ``policies.policy_of``.
+        problem: where it is to act.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``policies.policy_of``.
+    """
+    usual = name.replace("-", "_")
+    path = data_path(GENERAL_FILE) if usual == GENERAL else shipped_file(problem.spec) if usual == "trained" else name
+    learned = problem.env.draws is not None and (usual in (GENERAL, "trained") or Path(path).exists())
+    return network_on(*load_network(path), problem) if learned else (problem.env, policy_of(name, problem))
+
+
+def network_on(network: PolicyNetwork, metadata: Mapping[str, Any], problem: Problem) -> tuple[Any, Policy]:
+    """A file's network as a policy, and the environment or the view on it that it plays in; see ``env_and_policy``."""
+    if problem.env.draws is None or not reads_relative(metadata):
+        return problem.env, playable(network, metadata, problem)
+    if corrects(metadata):
+        view = CorrectedControl(problem.env, LoadPlan(**metadata["plan"]), problem.params)
+        return view, positions_policy(network)
+    return RelativeObservation(problem.env, problem.params), network_policy(network)

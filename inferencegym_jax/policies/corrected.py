@@ -118,6 +118,23 @@ def _corrected(
     return action, CorrectedCarry(memory, acted(seen, action), after)
 
 
+def positions_policy(network: PolicyNetwork) -> Policy:
+    """The corrections of a network as a policy of ``adapters.relative_views.CorrectedControl``: relative numbers in,
+    positions out."""
+    return Partial(_positions, network)
+
+
+def _start_positions(network: PolicyNetwork) -> NetworkCarry | None:
+    return first_carry(network.history, 0 if network.gru is None else network.gru.size, numbers=network.numbers)
+
+
+@with_carry(_start_positions)
+def _positions(network: PolicyNetwork, key: jax.Array, observation: jax.Array, carry: Any = None) -> Any:
+    del key
+    outputs, carry = forward(network, observation, carry)
+    return mean_positions(outputs), carry
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RelativeCarry:

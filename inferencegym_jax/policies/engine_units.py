@@ -101,7 +101,7 @@ def engine_of(table: LatencyTable, params: EnvParams) -> Engine:
     with jax.ensure_compile_time_eval():
         prompts = np.asarray([0.5 * mean, 1.5 * mean], np.float32)
         low, high = np.asarray(work_ms(grid, engine, prompts, np.full(2, output), tier))
-        curve, alone = (np.asarray(x) for x in curves_ms(grid, engine, mean, output, tier))
+        curve, alone = (np.asarray(x) for x in curves_ms(grid, engine, mean, output, np.int32(tier)))
     slope = (high - low) / mean
     active = dict(zip(KNOBS, np.asarray(params.active), strict=True))
     slo_ttft, slo_tpot = (np.minimum(np.asarray(x), ANY_MS) for x in (params.slo_ms, engine.slo_tpot_ms))
@@ -170,8 +170,8 @@ def _curves_of(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             params = EngineParams(**{name: np.float32(values[i]) for name, values in draws.numbers.items()})
             for prompt, output in zip(prompts, outputs, strict=True):
                 ends = np.asarray([0.5 * prompt, 1.5 * prompt], np.float32)
-                low, high = np.asarray(work_ms(draws.stack, params, ends, np.full(2, output), i))
-                curve, one = curves_ms(draws.stack, params, prompt, output, i)
+                low, high = np.asarray(work_ms(draws.stack, params, ends, np.full(2, output), np.int32(i)))
+                curve, one = curves_ms(draws.stack, params, prompt, output, np.int32(i))
                 slopes.append((high - low) / prompt)
                 curves.append(np.asarray(curve))
                 alone.append(np.asarray(one))
@@ -181,12 +181,20 @@ def _curves_of(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return first, second, third
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def curves_ms(
-    grid: Iterations, engine: EngineParams, prompt: float, output: float, tier: int
+    grid: Iterations, engine: EngineParams, prompt: Scalar, output: Scalar, tier: Scalar
 ) -> tuple[jax.Array, jax.Array]:
     """(TPOT with 1, 2, 4, ... 512 running without drafts, float32[10] ms; what a mean prompt takes alone, float32 ms).
 
     TPOT: an iteration's time, and the time that n prompts add over the tokens of an output.
+
+    Args:
+        grid: the engine's lookups.
+        engine: its params.
+        prompt: mean tokens.
+        output: mean tokens.
+        tier: weight format, or engine of a stack.
     """
     n = jnp.asarray(2.0 ** np.arange(NODES), jnp.float32)
     tiers, none = jnp.full(NODES, tier, jnp.int32), jnp.zeros(NODES)

@@ -209,6 +209,11 @@ def playable(
             f"task {problem.spec.name!r}: this policy knows GPUs by their engine, and the task is closed-loop; "
             "it acts in open-loop tasks (4 and up, or any with dynamics='open_loop')"
         )
+    if problem.env.draws is not None:
+        raise ValueError(
+            f"task {problem.spec.name!r}: GPU and objectives are drawn for each episode, and this policy must be told "
+            "them: adapters.relative_views.env_and_policy gives it with the environment that does"
+        )
     engine = engine_of(problem.table, problem.params)
     if corrects(metadata):
         return corrected_policy(network, LoadPlan(**metadata["plan"]), engine)
