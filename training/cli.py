@@ -287,6 +287,9 @@ def headroom(
         list[str],
         typer.Option("--policy", "-p", help="ROW=FILE, a learned policy; files of one ROW are its training seeds."),
     ] = [],  # noqa: B006
+    add: Annotated[
+        bool, typer.Option("--add", help="Only play the policies, and add their rows to the table in docs/headroom.")
+    ] = False,
     free_switching: Annotated[bool, typer.Option("--free-switching", help="Ablation: switches take no time.")] = False,
     clock: Annotated[float | None, typer.Option(help="Ablation: seconds of the day that pass in a step.")] = None,
     out: Annotated[
@@ -310,14 +313,15 @@ def headroom(
         if any(len(item) != 2 for item in named):
             raise ValueError(f"--policy {policies[[len(x) for x in named].index(1)]!r}: must be ROW=FILE")
         problem = worth.ablated(ig.problem(task_of(task), table=table, trace=trace), free_switching, clock)
-        found = worth.measure(
-            problem,
-            episodes,
-            settings=settings,
-            rounds=rounds,
-            policies=[(item[0], item[1]) for item in named],
-            report=lambda text: console.print(text, highlight=False),
-        )
+        learned = [(item[0], item[1]) for item in named]
+
+        def report(text: str) -> None:
+            console.print(text, highlight=False)
+
+        if add:
+            found = worth.with_learned(worth.published(problem.spec.id), problem, learned, report)
+        else:
+            found = worth.measure(problem, episodes, settings=settings, rounds=rounds, policies=learned, report=report)
         changed = "-free" * free_switching + ("" if clock is None else f"-clock{clock:g}")
         stem = out or RUNS / f"headroom-task{problem.spec.id}{changed}"
         paths = worth.write(found, stem)

@@ -220,6 +220,46 @@ def measure(
     }
 
 
+def with_learned(
+    found: Mapping[str, Any],
+    problem: Problem,
+    policies: Sequence[tuple[str, str]],
+    report: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """A table with rows of learned policies added, or measured again, on its own episodes; nothing is searched anew.
+
+    Args:
+        found: of ``measure`` or ``published``.
+        problem: the task that it is of.
+        policies: (row, policy file or name); several of one row are training seeds of one method.
+        report: told what runs.
+
+    Raises:
+        ValueError: the table is of another task, or of the task as it was; an unknown policy.
+    """
+    if found["task_digest"] != problem.spec.digest:
+        raise ValueError(f"headroom of task {found['name']!r}: the task is another now; measure it again")
+    seeds, steps = np.asarray(found["seeds"], np.uint32), int(problem.params.episode_length)
+    static = played(
+        problem,
+        lanes.episodes_of(problem, lanes.of_sequences(lanes.held(problem.best_static, len(seeds), steps)), seeds),
+    ).columns
+    means = {row["policy"]: row["score"]["mean"] for row in found["rows"]}
+    span = means["oracle"] - means["best static"]
+    fresh: dict[str, list[Played]] = {}
+    seconds: dict[str, float] = {}
+    for name, path in policies:
+        report(name)
+        start = time.perf_counter()
+        env, policy = env_and_policy(path, problem)
+        fresh.setdefault(name, []).append(played(problem, ig.rollout(env, problem.params, policy, seeds)))
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+    added = [row_of(name, each, static, span, seconds[name]) for name, each in fresh.items()]
+    kept = [row for row in found["rows"] if row["policy"] not in fresh]
+    oracle_at = [row["policy"] for row in kept].index("oracle")
+    return {**found, "rows": [*kept[:oracle_at], *added, *kept[oracle_at:]]}
+
+
 def in_order(found: Mapping[str, list[Played]]) -> list[tuple[str, list[Played]]]:
     """Rows from the weakest kind of rival to the oracle."""
     first = [name for name in (*OPEN_ROWS, "reactive as planned") if name in found]

@@ -16,7 +16,7 @@ from inferencegym_jax import registry
 from inferencegym_jax.cli.options import TableFile, task_of
 from inferencegym_jax.cli.output import answers, fail, notices, sentences
 from inferencegym_jax.models import QUEUE_CAPACITY
-from inferencegym_jax.policies.names import POLICY_HELP, policy_of
+from inferencegym_jax.policies.names import GENERAL, POLICY_HELP, policy_of
 
 if TYPE_CHECKING:
     from inferencegym_jax.live.server.streaming import Endpoint
@@ -266,11 +266,15 @@ def control(
         if not 0 < value < math.inf:
             fail(f"{name} {value}: must be a number of seconds above 0")
     with sentences():
-        problem = registry.problem(task_of(task), table=table)
+        objectives = parse_slo(slo_ttft_ms)
+        # the general policy knows objectives; the others are those of their task
+        told = policy == GENERAL and math.isfinite(objectives[0])
+        config = {"slo_ttft_ms": objectives[0]} if told else None
+        problem = registry.problem(task_of(task), table=table, config=config)
         settings = ControlSettings(
             upstream=upstream,
             queue=queue,
-            slo_ms=parse_slo(slo_ttft_ms),
+            slo_ms=objectives,
             stall_timeout_s=stall_timeout,
             first_byte_timeout_s=first_byte_timeout,
             base_memory_gb=base_memory_gb,
