@@ -203,7 +203,8 @@ def measure(
 
     static = found["best static"][0].columns
     span = found["oracle"][0].columns["score"].mean() - static["score"].mean()
-    rows = [row_of(name, each, static, span, seconds[name]) for name, each in in_order(found)]
+    reactive = found["best reactive"][0].columns
+    rows = [row_of(name, each, static, span, seconds[name], reactive) for name, each in in_order(found)]
     return {
         "task": problem.spec.id,
         "name": problem.spec.name,
@@ -240,10 +241,12 @@ def with_learned(
     if found["task_digest"] != problem.spec.digest:
         raise ValueError(f"headroom of task {found['name']!r}: the task is another now; measure it again")
     seeds, steps = np.asarray(found["seeds"], np.uint32), int(problem.params.episode_length)
-    static = played(
-        problem,
-        lanes.episodes_of(problem, lanes.of_sequences(lanes.held(problem.best_static, len(seeds), steps)), seeds),
-    ).columns
+    held = lanes.of_sequences(lanes.held(problem.best_static, len(seeds), steps))
+    static = played(problem, lanes.episodes_of(problem, held, seeds)).columns
+    reactive = None
+    if "plan" in found["tuned"].get("reactive", {}):
+        followed = lanes.of_plans([tuned_plan(found)] * len(seeds), steps)
+        reactive = played(problem, lanes.episodes_of(problem, followed, seeds)).columns
     means = {row["policy"]: row["score"]["mean"] for row in found["rows"]}
     span = means["oracle"] - means["best static"]
     fresh: dict[str, list[Played]] = {}
@@ -254,7 +257,7 @@ def with_learned(
         env, policy = env_and_policy(path, problem)
         fresh.setdefault(name, []).append(played(problem, ig.rollout(env, problem.params, policy, seeds)))
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
-    added = [row_of(name, each, static, span, seconds[name]) for name, each in fresh.items()]
+    added = [row_of(name, each, static, span, seconds[name], reactive) for name, each in fresh.items()]
     kept = [row for row in found["rows"] if row["policy"] not in fresh]
     oracle_at = [row["policy"] for row in kept].index("oracle")
     return {**found, "rows": [*kept[:oracle_at], *added, *kept[oracle_at:]]}
@@ -268,15 +271,24 @@ def in_order(found: Mapping[str, list[Played]]) -> list[tuple[str, list[Played]]
 
 
 def row_of(
-    name: str, found: list[Played], static: Mapping[str, np.ndarray], span: float, seconds: float
+    name: str,
+    found: list[Played],
+    static: Mapping[str, np.ndarray],
+    span: float,
+    seconds: float,
+    reactive: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """One row: intervals of every column, what it wins over the best static action, its worst episode."""
+    """One row: intervals of every column, what it wins over the best static action and over the tuned controller, its
+    worst episode."""
     columns = {key: np.mean([one.columns[key] for one in found], axis=0) for key in COLUMNS}
     difference = columns["score"] - static["score"]
     row: dict[str, Any] = {"policy": name, "runs": len(found)}
     row |= {key: mean_interval(values) for key, values in columns.items()}
     row["paired"] = mean_interval(difference)
     row["worst"] = {"score": float(columns["score"].min()), "paired": float(difference.min())}
+    if reactive is not None:
+        over = columns["score"] - reactive["score"]
+        row["over_reactive"] = mean_interval(over) | {"median": float(np.median(over)), "worst": float(over.min())}
     row["gpu_seconds_saved"] = 1.0 - float(columns["gpu_seconds"].sum() / max(static["gpu_seconds"].sum(), 1e-9))
     row["normalised"] = float(difference.mean() / span) if span > 0 else None  # nothing to win
     if len(found) > 1:
