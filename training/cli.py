@@ -283,6 +283,7 @@ def headroom(
         int, typer.Option(help="Settings of a controller drawn, and tried again around the best.")
     ] = 256,
     rounds: Annotated[int, typer.Option(help="Rounds of the oracle's search.")] = 24,
+    training_episodes: Annotated[int, typer.Option(help="On which settings are searched.")] = 32,
     policies: Annotated[
         list[str],
         typer.Option("--policy", "-p", help="ROW=FILE, a learned policy; files of one ROW are its training seeds."),
@@ -321,7 +322,15 @@ def headroom(
         if add:
             found = worth.with_learned(worth.published(problem.spec.id), problem, learned, report)
         else:
-            found = worth.measure(problem, episodes, settings=settings, rounds=rounds, policies=learned, report=report)
+            found = worth.measure(
+                problem,
+                episodes,
+                training_episodes=training_episodes,
+                settings=settings,
+                rounds=rounds,
+                policies=learned,
+                report=report,
+            )
         changed = "-free" * free_switching + ("" if clock is None else f"-clock{clock:g}")
         stem = out or RUNS / f"headroom-task{problem.spec.id}{changed}"
         paths = worth.write(found, stem)
