@@ -27,6 +27,7 @@ from inferencegym_jax.policies import has_trained
 from inferencegym_jax.policies.load_following import LoadPlan
 from inferencegym_jax.scoring.aggregates import aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
+from inferencegym_jax.tasks.draws import Draws
 from training import lanes, oracle, rivals
 from training.intervals import interquartile
 
@@ -258,9 +259,36 @@ def with_learned(
         fresh.setdefault(name, []).append(played(problem, ig.rollout(env, problem.params, policy, seeds)))
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
     added = [row_of(name, each, static, span, seconds[name], reactive) for name, each in fresh.items()]
+    if reactive is not None and problem.env.draws is not None:
+        for row, each in zip(added, fresh.values(), strict=True):
+            over = np.mean([one.columns["score"] for one in each], axis=0) - reactive["score"]
+            row["over_reactive_by_draw"] = by_draw(problem.env.draws, seeds, over)
     kept = [row for row in found["rows"] if row["policy"] not in fresh]
     oracle_at = [row["policy"] for row in kept].index("oracle")
     return {**found, "rows": [*kept[:oracle_at], *added, *kept[oracle_at:]]}
+
+
+def by_draw(draws: Draws, seeds: np.ndarray, differences: np.ndarray) -> dict[str, Any]:
+    """Differences of the episodes whose pool, GPU or objectives training never draws, and of those that it may:
+    name -> mean with interval, median, worst and the number of episodes."""
+    choice = jax.tree.map(np.asarray, jax.jit(jax.vmap(draws.choice))(seeds))
+    unseen = {
+        f"{name} unseen": getattr(choice, name) >= seen
+        for name, seen in zip(("pool", "engine", "objective"), draws.seen, strict=True)
+    }
+    groups = {**unseen, "any unseen": np.any(list(unseen.values()), axis=0)}
+    groups["all seen"] = ~groups["any unseen"]
+    groups["second GPU to lease"] = np.asarray(choice.may_lease)
+    return {
+        name: mean_interval(differences[flag])
+        | {
+            "median": float(np.median(differences[flag])),
+            "worst": float(differences[flag].min()),
+            "episodes": int(flag.sum()),
+        }
+        for name, flag in groups.items()
+        if flag.any()
+    }
 
 
 def in_order(found: Mapping[str, list[Played]]) -> list[tuple[str, list[Played]]]:
