@@ -49,6 +49,9 @@ class Hyperparameters:
         0.0  # share of the grader's score, beside the reward, in what is maximised: see training/objective.py
     )
     stability_weight: Any = 0.0  # of changes of the knobs within that score
+    late_weight: Any = (
+        0.0  # of requests late, rejected or failed, by the mean second's demand, beside what the score has
+    )
     memory_weight: Any = 0.0  # of memory that the action would take above the task's limit, per 10 GB
     crash_weight: Any = 0.0  # of an action that would run out of memory if the task's longest prompts came
 
