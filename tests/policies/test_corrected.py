@@ -103,6 +103,7 @@ def test_averages_and_what_was_asked_for_are_remembered(engine: Engine) -> None:
     assert float(seen.fast) < load * 14 / 15 + 1e-4 < float(seen.slow) * 1.2
 
 
+@pytest.mark.slow
 def test_without_corrections_it_is_the_controller(problem: ig.Problem, engine: Engine) -> None:
     mine = corrected_policy(network(), PLAN, engine)
     theirs = jax.tree_util.Partial(follow_load, engine, PLAN.as_arrays())
@@ -113,6 +114,7 @@ def test_without_corrections_it_is_the_controller(problem: ig.Problem, engine: E
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+@pytest.mark.slow
 def test_the_policy_does_what_training_saw_it_do(problem: ig.Problem, engine: Engine) -> None:
     """The view that trains, stepped with a network's positions, and the policy in the bare environment."""
     own = network(seed=3)
@@ -135,6 +137,7 @@ def test_each_correction_moves_its_own_thresholds_the_stated_way() -> None:
     assert float(at["lease"].up_waiting) > NEVER / 4  # what is never reached stays so
 
 
+@pytest.mark.slow
 def test_a_file_keeps_the_form_and_says_where_it_can_act(tmp_path: Path, problem: ig.Problem) -> None:
     about = {
         "task": "second-gpu",

@@ -70,6 +70,7 @@ def test_a_second_gpu_may_be_leased_in_the_stated_share_of_episodes(draws: Draws
     assert active.mean() == pytest.approx(draws.entry["lease_share"], abs=0.06)
 
 
+@pytest.mark.slow
 def test_a_drawn_episode_is_that_of_its_own_params(problem: ig.Problem, draws: Draws) -> None:
     """On the shipped GPU in 16 bits: the stack and the draw change nothing of the physics."""
     choice = jax.jit(jax.vmap(draws.choice))(jnp.asarray(SEEDS))
