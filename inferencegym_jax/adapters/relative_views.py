@@ -94,7 +94,7 @@ class RelativeObservation(Wrapper):
     def _seen(self, state: Any, action: ServeAction, observation: ServeObservation) -> tuple[jax.Array, Seen]:
         return relative(self.engine_at(state.inner), observation, acted(state.seen, action))
 
-    def step(self, key: Any, state: RelativeState, action: ServeAction, params: EnvParams | None = None) -> Any:
+    def step(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.step``; ``info["final_observation"]`` is relative too."""
         observation, after, reward, terminated, truncated, info = self._env.step(key, state.inner, action, params)
         last = self._seen(state, action, info["final_observation"])
@@ -102,7 +102,7 @@ class RelativeObservation(Wrapper):
         info = {**info, "final_observation": last[0]}
         return numbers, RelativeState(after, seen), reward, terminated, truncated, info
 
-    def step_env(self, key: Any, state: RelativeState, action: ServeAction, params: EnvParams | None = None) -> Any:
+    def step_env(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.step_env``."""
         observation, after, *rest = self._env.step_env(key, state.inner, action, params)
         numbers, seen = self._seen(state, action, observation)
@@ -140,7 +140,7 @@ class CorrectedControl(RelativeObservation):
         action, memory = follow(engine, self._plan, jnp.asarray(positions), state.observation, state.memory)
         return action.as_arrays(), memory
 
-    def step(self, key: Any, state: CorrectedState, action: jax.Array, params: EnvParams | None = None) -> Any:
+    def step(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.step``; ``info["action"]`` is the ``ServeAction`` that came of it."""
         knobs, memory = self._asked(state, action)
         observation, after, reward, terminated, truncated, info = self._env.step(key, state.inner, knobs, params)
@@ -151,7 +151,7 @@ class CorrectedControl(RelativeObservation):
         info = {**info, "final_observation": last[0]}
         return numbers, CorrectedState(after, seen, memory, observation), reward, terminated, truncated, info
 
-    def step_env(self, key: Any, state: CorrectedState, action: jax.Array, params: EnvParams | None = None) -> Any:
+    def step_env(self, key: Any, state: Any, action: Any, params: EnvParams | None = None) -> Any:
         """See ``Environment.step_env``."""
         knobs, memory = self._asked(state, action)
         observation, after, *rest = self._env.step_env(key, state.inner, knobs, params)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -167,7 +168,8 @@ def _curves_of(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     slopes, curves, alone = [], [], []
     with jax.ensure_compile_time_eval():
         for i in range(len(draws.stack.engines)):
-            params = EngineParams(**{name: np.float32(values[i]) for name, values in draws.numbers.items()})
+            own: dict[str, Any] = {name: np.float32(values[i]) for name, values in draws.numbers.items()}
+            params = EngineParams(**own)
             for prompt, output in zip(prompts, outputs, strict=True):
                 ends = np.asarray([0.5 * prompt, 1.5 * prompt], np.float32)
                 low, high = np.asarray(work_ms(draws.stack, params, ends, np.full(2, output), np.int32(i)))

@@ -240,9 +240,8 @@ def _by_class(values: Any) -> list[float]:
 
 
 def _work_ms(profile: EngineProfile, tier: int, day: DayTraffic) -> np.ndarray:
-    params = EngineParams(
-        **{name: np.float32(getattr(profile, source)) for name, source in OF_PROFILE.items() if name != "link_gb_s"}
-    )
+    own: dict[str, Any] = {name: np.float32(getattr(profile, source)) for name, source in OF_PROFILE.items()}
+    params = EngineParams(**own)
     return np.asarray(work_ms(Iterations(profile), params, day.prompt_mean, day.output_mean, tier))
 
 
