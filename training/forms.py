@@ -29,8 +29,6 @@ CORRECTED_BY: dict[str, str] = {
     "lease": "prefill_disagg",
     "release": "prefill_disagg",
     "drafts": "spec_length",
-    "slots": "batch_size",
-    "watermark": "kv_budget",
 }
 """Correction -> the knob that it moves; where a task locks the knob the correction enters no gradient."""
 

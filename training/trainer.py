@@ -35,6 +35,7 @@ from training.statistics import initial_statistics, mean_over, merge
 
 TRAINING_BIT = 1 << 31  # every training episode's seed has it; no evaluation seed has it
 VALIDATION_SEED = 1 << 30  # first seed of the evaluations during training; held-out seeds count up from 0
+STRIDE = 53  # of validation seeds: of traffic by day, windows of days apart
 ENVIRONMENTS = 64  # purpose of the counters that draw environment seeds; the environment's own purposes are below it
 EPSILON = 1e-5  # of Adam, after Huang et al., "The 37 Implementation Details of PPO", 2022
 
@@ -294,9 +295,8 @@ def make_chunk(env: Any, params: EnvParams, config: TrainConfig, axis: str | Non
     def chunk(state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics, EpisodeStatistics]:
         state, metrics = jax.lax.scan(lambda s, _: update(s, hyper), state, None, config.evaluate_every)
         policy = forms.policy(config, to_policy(state.variables, state.statistics, config.observed))
-        seeds = VALIDATION_SEED + jnp.arange(count)
-        if split:
-            seeds = seeds + jax.lax.axis_index(axis) * count
+        first = jax.lax.axis_index(axis) * count if split else 0
+        seeds = VALIDATION_SEED + STRIDE * (first + jnp.arange(count))
         found = ig.evaluate(env, params, policy, seeds)
         if split:
             found = jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), found)

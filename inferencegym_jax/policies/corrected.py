@@ -14,19 +14,18 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from inferencegym_jax.episodes.policy import Policy, with_carry
-from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation
+from inferencegym_jax.models import ServeAction, ServeObservation
 from inferencegym_jax.policies.engine_units import Engine
 from inferencegym_jax.policies.load_following import LoadPlan, Memory, act
 from inferencegym_jax.policies.memory import NetworkCarry
 from inferencegym_jax.policies.network import PolicyNetwork, decode, first_carry, forward, mode
 from inferencegym_jax.policies.relative import Seen, acted, relative
 
-RANGES: dict[str, float] = {"lease": 0.7, "release": 0.5, "drafts": 1.0, "slots": 1.0, "watermark": 0.4}
+RANGES: dict[str, float] = {"lease": 0.7, "release": 0.5, "drafts": 1.0}
 """Correction -> how far it goes at a position of 1: of the logarithm of the load at which the second GPU is asked for
-(downwards), of that below which it is given back, of the running requests that drafts are cut at (upwards) and of
-batch_size; of kv_budget itself."""
+(downwards), of that below which it is given back (downwards), of the running requests that drafts are cut at
+(upwards). batch_size and kv_budget stay the plan's: moving them by the second costs stability and wins nothing."""
 CORRECTIONS = tuple(RANGES)
-STEPS = 16.0  # of batch_size an octave and of kv_budget its range: smaller moves cost stability and do nothing
 
 
 def corrected_plan(plan: LoadPlan, positions: jax.Array) -> LoadPlan:
@@ -38,10 +37,6 @@ def corrected_plan(plan: LoadPlan, positions: jax.Array) -> LoadPlan:
     """
     at = {name: jnp.clip(positions[..., i], -1.0, 1.0) * RANGES[name] for i, name in enumerate(CORRECTIONS)}
     sooner, longer, more = jnp.exp(-at["lease"]), jnp.exp(-at["release"]), jnp.exp(at["drafts"])
-    octaves = jnp.round(at["slots"] * STEPS) / STEPS
-    step = (KNOBS["kv_budget"].high - KNOBS["kv_budget"].low) / STEPS
-    watermark = plan.kv_budget + jnp.round(at["watermark"] / step) * step
-    scaled = jnp.asarray(plan.batch_size, jnp.float32) * jnp.exp2(octaves)
     return plan.replace(
         up_load=plan.up_load * sooner,
         up_waiting=plan.up_waiting * sooner,
@@ -49,9 +44,6 @@ def corrected_plan(plan: LoadPlan, positions: jax.Array) -> LoadPlan:
         down_share=jnp.minimum(plan.down_share * longer, 1.0),
         few=plan.few * more,
         many=plan.many * more,
-        batch_size=jnp.clip(jnp.round(scaled), 1, KNOBS["batch_size"].high).astype(jnp.int32),
-        slots_share=plan.slots_share * jnp.exp2(octaves),
-        kv_budget=jnp.clip(watermark, KNOBS["kv_budget"].low, KNOBS["kv_budget"].high),
     )
 
 
