@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -99,11 +100,15 @@ class JsonReader:
 
     def _rows(self) -> Iterator[Row]:
         """Every request: top-level objects, elements of a top-level array, of an array in the one top-level object."""
-        for value, place, alone in self._values():
+        values = self._values()
+        first = next(values, None)
+        second = next(values, None)
+        alone = first is not None and second is None
+        for value, place, in_array in itertools.chain((v for v in (first, second) if v is not None), values):
             if not isinstance(value, dict):
                 kind = "an array" if isinstance(value, list) else type(value).__name__
                 raise TraceError(f"{self._source.name} {place}: got {kind}; wanted: one object a request")
-            inner = self._spans(value) or (_wrapped(value) if alone else None)
+            inner = self._spans(value) or (_wrapped(value) if alone and not in_array else None)
             if inner is None:
                 yield Row(_opened(value), place)
                 continue
@@ -129,7 +134,7 @@ class JsonReader:
         return "span", calls or spans
 
     def _values(self) -> Iterator[tuple[Any, str, bool]]:
-        """(value, what a message calls it, whether it is the first top-level one)."""
+        """(value, what a message calls it, whether it is an array's element)."""
         decoder = json.JSONDecoder(object_pairs_hook=_unique)
         with self._source.guard(), self._source.open_text() as file:
             text, at, line = "", 0, 1
@@ -176,7 +181,7 @@ class JsonReader:
                     text, at, wanted = text[at:] + more, 0, 2 * wanted
                     continue
                 wanted = CHUNK
-                yield value, place, count == 0 and not array
+                yield value, place, array
                 line += text.count("\n", at, end)
                 at, count = end, count + 1
 

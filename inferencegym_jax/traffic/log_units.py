@@ -130,6 +130,6 @@ def check_order(where: str, survey: Survey, sure: bool) -> None:
     """
     if not sure and survey.shuffled:
         raise TraceError(
-            f"{where}: {survey.late / survey.rows:.0%} of its rows are earlier than a row before them, so these"
-            " look like durations, not times of arrival; name the column of arrivals: columns time=NAME (--columns time=NAME)"
+            f"{where}: {survey.late / survey.rows:.0%} of its rows are earlier than a row before them, so these look"
+            " like durations, not times of arrival; name the column of arrivals: columns time=NAME (--columns ...)"
         )
