@@ -6,7 +6,7 @@ every observation field and of every reported number are written once, in ``KNOB
 them from here.
 """
 
-from inferencegym_jax.models.action import KNOBS, Knob, QuantTier, ServeAction, check_action
+from inferencegym_jax.models.action import KNOBS, Knob, QuantTier, ServeAction, check_action, check_knob
 from inferencegym_jax.models.checks import SEEDS, check_seed, finite_number, is_traced, plain, shown
 from inferencegym_jax.models.engine import (
     DRAFTS,
@@ -39,7 +39,7 @@ from inferencegym_jax.models.observation import (
 )
 from inferencegym_jax.models.outcome import OUTCOME, RequestOutcome
 from inferencegym_jax.models.quantity import Quantity
-from inferencegym_jax.models.state import REWARD_WEIGHTS, EnvParams, EnvState, RewardWeight
+from inferencegym_jax.models.state import REWARD_WEIGHTS, EnvParams, EnvState, EpisodeState, RewardWeight
 from inferencegym_jax.models.trajectory import Trajectory
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "EngineState",
     "EnvParams",
     "EnvState",
+    "EpisodeState",
     "Knob",
     "MetricsSnapshot",
     "ObservationField",
@@ -86,6 +87,7 @@ __all__ = [
     "Trajectory",
     "WorkloadState",
     "check_action",
+    "check_knob",
     "check_seed",
     "finite_number",
     "is_traced",

@@ -76,8 +76,32 @@ def serve_second(
     Returns:
         What the second came to, and the engine after it (``running`` is the caller's to count).
     """
-    profile = grid.profile
     configuration, switched = configure(engine, action, is_first, params)
+    return serve_configured(
+        grid, engine, configuration, switched, action, arrivals, class_shares, slo_ttft_ms, params
+    )
+
+
+def serve_configured(
+    grid: Iterations,
+    engine: EngineState,
+    configuration: Configuration,
+    switched: Switched,
+    action: ServeAction,
+    arrivals: Arrivals,
+    class_shares: jax.Array,
+    slo_ttft_ms: jax.Array,
+    params: EngineParams,
+) -> tuple[Second, EngineState]:
+    """``serve_second`` of engines whose configuration is known: one with its second GPU, or a fleet's that serve.
+
+    Args:
+        grid, engine, action, arrivals, class_shares, slo_ttft_ms, params: see ``serve_second``; of a fleet the engine
+            state is that of all its engines together.
+        configuration: which GPUs serve.
+        switched: what changes of the state with it.
+    """
+    profile = grid.profile
     weights = by_tier(profile.weights_gb, configuration.tier)
     pool_tokens = pool.pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
@@ -181,8 +205,7 @@ def settle(
         gpu_seconds=configuration.paid,
         quality=1.0 - by_tier(profile.quality_loss, configuration.tier),
     )
-    gpus = jnp.maximum(configuration.gpus, 1.0 + (configuration.apart > 0.5))
-    used = moved.held / gpus
+    used = moved.held / configuration.pools
     lost = engine.phases[..., 0] + engine.phases[..., 1] + engine.phases[..., 2] + engine.phases[..., 3]
     drafts = action.spec_length.astype(jnp.float32)
     yielded = accepted_tokens(params.acceptance_lengths, action.spec_length)
