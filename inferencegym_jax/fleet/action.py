@@ -80,6 +80,4 @@ def check_fleet_action(action: Any, gpus: Any = GPUS) -> None:
         raise ValueError(f"gpus = {asked.max()}: the fleet has {there.min()}; must be a whole number from 1 to that")
     if (split >= asked).any():
         worst = np.broadcast_to(split, np.broadcast_shapes(split.shape, asked.shape))[split >= asked].flat[0]
-        raise ValueError(
-            f"prefill_gpus = {worst}: leaves no GPU of gpus = {asked.min()} to decode; must be below gpus"
-        )
+        raise ValueError(f"prefill_gpus = {worst}: leaves no GPU of gpus = {asked.min()} to decode; must be below gpus")

@@ -79,8 +79,11 @@ def serve_decision(
         configuration = configure_fleet(slots, asked, prefill, running_of(engine), knobs.quant_tier)
         zero = jnp.zeros_like(engine.held)
         switched = Switched(engine.preempted_tokens, zero, zero, zero)
+        # the router looks at how many each engine has, not at prompts: half way between chance and turns, as the
+        # request-by-request reference has it
+        routed = own.replace(arrival_scv=own.arrival_scv + 0.5 * (configuration.prompt_gpus - 1.0))
         served, after = serve_configured(
-            grid, engine, configuration, switched, knobs, arrivals, of.mix.shares, params.slo_ttft_ms, own
+            grid, engine, configuration, switched, knobs, arrivals, of.mix.shares, params.slo_ttft_ms, routed, of.short
         )
         after = after.replace(running=engine.running)
         return (after, *settle(engine, slots, sums, served, after, arrivals, configuration)), None

@@ -182,9 +182,7 @@ def configure_fleet(
 
 
 @compile_unit
-def a_second_later(
-    slots: Slots, configuration: Configuration, kept: jax.Array, running: jax.Array
-) -> Slots:
+def a_second_later(slots: Slots, configuration: Configuration, kept: jax.Array, running: jax.Array) -> Slots:
     """The slots after a second.
 
     New requests go to the engine that has fewest, so where some begin with none, the fullest only lose until all are

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from inferencegym_jax.fleet.action import FLEET_KNOBS, GPUS
 from inferencegym_jax.fleet.state import DECISION_S, FleetParams
-from inferencegym_jax.models import LEVELS, QUEUE_CAPACITY, EngineParams, finite_number, shown
+from inferencegym_jax.models import KINDS, LEVELS, QUEUE_CAPACITY, SHORT_OUTPUTS, EngineParams, finite_number, shown
 from inferencegym_jax.physics.capacity import work_within
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.table import LatencyTable, TableError
@@ -213,6 +214,7 @@ def fleet_params(spec: FleetSpec, table: LatencyTable, trace: RequestLog | None 
         role_s=np.float32(spec.role_s),
         failures=np.float32(spec.failures),
         busiest=np.float32(0.0 if trace is not None else spec.busiest),
+        short_outputs=_short_outputs(engine, trace),
         prompt_gpus=np.float32(float(work.prompt_ms) / prompt / 1000.0),
         output_gpus=np.float32(float(work.decode_ms) / output / 1000.0),
         bare_ttft=np.float32(float(work.bare_prompt_ms) / spec.slo_ttft_ms),
@@ -240,3 +242,17 @@ def _with_swings(engine: EngineParams, spec: FleetSpec, trace: RequestLog | None
         modulation=np.asarray(SWINGS["sigma"], np.float32),
         periods=np.asarray(SWINGS["periods"], np.int32),
     )
+
+
+def _short_outputs(engine: EngineParams, trace: RequestLog | None) -> np.ndarray:
+    """float32[KINDS, len(SHORT_OUTPUTS)]: shares of each kind's requests that have so few tokens, of lognormal outputs
+    rounded to whole tokens; of a log its own, in every row."""
+    if trace is not None:
+        return np.tile(np.asarray(trace.short_outputs, np.float32), (KINDS, 1))
+    day = engine.day
+    means, cvs = np.asarray(day.output_mean, np.float64), np.asarray(day.output_cv, np.float64)
+    variance = np.maximum(np.log1p(cvs**2), 1e-6)[:, None]
+    edges = np.log(np.asarray(SHORT_OUTPUTS, np.float64) + 0.5)
+    z = (edges - np.log(means)[:, None] + 0.5 * variance) / np.sqrt(variance)
+    below = 0.5 * (1.0 + np.vectorize(math.erf)(z / math.sqrt(2.0)))
+    return np.diff(below, axis=1, prepend=0.0).astype(np.float32)

@@ -61,6 +61,7 @@ class FleetParams:
     role_s: Scalar  # float32, without service when a GPU goes from prompts to decoding or back
     failures: Scalar  # float32, failures of a serving GPU an hour
     busiest: Scalar  # float32, GPUs that a day's busiest hour is scaled to need; 0: days as they are
+    short_outputs: Scalar  # float32[KINDS, len(SHORT_OUTPUTS)], of each kind's requests; of a log the first row
     prompt_gpus: Scalar  # float32, GPUs that a prompt token a second keeps busy
     output_gpus: Scalar  # float32, the same of an output token
     bare_ttft: Scalar  # float32, first token of a mean prompt on an idle GPU over its objective

@@ -136,7 +136,5 @@ def evaluate_fleet(
     Returns:
         ``FleetStatistics``, each field float64[episodes].
     """
-    sums = fold(
-        env, params, policy, seeds, count, _no_sums(), length=length, carry=carry, carry_axis=carry_axis
-    )
+    sums = fold(env, params, policy, seeds, count, _no_sums(), length=length, carry=carry, carry_axis=carry_axis)
     return summarise(sums, params)

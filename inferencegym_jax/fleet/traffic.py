@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.fleet.state import DECISION_S, FleetParams
-from inferencegym_jax.models import HOURS, EngineParams
+from inferencegym_jax.models import HOURS, KINDS, EngineParams
 from inferencegym_jax.numerics import draws
 from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.numerics.gamma import rounded_count
@@ -27,6 +27,7 @@ class Coming(NamedTuple):
     """What a decision's requests are drawn from."""
 
     mix: days.Mix  # of the kinds, without swings
+    short: jax.Array  # float32[len(SHORT_OUTPUTS)], shares of requests with few tokens
     logged: jax.Array | None  # float32[seconds, 3] of a request log; None: days are drawn
 
 
@@ -44,15 +45,17 @@ def day_scale(seed: jax.Array, params: FleetParams) -> jax.Array:
     return jnp.where(params.busiest > 0, params.busiest / jnp.maximum(busiest, 1e-6), 1.0)
 
 
-def coming(
-    seed: jax.Array, time: jax.Array, scale: jax.Array, params: FleetParams, log: jax.Array | None
-) -> Coming:
+def coming(seed: jax.Array, time: jax.Array, scale: jax.Array, params: FleetParams, log: jax.Array | None) -> Coming:
     """What the requests of decision ``time`` (int32) are drawn from: the kinds at its middle, or the log."""
     second = DECISION_S * time + DECISION_S // 2
     if log is not None:
-        return Coming(_of_log(params), log)
-    mix = days.mix_of(days.rates_at(seed, second, params.engine.day), params.engine.day)
-    return Coming(mix._replace(rate=mix.rate * scale, shares=jnp.asarray(params.class_shares, jnp.float32)), None)
+        return Coming(_of_log(params), jnp.asarray(params.short_outputs)[..., 0, :], log)
+    rates = days.rates_at(seed, second, params.engine.day)
+    mix = days.mix_of(rates, params.engine.day)
+    parts = [rates[..., kind, None] * jnp.asarray(params.short_outputs)[..., kind, :] for kind in range(KINDS)]
+    short = sum(parts[1:], parts[0]) / jnp.maximum(mix.rate, 1e-6)[..., None]
+    mix = mix._replace(rate=mix.rate * scale, shares=jnp.asarray(params.class_shares, jnp.float32))
+    return Coming(mix, short, None)
 
 
 def _of_log(params: FleetParams) -> days.Mix:

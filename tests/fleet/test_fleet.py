@@ -50,7 +50,7 @@ def play(rate: float, sizes: Any, prefill: Any = 0, **changes: Any) -> Any:
     params = params.replace(
         episode_length=np.int32(10 * DECISIONS),
         active=np.ones(4, bool),
-        **{name: np.float32(value) for name, value in changes.items()},
+        **{name: np.full(np.shape(getattr(params, name)), value, np.float32) for name, value in changes.items()},
     )
     wide = [np.broadcast_to(np.asarray(x, np.int32), DECISIONS) for x in (sizes, prefill)]
     return jax.tree.map(np.asarray, _play(env, params, *wide))
@@ -84,8 +84,8 @@ def test_tokens_are_conserved() -> None:
 
 
 def test_one_gpu_without_starts_is_the_single_engine() -> None:
-    """The same numbers as the engine's own step, second by second, to 1e-5."""
-    env, params = fleet(12.0)
+    """The same numbers as the engine's own step, second by second, to 1e-5, where nobody's output counts as short."""
+    env, params = fleet(16.0)
     grid = iterations_of(ig.load_table())
     rows = jnp.asarray(env.trace.rows if env.trace is not None else 0.0)
     knobs = ig.ServeAction(batch_size=128).as_arrays()
@@ -110,7 +110,7 @@ def test_one_gpu_without_starts_is_the_single_engine() -> None:
         return jax.lax.scan(body, EngineState.empty(), (rows, first))[1]
 
     outcome, tokens, completed, preempted = jax.tree.map(np.asarray, single(rows[: 5 * DECISIONS]))
-    *_, metrics, _, mine, _ = play(12.0, 1, start_s=0.0, lease_s=0.0)
+    *_, metrics, _, mine, _ = play(16.0, 1, start_s=0.0, lease_s=0.0, short_outputs=0.0)
 
     def by_decision(values: np.ndarray) -> np.ndarray:
         return values.reshape(DECISIONS, 5, *values.shape[1:]).sum(axis=1)
@@ -134,7 +134,7 @@ def test_gpu_seconds_by_hand() -> None:
     expected[4:16] = 25.0  # 20 s to 80 s
     expected[30:] = 15.0
     np.testing.assert_array_equal(outcome.gpu_seconds, expected)
-    assert seen.serving[3] == 2 and seen.serving[35] == 2 and seen.serving[36] == 3
+    assert seen.serving[3] == 2 and seen.serving[34] == 2 and seen.serving[35] == 3
     assert seen.starting[4] == 3 and seen.draining[6] == 3 and seen.draining[16] == 0
     assert metrics.changed.tolist() == np.abs(np.diff(sizes, prepend=2)).tolist()
 
@@ -256,7 +256,7 @@ def test_bad_tasks_are_refused(changes: dict[str, Any]) -> None:
 
 
 def test_a_pool_that_does_not_hold_one_request() -> None:
-    long = ig.RequestLog.from_arrays([0.0, 1.0, 2.0], [8000] * 3, [400_000] * 3)
+    long = ig.RequestLog.from_arrays([0.0, 1.0, 2.0], [8000] * 3, [900_000] * 3)
     with pytest.raises(ig.TableError, match="does not hold one mean request"):
         ig.make_fleet("fleet-elastic", trace=long)
 
