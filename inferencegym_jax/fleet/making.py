@@ -75,14 +75,14 @@ def draw_condition(seed: int) -> FleetSpec:
         ValueError: no whole number from 0 to 4294967295.
     """
     training = check_seed(seed) >= TRAINING_SEEDS
-    rng = np.random.default_rng([seed, 93])
+    rng = np.random.default_rng([seed, 804])
     pools = TRAINING_POOLS if training else TEST_POOLS
     ttft, tpot = OUT_OF_REACH if rng.random() < UNREACHABLE else OBJECTIVES[rng.integers(len(OBJECTIVES))]
     real = rng.random() < 0.5
     clock = float(rng.choice((1.0, 12.0)))
     return FleetSpec(
         name=ANYWHERE,
-        id=93,
+        id=804,
         title="Fleet Anywhere",
         difficulty="hard",
         description="A fleet of any pool, day, objective, start, clock and weight format, drawn for each episode.",
