@@ -33,6 +33,8 @@ LINE_SECONDS = 32  # seconds for which the line remembers how many came
 DRAWN = -1  # EngineParams.table: the task is drawn anew for each episode (``tasks/draws.py``)
 PREFILL_GPU, REPLICA = 0, 1  # what EngineParams.second_gpu makes of a second GPU
 INFINITE = float("inf")
+SHORT_OUTPUTS = (1, 2, 3, 4, 7, 11, 18, 30)
+"""Tokens up to which outputs are short, in parts: (1), (2), (3), (4), 5 to 7, ... A first token alone has no gap."""
 
 
 @jax.tree_util.register_dataclass
