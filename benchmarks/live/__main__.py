@@ -18,8 +18,9 @@ from benchmarks.live.learn import learn
 from benchmarks.live.prediction import predict_and_measure, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
 from benchmarks.live.vllm import Engine, running
-from inferencegym_jax.cli.live import parse_shares, parse_slo
+from inferencegym_jax.cli.live import parse_shares
 from inferencegym_jax.cli.measure_report import measure_and_report
+from inferencegym_jax.cli.options import parse_slo
 from inferencegym_jax.cli.trial_report import plot_trial, trial_table, verdict
 from inferencegym_jax.live.measure.plan import MeasureSettings
 from inferencegym_jax.live.server.streaming import Endpoint
