@@ -13,11 +13,24 @@ import typer
 from inferencegym_jax.cli.control import control
 from inferencegym_jax.cli.options import BaseMemory, parse_slo, task_of
 from inferencegym_jax.cli.output import answers, fail, notices, sentences
+from inferencegym_jax.cli.spare_options import (
+    HealthPath,
+    Lease,
+    SleepPath,
+    SpareUrl,
+    StartCmd,
+    StartTimeout,
+    StopCmd,
+    StopTimeout,
+    WakePath,
+    spare_of,
+)
 from inferencegym_jax.policies.names import POLICY_HELP
 
 if TYPE_CHECKING:
     from inferencegym_jax.live.server.streaming import Endpoint
 
+PLAIN_TASK, LEASING_TASK = "2", "7"
 app = typer.Typer(no_args_is_help=True, help="Measure a live engine, try policies on it, control it.")
 console = notices()
 
@@ -133,7 +146,9 @@ def trial(
         "baseline,best_static,reactive"
     ),
     trace: Annotated[Path | None, typer.Option(help="request log to send; without it the task's traffic")] = None,
-    task: Annotated[str, typer.Option(help="whose calendar, SLOs and grader")] = "2",
+    task: Annotated[
+        str | None, typer.Option(help="whose calendar, SLOs and grader; default: 2, or 7 with a spare")
+    ] = None,
     load: Annotated[float, typer.Option(help="mean rate over the task's calendar, as a share of saturation")] = 0.8,
     rate_scale: Annotated[float, typer.Option(help="sends a trace that many times faster")] = 1.0,
     prompt_scale: Annotated[float, typer.Option(help="multiplies the task's prompt lengths")] = 1.0,
@@ -150,6 +165,15 @@ def trial(
     max_num_seqs: Annotated[int, typer.Option(help="the engine's own limit on running requests")] = 256,
     seed: Annotated[int, typer.Option(help="of the first repeat's traffic")] = 0,
     plot: Annotated[Path | None, typer.Option(help="PNG or SVG of predicted against measured")] = None,
+    spare: SpareUrl = None,
+    start_cmd: StartCmd = None,
+    stop_cmd: StopCmd = None,
+    wake_path: WakePath = None,
+    sleep_path: SleepPath = None,
+    health_path: HealthPath = None,
+    lease: Lease = None,
+    start_timeout: StartTimeout = None,
+    stop_timeout: StopTimeout = None,
     api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
     json_output: Json = False,
 ) -> None:
@@ -164,13 +188,25 @@ def trial(
 
     separator = ";" if ";" in policies else ","  # knobs have commas of their own
     names = [name.strip() for name in policies.split(separator) if name.strip()]
+    found_options = {
+        "start_cmd": start_cmd,
+        "stop_cmd": stop_cmd,
+        "wake_path": wake_path,
+        "sleep_path": sleep_path,
+        "health_path": health_path,
+        "lease_s": lease,
+        "start_timeout_s": start_timeout,
+        "stop_timeout_s": stop_timeout,
+    }
     with sentences(EngineError):
+        second = spare_of(spare, found_options)
+        default = PLAIN_TASK if second is None else LEASING_TASK
         request = TrialRequest(
             endpoint=server(base_url, model, api_key_env),
             policies=names,
             table=table,
             trace=trace,
-            task=task_of(task),
+            task=task_of(default if task is None else task),
             load=load,
             rate_scale=rate_scale,
             prompt_scale=prompt_scale,
@@ -179,6 +215,7 @@ def trial(
             slo_itl_ms=slo_itl_ms,
             class_shares=parse_shares(classes) if classes else None,
             settings=TrialSettings(repeats=repeats, warmup_s=warmup, seed=seed, max_num_seqs=max_num_seqs),
+            spare=second,
         )
         with console.status("starting") as status:
             found = compare(request, status.update if console.is_terminal else console.print)

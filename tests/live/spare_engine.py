@@ -66,7 +66,7 @@ class Engine:
 
     async def complete(self, body: dict[str, object], writer: asyncio.StreamWriter) -> None:
         """A stream of events, tagged by the request's ``user``."""
-        tag, count = str(body["user"]), int(str(body["max_tokens"]))
+        tag, count = str(body.get("user", "x")), int(str(body["max_tokens"]))
         self.write("received", tag, self.state)
         self.begun += 1
         dies = self.plan == "die" and self.begun == 3

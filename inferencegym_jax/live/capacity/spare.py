@@ -135,9 +135,12 @@ class Spare:
             self._changed.set()
             self.on_change()
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Begin to look after it, in a task."""
-        self._task = asyncio.create_task(self._look_after())
+        is_up = await self.lifecycle.answers()
+        if is_up:  # as an earlier proxy left it: kept if the first decision asks for it
+            self._enter("draining")
+        self._task = asyncio.create_task(self._look_after(is_up))
 
     async def close(self) -> None:
         """Give it back for good, whatever runs on it: stopped when this returns, or reported."""
@@ -194,10 +197,8 @@ class Spare:
             await asyncio.wait_for(self._changed.wait(), seconds)
         self._changed.clear()
 
-    async def _look_after(self) -> None:
-        is_up = await self.lifecycle.answers()
-        if is_up:  # as an earlier proxy left it: kept if the first decision asks for it
-            self._enter("draining")
+    async def _look_after(self, is_up: bool) -> None:
+        if is_up:
             while self.wanted is None:
                 await self._wait()
             if self.wanted:
@@ -340,7 +341,7 @@ async def opened(settings: SpareSettings | None) -> AsyncIterator[Spare | None]:
         return
     async with open_client(Endpoint(settings.url, "")) as client:
         spare = Spare(settings, client)
-        spare.open()
+        await spare.open()
         try:
             yield spare
         finally:

@@ -1,18 +1,44 @@
 """A spare engine in a replay: the states of ``capacity.spare.Spare`` on simulated time, and the two engines as one.
 
-Starts and stops take the times that were measured; none fails.
+``measure_spare -> SpareTimes -> ForetoldSpare, Pair``. Starts and stops take the times that were measured; none fails.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Literal
 
 from inferencegym_jax.live.capacity.engines import Engines
+from inferencegym_jax.live.capacity.lifecycle import LifecycleError
+from inferencegym_jax.live.capacity.settings import SpareSettings
+from inferencegym_jax.live.capacity.spare import opened
 from inferencegym_jax.live.server.combined import Combined
-from inferencegym_jax.live.server.probe import EngineMetrics
+from inferencegym_jax.live.server.probe import EngineError, EngineMetrics
+from inferencegym_jax.live.server.streaming import hide_user
 from inferencegym_jax.live.trial.profile_engine import EngineRequest, ProfileEngine
+
+
+async def measure_spare(settings: SpareSettings) -> SpareTimes:
+    """Start a spare once and stop it again, and take the times.
+
+    Raises:
+        EngineError: it does not start, or does not stop; the message says how.
+    """
+    async with opened(settings) as spare:
+        assert spare is not None
+        try:
+            await spare.end()  # should it run already
+            spare.ask(True)
+            while not spare.serves:
+                await asyncio.sleep(0.02)
+                if spare.history.failures["start"]:
+                    raise EngineError(f"spare {hide_user(settings.url)}: {spare.history.last_failure}")
+            await spare.end()
+        except LifecycleError as error:
+            raise EngineError(str(error)) from None
+        return SpareTimes(spare.history.start_s[-1], spare.history.stop_s[-1], settings.lease_s)
 
 
 @dataclass(frozen=True)
