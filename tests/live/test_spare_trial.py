@@ -29,7 +29,7 @@ from inferencegym_jax.live.trial.traffic import poisson_traffic
 from inferencegym_jax.models import KNOBS, ServeAction
 from inferencegym_jax.physics.observation import initial_observation
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable
-from tests.live.test_spare import Setting, setting  # noqa: F401 (a fixture)
+from tests.live.conftest import Setting
 from tests.live.test_trial import OUTPUT, TIMES, ideal
 
 SECONDS, PROMPT = 40, 96
@@ -122,7 +122,7 @@ def params() -> Any:
 def test_the_live_environment_leases_it_by_the_same_knob(
     engine: Any,
     params: Any,
-    setting: Callable[..., Setting],  # noqa: F811
+    setting: Callable[..., Setting],
 ) -> None:
     place = setting()
     traffic = poisson_traffic(4.0, 60, 16, 6, seed=1)
@@ -173,7 +173,7 @@ def test_a_trial_measures_and_foretells_what_a_spare_is_billed(
     launch: Callable[..., Any],
     table: LatencyTable,
     setting: Callable[..., Setting],
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     engine = launch("--a", TIMES.a, "--b", TIMES.b, "--c", TIMES.c)
     place = setting(lease_s=1.0)
@@ -199,7 +199,7 @@ def test_a_trial_measures_and_foretells_what_a_spare_is_billed(
 def test_a_trial_refuses_a_spare_that_does_not_suit(
     table: LatencyTable,
     setting: Callable[..., Setting],
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     place, path = setting("fail"), written(table, tmp_path / "t.parquet")
     endpoint = Endpoint(place.upstream, "fake")
