@@ -136,6 +136,22 @@ def status(url: str, until: Callable[[dict[str, Any]], bool] = lambda _: True) -
         time.sleep(0.02)
 
 
+@pytest.fixture
+def wait() -> Callable[..., None]:
+    """``wait(condition)``: until it holds; an error of the connection counts as no."""
+
+    def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if condition():
+                    return
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    return until
+
+
 def controlling(found: dict[str, Any]) -> bool:
     return found["mode"] == "control"
 
