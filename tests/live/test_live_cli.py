@@ -22,7 +22,7 @@ KEY = "sk-very-secret-1234"
 PLAIN = ("--upstream", "http://h:1", "--policy", "baseline")
 SPARE = ("--spare", "http://s:1", "--start-cmd", "x")
 TRIAL = ("--base-url", "http://h:1", "--model", "m", "--table", "x")
-TASK_4 = str(ROOT / "data" / "policies" / "azure-conversation.npz")
+TASK_4 = str(ROOT / "data" / "policies" / "task4.npz")
 
 
 def call(*arguments: Any, **environment: str) -> Any:

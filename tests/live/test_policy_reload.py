@@ -50,7 +50,7 @@ def test_a_policy_is_replaced_for_those_who_show_the_token(engine: Any) -> None:
     source = Named()
     with proxy(engine.url, source) as url:
         assert status(url, controlling)["batch_size"] == 8
-        for token in (None, "wrong", ""):
+        for token in (None, "wrong", "secret2"):
             assert post(url, token, json={"policy": "5"}).status_code == 401
         assert source.loaded == []
         answer = post(url, json={"policy": "5"})
@@ -86,7 +86,7 @@ def test_a_policy_that_does_not_suit_changes_nothing(engine: Any, sent: dict[str
 
 def test_without_a_token_or_a_source_nobody_may(engine: Any) -> None:
     with proxy(engine.url, Named(), token="") as url:
-        assert post(url, "", json={"policy": "5"}).status_code == 403
+        assert post(url, "x", json={"policy": "5"}).status_code == 403
     with proxy(engine.url, None) as url:
         answer = post(url, json={"policy": "5"})
         assert answer.status_code == 400 and "nothing can be loaded" in answer.json()["error"]["message"]
@@ -104,7 +104,7 @@ def test_a_policy_that_hangs_does_not_hold_up_the_next(engine: Any) -> None:
 
 
 def test_a_file_that_was_trained_where_the_second_gpu_is_no_replica_is_refused() -> None:
-    path = str(POLICIES / "azure-conversation.npz")
+    path = str(POLICIES / "task4.npz")
     assert trained_for(path) == "azure-conversation" and trained_for("baseline") is None
     with pytest.raises(ValueError, match="'azure-conversation': has no replica that can be leased"):
         PolicySource(ig.problem(4), leases=True)
@@ -123,7 +123,7 @@ def _observation() -> Any:
 @pytest.mark.slow  # two starts of the library
 def test_a_hangup_reads_the_file_again(engine: Any, tmp_path: Path, wait: Callable[..., Any]) -> None:
     file = tmp_path / "mine.npz"
-    shutil.copy(POLICIES / "azure-conversation.npz", file)
+    shutil.copy(POLICIES / "task4.npz", file)
     command = [sys.executable, "-m", "inferencegym_jax.cli", "control", "--upstream", engine.url]
     command += ["--policy", str(file), "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -143,7 +143,7 @@ def test_a_hangup_reads_the_file_again(engine: Any, tmp_path: Path, wait: Callab
         wait(lambda: count("refused") == 1)
         found = status(url, controlling)
         assert found["mode"] == "control" and "mine.npz" in found["policy_refused"]
-        shutil.copy(POLICIES / "mooncake-conversation.npz", file)
+        shutil.copy(POLICIES / "task5.npz", file)
         os.kill(process.pid, signal.SIGHUP)
         wait(lambda: count("loaded") == 2)
         assert status(url)["policy_refused"] is None and process.poll() is None

@@ -33,6 +33,7 @@ from tests.live.conftest import Setting
 from tests.live.test_trial import OUTPUT, TIMES, ideal
 
 SECONDS, PROMPT = 40, 96
+ITERATION_S = 0.1  # a replay meets a whole second at the end of an iteration, up to so much later
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_a_second_engine_takes_half_of_what_one_cannot_carry(table: LatencyTable
     objective = Objective((1000.0, math.inf, math.inf))
     one, paid = served(table, 1.5, lambda _: False, times)
     two, paid_two = served(table, 1.5, lambda _: True, times)
-    assert (paid, paid_two) == (0.0, SECONDS)
+    assert paid == 0.0 and paid_two == pytest.approx(SECONDS, abs=ITERATION_S)
     missed = [measures(records, SECONDS, objective)["violation_share"] for records in (one, two)]
     assert missed[0] > 0.3 and missed[1] < 0.02
     half, _ = served(table, 0.75, lambda _: False, None)  # two at 1.5 are about as busy as one at 0.75
@@ -78,7 +79,7 @@ def test_it_is_paid_from_the_asking_and_serves_after_its_start(table: LatencyTab
     times = SpareTimes(5.0, 0.5, 12.0)
     for asked, paid in ((lambda s: s == 4, 12.5), (lambda s: 4 <= s < 30, 26.5), (lambda s: s >= 4, SECONDS - 4)):
         _, found = served(table, 0.3, asked, times)
-        assert found == pytest.approx(paid, abs=0.1)
+        assert found == pytest.approx(paid, abs=2 * ITERATION_S)
     late, _ = served(table, 1.5, lambda s: s >= 4, times)
     waits = {second: [r.ttft_ms or 0.0 for r in late if int(r.arrival_s) == second] for second in (7, 39)}
     assert np.mean(waits[7]) > 3 * np.mean(waits[39])  # the line of the start-up is gone by then
@@ -137,8 +138,8 @@ def test_the_live_environment_leases_it_by_the_same_knob(
             assert info["action"].prefill_disagg == wanted
             gpus.append(float(info["outcome"].gpu_seconds) / info["seconds"])
         records = env.finish()
-    assert gpus[:3] == pytest.approx([1.0] * 3) and gpus[4:27] == pytest.approx([2.0] * 23)
-    assert gpus[-1] == pytest.approx(1.0) and {record.outcome for record in records} == {"completed"}
+    assert gpus[:3] == pytest.approx([1.0] * 3, rel=1e-3) and gpus[4:27] == pytest.approx([2.0] * 23, rel=1e-3)
+    assert gpus[-1] == pytest.approx(1.0, rel=1e-3) and {record.outcome for record in records} == {"completed"}
     received = sum(line[1] == "received" for line in place.lines())
     assert received > 20 and received + engine.state()["started"] - before == len(records)
     assert {line[3] for line in place.lines() if line[1] == "received"} == {"serving"}

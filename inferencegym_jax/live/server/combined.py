@@ -68,7 +68,8 @@ class Combined:
 
         pool = mean("kv_cache_tokens")
         return dataclasses.replace(
-            EngineMetrics(**self._totals),
+            EngineMetrics(),
+            **{name: self._totals.get(name) for name in COUNTERS},
             running=total("running"),
             waiting=total("waiting"),
             kv_usage=mean("kv_usage"),

@@ -236,4 +236,7 @@ def replay_and_bill(
             run.accept(now)
             run.show(pair.end(), now)
     run.accept(float("inf"))
+    if foretold is not None and second < traffic.seconds:  # nobody was left, and the spare is paid all the same
+        foretold.tick(traffic.seconds * step_seconds)
+        paid_s = foretold.billed_s
     return [run.record(request) for request in run.requests], paid_s
