@@ -26,7 +26,7 @@ from inferencegym_jax.table.derived_profile import profile_of
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable, load_table
 from tests.live.fake_engine import Times
 
-TIMES = Times(a=12.0, b=3.0, c=0.02, path=15.0, extra=1)
+TIMES = Times(a=17.0, b=3.0, c=0.02, path=30.0, extra=1)
 DRAFTING = Times(a=12.0, b=1.0, c=0.02, drafts=4, accept=0.7)
 OUTPUT = 16
 
@@ -47,8 +47,8 @@ def test_h_the_first_tokens_iteration_and_the_pool_are_the_engines(launch: Calla
     table, found, said = measured(launch, TIMES, tmp_path / "t.parquet", "--pool", "endpoint")
     assert found["first_token_extra_iterations"] == TIMES.extra
     assert found["first_token_estimate"] == pytest.approx(TIMES.extra, abs=0.4)
-    # path, HTTP and what reading two prompts' slopes leaves; without the extra iteration it would be 30
-    assert found["request_overhead_ms"] == pytest.approx(TIMES.path, abs=6.0)
+    # with HTTP and a busy machine above it; without the extra iteration of 20 ms it would be 50 at least
+    assert TIMES.path - 6.0 < found["request_overhead_ms"] < TIMES.path + 15.0
     assert found["iteration_ms"] == pytest.approx(TIMES.a, rel=0.25)
     profile = profile_of(table, {"kv_bytes_per_token": 131072.0})
     assert (profile.first_token_extra_iterations, profile.path_ms) == (1, found["request_overhead_ms"])
