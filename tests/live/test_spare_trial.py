@@ -126,7 +126,7 @@ def test_the_live_environment_leases_it_by_the_same_knob(
     setting: Callable[..., Setting],
 ) -> None:
     place = setting()
-    traffic = poisson_traffic(4.0, 60, 16, 6, seed=1)
+    traffic = poisson_traffic(4.0, 40, 16, 6, seed=1)
     with LiveEnv(Endpoint(engine.url, "fake"), params, lambda _: traffic, step_seconds=0.1, spare=place.spare) as env:
         active = dict(zip(KNOBS, np.asarray(env.params.active), strict=True))
         assert active["prefill_disagg"] and active["batch_size"]
@@ -192,7 +192,7 @@ def test_a_trial_measures_and_foretells_what_a_spare_is_billed(
     assert 0.0 < found["how"]["spare"]["start_s"] < 5.0 and found["how"]["spare"]["lease_s"] == 1.0
     one, two = (found["instance_seconds"][name] for name in request.policies)
     assert one["measured"] == pytest.approx(8.0, rel=0.05) and one["predicted"] == 8.0
-    assert two["measured"] == pytest.approx(16.0, rel=0.05) and two["predicted"] == 16.0
+    assert two["measured"] == pytest.approx(16.0, rel=0.05) and two["predicted"] == pytest.approx(16.0, abs=0.1)
     assert sum(line[1] == "received" for line in place.lines()) > 0
 
 
