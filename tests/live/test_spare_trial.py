@@ -25,7 +25,7 @@ from inferencegym_jax.live.trial.prediction import replay_and_bill
 from inferencegym_jax.live.trial.profile_engine import saturation
 from inferencegym_jax.live.trial.request import TrialRequest, compare
 from inferencegym_jax.live.trial.runs import TrialSettings
-from inferencegym_jax.live.trial.traffic import poisson_traffic
+from inferencegym_jax.live.trial.traffic import mean_rate, poisson_traffic, scaled_params, task_traffic
 from inferencegym_jax.models import KNOBS, ServeAction
 from inferencegym_jax.physics.observation import initial_observation
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable
@@ -158,6 +158,22 @@ def test_the_live_environment_refuses_a_spare_that_cannot_be_its_knob(engine: An
         make(SpareSettings("http://h:1", start_cmd="x"), other)
     with pytest.raises(ValueError, match="asks for the spare here"):
         make(SpareSettings("http://h:1", start_cmd="x"), instances={(0, True): endpoint})
+
+
+def test_a_days_window_is_sent_with_its_own_rises_at_the_scaled_rate() -> None:
+    _, params = ig.make(72)  # a day in 24 minutes
+    seeds = (0, 1)
+    scaled = scaled_params(params, 3.0 / mean_rate(params, seeds, 1440), prompt_scale=0.25)
+    assert mean_rate(scaled, seeds, 1440) == pytest.approx(3.0, rel=1e-3)
+    sent = [task_traffic(scaled, seed, 1440, 16, 256) for seed in seeds]
+    again = task_traffic(scaled, 1, 1440, 16, 256)
+    assert np.array_equal(again.time_s, sent[1].time_s) and not np.array_equal(sent[0].time_s, sent[1].time_s)
+    assert sum(map(len, sent)) == pytest.approx(2 * 1440 * 3.0, rel=0.05)
+    minutes = np.histogram(np.concatenate([x.time_s for x in sent]), np.arange(0, 1441, 60))[0] / 120
+    assert minutes.max() > 1.5 * minutes.min()  # hours of the day
+    prompts = np.concatenate([x.prompt for x in sent])
+    assert prompts.max() == 256 and prompts.min() >= 1 and np.ptp(prompts) > 50
+    assert np.all(np.diff(sent[0].time_s) >= 0)
 
 
 def written(table: LatencyTable, path: Path) -> Path:

@@ -1,7 +1,8 @@
 """A whole trial from what a user names: table, traffic, policies, objective; and the engine's best static action.
 
-The task's calendar is scaled to the engine: rates are multiplied so that their mean over the calendar is ``load`` times
-what the measured table can finish. Bursts and lulls keep their proportions.
+The task's calendar is scaled to the engine: rates are multiplied so that their mean over the calendar (of a task whose
+traffic is a day: over the windows that are sent) is ``load`` times what the measured table can finish. Bursts and lulls
+keep their proportions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from inferencegym_jax.live.trial.outcome import Objective, measures
 from inferencegym_jax.live.trial.profile_engine import saturation
 from inferencegym_jax.live.trial.request_log import read_log
 from inferencegym_jax.live.trial.runs import TrialSettings, predict, results, run_trial
-from inferencegym_jax.live.trial.traffic import Traffic, scaled_params, task_traffic
+from inferencegym_jax.live.trial.traffic import Traffic, mean_rate, scaled_params, task_traffic
 from inferencegym_jax.models import KNOBS, EnvParams, ServeAction
 from inferencegym_jax.policies.builtin import static
 from inferencegym_jax.policies.names import policy_of
@@ -128,11 +129,13 @@ def scenario(request: TrialRequest, table: LatencyTable) -> tuple[Problem, Calla
         params = params.replace(class_shares=np.asarray(request.class_shares, np.float32))
     shaped = scaled_params(params, 1.0, request.prompt_scale, longest)
     seeds = [request.settings.seed + repeat for repeat in range(request.settings.repeats)]
-    prompts = np.concatenate([task_traffic(shaped, seed, request.seconds, output).prompt for seed in seeds])
+
+    def sent(params: EnvParams, seed: int) -> Traffic:
+        return task_traffic(params, seed, request.seconds, output, longest)
+
+    prompts = np.concatenate([sent(shaped, seed).prompt for seed in seeds])
     most = saturation(table, float(prompts.mean()), output)
-    share = float(params.burst_length) / float(params.burst_period)
-    mean_rate = float(params.rate) * (1.0 - share) + float(params.burst_rate) * share
-    scaled = scaled_params(shaped, request.load * most / mean_rate)
+    scaled = scaled_params(shaped, request.load * most / mean_rate(shaped, seeds, request.seconds))
     how = {
         "task": request.task,
         "saturation_requests_per_s": most,
@@ -144,7 +147,7 @@ def scenario(request: TrialRequest, table: LatencyTable) -> tuple[Problem, Calla
         "load": request.load,
     }
     problem = dataclasses.replace(problem, params=scaled)
-    return problem, lambda seed: task_traffic(scaled, seed, request.seconds, output), how
+    return problem, lambda seed: sent(scaled, seed), how
 
 
 def best_batch_size(
