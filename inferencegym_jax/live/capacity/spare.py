@@ -20,6 +20,7 @@ import httpx
 
 from inferencegym_jax.live.capacity.lifecycle import Lifecycle, LifecycleError, lifecycle_of
 from inferencegym_jax.live.capacity.settings import SpareSettings
+from inferencegym_jax.live.server.cancellation import cancel_all
 from inferencegym_jax.live.server.streaming import Endpoint, hide_user, open_client
 
 log = logging.getLogger(__name__)
@@ -145,9 +146,7 @@ class Spare:
     async def close(self) -> None:
         """Give it back for good, whatever runs on it: stopped when this returns, or reported."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await cancel_all((self._task,))
         if self.state != "off":
             self._enter("stopping")
             if await self._stopped():

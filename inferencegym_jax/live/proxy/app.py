@@ -43,6 +43,7 @@ from inferencegym_jax.live.proxy.pace import Pace
 from inferencegym_jax.live.proxy.policy_source import Asks, Loads
 from inferencegym_jax.live.proxy.reloading import Reloader, on_hangup
 from inferencegym_jax.live.proxy.sniffing import BadPriority, generates, read_request
+from inferencegym_jax.live.server.cancellation import cancel_all
 from inferencegym_jax.live.server.streaming import Endpoint, check_url, open_client
 from inferencegym_jax.models import QUEUE_CAPACITY
 
@@ -145,9 +146,7 @@ def create_app(settings: ControlSettings, policy: Asks, policy_name: str, source
                 try:
                     yield
                 finally:
-                    loop.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await loop
+                    await cancel_all((loop,))
 
     routes = [
         Route("/status", status),
