@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inferencegym_jax.cli.control import control
-from inferencegym_jax.cli.options import BaseMemory, parse_slo, task_of
+from inferencegym_jax.cli.options import BaseMemory, LogColumns, LogFrom, LogLast, LogTo, LogUnit, parse_slo, task_of
 from inferencegym_jax.cli.output import answers, fail, notices, sentences
 from inferencegym_jax.cli.spare_options import (
     HealthPath,
@@ -146,6 +146,11 @@ def trial(
         "baseline,best_static,reactive"
     ),
     trace: Annotated[Path | None, typer.Option(help="request log to send; without it the task's traffic")] = None,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
     task: Annotated[
         str | None, typer.Option(help="whose calendar, SLOs and grader; default: 2, or 7 with a spare")
     ] = None,
@@ -185,6 +190,7 @@ def trial(
     from inferencegym_jax.live.server.probe import EngineError
     from inferencegym_jax.live.trial.request import TrialRequest, compare
     from inferencegym_jax.live.trial.runs import TrialSettings
+    from inferencegym_jax.traffic.log_rows import ReadOptions
 
     separator = ";" if ";" in policies else ","  # knobs have commas of their own
     names = [name.strip() for name in policies.split(separator) if name.strip()]
@@ -206,6 +212,7 @@ def trial(
             policies=names,
             table=table,
             trace=trace,
+            reading=ReadOptions.of(unit, columns, start, end, last),
             task=task_of(default if task is None else task),
             load=load,
             rate_scale=rate_scale,
