@@ -15,6 +15,7 @@ import numpy as np
 from inferencegym_jax.models import (
     EPISODE_LENGTH,
     KNOBS,
+    REPLICA,
     REWARD_WEIGHTS,
     TRAFFIC_DAY,
     TRAFFIC_FITTED,
@@ -241,8 +242,11 @@ def make_params(
         raise ValueError(f"config slo_tpot_ms: task {spec.id} has no objective on TPOT; only open-loop tasks have")
     arrivals, prompts = spec.arrivals, spec.prompts
     memory = gpu_memory_gb(spec, table, dynamics_of(spec, dynamics, trace))
-    # the open loop's watermark is no column of a table
-    locked = [name for name in table.locked_knobs if not (name == "kv_budget" and engine.open_loop)]
+    # the open loop's watermark is no column of a table, nor is a replica, which is the same engine once more
+    free = {"kv_budget"} if engine.open_loop else set[str]()
+    if engine.open_loop and int(engine.second_gpu) == REPLICA and table.axes["prefill_disagg"] == (0.0,):
+        free.add("prefill_disagg")
+    locked = [name for name in table.locked_knobs if name not in free]
     active = [name in spec.active_knobs and name not in locked for name in KNOBS]
     numbers: dict[str, float] = {
         "rate": arrivals["rate"],
