@@ -185,13 +185,13 @@ def test_requests_are_shared_and_batch_size_is_that_of_each_engine(setting: Call
     async def run(url: str) -> dict[str, Any]:
         async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
             tasks = [
-                asyncio.create_task(client.post(f"{url}/v1/completions", json=body(100, tag=f"r{i}"))) for i in range(8)
+                asyncio.create_task(client.post(f"{url}/v1/completions", json=body(400, tag=f"r{i}"))) for i in range(8)
             ]
             found = await asyncio.to_thread(status, url, lambda x: (x["limit"], x["running"]) == (6, 6))
             policy.wanted = False
             drained = await asyncio.to_thread(spare_is, url, "draining")
             answers = await asyncio.gather(*tasks)
-        assert all(is_whole(answer, f"r{i}", 100) for i, answer in enumerate(answers))
+        assert all(is_whole(answer, f"r{i}", 400) for i, answer in enumerate(answers))
         return {"before": found, "drained": drained}
 
     with proxied(place, policy) as url:
