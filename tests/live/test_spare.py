@@ -127,7 +127,7 @@ def check_nobody_was_lost(setting: Setting, load: Load) -> Counter[str]:
 
 
 def test_a_spare_serves_its_share_and_is_empty_before_it_stops(setting: Callable[..., Setting]) -> None:
-    place = setting("ok fail ok hang", start_timeout_s=2.0)
+    place = setting("ok fail ok hang", start_timeout_s=1.2)
     load, found = under_load(place, 3, 8)
     started = check_nobody_was_lost(place, load)
     spare = found["spare"]
@@ -140,7 +140,7 @@ def test_a_spare_serves_its_share_and_is_empty_before_it_stops(setting: Callable
 
 @pytest.mark.slow
 def test_fifty_starts_and_stops_with_failures_hangs_and_kills_lose_nobody(setting: Callable[..., Setting]) -> None:
-    place = setting("ok ok die ok fail ok hang ok", start_timeout_s=2.0)
+    place = setting("ok ok die ok fail ok hang ok", start_timeout_s=1.2)
     load, found = under_load(place, 50, 12)
     started = check_nobody_was_lost(place, load)
     spare = found["spare"]
