@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from inferencegym_jax.cli.output import JSON, answers, escape, notices, number, print_json, sentences, table
+from inferencegym_jax.cli.output import answers, escape, notices, print_json, sentences, table
 from inferencegym_jax.hardware import Covered, Placement, Request, build, covered
 from inferencegym_jax.hardware.dtypes import DTYPES
 from inferencegym_jax.hardware.gpus import gpu_named, money_per_million_tokens
@@ -96,8 +96,8 @@ def show(built: LatencyTable, out: Path) -> None:
     )
     each = float(about["kv_bytes_per_token_per_gpu"])
     console.print(
-        f"one GPU: {profile.memory_gb:g} GB, of which {profile.runtime_gb:.1f} GB runtime; KV cache {about['kv_dtype']},"
-        f" {each:,.0f} bytes a token on each of {gpus}"
+        f"one GPU: {profile.memory_gb:g} GB, of which {profile.runtime_gb:.1f} GB runtime; KV cache"
+        f" {about['kv_dtype']}, {each:,.0f} bytes a token on each of {gpus}"
     )
     cost = "unknown" if price is None else f"${price:g}"
     console.print(f"price a GPU-hour: {cost} ({escape(about['price_source'])})")

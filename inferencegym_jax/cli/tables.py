@@ -163,8 +163,8 @@ def build(
 ) -> None:
     """Build a table: of any model on any measured GPU (--model, --system), or from a folder of `vllm bench serve` runs.
 
-    A folder holds one JSON file a point, closed-loop runs with --max-concurrency. Knobs that a run does not state are at
-    their defaults; state them with `--metadata spec_length=4 quant_tier=1`.
+    A folder holds one JSON file a point, closed-loop runs with --max-concurrency. Knobs that a run does not state are
+    at their defaults; state them with `--metadata spec_length=4 quant_tier=1`.
     """
     if folder is None:
         with sentences():

@@ -21,7 +21,7 @@ from inferencegym_jax.hardware.compiled_engine import (
     compiled_engine,
     require_package,
 )
-from inferencegym_jax.hardware.dtypes import DTYPES, Dtype, checkpoint_dtype, dtype_named, kv_bytes
+from inferencegym_jax.hardware.dtypes import DTYPES, checkpoint_dtype, dtype_named, kv_bytes
 from inferencegym_jax.hardware.engine_curves import curves, rounded
 from inferencegym_jax.hardware.gpus import Gpu, Price, gpu_named, price_of
 from inferencegym_jax.hardware.memory import DoesNotFitError, Placement, checked_placement
