@@ -1,4 +1,4 @@
-"""Fit what the package's kernels do not hold, for each engine and number of GPUs: c and h of an iteration and a request.
+"""Fit what the package's kernels do not hold, c of an iteration and h of a request, by engine and number of GPUs.
 
     python data/fit_table_constants.py            # writes data/table_constants.json, which `table build` reads
 
@@ -143,9 +143,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.write_text(json.dumps(content, indent=1) + "\n")
     for gpus, entry in content["engines"]["vllm"].items():
         print(f"{gpus} GPUs: c = {entry['overhead_ms']} ms, h = {entry['path_ms']} ms")
-        for role, one in ((role, one) for role in ("fitted", "predicted") for one in entry[role]):
-            errors = f"ITL {one['itl_mean_error']:+.1%} TTFT {one['ttft_mean_error']:+.1%}"
-            print(f"  {role} {one['model']} {one['rate_rps']:g}/s: {errors}")
+        for role in ("fitted", "predicted"):
+            for one in entry[role]:
+                errors = f"ITL {one['itl_mean_error']:+.1%} TTFT {one['ttft_mean_error']:+.1%}"
+                print(f"  {role} {one['model']} {one['rate_rps']:g}/s: {errors}")
     return 0
 
 
