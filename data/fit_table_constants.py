@@ -24,9 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from inferencegym_jax.fidelity.measured_runs import MeasuredRun, read_runs  # noqa: E402
-from inferencegym_jax.hardware.any_model import Request, engines_of, profile_of_engines  # noqa: E402
+from inferencegym_jax.hardware.any_model import engines_of, profile_of_engines  # noqa: E402
 from inferencegym_jax.hardware.gpus import gpu_named, price_of  # noqa: E402
 from inferencegym_jax.hardware.memory import Placement  # noqa: E402
+from inferencegym_jax.hardware.request import Request  # noqa: E402
 from inferencegym_jax.hardware.steady_state import Point, along, decode_ms, products_ms  # noqa: E402
 from inferencegym_jax.table import EngineProfile, TableError  # noqa: E402
 

@@ -18,13 +18,14 @@ import numpy as np
 
 from inferencegym_jax.fidelity.measured_runs import RunError
 from inferencegym_jax.hardware import Gpu, Placement, gpu_named, memory
-from inferencegym_jax.hardware.any_model import Engines, Request, profile_of_engines
+from inferencegym_jax.hardware.any_model import profile_of_engines
 from inferencegym_jax.hardware.compiled_engine import CompiledEngine, Modes, fastest
 from inferencegym_jax.hardware.coverage import DTYPE_OF_KERNEL
 from inferencegym_jax.hardware.dtypes import DTYPES, Dtype, checkpoint_dtype
 from inferencegym_jax.hardware.gpus import price_of
 from inferencegym_jax.hardware.model_files import model_file, package_folder
 from inferencegym_jax.hardware.model_shape import UnknownShapeError, shape_of
+from inferencegym_jax.hardware.request import Engines, Request
 from inferencegym_jax.hardware.steady_state import Point, tpot_ms
 from inferencegym_jax.table import EngineProfile, TableError
 

@@ -8,12 +8,10 @@ is refused before any kernel is read.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from inferencegym_jax.hardware import constants, coverage, memory
+from inferencegym_jax.hardware import constants, memory
 from inferencegym_jax.hardware.compiled_engine import (
     BACKENDS,
     CompiledEngine,
@@ -24,63 +22,24 @@ from inferencegym_jax.hardware.compiled_engine import (
 from inferencegym_jax.hardware.dtypes import DTYPES, checkpoint_dtype, dtype_named, kv_bytes
 from inferencegym_jax.hardware.engine_curves import curves, rounded
 from inferencegym_jax.hardware.gpus import Gpu, Price, gpu_named, price_of
-from inferencegym_jax.hardware.memory import DoesNotFitError, Placement, checked_placement
+from inferencegym_jax.hardware.memory import DoesNotFitError, checked_placement
 from inferencegym_jax.hardware.model_files import ModelFile, model_file
-from inferencegym_jax.hardware.model_shape import ModelShape, UnknownShapeError, shape_of
+from inferencegym_jax.hardware.model_shape import UnknownShapeError, shape_of
+from inferencegym_jax.hardware.request import Engines, Request
 from inferencegym_jax.hardware.steady_state import Point, Served, serve
+from inferencegym_jax.hardware.table_metadata import PACKAGE_VERSION, described, extrapolated, validity
 from inferencegym_jax.models import KNOBS, QuantTier, finite_number, shown
 from inferencegym_jax.table import EngineProfile, LatencyTable, TableError, table_from_columns
 from inferencegym_jax.table.latency_table import PROMPT_LENGTHS
 
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128, 256, 512)
-PACKAGE_VERSION = "0.12.0"
-EXTRAPOLATED = 0.15  # share of an iteration's time that is computed, not measured, from which on a notice says so
 OF_A_TIER = (("bf16",), ("fp8", "int8"), ("int4", "fp4"))  # weight formats of a 16-bit checkpoint by quant_tier
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to build.
-
-    Attributes:
-        model: name, or path of a ``config.json``.
-        system, backend: GPU and engine.
-        placement: how the model is cut over GPUs.
-        dtype: weight format; None: the checkpoint's own, and of a 16-bit checkpoint every format that is measured and
-            fits.
-        kv_dtype: format of the cache; None: as the checkpoint states, else 16 bits.
-        output_length, acceptance: of the closed-loop rows: mean output tokens, share of drafts that is accepted.
-        price_per_gpu_hour: dollars; None: the list's.
-    """
-
-    model: str
-    system: str
-    backend: str = "vllm"
-    placement: Placement = field(default_factory=Placement)
-    dtype: str | None = None
-    kv_dtype: str | None = None
-    output_length: float = 128.0
-    acceptance: float = 0.7
-    price_per_gpu_hour: float | None = None
 
 
 class Built(NamedTuple):
     """A table and what its user must know of it."""
 
     table: LatencyTable
-    notices: tuple[str, ...]
-
-
-class Engines(NamedTuple):
-    """Compiled weight formats by name, with the memory of each."""
-
-    file: ModelFile
-    gpu: Gpu
-    shape: ModelShape | None
-    kv_dtype: str
-    compiled: dict[str, CompiledEngine]
-    weights_gb: dict[str, float]
-    kv_bytes_per_token: float
     notices: tuple[str, ...]
 
 
@@ -104,7 +63,7 @@ def build(request: Request) -> Built:
     metadata = described(engines, request, price, profile)
     name = f"{engines.file.name} on {request.placement.gpus} x {engines.gpu.system}, {request.backend}"
     table = table_from_columns(columns, metadata, name)
-    notices = [*engines.notices, *_extrapolated(engines), *_validity(engines, request)]
+    notices = [*engines.notices, *extrapolated(engines), *validity(engines, request)]
     if price.per_gpu_hour is None:
         notices.append(price.source)
     return Built(LatencyTable(table.axes, table.values, metadata, name, profile), tuple(notices))
@@ -291,98 +250,3 @@ def _metrics(served: Served, gpus: int) -> dict[str, float]:
         "gpu_mem_gb": served.gpu_mem_gb,
         "cost_per_1k": 1000.0 * gpus * served.engines / served.tps,
     }
-
-
-def described(engines: Engines, request: Request, price: Price, profile: EngineProfile) -> dict[str, str]:
-    """The table's metadata: text, JSON where it is more than a word."""
-    gpu, placement = engines.gpu, request.placement
-    sources = {name: engine.sources() for name, engine in engines.compiled.items()}
-    plain: dict[str, Any] = {
-        "source": profile.source,
-        "version": PACKAGE_VERSION,
-        "licence": profile.licence,
-        "model": engines.file.name,
-        "system": gpu.system,
-        "gpu": gpu.title,
-        "engine": profile.engine,
-        "backend": request.backend,
-        "parallelism": str(placement),
-        "gpus_per_engine": placement.gpus,
-        "dtypes": {str(int(DTYPES[name].tier)): name for name in engines.compiled},
-        "modes": {name: str(engine.modes) for name, engine in engines.compiled.items()},
-        "kv_dtype": engines.kv_dtype,
-        "memory_gb": gpu.memory_gb,
-        "gpu_capacity_gb": gpu.capacity_gb,
-        "runtime_gb": profile.runtime_gb,
-        "weights_gb_per_gpu": rounded_values(engines.weights_gb),
-        "kv_bytes_per_token_per_gpu": profile.kv_bytes_per_token,
-        "pool_tokens": {name: int(profile.pool_tokens(int(DTYPES[name].tier))) for name in engines.compiled},
-        "price_per_gpu_hour": price.per_gpu_hour,
-        "price_source": price.source,
-        "cost_unit": "GPU-seconds per 1,000 tokens",
-        "kernel_sources": sources,
-        "validated": coverage.verdict(engines.file.name, gpu.system, request.backend).text,
-        "reference_acceptance": f"{request.acceptance:g}",
-        "reference_output_length": f"{request.output_length:g}",
-        "engine_overhead_ms": f"{profile.overhead_ms:.10g}",
-        "created_by": command(request),
-    }
-    if engines.shape is not None:
-        shape = engines.shape
-        plain |= {
-            "parameters": shape.parameters,
-            "kv_bytes_per_token": shape.kv_values(memory.REFERENCE_CONTEXT)
-            / memory.REFERENCE_CONTEXT
-            * kv_bytes(engines.kv_dtype),
-            "sliding_window": f"{shape.window} tokens in {shape.window_layers} of {shape.layers} layers"
-            if shape.window_layers
-            else "none",
-        }
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in plain.items()}
-
-
-def rounded_values(values: dict[str, float]) -> dict[str, float]:
-    """Each value with six significant digits."""
-    return {name: rounded(value) for name, value in values.items()}
-
-
-def command(request: Request) -> str:
-    """The command that builds the same table."""
-    words = [
-        "inferencegym table build",
-        f"--model {request.model} --system {request.system} --backend {request.backend}",
-    ]
-    words += [
-        f"--{name} {value}" for name in ("tp", "ep", "pp", "dp") if (value := getattr(request.placement, name)) > 1
-    ]
-    optional = {
-        "dtype": request.dtype,
-        "kv-dtype": request.kv_dtype,
-        "price-per-gpu-hour": request.price_per_gpu_hour,
-        "output-length": None if request.output_length == 128.0 else request.output_length,
-        "acceptance": None if request.acceptance == 0.7 else request.acceptance,
-    }
-    words += [f"--{name} {value}" for name, value in optional.items() if value is not None]
-    return " ".join(words)
-
-
-def computed_share(sources: dict[str, float]) -> float:
-    """Share of the time that is computed rather than measured: not ``silicon``, and ``mixed`` by half."""
-    return 1.0 - sources.get("silicon", 0.0) - sources.get("mixed", 0.0) / 2
-
-
-def _extrapolated(engines: Engines) -> list[str]:
-    found = []
-    for name, engine in engines.compiled.items():
-        share = computed_share(engine.sources())
-        if share > EXTRAPOLATED:
-            found.append(
-                f"{share:.0%} of the time of {name} iterations is computed by aiconfigurator-core from similar kernels"
-                " or the roofline, not measured"
-            )
-    return found
-
-
-def _validity(engines: Engines, request: Request) -> list[str]:
-    verdict = coverage.verdict(engines.file.name, engines.gpu.system, request.backend)
-    return [] if verdict.validated else [verdict.text]
