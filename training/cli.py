@@ -300,10 +300,14 @@ def headroom(
         int, typer.Option(help="Settings of a controller drawn, and tried again around the best.")
     ] = 256,
     rounds: Annotated[int, typer.Option(help="Rounds of the oracle's search.")] = 24,
+    training_episodes: Annotated[int, typer.Option(help="On which settings are searched.")] = 32,
     policies: Annotated[
         list[str],
         typer.Option("--policy", "-p", help="ROW=FILE, a learned policy; files of one ROW are its training seeds."),
     ] = [],  # noqa: B006
+    add: Annotated[
+        bool, typer.Option("--add", help="Only play the policies, and add their rows to the table in docs/headroom.")
+    ] = False,
     free_switching: Annotated[bool, typer.Option("--free-switching", help="Ablation: switches take no time.")] = False,
     clock: Annotated[float | None, typer.Option(help="Ablation: seconds of the day that pass in a step.")] = None,
     out: Annotated[
@@ -333,14 +337,23 @@ def headroom(
             raise ValueError(f"--policy {policies[[len(x) for x in named].index(1)]!r}: must be ROW=FILE")
         log = own_log(trace, unit, columns, start, end, last)
         problem = worth.ablated(ig.problem(task_of(task), table=table, trace=log), free_switching, clock)
-        found = worth.measure(
-            problem,
-            episodes,
-            settings=settings,
-            rounds=rounds,
-            policies=[(item[0], item[1]) for item in named],
-            report=lambda text: console.print(text, highlight=False),
-        )
+        learned = [(item[0], item[1]) for item in named]
+
+        def report(text: str) -> None:
+            console.print(text, highlight=False)
+
+        if add:
+            found = worth.with_learned(worth.published(problem.spec.id), problem, learned, report)
+        else:
+            found = worth.measure(
+                problem,
+                episodes,
+                training_episodes=training_episodes,
+                settings=settings,
+                rounds=rounds,
+                policies=learned,
+                report=report,
+            )
         changed = "-free" * free_switching + ("" if clock is None else f"-clock{clock:g}")
         stem = out or RUNS / f"headroom-task{problem.spec.id}{changed}"
         paths = worth.write(found, stem)
