@@ -261,6 +261,14 @@ def test_a_name_of_ones_own_is_the_model_that_is_said(tmp_path: Path) -> None:
 
 
 @kernels
+def test_the_command_reads_packed_files(tmp_path: Path) -> None:
+    path = tmp_path / "run.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(VLLM | {"tp": 2, "note": "x" * 200_000}).encode("utf-16")))
+    found = CliRunner().invoke(app, ["validate", str(path), "--system", "h100_sxm"])
+    assert found.exit_code == 2 and "left out: run.json.gz run 1: tp is 2" in found.output
+
+
+@kernels
 def test_the_command_says_which_runs_it_leaves_out(tmp_path: Path) -> None:
     path = written(tmp_path, VLLM | {"tp": 2}, VLLM | {"model_id": "meta-llama/Llama-2-7b-hf"}, name="runs.jsonl")
     found = CliRunner().invoke(app, ["validate", str(path), "--model", "llama3-8b", "--system", "h100_sxm"])
