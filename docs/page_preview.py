@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import inferencegym_jax as ig  # noqa: E402
+from inferencegym_jax import figure_style as style  # noqa: E402
 from inferencegym_jax.policies import policy_of  # noqa: E402
-from training import style  # noqa: E402
 
 OUT = ROOT / "server" / "static" / "preview.png"
 INCHES, DPI = (12.0, 6.3), 100  # 1200 x 630, what previews are cut to
@@ -29,9 +29,8 @@ def draw() -> Figure:
     problem = ig.problem(TASK)
     figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white")
     figure.text(0.05, 0.89, "InferenceGym JAX", fontsize=30, fontweight="bold", color=style.INK)
-    figure.text(
-        0.05, 0.81, "Turn the knobs of an LLM server once a second. Can you beat the trained policy?", fontsize=19
-    )
+    asked = "Turn the knobs of an LLM server once a second. Can you beat the trained policy?"
+    figure.text(0.05, 0.81, asked, fontsize=19)
     axes = figure.add_axes((0.09, 0.13, 0.66, 0.57))
     ends: dict[str, float] = {}
     for name in LINES:
@@ -42,7 +41,7 @@ def draw() -> Figure:
         ends[f"{LINES[name]}\nscore {float(problem.score(statistics)[0]):.3f}"] = float(reward[-1])
         axes.set_xlim(0, len(reward))
     colours = dict(zip(ends, (style.COLOURS[name] for name in LINES), strict=True))
-    style.label_levels(axes, ends, colours, size=13, gap=0.17, lines=False, wrap=22)
+    style.label_levels(axes, ends, colours, size=13, lines=False, wrap=22)
     axes.set_xlabel("time (s)", fontsize=13)
     axes.set_ylabel("reward so far", fontsize=13)
     axes.tick_params(labelsize=12)

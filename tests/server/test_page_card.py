@@ -10,8 +10,14 @@ import pytest
 from tests.server.browser import IDLE, RESULT, SECOND, Browser, visit
 
 pytestmark = pytest.mark.browser
-WATCH_WORDS = """(() => { window.written = []; const real = CanvasRenderingContext2D.prototype.fillText;
-  CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) { window.written.push(text); return real.call(this, text, ...rest); }; })()"""
+WATCH_WORDS = """(() => {
+  window.written = [];
+  const real = CanvasRenderingContext2D.prototype.fillText;
+  CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+    window.written.push(text);
+    return real.call(this, text, ...rest);
+  };
+})()"""
 
 
 def today() -> int:
