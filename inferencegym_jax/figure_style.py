@@ -34,6 +34,7 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
 }
 """Settings of matplotlib (``rc_context``) of every figure."""
+LINE, WORD = 15, 40  # points that a number takes of an upright and of a level axis
 SMALL = 7  # points, of names inside a figure
 AROUND = (1.0, 1.8, 2.8, 4.0, 5.5, 7.5, 10.0)  # how far from its point a name may stand, in heights of its letters
 
@@ -69,11 +70,19 @@ def plain_numbers(axis: Any) -> None:
     if axis.get_scale() != "log":
         return
     low, high = axis.get_view_interval()
-    decades = abs(math.log10(high / low)) if low > 0 and high > 0 else 1.0
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,), numticks=12))
+    if not 0 < low < high:
+        return
+    box, figure = axis.axes.get_position(), axis.axes.figure
+    upright = axis.axis_name == "y"
+    points = 72 * (box.height * figure.get_figheight() if upright else box.width * figure.get_figwidth())
+    room = points / (LINE if upright else WORD)  # numbers that find room
+    decades = math.log10(high / low)
     axis.set_minor_formatter(NullFormatter())
-    if decades < 2.5:
+    if 3 * decades <= room:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=99))
         axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(LogLocator(numticks=max(3, int(room))))
 
 
 def number(value: float) -> str:
@@ -164,7 +173,6 @@ def label_points(
     from matplotlib.transforms import Bbox
 
     canvas = FigureCanvasAgg(axis.figure)
-    axis.figure.canvas.draw() if axis.figure.get_layout_engine() else None
     renderer = canvas.get_renderer()
     pixel = axis.figure.dpi / 72
     at = [axis.transData.transform(point) for point in points]

@@ -30,22 +30,27 @@ def page() -> str:
 
 def blocks(markdown: str) -> list[str]:
     """HTML of each block of a Markdown text; blocks stand apart by an empty line."""
-    return [_block(part.splitlines()) for part in re.split(r"\n\s*\n", markdown.strip())]
+    found: list[str] = []
+    title = ""
+    for lines in (part.splitlines() for part in re.split(r"\n\s*\n", markdown.strip())):
+        if heading := re.fullmatch(r"(#{1,3}) (.*)", lines[0]):
+            title = heading[2]
+            found.append(f"<h{len(heading[1])}>{_inline(title)}</h{len(heading[1])}>")
+        elif lines[0].startswith("|"):
+            found.append(_table(lines, title))
+        else:
+            found.append(f"<p>{_inline(' '.join(lines))}</p>")
+    return found
 
 
-def _block(lines: list[str]) -> str:
-    if heading := re.fullmatch(r"(#{1,3}) (.*)", lines[0]):
-        level = len(heading[1])
-        return f"<h{level}>{_inline(heading[2])}</h{level}>"
-    if lines[0].startswith("|"):
-        head, _, *rows = (_cells(line) for line in lines)
-        top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-        return (
-            f'<div class="scroll" tabindex="0" role="region" aria-label="Table: {head[0]} and what it came to">'
-            f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-        )
-    return f"<p>{_inline(' '.join(lines))}</p>"
+def _table(lines: list[str], title: str) -> str:
+    head, _, *rows = (_cells(line) for line in lines)
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title, quote=True)}">'
+        f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def _cells(line: str) -> list[str]:

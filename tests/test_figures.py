@@ -1,4 +1,4 @@
-"""Figures fit for a paper: no text over another, names moved apart, numbers with separators, what was trained in them."""
+"""Figures fit for a paper: no text over another, numbers with separators, what was trained last is in them."""
 
 from __future__ import annotations
 

@@ -53,6 +53,7 @@ async function begin() {
     $("progress").max = episode.length;
     $("legend").replaceChildren(...legend(episode));
     render();
+    $("setup").firstElementChild.textContent = `${task().title}, seed ${setup.seed}: ${episode.lanes.map(({ name }) => name).join(" against ")}`;
     say(`${task().title}, seed ${setup.seed}: ready. ${episode.length} seconds.`);
   });
 }
@@ -305,6 +306,10 @@ function onKey(event) {
 async function start() {
   recallTheme();
   watchTerms();
+  const narrow = matchMedia("(max-width: 820px)"); // there the controls fold away behind what they say
+  const unfold = () => ($("setup").open = !narrow.matches);
+  narrow.addEventListener("change", unfold);
+  unfold();
   // the drawer stands on the playback bar, whose height depends on what it says
   new ResizeObserver(([bar]) => document.body.style.setProperty("--bar", `${bar.target.offsetHeight}px`)).observe(document.querySelector(".transport"));
   const inspect = (step) => {

@@ -60,7 +60,7 @@ export class Chart {
     this.svg = make("svg", { role: "img" });
     this.figure.append(this.svg);
     host.append(this.figure);
-    this.layers = Object.fromEntries(["bands", "grid", "lines", "marks", "limits", "cross"].map((name) => [name, make("g", { class: name })]));
+    this.layers = Object.fromEntries(["bands", "grid", "lines", "marks", "cross", "limits"].map((name) => [name, make("g", { class: name })]));
     this.svg.append(...Object.values(this.layers));
     this.svg.addEventListener("pointermove", (event) => onInspect(this.stepAt(event)));
     this.svg.addEventListener("pointerdown", (event) => onInspect(this.stepAt(event)));

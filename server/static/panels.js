@@ -19,6 +19,9 @@ export function knobsOf(info) {
   return Object.fromEntries(Object.entries(info.action_space.properties).filter(([, schema]) => schema.type !== "object"));
 }
 
+/** What tells most of an episode stands first. */
+const FIRST = ["on_time", "ttft_p50_ms", "queue_depth", "reward"];
+
 /** On which tasks a panel is of use; the others show all. */
 const SHOWN = {
   priority_distribution: (task) => task.class_shares.filter((share) => share > 0).length > 1,
@@ -63,7 +66,9 @@ export function panelsOf(info) {
     id, title: `${schema.title} set`, about: schema.description, unit: schema.unit, hold: true, limits: () => [], shown: () => true, value: (row) => row.action[id],
     format: written(schema.type === "integer" ? 0 : 2),
   }));
-  return [...quantities(info, "workload"), onTime, ...quantities(info, "metrics"), ...quantities(info, "outcome"), reward, ...knobs];
+  const all = [...quantities(info, "workload"), onTime, ...quantities(info, "metrics"), ...quantities(info, "outcome"), reward, ...knobs];
+  const place = ({ id }) => (FIRST.includes(id) ? FIRST.indexOf(id) : FIRST.length);
+  return all.sort((a, b) => place(a) - place(b)); // sorting keeps the order of the others
 }
 
 /** The TTFT objectives of a task: one, or one a class; a class without an objective is left out. */

@@ -81,7 +81,10 @@ export class Setup {
     const good = seed.checkValidity();
     $("seed-trouble").textContent = good ? "" : `A seed is a whole number from 0 to ${MOST_SEED}; the episode on the page stays.`;
     seed.setAttribute("aria-invalid", String(!good));
-    if (!good) seed.focus();
+    if (!good) {
+      $("setup").open = true; // what is wrong can be seen
+      seed.focus();
+    }
     return good && this.overrides.check();
   }
 
