@@ -59,12 +59,14 @@ def reached(page: Browser, selector: str) -> Iterator[str]:
 @pytest.mark.parametrize("width", [390, 1280])
 def test_hover_focus_and_tap_show_the_line(page: Browser, site: str, width: int) -> None:
     page.resize(width, 900, mobile=width < 500)
-    visit(page, site, "task=3&seed=0&policy=manual&rival=baseline")
+    visit(page, site, "task=3&seed=0&policy=best_static&rival=baseline")
+    page.js("document.getElementById('setup').open = true")
     for selector, line in (
         ("[data-panel=tpot_ms] .name", METRICS["tpot_ms"].description),
         ("[data-knob=batch_size] .term", KNOBS["batch_size"].description),
         ("#task-facts li:last-child .term", "baseline's value"),
     ):
+        page.js(f"document.body.classList.toggle('drawer', {str('knob' in selector).lower()})")
         for shown in reached(page, selector):
             assert line in shown
 
