@@ -21,27 +21,37 @@ from inferencegym_jax.policies import policy_of  # noqa: E402
 OUT = ROOT / "server" / "static" / "preview.png"
 INCHES, DPI = (12.0, 6.3), 100  # 1200 x 630, what previews are cut to
 TASK, SEED = 3, 9  # of the first screen, server/static/setup.js
-LINES = {"trained": "a trained policy, every second", "best_static": "the best setting that never changes"}
+LINES = {"trained": "a trained policy,\nevery second", "best_static": "the best setting\nthat never changes"}
 
 
-def draw() -> Figure:
-    """The picture as a figure."""
+def played(name: str) -> tuple[np.ndarray, float]:
+    """The reward so far under a policy, float[seconds], and the episode's score."""
     problem = ig.problem(TASK)
+    policy = policy_of(name, problem)
+    statistics = ig.evaluate(problem.env, problem.params, policy, np.asarray([SEED]))
+    steps = ig.rollout(problem.env, problem.params, policy, np.asarray([SEED]))
+    return np.cumsum(np.asarray(steps.reward)[:, 0]), float(problem.score(statistics)[0])
+
+
+def draw(episodes: dict[str, tuple[np.ndarray, float]]) -> Figure:
+    """The picture as a figure.
+
+    Args:
+        episodes: of each of ``LINES``, what ``played`` gave.
+    """
     figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white")
-    figure.text(0.05, 0.89, "InferenceGym JAX", fontsize=30, fontweight="bold", color=style.INK)
+    figure.text(0.05, 0.87, "InferenceGym JAX", fontsize=32, fontweight="bold", color=style.INK)
     asked = "Turn the knobs of an LLM server once a second. Can you beat the trained policy?"
-    figure.text(0.05, 0.81, asked, fontsize=19)
-    axes = figure.add_axes((0.09, 0.13, 0.66, 0.57))
-    ends: dict[str, float] = {}
-    for name in LINES:
-        statistics = ig.evaluate(problem.env, problem.params, policy_of(name, problem), np.asarray([SEED]))
-        steps = ig.rollout(problem.env, problem.params, policy_of(name, problem), np.asarray([SEED]))
-        reward = np.cumsum(np.asarray(steps.reward)[:, 0])
+    figure.text(0.05, 0.78, asked, fontsize=19, color=style.SOFT)
+    axes = figure.add_axes((0.09, 0.13, 0.68, 0.57))
+    ends, colours = {}, {}
+    for name, (reward, score) in episodes.items():
         axes.plot(np.arange(1, len(reward) + 1), reward, color=style.COLOURS[name], lw=3.5)
-        ends[f"{LINES[name]}\nscore {float(problem.score(statistics)[0]):.3f}"] = float(reward[-1])
+        label = f"{LINES[name]}\nscore {score:.3f}"
+        ends[label], colours[label] = float(reward[-1]), style.COLOURS[name]
         axes.set_xlim(0, len(reward))
-    colours = dict(zip(ends, (style.COLOURS[name] for name in LINES), strict=True))
-    style.label_levels(axes, ends, colours, size=13, lines=False, wrap=22)
+    axes.margins(y=0.15)
+    style.label_levels(axes, ends, colours, size=14, lines=False)
     axes.set_xlabel("time (s)", fontsize=13)
     axes.set_ylabel("reward so far", fontsize=13)
     axes.tick_params(labelsize=12)
@@ -51,7 +61,7 @@ def draw() -> Figure:
 
 def main() -> None:
     """Draw it."""
-    draw().savefig(OUT, metadata={"Software": None})
+    draw({name: played(name) for name in LINES}).savefig(OUT, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -163,3 +163,13 @@ def test_names_move_apart_and_no_further() -> None:
     placed = spread([0.0, 0.0, 0.0, 9.0], heights)
     gaps = np.diff(placed) - (np.array(heights[:-1]) + np.array(heights[1:])) / 2
     assert (gaps > -1e-9).all() and placed[-1] == 9.0
+
+
+def test_the_preview_of_a_link_can_be_read() -> None:
+    from docs import page_preview
+
+    rewards = np.linspace(0.0, 16.0, 200)
+    figure = page_preview.draw({"trained": (rewards, 0.586), "best_static": (rewards - 0.5, 0.577)})
+    assert collisions(figure) == []
+    assert {"InferenceGym JAX", "the best setting\nthat never changes\nscore 0.577"} <= words(figure)
+    assert tuple(figure.get_size_inches() * figure.dpi) == (1200.0, 630.0)

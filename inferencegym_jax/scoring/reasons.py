@@ -40,16 +40,16 @@ def _by_request(found: Aggregates, normalisers: Mapping[str, Any]) -> dict[str, 
     )
     if found.on_time_share < static_share - ON_TIME_SLACK:
         cost += (
-            f"; paying for less does not count, as {found.on_time_share:.1%} of the requests were on time and under"
-            f" that setting {static_share:.1%}"
+            f"; paying for less does not count, as {_percent(found.on_time_share)} of the requests were on time, under"
+            f" that setting {_percent(static_share)}"
         )
     return {
-        "goodput_share": f"{1.0 - found.goodput_share:.1%} of the output tokens came late or never",
-        "on_time_share": f"{1.0 - found.on_time_share:.1%} of the requests missed an objective or were turned away",
+        "goodput_share": f"{_percent(1.0 - found.goodput_share)} of the output tokens came late or never",
+        "on_time_share": f"{_percent(1.0 - found.on_time_share)} of the requests were late or found no place",
         "cost": cost,
         "stability": f"from second to second the knobs moved by {found.knob_jitter:.3f} of their highest values"
         " (standard deviations, added up)",
-        "quality_lost": f"the weight format keeps {found.quality:.1%} of the 16-bit model's answers",
+        "quality_lost": f"the weight format keeps {_percent(found.quality)} of the 16-bit model's answers",
     }
 
 
@@ -65,3 +65,7 @@ def _by_second(spec: TaskSpec, found: Aggregates, normalisers: Mapping[str, Any]
         "stability": f"from second to second the batch size moved by {found.batch_jitter:.1f} and the KV budget by"
         f" {found.kv_jitter:.3f} (standard deviations)",
     }
+
+
+def _percent(share: float) -> str:
+    return f"{100.0 * share:.1f} %"
