@@ -22,7 +22,7 @@ COLOURS = {
 """Of the built-in policies, wherever they are drawn."""
 OTHER_COLOUR = "#7c3aed"
 BURST_COLOUR, OOM_COLOUR, LIMIT_COLOUR = "#e3a008", "#b3203c", "#6e7781"
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "text.color": INK,
     "axes.labelcolor": INK,

@@ -21,6 +21,7 @@ ROOMS = (
     "scoring",
     "environment",
     "episodes",
+    "fleet",
     "fidelity",
     "registry",
     "policies",

@@ -202,7 +202,7 @@ def draw_pareto(
     dots: dict[str, Any] = {"s": 5, "alpha": 0.7, "lw": 0}
     risky = f"static, sometimes out of memory ({(~safe).sum():,})"
     axis.scatter(cost[safe], latency[safe], color=FAINT, label=f"static action ({safe.sum():,})", **dots)
-    axis.scatter(cost[~safe], latency[~safe], color=OOM_COLOUR, label=risky, **dots | {"alpha": 0.3})
+    axis.scatter(cost[~safe], latency[~safe], color=OOM_COLOUR, label=risky, **dots)
     if safe.any():
         best = np.flatnonzero(safe)[front(cost[safe], latency[safe])]
         axis.step(cost[best], latency[best], where="post", color="black", lw=0.9, label="front of the static actions")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from inferencegym_jax.models import SHORT_OUTPUTS
+
 TENTHS = 10  # parts of a second in which arrivals are counted
 LEAST_COARSE = 0.9  # share of whole seconds among the times from which a log is taken to have no finer ones
 
@@ -14,9 +16,12 @@ class Moments:
     def __init__(self) -> None:
         self.products: np.ndarray = np.zeros(3)  # of prompt^2, output^2, prompt x output
 
+        self.short: np.ndarray = np.zeros(len(SHORT_OUTPUTS))  # requests by output, see SHORT_OUTPUTS
+
     def add(self, prompts: np.ndarray, outputs: np.ndarray) -> None:
         """Count a block of requests; tokens."""
         self.products += [prompts @ prompts, outputs @ outputs, prompts @ outputs]
+        self.short += np.histogram(outputs, (-np.inf, *(x + 0.5 for x in SHORT_OUTPUTS)))[0]
 
     def within(self, counts: np.ndarray, prompts: np.ndarray, outputs: np.ndarray) -> tuple[float, float, float]:
         """Coefficients of variation of prompts and outputs within a second, and their correlation.

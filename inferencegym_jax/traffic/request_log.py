@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from inferencegym_jax.models import OBSERVATION
+from inferencegym_jax.models import OBSERVATION, SHORT_OUTPUTS
 from inferencegym_jax.traffic.dispersion import Moments, arrival_scv
 from inferencegym_jax.traffic.log_arrays import array_block
 from inferencegym_jax.traffic.log_files import UNIT_SUFFIX, Block, TraceError, open_log
@@ -45,6 +45,8 @@ class RequestLog:
         prompt_cv, output_cv, length_correlation: coefficients of variation of prompts and outputs within a second, and
             their correlation; 0 where a second's requests are alike.
         arrival_scv: squared coefficient of variation of the gaps within a second, see ``dispersion.arrival_scv``.
+        short_outputs: shares of the requests that have few output tokens, by ``SHORT_OUTPUTS``; fleets judge those by
+            their own gaps.
     """
 
     counts: np.ndarray
@@ -58,6 +60,7 @@ class RequestLog:
     output_cv: float = 0.0
     length_correlation: float = 0.0
     arrival_scv: float = 1.0
+    short_outputs: tuple[float, ...] = (0.0,) * len(SHORT_OUTPUTS)
 
     @classmethod
     def from_arrays(cls, time: Any, prompt: Any, output: Any, *, unit: str = "s", name: str = "arrays") -> RequestLog:
@@ -244,7 +247,8 @@ def _count(file: str, names: list[str], blocks: Iterator[Block], unit: str | Non
     filled = [np.where(sums[0] > 0, sums[i] / np.maximum(sums[0], 1), means[i - 1]).astype(np.float32) for i in (1, 2)]
     counts = sums[0].astype(np.int32)
     spread = moments.within(*sums)
-    return RequestLog(counts, filled[0], filled[1], requests, float(low), tuple(notices), file, *spread, scv)
+    short = tuple((moments.short / requests).tolist())
+    return RequestLog(counts, filled[0], filled[1], requests, float(low), tuple(notices), file, *spread, scv, short)
 
 
 def _room(sums: np.ndarray, origin: int, low: int, high: int) -> tuple[np.ndarray, int]:

@@ -69,6 +69,7 @@ def test_zero_tokens_count_as_one_with_a_notice(tmp_path):
     assert found.prompts[0] == 2 and "2 of 2 rows have 0 tokens, counted as 1" in found.notices[0]
 
 
+@pytest.mark.slow
 def test_prompts_beyond_what_can_be_observed_are_counted_in_a_notice(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text(HEADER + "0,8192,5\n0.5,8193,5\n2,100000,5\n")
