@@ -130,7 +130,7 @@ def draw(
             2, 1, height_ratios=(3.4, 1), left=0.08, right=0.9, top=0.92, bottom=0.08, hspace=0.24
         )
         axes = upper.subgridspec(4, 1, hspace=0.16).subplots(sharex=True)
-        second_gpu.draw(axes, windows, dict(zip(windows.played, map(COLOURS.get, SHOWN_AS), strict=True)))
+        second_gpu.draw(axes, windows, dict(zip(windows.played, (COLOURS[name] for name in SHOWN_AS), strict=True)))
         axis = figure.add_subplot(lower)
         axis.plot(
             [millions(row["env_steps"]) for row in curve],
