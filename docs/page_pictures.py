@@ -34,7 +34,7 @@ def shoot(address: str, out: Path) -> list[Path]:
                 page.wait(f"{SECOND} >= {SHOWN_FROM}")
                 page.press(" ")
                 path = out / f"page-{width}-{theme}.png"
-                page.screenshot(path, whole=width < 500)
+                page.screenshot(path)
                 written.append(path)
     return written
 
