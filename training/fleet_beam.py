@@ -18,8 +18,8 @@ from inferencegym_jax.fleet.action import GPUS
 from inferencegym_jax.fleet.transition import over_classes
 
 BLOCK = 6  # decisions
-MOVES = (-3, -2, -1, 0, 1, 2, 3)
-KEPT = 2  # states of each size
+MOVES = (-2, -1, 0, 1, 2)
+KEPT = 1  # states of each size
 NOWHERE = 1e12
 
 
@@ -59,7 +59,7 @@ def _search(env: ig.FleetEnvironment, blocks: int, params: ig.FleetParams, seeds
     def hold(state: Any, size: jax.Array) -> Any:
         def body(both: Any, _: None) -> Any:
             state, sums = both
-            _, state, _, _, info = env.step_env(None, state, ig.FleetAction(gpus=size), params)
+            _seen, state, _reward, _over, info = env.step_env(None, state, ig.FleetAction(gpus=size), params)
             outcome = info["outcome"]
             late = over_classes(outcome.late + outcome.rejected + outcome.failed)
             judged = late + over_classes(outcome.on_time)

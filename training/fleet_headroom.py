@@ -224,8 +224,8 @@ def measure(
         rows.append({"rule": name, "gpus": interval, "settings": settings[name]})
     fixed_row = rows[0]["gpus"]
     for row in rows:
-        known = row["gpus"] is not None and fixed_row is not None
-        row["over_fixed"] = row["gpus"]["mean"] / fixed_row["mean"] - 1.0 if known else None
+        known = row["gpus"] is not None
+        row["over_fixed"] = row["gpus"]["mean"] / fixed_row["mean"] - 1.0 if known and fixed_row else None
     defaults = []
     for i, name in enumerate(DEFAULTS, len(labels)):
         add_statistics(name, float(DEFAULTS[name].target), all_rules, i)

@@ -77,7 +77,8 @@ def decisions(
         "asked", "serving", "starting", "draining", "gpu_seconds", "on_time", "judged", "load".
     """
     crossed, all_seeds, carry = _crossed(params, plans, seeds)
-    rows = rollout(env, crossed, act_by_carried_rule, all_seeds, length=length, carry=carry, carry_axis=0)
+    task: Any = crossed  # a fleet's, where ``rollout`` speaks of a single engine's
+    rows = rollout(env, task, act_by_carried_rule, all_seeds, length=length, carry=carry, carry_axis=0)
     metrics: Any = rows.metrics
     workload: Any = rows.workload
     good = jnp.sum(rows.outcome.on_time, axis=-1)
