@@ -31,8 +31,8 @@ class FleetGymEnv(gymnasium.Env[np.ndarray, Any]):
     """One fleet.
 
     ``reset(seed=s)`` starts the day of seed s; without one the next episode as auto-reset would. ``step`` takes the
-    number of GPUs less one (``Discrete``), a ``FleetAction``, or a mapping of knobs. Observations are float32 in [0, 1],
-    ``FleetObservation.to_unit``. Episodes end by truncation.
+    number of GPUs less one (``Discrete``), a ``FleetAction``, or a mapping of knobs. Observations are
+    ``FleetObservation.to_unit``'s, float32 from 0 to 1. Episodes end by truncation.
 
     Args:
         task: name, id or ``FleetSpec``.

@@ -97,7 +97,7 @@ DEFAULTS: dict[str, RulePlan] = {
   load_scaling_down_sensitivity 80); last value in place of ARIMA
 """
 
-REACTIVE = RulePlan(metric=LOAD, target=0.72, fast=0.5, trend=1.0, floor=0.0, period=1, hold=24)
+REACTIVE = RulePlan(metric=LOAD, target=0.77, fast=0.9, trend=0.3, floor=0.7, period=1, hold=36)
 """The fleet's reactive controller: utilisation by tokens in units of one GPU's capacity, tuned once on the draws of
 fleet-anywhere's training days (``python -m training fleet-search``)."""
 
