@@ -255,7 +255,7 @@ def azure(folder: Path) -> dict[str, Any]:
     logs = (("coding", "code", 12.0, 15.0), ("chat", "conv", 2.5, 19.0))
     requests = []
     for _, name, _, _ in logs:
-        blocks = list(open_log(folder / f"AzureLLMInferenceTrace_{name}.csv")[1])
+        blocks = list(open_log(folder / f"AzureLLMInferenceTrace_{name}.csv").blocks())
         times, prompts, outputs = (
             np.concatenate([getattr(block, part) for block in blocks]) for part in ("times", "prompts", "outputs")
         )

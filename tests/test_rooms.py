@@ -14,6 +14,7 @@ ROOMS = (
     "spaces",
     "encoding",
     "table",
+    "hardware",
     "traffic",
     "physics",
     "tasks",
