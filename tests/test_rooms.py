@@ -15,6 +15,7 @@ ROOMS = (
     "spaces",
     "encoding",
     "table",
+    "hardware",
     "traffic",
     "physics",
     "tasks",
