@@ -26,7 +26,7 @@ from inferencegym_jax.cli.spare_options import (
     spare_of,
 )
 from inferencegym_jax.models import QUEUE_CAPACITY
-from inferencegym_jax.policies.names import POLICY_HELP
+from inferencegym_jax.policies.names import GENERAL, POLICY_HELP
 
 console = notices()
 PLAIN_TASK, LEASING_TASK = "4", "7"
@@ -113,11 +113,15 @@ def control(
     with sentences():
         second = spare_of(spare, found)
         default = PLAIN_TASK if second is None else LEASING_TASK
-        problem = registry.problem(task_of(default if task is None else task), table=table)
+        objectives = parse_slo(slo_ttft_ms)
+        # the general policy is told the objective that holds here; the others have their task's
+        told = policy == GENERAL and math.isfinite(objectives[0])
+        config = {"slo_ttft_ms": objectives[0]} if told else None
+        problem = registry.problem(task_of(default if task is None else task), table=table, config=config)
         settings = ControlSettings(
             upstream=upstream,
             queue=queue,
-            slo_ms=parse_slo(slo_ttft_ms),
+            slo_ms=objectives,
             stall_timeout_s=stall_timeout,
             first_byte_timeout_s=first_byte_timeout,
             base_memory_gb=base_memory_gb,

@@ -28,6 +28,7 @@ from inferencegym_jax.models import (
 )
 from inferencegym_jax.table import LatencyTable, TableError, profile_of
 from inferencegym_jax.tasks.checks import DYNAMICS, LEAST_OBJECTIVE_MS, MOST_CONFIG, SECOND_GPU
+from inferencegym_jax.tasks.draws import base_engine
 from inferencegym_jax.tasks.pools import day_traffic
 from inferencegym_jax.tasks.spec import TaskSpec
 from inferencegym_jax.traffic.days import mix_of
@@ -177,7 +178,7 @@ def _engine(found: Mapping[str, Any]) -> EngineParams:
 
 
 def _engine_dtype(name: str) -> type:
-    whole = ("open_loop", "traffic", "periods", "queue_capacity", "second_gpu", "windows")
+    whole = ("open_loop", "table", "traffic", "periods", "queue_capacity", "second_gpu", "windows")
     return np.int32 if name in whole else np.float32
 
 
@@ -227,6 +228,11 @@ def make_params(
     if "slo_ttft_ms" in overrides:
         slo[0] = overrides["slo_ttft_ms"]
     engine = engine_params(spec, table, dynamics, trace)
+    if spec.draws is not None and trace is None:
+        given = [name for name in OBJECTIVES if name in overrides]
+        if given:
+            raise ValueError(f"config {given[0]}: task {spec.id} draws its objectives for each episode")
+        engine = base_engine(engine)
     if engine.open_loop:
         scales = {name: np.float32(normalisers[name]) for name in ("demand_tps", "demand_rps", "static_gpus")}
         own = (overrides["slo_tpot_ms"],) * 3 if "slo_tpot_ms" in overrides else spec.tpot_objectives_ms
