@@ -4,6 +4,9 @@ Data flow: kernels -> `StepTimes` -> rows of the table's columns -> `inferencegy
 step then plays the run. The table has the run's own prompt as its one prompt length, so nothing is lost to
 interpolation over prompts.
 
+Runs on several GPUs, and of models without an entry in `models.json`, are played on the table that `inferencegym table
+build` makes (`inferencegym_jax.hardware`), with the constants of that table.
+
 Unlike the shipped table's prefill, a prompt here always rides along with the decode iterations, as vLLM's chunked
 prefill does: it adds gemms(chunk + B) - gemms(B) for each chunk of the token budget, and its attention.
 """
@@ -22,8 +25,10 @@ sys.path.insert(0, str(ROOT))
 from data.engine_profile import profile  # noqa: E402
 from data.step_time import StepTimes, UnknownNameError, model_of_alias, systems  # noqa: E402
 from inferencegym_jax.fidelity.measured_runs import MeasuredRun, RunError  # noqa: E402
-from inferencegym_jax.fidelity.validation import EngineTable  # noqa: E402
-from inferencegym_jax.table import EngineProfile  # noqa: E402
+from inferencegym_jax.fidelity.validation import Constants, EngineTable  # noqa: E402
+from inferencegym_jax.hardware import Placement, Request, build, gpu_named  # noqa: E402
+from inferencegym_jax.hardware.model_files import model_file  # noqa: E402
+from inferencegym_jax.table import EngineProfile, TableError  # noqa: E402
 from inferencegym_jax.table.latency_table import KEYS, METRICS, table_from_columns  # noqa: E402
 
 BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -108,10 +113,8 @@ def resolve(run: MeasuredRun, model: str | None, system: str | None) -> tuple[st
     """Our names of the run's model and GPU; `model` and `system` stand in where the run has none or an unknown one.
 
     Raises:
-        RunError: neither is known, or the run used more than one GPU; the row is named.
+        RunError: neither is known; the row is named.
     """
-    if run.tp != 1:
-        raise RunError(f"{run.source}: tp is {run.tp}; the kernels are those of one GPU, wanted: 1")
     found: list[str] = []
     pairs: Any = (("model", run.model, model, model_of_alias), ("gpu", run.gpu, system, system_of))
     for what, given, fallback, name_of in pairs:
@@ -128,10 +131,16 @@ def resolve(run: MeasuredRun, model: str | None, system: str | None) -> tuple[st
 
 def check_names(model: str | None, system: str | None) -> None:
     """Raise UnknownNameError where a model or GPU that the user names has no entry."""
-    if model is not None:
-        model_of_alias(model)
-    if system is not None:
-        system_of(system)
+    for name, ours, anyones in ((model, model_of_alias, model_file), (system, system_of, gpu_named)):
+        if name is None:
+            continue
+        try:
+            ours(name)
+        except UnknownNameError as error:
+            try:
+                anyones(name)
+            except TableError:
+                raise error from None
 
 
 def selected(run: MeasuredRun, model: str | None, system: str | None) -> bool:
@@ -149,8 +158,35 @@ def selected(run: MeasuredRun, model: str | None, system: str | None) -> bool:
     return True
 
 
+def package_table(run: MeasuredRun, model: str | None = None, system: str | None = None) -> EngineTable:
+    """The table that `inferencegym table build` makes of a run's model, GPU and number of GPUs, with its constants.
+
+    Raises:
+        RunError: it has no kernels, does not fit, or cannot be cut so; the row is named.
+    """
+    name, gpu = run.model or model, run.gpu or system
+    if name is None or gpu is None:
+        what = "model" if name is None else "gpu"
+        raise RunError(f"{run.source}: no {what}; add the column or pass --{'system' if what == 'gpu' else what}")
+    request = Request(name, gpu, "vllm", Placement(tp=run.tp), "bf16", output_length=run.mean_output_tokens)
+    try:
+        table = build(request).table
+    except TableError as error:
+        raise RunError(f"{run.source}: {error}") from error
+    assert table.engine is not None
+    constants = Constants(table.engine.overhead_ms, table.engine.path_ms)
+    return EngineTable(table, table.engine.memory_gb, constants)
+
+
 def table_of(run: MeasuredRun, model: str | None = None, system: str | None = None) -> EngineTable:
-    """`engine_table` of a run; see `resolve` for `model` and `system`."""
-    name, gpu = resolve(run, model, system)
-    budget = float(run.max_num_batched_tokens)
-    return engine_table(name, gpu, run.mean_prompt_tokens, run.mean_output_tokens, budget)
+    """`engine_table` of a run on one GPU whose model has an entry (see `resolve`), else `package_table`."""
+    if run.tp == 1:
+        try:
+            name, gpu = resolve(run, model, system)
+        except RunError as error:
+            if not isinstance(error.__cause__, UnknownNameError):
+                raise
+        else:
+            budget = float(run.max_num_batched_tokens)
+            return engine_table(name, gpu, run.mean_prompt_tokens, run.mean_output_tokens, budget)
+    return package_table(run, model, system)

@@ -178,16 +178,22 @@ def validate(
         validate_points(run, model, system, as_json, out)
         return
     from inferencegym_jax.fidelity.validation import Constants, compare, fitted_constants, is_fitted, predict
+    from inferencegym_jax.hardware.constants import fitted_constants as known_constants
 
     tables = _kernel_tables()
     shipped, fitted = fitted_constants()
-    constants = Constants(
-        shipped.overhead_ms if overhead is None else overhead, shipped.path_ms if path is None else path
-    )
+    others = [row for entry in known_constants()["vllm"].values() for row in entry["fitted"]]
     runs = _with_share(_select(tables, run, model, system), prefix_share)
-    rows = [compare(r, predict(r, tables.table_of(r, model, system), constants)) for r in runs]
-    for row, one in zip(rows, runs, strict=True):
-        row["role"] = "fitted" if constants == shipped and is_fitted(one, fitted) else "predicted"
+    rows: list[dict[str, Any]] = []
+    for one in runs:
+        engine = tables.table_of(one, model, system)
+        own = engine.constants or shipped
+        used = Constants(own.overhead_ms if overhead is None else overhead, own.path_ms if path is None else path)
+        row = compare(one, predict(one, engine, used))
+        role = (
+            "fitted" if used == own and is_fitted(one, fitted if engine.constants is None else others) else "predicted"
+        )
+        rows.append(row | {"role": role, **used._asdict()})
     if plot is not None:
         _plot(rows, plot)
     if as_json:
@@ -195,10 +201,11 @@ def validate(
         return
     for role in ("fitted", "predicted"):
         part = [row for row in rows if row["role"] == role]
+        pairs = sorted({(row["overhead_ms"], row["path_ms"]) for row in part})
+        for c, h in pairs:
+            shown = [row for row in part if (row["overhead_ms"], row["path_ms"]) == (c, h)]
+            _table(shown, f"{role}: c = {c:g} ms an iteration, h = {h:g} ms a request")
         if part:
-            _table(
-                part, f"{role}: c = {constants.overhead_ms:g} ms an iteration, h = {constants.path_ms:g} ms a request"
-            )
             typer.echo(_summary(part, role))
     if plot is not None:
         typer.echo(f"plot: {plot}")
