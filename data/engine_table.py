@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.engine_profile import profile  # noqa: E402
-from data.step_time import StepTimes, UnknownNameError, model_of_alias, systems  # noqa: E402
+from data.step_time import StepTimes, UnknownNameError, model_of_alias, models, systems  # noqa: E402
 from inferencegym_jax.fidelity.bench_runs import QUANTISED  # noqa: E402
 from inferencegym_jax.fidelity.engine_defaults import with_defaults  # noqa: E402
 from inferencegym_jax.fidelity.gpu_names import gpu_name  # noqa: E402
@@ -255,6 +255,26 @@ def _package_gpu(run: MeasuredRun, system: str | None) -> Gpu:
         raise RunError(f"{run.source}: {error}") from error
 
 
+def _package_model(run: MeasuredRun, model: str | None) -> str:
+    """The run's model as the package or `data/model_configs` has it; `model` where the run has none or a name of its
+    own."""
+    if run.model is None and model is None:
+        raise RunError(f"{run.source}: no model; add the column or pass --model")
+    for name in (run.model, model):
+        if name is None:
+            continue
+        known = models()[name]["aliases"][0] if name in models() else name
+        try:
+            model_file(known)
+        except TableError as error:
+            if name == model or model is None:
+                raise RunError(f"{run.source}: {error}") from error
+            _check_size(run, model)
+        else:
+            return known
+    raise AssertionError("a name was known, or the last one raised")
+
+
 def package_table(run: MeasuredRun, model: str | None = None, system: str | None = None) -> EngineTable:
     """The table that `inferencegym table build` makes of a run's model, GPU and number of GPUs, with its constants.
 
@@ -262,9 +282,7 @@ def package_table(run: MeasuredRun, model: str | None = None, system: str | None
         RunError: it has no kernels, does not fit, or cannot be cut so; the row is named.
     """
     _check_format(run)
-    gpu, name = _package_gpu(run, system), run.model or model
-    if name is None:
-        raise RunError(f"{run.source}: no model; add the column or pass --model")
+    gpu, name = _package_gpu(run, system), _package_model(run, model)
     request = Request(name, gpu.system, "vllm", Placement(tp=run.tp), "bf16", output_length=run.mean_output_tokens)
     try:
         table = build(request).table
