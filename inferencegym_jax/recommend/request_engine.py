@@ -78,9 +78,14 @@ class Served:
 
 
 def serve_requests(
-    arrival_ms: np.ndarray, prompt: np.ndarray, output: np.ndarray, settings: EngineSettings, profile: EngineProfile
+    arrival_ms: np.ndarray,
+    prompt: np.ndarray,
+    output: np.ndarray,
+    settings: EngineSettings,
+    profile: EngineProfile,
+    until_ms: float = math.inf,
 ) -> Served:
-    """Serve requests until none is left.
+    """Serve requests until none is left, or until some time.
 
     Args:
         arrival_ms: float64[requests], ascending.
@@ -88,12 +93,13 @@ def serve_requests(
         output: int[requests], tokens, at least 1.
         settings: of the engine.
         profile: times and sizes.
+        until_ms: on the clock of the arrivals; who has no first or last token then never has one.
 
     Raises:
         TableError: the weights do not fit into the memory.
     """
     engine = _Engine(arrival_ms, prompt, output, settings, profile)
-    engine.run()
+    engine.run(until_ms)
     first, finish = np.asarray(engine.first_token), np.asarray(engine.finish)
     gaps = np.asarray(output, np.float64) - 1.0
     return Served(
@@ -166,7 +172,7 @@ class _Engine:
         self.link_ms = profile.kv_bytes_per_token / (profile.host_link_gb_s * 1e6)  # a token
         self.ready: deque[tuple[float, int]] = deque()
 
-    def run(self) -> None:
+    def run(self, until_ms: float) -> None:
         """Serve all; one turn of the loop is an arrival at an idle engine or the end of an iteration."""
         arrivals, coming, count = [*self.arrival, math.inf], 0, len(self.arrival)
         submit, busy = self.submit, False
@@ -182,6 +188,8 @@ class _Engine:
                 if busy:
                     continue
                 at = until
+            if at > until_ms:
+                break
             self.now = at
             if self.remote_event <= at:
                 self.end_prompts(at)

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.environment import Environment
+from inferencegym_jax.environment import Environment, assumed_dynamics
 from inferencegym_jax.episodes.parallel import cores
 from inferencegym_jax.episodes.policy import Policy
+from inferencegym_jax.fidelity.validation import UNBOUNDED_QUEUE
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeAction
 from inferencegym_jax.physics.open_loop import iterations_of
+from inferencegym_jax.physics.speculation import DRAFT_LENGTHS
 from inferencegym_jax.recommend.log_requests import TRACE_TASK, LoggedRequests
 from inferencegym_jax.recommend.quality import Objective, Quality, between, join, judge
 from inferencegym_jax.recommend.replay import Seconds, first_tokens, serve
@@ -27,16 +29,28 @@ LANES = 384  # controllers a compiled call
 def environment(
     table: LatencyTable, requests: LoggedRequests, memory_gb: float, acceptance: float | None
 ) -> tuple[Environment, EnvParams]:
-    """The open-loop environment that replays the log: no noise, every knob of the table free."""
+    """The open-loop environment that replays the log: no noise, every knob of the table free, nobody turned away.
+
+    Args:
+        table: latency table.
+        requests: the log's.
+        memory_gb: of the engine.
+        acceptance: probability a that a drafted token is accepted, so that k drafts yield 1 + a + ... + a^k tokens a
+            verification; None: the measured lengths of task 4's traffic.
+    """
     spec = get_task(TRACE_TASK)
     params = make_params(spec, table, NOT_NORMALISED, trace=requests.log)
-    rate = spec.acceptance if acceptance is None else between("acceptance", acceptance, 0.0, 1.0)
+    lengths = params.engine.acceptance_lengths
+    if acceptance is not None:
+        rate = between("acceptance", acceptance, 0.0, 1.0)
+        lengths = np.asarray([sum(rate**i for i in range(k + 1)) for k in (0, *DRAFT_LENGTHS)], np.float32)
     params = params.replace(
         noise_sigma=np.float32(0.0),
         active=np.asarray([name not in table.locked_knobs for name in KNOBS]),
         episode_length=np.int32(requests.length),
-        acceptance=np.float32(rate),
-        engine=params.engine.replace(memory_gb=np.float32(memory_gb)),
+        engine=params.engine.replace(
+            memory_gb=np.float32(memory_gb), queue_capacity=np.int32(UNBOUNDED_QUEUE), acceptance_lengths=lengths
+        ),
     )
     return Environment(table, params, requests.log), params
 
@@ -97,15 +111,16 @@ class Replay:
         columns = {name: np.repeat(np.asarray([actions[i][name] for i in pick]), stretches) for name in KNOBS}
         seeds = np.tile(requests.starts // EPISODE_LENGTH, width).astype(np.uint32)
         which = np.repeat(np.where(np.arange(width) < count, kinds[pick], -1), stretches).astype(np.int32)
-        served = serve(
-            self.env,
-            self.controllers,
-            requests.length,
-            self.params,
-            jnp.asarray(seeds),
-            ServeAction(**columns).as_arrays(),
-            jnp.asarray(which),
-        )
+        with assumed_dynamics("open_loop"):  # without the other dynamics a step takes half the time
+            served = serve(
+                self.env,
+                self.controllers,
+                requests.length,
+                self.params,
+                jnp.asarray(seeds),
+                ServeAction(**columns).as_arrays(),
+                jnp.asarray(which),
+            )
 
         def in_order(x: jax.Array) -> jax.Array:
             # (length, width x stretches) -> (stretches x length, width)
