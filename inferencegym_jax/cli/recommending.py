@@ -53,8 +53,13 @@ def recommend(
     current: Annotated[
         str | None, typer.Option(help="What runs now: batch_size=32,...; default: the baseline.")
     ] = None,
-    fixed: Annotated[str | None, typer.Option(help="Knobs that may not change, for controllers too: quant_tier=0,prefill_disagg=false")] = None,
-    acceptance: Annotated[float | None, typer.Option(help="Probability that a drafted token is accepted; default: measured.")] = None,
+    fixed: Annotated[
+        str | None,
+        typer.Option(help="Knobs that may not change, for controllers too: quant_tier=0,prefill_disagg=false"),
+    ] = None,
+    acceptance: Annotated[
+        float | None, typer.Option(help="Probability that a drafted token is accepted; default: measured.")
+    ] = None,
     unit: Annotated[str | None, typer.Option(help="Of the log's times: s, ms, us or ns.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the Pareto front into this file (.png or .svg).")] = None,
     json_output: Annotated[bool, JSON] = False,
@@ -156,9 +161,9 @@ def show(recommendation: Recommendation, console: Console) -> None:
             f"The {name} controller {verdict(gain['goodput'])} against what is promised of the recommended"
             f" configuration: {changed(gain['goodput'])} requests/s, p99 TTFT {changed(gain['ttft_p99_ms'])} ms."
         )
-    which = "each engine" if recommendation.remedies is not None and recommendation.remedies.engines else "the engine"
-    if not recommendation.meets_slo:
-        say(f"\nWhat sets {which} up, were it run:")
+    remedy = recommendation.remedies
+    if remedy is not None:
+        say(f"\nWhat sets up each of the {remedy.engines} engines:" if remedy.engines else "\nWhat sets it up:")
     for engine, commands in recommendation.flags.items():
         say(f"\n[bold]{engine}[/]\n{escape(commands)}")
     console.print()
@@ -193,13 +198,13 @@ def would_do(recommendation: Recommendation) -> list[str]:
     said: list[str] = []
     if remedy.engines is not None and remedy.knobs is not None:
         said.append(
-            f"What would do: spread it over {remedy.engines} engines ({remedy.gpus} GPUs) of {words(remedy.knobs)}, each"
-            f" request to one in turn: {remedy.attainment:.2%} in time in the replay."
+            f"What would do: spread it over {remedy.engines} engines ({remedy.gpus} GPUs) of {words(remedy.knobs)},"
+            f" each request to one in turn: {remedy.attainment:.2%} in time in the replay."
         )
     elif remedy.idle_attainment < goal.attainment:
         said.append(
-            f"No number of engines would do: where every request finds its engine idle, {remedy.idle_attainment:.2%} are"
-            " in time."
+            f"No number of engines would do: where every request finds its engine idle, {remedy.idle_attainment:.2%}"
+            " are in time."
         )
     else:
         said.append(f"{remedy.most_engines} engines would not do; more were not tried.")
@@ -242,8 +247,8 @@ def _compared(recommendation: Recommendation, say: Callable[[str], None]) -> Non
     single, pair = recommendation.one_gpu, recommendation.two_engines
     if single is not None and pair is not None:
         say(
-            f"On one GPU instead: {words(single['knobs'])}: {single['attainment']:.2%} in time in the replay; two engines"
-            f" of that, each request to one in turn: {pair['attainment']:.2%}."
+            f"On one GPU instead: {words(single['knobs'])}: {single['attainment']:.2%} in time in the replay; two"
+            f" engines of that, each request to one in turn: {pair['attainment']:.2%}."
         )
 
 

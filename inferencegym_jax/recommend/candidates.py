@@ -83,7 +83,7 @@ def searched_actions(
     every = static_actions(env, params, SEARCHED)
     kept = [action for action in every if all(action[name] == held[name] for name in held)]
     if not kept:  # a value between the table's nodes: keep it, vary the rest
-        kept = unique([action | held for action in every])
+        kept = unique([{**action, **held} for action in every])
     kept = [action for action in kept if action["quant_tier"] in tiers]
     if not kept:
         raise TableError(f"fixed: quant_tier = {held.get('quant_tier')}: no engine runs that format on {profile.gpu}")
@@ -142,7 +142,10 @@ def holding(policy: Policy, held: Mapping[str, Any]) -> Policy:
     def held_policy(key: jax.Array, observation: Any, carry: Any) -> Any:
         wanted = policy(key, observation, carry)
         action, after = wanted if isinstance(wanted, tuple) else (wanted, carry)
-        fixed = {name: jnp.full_like(jnp.asarray(getattr(action, name), KNOBS[name].dtype), value) for name, value in held.items()}
+        fixed = {
+            name: jnp.full_like(jnp.asarray(getattr(action, name), KNOBS[name].dtype), value)
+            for name, value in held.items()
+        }
         return action.replace(**fixed), after
 
     held_policy.__dict__["init_carry"] = lambda: init_carry(policy)

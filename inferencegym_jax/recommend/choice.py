@@ -20,7 +20,7 @@ TOLERANCE = 0.01  # of the best goodput: what a cheaper configuration may lack
 EQUAL = 0.001  # goodputs that differ by less are the same
 AGREES = 0.03  # share of requests by which promise and replay may differ
 TRIED = 6  # configurations of as many GPUs that are replayed because they may meet the objective
-CLOSEST = 12  # that are replayed where none does
+CLOSEST = 10  # that are replayed where none does
 PARETO = 8  # configurations shown of the front
 
 
@@ -105,13 +105,13 @@ def _preferred(
 
 def _closest(actions: Sequence[dict[str, Any]], promised: Quality, allowed: np.ndarray) -> list[int]:
     """Indices that are worth a replay where nothing promises enough: of each weight format and number of GPUs the best
-    two, then the best of all; where no request is in time, by tokens."""
+    one, then the best of all; where no request is in time, by tokens."""
     value = promised.goodput if (promised.goodput[allowed] > 0.0).any() else promised.tokens_per_sec
     order = [int(i) for i in np.argsort(-value, kind="stable") if allowed[i]]
     of_kind: dict[Any, list[int]] = {}
     for i in order:
         of_kind.setdefault((actions[i]["quant_tier"], actions[i]["prefill_disagg"]), []).append(i)
-    picked = [i for kind in of_kind.values() for i in kind[:2]]
+    picked = [i for kind in of_kind.values() for i in kind[:1]]
     return list(dict.fromkeys([*order[: CLOSEST - len(picked)], *picked]))
 
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from inferencegym_jax.physics.speculation import DRAFT_LENGTHS
 from inferencegym_jax.recommend.engine_flags import Deployment
+from inferencegym_jax.recommend.engine_settings import EngineSettings
 from inferencegym_jax.recommend.log_requests import LoggedRequests
 from inferencegym_jax.recommend.quality import Objective, Quality, block_sums, stood_for
-from inferencegym_jax.recommend.request_engine import EngineSettings, serve_requests
+from inferencegym_jax.recommend.request_engine import serve_requests
 from inferencegym_jax.table import LatencyTable, profile_of
 
 MOST_SERVED = 8  # of many engines that share a log so many are served, evenly picked
@@ -87,8 +88,13 @@ class EngineReplay:
             accepted=self.accepted[int(knobs["spec_length"])],
         )
 
-    def replay(self, made: Deployment, engines: int = 1) -> Replayed:
-        """Serve the log, each request by one of ``engines`` in turn; of more than ``MOST_SERVED`` a part is served.
+    def replay(self, made: Deployment, engines: int = 1, looked_at: int | None = None) -> Replayed:
+        """Serve the log, each request by one of ``engines`` in turn.
+
+        Args:
+            made: each engine.
+            engines: how many share the log.
+            looked_at: how many of them are served, evenly picked; default: all, at most ``MOST_SERVED``.
 
         Raises:
             TableError: the weights do not fit.
@@ -97,7 +103,7 @@ class EngineReplay:
         ttft, tpot = np.full(requests.count, np.nan), np.full(requests.count, np.nan)
         peak, pool = 0, 0
         turn = np.arange(requests.count) % engines
-        served = np.unique(np.linspace(0, engines - 1, min(engines, MOST_SERVED)).astype(int))
+        served = np.unique(np.linspace(0, engines - 1, min(engines, looked_at or MOST_SERVED)).astype(int))
         for run in range(int(self._run[-1]) + 1):
             for engine in served:
                 mine = np.flatnonzero((self._run == run) & (turn == engine))
@@ -175,4 +181,3 @@ def quantile(values: np.ndarray, share: float) -> float:
     """The smallest value that ``share`` of the values are not above; infinity counts as a value."""
     ordered = np.sort(values)
     return float(ordered[min(max(math.ceil(share * len(ordered)) - 1, 0), len(ordered) - 1)])
-

@@ -36,7 +36,9 @@ class IterationTimes:
         self.prompt_attention[0] = 0.0
         sequences = np.arange(batch_size + 2)
         columns = [resample(profile.decode_sequences, column, sequences) for column in profile.decode_attention_ms.T]
-        self.rows: list[list[float]] = np.stack(columns, axis=-1).tolist()  # one of contexts for each number of requests
+        self.rows: list[list[float]] = np.stack(
+            columns, axis=-1
+        ).tolist()  # one of contexts for each number of requests
         self.contexts: list[float] = profile.decode_context.tolist()
         self.overhead: float = profile.overhead_ms
         self.each: float = profile.overhead_ms_per_sequence

@@ -1,4 +1,4 @@
-"""What a reader should know before acting on a recommendation, one sentence each."""
+"""What a reader should know before acting on a recommendation: one sentence each, and the log in numbers."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def traffic_notices(table: LatencyTable, requests: LoggedRequests) -> list[str]:
     return said
 
 
-def deployment_notices(made: Deployment, skipped: Mapping[str, str], knobs: Mapping[str, Any]) -> list[str]:
+def deployment_notices(made: Deployment, skipped: Mapping[str, str]) -> list[str]:
     """About the commands.
 
     Args:
         made: what they set.
         skipped: engine -> why it has none.
-        knobs: of the deployment.
     """
+    knobs = made.knobs
     said = [f"{CHECKED}; another version may name them otherwise"]
     said += [f"no command for {ENGINES[name]}: {reason}" for name, reason in skipped.items()]
     if made.memory_share > CROWDED:
@@ -80,3 +80,33 @@ def too_long_notice(requests: LoggedRequests, pool_tokens: int) -> list[str]:
         f"{share:.2%} of the requests are longer than the KV pool ({pool_tokens:,} tokens) and are turned away; the"
         f" longest has {requests.longest:,}"
     ]
+
+
+def about(requests: LoggedRequests) -> dict[str, Any]:
+    """The log and what of it was replayed, in numbers; rates and means of the replayed are of those requests alone."""
+    log, hour = requests.log, requests.in_busiest_hour
+    first, end = requests.stretches.hour
+    return {
+        "name": log.name,
+        "requests": log.requests,
+        "seconds": log.seconds,
+        "requests_per_sec": log.rate,
+        "mean_prompt_tokens": log.mean_prompt,
+        "mean_output_tokens": log.mean_output,
+        "replayed_requests": requests.count,
+        "replayed_seconds": requests.seconds,
+        "replayed_share": requests.count / log.requests,
+        "replayed_requests_per_sec": requests.count / requests.seconds,
+        "replayed_prompt_tokens": float(requests.prompt.mean()),
+        "replayed_output_tokens": float(requests.output.mean()),
+        "stretches": [
+            {"start_s": int(start), "seconds": requests.length, "weight": float(weight)}
+            for start, weight in zip(requests.starts, requests.stretches.weights, strict=True)
+        ],
+        "busiest_hour": {
+            "start_s": first,
+            "seconds": end - first,
+            "requests": int(log.counts[first:end].sum()),
+            "replayed_requests": int(hour.sum()),
+        },
+    }

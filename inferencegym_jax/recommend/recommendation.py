@@ -1,6 +1,6 @@
 """Which configuration should this engine run on this traffic?
 
-``log + table -> all static actions and controllers (search) -> choice, by replay of the printed flags -> Recommendation``
+``log + table -> all static actions and controllers (search) -> choice by replay of the flags -> Recommendation``
 
 Which action is recommended, and why: ``choice.choose``. What would help where none is good enough: ``remedies``.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from inferencegym_jax.recommend.engine_flags import (
 )
 from inferencegym_jax.recommend.engine_replay import EngineReplay, Replayed
 from inferencegym_jax.recommend.log_requests import LoggedRequests, load_requests
-from inferencegym_jax.recommend.notices import deployment_notices, too_long_notice, traffic_notices
+from inferencegym_jax.recommend.notices import about, deployment_notices, too_long_notice, traffic_notices
 from inferencegym_jax.recommend.quality import (
     Objective,
     Quality,
@@ -46,7 +47,7 @@ from inferencegym_jax.recommend.quality import (
     tail_interval,
 )
 from inferencegym_jax.recommend.remedies import Remedies, remedies
-from inferencegym_jax.recommend.search import Replay, environment
+from inferencegym_jax.recommend.search import Search, environment
 from inferencegym_jax.table import LatencyTable, load_table, profile_of
 
 
@@ -71,7 +72,7 @@ class Recommendation:
         two_engines: replayed measures of two engines of that, likewise.
         remedies: what would make the objective feasible, where nothing meets it.
         pareto: configurations that no other one beats in promised goodput, p99 TTFT and GPUs, by goodput.
-        flags: engine -> commands.
+        flags: engine -> commands that set the recommended configuration, or each engine of the remedy.
         skipped: engine -> why it has no commands.
         searched: static actions tried.
         replayed: of them, how many were replayed request by request.
@@ -164,8 +165,7 @@ def recommend(
     fits = float(profile.weights_gb[now["quant_tier"]]) + profile.runtime_gb < memory
     actions = unique([now, *searched] if fits else searched)
     named, said = controllers_that_fit(loaded, params, held, controllers)
-    search = Replay(env, params, requests, tuple(named.values()), objective)
-    quality, times = search.run(actions, progress)
+    search = Search(env, params, requests, tuple(named.values()), objective)
     tiers = tiers_that_run(loaded)
     allowed = np.asarray(
         [
@@ -175,8 +175,11 @@ def recommend(
         ]
     )
     engines = EngineReplay(loaded, requests, objective, params.engine.acceptance_lengths)
-    one = _Answer(loaded, requests, objective, memory, actions, quality, engines, now)
-    return one.recommendation(allowed, list(named), times, fits, [] if said is None else [said])
+    with ThreadPoolExecutor(1) as beside:  # the controllers' program compiles while the engine, in Python, replays
+        judged = beside.submit(search.judge_controllers) if named else None
+        quality = search.judge_actions(actions, progress)
+        one = _Answer(loaded, requests, objective, memory, actions, quality, search, engines, now)
+        return one.recommendation(allowed, dict.fromkeys(named, judged), fits, [] if said is None else [said])
 
 
 MEASURES = tuple(
@@ -191,7 +194,7 @@ def measures(quality: Quality, i: int = 0) -> dict[str, float]:
 
 @dataclass(frozen=True, eq=False)
 class _Answer:
-    """What the answer is put together from; ``quality`` is of the actions, and after them of the controllers."""
+    """What the answer is put together from."""
 
     table: LatencyTable
     requests: LoggedRequests
@@ -199,26 +202,25 @@ class _Answer:
     memory_gb: float
     actions: list[dict[str, Any]]
     quality: Quality
+    search: Search
     engines: EngineReplay
     current: dict[str, Any]
 
     def deployment(self, knobs: Mapping[str, Any]) -> Deployment:
         return deployment(knobs, self.table, self.memory_gb, self.requests.longest)
 
-    def replay(self, knobs: Mapping[str, Any], engines: int = 1) -> Replayed:
-        return self.engines.replay(self.deployment(knobs), engines)
+    def replay(self, knobs: Mapping[str, Any], engines: int = 1, looked_at: int | None = None) -> Replayed:
+        return self.engines.replay(self.deployment(knobs), engines, looked_at)
 
     def recommendation(
         self,
         allowed: np.ndarray,
-        controllers: list[str],
-        times: Callable[[int], np.ndarray],
+        controllers: Mapping[str, Future[tuple[Quality, np.ndarray]] | None],
         current_fits: bool,
         said: list[str],
     ) -> Recommendation:
-        """The answer; ``times`` gives the TTFTs that the search has of an action or controller."""
-        count, requests = len(self.actions), self.requests
-        statics = self.quality.take(np.arange(count))
+        """The answer; ``controllers`` are judged meanwhile, all in one."""
+        requests, statics = self.requests, self.quality
         replay = functools.lru_cache(maxsize=None)(lambda i: self.replay(self.actions[i]))
         choice = choose(self.actions, statics, allowed, self.objective, replay, self.current)
         best, judged = choice.index, choice.replayed[choice.index]
@@ -233,18 +235,22 @@ class _Answer:
             gains["recommended"] = self._gain(now.quality, judged.quality, now.ttft_ms, judged.ttft_ms)
         else:
             said = [*said, "the current configuration does not fit into the memory"]
-        for i, name in enumerate(controllers):
-            of = self.quality.take([best]), self.quality.take([count + i])
-            gains[name] = self._gain(*of, times(best), times(count + i))
-            results[name] = measures(self.quality, count + i)
+        promised = self.search.ttft_ms(self.actions[best]) if controllers else np.empty(0)
+        for i, (name, judging) in enumerate(controllers.items()):
+            assert judging is not None
+            found, ttft = judging.result()
+            gains[name] = self._gain(self.quality.take([best]), found.take([i]), promised, ttft[:, i])
+            results[name] = measures(found, i)
         one_gpu, two_engines = self._other_than_two_gpus(choice, statics, allowed, replay)
-        made = self.deployment(self.actions[best])
+        remedy = None if choice.meets else self._remedies(choice, judged)
+        printed = self.actions[best] if remedy is None or remedy.knobs is None else remedy.knobs
+        made = self.deployment(printed)
         skipped = left_out(made)
         notices = [
             *traffic_notices(self.table, requests),
             *said,
             *too_long_notice(requests, judged.pool_tokens),
-            *deployment_notices(made, skipped, self.actions[best]),
+            *deployment_notices(made, skipped),
         ]
         return Recommendation(
             knobs=self.actions[best],
@@ -257,18 +263,18 @@ class _Answer:
             engine={
                 "memory_share": made.memory_share,
                 "memory_gb": made.memory_gb,
-                "pool_tokens": judged.pool_tokens,
+                "pool_tokens": int(profile_of(self.table).pool_tokens(printed["quant_tier"], made.memory_gb)),
                 "max_model_len": made.max_model_len,
                 "token_budget": made.token_budget,
             },
             busiest_hour=judged.busiest_hour,
             one_gpu=one_gpu,
             two_engines=two_engines,
-            remedies=None if choice.meets else self._remedies(choice, judged),
+            remedies=remedy,
             pareto=[{"knobs": self.actions[i]} | measures(statics, i) for i in front(statics, allowed)],
             flags=engine_flags(made),
             skipped=skipped,
-            searched=count,
+            searched=len(self.actions),
             replayed=len(choice.replayed),
             traffic=about(requests),
             notices=tuple(notices),
@@ -308,39 +314,9 @@ class _Answer:
             longest_gb = made.weights_gb + made.runtime_gb + pool_gb
         return remedies(
             judged,
-            [self.actions[i] for i in of_gpus.values()],
+            [self.actions[of_gpus[apart]] for apart in sorted(of_gpus)],
             self.replay,
             lambda knobs: self.engines.alone(self.deployment(knobs)),
             self.objective,
             longest_gb,
         )
-
-
-def about(requests: LoggedRequests) -> dict[str, Any]:
-    """The log and what of it was replayed, in numbers; rates and means of the replayed are of those requests alone."""
-    log, hour = requests.log, requests.in_busiest_hour
-    first, end = requests.stretches.hour
-    return {
-        "name": log.name,
-        "requests": log.requests,
-        "seconds": log.seconds,
-        "requests_per_sec": log.rate,
-        "mean_prompt_tokens": log.mean_prompt,
-        "mean_output_tokens": log.mean_output,
-        "replayed_requests": requests.count,
-        "replayed_seconds": requests.seconds,
-        "replayed_share": requests.count / log.requests,
-        "replayed_requests_per_sec": requests.count / requests.seconds,
-        "replayed_prompt_tokens": float(requests.prompt.mean()),
-        "replayed_output_tokens": float(requests.output.mean()),
-        "stretches": [
-            {"start_s": int(start), "seconds": requests.length, "weight": float(weight)}
-            for start, weight in zip(requests.starts, requests.stretches.weights, strict=True)
-        ],
-        "busiest_hour": {
-            "start_s": first,
-            "seconds": end - first,
-            "requests": int(log.counts[first:end].sum()),
-            "replayed_requests": int(hour.sum()),
-        },
-    }

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,38 +46,40 @@ class Remedies:
 
 
 def fewest_engines(
-    replay: Callable[[int], Replayed], objective: Objective, most: int = MOST_ENGINES
+    replay: Callable[[int, int | None], Replayed], objective: Objective, most: int = MOST_ENGINES
 ) -> tuple[int, Replayed] | None:
     """The smallest number of engines, from 2 to ``most``, on which the log meets the objective; None: more than that.
 
+    Numbers are tried by one engine's part of the log; the one that is found is then replayed on all of them.
+
     Args:
-        replay: number of engines -> replay.
+        replay: number of engines, how many of them to look at (None: all) -> replay.
         objective: what counts as good.
         most: no more are tried.
     """
-    below, above, kept = 1, 2, None
-    while True:
-        above = min(above, most)
-        kept = replay(above)
-        if kept.quality.attainment[0] >= objective.attainment:
-            break
+
+    def meets(replayed: Replayed) -> bool:
+        return bool(replayed.quality.attainment[0] >= objective.attainment)
+
+    below, above = 1, min(2, most)
+    while not meets(replay(above, 1)):
         if above == most:
             return None
-        below, above = above, above * 2
+        below, above = above, min(2 * above, most)
     while above - below > 1:
         middle = (below + above) // 2
-        tried = replay(middle)
-        if tried.quality.attainment[0] >= objective.attainment:
-            above, kept = middle, tried
-        else:
-            below = middle
-    return above, kept
+        below, above = (below, middle) if meets(replay(middle, 1)) else (middle, above)
+    for count in range(above, most + 1):
+        kept = replay(count, None)
+        if meets(kept):
+            return count, kept
+    return None
 
 
 def remedies(
     closest: Replayed,
     candidates: Sequence[Mapping[str, Any]],
-    replay: Callable[[Mapping[str, Any], int], Replayed],
+    replay: Callable[[Mapping[str, Any], int, int | None], Replayed],
     alone: Callable[[Mapping[str, Any]], tuple[np.ndarray, np.ndarray]],
     objective: Objective,
     longest_request_gb: float | None,
@@ -85,8 +88,8 @@ def remedies(
 
     Args:
         closest: replay of the single deployment that comes closest.
-        candidates: knobs of deployments of which several may be run, the closest first.
-        replay: knobs, number of engines -> replay.
+        candidates: knobs of deployments of which several may be run, those of one GPU first.
+        replay: knobs, number of engines, how many of them to look at -> replay.
         alone: knobs -> TTFT and TPOT of requests that find the engine idle.
         objective: what counts as good.
         longest_request_gb: see ``Remedies``.
@@ -101,7 +104,7 @@ def remedies(
         if share < objective.attainment:
             continue
         most = MOST_ENGINES if best is None else (best[0] - 1) // each
-        found = fewest_engines(lambda count, knobs=knobs: replay(knobs, count), objective, most) if most > 1 else None
+        found = fewest_engines(functools.partial(replay, knobs), objective, most) if most > 1 else None
         if found is not None:
             best = (found[0] * each, found[0], dict(knobs), float(found[1].quality.attainment[0]))
     known = ~np.isnan(closest.ttft_ms)

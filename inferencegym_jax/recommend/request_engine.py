@@ -12,69 +12,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from inferencegym_jax.recommend.engine_settings import EngineSettings, Served, draft_probability
 from inferencegym_jax.recommend.iteration_times import IterationTimes
 from inferencegym_jax.table import EngineProfile
-
-BISECTIONS = 60
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """What the flags of an engine set.
-
-    Attributes:
-        batch_size: most requests that run at once.
-        quant_tier: weight format, 0 to 2.
-        spec_length: drafts of a verification; 0: none.
-        prefill_gpu: whether a second GPU computes the prompts.
-        memory_gb: that weights, runtime and KV pool share.
-        token_budget: tokens of an iteration.
-        kv_budget: share of the pool up to which requests are let in (1: what an engine does by itself).
-        accepted: tokens that a verification yields on average, from 1 to ``spec_length`` + 1.
-        prefix_share: share of a prompt that the cache holds.
-        max_waiting: one more is turned away; None: nobody is.
-        seed: of the draws of accepted drafts.
-    """
-
-    batch_size: int
-    quant_tier: int
-    spec_length: int
-    prefill_gpu: bool
-    memory_gb: float
-    token_budget: int
-    kv_budget: float = 1.0
-    accepted: float = 1.0
-    prefix_share: float = 0.0
-    max_waiting: int | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Served:
-    """What became of each request, float64[requests] unless noted; NaN: never.
-
-    Attributes:
-        ttft_ms: from arrival to first token.
-        tpot_ms: mean time between its tokens; NaN for a single one.
-        rejected: bool[requests], longer than the pool, or turned away.
-        preemptions: in all.
-        pool_tokens: of the KV pool.
-        peak_tokens: most of them taken at once.
-        end_ms: when the last request left.
-    """
-
-    ttft_ms: np.ndarray
-    tpot_ms: np.ndarray
-    rejected: np.ndarray
-    preemptions: int
-    pool_tokens: int
-    peak_tokens: int
-    end_ms: float
 
 
 def serve_requests(
@@ -113,19 +57,6 @@ def serve_requests(
     )
 
 
-def draft_probability(accepted: float, drafts: int) -> float:
-    """Probability a that a draft is accepted where a verification yields ``accepted`` tokens on average.
-
-    With a for each draft until the first refused one that mean is ``1 + a + ... + a^drafts``; solved by bisection.
-    """
-    low, high = 0.0, 1.0
-    for _ in range(BISECTIONS):
-        middle = 0.5 * (low + high)
-        below = sum(middle**i for i in range(drafts + 1)) < accepted
-        low, high = (middle, high) if below else (low, middle)
-    return high
-
-
 class _Engine:
     """The engine, and the GPU that computes its prompts where there is one. Requests are numbers."""
 
@@ -143,9 +74,9 @@ class _Engine:
         self.drawn: dict[int, tuple[int, np.ndarray]] = {}  # with drafts: first iteration, tokens of each
         self.settings, self.random = settings, np.random.default_rng(settings.seed)
         self.drafts, self.width = settings.spec_length, settings.spec_length + 1
-        self.log_accepted = -math.inf
-        if self.drafts and (chance := draft_probability(settings.accepted, self.drafts)) > 0:
-            self.log_accepted = math.log(chance)
+        self.log_accepted = 0.0
+        if self.drafts:
+            self.log_accepted = math.log(draft_probability(settings.accepted, self.drafts))
         longest = max((p + o for p, o in zip(self.prompt, self.output, strict=True)), default=1)
         self.times = IterationTimes(profile, settings.quant_tier, settings.token_budget, settings.batch_size, longest)
         self.path_ms = profile.path_ms
@@ -354,8 +285,6 @@ class _Engine:
 
     def draw(self, left: int) -> np.ndarray:
         """Tokens that each verification yields until ``left`` are made."""
-        if self.log_accepted == -math.inf:
-            return np.ones(left, np.int64)
         accepted = np.full(left, self.drafts)
         if self.log_accepted < 0:  # P(at least i accepted) = a^i
             drawn = np.log(1.0 - self.random.random(left)) / self.log_accepted
