@@ -150,11 +150,8 @@ class _Engine:
             self.away.remove(request)
             self.sampled(request)
         preempted = self.preemptions
-        held = self.context + self.reserved
-        if held > self.peak:
-            self.peak = held
-        ahead = self.drafts
-        while self.context + self.reserved + ahead * (self.decoding + len(self.parked)) > self.pool:
+        self.peak = max(self.peak, self.context + self.reserved)
+        while self.context + self.reserved + self.drafts * (self.decoding + len(self.parked)) > self.pool:
             if self.running() <= 1:
                 break
             self.preempt()
@@ -170,9 +167,7 @@ class _Engine:
                 context = sum(self.prompt[r] + self.generated[r] for r, _ in self.surfacing)
                 self.surface(now + self.times.iteration(len(self.surfacing), context, (), 0, 0))
             return False
-        complete = 0
-        for request, _, end in self.chunks:
-            complete += end == self.target[request]
+        complete = sum(end == self.target[request] for request, _, end in self.chunks)
         self.event = now + self.times.iteration(
             self.decoding, self.context - self.parked_context, self.chunks, complete, self.drafts
         )
