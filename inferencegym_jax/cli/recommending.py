@@ -23,7 +23,7 @@ from inferencegym_jax.cli.output import (
     sentences,
     table,
 )
-from inferencegym_jax.cli.pareto_plot import draw, save
+from inferencegym_jax.cli.pareto_plot import check_ending, draw, save
 from inferencegym_jax.policies.knob_text import knob_values
 
 if TYPE_CHECKING:
@@ -73,6 +73,9 @@ def recommend(
 
     from inferencegym_jax.recommend.recommendation import recommend as search
 
+    with sentences():
+        if plot is not None:
+            check_ending(plot)
     with sentences(), Progress(console=notices(), transient=True, disable=not notices().is_terminal) as bar:
         work = bar.add_task("compiling and replaying", total=None)
         with warnings.catch_warnings():
@@ -110,8 +113,12 @@ def words(knobs: dict[str, Any]) -> str:
 def changed(change: dict[str, float | None], unit: str = "", scale: float = 1.0) -> str:
     """A change with its sign and, where known, its 95 % interval."""
     point, low, high = (None if x is None else x * scale for x in (change["change"], change["low"], change["high"]))
+    if point is not None and not math.isfinite(point):
+        return "not to be said: some requests never had a token"
     text = f"{'+' if (point or 0) >= 0 else '-'}{number(abs(point or 0.0))}{unit}"
-    return text if low is None or high is None else f"{text} (95 %: {number(low)} to {number(high)})"
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return text
+    return f"{text} (95 %: {number(low)} to {number(high)})"
 
 
 def verdict(change: dict[str, float | None]) -> str:

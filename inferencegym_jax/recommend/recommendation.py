@@ -286,7 +286,8 @@ class _Answer:
         gain = gain_intervals(before, after, self.requests.log.rate)
         both = tail_interval(np.stack([ttft_before, ttft_after], axis=-1), self.requests)
         low, high = (None, None) if both is None else both
-        change = float(after.ttft_p99_ms[0] - before.ttft_p99_ms[0])
+        with np.errstate(invalid="ignore"):  # of requests that never have a token
+            change = float(after.ttft_p99_ms[0] - before.ttft_p99_ms[0])
         return gain | {"ttft_p99_ms": {"change": change, "low": low, "high": high}}
 
     def _other_than_two_gpus(
