@@ -76,7 +76,7 @@ demo: $(STAMPS)/demo ## Score the policies on the short tasks, lease a second GP
 test: $(STAMPS)/test ## Run the tests on both cores (PYTEST_ARGS="-k grader" narrows them)
 	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 --timeout 240 $(END_STUCK) -m "not slow" $(PYTEST_ARGS)
 
-test-slow: $(STAMPS)/test ## Run the tests that are marked slow (CI runs both)
+test-slow: $(STAMPS)/test ## Run the tests that are marked slow (each CI run takes a part of them)
 	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --max-worker-restart 0 --timeout 900 $(END_STUCK) -m "slow and not release" $(PYTEST_ARGS)
 
 lint: $(STAMPS)/test ## Check style, formatting and types; the library strictly, and every public name

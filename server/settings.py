@@ -38,6 +38,13 @@ class Settings(BaseSettings):
     trace: str | None = Field(
         default=None, description="path of a request log of your own, replayed open-loop as every task's traffic"
     )
+    trace_unit: str | None = Field(default=None, description="unit of the log's times: s, ms, us or ns; unset: found")
+    trace_columns: str | None = Field(
+        default=None, description="columns of the log: time=NAME,prompt=NAME,output=NAME; unset: found"
+    )
+    trace_from: str | None = Field(default=None, description="read the log from here on: 2h, 3d or a date")
+    trace_to: str | None = Field(default=None, description="read the log up to here: 2h, 3d or a date")
+    trace_last: str | None = Field(default=None, description="read the log's last part only: 7d, 12h")
     tasks_from: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="paths of Python or JSON files of tasks of your own, by comma"
     )
@@ -55,7 +62,17 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("redis_url", "table", "trace", mode="before")
+    @field_validator(
+        "redis_url",
+        "table",
+        "trace",
+        "trace_unit",
+        "trace_columns",
+        "trace_from",
+        "trace_to",
+        "trace_last",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

@@ -11,12 +11,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiles the step in a third of the time; it then runs a quarter slower. Processes that tests start inherit it.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
+# What one process compiled, others load: the workers, and every server and command that a test starts.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
 import jax
 
 ROOT = Path(__file__).resolve().parent.parent
-CACHE = ROOT / ".jax_cache"
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # A process may hold 65,530 memory maps (Linux's vm.max_map_count); each compiled program takes some, and past the limit
 # the compiler dies of a segmentation fault. The suite's programs together need more.

@@ -20,6 +20,7 @@ ROOMS = (
     "scoring",
     "environment",
     "episodes",
+    "fleet",
     "fidelity",
     "registry",
     "policies",

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from inferencegym_jax.cli.options import LogColumns, LogFrom, LogLast, LogTo, LogUnit
 from inferencegym_jax.registry import register_file
 from training.cache import use_cache
 from training.options import (
@@ -23,6 +24,7 @@ from training.options import (
     console,
     fail,
     own_files,
+    own_log,
     task_of,
 )
 from training.tables import evaluation_table, percent, rank_table, screen, sweep_table
@@ -76,6 +78,11 @@ def train(
     ] = None,
     table: Table = None,
     trace: Trace = None,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="Join the cluster's processes (Slurm, Kubernetes, MPI: found by JAX).")
@@ -94,7 +101,7 @@ def train(
     from training.runner import NonFiniteLoss, run
 
     try:
-        changes = {"seed": seed, "total_steps": steps, **own_files(table, trace)}
+        changes = {"seed": seed, "total_steps": steps, **own_files(table, trace, unit, columns, start, end, last)}
         chosen = configured(task, config, settings, changes)
         if distributed or coordinator:
             meshes.join(coordinator, processes, process_id)
@@ -111,10 +118,10 @@ def train(
     except NonFiniteLoss as error:
         raise fail(error) from error
     word = "Interrupted" if result.interrupted else "Done"
-    last = result.rows[-1] if result.rows else dict.fromkeys(("score", "return", "oom_share"), float("nan"))
+    final = result.rows[-1] if result.rows else dict.fromkeys(("score", "return", "oom_share"), float("nan"))
     console.print(
-        f"{word} after {result.seconds:.1f} s: score {last['score']:.4f}, return {last['return']:.2f}, "
-        f"out of memory {percent(last['oom_share'])}. Kept in {folder}/.",
+        f"{word} after {result.seconds:.1f} s: score {final['score']:.4f}, return {final['return']:.2f}, "
+        f"out of memory {percent(final['oom_share'])}. Kept in {folder}/.",
         highlight=False,
     )
     if result.interrupted:
@@ -134,6 +141,11 @@ def evaluate(
     table: Table = None,
     as_json: AsJson = False,
     trace: Trace = None,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
 ) -> None:
     """Score a policy on held-out episodes, with 95 % bootstrap intervals and differences paired by seed.
 
@@ -143,7 +155,8 @@ def evaluate(
 
     use_cache()
     try:
-        found = measure(task_of(task), policy, episodes, **own_files(table, trace))
+        log = own_log(trace, unit, columns, start, end, last)
+        found = measure(task_of(task), policy, episodes, None if table is None else str(table), log)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     if as_json:
@@ -196,6 +209,11 @@ def sweep(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV; default: runs/sweep-task<N>.csv.")] = None,
     table: Table = None,
     trace: Trace = None,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
 ) -> None:
     """Train many settings at once: one compiled call, vmapped over hyperparameters and seeds.
 
@@ -205,9 +223,8 @@ def sweep(
 
     use_cache()
     try:
-        chosen = configured(
-            task if not config else None, config, settings, {"total_steps": steps, **own_files(table, trace)}
-        )
+        changes = {"total_steps": steps, **own_files(table, trace, unit, columns, start, end, last)}
+        chosen = configured(task if not config else None, config, settings, changes)
         path = out or RUNS / f"sweep-task{task}.csv"
         rows = run_sweep(chosen, grid, search, samples, seeds, path)
     except (ValueError, OSError) as error:
@@ -295,6 +312,11 @@ def headroom(
     ] = None,
     table: Table = None,
     trace: Trace = None,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
 ) -> None:
     """What control is worth: the best static action, rivals that react, those told the future, and an oracle that never
     falls below any of them.
@@ -309,7 +331,8 @@ def headroom(
         named = [tuple(item.split("=", 1)) for item in policies]
         if any(len(item) != 2 for item in named):
             raise ValueError(f"--policy {policies[[len(x) for x in named].index(1)]!r}: must be ROW=FILE")
-        problem = worth.ablated(ig.problem(task_of(task), table=table, trace=trace), free_switching, clock)
+        log = own_log(trace, unit, columns, start, end, last)
+        problem = worth.ablated(ig.problem(task_of(task), table=table, trace=log), free_switching, clock)
         found = worth.measure(
             problem,
             episodes,

@@ -21,6 +21,8 @@ from inferencegym_jax.encoding import History
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, check_seed
 from inferencegym_jax.registry import Problem
 from inferencegym_jax.tasks import get_task, shipped_specs
+from inferencegym_jax.traffic.log_rows import ReadOptions
+from inferencegym_jax.traffic.request_log import load_trace
 
 STARTS = ("middle", "baseline", "best_static")
 MEMORIES = ("none", "gru")
@@ -58,6 +60,11 @@ class TrainConfig:
     task: int | str = 1
     table: str | None = None  # a latency table of your own; default: the shipped one
     trace: str | None = None  # a request log of your own, replayed open-loop in place of the task's traffic
+    trace_unit: str | None = None  # how to read it: see inferencegym_jax.load_trace
+    trace_columns: str | None = None
+    trace_start: str | float | None = None
+    trace_end: str | float | None = None
+    trace_last: str | float | None = None
     seed: int = 0
     total_steps: int = 2_000_000  # environment steps, rounded up to whole updates
     environments: int = 256  # over all devices
@@ -88,6 +95,7 @@ class TrainConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} = {value!r}: must be a whole number of at least 1")
         check_seed(self.seed)
+        ReadOptions.of(self.trace_unit, self.trace_columns, self.trace_start, self.trace_end, self.trace_last)
         if self.rollout_length > episode:
             raise ValueError(f"rollout_length = {self.rollout_length}: must be at most an episode, {episode}")
         if self.memory not in MEMORIES:
@@ -121,7 +129,17 @@ class TrainConfig:
 
     def problem(self) -> Problem:
         """The task on the config's table and log."""
-        return registry.problem(self.task, table=self.table, trace=self.trace)
+        log = self.trace
+        if log is not None:
+            log = load_trace(
+                log,
+                self.trace_unit,
+                columns=self.trace_columns,
+                start=self.trace_start,
+                end=self.trace_end,
+                last=self.trace_last,
+            )
+        return registry.problem(self.task, table=self.table, trace=log)
 
     @property
     def has_gru(self) -> bool:
@@ -222,7 +240,7 @@ def from_mapping(entries: Mapping[str, Any], base: TrainConfig | None = None) ->
 
 
 def _number(key: str, value: Any) -> Any:
-    if isinstance(value, str) and key not in ("task", "table", "trace"):
+    if isinstance(value, str) and key not in ("task", "table", "trace") and not key.startswith("trace_"):
         try:
             return (
                 yaml.safe_load(value) if not _is_float(value) else float(value) if not value.isdigit() else int(value)

@@ -37,7 +37,11 @@ def columns(problem: Problem, statistics: ig.EpisodeStatistics) -> dict[str, np.
 
 
 def evaluate(
-    task: int | str, policy: str, count: int = EPISODES, table: str | None = None, trace: str | None = None
+    task: int | str,
+    policy: str,
+    count: int = EPISODES,
+    table: str | None = None,
+    trace: str | ig.RequestLog | None = None,
 ) -> dict[str, Any]:
     """Everything that ``python -m training evaluate`` prints.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inferencegym_jax import registry
-from inferencegym_jax.cli.options import TableFile, task_of
+from inferencegym_jax.cli.options import LogColumns, LogFrom, LogLast, LogTo, LogUnit, TableFile, task_of
 from inferencegym_jax.cli.output import answers, fail, notices, sentences
 from inferencegym_jax.models import QUEUE_CAPACITY
 from inferencegym_jax.policies.names import POLICY_HELP, policy_of
@@ -156,6 +156,11 @@ def trial(
         "baseline,best_static,reactive"
     ),
     trace: Annotated[Path | None, typer.Option(help="request log to send; without it the task's traffic")] = None,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
     task: Annotated[str, typer.Option(help="whose calendar, SLOs and grader")] = "2",
     load: Annotated[float, typer.Option(help="mean rate over the task's calendar, as a share of saturation")] = 0.8,
     rate_scale: Annotated[float, typer.Option(help="sends a trace that many times faster")] = 1.0,
@@ -184,6 +189,7 @@ def trial(
     from inferencegym_jax.live.server.probe import EngineError
     from inferencegym_jax.live.trial.request import TrialRequest, compare
     from inferencegym_jax.live.trial.runs import TrialSettings
+    from inferencegym_jax.traffic.log_rows import ReadOptions
 
     separator = ";" if ";" in policies else ","  # knobs have commas of their own
     names = [name.strip() for name in policies.split(separator) if name.strip()]
@@ -193,6 +199,7 @@ def trial(
             policies=names,
             table=table,
             trace=trace,
+            reading=ReadOptions.of(unit, columns, start, end, last),
             task=task_of(task),
             load=load,
             rate_scale=rate_scale,

@@ -14,6 +14,16 @@ Task = Annotated[str, typer.Option("--task", "-t", help="Number or name; `infere
 TableFile = Annotated[
     Path | None, typer.Option("--table", help="Latency table (parquet or CSV). Default: the shipped one.")
 ]
+UNIT_HELP = "Unit of the log's times where they state none: s, ms, us or ns."
+COLUMNS_HELP = "Columns of the log where their names do not tell: time=NAME,prompt=NAME+NAME,output=NAME."
+FROM_HELP = "Read the log from here on: seconds or a duration since its first request (2h, 3d), or a date."
+TO_HELP = "Read the log up to here, likewise."
+LAST_HELP = "Read the log's last part only: 7d, 12h, seconds."
+LogUnit = Annotated[str | None, typer.Option("--unit", help=UNIT_HELP)]
+LogColumns = Annotated[str | None, typer.Option("--columns", help=COLUMNS_HELP)]
+LogFrom = Annotated[str | None, typer.Option("--from", help=FROM_HELP)]
+LogTo = Annotated[str | None, typer.Option("--to", help=TO_HELP)]
+LogLast = Annotated[str | None, typer.Option("--last", help=LAST_HELP)]
 Config = Annotated[
     str | None, typer.Option("--config", help=f"Overrides among {', '.join(CONFIG_KEYS)}: gamma=0.5,delta=0.2")
 ]

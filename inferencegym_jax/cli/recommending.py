@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from inferencegym_jax.cli.options import TableFile
+from inferencegym_jax.cli.options import LogColumns, LogFrom, LogLast, LogTo, LogUnit, TableFile
 from inferencegym_jax.cli.output import (
     ANSWER_NO,
     JSON,
@@ -42,7 +42,9 @@ ROWS = {
 
 
 def recommend(
-    trace: Annotated[Path, typer.Option(help="Request log, CSV or JSON lines: time, prompt tokens, output tokens.")],
+    trace: Annotated[
+        Path, typer.Option(help="Request log (docs/request_logs.md): time, prompt tokens, output tokens.")
+    ],
     table_file: TableFile = None,
     slo_ttft_ms: Annotated[float, typer.Option(help="Objective on a request's time to first token.")] = 300.0,
     slo_tpot_ms: Annotated[float | None, typer.Option(help="Objective on the time per output token.")] = None,
@@ -60,7 +62,11 @@ def recommend(
     acceptance: Annotated[
         float | None, typer.Option(help="Probability that a drafted token is accepted; default: measured.")
     ] = None,
-    unit: Annotated[str | None, typer.Option(help="Of the log's times: s, ms, us or ns.")] = None,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the Pareto front into this file (.png or .svg).")] = None,
     json_output: Annotated[bool, JSON] = False,
 ) -> None:
@@ -91,6 +97,10 @@ def recommend(
                 current=None if current is None else knob_values(current, "--current"),
                 fixed=None if fixed is None else knob_values(fixed, "--fixed"),
                 unit=unit,
+                columns=columns,
+                start=start,
+                end=end,
+                last=last,
                 progress=lambda done, total: bar.update(work, completed=done, total=total),
             )
         if plot is not None:

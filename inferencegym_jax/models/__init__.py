@@ -6,7 +6,7 @@ every observation field and of every reported number are written once, in ``KNOB
 them from here.
 """
 
-from inferencegym_jax.models.action import KNOBS, Knob, QuantTier, ServeAction, check_action
+from inferencegym_jax.models.action import KNOBS, Knob, QuantTier, ServeAction, check_action, check_knob
 from inferencegym_jax.models.checks import SEEDS, check_seed, finite_number, is_traced, plain, shown
 from inferencegym_jax.models.engine import (
     DRAFTS,
@@ -17,6 +17,7 @@ from inferencegym_jax.models.engine import (
     PHASES,
     PREFILL_GPU,
     REPLICA,
+    SHORT_OUTPUTS,
     TIME_SCALES,
     TRAFFIC_DAY,
     TRAFFIC_FITTED,
@@ -39,7 +40,7 @@ from inferencegym_jax.models.observation import (
 )
 from inferencegym_jax.models.outcome import OUTCOME, RequestOutcome
 from inferencegym_jax.models.quantity import Quantity
-from inferencegym_jax.models.state import REWARD_WEIGHTS, EnvParams, EnvState, RewardWeight
+from inferencegym_jax.models.state import REWARD_WEIGHTS, EnvParams, EnvState, EpisodeState, RewardWeight
 from inferencegym_jax.models.trajectory import Trajectory
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "REWARD_WEIGHTS",
     "REPLICA",
     "SEEDS",
+    "SHORT_OUTPUTS",
     "TIME_SCALES",
     "TRAFFIC_DAY",
     "TRAFFIC_FITTED",
@@ -72,6 +74,7 @@ __all__ = [
     "EngineState",
     "EnvParams",
     "EnvState",
+    "EpisodeState",
     "Knob",
     "MetricsSnapshot",
     "ObservationField",
@@ -86,6 +89,7 @@ __all__ = [
     "Trajectory",
     "WorkloadState",
     "check_action",
+    "check_knob",
     "check_seed",
     "finite_number",
     "is_traced",

@@ -32,6 +32,8 @@ PHASES = 4  # that a running request passes on its way to its last token
 LINE_SECONDS = 32  # seconds for which the line remembers how many came
 PREFILL_GPU, REPLICA = 0, 1  # what EngineParams.second_gpu makes of a second GPU
 INFINITE = float("inf")
+SHORT_OUTPUTS = (1, 2, 3, 4, 7, 11, 18, 30)
+"""Tokens up to which outputs are short, in parts: (1), (2), (3), (4), 5 to 7, ... A first token alone has no gap."""
 
 
 @jax.tree_util.register_dataclass

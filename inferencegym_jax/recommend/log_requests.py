@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from inferencegym_jax.traffic.log_files import open_log
-from inferencegym_jax.traffic.request_log import RequestLog, load_trace, seconds_a_unit
+from inferencegym_jax.traffic.log_files import ReadOptions, open_log, regular_file
+from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 from inferencegym_jax.traffic.stretches import Stretches, representative_stretches
 
 TRACE_TASK = 4  # whose objectives, acceptance and trained policy stand for recorded traffic
@@ -86,30 +86,30 @@ class LoggedRequests:
         return (first <= at) & (at < end)
 
 
-def load_requests(trace: str | Path, unit: str | None = None) -> LoggedRequests:
+def load_requests(trace: str | Path, options: ReadOptions | None = None) -> LoggedRequests:
     """Read the requests of a log's stretches.
 
     Args:
-        trace: CSV or JSON-lines file, see ``load_trace``.
-        unit: of its times, see ``load_trace``.
+        trace: file or pipe, see ``load_trace``.
+        options: how to read it where it does not say so itself.
 
     Raises:
         FileNotFoundError, TraceError: see ``load_trace``.
     """
-    log = load_trace(trace, unit)
-    chosen = representative_stretches(log)
-    names, blocks = open_log(Path(trace))
-    parts: list[np.ndarray] = []
-    scale, origin, longest = 1.0, log.start_s, 1.0
-    for i, block in enumerate(blocks):
-        if i == 0:
-            scale = seconds_a_unit(Path(trace).name, names[0], block, unit)[0]
-        times = block.times * scale - origin
-        which = np.searchsorted(chosen.starts, times, side="right") - 1
-        inside = (which >= 0) & (times < chosen.starts[np.maximum(which, 0)] + chosen.length)
-        rows = np.stack([which, times, np.maximum(block.prompts, 1.0), np.maximum(block.outputs, 1.0)], axis=-1)
-        longest = max(longest, float((rows[:, 2] + rows[:, 3]).max()))
-        parts.append(rows[inside])
+    how = ReadOptions() if options is None else options
+    with regular_file(trace) as path:
+        window = {"start": how.start, "end": how.end, "last": how.last}
+        log = load_trace(path, how.unit, columns={role: list(names) for role, names in how.columns}, **window)
+        chosen = representative_stretches(log)
+        parts: list[np.ndarray] = []
+        longest = 1.0
+        for block in open_log(path, how).blocks():
+            times = block.times - log.start_s
+            which = np.searchsorted(chosen.starts, times, side="right") - 1
+            inside = (which >= 0) & (times < chosen.starts[np.maximum(which, 0)] + chosen.length)
+            rows = np.stack([which, times, np.maximum(block.prompts, 1.0), np.maximum(block.outputs, 1.0)], axis=-1)
+            longest = max(longest, float((rows[:, 2] + rows[:, 3]).max(initial=1.0)))
+            parts.append(rows[inside])
     rows = np.concatenate(parts)
     rows = rows[np.argsort(rows[:, 1], kind="stable")]
     stretch = rows[:, 0].astype(np.int32)

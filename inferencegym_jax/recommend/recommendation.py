@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ from inferencegym_jax.recommend.quality import (
 from inferencegym_jax.recommend.remedies import Remedies, remedies
 from inferencegym_jax.recommend.search import Search, environment
 from inferencegym_jax.table import LatencyTable, load_table, profile_of
+from inferencegym_jax.traffic.log_files import ReadOptions
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,16 @@ def recommend(
     fixed: Mapping[str, Any] | None = None,
     controllers: Mapping[str, Policy] | None = None,
     unit: str | None = None,
+    columns: str | Mapping[str, str | Sequence[str]] | None = None,
+    start: str | float | None = None,
+    end: str | float | None = None,
+    last: str | float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Recommendation:
     """Search all static actions of a table on a request log, run controllers on it, and replay the answer.
 
     Args:
-        trace: request log (CSV or JSON lines: time, prompt tokens, output tokens).
+        trace: request log: time, prompt tokens, output tokens; see ``load_trace``.
         table: latency table; default the shipped one.
         slo_ttft_ms: objective on a request's time to first token.
         slo_tpot_ms: objective on a request's time per output token.
@@ -145,7 +150,8 @@ def recommend(
         current: knobs of what runs now, the others at their defaults.
         fixed: knobs that may not change, with their values; they bind the controllers too.
         controllers: name -> policy; default ``reactive`` and, where one ships, ``trained``.
-        unit: of the log's times, where it cannot be told.
+        unit, columns, start, end, last: how to read the log where it does not say so itself, and which part of it; see
+            ``load_trace``.
         progress: called with static actions done and in all.
 
     Raises:
@@ -159,7 +165,7 @@ def recommend(
     asked = usual if memory_gb is None else between("memory_gb", memory_gb, 0.0, profile.memory_gb)
     memory = memory_share(asked, profile.memory_gb) * profile.memory_gb
     now, held = knobs_of(loaded, current, "current"), fixed_knobs(loaded, fixed)
-    requests = load_requests(trace, unit)
+    requests = load_requests(trace, ReadOptions.of(unit, columns, start, end, last))
     env, params = environment(loaded, requests, memory, acceptance)
     searched = searched_actions(env, params, held, memory)
     fits = float(profile.weights_gb[now["quant_tier"]]) + profile.runtime_gb < memory

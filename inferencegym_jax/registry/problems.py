@@ -11,14 +11,15 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.static_search import StaticSearch, best_action, normalise, refine
-from inferencegym_jax.models import EPISODE_LENGTH, EnvParams, ServeAction
+from inferencegym_jax.fleet.making import is_fleet, make_fleet
+from inferencegym_jax.models import EPISODE_LENGTH, EnvParams, ServeAction, shown
 from inferencegym_jax.scoring.grader import score_aggregates
 from inferencegym_jax.scoring.reward import Reward
 from inferencegym_jax.scoring.static_reference import with_static_reference
@@ -143,8 +144,13 @@ def make(
     """An environment and the params of a task; arguments and errors are those of ``problem``.
 
     With a table or a log of one's own the throughput and cost normalisers are found by an exhaustive search over the
-    table's static actions, which takes a few seconds once.
+    table's static actions, which takes a few seconds once. The name or id of a fleet task gives a ``FleetEnvironment``
+    and its ``FleetParams``, see ``make_fleet``.
     """
+    if is_fleet(task):
+        if config is not None or dynamics is not None or reward is not None:
+            raise ValueError(f"task = {shown(task)}: a fleet takes no config, dynamics or reward; see ig.make_fleet")
+        return cast(Any, make_fleet(cast(Any, task), table=table, trace=trace))
     made = problem(task, table=table, trace=trace, dynamics=dynamics, config=config, reward=reward)
     return made.env, made.params
 

@@ -99,6 +99,7 @@ def known_scales(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(problems, "_calibration", lambda *_: known_calibration(ig.get_task(4)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("known_scales")
 def test_ones_own_log_is_replayed_under_gymnasium() -> None:
     assert int(gymnasium.make(BURSTY, dynamics="open_loop").unwrapped.params.engine.open_loop) == 1  # type: ignore[attr-defined]

@@ -50,6 +50,7 @@ def test_a_block_runs(i: int, folder: Path) -> None:
     runpy.run_path(str(path))
 
 
+@pytest.mark.slow
 def test_the_commands_run(folder: Path) -> None:
     ran = set()
     for line in SHELL:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import CACHE, ROOT
+from tests.conftest import ROOT
 from tests.golden.regenerate import FOLDER, TASKS
 
 
@@ -20,7 +20,7 @@ def trajectories() -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.golden.regenerate", "--print"],
         cwd=ROOT,
-        env=environment | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(CACHE)},
+        env=environment | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         timeout=240,

@@ -7,6 +7,7 @@ import pytest
 import inferencegym_jax as ig
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", (1, 2, 3, 4))
 def test_a_step_compiled_for_its_loop_is_the_step_with_both(task):
     env, params = ig.make(task)

@@ -197,6 +197,7 @@ def test_saturation_is_the_largest_rate_of_the_closed_form(table: Any) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_best_static_batch_is_large_where_waiting_is_all_that_counts(table: Any, params: Any) -> None:
     traffic = poisson_traffic(0.8 * saturation(table, 64, OUTPUT), 20.0, 64, OUTPUT, seed=0)
     late = Objective((200.0, math.inf, math.inf))

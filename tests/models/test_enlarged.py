@@ -20,6 +20,7 @@ import pytest
 import inferencegym_jax as ig
 from inferencegym_jax.models import KNOBS, OBSERVATION
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 NEW_KNOBS = """    "token_budget": Knob(

@@ -46,6 +46,7 @@ def test_requests_are_conserved_to_the_request_in_every_second(task):
     np.testing.assert_array_equal(w.served[~rolled.oom], served_in_memory[~rolled.oom])
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     task=st.sampled_from(TASKS),

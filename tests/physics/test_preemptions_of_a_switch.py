@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import inferencegym_jax as ig
 
 
+@pytest.mark.slow
 def test_what_ran_when_the_weights_changed_is_counted():
     env, params = ig.make(4)
     free = params.replace(active=np.ones_like(params.active))

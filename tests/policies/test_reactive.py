@@ -112,6 +112,7 @@ def test_a_locked_knob_stays_at_its_default():
     assert set(np.unique(np.asarray(plan_for(ig.load_table(), ig.make(1)[1]).spec_length))) == {0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", (4, 5))
 def test_the_open_loop_plan_keeps_an_iteration_within_the_objective(task):
     problem = ig.problem(task)

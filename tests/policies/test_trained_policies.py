@@ -52,6 +52,7 @@ def test_task_1_keeps_98_percent_of_the_best_static_score() -> None:
     assert mine >= 0.98 * best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [2, 3])
 def test_tasks_2_and_3_beat_best_static_in_score_and_return(task: int) -> None:
     seeds = np.arange(1024)

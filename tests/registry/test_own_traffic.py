@@ -35,6 +35,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_evaluate_plays_the_log_with_its_own_normalisers(log: str) -> None:
     words = ["evaluate", "--task", "4", "--policy", "baseline", "--trace", log, "--episodes", "6", "--json"]
     answer = CliRunner().invoke(app, words)

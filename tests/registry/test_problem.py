@@ -25,6 +25,7 @@ def test_the_shipped_tables_problem_is_that_of_the_calibration(task: int) -> Non
     assert (problem.trace, problem.dynamics, problem.config) == (None, problem.spec.dynamics, {})
 
 
+@pytest.mark.slow
 def test_other_dynamics_and_a_config_are_kept_and_change_what_they_should() -> None:
     plain, opened = ig.problem(2), ig.problem(2, dynamics="open_loop", config={"gamma": 2, "slo_ttft_ms": 150})
     assert (plain.dynamics, opened.dynamics) == ("closed_loop", "open_loop")

@@ -27,6 +27,7 @@ def test_spearman_is_scipys_with_and_without_ties(values: int) -> None:
     assert spearman(first, -first) == pytest.approx(-1) and np.isnan(spearman(first, np.ones(60)))
 
 
+@pytest.mark.slow
 def test_the_command_ranks_policies_by_their_own_means() -> None:
     shown = CliRunner().invoke(app, ["ranks", "--task", "1", "--actions", "12", "--episodes", "2", "--json"])
     assert shown.exit_code == 0, shown.output

@@ -60,8 +60,6 @@ def start_server(folder: Path, port: int | None = None, wait: bool = True, **set
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
         "HOST": "127.0.0.1",
         "PORT": str(port),
         "RATE_LIMIT": "off",

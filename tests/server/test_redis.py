@@ -171,6 +171,7 @@ def sockets(pid: int) -> int:
     return sum(os.readlink(entry).startswith("socket:") for entry in Path(f"/proc/{pid}/fd").iterdir())
 
 
+@pytest.mark.slow
 def test_two_servers_share_sessions_and_a_kill_loses_nothing(redis_url: str, two_workers: LocalServer, tmp_path: Path):
     """One server is killed -9 under load; every session goes on, on the other, at the step last acknowledged."""
     actions = [random_actions(i, 30) for i in range(24)]
@@ -196,6 +197,7 @@ def test_of_many_steps_at_once_each_is_taken_once(two_workers: LocalServer):
         assert set(statuses) <= {200, 409} and statuses.count(200) == taken
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts the sockets of a process in /proc")
 def test_a_worker_that_is_killed_loses_nothing_and_is_replaced(two_workers: LocalServer):
     """One of two workers on one port is killed -9 under load: every session goes on, on the same address, at the step

@@ -112,6 +112,7 @@ def test_arrow_holds_the_same_steps_as_json(http: httpx.Client):
         assert row["observation.priority_distribution"] == step["observation"]["priority_distribution"]
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(
     strict=True,
     reason="630 MB at the start, 778 with the programs of tasks 1 to 5, 1,407 with those of the long tasks too",

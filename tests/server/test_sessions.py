@@ -84,6 +84,7 @@ def test_replace_is_a_compare_and_set():
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_thousand_interleaved_sessions_are_their_twins(server: Running):
     """64 clients step 1,000 sessions in random order; every trajectory equals its in-process twin, none is lost."""
     count, steps, clients = 1000, 3, 64

@@ -43,6 +43,7 @@ def test_the_server_says_for_which_task_it_has_none(monkeypatch: pytest.MonkeyPa
     assert f"not available for task {LACKING[0]}: policies/task{LACKING[0]}.npz" in refused.json()["detail"]
 
 
+@pytest.mark.slow
 def test_the_page_does_not_offer_it(page: Browser, site: str) -> None:
     answered = httpx.get(f"{site}info").json()
     answered["trained_policies"][LACKING[1]] = False

@@ -47,7 +47,6 @@ SMALL = TrainConfig(
 ENVIRONMENT = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-    "XLA_FLAGS": "",
 }
 
 
@@ -129,6 +128,7 @@ def test_two_processes_reach_the_parameters_of_one_device(whole: Result) -> None
         second.kill()
 
 
+@pytest.mark.slow
 def test_no_training_episode_has_an_evaluation_seed() -> None:
     seeds = np.asarray(training_seeds(jnp.uint32(3), 4096))
     assert (seeds >= TRAINING_BIT).all() and len(np.unique(seeds)) > 4090
@@ -174,6 +174,7 @@ def test_nan_stops_the_run_names_the_update_and_keeps_the_last_good_state(tmp_pa
         run(SMALL.replace(learning_rate=1e30, max_gradient_norm=1e30), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_task_or_network_or_a_truncated_one_is_refused(tmp_path: Path) -> None:
     run(SMALL.replace(total_steps=128), tmp_path)
     with pytest.raises(CheckpointError, match="task 2; the run is of task 3"):

@@ -27,6 +27,7 @@ from inferencegym_jax.policies.builtin import static
 from inferencegym_jax.policies.names import policy_of
 from inferencegym_jax.registry import Problem
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
+from inferencegym_jax.traffic.log_rows import ReadOptions
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class TrialRequest:
     """What a user asks of a trial; the fields are the command line's options.
 
     ``class_shares`` are those of interactive, batch and best-effort requests; None: the task's.
+    ``reading`` says how to read ``trace`` where it does not say so itself.
     """
 
     endpoint: Endpoint
     policies: list[str]
     table: Path
     trace: Path | None = None
+    reading: ReadOptions = field(default_factory=ReadOptions)
     task: int | str = 2
     load: float = 0.8
     rate_scale: float = 1.0
@@ -101,7 +104,7 @@ def scenario(request: TrialRequest, table: LatencyTable) -> tuple[Problem, Calla
     problem, output = registry.problem(request.task, table=table, dynamics="open_loop"), int(table.output_length)
     longest = int(max(table.axes["prompt_len_bucket"]))
     if request.trace is not None:
-        traffic = read_log(request.trace, request.rate_scale, longest, request.seconds)
+        traffic = read_log(request.trace, request.rate_scale, longest, request.seconds, request.reading)
         how = {"trace": str(request.trace), "rate_scale": request.rate_scale, "requests": len(traffic)}
         return problem, lambda _: traffic, how
 
