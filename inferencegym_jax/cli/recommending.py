@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,7 +120,7 @@ def words(knobs: dict[str, Any]) -> str:
     )
 
 
-def changed(change: dict[str, float | None], unit: str = "", scale: float = 1.0) -> str:
+def changed(change: Mapping[str, float | None], unit: str = "", scale: float = 1.0) -> str:
     """A change with its sign and, where known, its 95 % interval."""
     point, low, high = (None if x is None else x * scale for x in (change["change"], change["low"], change["high"]))
     if point is not None and not math.isfinite(point):
@@ -131,7 +131,7 @@ def changed(change: dict[str, float | None], unit: str = "", scale: float = 1.0)
     return f"{text} (95 %: {number(low)} to {number(high)})"
 
 
-def verdict(change: dict[str, float | None]) -> str:
+def verdict(change: Mapping[str, float | None]) -> str:
     """Whether a change of goodput is a gain, a loss, or neither: its interval holds 0."""
     low, high = change["low"], change["high"]
     if low is not None and high is not None and low <= 0.0 <= high:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from inferencegym_jax.traffic.log_files import ReadOptions, open_log, regular_file
+from inferencegym_jax.traffic.log_files import ReadOptions, open_log
+from inferencegym_jax.traffic.log_source import regular_file
 from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 from inferencegym_jax.traffic.stretches import Stretches, representative_stretches
 

@@ -13,7 +13,6 @@ import numpy as np
 from inferencegym_jax.environment import Environment, assumed_dynamics
 from inferencegym_jax.episodes.parallel import cores
 from inferencegym_jax.episodes.policy import Policy
-from inferencegym_jax.fidelity.validation import UNBOUNDED_QUEUE
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeAction
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.physics.speculation import DRAFT_LENGTHS
@@ -24,6 +23,7 @@ from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
 
 LANES = 384  # controllers a compiled call
+NO_LIMIT = 2**30  # of waiting requests: the flags that are printed let an engine turn nobody away
 
 
 def environment(
@@ -49,7 +49,7 @@ def environment(
         active=np.asarray([name not in table.locked_knobs for name in KNOBS]),
         episode_length=np.int32(requests.length),
         engine=params.engine.replace(
-            memory_gb=np.float32(memory_gb), queue_capacity=np.int32(UNBOUNDED_QUEUE), acceptance_lengths=lengths
+            memory_gb=np.float32(memory_gb), queue_capacity=np.int32(NO_LIMIT), acceptance_lengths=lengths
         ),
     )
     return Environment(table, params, requests.log), params

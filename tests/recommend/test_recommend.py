@@ -87,9 +87,9 @@ HELD = {"quant_tier": 0, "prefill_disagg": False, "spec_length": 0}
 
 
 def printed(found: Recommendation) -> str:
-    console = Console(width=200, file=io.StringIO())
-    show(found, console)
-    return console.file.getvalue()
+    text = io.StringIO()
+    show(found, Console(width=200, file=text))
+    return text.getvalue()
 
 
 def test_the_command_prints_the_contract(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
