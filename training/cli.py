@@ -300,10 +300,14 @@ def headroom(
         int, typer.Option(help="Settings of a controller drawn, and tried again around the best.")
     ] = 256,
     rounds: Annotated[int, typer.Option(help="Rounds of the oracle's search.")] = 24,
+    training_episodes: Annotated[int, typer.Option(help="On which settings are searched.")] = 32,
     policies: Annotated[
         list[str],
         typer.Option("--policy", "-p", help="ROW=FILE, a learned policy; files of one ROW are its training seeds."),
     ] = [],  # noqa: B006
+    add: Annotated[
+        bool, typer.Option("--add", help="Only play the policies, and add their rows to the table in docs/headroom.")
+    ] = False,
     free_switching: Annotated[bool, typer.Option("--free-switching", help="Ablation: switches take no time.")] = False,
     clock: Annotated[float | None, typer.Option(help="Ablation: seconds of the day that pass in a step.")] = None,
     out: Annotated[
@@ -333,20 +337,106 @@ def headroom(
             raise ValueError(f"--policy {policies[[len(x) for x in named].index(1)]!r}: must be ROW=FILE")
         log = own_log(trace, unit, columns, start, end, last)
         problem = worth.ablated(ig.problem(task_of(task), table=table, trace=log), free_switching, clock)
-        found = worth.measure(
-            problem,
-            episodes,
-            settings=settings,
-            rounds=rounds,
-            policies=[(item[0], item[1]) for item in named],
-            report=lambda text: console.print(text, highlight=False),
-        )
+        learned = [(item[0], item[1]) for item in named]
+
+        def report(text: str) -> None:
+            console.print(text, highlight=False)
+
+        if add:
+            found = worth.with_learned(worth.published(problem.spec.id), problem, learned, report)
+        else:
+            found = worth.measure(
+                problem,
+                episodes,
+                training_episodes=training_episodes,
+                settings=settings,
+                rounds=rounds,
+                policies=learned,
+                report=report,
+            )
         changed = "-free" * free_switching + ("" if clock is None else f"-clock{clock:g}")
         stem = out or RUNS / f"headroom-task{problem.spec.id}{changed}"
         paths = worth.write(found, stem)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     typer.echo(worth.markdown(found))
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False)
+
+
+@app.command("fleet-headroom")
+def fleet_headroom(
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="fleet-elastic, fleet-elastic-m-large or fleet-elastic-m-mid.")
+    ] = "fleet-elastic",
+    days: Annotated[int, typer.Option(help="Held-out days: seeds 0, 1, 2, ...")] = 24,
+    clock: Annotated[float | None, typer.Option(help="Seconds of the day that pass in a second; default 12.")] = None,
+    start_s: Annotated[float | None, typer.Option(help="From asking for a GPU until it serves; default 30.")] = None,
+    clairvoyant: Annotated[bool, typer.Option(help="Search for sizes that know all that comes.")] = True,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Stem of .json and .md; default: runs/headroom-<task>.")
+    ] = None,
+) -> None:
+    """What control of a fleet is worth: GPU-seconds against the share on time, rule by rule, with intervals by day.
+
+    Example: python -m training fleet-headroom --task fleet-elastic
+    """
+    from training import fleet_headroom as worth
+
+    use_cache()
+    changes = {name: value for name, value in (("clock", clock), ("start_s", start_s)) if value is not None}
+    try:
+        found = worth.measure(
+            task,
+            days,
+            changes=changes,
+            clairvoyant=clairvoyant,
+            report=lambda text: console.print(text, highlight=False),
+        )
+        suffix = "".join(f"-{name}{value:g}" for name, value in changes.items())
+        paths = worth.write(found, out or RUNS / f"headroom-{task}{suffix}")
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    typer.echo(worth.markdown(found))
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False)
+
+
+@app.command("fleet-search")
+def fleet_search(
+    settings: Annotated[int, typer.Option(help="Settings of the rule by tokens that are drawn.")] = 200,
+    conditions: Annotated[int, typer.Option(help="Training conditions of fleet-anywhere.")] = 16,
+) -> None:
+    """Settings of the fleet's reactive rule, searched on fleet-anywhere's training conditions.
+
+    Example: python -m training fleet-search
+    """
+    from training.fleet_headroom import search_rule
+
+    use_cache()
+    names = ("target", "fast", "trend", "floor", "period", "hold")
+    typer.echo(f"{'price':>8} {'on time':>8} " + " ".join(f"{name:>7}" for name in names))
+    for plan, price, share in search_rule(settings, conditions)[:10]:
+        values = " ".join(f"{float(getattr(plan, name)):7.3g}" for name in names)
+        typer.echo(f"{price:8.3f} {share:8.2%} {values}")
+
+
+@app.command("fleet-plot")
+def fleet_plot(
+    task: Annotated[str, typer.Option("--task", "-t", help="A fleet task.")] = "fleet-elastic",
+    day: Annotated[int, typer.Option(help="Which day: its seed.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Stem of .png and .svg.")] = RUNS / "fleet-day",
+) -> None:
+    """Draw a day of a fleet under the reactive rule: load, GPUs by state, share on time, cost.
+
+    Example: python -m training fleet-plot --task fleet-elastic-m-mid
+    """
+    from training.fleet_headroom import draw_day
+
+    try:
+        paths = draw_day(task, out, day)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
     for path in paths:
         console.print(f"wrote {path}", highlight=False)
 

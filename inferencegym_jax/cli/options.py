@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from inferencegym_jax.cli.output import fail
 from inferencegym_jax.policies.knob_text import pairs
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 
@@ -27,11 +29,31 @@ LogLast = Annotated[str | None, typer.Option("--last", help=LAST_HELP)]
 Config = Annotated[
     str | None, typer.Option("--config", help=f"Overrides among {', '.join(CONFIG_KEYS)}: gamma=0.5,delta=0.2")
 ]
+BaseMemory = Annotated[float, typer.Option(help="memory of weights and runtime, which no server tells")]
 
 
 def task_of(text: str) -> int | str:
     """A task's number or name."""
     return int(text) if text.strip().isdigit() else text.strip()
+
+
+def parse_slo(text: str) -> tuple[float, float, float]:
+    """TTFT objectives "300", "300,2000" or "200,2000,none" (interactive, batch, best effort) in ms; missing ones are
+    none."""
+    values = []
+    for part in text.split(","):
+        word = part.strip().lower()
+        try:
+            value = math.inf if word in ("none", "inf") else float(word)
+        except ValueError:
+            value = math.nan
+        if not value > 0:
+            fail(f"--slo-ttft-ms {text!r}: {part!r} must be a number of milliseconds above 0, or none")
+        values.append(value)
+    if len(values) > 3:
+        fail(f"--slo-ttft-ms {text!r}: at most three classes (interactive, batch, best effort)")
+    first, second, third = (values + [math.inf] * 3)[:3]
+    return first, second, third
 
 
 def config_values(text: str | None) -> dict[str, float] | None:

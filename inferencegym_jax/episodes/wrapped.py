@@ -56,6 +56,11 @@ def with_episode(state: Any, episode: Any) -> Any:
     return _replaced(state, lambda own: dataclasses.replace(own, episode=episode))
 
 
+def with_seed(state: Any, change: Callable[[jax.Array], jax.Array]) -> Any:
+    """The state with the episode's seed changed."""
+    return _replaced(state, lambda own: dataclasses.replace(own, seed=change(own.seed)))
+
+
 def _replaced(state: Any, change: Callable[[Any], Any]) -> Any:
     return jax.tree.map(lambda x: change(x) if _is_episode(x) else x, state, is_leaf=_is_episode)
 

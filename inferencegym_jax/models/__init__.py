@@ -9,7 +9,9 @@ them from here.
 from inferencegym_jax.models.action import KNOBS, Knob, QuantTier, ServeAction, check_action, check_knob
 from inferencegym_jax.models.checks import SEEDS, check_seed, finite_number, is_traced, plain, shown
 from inferencegym_jax.models.engine import (
+    CLASSES,
     DRAFTS,
+    DRAWN,
     HOURS,
     KINDS,
     LEVELS,
@@ -44,7 +46,9 @@ from inferencegym_jax.models.state import REWARD_WEIGHTS, EnvParams, EnvState, E
 from inferencegym_jax.models.trajectory import Trajectory
 
 __all__ = [
+    "CLASSES",
     "DRAFTS",
+    "DRAWN",
     "EPISODE_LENGTH",
     "FLAT_OBSERVATION_SIZE",
     "HOURS",

@@ -97,7 +97,7 @@ def _by_size(
     profile = grid.profile
     prompt, output = _last(prompt), _last(output)
     tier = jnp.asarray(tier, jnp.int32)
-    weights = by_tier(profile.weights_gb, tier)
+    weights = by_tier(profile.weights_gb, grid.weight_format(tier))
     pool = pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     context = prompt + output / 2.0
     n = jnp.minimum(jnp.asarray(SIZES), jnp.maximum(pool / context, 1.0))

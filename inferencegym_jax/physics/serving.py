@@ -103,7 +103,7 @@ def serve_configured(
             be judged by their own gaps; None: all are judged as the mean request.
     """
     profile = grid.profile
-    weights = by_tier(profile.weights_gb, configuration.tier)
+    weights = by_tier(profile.weights_gb, grid.weight_format(configuration.tier))
     pool_tokens = pool.pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
     inflow = take_in(engine, arrivals, action, tokens, pool_tokens, configuration, params)
@@ -211,7 +211,7 @@ def settle(
         tokens_asked=arrivals.requests * arrivals.output,
         on_time_tokens=good * moved.output,
         gpu_seconds=configuration.paid,
-        quality=1.0 - by_tier(profile.quality_loss, configuration.tier),
+        quality=1.0 - by_tier(profile.quality_loss, grid.weight_format(configuration.tier)),
     )
     used = moved.held / configuration.pools
     lost = engine.phases[..., 0] + engine.phases[..., 1] + engine.phases[..., 2] + engine.phases[..., 3]
@@ -224,7 +224,7 @@ def settle(
         ttft_p50_ms=p50,
         ttft_p90_ms=p90,
         ttft_p99_ms=p99,
-        memory_gb=by_tier(profile.weights_gb, configuration.tier)
+        memory_gb=by_tier(profile.weights_gb, grid.weight_format(configuration.tier))
         + jnp.float32(profile.runtime_gb)
         + used * jnp.float32(profile.kv_bytes_per_token / 1e9),
         occupancy=jnp.clip(used / jnp.maximum(inflow.pool, 1.0), 0.0, 1.0),

@@ -23,6 +23,7 @@ from inferencegym_jax.models import EPISODE_LENGTH, EnvParams, ServeAction, show
 from inferencegym_jax.scoring.grader import score_aggregates
 from inferencegym_jax.scoring.reward import Reward
 from inferencegym_jax.scoring.static_reference import with_static_reference
+from inferencegym_jax.table import profile_of
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.tasks import (
     NORMALISERS,
@@ -38,6 +39,7 @@ from inferencegym_jax.tasks import (
     make_params,
     search_with,
 )
+from inferencegym_jax.tasks.draws import Draws, draws_of
 from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 from inferencegym_jax.traffic.stretches import representative_seeds
 
@@ -129,7 +131,21 @@ def problem(
     names = NORMALISERS + (OPEN_LOOP_NORMALISERS if loop == "open_loop" else ())
     normalisers = {name: float(found[name]) for name in names}
     params = make_params(spec, loaded, normalisers, overrides, loop, log)
-    return Problem(spec, Environment(loaded, params, log, reward), params, normalisers, loop, overrides)
+    env = Environment(loaded, params, log, reward, drawn_by(spec, loaded, log))
+    return Problem(spec, env, params, normalisers, loop, overrides)
+
+
+@functools.lru_cache(maxsize=8)
+def drawn_by(spec: TaskSpec, table: LatencyTable, trace: RequestLog | None = None) -> Draws | None:
+    """What a task draws for each episode; None of one that draws nothing, or that replays a log. On a table of one's
+    own every episode has its engine.
+
+    Raises:
+        ValueError, TableError: see ``draws_of``.
+    """
+    if spec.draws is None or trace is not None:
+        return None
+    return draws_of(spec.draws, None if table == load_table() else profile_of(table))
 
 
 def make(
@@ -180,7 +196,7 @@ def search(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog
     """
     with jax.ensure_compile_time_eval():  # the search runs now, also where a caller is being traced
         params = make_params(spec, table, NOT_NORMALISED, None, dynamics, trace)
-        env, seeds = Environment(table, params, trace), np.arange(SEARCH_SEEDS)
+        env, seeds = Environment(table, params, trace, draws=drawn_by(spec, table, trace)), np.arange(SEARCH_SEEDS)
         if trace is not None:  # the log's first episodes need not be like the others
             seeds = representative_seeds(trace, spec.episode_length, SEARCH_SEEDS)
         normalisers, grid = normalise(env, params, seeds)
