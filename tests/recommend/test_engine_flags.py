@@ -118,7 +118,7 @@ def test_each_knob_reaches_each_engine():
     urls = [f"http://127.0.0.1:{after(line, '--port')}" for line in servers]
     assert router.startswith("vllm-router ") and urls == [after(router, "--prefill"), after(router, "--decode")]
     assert note.startswith("#") and "maintained" in note
-    assert toy.startswith("#") and "a toy proxy, not for production" in toy  # named, and no command
+    assert toy.startswith("#") and "is a toy proxy, not for production" in toy  # named, and no command
     side_channels = [word for line in servers for word in line.split() if word.startswith("VLLM_NIXL")]
     assert len(set(side_channels)) == 2  # two workers of one host may not share it
     assert "--disaggregation-mode prefill" in apart["sglang"] and "--disaggregation-mode decode" in apart["sglang"]
