@@ -10,6 +10,7 @@ prefill does: it adds gemms(chunk + B) - gemms(B) for each chunk of the token bu
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from functools import cache
@@ -21,6 +22,9 @@ sys.path.insert(0, str(ROOT))
 
 from data.engine_profile import profile  # noqa: E402
 from data.step_time import StepTimes, UnknownNameError, model_of_alias, systems  # noqa: E402
+from inferencegym_jax.fidelity.bench_runs import QUANTISED  # noqa: E402
+from inferencegym_jax.fidelity.engine_defaults import with_defaults  # noqa: E402
+from inferencegym_jax.fidelity.gpu_names import gpu_name  # noqa: E402
 from inferencegym_jax.fidelity.measured_runs import MeasuredRun, RunError  # noqa: E402
 from inferencegym_jax.fidelity.validation import EngineTable  # noqa: E402
 from inferencegym_jax.table import EngineProfile  # noqa: E402
@@ -36,13 +40,30 @@ def system_of(name: str) -> str:
     """Our name of a GPU known elsewhere as `name`: "h100_sxm", "H100", "NVIDIA A100-SXM4-80GB".
 
     Raises:
-        UnknownNameError: it has no entry in `systems.json`.
+        UnknownNameError: it is the name of no known GPU.
+        OtherGpuError: it names another GPU than those whose kernels were measured, or several.
     """
-    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
-    for key in systems():
-        if plain == key or key.split("_")[0] in plain.split("_"):
-            return key
-    raise UnknownNameError(f"unknown GPU {name!r}; there are: {', '.join(sorted(systems()))}")
+    if name in systems():
+        return name
+    gpu, there = gpu_name(name), ", ".join(f"{key} ({entry['title']})" for key, entry in sorted(systems().items()))
+    if not gpu.family:
+        raise UnknownNameError(f"unknown GPU {name!r}; there are: {there}")
+    if gpu.count != 1:
+        raise OtherGpuError(f"gpu is {name!r}, {gpu.count} GPUs; the kernels are those of one GPU, wanted: 1")
+    for key, entry in systems().items():
+        family, _, form = key.partition("_")
+        if gpu.family != family:
+            continue
+        if gpu.form not in (None, form) or gpu.memory_gb not in (None, round(entry["rated_memory_gb"])):
+            raise OtherGpuError(
+                f"gpu is {name!r}, another card than the one measured, {entry['title']}; wanted: {there}"
+            )
+        return key
+    raise OtherGpuError(f"gpu is {name!r}, which was not measured; there are: {there}")
+
+
+class OtherGpuError(ValueError):
+    """A run on a GPU whose kernels were not measured."""
 
 
 def chunked_prefill_ms(times: StepTimes, prompt: float, running: float, budget: float) -> float:
@@ -108,8 +129,10 @@ def resolve(run: MeasuredRun, model: str | None, system: str | None) -> tuple[st
     """Our names of the run's model and GPU; `model` and `system` stand in where the run has none or an unknown one.
 
     Raises:
-        RunError: neither is known, or the run used more than one GPU; the row is named.
+        RunError: neither is known, another model or GPU than those measured, weights that are not of 16 bits, or more
+            than one GPU; the row is named.
     """
+    _check_format(run)
     if run.tp != 1:
         raise RunError(f"{run.source}: tp is {run.tp}; the kernels are those of one GPU, wanted: 1")
     found: list[str] = []
@@ -119,11 +142,45 @@ def resolve(run: MeasuredRun, model: str | None, system: str | None) -> tuple[st
             raise RunError(f"{run.source}: no {what}; add the column or pass --{'system' if what == 'gpu' else what}")
         try:
             found.append(name_of(given if given is not None else fallback))
+        except OtherGpuError as error:
+            raise RunError(f"{run.source}: {error}") from error
         except UnknownNameError as error:
             if fallback is None:
                 raise RunError(f"{run.source}: {error}") from error
+            if what == "model":
+                _check_size(run, fallback)
             found.append(name_of(fallback))
     return found[0], found[1]
+
+
+def _check_format(run: MeasuredRun) -> None:
+    stated = run.dtype or next(iter(QUANTISED.findall(run.model or "")), None)
+    if stated is not None:
+        raise RunError(
+            f"{run.source}: {stated} (of the model {run.model!r}): weights or cache are not of 16 bits, as those of the"
+            " tables here are"
+        )
+
+
+def _check_size(run: MeasuredRun, fallback: str) -> None:
+    """A name that no entry lists may be anybody's name for the model of `--model`, but not that of another size."""
+    sizes = [set(re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)b(?![a-z0-9])", n.lower())) for n in (run.model or "", fallback)]
+    if sizes[0] and sizes[1] and sizes[0].isdisjoint(sizes[1]):
+        raise RunError(f"{run.source}: model is {run.model!r}, not of the size of --model {fallback}")
+
+
+def completed(run: MeasuredRun, model: str | None, system: str | None) -> tuple[MeasuredRun, list[str]]:
+    """The run with what its engine chose itself, and what was assumed, in sentences.
+
+    Raises:
+        RunError: see `resolve`; or the engine's choice is not known.
+    """
+    gpu = systems()[resolve(run, model, system)[1]]
+    run, notices = with_defaults(run, gpu["title"], gpu["memory_gb"])
+    if run.gpu is not None and gpu_name(run.gpu).family and gpu_name(run.gpu).form is None and "SXM" not in run.gpu:
+        if run.gpu not in systems():
+            notices.append(f"{run.source}: gpu {run.gpu!r} is taken as {gpu['title']}")
+    return run, notices
 
 
 def check_names(model: str | None, system: str | None) -> None:

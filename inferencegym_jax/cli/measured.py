@@ -50,23 +50,29 @@ def _kernel_tables() -> Any:
 def _select(tables: Any, path: Path, model: str | None, system: str | None) -> list[Any]:
     """The file's runs of ``model`` on ``system`` that the kernels cover; says on stderr which were left out, and
     why."""
-    from inferencegym_jax.fidelity.measured_runs import RunError, read_runs
+    from inferencegym_jax.fidelity.measured_runs import RunError, read_measured
 
     try:
         tables.check_names(model, system)
-        runs = read_runs(path)
+        runs, said = read_measured(path)
     except ValueError as error:
         raise _fail(error) from error
-    kept, left = [], []
+    kept, left, others = [], [], 0
     for run in runs:
         try:
-            if tables.selected(run, model, system):
-                tables.table_of(run, model, system)
-                kept.append(run)
+            if not tables.selected(run, model, system):
+                others += 1
+            else:
+                complete, notices = tables.completed(run, model, system)
+                tables.table_of(complete, model, system)
+                kept.append(complete)
+                said += [f"note: {notice}" for notice in notices]
         except ValueError as error:
             left.append(str(error) if isinstance(error, RunError) else f"{run.source}: {error}")
-    for reason in left:
-        typer.echo(f"left out: {reason}", err=True)
+    if others:
+        left.append(f"{path.name}: {others} of {len(runs)} runs are of another model or GPU than --model or --system")
+    for sentence in (*said, *(f"left out: {reason}" for reason in left)):
+        typer.echo(sentence, err=True)
     if not kept:
         raise _fail(f"{path}: no run that could be predicted among {len(runs)}")
     return kept
@@ -185,9 +191,17 @@ def validate(
         shipped.overhead_ms if overhead is None else overhead, shipped.path_ms if path is None else path
     )
     runs = _with_share(_select(tables, run, model, system), prefix_share)
-    rows = [compare(r, predict(r, tables.table_of(r, model, system), constants)) for r in runs]
-    for row, one in zip(rows, runs, strict=True):
+    rows: list[dict[str, Any]] = []
+    for one in runs:
+        try:
+            row = compare(one, predict(one, tables.table_of(one, model, system), constants))
+        except ValueError as error:
+            typer.echo(f"left out: {error}", err=True)
+            continue
+        rows.append(row)
         row["role"] = "fitted" if constants == shipped and is_fitted(one, fitted) else "predicted"
+    if not rows:
+        raise _fail(f"{run}: no run that could be predicted among {len(runs)}")
     if plot is not None:
         _plot(rows, plot)
     if as_json:

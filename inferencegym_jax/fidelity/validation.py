@@ -152,6 +152,12 @@ def predict(run: MeasuredRun, engine: EngineTable, constants: Constants) -> Pred
     order = np.argsort(values.ravel())
     share = np.cumsum(weights[order]) / max(weights.sum(), 1e-9)
     p50, p90, p99 = (float(values.ravel()[order][min(np.searchsorted(share, q), len(order) - 1)]) for q in LEVELS)
+    most = float(KNOBS["batch_size"].high)
+    if run.max_num_seqs > most and played["concurrency"].max() > most - 1:
+        raise ValueError(
+            f"{run.source}: over {most:g} requests run at once, the most that a table holds, and max_num_seqs is"
+            f" {run.max_num_seqs}"
+        )
     return Prediction(
         itl_mean_ms=itl,
         ttft_mean_ms=ttft,
