@@ -11,9 +11,11 @@ LIBRARY = "inferencegym_jax"
 ROOMS = (
     "models",
     "numerics",
+    "figure_style",
     "spaces",
     "encoding",
     "table",
+    "hardware",
     "traffic",
     "physics",
     "tasks",

@@ -364,6 +364,83 @@ def headroom(
         console.print(f"wrote {path}", highlight=False)
 
 
+@app.command("fleet-headroom")
+def fleet_headroom(
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="fleet-elastic, fleet-elastic-m-large or fleet-elastic-m-mid.")
+    ] = "fleet-elastic",
+    days: Annotated[int, typer.Option(help="Held-out days: seeds 0, 1, 2, ...")] = 24,
+    clock: Annotated[float | None, typer.Option(help="Seconds of the day that pass in a second; default 12.")] = None,
+    start_s: Annotated[float | None, typer.Option(help="From asking for a GPU until it serves; default 30.")] = None,
+    clairvoyant: Annotated[bool, typer.Option(help="Search for sizes that know all that comes.")] = True,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Stem of .json and .md; default: runs/headroom-<task>.")
+    ] = None,
+) -> None:
+    """What control of a fleet is worth: GPU-seconds against the share on time, rule by rule, with intervals by day.
+
+    Example: python -m training fleet-headroom --task fleet-elastic
+    """
+    from training import fleet_headroom as worth
+
+    use_cache()
+    changes = {name: value for name, value in (("clock", clock), ("start_s", start_s)) if value is not None}
+    try:
+        found = worth.measure(
+            task,
+            days,
+            changes=changes,
+            clairvoyant=clairvoyant,
+            report=lambda text: console.print(text, highlight=False),
+        )
+        suffix = "".join(f"-{name}{value:g}" for name, value in changes.items())
+        paths = worth.write(found, out or RUNS / f"headroom-{task}{suffix}")
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    typer.echo(worth.markdown(found))
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False)
+
+
+@app.command("fleet-search")
+def fleet_search(
+    settings: Annotated[int, typer.Option(help="Settings of the rule by tokens that are drawn.")] = 200,
+    conditions: Annotated[int, typer.Option(help="Training conditions of fleet-anywhere.")] = 16,
+) -> None:
+    """Settings of the fleet's reactive rule, searched on fleet-anywhere's training conditions.
+
+    Example: python -m training fleet-search
+    """
+    from training.fleet_headroom import search_rule
+
+    use_cache()
+    names = ("target", "fast", "trend", "floor", "period", "hold")
+    typer.echo(f"{'price':>8} {'on time':>8} " + " ".join(f"{name:>7}" for name in names))
+    for plan, price, share in search_rule(settings, conditions)[:10]:
+        values = " ".join(f"{float(getattr(plan, name)):7.3g}" for name in names)
+        typer.echo(f"{price:8.3f} {share:8.2%} {values}")
+
+
+@app.command("fleet-plot")
+def fleet_plot(
+    task: Annotated[str, typer.Option("--task", "-t", help="A fleet task.")] = "fleet-elastic",
+    day: Annotated[int, typer.Option(help="Which day: its seed.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Stem of .png and .svg.")] = RUNS / "fleet-day",
+) -> None:
+    """Draw a day of a fleet under the reactive rule: load, GPUs by state, share on time, cost.
+
+    Example: python -m training fleet-plot --task fleet-elastic-m-mid
+    """
+    from training.fleet_headroom import draw_day
+
+    try:
+        paths = draw_day(task, out, day)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False)
+
+
 @app.command()
 def ranks(
     task: Task = "3",

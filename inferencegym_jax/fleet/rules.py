@@ -20,12 +20,11 @@ from jax.tree_util import Partial
 from inferencegym_jax.episodes.policy import with_carry
 from inferencegym_jax.fleet.action import FLEET_KNOBS, GPUS, FleetAction
 from inferencegym_jax.fleet.observation import FleetObservation
-from inferencegym_jax.fleet.state import DECISION_S
 from inferencegym_jax.models import Scalar
 
 RING = 72  # decisions for which recommendations are kept: 360 s
-METRICS = ("fixed", "token load", "in flight", "queue", "cache", "latency", "saturation", "planner", "forecast")
-FIXED, LOAD, IN_FLIGHT, QUEUE, CACHE, LATENCY, SATURATION, PLANNER, FORECAST = range(len(METRICS))
+METRICS = ("fixed", "token load", "in flight", "queue", "cache", "latency", "saturation", "planner")
+FIXED, LOAD, IN_FLIGHT, QUEUE, CACHE, LATENCY, SATURATION, PLANNER = range(len(METRICS))
 NEVER = 1e-4  # of a GPU: rounding up must not make one of a float's last bit
 
 
@@ -46,6 +45,7 @@ class RulePlan:
     most_down: Scalar = GPUS  # int32, GPUs fewer
     slow_period: Scalar = 36  # int32, decisions of the planner's slow loop
     batch_size: Scalar = FLEET_KNOBS["batch_size"].default  # int32
+    prefill_gpus: Scalar = 0  # int32
 
     def replace(self, **changes: Any) -> RulePlan:
         """A copy with some fields changed."""
@@ -97,7 +97,7 @@ DEFAULTS: dict[str, RulePlan] = {
   load_scaling_down_sensitivity 80); last value in place of ARIMA
 """
 
-REACTIVE = RulePlan(metric=LOAD, target=0.72, fast=0.5, trend=1.0, floor=0.0, period=1, hold=24)
+REACTIVE = RulePlan(metric=LOAD, target=0.77, fast=0.9, trend=0.3, floor=0.7, period=1, hold=36)
 """The fleet's reactive controller: utilisation by tokens in units of one GPU's capacity, tuned once on the draws of
 fleet-anywhere's training days (``python -m training fleet-search``)."""
 
@@ -146,13 +146,12 @@ def act_by_rule(
             jnp.maximum(seen.ttft, seen.tpot) / plan.target,
             _saturation(plan, seen, now),
             _planner(plan, seen, carry, now),
-            load / (plan.target * now),
         ]
     )
     usage = usages[plan.metric]
     wanted = jnp.where(jnp.abs(usage - 1.0) <= plan.tolerance, now, jnp.ceil(usage * now - NEVER))
     wanted = jnp.clip(wanted, now - plan.most_down, now + plan.most_up)
-    loads = (plan.metric == LOAD) | (plan.metric == FORECAST) | (plan.metric == FIXED)
+    loads = (plan.metric == LOAD) | (plan.metric == FIXED)
     begin = jnp.where(loads, usages[plan.metric] * now, load / 0.7)
     wanted = jnp.where(first, jnp.ceil(begin - NEVER), wanted)
     wanted = jnp.clip(wanted, 1, GPUS).astype(jnp.int32)
@@ -165,7 +164,7 @@ def act_by_rule(
     mean = jnp.where(first, seen.load, carry["mean"] + (seen.load - carry["mean"]) / _since(time, plan))
     slow = jnp.where(first | slow_due, jnp.ceil(mean / plan.target - NEVER).astype(jnp.int32), carry["slow"])
     after = {"recommended": ring, "time": time + 1, "asked": asked, "slow": slow, "mean": mean}
-    return FleetAction(gpus=asked, batch_size=plan.batch_size), after
+    return FleetAction(gpus=asked, prefill_gpus=plan.prefill_gpus, batch_size=plan.batch_size), after
 
 
 def _since(time: jax.Array, plan: RulePlan) -> jax.Array:
@@ -195,8 +194,3 @@ def rule(plan: RulePlan) -> Partial:
 def fixed(gpus: int) -> RulePlan:
     """The plan that always asks for so many GPUs."""
     return RulePlan(metric=FIXED, target=float(gpus))
-
-
-def seconds(decisions: Any) -> Any:
-    """Seconds of so many decisions."""
-    return decisions * DECISION_S

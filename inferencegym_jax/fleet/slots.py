@@ -8,7 +8,7 @@ still there, it goes on.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ class Slots(NamedTuple):
     most: jax.Array  # float32[...]
 
 
-def over_slots(values: jax.Array) -> jax.Array:
+def over_slots(values: Any) -> jax.Array:
     """Sum over the slots, written out: XLA hands a reduction over few numbers to a library."""
     parts = [values[..., i] for i in range(values.shape[-1])]
     while len(parts) > 1:

@@ -136,5 +136,7 @@ def evaluate_fleet(
     Returns:
         ``FleetStatistics``, each field float64[episodes].
     """
-    sums = fold(env, params, policy, seeds, count, _no_sums(), length=length, carry=carry, carry_axis=carry_axis)
+    task: Any = params  # a fleet's, where ``fold`` speaks of a single engine's
+    counted: Any = count
+    sums = fold(env, task, policy, seeds, counted, _no_sums(), length=length, carry=carry, carry_axis=carry_axis)
     return summarise(sums, params)

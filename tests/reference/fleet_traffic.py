@@ -13,7 +13,6 @@ import numpy as np
 
 from inferencegym_jax.fleet.traffic import day_scale
 from inferencegym_jax.traffic import days, fitted
-from tests.reference.iteration import LONGEST
 from tests.reference.traffic import Requests
 
 
@@ -42,7 +41,8 @@ def busiest_s(params: Any, seed: int, length_s: int) -> int:
 
 
 def day_requests(params: Any, seed: int, start_s: int, length_s: int) -> Requests:
-    """The requests of a window of a day: Gamma-Poisson counts, even moments, lognormal lengths of each kind."""
+    """The requests of a window of a day: Gamma-Poisson counts, even moments, lognormal lengths of each kind, at most
+    8,192 tokens, as the pools were fitted."""
     rng = np.random.default_rng([seed, start_s])
     day = params.engine.day
     rates = kind_rates(params, seed, start_s, length_s)
@@ -62,6 +62,6 @@ def day_requests(params: Any, seed: int, start_s: int, length_s: int) -> Request
         ):
             variance = np.log1p(float(cv) ** 2)
             length = float(mean) * np.exp(np.sqrt(variance) * normal - variance / 2)
-            drawn.append(np.clip(np.rint(length), 1, LONGEST // 2).astype(np.int64))
+            drawn.append(np.clip(np.rint(length), 1, days.LONGEST).astype(np.int64))
     order = np.argsort(np.concatenate(times), kind="stable")
     return Requests(np.concatenate(times)[order], np.concatenate(prompts)[order], np.concatenate(outputs)[order])
