@@ -176,8 +176,8 @@ def vllm(made: Deployment) -> str:
     lines.append("# vLLM's router, maintained: github.com/vllm-project/router (pip install vllm-router)")
     lines.append(_line(router))
     lines.append(
-        "# for a first try without it: toy_proxy_server.py among the NIXL tests of vLLM's source is a toy proxy, not for"
-        " production"
+        "# for a first try without it: toy_proxy_server.py among the NIXL tests of vLLM's source is a toy proxy, not"
+        " for production"
     )
     return "\n".join(lines)
 
