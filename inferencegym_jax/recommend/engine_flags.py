@@ -71,6 +71,8 @@ class Deployment:
         weights_gb, runtime_gb: what of that is no KV pool.
         max_model_len: tokens of the longest request that is served.
         token_budget: tokens of an iteration.
+        tp: GPUs of one engine (tensor parallel).
+        model: its name, where it is known.
     """
 
     knobs: Mapping[str, Any]
@@ -82,6 +84,8 @@ class Deployment:
     runtime_gb: float
     max_model_len: int
     token_budget: int
+    tp: int = 1
+    model: str = MODEL
 
     @property
     def memory_gb(self) -> float:
@@ -155,7 +159,8 @@ def left_out(made: Deployment) -> dict[str, str]:
 def vllm(made: Deployment) -> str:
     """``vllm serve`` lines, and the router's where prefill is apart: it tells NIXL who prefills."""
     knobs, weights = made.knobs, PRECISIONS[made.precision]
-    words = ["vllm", "serve", weights.checkpoint, "--max-num-seqs", str(knobs["batch_size"])]
+    words = ["vllm", "serve", _named(weights.checkpoint, made), *_width("--tensor-parallel-size", made)]
+    words += ["--max-num-seqs", str(knobs["batch_size"])]
     words += ["--max-num-batched-tokens", str(made.token_budget), "--max-model-len", str(made.max_model_len)]
     words += ["--gpu-memory-utilization", f"{made.memory_share:g}"]
     if weights.vllm:
@@ -169,15 +174,15 @@ def vllm(made: Deployment) -> str:
     for role, gpu in (("kv_producer", 0), ("kv_consumer", 1)):
         transfer = json.dumps({"kv_connector": "NixlConnector", "kv_role": role})
         port = ["--port", str(8100 + 100 * gpu)]
-        own = f"CUDA_VISIBLE_DEVICES={gpu} VLLM_NIXL_SIDE_CHANNEL_PORT={5600 + gpu} "
+        own = f"CUDA_VISIBLE_DEVICES={_devices(gpu, made)} VLLM_NIXL_SIDE_CHANNEL_PORT={5600 + gpu} "
         lines.append(own + _line([*words, *port, "--kv-transfer-config", transfer]))
     router = ["vllm-router", "--vllm-pd-disaggregation", "--prefill", "http://127.0.0.1:8100"]
     router += ["--decode", "http://127.0.0.1:8200", "--host", "127.0.0.1", "--port", "8000"]
     lines.append("# vLLM's router, maintained: github.com/vllm-project/router (pip install vllm-router)")
     lines.append(_line(router))
     lines.append(
-        "# for a first try without it: toy_proxy_server.py among the NIXL tests of vLLM's source is a toy proxy, not for"
-        " production"
+        "# for a first try without it: toy_proxy_server.py among the NIXL tests of vLLM's source is a toy proxy, not"
+        " for production"
     )
     return "\n".join(lines)
 
@@ -185,7 +190,8 @@ def vllm(made: Deployment) -> str:
 def sglang(made: Deployment) -> str:
     """``sglang.launch_server`` lines, and the router's where prefill is apart."""
     knobs, weights = made.knobs, PRECISIONS[made.precision]
-    words = ["python", "-m", "sglang.launch_server", "--model-path", weights.checkpoint]
+    words = ["python", "-m", "sglang.launch_server", "--model-path", _named(weights.checkpoint, made)]
+    words += _width("--tp-size", made)
     words += ["--max-running-requests", str(knobs["batch_size"]), "--chunked-prefill-size", str(made.token_budget)]
     static = _rounded_down((made.memory_gb - made.runtime_gb) / made.gpu_memory_gb)  # weights and KV pool
     words += ["--context-length", str(made.max_model_len), "--mem-fraction-static", f"{static:g}"]
@@ -202,7 +208,7 @@ def sglang(made: Deployment) -> str:
     for role, gpu in (("prefill", 0), ("decode", 1)):
         apart = ["--port", str(30000 + 100 * gpu), "--disaggregation-mode", role]
         apart += ["--disaggregation-transfer-backend", "nixl"]
-        lines.append(f"CUDA_VISIBLE_DEVICES={gpu} " + _line([*words, *apart]))
+        lines.append(f"CUDA_VISIBLE_DEVICES={_devices(gpu, made)} " + _line([*words, *apart]))
     lines.append(
         "python -m sglang_router.launch_router --pd-disaggregation"
         " --prefill http://127.0.0.1:30000 --decode http://127.0.0.1:30100"
@@ -219,7 +225,8 @@ def tensorrt_llm(made: Deployment) -> str:
     if knobs["spec_length"]:
         drafts = f"  max_draft_len: {int(knobs['spec_length'])}"
         options += ["speculative_config:", "  decoding_type: Eagle3", drafts, f'  speculative_model: "{DRAFT}"']
-    words = ["trtllm-serve", weights.tensorrt_llm, "--max_batch_size", str(knobs["batch_size"])]
+    words = ["trtllm-serve", _named(weights.tensorrt_llm, made), *_width("--tp_size", made)]
+    words += ["--max_batch_size", str(knobs["batch_size"])]
     words += ["--max_num_tokens", str(made.token_budget), "--max_seq_len", str(made.max_model_len)]
     lines: list[str] = []
     if not knobs["prefill_disagg"]:
@@ -229,11 +236,25 @@ def tensorrt_llm(made: Deployment) -> str:
     roles = {"prefill": ["disable_overlap_scheduler: true", *options], "decode": options}
     for gpu, (role, own) in enumerate(roles.items()):
         port = ["--host", "localhost", "--port", str(8101 + 100 * gpu), "--config", f"{role}.yaml"]
-        lines += [*_file(f"{role}.yaml", own), f"CUDA_VISIBLE_DEVICES={gpu} " + _line([*words, *port])]
+        lines += [*_file(f"{role}.yaml", own), f"CUDA_VISIBLE_DEVICES={_devices(gpu, made)} " + _line([*words, *port])]
     both = ["hostname: localhost", "port: 8000", "backend: pytorch"]
     both += ["context_servers:", "  num_instances: 1", "  urls: ['localhost:8101']"]
     both += ["generation_servers:", "  num_instances: 1", "  urls: ['localhost:8201']"]
     return "\n".join([*lines, *_file("disagg.yaml", both), "trtllm-serve disaggregated -c disagg.yaml"])
+
+
+def _named(checkpoint: str, made: Deployment) -> str:
+    """The checkpoint with the model's name, where that is known."""
+    return checkpoint.replace(MODEL, made.model) if made.model != MODEL else checkpoint
+
+
+def _width(flag: str, made: Deployment) -> list[str]:
+    return [flag, str(made.tp)] if made.tp > 1 else []
+
+
+def _devices(engine: int, made: Deployment) -> str:
+    """GPUs of one of two engines of a node."""
+    return ",".join(str(engine * made.tp + i) for i in range(made.tp))
 
 
 def _file(name: str, lines: list[str]) -> list[str]:
