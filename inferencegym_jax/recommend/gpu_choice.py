@@ -124,8 +124,7 @@ def choose_gpus(
     tiers = {tp: [int(tier) for tier in table.axes["quant_tier"]] for tp, table in tables.items()}
     found = layouts(int(gpus), tiers)
     rate, prompt, output = busy_rate(requests), requests.log.mean_prompt, requests.log.mean_output
-    drafts: tuple[int, ...] = (0, *DRAFT_LENGTHS)
-    lengths = {tp: dict(zip(drafts, accepted(table).tolist(), strict=True)) for tp, table in tables.items()}
+    lengths = {tp: accepted_by_drafts(table) for tp, table in tables.items()}
     seen = [
         expected(layout, profile_of(tables[layout.tp]), rate, prompt, output, lengths[layout.tp][layout.drafts])
         for layout in found
@@ -201,6 +200,12 @@ def accepted(table: LatencyTable) -> np.ndarray:
     return profile_of(table).acceptance_lengths[KIND]
 
 
+def accepted_by_drafts(table: LatencyTable) -> dict[int, float]:
+    """Number of drafts -> tokens that a verification yields."""
+    drafts: tuple[int, ...] = (0, *DRAFT_LENGTHS)
+    return {k: float(tokens) for k, tokens in zip(drafts, accepted(table), strict=True)}
+
+
 class _Judge:
     """Replays layouts on the log."""
 
@@ -227,7 +232,6 @@ class _Judge:
             gpu_memory_gb=memory / MEMORY_SHARE,
             memory_share=MEMORY_SHARE,
             token_budget=layout.token_budget,
-            tp=layout.tp,
             model=self.model,
         )
 

@@ -213,6 +213,7 @@ def test_curves_are_read_off_at_whole_numbers() -> None:
         ({"longest_prompt": 10}, "at least 64"),
         ({"precision": float("nan")}, "precision = nan"),
         ({"output_tokens": 1}, "at least 4"),
+        ({"token_budget": -1}, "max-num-batched-tokens = -1"),
     ],
 )
 def test_settings_out_of_range_are_named(changes: dict[str, Any], said: str) -> None:

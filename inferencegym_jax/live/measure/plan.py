@@ -44,6 +44,8 @@ class MeasureSettings:
         base_memory_gb: memory of weights and runtime.
         kv_cache_tokens, kv_bytes_per_token: size of the KV pool and of a token in it, where the server tells neither;
             0 is unknown. Open-loop tasks need both.
+        token_budget: tokens of one iteration (vLLM's max_num_batched_tokens), where the server does not tell; 0 is
+            unknown.
         seed: of lengths and prompts.
     """
 
@@ -56,6 +58,7 @@ class MeasureSettings:
     base_memory_gb: float = 0.0
     kv_cache_tokens: float = 0.0
     kv_bytes_per_token: float = 0.0
+    token_budget: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,6 +73,7 @@ class MeasureSettings:
             (self.base_memory_gb >= 0, "base-memory-gb", self.base_memory_gb, "at least 0"),
             (0 <= self.kv_cache_tokens < math.inf, "kv-cache-tokens", self.kv_cache_tokens, "at least 0"),
             (0 <= self.kv_bytes_per_token < math.inf, "kv-bytes-per-token", self.kv_bytes_per_token, "at least 0"),
+            (0 <= self.token_budget < 2**31, "max-num-batched-tokens", self.token_budget, "at least 0"),
         ]
         for good, name, value, allowed in checks:
             if not good:
@@ -142,6 +146,8 @@ class Measurement:
         metadata = build_metadata(self.cells, self.batch_sizes, self.buckets, self.engine, fitted, output, base)
         seen = pool_seen(self.cells, output)
         metadata |= pool_metadata(self.engine, self.settings.kv_cache_tokens, self.settings.kv_bytes_per_token, seen)
+        if budget := self.engine.token_budget or self.settings.token_budget:
+            metadata["tokens_per_iteration"] = str(budget)
         if (found := self.cells.acceptance) is not None:
             metadata |= {"spec_length": str(found[0]), "acceptance_lengths": json.dumps(found[1])}
         return write_table(columns, metadata, path)
