@@ -61,7 +61,7 @@ def _fixed(name: str, fleet: str, sizes: tuple[int, ...], seed: int = 11) -> dic
 CASES: dict[str, FleetCase] = {
     **_fixed("azure", "fleet-elastic", (6, 7)),
     **_fixed("m-large", "fleet-elastic-m-large", (6, 7)),
-    **_fixed("m-mid", "fleet-elastic-m-mid", (6, 7)),
+    **_fixed("m-mid", "fleet-elastic-m-mid", (7, 8)),
     "azure, up and down": FleetCase("fleet-elastic", 11, ((0, 7), (40, 5), (70, 8), (120, 6), (150, 7))),
     "m-large, up and down": FleetCase("fleet-elastic-m-large", 11, ((0, 7), (40, 5), (70, 8), (120, 6), (150, 7))),
 }
