@@ -45,7 +45,7 @@ from training import fleet_beam
 WANTED = 0.99
 DAYS = 24
 RESAMPLES = 1000
-LATE_PRICES = (3.0, 10.0, 30.0)  # of the clairvoyant's late requests, times a request's GPU time
+LATE_PRICES = (20.0, 60.0, 150.0, 400.0)  # of the clairvoyant's late requests, times a request's GPU time
 TARGETS: dict[str, tuple[RulePlan, tuple[float, ...]]] = {
     "fixed size": (fixed(1), tuple(float(size) for size in range(1, GPUS + 1))),
     "reactive": (REACTIVE, (0.85, 0.75, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)),

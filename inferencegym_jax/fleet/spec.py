@@ -28,7 +28,7 @@ from inferencegym_jax.traffic.request_log import RequestLog
 
 DAY_S = 86400
 SWING_HOURS = 0.25  # noise of a pool that is faster is a swing of minutes, for which SWINGS stand
-SWINGS = {"periods": (450, 40, 2), "sigma": (0.187, 0.0978, 0.1485)}
+SWINGS: dict[str, tuple[float, ...]] = {"periods": (450, 40, 2), "sigma": (0.187, 0.0978, 0.1485)}
 """Swings of the rate within minutes, of task 4: fitted to AzureLLMInferenceTrace_conv.csv (Azure Public Dataset)."""
 LATE_PRICE = 10.0
 NUMBERS: dict[str, tuple[float, float]] = {
