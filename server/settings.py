@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.bounds import MOST_EPISODES
 
+HttpAddress = Annotated[str, Field(pattern=r"^https?://[^\s\"'<>]+$")]
+
 
 class Settings(BaseSettings):
     """Every setting, its environment variable (the same name in capitals) and its default."""
@@ -34,6 +36,13 @@ class Settings(BaseSettings):
         default="", description="proxies whose X-Forwarded-For is believed, by comma; unset: none"
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(default=("*",), description="allowed origins, by comma")
+    public_url: HttpAddress | None = Field(
+        default=None, description="the address that people reach the page at, for link previews; unset: the request's"
+    )
+    repository_url: HttpAddress | None = Field(default=None, description="where the page's Repository leads to")
+    documentation_url: HttpAddress | None = Field(
+        default=None, description="where the page's Documentation leads to; unset: /docs, the API"
+    )
     table: str | None = Field(default=None, description="path of a latency table of your own (parquet or CSV)")
     trace: str | None = Field(
         default=None, description="path of a request log of your own, replayed open-loop as every task's traffic"
@@ -71,6 +80,9 @@ class Settings(BaseSettings):
         "trace_from",
         "trace_to",
         "trace_last",
+        "public_url",
+        "repository_url",
+        "documentation_url",
         mode="before",
     )
     @classmethod

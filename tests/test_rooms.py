@@ -11,6 +11,7 @@ LIBRARY = "inferencegym_jax"
 ROOMS = (
     "models",
     "numerics",
+    "figure_style",
     "spaces",
     "encoding",
     "table",

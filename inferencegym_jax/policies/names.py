@@ -22,6 +22,14 @@ STATIC = ("baseline", "best_static")
 """Built-in policies that always take one action."""
 NAMES = ("baseline", "random", "reactive", "best_static", "trained")
 """Every built-in policy, in the order in which tables list them."""
+DESCRIPTIONS: dict[str, str] = {
+    "baseline": "An engine's defaults, never changed.",
+    "random": "Knobs drawn at random every second.",
+    "reactive": "Rules that an engineer would write: they follow queue, load and memory.",
+    "best_static": "The best setting that never changes, found by searching all of them.",
+    "trained": "A small network that learned on this simulator; it sets the knobs every second.",
+}
+"""What each of ``NAMES`` does, in a sentence for people."""
 GENERAL = "general"
 """The policy that was trained on all that task 8 draws: on any open-loop task, GPU, log and objectives."""
 POLICY_HELP = (
