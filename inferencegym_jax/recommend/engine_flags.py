@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from inferencegym_jax.models import QuantTier
@@ -55,6 +56,21 @@ PRECISIONS = {
         "awq_marlin",
         "<INT4 AWQ checkpoint by ModelOpt>",
     ),
+    "fp4": Precision(
+        "<NVFP4 checkpoint of the model>", "modelopt_fp4", "modelopt_fp4", "<NVFP4 checkpoint of the model>"
+    ),
+}
+OF_DTYPE = {
+    "bf16": "fp16",
+    "fp8": "fp8",
+    "int8": "int8",
+    "int4": "int4",
+    "fp4": "fp4",
+}  # of a table's metadata `dtypes`
+PARALLEL = {  # word of a table's metadata `parallelism` -> flag of each engine
+    "TP": {"vllm": "--tensor-parallel-size", "sglang": "--tp-size", "tensorrt_llm": "--tp_size"},
+    "PP": {"vllm": "--pipeline-parallel-size", "sglang": "--pp-size", "tensorrt_llm": "--pp_size"},
+    "EP": {"vllm": "", "sglang": "--ep-size", "tensorrt_llm": "--ep_size"},  # vLLM: --enable-expert-parallel, no number
 }
 
 
@@ -71,6 +87,8 @@ class Deployment:
         weights_gb, runtime_gb: what of that is no KV pool.
         max_model_len: tokens of the longest request that is served.
         token_budget: tokens of an iteration.
+        parallel: ways in which several GPUs are one engine, "TP" 4 or "EP" 2; nothing for one GPU.
+        kv_dtype: of the KV cache, "fp8", or "" for the model's own.
     """
 
     knobs: Mapping[str, Any]
@@ -82,6 +100,13 @@ class Deployment:
     runtime_gb: float
     max_model_len: int
     token_budget: int
+    parallel: Mapping[str, int] = field(default_factory=dict[str, int])
+    kv_dtype: str = ""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one engine."""
+        return math.prod(count for word, count in self.parallel.items() if word != "EP")
 
     @property
     def memory_gb(self) -> float:
@@ -114,7 +139,15 @@ def deployment(knobs: Mapping[str, Any], table: LatencyTable, memory_gb: float, 
         runtime_gb=profile.runtime_gb,
         max_model_len=min(longest, pool),
         token_budget=int(profile.tokens_per_iteration),
+        parallel=parallel_of(table),
+        kv_dtype="fp8" if table.metadata.get("kv_dtype") == "fp8" else "",
     )
+
+
+def parallel_of(table: LatencyTable) -> dict[str, int]:
+    """How the GPUs of a table's engine share its work: its metadata ``parallelism``, TP4 or TP2 EP2."""
+    found = re.findall(r"\b(TP|PP|EP)(\d+)", table.metadata.get("parallelism", ""))
+    return {word: int(count) for word, count in found if int(count) > 1}
 
 
 def memory_share(memory_gb: float, gpu_memory_gb: float) -> float:
@@ -128,16 +161,30 @@ def _rounded_down(share: float) -> float:
 
 
 def precision(tier: int, table: LatencyTable) -> str:
-    """Key of ``PRECISIONS`` of a tier: the table's ``weights`` metadata tell whether the 8-bit tier is FP8 there."""
+    """Key of ``PRECISIONS`` of a tier: what the metadata ``dtypes`` say; where there are none, INT4 and, unless the
+    metadata ``weights`` tell that the 8-bit tier is FP8 there, INT8."""
+    named = _json(table, "dtypes").get(str(int(tier)))
+    if named in OF_DTYPE:
+        return OF_DTYPE[named]
     if tier == QuantTier.INT4:
         return "int4"
     if tier == QuantTier.FP16:
         return "fp16"
+    return "fp8" if "fp8" in str(_json(table, "weights").get("INT8", "")).lower() else "int8"
+
+
+def _json(table: LatencyTable, key: str) -> dict[str, Any]:
     try:
-        weights = json.loads(table.metadata.get("weights", "{}"))
+        found = json.loads(table.metadata.get(key, "{}"))
     except ValueError:
-        weights = {}
-    return "fp8" if "fp8" in str(weights.get("INT8", "")).lower() else "int8"
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _parallel(made: Deployment, engine: str) -> list[str]:
+    flags = [(PARALLEL[kind][engine], str(count)) for kind, count in made.parallel.items()]
+    words = [word for flag, count in flags if flag for word in (flag, count)]
+    return [*words, "--enable-expert-parallel"] if engine == "vllm" and "EP" in made.parallel else words
 
 
 def engine_flags(made: Deployment) -> dict[str, str]:
@@ -157,7 +204,8 @@ def vllm(made: Deployment) -> str:
     knobs, weights = made.knobs, PRECISIONS[made.precision]
     words = ["vllm", "serve", weights.checkpoint, "--max-num-seqs", str(knobs["batch_size"])]
     words += ["--max-num-batched-tokens", str(made.token_budget), "--max-model-len", str(made.max_model_len)]
-    words += ["--gpu-memory-utilization", f"{made.memory_share:g}"]
+    words += ["--gpu-memory-utilization", f"{made.memory_share:g}", *_parallel(made, "vllm")]
+    words += ["--kv-cache-dtype", "fp8"] if made.kv_dtype else []
     if weights.vllm:
         words += ["--quantization", weights.vllm]
     if knobs["spec_length"]:
@@ -169,15 +217,15 @@ def vllm(made: Deployment) -> str:
     for role, gpu in (("kv_producer", 0), ("kv_consumer", 1)):
         transfer = json.dumps({"kv_connector": "NixlConnector", "kv_role": role})
         port = ["--port", str(8100 + 100 * gpu)]
-        own = f"CUDA_VISIBLE_DEVICES={gpu} VLLM_NIXL_SIDE_CHANNEL_PORT={5600 + gpu} "
+        own = f"CUDA_VISIBLE_DEVICES={_devices(made, gpu)} VLLM_NIXL_SIDE_CHANNEL_PORT={5600 + gpu} "
         lines.append(own + _line([*words, *port, "--kv-transfer-config", transfer]))
     router = ["vllm-router", "--vllm-pd-disaggregation", "--prefill", "http://127.0.0.1:8100"]
     router += ["--decode", "http://127.0.0.1:8200", "--host", "127.0.0.1", "--port", "8000"]
     lines.append("# vLLM's router, maintained: github.com/vllm-project/router (pip install vllm-router)")
     lines.append(_line(router))
     lines.append(
-        "# for a first try without it: toy_proxy_server.py among the NIXL tests of vLLM's source is a toy proxy, not for"
-        " production"
+        "# for a first try without it: toy_proxy_server.py among the NIXL tests of vLLM's source is a toy proxy, not"
+        " for production"
     )
     return "\n".join(lines)
 
@@ -189,6 +237,7 @@ def sglang(made: Deployment) -> str:
     words += ["--max-running-requests", str(knobs["batch_size"]), "--chunked-prefill-size", str(made.token_budget)]
     static = _rounded_down((made.memory_gb - made.runtime_gb) / made.gpu_memory_gb)  # weights and KV pool
     words += ["--context-length", str(made.max_model_len), "--mem-fraction-static", f"{static:g}"]
+    words += [*_parallel(made, "sglang"), *(["--kv-cache-dtype", "fp8_e4m3"] if made.kv_dtype else [])]
     if weights.sglang:
         words += ["--quantization", weights.sglang]
     if knobs["spec_length"]:
@@ -202,7 +251,7 @@ def sglang(made: Deployment) -> str:
     for role, gpu in (("prefill", 0), ("decode", 1)):
         apart = ["--port", str(30000 + 100 * gpu), "--disaggregation-mode", role]
         apart += ["--disaggregation-transfer-backend", "nixl"]
-        lines.append(f"CUDA_VISIBLE_DEVICES={gpu} " + _line([*words, *apart]))
+        lines.append(f"CUDA_VISIBLE_DEVICES={_devices(made, gpu)} " + _line([*words, *apart]))
     lines.append(
         "python -m sglang_router.launch_router --pd-disaggregation"
         " --prefill http://127.0.0.1:30000 --decode http://127.0.0.1:30100"
@@ -216,11 +265,13 @@ def tensorrt_llm(made: Deployment) -> str:
     free = made.gpu_memory_gb - made.weights_gb - made.runtime_gb
     pool = _rounded_down((made.memory_gb - made.weights_gb - made.runtime_gb) / free)  # of what the weights leave free
     options = ["enable_chunked_prefill: true", "kv_cache_config:", f"  free_gpu_memory_fraction: {pool:g}"]
+    options += [f"  dtype: {made.kv_dtype}"] if made.kv_dtype else []
     if knobs["spec_length"]:
         drafts = f"  max_draft_len: {int(knobs['spec_length'])}"
         options += ["speculative_config:", "  decoding_type: Eagle3", drafts, f'  speculative_model: "{DRAFT}"']
     words = ["trtllm-serve", weights.tensorrt_llm, "--max_batch_size", str(knobs["batch_size"])]
     words += ["--max_num_tokens", str(made.token_budget), "--max_seq_len", str(made.max_model_len)]
+    words += _parallel(made, "tensorrt_llm")
     lines: list[str] = []
     if not knobs["prefill_disagg"]:
         return "\n".join([*_file("options.yaml", options), _line([*words, "--config", "options.yaml"])])
@@ -229,11 +280,16 @@ def tensorrt_llm(made: Deployment) -> str:
     roles = {"prefill": ["disable_overlap_scheduler: true", *options], "decode": options}
     for gpu, (role, own) in enumerate(roles.items()):
         port = ["--host", "localhost", "--port", str(8101 + 100 * gpu), "--config", f"{role}.yaml"]
-        lines += [*_file(f"{role}.yaml", own), f"CUDA_VISIBLE_DEVICES={gpu} " + _line([*words, *port])]
+        lines += [*_file(f"{role}.yaml", own), f"CUDA_VISIBLE_DEVICES={_devices(made, gpu)} " + _line([*words, *port])]
     both = ["hostname: localhost", "port: 8000", "backend: pytorch"]
     both += ["context_servers:", "  num_instances: 1", "  urls: ['localhost:8101']"]
     both += ["generation_servers:", "  num_instances: 1", "  urls: ['localhost:8201']"]
     return "\n".join([*lines, *_file("disagg.yaml", both), "trtllm-serve disaggregated -c disagg.yaml"])
+
+
+def _devices(made: Deployment, server: int) -> str:
+    """GPUs of the first or the second server of a host."""
+    return ",".join(str(server * made.gpus + i) for i in range(made.gpus))
 
 
 def _file(name: str, lines: list[str]) -> list[str]:

@@ -32,7 +32,7 @@ def cannot_run(engine: str, precision: str, gpu: str) -> str | None:
 
     Args:
         engine: key of ``ENGINES``.
-        precision: "fp16", "int8", "fp8" or "int4".
+        precision: "fp16", "int8", "fp8", "int4" or "fp4".
         gpu: its name.
     """
     if precision == "int8" and engine == "tensorrt_llm":
@@ -44,6 +44,8 @@ def cannot_run(engine: str, precision: str, gpu: str) -> str | None:
         return f"FP8 products need Ada or later (compute capability 8.9), {gpu} has {capability:g}"
     if precision == "int8" and not 7.5 <= capability < 10.0:
         return f"INT8 W8A8 runs on Turing to Hopper (compute capability 7.5 to 9.0), {gpu} has {capability:g}"
+    if precision == "fp4" and capability < 10.0:
+        return f"FP4 products need Blackwell (compute capability 10.0), {gpu} has {capability:g}"
     if precision == "int4" and capability < 8.0:
         return f"the INT4 kernel (Marlin) needs Ampere or later (compute capability 8.0), {gpu} has {capability:g}"
     return None

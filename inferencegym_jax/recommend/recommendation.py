@@ -326,4 +326,5 @@ class _Answer:
             lambda knobs: self.engines.alone(self.deployment(knobs)),
             self.objective,
             longest_gb,
+            self.deployment(self.actions[choice.index]).gpus,
         )

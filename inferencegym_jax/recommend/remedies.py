@@ -83,6 +83,7 @@ def remedies(
     alone: Callable[[Mapping[str, Any]], tuple[np.ndarray, np.ndarray]],
     objective: Objective,
     longest_request_gb: float | None,
+    gpus_per_engine: int = 1,
 ) -> Remedies:
     """Look for what would make the objective feasible.
 
@@ -93,6 +94,7 @@ def remedies(
         alone: knobs -> TTFT and TPOT of requests that find the engine idle.
         objective: what counts as good.
         longest_request_gb: see ``Remedies``.
+        gpus_per_engine: where several GPUs are one.
     """
     best: tuple[int, int, dict[str, Any], float] | None = None  # GPUs, engines, knobs, attainment
     idle = 0.0
@@ -113,7 +115,7 @@ def remedies(
     tpot = quantile(closest.tpot_ms[known], objective.attainment) if np.isfinite(objective.tpot_ms) else None
     return Remedies(
         engines=None if best is None else best[1],
-        gpus=None if best is None else best[0],
+        gpus=None if best is None else best[0] * gpus_per_engine,
         knobs=None if best is None else best[2],
         attainment=None if best is None else best[3],
         ttft_ms=needed if np.isfinite(needed) else None,

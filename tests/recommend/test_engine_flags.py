@@ -139,3 +139,24 @@ def test_the_eight_bit_tier_is_what_the_table_measured(weights: str, expected: s
     table = ig.LatencyTable({}, ig.load_table().values, {"weights": weights})
     assert precision(1, table) == expected
     assert (precision(0, table), precision(2, table)) == ("fp16", "int4")
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [('{"0": "bf16", "1": "fp8", "2": "fp4"}', ("fp16", "fp8", "fp4")), ('{"0": "bf16"}', ("fp16", "int8", "int4"))],
+)
+def test_the_formats_of_a_table_of_any_model_are_its_own(dtypes: str, expected: tuple[str, ...]):
+    table = ig.LatencyTable({}, ig.load_table().values, {"dtypes": dtypes})
+    assert tuple(precision(tier, table) for tier in (0, 1, 2)) == expected
+
+
+def test_several_gpus_an_engine_are_said_to_each_engine():
+    one = dataclasses.replace(made(prefill_disagg=True), parallel={"TP": 2, "EP": 2}, kv_dtype="fp8")
+    found = engine_flags(one)
+    assert one.gpus == 2
+    first, second = found["vllm"].splitlines()[:2]
+    assert first.startswith("CUDA_VISIBLE_DEVICES=0,1 ") and second.startswith("CUDA_VISIBLE_DEVICES=2,3 ")
+    assert after(first, "--tensor-parallel-size") == "2" and "--enable-expert-parallel" in first
+    assert after(first, "--kv-cache-dtype") == "fp8"
+    assert after(found["sglang"], "--tp-size") == after(found["sglang"], "--ep-size") == "2"
+    assert "--tp_size 2 --ep_size 2" in found["tensorrt_llm"] and "  dtype: fp8" in found["tensorrt_llm"]
