@@ -184,22 +184,25 @@ def validate(
         validate_points(run, model, system, as_json, out)
         return
     from inferencegym_jax.fidelity.validation import Constants, compare, fitted_constants, is_fitted, predict
+    from inferencegym_jax.hardware.constants import fitted_constants as known_constants
 
     tables = _kernel_tables()
     shipped, fitted = fitted_constants()
-    constants = Constants(
-        shipped.overhead_ms if overhead is None else overhead, shipped.path_ms if path is None else path
-    )
+    others = [row for entry in known_constants()["vllm"].values() for row in entry["fitted"]]
     runs = _with_share(_select(tables, run, model, system), prefix_share)
     rows: list[dict[str, Any]] = []
     for one in runs:
         try:
-            row = compare(one, predict(one, tables.table_of(one, model, system), constants))
+            engine = tables.table_of(one, model, system)
+            own = engine.constants or shipped
+            used = Constants(own.overhead_ms if overhead is None else overhead, own.path_ms if path is None else path)
+            row = compare(one, predict(one, engine, used))
         except ValueError as error:
             typer.echo(f"left out: {error}", err=True)
             continue
-        rows.append(row)
-        row["role"] = "fitted" if constants == shipped and is_fitted(one, fitted) else "predicted"
+        known = fitted if engine.constants is None else others
+        row["role"] = "fitted" if used == own and is_fitted(one, known) else "predicted"
+        rows.append(row | used._asdict())
     if not rows:
         raise _fail(f"{run}: no run that could be predicted among {len(runs)}")
     if plot is not None:
@@ -209,10 +212,11 @@ def validate(
         return
     for role in ("fitted", "predicted"):
         part = [row for row in rows if row["role"] == role]
+        pairs = sorted({(row["overhead_ms"], row["path_ms"]) for row in part})
+        for c, h in pairs:
+            shown = [row for row in part if (row["overhead_ms"], row["path_ms"]) == (c, h)]
+            _table(shown, f"{role}: c = {c:g} ms an iteration, h = {h:g} ms a request")
         if part:
-            _table(
-                part, f"{role}: c = {constants.overhead_ms:g} ms an iteration, h = {constants.path_ms:g} ms a request"
-            )
             typer.echo(_summary(part, role))
     if plot is not None:
         typer.echo(f"plot: {plot}")

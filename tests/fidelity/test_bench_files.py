@@ -236,7 +236,6 @@ def resolved(run: MeasuredRun, model: str | None = None, system: str | None = "h
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"tp": 4}, "tp is 4; the kernels are those of one GPU"),
         ({"gpu": "NVIDIA H100 PCIe"}, "another card than the one measured, NVIDIA H100 80GB HBM3"),
         ({"gpu": "A100 40GB"}, "another card than the one measured, NVIDIA A100-SXM4-80GB"),
         ({"gpu": "2xH100"}, "gpu is '2xH100', 2 GPUs"),
@@ -263,14 +262,14 @@ def test_a_name_of_ones_own_is_the_model_that_is_said(tmp_path: Path) -> None:
 @kernels
 def test_the_command_reads_packed_files(tmp_path: Path) -> None:
     path = tmp_path / "run.json.gz"
-    path.write_bytes(gzip.compress(json.dumps(VLLM | {"tp": 2, "note": "x" * 200_000}).encode("utf-16")))
+    path.write_bytes(gzip.compress(json.dumps(VLLM | {"tp": 3, "note": "x" * 200_000}).encode("utf-16")))
     found = CliRunner().invoke(app, ["validate", str(path), "--system", "h100_sxm"])
-    assert found.exit_code == 2 and "left out: run.json.gz run 1: tp is 2" in found.output
+    assert found.exit_code == 2 and "left out: run.json.gz run 1: tp = 3" in found.output
 
 
 @kernels
 def test_the_command_says_which_runs_it_leaves_out(tmp_path: Path) -> None:
-    path = written(tmp_path, VLLM | {"tp": 2}, VLLM | {"model_id": "meta-llama/Llama-2-7b-hf"}, name="runs.jsonl")
+    path = written(tmp_path, VLLM | {"tp": 3}, VLLM | {"model_id": "meta-llama/Llama-2-7b-hf"}, name="runs.jsonl")
     found = CliRunner().invoke(app, ["validate", str(path), "--model", "llama3-8b", "--system", "h100_sxm"])
-    assert found.exit_code == 2 and "left out: runs.jsonl run 1: tp is 2" in found.output
+    assert found.exit_code == 2 and "left out: runs.jsonl run 1: tp = 3" in found.output
     assert "1 of 2 runs are of another model or GPU than --model or --system" in found.output
