@@ -225,7 +225,7 @@ def our_rows(tasks: Sequence[str] | None = None, episodes: int = EPISODES) -> li
         if has_trained(spec.id):
             _, about = load_network(shipped_file(spec.id))
             add("PPO, the policy that ships", int(about["last_evaluation"]["env_steps"]), policy="trained")
-        if problem.dynamics == "open_loop" and problem.env.draws is None:
+        if problem.dynamics == "open_loop":
             _, about = load_network(data_path(GENERAL_FILE))
             budget = int(about["last_evaluation"]["env_steps"])
             add("general policy, trained on task 8", budget, policy=GENERAL)

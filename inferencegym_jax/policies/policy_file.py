@@ -263,7 +263,7 @@ def trained(task: int | str | TaskSpec, *, sample_actions: bool = False) -> Poli
     return load(path, sample_actions=sample_actions, problem=problem(task) if relative else None)
 
 
-GENERAL = "policies/task8.npz"  # of the data folder
+GENERAL = "policies/general.npz"  # of the data folder
 
 
 def general_for(problem: Problem) -> Policy:
