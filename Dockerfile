@@ -26,7 +26,7 @@ RUN useradd --create-home --uid 1000 gym
 WORKDIR /app
 COPY --from=build /venv /venv
 COPY server server
-COPY openenv.yaml ./
+COPY openenv.yaml LEADERBOARD.md ./
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 JAX_PLATFORMS=cpu HOST=0.0.0.0 PORT=7860
 USER gym
 EXPOSE 7860

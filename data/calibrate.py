@@ -38,6 +38,7 @@ from inferencegym_jax import policies  # noqa: E402
 from inferencegym_jax.environment import Environment  # noqa: E402
 from inferencegym_jax.episodes import static_search  # noqa: E402
 from inferencegym_jax.episodes.rollout import evaluate  # noqa: E402
+from inferencegym_jax.registry.problems import drawn_by  # noqa: E402
 from inferencegym_jax.scoring.grader import score_aggregates  # noqa: E402
 from inferencegym_jax.scoring.static_reference import with_static_reference  # noqa: E402
 from inferencegym_jax.table.latency_table import LatencyTable, load_table  # noqa: E402
@@ -107,7 +108,7 @@ def search_in_rounds(spec: TaskSpec, env: Environment, params: Any, actions: lis
 def calibrate_task(spec: TaskSpec, table: LatencyTable) -> dict[str, Any]:
     """One task's entry of the file."""
     params = make_params(spec, table, NOT_NORMALISED)
-    env = Environment(table, params)
+    env = Environment(table, params, draws=drawn_by(spec, table))
     seeds = np.arange(SEEDS)
     long = spec.episode_length > LONG
     grid = (LONG_BATCH_SIZES, LONG_KV_BUDGETS) if long else (BATCH_SIZES, KV_BUDGETS)

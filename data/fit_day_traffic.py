@@ -12,8 +12,8 @@ A kind's rate at hour h of a day is `rate hours[h] level`. The level is a smooth
 non-negative least squares on the autocovariance of the log's normal scores. Counts within a second have the
 dispersion of the gaps, cv^2.
 
-m-large     ServeGen does not say what its clients do; they are put into kinds by their lengths: prompts of 2,000 tokens
-            and more are long documents, then outputs of 150 and more chat, of 10 and less coding (completions), others
+m-large,    ServeGen does not say what its clients do; they are put into kinds by their lengths: prompts of 2,000 tokens
+m-mid       and more are long documents, then outputs of 150 and more chat, of 10 and less coding (completions), others
             agents (short structured answers). Every one of the 14 days is scaled so that its busiest hour needs one
             GPU; a task's share is then the peak of its days, in GPUs. Thinning a pool makes its gaps more even.
 azure-day   Code and conversation of the Azure hour: lengths, gaps and swings from the logs; the day from what Azure
@@ -255,7 +255,7 @@ def azure(folder: Path) -> dict[str, Any]:
     logs = (("coding", "code", 12.0, 15.0), ("chat", "conv", 2.5, 19.0))
     requests = []
     for _, name, _, _ in logs:
-        blocks = list(open_log(folder / f"AzureLLMInferenceTrace_{name}.csv")[1])
+        blocks = list(open_log(folder / f"AzureLLMInferenceTrace_{name}.csv").blocks())
         times, prompts, outputs = (
             np.concatenate([getattr(block, part) for block in blocks]) for part in ("times", "prompts", "outputs")
         )
@@ -352,17 +352,18 @@ def main() -> int:
     arguments = parser.parse_args()
     pools = {
         "m-large": servegen(arguments.folder / "servegen_top_clients_hourly.csv", "m-large"),
+        "m-mid": servegen(arguments.folder / "servegen_top_clients_hourly.csv", "m-mid"),
         "azure-day": azure(arguments.folder),
         "drafts": drafts(),
     }
-    large = pools["m-large"]
-    busiest = float(np.median(gpus_by_hour(large).max(axis=1)))
-    for kind in large["kinds"]:  # so that the median of the model's days needs one GPU in its busiest hour too
-        kind["rate"] = digits(kind["rate"] / busiest)
-    large["fit"] |= {
-        "busiest_hour_before_scaling": digits(busiest, 3),
-        "gpus_by_hour_model": digits(np.percentile(gpus_by_hour(large), QUANTILES), 3),
-    }
+    for pool in (pools["m-large"], pools["m-mid"]):
+        busiest = float(np.median(gpus_by_hour(pool).max(axis=1)))
+        for kind in pool["kinds"]:  # so that the median of the model's days needs one GPU in its busiest hour too
+            kind["rate"] = digits(kind["rate"] / busiest)
+        pool["fit"] |= {
+            "busiest_hour_before_scaling": digits(busiest, 3),
+            "gpus_by_hour_model": digits(np.percentile(gpus_by_hour(pool), QUANTILES), 3),
+        }
     show(pools)
     text = json.dumps(pools, indent=1) + "\n"
     if arguments.check:

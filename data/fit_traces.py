@@ -31,7 +31,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from inferencegym_jax.traffic.log_files import open_log  # noqa: E402
-from inferencegym_jax.traffic.request_log import load_trace  # noqa: E402
 
 WINDOWS = (1, 2, 5, 10, 20, 30, 60, 120, 300)
 SLOW, MIDDLE, FAST = (300, 450, 600, 900), (20, 40, 60, 90, 120), (2, 3, 5, 10)
@@ -140,13 +139,9 @@ def fit(path: Path, share: float = 1.0, seed: int = 0) -> dict[str, Any]:
             serve.
         seed: of that choice.
     """
-    log = load_trace(path)
-    _, blocks = open_log(path)
-    rows = list(blocks)
+    rows = list(open_log(path).blocks())
     times, prompts, outputs = (np.concatenate([getattr(b, n) for b in rows]) for n in ("times", "prompts", "outputs"))
-    scale = (log.seconds - 1) / max(float(np.ptp(times)), 1e-9)
-    scale = min((1.0, 1e-3, 1e-6, 1e-9), key=lambda unit: abs(np.log(unit / scale)))
-    times = (times - times.min()) * scale
+    times = times - times.min()
     kept = np.random.default_rng(seed).random(len(times)) < share
     # a log written in steps coarser than a second (Mooncake's: 3 s) says nothing about what happens within one
     gaps = np.asarray(np.diff(np.unique(times)), np.float64)

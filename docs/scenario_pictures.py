@@ -19,12 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import inferencegym_jax as ig  # noqa: E402
+from inferencegym_jax.figure_style import COLOURS  # noqa: E402
 from training import lanes, rivals  # noqa: E402
 from training.headroom import EPISODES, played, published, tuned_plan  # noqa: E402
 from training.scenario_plot import draw_episode, steepest  # noqa: E402
 
 OUT = ROOT / "docs" / "images"
-COLOURS = {"best static": "#e67e22", "best reactive": "#2980b9"}
+LINES = {"best static": COLOURS["best_static"], "best reactive": COLOURS["reactive"]}
 NAMES = {6: "drafts_by_load", 7: "second_gpu"}
 
 
@@ -46,10 +47,8 @@ def draw(task: int) -> None:
     for name, episode in played_by.items():
         trajectory = lanes.episodes_of(problem, episode, seeds)
         score = float(played(problem, trajectory).columns["score"][0])
-        lines[f"{name}, score {score:.3f}"] = (trajectory, COLOURS[name])
+        lines[f"{name}, score {score:.3f}"] = (trajectory, LINES[name])
     draw_episode(panels, problem, load, lines)
-    for axis in panels:
-        axis.spines[["top", "right"]].set_visible(False)
     drawing.legend(
         *panels[1].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8
     )

@@ -83,15 +83,17 @@ def products() -> str:
 def headroom(name: str) -> str:
     """What control is worth on a task, as ``python -m training headroom`` found it, kept in ``docs/headroom``."""
     found = json.loads((ROOT / "docs" / "headroom" / f"{name}.json").read_text())
-    head = ("policy", "score", "over best static", "worst", "normalised", "G", "S", "GPU-seconds", "switches")
+    head = ("policy", "score", "over best static", "worst", "over best reactive", "normalised", "G", "S")
+    head += ("GPU-seconds", "switches")
     rows = []
     for row in found["rows"]:
-        paired = row["paired"]
+        paired, beyond = row["paired"], row.get("over_reactive")
         cells = (
             row["policy"] if row["policy"] != "oracle" else "oracle, at least",
             f"{row['score']['mean']:.3f}",
             f"{paired['mean']:+.3f} [{paired['low']:+.3f}, {paired['high']:+.3f}]",
             f"{row['worst']['paired']:+.3f}",
+            "" if beyond is None else f"{beyond['mean']:+.3f} [{beyond['low']:+.3f}, {beyond['high']:+.3f}]",
             "" if row["normalised"] is None else f"{row['normalised']:.2f}",
             *(f"{row[part]['mean']:.3f}" for part in ("goodput_share", "on_time_share")),
             *(f"{row[part]['mean']:,.0f}" for part in ("gpu_seconds", "switches")),
@@ -102,7 +104,7 @@ def headroom(name: str) -> str:
 
 def worth() -> str:
     """What the best controller and the oracle win on the tasks that were measured."""
-    head = ("task", "best static", "best reactive", "worst episode", "with true rates", "oracle, at least")
+    head = ("task", "best static", "best reactive", "worst", "with true rates", "PPO", "worst", "oracle, at least")
     rows = []
     for path in sorted((ROOT / "docs" / "headroom").glob("task*.json"), key=lambda path: (len(path.stem), path.stem)):
         found = json.loads(path.read_text())
@@ -114,13 +116,18 @@ def worth() -> str:
             paired = rows[name]["paired"]
             return f"{paired['mean']:+.3f} [{paired['low']:+.3f}, {paired['high']:+.3f}]"
 
+        def worst(name: str, rows: dict[str, Any] = by_name) -> str:
+            return f"{rows[name]['worst']['paired']:+.3f}" if name in rows else ""
+
         what = path.stem.removeprefix("task").replace("-free", ", switching free")
         cells = (
             f"{what} {found['title']}",
             f"{by_name['best static']['score']['mean']:.3f}",
             over("best reactive"),
-            f"{by_name['best reactive']['worst']['paired']:+.3f}",
+            worst("best reactive"),
             over("best reactive, true rates"),
+            over("PPO"),
+            worst("PPO"),
             over("oracle"),
         )
         rows.append(cells)
@@ -136,12 +143,13 @@ def fit() -> str:
 
 
 WORTH: dict[str, Callable[[], str]] = {
-    f"headroom{name.replace('-', '')}": functools.partial(headroom, f"task{name}") for name in ("6", "7")
+    f"headroom{name.replace('-', '')}": functools.partial(headroom, f"task{name}") for name in ("6", "7", "8")
 }
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/second_gpu.md": {"fit": fit} | {key: WORTH[key] for key in WORTH if key.startswith("headroom7")},
     "docs/training.md": {"worth": worth},
     "docs/drafts_by_load.md": {"headroom6": WORTH["headroom6"]},
+    "docs/one_for_all.md": {"headroom8": WORTH["headroom8"]},
     "ENVIRONMENT.md": {"knobs": knobs, "observation": observation, "calibration": calibration},
     "docs/physics.md": {"products": products},
 }

@@ -23,6 +23,12 @@ from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.jit import jit
 from inferencegym_jax.episodes.rollout import evaluate, fold, rollout, stack_params
 from inferencegym_jax.episodes.single_step import SingleStep
+from inferencegym_jax.fleet.action import FleetAction
+from inferencegym_jax.fleet.environment import FleetEnvironment
+from inferencegym_jax.fleet.making import make_fleet
+from inferencegym_jax.fleet.spec import FleetSpec
+from inferencegym_jax.fleet.state import FleetParams
+from inferencegym_jax.fleet.statistics import evaluate_fleet
 from inferencegym_jax.models import (
     EnvParams,
     EnvState,
@@ -49,6 +55,10 @@ __all__ = [
     "EnvState",
     "Environment",
     "EpisodeStatistics",
+    "FleetAction",
+    "FleetEnvironment",
+    "FleetParams",
+    "FleetSpec",
     "GraderModule",
     "InferenceEnv",
     "LatencyTable",
@@ -70,6 +80,7 @@ __all__ = [
     "WorkloadState",
     "__version__",
     "evaluate",
+    "evaluate_fleet",
     "fold",
     "get_task",
     "grade",
@@ -78,6 +89,7 @@ __all__ = [
     "load_table",
     "load_trace",
     "make",
+    "make_fleet",
     "policies",
     "problem",
     "register",

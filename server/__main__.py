@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
+from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
 
 import uvicorn
@@ -17,9 +18,11 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 import inferencegym_jax as ig
+from inferencegym_jax.traffic.log_source import regular_file
 from server.app import create_app
 from server.bounds import MESSAGE
 from server.connections import BoundedProtocol
+from server.programs import own_log
 from server.settings import Settings
 
 # Longer than clients and proxies keep a connection (httpx 5 s, aiohttp 15, load balancers 60): whoever sends requests
@@ -28,6 +31,7 @@ KEEP_ALIVE_S = 75
 # How long the parent waits for a worker's sign of life, and at SIGHUP for a new worker to serve: a start takes longer
 # than uvicorn's own 5 s, which made every SIGHUP give up.
 WORKER_SILENCE_S = 30
+READING = ("unit", "columns", "from", "to", "last")  # how to read TRACE: TRACE_UNIT and so on
 
 # A message of up to so many bytes is answered that it is too long (messages); a longer one ends the connection.
 WS_MAX_SIZE = 4 * MESSAGE
@@ -73,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="overrules PORT")
     parser.add_argument("--table", help="overrules TABLE")
     parser.add_argument("--trace", help="overrules TRACE")
+    for name in READING:
+        parser.add_argument(f"--{name}", help=f"overrules TRACE_{name.upper()}")
     parser.add_argument("--tasks-from", action="append", help="overrules TASKS_FROM; may be repeated")
     parser.add_argument("--workers", type=int, help="overrules WORKERS")
     parser.add_argument("--reload", action="store_true", help="start again when a source file changes")
@@ -80,6 +86,9 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("host", "port", "table", "trace", "workers"):
         if getattr(options, name) is not None:
             os.environ[name.upper()] = str(getattr(options, name))  # workers are processes: they read the environment
+    for name in READING:
+        if getattr(options, name) is not None:
+            os.environ[f"TRACE_{name.upper()}"] = getattr(options, name)
     if options.tasks_from is not None:
         os.environ["TASKS_FROM"] = ",".join(options.tasks_from)
     try:
@@ -91,15 +100,27 @@ def main(argv: list[str] | None = None) -> int:
     if settings.workers > 1 and settings.redis_url is None:
         print("WORKERS above 1 needs REDIS_URL: sessions in one process are unknown to the others.", file=sys.stderr)
         return 2
-    files = [("table", ig.load_table, settings.table), ("trace", ig.load_trace, settings.trace)]
-    files += [("tasks_from", ig.register_file, path) for path in settings.tasks_from]
-    for name, load, path in files:
+    with ExitStack() as files:
         try:
-            if path is not None:
-                load(path)
+            name = "trace"
+            if settings.trace is not None:
+                os.environ["TRACE"] = str(files.enter_context(regular_file(settings.trace)))  # of a pipe, a copy
+                settings = Settings()
+                own_log(settings)
+            name = "table"
+            if settings.table is not None:
+                ig.load_table(settings.table)
+            name = "tasks_from"
+            for path in settings.tasks_from:
+                ig.register_file(path)
         except (ValueError, OSError) as error:
             print(f"{name.upper()}: {error}", file=sys.stderr)
             return 2
+        return _serve(settings, options.reload)
+
+
+def _serve(settings: Settings, reload: bool) -> int:
+    """Run uvicorn until it is told to end."""
     if settings.workers > 1:
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="inferencegym-metrics-"))
     set_up_logging(settings)
@@ -109,8 +130,8 @@ def main(argv: list[str] | None = None) -> int:
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
-        reload=options.reload,
-        reload_includes=["*.json", "*.parquet"] if options.reload else None,  # beside *.py
+        reload=reload,
+        reload_includes=["*.json", "*.parquet"] if reload else None,  # beside *.py
         loop="auto",
         http=BoundedProtocol,
         ws_max_size=WS_MAX_SIZE,

@@ -30,7 +30,7 @@ from server.messages import MessageCheck
 from server.metrics import Metrics
 from server.middleware import BodyLimit, Failures, Head, Observe, RateLimit, SecurityHeaders
 from server.openenv_environment import DESCRIPTION, ServingEnvironment
-from server.programs import Programs
+from server.programs import Programs, own_log
 from server.rollouts import Rollouts
 from server.routes import catalogue, scoring, session
 from server.schema_parts import ActionModel, ObservationModel, StateModel
@@ -84,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = Settings() if settings is None else settings
     for path in settings.tasks_from:
         ig.register_file(path)
-    programs, metrics, store = Programs(settings.table, settings.trace), Metrics(), make_store(settings)
+    programs, metrics, store = Programs(settings.table, own_log(settings)), Metrics(), make_store(settings)
     service, rollouts = Service(programs, store), Rollouts(programs, settings)
     mcp = MCPEndpoint(build_tools(service, metrics))
     baseline: dict[str, Any] = {}

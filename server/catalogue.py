@@ -8,16 +8,24 @@ from typing import Any
 import inferencegym_jax as ig
 from inferencegym_jax.models import EPISODE_LENGTH
 from inferencegym_jax.policies import NAMES, has_trained
+from inferencegym_jax.policies.names import DESCRIPTIONS
+from inferencegym_jax.scoring.episode_log import is_scored_by_request
+from inferencegym_jax.scoring.formula import CLASSES, formula
 from inferencegym_jax.tasks import CONFIG_KEYS, calibration
+from server import leaderboard
 from server.programs import Programs
-from server.schema_parts import ActionModel, Config, Metrics, ObservationBody, StateModel, Workload
+from server.schema_parts import ActionModel, Config, Metrics, ObservationBody, Outcome, StateModel, Workload
 from server.settings import Settings
 
 BASELINE_SEED = 0
 
 
-def tasks() -> list[dict[str, Any]]:
-    """id, name, difficulty, description and active_actions of every task, and what else the page shows."""
+def tasks(programs: Programs) -> list[dict[str, Any]]:
+    """id, name, difficulty, description and active_actions of every task, and what else the page shows.
+
+    Args:
+        programs: for what the tasks are scored by: with a request log of one's own, requests.
+    """
     return [
         {
             "id": spec.id,
@@ -33,9 +41,18 @@ def tasks() -> list[dict[str, Any]]:
             "memory_limit_gb": spec.memory_limit_gb,
             "cost_budget": spec.cost_budget,
             "reward_weights": dict(spec.reward),
+            **_scoring(programs.program(spec.id).spec),
         }
         for spec in ig.task_specs().values()
     ]
+
+
+def _scoring(spec: ig.TaskSpec) -> dict[str, Any]:
+    """Whether a task is scored by request, and what its score is made of."""
+    return {
+        "scored_by_request": is_scored_by_request(spec),
+        "components": {name: {"weight": part.weight, "meaning": part.meaning} for name, part in formula(spec).items()},
+    }
 
 
 def tpot_objective(spec: ig.TaskSpec) -> float | list[float | None] | None:
@@ -82,12 +99,15 @@ def info(programs: Programs, settings: Settings) -> dict[str, Any]:
         "observation_space": ObservationBody.model_json_schema(),
         "metrics": Metrics.model_json_schema(),
         "workload": Workload.model_json_schema(),
+        "outcome": Outcome.model_json_schema(),
+        "classes": list(CLASSES),
         "state": StateModel.model_json_schema(),
         "episode_length": EPISODE_LENGTH,
         "reward_weights": {spec.name: dict(spec.reward) for spec in specs},
         "config_keys": list(CONFIG_KEYS),
         "config": Config.model_json_schema(),
         "policies": policies(),
+        "policy_descriptions": dict(DESCRIPTIONS),
         "trained_policies": trained_policies(),
         "best_static": {problem.spec.name: problem.best_static.to_dict() for problem in problems},
         "table": {
@@ -98,6 +118,7 @@ def info(programs: Programs, settings: Settings) -> dict[str, Any]:
             "metadata": dict(table.metadata),
         },
         "trace": trace(programs),
+        "links": links(settings),
         "limits": {
             "rate_limit": settings.rate_limit,
             "max_body_bytes": settings.max_body_bytes,
@@ -107,6 +128,15 @@ def info(programs: Programs, settings: Settings) -> dict[str, Any]:
             "rollout_episodes": settings.rollout_episodes,
             "rollout_trajectories": settings.rollout_trajectories,
         },
+    }
+
+
+def links(settings: Settings) -> dict[str, str | None]:
+    """Where the page leads to: repository, documentation, leaderboard; relative addresses are the server's own."""
+    return {
+        "repository": settings.repository_url,
+        "documentation": settings.documentation_url or "docs",
+        "leaderboard": "leaderboard" if leaderboard.SOURCE.is_file() else None,
     }
 
 

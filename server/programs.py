@@ -25,6 +25,7 @@ from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 from server.bad_input import BadInput
 from server.memory import let_go
+from server.settings import Settings
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
 
@@ -63,11 +64,23 @@ class Replay(NamedTuple):
     oom_share: float  # of its seconds out of memory
 
 
+def own_log(settings: Settings) -> ig.RequestLog | None:
+    """The request log of TRACE, read as TRACE_UNIT and the others say; None where it is unset.
+
+    Raises:
+        FileNotFoundError, TraceError, ValueError: see ``ig.load_trace``.
+    """
+    if settings.trace is None:
+        return None
+    part = {"start": settings.trace_from, "end": settings.trace_to, "last": settings.trace_last}
+    return ig.load_trace(settings.trace, settings.trace_unit, columns=settings.trace_columns, **part)
+
+
 class Programs:
     """The programs of every task on one latency table and, where there is one, one request log; compiles when told to,
     keeps params of recent configs."""
 
-    def __init__(self, table: str | Path | None = None, trace: str | Path | None = None):
+    def __init__(self, table: str | Path | None = None, trace: str | Path | ig.RequestLog | None = None):
         # A step is shorter than a hop to jax's dispatch thread and back, and its seventy small operations gain nothing
         # from a pool of threads, which cost a third of the processor time. Takes effect if jax has not started yet.
         os.environ.setdefault("PJRT_NPROC", "1")

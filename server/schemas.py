@@ -202,6 +202,13 @@ class Health(BaseModel):
     uptime_s: float
 
 
+class ScoreComponent(BaseModel):
+    """One term of a task's score."""
+
+    weight: float
+    meaning: str = Field(description="how it is computed over an episode, before it is clipped to [0, 1]")
+
+
 class TaskEntry(BaseModel):
     """One task."""
 
@@ -220,6 +227,8 @@ class TaskEntry(BaseModel):
     memory_limit_gb: float | None
     cost_budget: float | None
     reward_weights: dict[str, float]
+    scored_by_request: bool = Field(description="false: by the second")
+    components: dict[str, ScoreComponent] = Field(description="what the score is made of")
 
 
 class TaskList(BaseModel):
@@ -239,13 +248,17 @@ class Info(BaseModel):
     observation_space: dict[str, Any]
     metrics: dict[str, Any] = Field(description="JSON schema of what a second measures, with unit and scale")
     workload: dict[str, Any] = Field(description="the same of its traffic")
+    outcome: dict[str, Any] = Field(description="the same of what became of its requests, where they are counted")
+    classes: list[str] = Field(description="names of the classes of requests, in the order of every list by class")
     episode_length: int
     reward_weights: dict[str, dict[str, float]]
     config: dict[str, Any] = Field(description="JSON schema of a reset's config")
     policies: dict[str, bool] = Field(description="what POST /rollout can play")
+    policy_descriptions: dict[str, str] = Field(description="what each of them does, in a sentence")
     trained_policies: dict[str, bool] = Field(description="whether there is a trained policy, by the task's name")
     table: dict[str, Any]
     trace: dict[str, Any] | None
+    links: dict[str, str | None] = Field(description="repository, documentation, leaderboard")
     limits: dict[str, Any]
 
 

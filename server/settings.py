@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.bounds import MOST_EPISODES
 
+HttpAddress = Annotated[str, Field(pattern=r"^https?://[^\s\"'<>]+$")]
+
 
 class Settings(BaseSettings):
     """Every setting, its environment variable (the same name in capitals) and its default."""
@@ -34,10 +36,24 @@ class Settings(BaseSettings):
         default="", description="proxies whose X-Forwarded-For is believed, by comma; unset: none"
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(default=("*",), description="allowed origins, by comma")
+    public_url: HttpAddress | None = Field(
+        default=None, description="the address that people reach the page at, for link previews; unset: the request's"
+    )
+    repository_url: HttpAddress | None = Field(default=None, description="where the page's Repository leads to")
+    documentation_url: HttpAddress | None = Field(
+        default=None, description="where the page's Documentation leads to; unset: /docs, the API"
+    )
     table: str | None = Field(default=None, description="path of a latency table of your own (parquet or CSV)")
     trace: str | None = Field(
         default=None, description="path of a request log of your own, replayed open-loop as every task's traffic"
     )
+    trace_unit: str | None = Field(default=None, description="unit of the log's times: s, ms, us or ns; unset: found")
+    trace_columns: str | None = Field(
+        default=None, description="columns of the log: time=NAME,prompt=NAME,output=NAME; unset: found"
+    )
+    trace_from: str | None = Field(default=None, description="read the log from here on: 2h, 3d or a date")
+    trace_to: str | None = Field(default=None, description="read the log up to here: 2h, 3d or a date")
+    trace_last: str | None = Field(default=None, description="read the log's last part only: 7d, 12h")
     tasks_from: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="paths of Python or JSON files of tasks of your own, by comma"
     )
@@ -55,7 +71,20 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("redis_url", "table", "trace", mode="before")
+    @field_validator(
+        "redis_url",
+        "table",
+        "trace",
+        "trace_unit",
+        "trace_columns",
+        "trace_from",
+        "trace_to",
+        "trace_last",
+        "public_url",
+        "repository_url",
+        "documentation_url",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

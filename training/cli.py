@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from inferencegym_jax.cli.options import LogColumns, LogFrom, LogLast, LogTo, LogUnit
 from inferencegym_jax.registry import register_file
 from training.cache import use_cache
 from training.options import (
@@ -23,6 +24,7 @@ from training.options import (
     console,
     fail,
     own_files,
+    own_log,
     task_of,
 )
 from training.tables import evaluation_table, percent, rank_table, screen, sweep_table
@@ -76,6 +78,11 @@ def train(
     ] = None,
     table: Table = None,
     trace: Trace = None,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="Join the cluster's processes (Slurm, Kubernetes, MPI: found by JAX).")
@@ -94,7 +101,7 @@ def train(
     from training.runner import NonFiniteLoss, run
 
     try:
-        changes = {"seed": seed, "total_steps": steps, **own_files(table, trace)}
+        changes = {"seed": seed, "total_steps": steps, **own_files(table, trace, unit, columns, start, end, last)}
         chosen = configured(task, config, settings, changes)
         if distributed or coordinator:
             meshes.join(coordinator, processes, process_id)
@@ -111,10 +118,10 @@ def train(
     except NonFiniteLoss as error:
         raise fail(error) from error
     word = "Interrupted" if result.interrupted else "Done"
-    last = result.rows[-1] if result.rows else dict.fromkeys(("score", "return", "oom_share"), float("nan"))
+    final = result.rows[-1] if result.rows else dict.fromkeys(("score", "return", "oom_share"), float("nan"))
     console.print(
-        f"{word} after {result.seconds:.1f} s: score {last['score']:.4f}, return {last['return']:.2f}, "
-        f"out of memory {percent(last['oom_share'])}. Kept in {folder}/.",
+        f"{word} after {result.seconds:.1f} s: score {final['score']:.4f}, return {final['return']:.2f}, "
+        f"out of memory {percent(final['oom_share'])}. Kept in {folder}/.",
         highlight=False,
     )
     if result.interrupted:
@@ -134,6 +141,11 @@ def evaluate(
     table: Table = None,
     as_json: AsJson = False,
     trace: Trace = None,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
 ) -> None:
     """Score a policy on held-out episodes, with 95 % bootstrap intervals and differences paired by seed.
 
@@ -143,7 +155,8 @@ def evaluate(
 
     use_cache()
     try:
-        found = measure(task_of(task), policy, episodes, **own_files(table, trace))
+        log = own_log(trace, unit, columns, start, end, last)
+        found = measure(task_of(task), policy, episodes, None if table is None else str(table), log)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     if as_json:
@@ -196,6 +209,11 @@ def sweep(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV; default: runs/sweep-task<N>.csv.")] = None,
     table: Table = None,
     trace: Trace = None,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
 ) -> None:
     """Train many settings at once: one compiled call, vmapped over hyperparameters and seeds.
 
@@ -205,9 +223,8 @@ def sweep(
 
     use_cache()
     try:
-        chosen = configured(
-            task if not config else None, config, settings, {"total_steps": steps, **own_files(table, trace)}
-        )
+        changes = {"total_steps": steps, **own_files(table, trace, unit, columns, start, end, last)}
+        chosen = configured(task if not config else None, config, settings, changes)
         path = out or RUNS / f"sweep-task{task}.csv"
         rows = run_sweep(chosen, grid, search, samples, seeds, path)
     except (ValueError, OSError) as error:
@@ -283,10 +300,14 @@ def headroom(
         int, typer.Option(help="Settings of a controller drawn, and tried again around the best.")
     ] = 256,
     rounds: Annotated[int, typer.Option(help="Rounds of the oracle's search.")] = 24,
+    training_episodes: Annotated[int, typer.Option(help="On which settings are searched.")] = 32,
     policies: Annotated[
         list[str],
         typer.Option("--policy", "-p", help="ROW=FILE, a learned policy; files of one ROW are its training seeds."),
     ] = [],  # noqa: B006
+    add: Annotated[
+        bool, typer.Option("--add", help="Only play the policies, and add their rows to the table in docs/headroom.")
+    ] = False,
     free_switching: Annotated[bool, typer.Option("--free-switching", help="Ablation: switches take no time.")] = False,
     clock: Annotated[float | None, typer.Option(help="Ablation: seconds of the day that pass in a step.")] = None,
     out: Annotated[
@@ -295,6 +316,11 @@ def headroom(
     ] = None,
     table: Table = None,
     trace: Trace = None,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
 ) -> None:
     """What control is worth: the best static action, rivals that react, those told the future, and an oracle that never
     falls below any of them.
@@ -309,21 +335,108 @@ def headroom(
         named = [tuple(item.split("=", 1)) for item in policies]
         if any(len(item) != 2 for item in named):
             raise ValueError(f"--policy {policies[[len(x) for x in named].index(1)]!r}: must be ROW=FILE")
-        problem = worth.ablated(ig.problem(task_of(task), table=table, trace=trace), free_switching, clock)
-        found = worth.measure(
-            problem,
-            episodes,
-            settings=settings,
-            rounds=rounds,
-            policies=[(item[0], item[1]) for item in named],
-            report=lambda text: console.print(text, highlight=False),
-        )
+        log = own_log(trace, unit, columns, start, end, last)
+        problem = worth.ablated(ig.problem(task_of(task), table=table, trace=log), free_switching, clock)
+        learned = [(item[0], item[1]) for item in named]
+
+        def report(text: str) -> None:
+            console.print(text, highlight=False)
+
+        if add:
+            found = worth.with_learned(worth.published(problem.spec.id), problem, learned, report)
+        else:
+            found = worth.measure(
+                problem,
+                episodes,
+                training_episodes=training_episodes,
+                settings=settings,
+                rounds=rounds,
+                policies=learned,
+                report=report,
+            )
         changed = "-free" * free_switching + ("" if clock is None else f"-clock{clock:g}")
         stem = out or RUNS / f"headroom-task{problem.spec.id}{changed}"
         paths = worth.write(found, stem)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     typer.echo(worth.markdown(found))
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False)
+
+
+@app.command("fleet-headroom")
+def fleet_headroom(
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="fleet-elastic, fleet-elastic-m-large or fleet-elastic-m-mid.")
+    ] = "fleet-elastic",
+    days: Annotated[int, typer.Option(help="Held-out days: seeds 0, 1, 2, ...")] = 24,
+    clock: Annotated[float | None, typer.Option(help="Seconds of the day that pass in a second; default 12.")] = None,
+    start_s: Annotated[float | None, typer.Option(help="From asking for a GPU until it serves; default 30.")] = None,
+    clairvoyant: Annotated[bool, typer.Option(help="Search for sizes that know all that comes.")] = True,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Stem of .json and .md; default: runs/headroom-<task>.")
+    ] = None,
+) -> None:
+    """What control of a fleet is worth: GPU-seconds against the share on time, rule by rule, with intervals by day.
+
+    Example: python -m training fleet-headroom --task fleet-elastic
+    """
+    from training import fleet_headroom as worth
+
+    use_cache()
+    changes = {name: value for name, value in (("clock", clock), ("start_s", start_s)) if value is not None}
+    try:
+        found = worth.measure(
+            task,
+            days,
+            changes=changes,
+            clairvoyant=clairvoyant,
+            report=lambda text: console.print(text, highlight=False),
+        )
+        suffix = "".join(f"-{name}{value:g}" for name, value in changes.items())
+        paths = worth.write(found, out or RUNS / f"headroom-{task}{suffix}")
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    typer.echo(worth.markdown(found))
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False)
+
+
+@app.command("fleet-search")
+def fleet_search(
+    settings: Annotated[int, typer.Option(help="Settings of the rule by tokens that are drawn.")] = 200,
+    conditions: Annotated[int, typer.Option(help="Training conditions of fleet-anywhere.")] = 16,
+) -> None:
+    """Settings of the fleet's reactive rule, searched on fleet-anywhere's training conditions.
+
+    Example: python -m training fleet-search
+    """
+    from training.fleet_headroom import search_rule
+
+    use_cache()
+    names = ("target", "fast", "trend", "floor", "period", "hold")
+    typer.echo(f"{'price':>8} {'on time':>8} " + " ".join(f"{name:>7}" for name in names))
+    for plan, price, share in search_rule(settings, conditions)[:10]:
+        values = " ".join(f"{float(getattr(plan, name)):7.3g}" for name in names)
+        typer.echo(f"{price:8.3f} {share:8.2%} {values}")
+
+
+@app.command("fleet-plot")
+def fleet_plot(
+    task: Annotated[str, typer.Option("--task", "-t", help="A fleet task.")] = "fleet-elastic",
+    day: Annotated[int, typer.Option(help="Which day: its seed.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Stem of .png and .svg.")] = RUNS / "fleet-day",
+) -> None:
+    """Draw a day of a fleet under the reactive rule: load, GPUs by state, share on time, cost.
+
+    Example: python -m training fleet-plot --task fleet-elastic-m-mid
+    """
+    from training.fleet_headroom import draw_day
+
+    try:
+        paths = draw_day(task, out, day)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
     for path in paths:
         console.print(f"wrote {path}", highlight=False)
 

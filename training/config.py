@@ -19,11 +19,16 @@ import yaml
 from inferencegym_jax import registry
 from inferencegym_jax.encoding import History
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, check_seed
+from inferencegym_jax.policies.relative import RELATIVE_SIZE
 from inferencegym_jax.registry import Problem
 from inferencegym_jax.tasks import get_task, shipped_specs
+from inferencegym_jax.traffic.log_rows import ReadOptions
+from inferencegym_jax.traffic.request_log import load_trace
 
 STARTS = ("middle", "baseline", "best_static")
 MEMORIES = ("none", "gru")
+READS = ("observation", "relative")
+ACTS = ("knobs", "correction")
 LARGEST_BLOCK = 16  # blocks of environments at least, where they can be cut so: as many devices may share them
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
@@ -46,6 +51,9 @@ class Hyperparameters:
         0.0  # share of the grader's score, beside the reward, in what is maximised: see training/objective.py
     )
     stability_weight: Any = 0.0  # of changes of the knobs within that score
+    late_weight: Any = (
+        0.0  # of requests late, rejected or failed, by the mean second's demand, beside what the score has
+    )
     memory_weight: Any = 0.0  # of memory that the action would take above the task's limit, per 10 GB
     crash_weight: Any = 0.0  # of an action that would run out of memory if the task's longest prompts came
 
@@ -58,6 +66,11 @@ class TrainConfig:
     task: int | str = 1
     table: str | None = None  # a latency table of your own; default: the shipped one
     trace: str | None = None  # a request log of your own, replayed open-loop in place of the task's traffic
+    trace_unit: str | None = None  # how to read it: see inferencegym_jax.load_trace
+    trace_columns: str | None = None
+    trace_start: str | float | None = None
+    trace_end: str | float | None = None
+    trace_last: str | float | None = None
     seed: int = 0
     total_steps: int = 2_000_000  # environment steps, rounded up to whole updates
     environments: int = 256  # over all devices
@@ -69,6 +82,9 @@ class TrainConfig:
     memory_size: int = 32  # numbers of its hidden state
     history: tuple[float, ...] = ()  # averages of the observation beside it, time constants in seconds
     history_last: int = 0  # and the last so many observations
+    reads: str = "observation"  # or "relative": in units of the task's own objectives and capacity
+    acts: str = "knobs"  # or "correction": of the tuned load-following controller; reads the relative observation
+    plan_of: int | str | None = None  # task whose tuned settings (docs/headroom) are corrected; default: the task
     initial_std: float = 0.5  # of the positions in [-1, 1] of kv_budget and batch_size
     start: str = (
         "middle"  # of every knob, or "baseline" or "best_static": the action that the untrained policy is centred on
@@ -88,6 +104,7 @@ class TrainConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} = {value!r}: must be a whole number of at least 1")
         check_seed(self.seed)
+        ReadOptions.of(self.trace_unit, self.trace_columns, self.trace_start, self.trace_end, self.trace_last)
         if self.rollout_length > episode:
             raise ValueError(f"rollout_length = {self.rollout_length}: must be at most an episode, {episode}")
         if self.memory not in MEMORIES:
@@ -108,6 +125,13 @@ class TrainConfig:
             )
         if self.start not in STARTS:
             raise ValueError(f"start = {self.start!r}: must be one of {', '.join(STARTS)}")
+        if self.plan_of is not None:
+            get_task(self.plan_of)
+        for name, allowed in (("reads", READS), ("acts", ACTS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(allowed)}")
+        if self.acts == "correction" and self.reads != "relative":
+            raise ValueError(f"reads = {self.reads!r}: must be 'relative' where acts = 'correction'")
         if not isinstance(self.stagger, bool):
             raise ValueError(f"stagger = {self.stagger!r}: must be true or false")
         check_number("initial_std", self.initial_std, above=0.0)
@@ -121,7 +145,17 @@ class TrainConfig:
 
     def problem(self) -> Problem:
         """The task on the config's table and log."""
-        return registry.problem(self.task, table=self.table, trace=self.trace)
+        log = self.trace
+        if log is not None:
+            log = load_trace(
+                log,
+                self.trace_unit,
+                columns=self.trace_columns,
+                start=self.trace_start,
+                end=self.trace_end,
+                last=self.trace_last,
+            )
+        return registry.problem(self.task, table=self.table, trace=log)
 
     @property
     def has_gru(self) -> bool:
@@ -141,7 +175,12 @@ class TrainConfig:
     @property
     def features(self) -> int:
         """Numbers that the networks see of the present and, with ``history``, the past; without the hidden state."""
-        return FLAT_OBSERVATION_SIZE * (1 if self.observed is None else self.observed.copies)
+        return self.numbers * (1 if self.observed is None else self.observed.copies)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of one observation."""
+        return RELATIVE_SIZE if self.reads == "relative" else FLAT_OBSERVATION_SIZE
 
     @property
     def column_block(self) -> int:
@@ -222,7 +261,7 @@ def from_mapping(entries: Mapping[str, Any], base: TrainConfig | None = None) ->
 
 
 def _number(key: str, value: Any) -> Any:
-    if isinstance(value, str) and key not in ("task", "table", "trace"):
+    if isinstance(value, str) and key not in ("task", "table", "trace", "plan_of") and not key.startswith("trace_"):
         try:
             return (
                 yaml.safe_load(value) if not _is_float(value) else float(value) if not value.isdigit() else int(value)

@@ -37,6 +37,7 @@ SHOWN = {
 SHOWN_BY_REQUEST = {**LATENCIES, "mean_tpot_ms": ("TPOT\nms", ",.0f")}
 COMMAND = "make demo   (python -m training.demo)"
 CURVE_TASK = 1
+SHOWN_AS = ("best_static", "baseline", "reactive")  # whose colours the three policies of the window have
 LINES = ("baseline", "random", "reactive", "best_static")  # beside the learning curve
 
 
@@ -119,8 +120,8 @@ def draw(
     import matplotlib.pyplot as plt
 
     import inferencegym_jax as ig
+    from inferencegym_jax.figure_style import COLOURS, STYLE, label_levels, millions, tidy
     from training import second_gpu
-    from training.plots import COLOURS, STYLE, label_levels
 
     axes: Any
     with plt.rc_context(STYLE):
@@ -129,20 +130,21 @@ def draw(
             2, 1, height_ratios=(3.4, 1), left=0.08, right=0.9, top=0.92, bottom=0.08, hspace=0.24
         )
         axes = upper.subgridspec(4, 1, hspace=0.16).subplots(sharex=True)
-        second_gpu.draw(axes, windows, dict(zip(windows.played, ("#e67e22", "#7f8c8d", "#2980b9"), strict=True)))
+        second_gpu.draw(axes, windows, dict(zip(windows.played, (COLOURS[name] for name in SHOWN_AS), strict=True)))
         axis = figure.add_subplot(lower)
         axis.plot(
-            [row["env_steps"] / 1000 for row in curve],
+            [millions(row["env_steps"]) for row in curve],
             [row["score"] for row in curve],
             color=COLOURS["trained"],
             label="PPO",
         )
-        axis.set_xlim(0, curve[-1]["env_steps"] / 1000)
+        axis.set_xlim(0, millions(curve[-1]["env_steps"]))
         axis.set_ylim(0, 1.05)
         levels = {row["policy"]: row["score"]["mean"] for row in results[CURVE_TASK] if row["policy"] in LINES}
-        label_levels(axis, levels, gap=0.11)
-        axis.set_xlabel("environment steps (thousands)")
+        label_levels(axis, levels)
+        axis.set_xlabel("environment steps (millions)")
         axis.set_ylabel("mean score")
+        tidy(axis)
         spec = ig.get_task(CURVE_TASK)
         axis.set_title(
             f"Learning task {spec.id}, {spec.title}: PPO from scratch in {curve[-1]['seconds']:.0f} s",

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from inferencegym_jax.episodes import parallel
+from training import forms
 from training.config import Hyperparameters, TrainConfig
 from training.trainer import Chunk, TrainState, initial_state, make_chunk
 
@@ -121,7 +122,7 @@ def shardings(mesh: Mesh, state: Any) -> Any:
 def compiled_functions(config: TrainConfig, mesh: Mesh | None) -> tuple[Any, Chunk]:
     """(jitted ``init(seed, hyper)``, jitted ``chunk(state, hyper)``) of a run."""
     problem = config.problem()
-    env, params = problem.env, problem.params
+    env, params = forms.view(config, problem), problem.params
 
     def init(seed: Any, hyper: Hyperparameters) -> TrainState:
         return initial_state(env, params, config, seed, hyper)

@@ -14,6 +14,7 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax import Problem
+from inferencegym_jax.adapters.relative_views import env_and_policy
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import policy_of
@@ -24,9 +25,16 @@ RIVALS = ("baseline", "best_static", "reactive")
 METRICS = tuple(f.name for f in dataclasses.fields(ig.EpisodeStatistics))
 
 
-def episodes(problem: Problem, policy: Policy, seeds: Any) -> dict[str, np.ndarray]:
-    """Score, return and every statistic of each episode: name -> float64[episodes]."""
-    return columns(problem, ig.evaluate(problem.env, problem.params, policy, seeds))
+def episodes(problem: Problem, policy: Policy, seeds: Any, env: Any = None) -> dict[str, np.ndarray]:
+    """Score, return and every statistic of each episode: name -> float64[episodes].
+
+    Args:
+        problem: the task.
+        policy: of its environment, or of ``env``.
+        seeds: of the episodes.
+        env: a view on the environment.
+    """
+    return columns(problem, ig.evaluate(problem.env if env is None else env, problem.params, policy, seeds))
 
 
 def columns(problem: Problem, statistics: ig.EpisodeStatistics) -> dict[str, np.ndarray]:
@@ -37,7 +45,11 @@ def columns(problem: Problem, statistics: ig.EpisodeStatistics) -> dict[str, np.
 
 
 def evaluate(
-    task: int | str, policy: str, count: int = EPISODES, table: str | None = None, trace: str | None = None
+    task: int | str,
+    policy: str,
+    count: int = EPISODES,
+    table: str | None = None,
+    trace: str | ig.RequestLog | None = None,
 ) -> dict[str, Any]:
     """Everything that ``python -m training evaluate`` prints.
 
@@ -59,7 +71,8 @@ def evaluate(
         raise ValueError(f"episodes = {count!r}: must be a whole number from 1 to {1 << 30}")
     seeds = np.arange(count)
     problem = ig.problem(task, table=table, trace=trace)
-    mine = episodes(problem, policy_of(policy, problem), seeds)
+    env, own = env_and_policy(policy, problem)
+    mine = episodes(problem, own, seeds, env)
     paired = {}
     for rival in RIVALS:
         theirs = mine if rival == policy else episodes(problem, policy_of(rival, problem), seeds)

@@ -20,12 +20,14 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax import Problem
+from inferencegym_jax.adapters.relative_views import env_and_policy
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.numerics.bootstrap import mean_interval
-from inferencegym_jax.policies import has_trained, policy_of
+from inferencegym_jax.policies import has_trained
 from inferencegym_jax.policies.load_following import LoadPlan
 from inferencegym_jax.scoring.aggregates import aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
+from inferencegym_jax.tasks.draws import Draws
 from training import lanes, oracle, rivals
 from training.intervals import interquartile
 
@@ -148,7 +150,8 @@ def measure(
         return lanes.episodes_of(problem, lanes.of_plans([plan] * episodes, steps, forecast), seeds)
 
     def learned(name: str) -> ig.Trajectory:
-        return ig.rollout(problem.env, problem.params, policy_of(name, problem), seeds)
+        env, policy = env_and_policy(name, problem)
+        return ig.rollout(env, problem.params, policy, seeds)
 
     tuned: dict[str, Any] = {}
     plans: list[LoadPlan] = []
@@ -201,7 +204,8 @@ def measure(
 
     static = found["best static"][0].columns
     span = found["oracle"][0].columns["score"].mean() - static["score"].mean()
-    rows = [row_of(name, each, static, span, seconds[name]) for name, each in in_order(found)]
+    reactive = found["best reactive"][0].columns
+    rows = [row_of(name, each, static, span, seconds[name], reactive) for name, each in in_order(found)]
     return {
         "task": problem.spec.id,
         "name": problem.spec.name,
@@ -218,6 +222,75 @@ def measure(
     }
 
 
+def with_learned(
+    found: Mapping[str, Any],
+    problem: Problem,
+    policies: Sequence[tuple[str, str]],
+    report: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """A table with rows of learned policies added, or measured again, on its own episodes; nothing is searched anew.
+
+    Args:
+        found: of ``measure`` or ``published``.
+        problem: the task that it is of.
+        policies: (row, policy file or name); several of one row are training seeds of one method.
+        report: told what runs.
+
+    Raises:
+        ValueError: the table is of another task, or of the task as it was; an unknown policy.
+    """
+    if found["task_digest"] != problem.spec.digest:
+        raise ValueError(f"headroom of task {found['name']!r}: the task is another now; measure it again")
+    seeds, steps = np.asarray(found["seeds"], np.uint32), int(problem.params.episode_length)
+    held = lanes.of_sequences(lanes.held(problem.best_static, len(seeds), steps))
+    static = played(problem, lanes.episodes_of(problem, held, seeds)).columns
+    reactive = None
+    if "plan" in found["tuned"].get("reactive", {}):
+        followed = lanes.of_plans([tuned_plan(found)] * len(seeds), steps)
+        reactive = played(problem, lanes.episodes_of(problem, followed, seeds)).columns
+    means = {row["policy"]: row["score"]["mean"] for row in found["rows"]}
+    span = means["oracle"] - means["best static"]
+    fresh: dict[str, list[Played]] = {}
+    seconds: dict[str, float] = {}
+    for name, path in policies:
+        report(name)
+        start = time.perf_counter()
+        env, policy = env_and_policy(path, problem)
+        fresh.setdefault(name, []).append(played(problem, ig.rollout(env, problem.params, policy, seeds)))
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+    added = [row_of(name, each, static, span, seconds[name], reactive) for name, each in fresh.items()]
+    if reactive is not None and problem.env.draws is not None:
+        for row, each in zip(added, fresh.values(), strict=True):
+            over = np.mean([one.columns["score"] for one in each], axis=0) - reactive["score"]
+            row["over_reactive_by_draw"] = by_draw(problem.env.draws, seeds, over)
+    kept = [row for row in found["rows"] if row["policy"] not in fresh]
+    oracle_at = [row["policy"] for row in kept].index("oracle")
+    return {**found, "rows": [*kept[:oracle_at], *added, *kept[oracle_at:]]}
+
+
+def by_draw(draws: Draws, seeds: np.ndarray, differences: np.ndarray) -> dict[str, Any]:
+    """Differences of the episodes whose pool, GPU or objectives training never draws, and of those that it may:
+    name -> mean with interval, median, worst and the number of episodes."""
+    choice = jax.tree.map(np.asarray, jax.jit(jax.vmap(draws.choice))(seeds))
+    unseen = {
+        f"{name} unseen": getattr(choice, name) >= seen
+        for name, seen in zip(("pool", "engine", "objective"), draws.seen, strict=True)
+    }
+    groups = {**unseen, "any unseen": np.any(list(unseen.values()), axis=0)}
+    groups["all seen"] = ~groups["any unseen"]
+    groups["second GPU to lease"] = np.asarray(choice.may_lease)
+    return {
+        name: mean_interval(differences[flag])
+        | {
+            "median": float(np.median(differences[flag])),
+            "worst": float(differences[flag].min()),
+            "episodes": int(flag.sum()),
+        }
+        for name, flag in groups.items()
+        if flag.any()
+    }
+
+
 def in_order(found: Mapping[str, list[Played]]) -> list[tuple[str, list[Played]]]:
     """Rows from the weakest kind of rival to the oracle."""
     first = [name for name in (*OPEN_ROWS, "reactive as planned") if name in found]
@@ -226,15 +299,24 @@ def in_order(found: Mapping[str, list[Played]]) -> list[tuple[str, list[Played]]
 
 
 def row_of(
-    name: str, found: list[Played], static: Mapping[str, np.ndarray], span: float, seconds: float
+    name: str,
+    found: list[Played],
+    static: Mapping[str, np.ndarray],
+    span: float,
+    seconds: float,
+    reactive: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """One row: intervals of every column, what it wins over the best static action, its worst episode."""
+    """One row: intervals of every column, what it wins over the best static action and over the tuned controller, its
+    worst episode."""
     columns = {key: np.mean([one.columns[key] for one in found], axis=0) for key in COLUMNS}
     difference = columns["score"] - static["score"]
     row: dict[str, Any] = {"policy": name, "runs": len(found)}
     row |= {key: mean_interval(values) for key, values in columns.items()}
     row["paired"] = mean_interval(difference)
     row["worst"] = {"score": float(columns["score"].min()), "paired": float(difference.min())}
+    if reactive is not None:
+        over = columns["score"] - reactive["score"]
+        row["over_reactive"] = mean_interval(over) | {"median": float(np.median(over)), "worst": float(over.min())}
     row["gpu_seconds_saved"] = 1.0 - float(columns["gpu_seconds"].sum() / max(static["gpu_seconds"].sum(), 1e-9))
     row["normalised"] = float(difference.mean() / span) if span > 0 else None  # nothing to win
     if len(found) > 1:

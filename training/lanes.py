@@ -6,6 +6,7 @@ open-loop step takes longer than playing thousands of its episodes, so rivals, t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,13 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax import Problem, ServeAction
-from inferencegym_jax.models import KNOBS
+from inferencegym_jax.episodes.policy import spread
+from inferencegym_jax.models import KNOBS, EnvParams
 from inferencegym_jax.numerics import draws
 from inferencegym_jax.physics.observation import initial_observation
-from inferencegym_jax.policies.load_following import Engine, LoadPlan, Memory, act, engine_of
+from inferencegym_jax.policies.engine_units import Engine, drawn_engine, engine_of
+from inferencegym_jax.policies.load_following import LoadPlan, Memory, act
+from inferencegym_jax.tasks.draws import Draws
 
 WIDTH = 1024  # episodes of a call that scores; fewer are padded
 
@@ -82,12 +86,20 @@ def play_lane(key: jax.Array, observation: Any, carry: tuple[Lanes, Engine, Memo
     return action, (lane, engine, after)
 
 
-def _carry(problem: Problem, lanes: Lanes, index: np.ndarray) -> Any:
+def _carry(problem: Problem, lanes: Lanes, index: np.ndarray, seeds: np.ndarray) -> Any:
     # a closed-loop task replays only, and its table need not describe an engine
     open_loop = problem.dynamics == "open_loop"
-    engine = engine_of(problem.table, problem.params) if open_loop else Engine(*(np.float32(1.0),) * 4)
-    shared = jax.tree.map(lambda x: np.broadcast_to(x, (len(index), *np.shape(x))), (engine, Memory.start()))
-    return jax.tree.map(lambda x: np.asarray(x)[index], lanes), *shared
+    draws = problem.env.draws
+    if draws is not None:
+        engine = jax.tree.map(np.asarray, _drawn(draws, problem.params, jnp.asarray(seeds)))
+    else:
+        engine = spread(engine_of(problem.table, problem.params) if open_loop else Engine.unknown(), len(index))
+    return jax.tree.map(lambda x: np.asarray(x)[index], lanes), engine, spread(Memory.start(), len(index))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _drawn(draws: Draws, params: EnvParams, seeds: jax.Array) -> Engine:
+    return jax.vmap(functools.partial(drawn_engine, draws, params))(seeds)
 
 
 def scores_of(problem: Problem, lanes: Lanes, seeds: np.ndarray, width: int = WIDTH) -> np.ndarray:
@@ -95,7 +107,7 @@ def scores_of(problem: Problem, lanes: Lanes, seeds: np.ndarray, width: int = WI
     found = []
     for start in range(0, len(lanes), width):
         index = np.minimum(np.arange(start, start + width), len(lanes) - 1)
-        carry = _carry(problem, lanes, index)
+        carry = _carry(problem, lanes, index, seeds[index])
         statistics = ig.evaluate(problem.env, problem.params, play_lane, seeds[index], carry=carry, carry_axis=0)
         found.append(problem.score(statistics))
     return np.concatenate(found)[: len(lanes)]
@@ -103,7 +115,7 @@ def scores_of(problem: Problem, lanes: Lanes, seeds: np.ndarray, width: int = WI
 
 def episodes_of(problem: Problem, lanes: Lanes, seeds: np.ndarray) -> ig.Trajectory:
     """Whole episodes, leading axes (steps, episodes)."""
-    carry = _carry(problem, lanes, np.arange(len(lanes)))
+    carry = _carry(problem, lanes, np.arange(len(lanes)), seeds)
     return ig.rollout(problem.env, problem.params, play_lane, seeds, carry=carry, carry_axis=0)
 
 

@@ -18,9 +18,10 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax import Problem
+from inferencegym_jax.adapters.relative_views import env_and_policy
 from inferencegym_jax.models import KNOBS, ServeAction
 from inferencegym_jax.numerics.bootstrap import mean_interval
-from inferencegym_jax.policies import has_trained, policy_of
+from inferencegym_jax.policies import has_trained
 from inferencegym_jax.policies.load_following import LoadPlan
 from inferencegym_jax.policies.names import static_action
 from inferencegym_jax.policies.policy_file import load_network, shipped_file
@@ -139,8 +140,8 @@ def episodes_of(row: Row, problem: Problem, root: Path = ROOT) -> ig.Trajectory:
     action = static_action(name, problem)
     if action is not None:
         return lanes.episodes_of(problem, lanes.of_sequences(lanes.held(action, row.episodes, steps)), seeds)
-    policy = policy_of(str(root / name) if name.endswith(".npz") else name, problem)
-    return ig.rollout(problem.env, problem.params, policy, seeds)
+    env, policy = env_and_policy(str(root / name) if name.endswith(".npz") else name, problem)
+    return ig.rollout(env, problem.params, policy, seeds)
 
 
 def _actions(path: Path, row: Row, steps: int) -> dict[str, np.ndarray]:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax import ServeObservation
 from inferencegym_jax.numerics.select import select
 from inferencegym_jax.policies.memory import gru_inputs, gru_sequence, gru_step
 from inferencegym_jax.policies.network import ObservationStatistics, first_carry, see, standardise
@@ -34,7 +33,7 @@ class Batch(NamedTuple):
 
 
 def remember(
-    config: TrainConfig, variables: Any, statistics: ObservationStatistics, observation: ServeObservation, carry: Any
+    config: TrainConfig, variables: Any, statistics: ObservationStatistics, observation: Any, carry: Any
 ) -> tuple[jax.Array, jax.Array, Any]:
     """What the networks see of one more second of every environment.
 
@@ -53,7 +52,7 @@ def remember(
 
 def forget(config: TrainConfig, carry: Any, is_first: jax.Array) -> Any:
     """The carry, a fresh one where an episode starts."""
-    return select(is_first, first_carry(config.observed, config.hidden_size, is_first.shape), carry)
+    return select(is_first, first_carry(config.observed, config.hidden_size, is_first.shape, config.numbers), carry)
 
 
 def with_hidden(variables: Any, batch: Batch) -> jax.Array:

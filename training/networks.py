@@ -72,7 +72,7 @@ class MLP(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """Actor and critic. ``actor`` gives float32[..., HEAD_SIZE] (see ``network.split_heads``), ``critic``
+    """Actor and critic. ``actor`` gives float32[..., outputs] (of knobs see ``network.split_heads``), ``critic``
     float32[...]; both take float32[..., features + memory_size], the features and after them the hidden state.
 
     The recurrent layer's weights are parameters here (``gru_of``); ``policies.memory`` runs it.
@@ -83,17 +83,19 @@ class ActorCritic(nn.Module):
     start: tuple[float, ...] | None = None  # the actor's output bias at first; None is the middle of every knob
     features: int = FLAT_OBSERVATION_SIZE
     memory_size: int = 0  # numbers of the hidden state; 0: no recurrent layer
+    outputs: int = HEAD_SIZE  # of the actor
+    deviations: int = len(CONTINUOUS)  # Gaussian positions among what it sets
 
     def setup(self) -> None:
         """Make both networks, and the recurrent layer if there is one."""
         if self.memory_size:
             self._gru = self.param("_gru", initial_gru, self.features, self.memory_size)
-        self._actor = MLP(self.hidden, HEAD_SIZE, 0.01, self.start)
+        self._actor = MLP(self.hidden, self.outputs, 0.01, self.start)
         self._critic = MLP(self.hidden, 1, 1.0)
-        self._log_std = self.param("log_std", nn.initializers.constant(jnp.log(self.initial_std)), (len(CONTINUOUS),))
+        self._log_std = self.param("log_std", nn.initializers.constant(jnp.log(self.initial_std)), (self.deviations,))
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(actor's outputs, log standard deviations float32[2], values)."""
+        """(actor's outputs, log standard deviations float32[deviations], values)."""
         return self._actor(x), self._log_std, self._critic(x)[..., 0]
 
     def actor(self, x: jax.Array) -> jax.Array:

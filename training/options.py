@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 from training.config import TrainConfig, from_mapping, load_config, task_config
 from training.tables import screen
 
@@ -19,7 +20,7 @@ Table = Annotated[Path | None, typer.Option(help="A latency table of your own (p
 Trace = Annotated[
     Path | None,
     typer.Option(
-        help="A request log of your own (CSV or JSON lines: time, prompt tokens, output tokens), replayed open-loop in "
+        help="A request log of your own (docs/request_logs.md), replayed open-loop in "
         "place of the task's traffic; objectives, knobs and reward stay the task's."
     ),
 ]
@@ -37,9 +38,43 @@ def task_of(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
-def own_files(table: Path | None, trace: Path | None) -> dict[str, str | None]:
-    """One's own table and log as a config and its reports name them."""
-    return {name: None if path is None else str(path) for name, path in (("table", table), ("trace", trace))}
+def own_files(
+    table: Path | None,
+    trace: Path | None,
+    unit: str | None = None,
+    columns: str | None = None,
+    start: str | None = None,
+    end: str | None = None,
+    last: str | None = None,
+) -> dict[str, str | None]:
+    """One's own table and log, and how to read it, as a config names them.
+
+    Raises:
+        ValueError: the log is a pipe, which can be read once only.
+    """
+    if trace is not None and trace.exists() and not trace.is_file():
+        raise ValueError(f"trace = {str(trace)!r}: training reads its log several times; write the pipe into a file")
+    reading = {"unit": unit, "columns": columns, "start": start, "end": end, "last": last}
+    files = {name: None if path is None else str(path) for name, path in (("table", table), ("trace", trace))}
+    return files | {f"trace_{name}": value for name, value in reading.items()}
+
+
+def own_log(
+    trace: Path | None,
+    unit: str | None,
+    columns: str | None,
+    start: str | None,
+    end: str | None,
+    last: str | None,
+) -> RequestLog | None:
+    """One's own log, read; None where none is given.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``load_trace``.
+    """
+    if trace is None:
+        return None
+    return load_trace(trace, unit, columns=columns, start=start, end=end, last=last)
 
 
 def fail(error: Exception) -> typer.Exit:

@@ -15,34 +15,33 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.policies import policy_of
+from inferencegym_jax.figure_style import (
+    COLOURS,
+    FAINT,
+    OOM_COLOUR,
+    OTHER_COLOUR,
+    STYLE,
+    colour_of,
+    label_levels,
+    millions,
+    plain_numbers,
+    readable,
+    tidy,
+)
+from inferencegym_jax.models.metrics import COST_UNIT
+from inferencegym_jax.policies import NAMES, has_trained, policy_of
 from training import timeline
 from training.evaluation import episodes
 
 KINDS = ("curves", "timeline", "pareto")
-COLOURS = {
-    "baseline": "#7f8c8d",
-    "random": "#bdc3c7",
-    "best_static": "#e67e22",
-    "reactive": "#2980b9",
-    "trained": "#27ae60",
-}
-OTHER_COLOUR = "#8e44ad"
-STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "lines.linewidth": 1.2,
-}
+RUNS = Path("runs")
 EPISODES = 256
 PARETO_EPISODES = 32
 
 
 def save(figure: Any, stem: str | Path, command: str) -> list[Path]:
     """Write PNG and SVG with the command in the caption; returns the paths."""
-    figure.text(0.01, 0.003, command, fontsize=6.5, color="#555555", family="monospace")
+    figure.text(0.01, 0.004, command, fontsize=6.5, color="#555555", family="monospace")
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
@@ -67,13 +66,19 @@ def draw(
     command = f"python -m training plot {what} --task {spec.id}"
     with plt.rc_context(STYLE):
         if what == "curves":
-            folders = list(runs) or sorted(Path("runs").glob(f"task{spec.id}-seed*"))
+            folders = list(runs) or runs_of(spec.id)
             return save(curves(task, folders), stem, command + "".join(f" --run {run}" for run in runs))
-        names = list(policies) or ["baseline", "reactive"]
+        newest = [str(run) for run in runs_of(spec.id)[-1:] if (run / "policy.npz").is_file()]
         command += "".join(f" --policy {name}" for name in policies)
         if what == "timeline":
-            return save(episode(task, names, seed), stem, f"{command} --seed {seed}")
-        return save(pareto(task, list(policies) or list(COLOURS)), stem, command)
+            last = newest or ["trained" if has_trained(spec.id) else "reactive"]
+            return save(episode(task, list(policies) or ["baseline", *last], seed), stem, f"{command} --seed {seed}")
+        return save(pareto(task, list(policies) or [*NAMES, *newest]), stem, command)
+
+
+def runs_of(task: int) -> list[Path]:
+    """Folders of a task's runs, the one that was trained last at the end."""
+    return sorted(RUNS.glob(f"task{task}-seed*"), key=lambda run: (run.stat().st_mtime, run.name))
 
 
 def read_run(folder: Path) -> dict[str, np.ndarray]:
@@ -101,34 +106,13 @@ def policy_lines(
     label_levels(axis, levels)
 
 
-def label_levels(axis: Any, levels: Mapping[str, float], gap: float = 0.045) -> None:
-    """A dashed line at each policy's level, its name right of the axis; names of close lines stand above each other,
-    ``gap`` of the axis apart."""
-    right = axis.get_xlim()[1]
-    for name, level in levels.items():
-        axis.axhline(level, color=COLOURS[name], ls="--", lw=0.9)
-    low, high = axis.get_ylim()
-    height = low
-    for name, level in sorted(levels.items(), key=lambda item: item[1]):
-        height = max(level, height + gap * (high - low))
-        axis.text(
-            right,
-            height,
-            f" {name.replace('_', ' ')}",
-            color=COLOURS[name],
-            fontsize=7,
-            va="center",
-            ha="left",
-            clip_on=False,
-        )
-
-
 def band(axis: Any, x: np.ndarray, curves: np.ndarray, label: str) -> None:
-    """Mean over seeds and the band from the lowest to the highest; curves float[seeds, points]."""
+    """Mean over seeds and the band from the lowest to the highest; curves float[seeds, points]. What they are stands
+    above the axes."""
     axis.plot(x, curves.mean(axis=0), color=COLOURS["trained"], label=label)
     if len(curves) > 1:
         axis.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=COLOURS["trained"], alpha=0.2, lw=0)
-    axis.legend(loc="lower right", frameon=False)
+    axis.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderaxespad=0.2)
 
 
 def curves(task: int | str, folders: Sequence[Path]) -> Any:
@@ -144,20 +128,17 @@ def curves(task: int | str, folders: Sequence[Path]) -> Any:
         )
     found = [read_run(folder) for folder in folders]
     length = min(len(run["env_steps"]) for run in found)
+    count = f"PPO: mean and range of {len(found)} seeds" if len(found) > 1 else "PPO: one seed"
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6))
-    figure.subplots_adjust(left=0.07, right=0.91, bottom=0.17, top=0.9, wspace=0.42)
+    figure.subplots_adjust(left=0.07, right=0.91, bottom=0.17, top=0.82, wspace=0.42)
     for axis, metric in zip(axes, ("score", "return"), strict=True):
-        x = found[0]["env_steps"][:length] / 1000
+        x = millions(found[0]["env_steps"][:length])
+        band(axis, x, np.stack([run[metric][:length] for run in found]), count)
         axis.set_xlim(0, x[-1])
-        band(
-            axis,
-            x,
-            np.stack([run[metric][:length] for run in found]),
-            f"PPO, {len(found)} seed{'s' if len(found) > 1 else ''}",
-        )
         policy_lines(axis, task, metric)
-        axis.set_xlabel("environment steps (thousands)")
+        axis.set_xlabel("environment steps (millions)")
         axis.set_ylabel(f"mean {metric} of an episode")
+        tidy(axis)
     figure.suptitle(f"Task {ig.get_task(task).id}, {ig.get_task(task).title}", x=0.07, ha="left", fontsize=10)
     return figure
 
@@ -170,51 +151,72 @@ def episode(task: int | str, names: Sequence[str], seed: int) -> Any:
         len(timeline.PANELS), len(names), figsize=(4.6 * len(names) + 0.6, 9), sharex=True, squeeze=False
     )
     figure.subplots_adjust(left=0.1, right=0.98, top=0.95, bottom=0.07, hspace=0.22, wspace=0.12)
-    timeline.draw(axes, played, [COLOURS.get(name, OTHER_COLOUR) for name in names])
+    timeline.draw(axes, played, [colour_of(name) for name in names])
     return figure
 
 
+def front(cost: np.ndarray, latency: np.ndarray) -> np.ndarray:
+    """Which points no other one beats in both; indices by rising cost. float[points] each, less is better."""
+    order = np.lexsort((latency, cost))
+    best = np.minimum.accumulate(latency[order])
+    return order[np.concatenate([[True], best[1:] < best[:-1]])]
+
+
 def pareto(task: int | str, names: Sequence[str]) -> Any:
-    """p99 TTFT against cost: every static action a grey dot, policies in colour."""
+    """p99 TTFT against cost: every static action a grey dot, their front, and policies in colour."""
     from inferencegym_jax.episodes.static_search import search_static, static_actions
 
     problem = ig.problem(task)
     env, params = problem.env, problem.params
     found = search_static(env, params, static_actions(env, params), np.arange(PARETO_EPISODES))
-    figure, axis = plt.subplots(figsize=(6.2, 4.4))
-    figure.subplots_adjust(left=0.12, right=0.96, bottom=0.15, top=0.92)
     safe = found.worst_oom_share == 0
-    x, y = found.means.total_cost / int(params.episode_length), found.means.mean_ttft_p99_ms
-    axis.scatter(x[safe], y[safe], s=5, color="#95a5a6", alpha=0.7, lw=0, label=f"static action ({safe.sum()})")
-    axis.scatter(
-        x[~safe],
-        y[~safe],
-        s=5,
-        color="#e6b0aa",
-        alpha=0.7,
-        lw=0,
-        label=f"static, sometimes out of memory ({(~safe).sum()})",
-    )
+    x, y = np.asarray(found.means.total_cost) / int(params.episode_length), np.asarray(found.means.mean_ttft_p99_ms)
+    points: dict[str, tuple[float, float]] = {}
     for name in names:
         try:
             values = episodes(problem, policy_of(name, problem), np.arange(PARETO_EPISODES))
         except FileNotFoundError:
             continue
-        point = values["total_cost"].mean() / int(params.episode_length), values["mean_ttft_p99_ms"].mean()
-        axis.scatter(
-            *point,
-            s=45,
-            color=COLOURS.get(name, OTHER_COLOUR),
-            edgecolor="white",
-            zorder=3,
-            label=name.replace("_", " "),
-        )
+        mean_cost = float(values["total_cost"].mean()) / int(params.episode_length)
+        points[name] = (mean_cost, float(values["mean_ttft_p99_ms"].mean()))
+    return draw_pareto(problem.spec, x, y, safe, points)
+
+
+def draw_pareto(
+    spec: ig.TaskSpec,
+    cost: np.ndarray,
+    latency: np.ndarray,
+    safe: np.ndarray,
+    points: Mapping[str, tuple[float, float]],
+) -> Any:
+    """The figure of ``pareto``.
+
+    Args:
+        spec: the task.
+        cost, latency: float[actions], of the static actions: mean cost per 1,000 tokens, mean p99 TTFT (ms).
+        safe: bool[actions], whether none of its episodes ran out of memory.
+        points: policy -> its cost and latency.
+    """
+    figure, axis = plt.subplots(figsize=(6.8, 4.6))
+    figure.subplots_adjust(left=0.11, right=0.97, bottom=0.14, top=0.8)
+    dots: dict[str, Any] = {"s": 5, "alpha": 0.7, "lw": 0}
+    risky = f"static, sometimes out of memory ({(~safe).sum():,})"
+    axis.scatter(cost[safe], latency[safe], color=FAINT, label=f"static action ({safe.sum():,})", **dots)
+    axis.scatter(cost[~safe], latency[~safe], color=OOM_COLOUR, label=risky, **dots)
+    if safe.any():
+        best = np.flatnonzero(safe)[front(cost[safe], latency[safe])]
+        axis.step(cost[best], latency[best], where="post", color="black", lw=0.9, label="front of the static actions")
+    for name, point in points.items():
+        axis.scatter(*point, s=45, color=colour_of(name), edgecolor="white", zorder=3, label=readable(name))
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.set_xlabel("mean cost per 1,000 output tokens")
+    axis.set_xlabel(f"mean cost ({COST_UNIT})")
     axis.set_ylabel("mean p99 TTFT (ms)")
-    axis.set_title(f"Task {ig.get_task(task).id}, {ig.get_task(task).title}", loc="left", fontsize=10)
-    axis.legend(fontsize=7, frameon=False)
+    tidy(axis)
+    figure.suptitle(f"Task {spec.id}, {spec.title}", x=0.11, ha="left", fontsize=10)
+    axis.legend(
+        fontsize=7, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.2, columnspacing=1.2
+    )
     return figure
 
 
@@ -240,4 +242,5 @@ def draw_headroom(found: Mapping[str, Any], stem: Path) -> list[Path]:
         axis.set_xscale("symlog", linthresh=0.1)
         axis.set_xlabel("score over the best static action: mean with 95 % interval, and the worst episode (x)")
         axis.set_title(f"Task {found['task']}, {found['title']}", loc="left", fontsize=9)
+        plain_numbers(axis.xaxis)
         return save(figure, stem, f"python -m training headroom --task {found['task']}")

@@ -12,7 +12,8 @@ import numpy as np
 from rich.console import Console
 
 import inferencegym_jax as ig
-from inferencegym_jax.policies.network import network_policy
+from inferencegym_jax.adapters.relative_views import network_on
+from inferencegym_jax.models import EPISODE_LENGTH
 from inferencegym_jax.policies.policy_file import save_network
 from inferencegym_jax.tasks import shipped_specs
 from training.checkpoint import Checkpoints
@@ -21,18 +22,24 @@ from training.devices import compiled_functions
 from training.evaluation import episodes
 from training.networks import to_policy
 from training.progress import training_progress
+from training.rivals import STRIDE
 from training.runner import metadata, run
 from training.tables import percent
 from training.trainer import VALIDATION_SEED
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "policies"
-VALIDATION_EPISODES = 512
+VALIDATION_EPISODES = 512  # of the usual length; of long episodes as many seconds
+LEAST_EPISODES = 32
 
 
-def validate(task: int | str, network: Any) -> dict[str, float]:
+def validate(task: int | str, network: Any, about: dict[str, Any]) -> dict[str, float]:
     """Mean score, return and share of seconds out of memory on validation seeds, which choose among training seeds;
     held-out seeds stay untouched."""
-    found = episodes(ig.problem(task), network_policy(network), VALIDATION_SEED + np.arange(VALIDATION_EPISODES))
+    problem = ig.problem(task)
+    # long episodes are dear, and as many seconds say as much
+    count = max(VALIDATION_EPISODES * EPISODE_LENGTH // problem.spec.episode_length, LEAST_EPISODES)
+    env, policy = network_on(network, about, problem)
+    found = episodes(problem, policy, VALIDATION_SEED + STRIDE * np.arange(count), env)
     return {name: float(found[name].mean()) for name in ("score", "return", "oom_share")}
 
 
@@ -72,9 +79,9 @@ def build(
             config = task_config(task).replace(seed=seed)
             with training_progress(console, config) as report:
                 result = run(config, devices=devices, report=report)
-            found = validate(task, result.network)
+            about = metadata(config, int(result.state.update), result.rows)
+            found = validate(task, result.network, about)
             if best is None or rank(found) > rank(best[0]):
-                about = metadata(config, int(result.state.update), result.rows)
                 about |= {
                     "validation": found,
                     "made_by": "make policies",

@@ -23,6 +23,7 @@ from inferencegym_jax.policies.load_following import NEVER, LoadPlan
 from inferencegym_jax.policies.reactive_control import ReactivePlan
 from inferencegym_jax.policies.reactive_control import act as follow_queue
 from inferencegym_jax.policies.reactive_plans import plan_for
+from inferencegym_jax.tasks.draws import drawn
 from inferencegym_jax.traffic.days import rates_at
 from inferencegym_jax.traffic.fitted import log_modulation
 from inferencegym_jax.traffic.requests import replay
@@ -68,12 +69,16 @@ def true_load(problem: Problem, seeds: np.ndarray, ahead: int = AHEAD_S) -> np.n
         seeds: episodes.
         ahead: seconds.
     """
-    params, length = problem.params, int(problem.params.episode_length)
+    params, length, draws = problem.params, int(problem.params.episode_length), problem.env.draws
     engine, grid = params.engine, iterations_of(problem.table)
     kind = int(engine.traffic)
     trace = None if problem.trace is None else jnp.asarray(problem.trace.rows)
 
     def load(seed: jax.Array, step: jax.Array) -> jax.Array:
+        if draws is not None:
+            choice, day = draws.choice(seed), drawn(draws, params, seed).engine.day
+            work = draws.pick(draws.pick(draws.work_ms, choice.engine), choice.pool)
+            return (rates_at(seed, step, day) * work).sum() / 1000.0
         if kind == TRAFFIC_DAY:
             work = work_ms(grid, engine, engine.day.prompt_mean, engine.day.output_mean)
             return (rates_at(seed, step, engine.day) * work).sum() / 1000.0
@@ -124,6 +129,8 @@ def draw_plans(problem: Problem, count: int, rng: np.random.Generator) -> list[L
                 margin=rng.uniform(0.0, 0.5),
                 batch_size=int(best.batch_size if rng.random() < 0.5 else rng.choice([32, 64, 128, 256, 512])),
                 kv_budget=float(best.kv_budget if rng.random() < 0.5 else rng.choice([0.1, 0.175, 0.25, 0.5, 1.0])),
+                # one batch size suits no two GPUs, a share of those that run within the objective may
+                slots_share=between(0.5, 3.0) if problem.env.draws is not None and rng.random() < 0.6 else 0.0,
             )
         )
     return plans
@@ -146,7 +153,8 @@ def refine(plans: list[LoadPlan], count: int, rng: np.random.Generator) -> list[
         if plans and rng.random() < 0.3:
             other = plans[rng.integers(len(plans))]
             changes |= {
-                name: getattr(other, name) for name in ("batch_size", "kv_budget", "long_drafts", "short_drafts")
+                name: getattr(other, name)
+                for name in ("batch_size", "slots_share", "kv_budget", "long_drafts", "short_drafts")
             }
         found.append(plan.replace(**changes))
     return found

@@ -19,6 +19,7 @@ import numpy as np
 import inferencegym_jax as ig
 from inferencegym_jax.policies.network import PolicyNetwork
 from inferencegym_jax.policies.policy_file import save_network
+from training import forms
 from training.config import TrainConfig
 from training.devices import compiled_functions, make_mesh
 from training.networks import to_policy
@@ -145,7 +146,7 @@ def run(
 def metadata(config: TrainConfig, updates: int, rows: list[dict[str, float]]) -> dict[str, Any]:
     """How a policy was trained, for its file."""
     last = {key: rows[-1][key] for key in ("env_steps", "return", "score")} if rows else {}
-    return {
+    return forms.metadata(config) | {
         "task": ig.get_task(config.task).name,
         "algorithm": "PPO",
         "updates": updates,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
+from inferencegym_jax.figure_style import FAINT, INK, LIMIT_COLOUR, tidy
 
 SMOOTHED_S = 15
 
@@ -22,8 +23,8 @@ def draw_episode(axes: Any, problem: ig.Problem, load: np.ndarray, lines: Mappin
         lines: label -> (``Trajectory`` with leading axes (seconds, 1), colour).
     """
     leases, seconds = "prefill_disagg" in problem.spec.active_knobs, np.arange(len(load))
-    axes[0].fill_between(seconds, load, color="#95a5a6", lw=0)
-    axes[0].axhline(1.0, color="#333333", lw=0.7, ls="--")
+    axes[0].fill_between(seconds, load, color=FAINT, lw=0)
+    axes[0].axhline(1.0, color=INK, lw=0.7, ls="--")
     axes[0].set_ylabel("load\n(of one GPU)")
     for label, (played, colour) in lines.items():
         line = {"color": colour, "lw": 1.1, "label": label}
@@ -31,12 +32,14 @@ def draw_episode(axes: Any, problem: ig.Problem, load: np.ndarray, lines: Mappin
         axes[1].step(seconds, np.asarray(done)[:, 0], where="post", **line)
         axes[2].semilogy(seconds, smooth(played.metrics.ttft_p50_ms[:, 0]), **line)
         axes[3].semilogy(seconds, smooth(played.metrics.tpot_ms[:, 0]), **line)
+    for axis in axes:
+        tidy(axis)
     axes[1].set_ylabel("GPUs paid" if leases else "draft tokens")
     objectives = (problem.spec.slo_ttft_ms, problem.spec.tpot_objectives_ms)
     for axis, label, limits in zip(axes[2:], ("TTFT, median\n(ms)", "TPOT (ms)"), objectives, strict=True):
         axis.set_ylabel(label)
         for limit in {x for x in limits if np.isfinite(x)}:
-            axis.axhline(limit, color="#7f8c8d", lw=0.8, ls="--")
+            axis.axhline(limit, color=LIMIT_COLOUR, lw=0.8, ls="--")
 
 
 def steepest(load: np.ndarray) -> int:

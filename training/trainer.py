@@ -17,20 +17,16 @@ import jax.numpy as jnp
 import optax
 
 import inferencegym_jax as ig
-from inferencegym_jax import Environment, EnvParams, EnvState, EpisodeStatistics, ServeAction, ServeObservation
+from inferencegym_jax import EnvParams, EpisodeStatistics, ServeAction
+from inferencegym_jax.episodes.policy import spread
+from inferencegym_jax.episodes.wrapped import episode_of, with_seed
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.numerics.select import select
+from inferencegym_jax.policies.corrected import CORRECTIONS
 from inferencegym_jax.policies.memory import NetworkCarry
-from inferencegym_jax.policies.network import (
-    ObservationStatistics,
-    decode,
-    first_carry,
-    network_policy,
-    sample,
-    standardise,
-)
+from inferencegym_jax.policies.network import ObservationStatistics, first_carry, standardise
+from training import forms
 from training.config import Hyperparameters, TrainConfig
-from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective, value_loss
 from training.memory import Batch, forget, mean_by_unit, pick, remember, with_hidden
 from training.networks import ActorCritic, starting_bias, to_policy
@@ -39,6 +35,7 @@ from training.statistics import initial_statistics, mean_over, merge
 
 TRAINING_BIT = 1 << 31  # every training episode's seed has it; no evaluation seed has it
 VALIDATION_SEED = 1 << 30  # first seed of the evaluations during training; held-out seeds count up from 0
+STRIDE = 53  # of validation seeds: of traffic by day, windows of days apart
 ENVIRONMENTS = 64  # purpose of the counters that draw environment seeds; the environment's own purposes are below it
 EPSILON = 1e-5  # of Adam, after Huang et al., "The 37 Implementation Details of PPO", 2022
 
@@ -51,8 +48,8 @@ class TrainState:
     variables: Any  # of ActorCritic
     optimiser: Any  # optax
     statistics: ObservationStatistics
-    env_state: EnvState  # batched over environments
-    observation: ServeObservation  # batched over environments
+    env_state: Any  # of the environment or the view on it, batched over environments
+    observation: Any  # batched over environments
     action: ServeAction  # the last one, batched over environments
     update: jax.Array  # int32, updates done
     seed: jax.Array  # uint32, of the run
@@ -65,10 +62,13 @@ Chunk = Callable[[TrainState, Hyperparameters], tuple[TrainState, Metrics, Episo
 
 def network_of(config: TrainConfig) -> ActorCritic:
     """The networks of a config; ``start: best_static`` is the best static action on its own table and log."""
+    size = config.features, config.hidden_size
+    if config.acts == "correction":
+        return ActorCritic(config.hidden, config.initial_std, None, *size, len(CORRECTIONS), len(CORRECTIONS))
     start = None
     if config.start != "middle":
         start = starting_bias(config.problem().best_static if config.start == "best_static" else ServeAction())
-    return ActorCritic(config.hidden, config.initial_std, start, config.features, config.hidden_size)
+    return ActorCritic(config.hidden, config.initial_std, start, *size)
 
 
 def apply(config: TrainConfig, variables: Any, x: jax.Array, method: str = "__call__") -> Any:
@@ -88,10 +88,10 @@ def training_seeds(seed: jax.Array, count: int) -> jax.Array:
     return counters.hash4(seed, jnp.arange(count), ENVIRONMENTS)[0] | jnp.uint32(TRAINING_BIT)
 
 
-def step_all(env: Environment, params: EnvParams, state: EnvState, action: ServeAction) -> Any:
+def step_all(env: Any, params: EnvParams, state: Any, action: Any) -> Any:
     """One step of every environment with auto-reset, whose fresh seeds get the training bit too."""
     found = jax.vmap(env.step, in_axes=(None, 0, 0, None))(None, state, action, params)
-    return found[0], dataclasses.replace(found[1], seed=found[1].seed | jnp.uint32(TRAINING_BIT)), *found[2:]
+    return found[0], with_seed(found[1], lambda seed: seed | jnp.uint32(TRAINING_BIT)), *found[2:]
 
 
 def warm_up_steps(config: TrainConfig) -> int:
@@ -100,9 +100,7 @@ def warm_up_steps(config: TrainConfig) -> int:
     return sum(i * length // config.environments for i in range(config.environments)) if config.stagger else 0
 
 
-def initial_state(
-    env: Environment, params: EnvParams, config: TrainConfig, seed: Any, hyper: Hyperparameters
-) -> TrainState:
+def initial_state(env: Any, params: EnvParams, config: TrainConfig, seed: Any, hyper: Hyperparameters) -> TrainState:
     """The state before the first update.
 
     With ``stagger`` environment i starts ``i / environments`` of an episode in, which it reaches under the
@@ -112,7 +110,7 @@ def initial_state(
     observation, env_state = jax.vmap(env.reset_seed, in_axes=(0, None))(
         training_seeds(seed, config.environments), params
     )
-    action = jax.tree.map(lambda x: jnp.broadcast_to(x, (config.environments,)), ServeAction().as_arrays())
+    action, idle = (spread(x, config.environments) for x in (ServeAction().as_arrays(), forms.idle(config)))
 
     @jax.custom_batching.sequential_vmap  # two batched QRs (of the orthogonal kernels) wait for each other's threads
     def fresh(seed: jax.Array) -> Any:
@@ -120,7 +118,7 @@ def initial_state(
 
     variables = fresh(seed)
     statistics = initial_statistics(config.features)
-    carry = first_carry(config.observed, config.hidden_size, (config.environments,))
+    carry = first_carry(config.observed, config.hidden_size, (config.environments,), config.numbers)
     if config.stagger:
         length = ig.get_task(config.task).episode_length
         offsets = jnp.arange(config.environments) * length // config.environments
@@ -128,7 +126,7 @@ def initial_state(
         def advance(before: Any, step: jax.Array) -> tuple[Any, None]:
             observation, state, carry = before
             carry = remember(config, variables, statistics, observation, carry)[2]
-            observation, state, *_ = step_all(env, params, state, action)
+            observation, state, *_ = step_all(env, params, state, idle)
             return select(step < offsets, (observation, state, carry), before), None
 
         start = (observation, env_state, carry)
@@ -147,7 +145,7 @@ def initial_state(
 
 
 def collect(
-    env: Environment, params: EnvParams, config: TrainConfig, state: TrainState, hyper: Hyperparameters
+    env: Any, params: EnvParams, config: TrainConfig, state: TrainState, hyper: Hyperparameters
 ) -> tuple[TrainState, Batch, jax.Array, jax.Array]:
     """One rollout of all environments with the current policy.
 
@@ -161,16 +159,27 @@ def collect(
 
     def step(loop: Any, _: Any) -> tuple[Any, Any]:
         env_state, observation, final, before, carry = loop
-        is_first = env_state.time == 0
+        episode = episode_of(env_state)
+        is_first = episode.time == 0
         flat, x, carry = remember(config, variables, statistics, observation, forget(config, carry, is_first))
         outputs = apply(config, variables, x, "actor")
-        raw = sample(outputs, log_std, counters.policy_key(env_state.seed, env_state.time))
-        log_prob = log_prob_and_entropy(outputs, log_std, raw, active)[0]
-        action = decode(raw)
-        observation, env_state, reward, terminated, truncated, info = step_all(env, params, env_state, action)
+        raw = forms.sample(config, outputs, log_std, counters.policy_key(episode.seed, episode.time))
+        log_prob = forms.log_prob_and_entropy(config, outputs, log_std, raw, active)[0]
+        found = step_all(env, params, env_state, forms.taken(config, raw))
+        observation, env_state, reward, terminated, truncated, info = found
+        action = info["action"]
         final = select(truncated, (info["final_observation"], carry), final)
         signal = training_signal(
-            env, params, config, hyper, reward, info["metrics"], info["outcome"], action, before, is_first
+            env,
+            env.episode_params(episode, params),
+            config,
+            hyper,
+            reward,
+            info["metrics"],
+            info["outcome"],
+            action,
+            before,
+            is_first,
         )
         hidden = x[..., config.features :]
         row = (flat, hidden, raw, log_prob, reward, signal, terminated, truncated, is_first)
@@ -213,7 +222,7 @@ def minibatch_loss(
     batch = (
         jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch._replace(hidden=None)) if config.has_gru else batch
     )
-    log_prob, entropy = log_prob_and_entropy(outputs, log_std, batch.raw, active)
+    log_prob, entropy = forms.log_prob_and_entropy(config, outputs, log_std, batch.raw, active)
     policy = clipped_objective(log_prob, batch.log_prob, batch.advantage, hyper.clip).mean()
     critic = value_loss(value, batch.target).mean()
     bonus = entropy.mean()
@@ -229,7 +238,7 @@ def minibatch_loss(
 
 
 def make_update(
-    env: Environment, params: EnvParams, config: TrainConfig, axis: str | None = None
+    env: Any, params: EnvParams, config: TrainConfig, axis: str | None = None
 ) -> Callable[[TrainState, Hyperparameters], tuple[TrainState, Metrics]]:
     """One PPO update: a rollout, then ``epochs`` passes over it in minibatches.
 
@@ -274,9 +283,7 @@ def make_update(
     return update
 
 
-def make_chunk(
-    env: Environment, params: EnvParams, config: TrainConfig, axis: str | None = None, devices: int = 1
-) -> Chunk:
+def make_chunk(env: Any, params: EnvParams, config: TrainConfig, axis: str | None = None, devices: int = 1) -> Chunk:
     """``evaluate_every`` updates and an evaluation of the most likely actions on validation seeds.
 
     The function returns (state, metrics of each update, ``EpisodeStatistics`` of the evaluation).
@@ -287,10 +294,9 @@ def make_chunk(
 
     def chunk(state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics, EpisodeStatistics]:
         state, metrics = jax.lax.scan(lambda s, _: update(s, hyper), state, None, config.evaluate_every)
-        policy = network_policy(to_policy(state.variables, state.statistics, config.observed))
-        seeds = VALIDATION_SEED + jnp.arange(count)
-        if split:
-            seeds = seeds + jax.lax.axis_index(axis) * count
+        policy = forms.policy(config, to_policy(state.variables, state.statistics, config.observed))
+        first = jax.lax.axis_index(axis) * count if split else 0
+        seeds = VALIDATION_SEED + STRIDE * (first + jnp.arange(count))
         found = ig.evaluate(env, params, policy, seeds)
         if split:
             found = jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), found)
@@ -306,12 +312,13 @@ def make_train(config: TrainConfig) -> Train:
     """The whole run on the config's task as one pure function, ready for ``jax.jit`` and ``jax.vmap``; see
     ``make_train_on``."""
     problem = config.problem()
-    return make_train_on(problem.env, problem.params, config)
+    return make_train_on(forms.view(config, problem), problem.params, config)
 
 
-def make_train_on(env: Environment, params: EnvParams, config: TrainConfig) -> Train:
-    """``make_train`` on an environment and params that no config names (``start: best_static`` is still the best static
-    action of the task, table and log that the config names).
+def make_train_on(env: Any, params: EnvParams, config: TrainConfig) -> Train:
+    """``make_train`` on an environment, or the view on one that the config asks for, and params that no config names.
+
+    ``start: best_static`` is still the best static action of the task, table and log that the config names.
 
     Returns:
         ``train(seed, hyper=config.hyper)``, which returns the final state, metrics of shape (chunks, updates a chunk)

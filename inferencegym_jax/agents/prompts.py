@@ -21,6 +21,7 @@ from inferencegym_jax.models import (
     plain,
     shown,
 )
+from inferencegym_jax.models.metrics import COST_UNIT
 from inferencegym_jax.scoring.formula import score_text
 from inferencegym_jax.tasks import TaskSpec
 
@@ -113,7 +114,7 @@ def observation_text(observation: Any, action: ServeAction, reward: float | None
     for name, field in OBSERVATION.items():
         value = values[name]
         text = ", ".join(f"{x:.2f}" for x in value) if isinstance(value, list | tuple) else f"{value:.4g}"
-        unit = "" if field.unit in ("share", "cost") else f" {field.unit}"
+        unit = "" if field.unit in ("share", COST_UNIT) else f" {field.unit}"
         lines.append(f"{name}: {text}{unit}")
     now = action.to_dict()
     lines.append("knobs now: " + json.dumps({name: now[name] for name in knobs}))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from inferencegym_jax._version import __version__
-from inferencegym_jax.cli import episodes, grading, measured, recommending, serving, tables, tasks
+from inferencegym_jax.cli import episodes, grading, measured, planning, recommending, serving, tables, tasks
 from inferencegym_jax.cli.output import sentences
 from inferencegym_jax.registry import register_file
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     help="LLM inference control: simulate a serving engine, score controllers on it, find the configuration to deploy.",
 )
 app.command("recommend")(recommending.recommend)
+app.command("plan")(planning.plan)
 app.command("tasks")(tasks.tasks)
 app.command("rollout")(episodes.rollout)
 app.command("compare")(episodes.compare)

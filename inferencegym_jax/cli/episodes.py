@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import typer
 
 from inferencegym_jax import registry, verification
+from inferencegym_jax.adapters.relative_views import env_and_policy
 from inferencegym_jax.cli.options import Config, TableFile, Task, config_values, task_of
 from inferencegym_jax.cli.output import (
     JSON,
@@ -29,7 +30,7 @@ from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.episodes.rollout import evaluate
 from inferencegym_jax.episodes.rollout import rollout as roll_out
 from inferencegym_jax.models import KNOBS, SEEDS
-from inferencegym_jax.policies.names import POLICY_HELP, policy_of
+from inferencegym_jax.policies.names import POLICY_HELP
 from inferencegym_jax.registry import Problem
 from inferencegym_jax.scoring import grader
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics
@@ -108,14 +109,14 @@ def rollout(
     """Run a policy on a task and print what it came to, with 95 % intervals."""
     with sentences():
         problem = registry.problem(task_of(task), table=table_file, config=config_values(config))
-        spec, chosen = problem.spec, policy_of(policy, problem)
+        spec, (env, chosen) = problem.spec, env_and_policy(policy, problem)
         if first_seed + episodes > SEEDS:
             raise ValueError(f"--seed {first_seed}: with {episodes} episodes it must be at most {SEEDS - episodes}")
         seeds = np.arange(first_seed, first_seed + episodes)
         with working(f"{episodes:,} episodes of {spec.name}"):
-            columns = statistics(problem, jax.block_until_ready(evaluate(problem.env, problem.params, chosen, seeds)))
+            columns = statistics(problem, jax.block_until_ready(evaluate(env, problem.params, chosen, seeds)))
         if log is not None:
-            write_log(log, problem, chosen, first_seed)
+            write_log(log, problem, env, chosen, first_seed)
     result = summary(columns)
     if json_output:
         about = {
@@ -132,9 +133,9 @@ def rollout(
     answers().print(headed(title, table(("", "an episode"), rows)))
 
 
-def write_log(path: Path, problem: Problem, policy: Policy, seed: int) -> None:
+def write_log(path: Path, problem: Problem, env: Any, policy: Policy, seed: int) -> None:
     """Write one episode as ``grade`` reads it: its actions, simulated again, with task, seed and config."""
-    steps = roll_out(problem.env, problem.params, policy, np.asarray([seed]))
+    steps = roll_out(env, problem.params, policy, np.asarray([seed]))
     taken = jax.tree.map(lambda x: np.asarray(x)[:, 0], steps.action)
     actions = [
         dataclasses.replace(taken, **{name: getattr(taken, name)[i] for name in KNOBS}).to_dict()
@@ -164,12 +165,12 @@ def compare(
         names = policies.replace(";", " ").split()
         if not names:
             raise ValueError("--policies: names none")
-        chosen = {name: policy_of(name, problem) for name in names}
+        chosen = {name: env_and_policy(name, problem) for name in names}
         seeds = np.arange(episodes)
         results: dict[str, dict[str, np.ndarray]] = {}
-        for name, one in chosen.items():
+        for name, (env, one) in chosen.items():
             with working(f"{name}: {episodes:,} episodes of {spec.name}"):
-                found = jax.block_until_ready(evaluate(problem.env, problem.params, one, seeds))
+                found = jax.block_until_ready(evaluate(env, problem.params, one, seeds))
                 results[name] = statistics(problem, found)
     first = results[names[0]]["score"]
     gains = {name: summary({"gain": columns["score"] - first})["gain"] for name, columns in results.items()}

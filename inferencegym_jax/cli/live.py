@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inferencegym_jax import registry
-from inferencegym_jax.cli.options import TableFile, task_of
+from inferencegym_jax.cli.control import control
+from inferencegym_jax.cli.options import BaseMemory, LogColumns, LogFrom, LogLast, LogTo, LogUnit, parse_slo, task_of
 from inferencegym_jax.cli.output import answers, fail, notices, sentences
-from inferencegym_jax.models import QUEUE_CAPACITY
-from inferencegym_jax.policies.names import POLICY_HELP, policy_of
+from inferencegym_jax.cli.spare_options import (
+    HealthPath,
+    Lease,
+    SleepPath,
+    SpareUrl,
+    StartCmd,
+    StartTimeout,
+    StopCmd,
+    StopTimeout,
+    WakePath,
+    spare_of,
+)
+from inferencegym_jax.policies.names import POLICY_HELP
 
 if TYPE_CHECKING:
     from inferencegym_jax.live.server.streaming import Endpoint
 
+PLAIN_TASK, LEASING_TASK = "2", "7"
 app = typer.Typer(no_args_is_help=True, help="Measure a live engine, try policies on it, control it.")
 console = notices()
 
@@ -32,7 +42,6 @@ ApiKeyEnv = Annotated[
     str, typer.Option(help="environment variable that holds the server's API key; the key itself is never an argument")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
-BaseMemory = Annotated[float, typer.Option(help="memory of weights and runtime, which no server tells")]
 
 
 @app.callback()
@@ -45,25 +54,6 @@ def server(base_url: str, model: str, api_key_env: str) -> Endpoint:
     from inferencegym_jax.live.server.streaming import Endpoint
 
     return Endpoint(base_url, model, os.environ.get(api_key_env, ""))
-
-
-def parse_slo(text: str) -> tuple[float, float, float]:
-    """TTFT objectives "300", "300,2000" or "200,2000,none" (interactive, batch, best effort) in ms; missing ones are
-    none."""
-    values = []
-    for part in text.split(","):
-        word = part.strip().lower()
-        try:
-            value = math.inf if word in ("none", "inf") else float(word)
-        except ValueError:
-            value = math.nan
-        if not value > 0:
-            fail(f"--slo-ttft-ms {text!r}: {part!r} must be a number of milliseconds above 0, or none")
-        values.append(value)
-    if len(values) > 3:
-        fail(f"--slo-ttft-ms {text!r}: at most three classes (interactive, batch, best effort)")
-    first, second, third = (values + [math.inf] * 3)[:3]
-    return first, second, third
 
 
 def parse_shares(text: str) -> tuple[float, float, float]:
@@ -156,7 +146,14 @@ def trial(
         "baseline,best_static,reactive"
     ),
     trace: Annotated[Path | None, typer.Option(help="request log to send; without it the task's traffic")] = None,
-    task: Annotated[str, typer.Option(help="whose calendar, SLOs and grader")] = "2",
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
+    task: Annotated[
+        str | None, typer.Option(help="whose calendar, SLOs and grader; default: 2, or 7 with a spare")
+    ] = None,
     load: Annotated[float, typer.Option(help="mean rate over the task's calendar, as a share of saturation")] = 0.8,
     rate_scale: Annotated[float, typer.Option(help="sends a trace that many times faster")] = 1.0,
     prompt_scale: Annotated[float, typer.Option(help="multiplies the task's prompt lengths")] = 1.0,
@@ -173,6 +170,15 @@ def trial(
     max_num_seqs: Annotated[int, typer.Option(help="the engine's own limit on running requests")] = 256,
     seed: Annotated[int, typer.Option(help="of the first repeat's traffic")] = 0,
     plot: Annotated[Path | None, typer.Option(help="PNG or SVG of predicted against measured")] = None,
+    spare: SpareUrl = None,
+    start_cmd: StartCmd = None,
+    stop_cmd: StopCmd = None,
+    wake_path: WakePath = None,
+    sleep_path: SleepPath = None,
+    health_path: HealthPath = None,
+    lease: Lease = None,
+    start_timeout: StartTimeout = None,
+    stop_timeout: StopTimeout = None,
     api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
     json_output: Json = False,
 ) -> None:
@@ -184,16 +190,30 @@ def trial(
     from inferencegym_jax.live.server.probe import EngineError
     from inferencegym_jax.live.trial.request import TrialRequest, compare
     from inferencegym_jax.live.trial.runs import TrialSettings
+    from inferencegym_jax.traffic.log_rows import ReadOptions
 
     separator = ";" if ";" in policies else ","  # knobs have commas of their own
     names = [name.strip() for name in policies.split(separator) if name.strip()]
+    found_options = {
+        "start_cmd": start_cmd,
+        "stop_cmd": stop_cmd,
+        "wake_path": wake_path,
+        "sleep_path": sleep_path,
+        "health_path": health_path,
+        "lease_s": lease,
+        "start_timeout_s": start_timeout,
+        "stop_timeout_s": stop_timeout,
+    }
     with sentences(EngineError):
+        second = spare_of(spare, found_options)
+        default = PLAIN_TASK if second is None else LEASING_TASK
         request = TrialRequest(
             endpoint=server(base_url, model, api_key_env),
             policies=names,
             table=table,
             trace=trace,
-            task=task_of(task),
+            reading=ReadOptions.of(unit, columns, start, end, last),
+            task=task_of(default if task is None else task),
             load=load,
             rate_scale=rate_scale,
             prompt_scale=prompt_scale,
@@ -202,6 +222,7 @@ def trial(
             slo_itl_ms=slo_itl_ms,
             class_shares=parse_shares(classes) if classes else None,
             settings=TrialSettings(repeats=repeats, warmup_s=warmup, seed=seed, max_num_seqs=max_num_seqs),
+            spare=second,
         )
         with console.status("starting") as status:
             found = compare(request, status.update if console.is_terminal else console.print)
@@ -216,77 +237,4 @@ def trial(
         print(json.dumps(found))
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. Its protocol is named, because asyncio turns Nagle's algorithm off for those only, and
-    with it on every streamed token waits up to 40 ms for an acknowledgement."""
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    listener = socket.socket(family, kind, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(address)
-    listener.listen(2048)
-    return listener
-
-
-@app.command()
-def control(
-    upstream: Annotated[str, typer.Option(help="root URL of the engine, for example http://127.0.0.1:8000")],
-    policy: Annotated[str, typer.Option(help=POLICY_HELP)],
-    port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8080,
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    task: Annotated[
-        str,
-        typer.Option(help="task whose best_static, reactive or trained policy is meant; 1 to 3 set batch_size alone"),
-    ] = "4",
-    table: TableFile = None,
-    queue: Annotated[int, typer.Option(help="most requests waiting; beyond it 429")] = QUEUE_CAPACITY,
-    slo_ttft_ms: Annotated[str, typer.Option(help="TTFT objective in ms: one, or by class 200,2000,none")] = "300",
-    stall_timeout: Annotated[
-        float, typer.Option(help="seconds without a chunk until a stream counts as broken")
-    ] = 60.0,
-    first_byte_timeout: Annotated[
-        float, typer.Option(help="seconds until the upstream must have begun to answer")
-    ] = 600.0,
-    base_memory_gb: BaseMemory = 0.0,
-) -> None:
-    """Proxy an OpenAI-compatible engine and admit requests as a policy says.
-
-    Clients send priorities in the header x-priority: interactive, batch or best_effort. GET /status and /metrics
-    (Prometheus) say how it goes. When the policy fails, everything passes straight through until it answers again.
-    """
-    import uvicorn
-
-    from inferencegym_jax.live.proxy.app import ControlSettings, create_app
-    from inferencegym_jax.live.server.streaming import hide_user
-    from inferencegym_jax.policies.policy_runner import PolicyRunner
-
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if queue < 0:
-        fail(f"--queue {queue}: must be at least 0")
-    for name, value in (("--stall-timeout", stall_timeout), ("--first-byte-timeout", first_byte_timeout)):
-        if not 0 < value < math.inf:
-            fail(f"{name} {value}: must be a number of seconds above 0")
-    with sentences():
-        problem = registry.problem(task_of(task), table=table)
-        settings = ControlSettings(
-            upstream=upstream,
-            queue=queue,
-            slo_ms=parse_slo(slo_ttft_ms),
-            stall_timeout_s=stall_timeout,
-            first_byte_timeout_s=first_byte_timeout,
-            base_memory_gb=base_memory_gb,
-            applies_kv_budget=problem.dynamics == "open_loop",
-        )
-        runner = PolicyRunner(policy_of(policy, problem, any_task=True))
-        application = create_app(settings, runner, policy)
-    try:
-        listener = listen(host, port)
-    except OSError as error:
-        fail(f"--host {host} --port {port}: cannot listen there: {error.strerror or error}")
-    bound = listener.getsockname()[1]
-    console.print(
-        f"http://{host}:{bound} -> {hide_user(upstream)} under policy {policy}; /status, /metrics",
-        highlight=False,
-        soft_wrap=True,
-    )
-    config = uvicorn.Config(application, log_level="warning", access_log=False, server_header=False, date_header=False)
-    uvicorn.Server(config).run([listener])
+app.command()(control)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from inferencegym_jax.cli.tables import open_loop, open_loop_line
 from inferencegym_jax.live.measure.cells import Cells
+from inferencegym_jax.live.measure.engine_figures import SPEC_LENGTHS
 from inferencegym_jax.live.measure.plan import MeasureSettings, Progress
 from inferencegym_jax.live.measure.run import measure_server
 from inferencegym_jax.live.server.streaming import Endpoint
@@ -44,8 +45,18 @@ def measure_and_report(
     show_table(table, cells, results)
     results.print(
         f"an iteration takes {summary['iteration_ms']:g} ms and {summary['running_ms']:g} ms a running request; a "
-        f"request spends {summary['request_overhead_ms']:g} ms outside iterations"
+        f"request spends {summary['request_overhead_ms']:g} ms outside iterations, and its first token surfaces "
+        f"{summary['first_token_extra_iterations']} iterations after its own"
+        + ("" if summary["first_token_estimate"] is not None else " (assumed: no batch tells)")
     )
+    if summary["kv_cache_tokens"]:
+        source = {"server": "as the server says", "stated": "as stated", "gauge": "as its gauge rose"}
+        results.print(
+            f"the KV pool holds {summary['kv_cache_tokens']:.0f} tokens, {source[summary['kv_cache_tokens_source']]}"
+        )
+    if summary["acceptance_lengths"] is not None:
+        yields = ", ".join(f"{x:.2f}" for x in summary["acceptance_lengths"])
+        results.print(f"a verification yields {yields} tokens with {', '.join(map(str, SPEC_LENGTHS))} drafts")
     results.print(f"[bold]{out}[/]: {summary['cells']} cells in {cells.elapsed_s:.0f} s", soft_wrap=True)
     results.print(open_loop_line(open_loop(table)), soft_wrap=True, markup=False)
     return summary

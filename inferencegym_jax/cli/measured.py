@@ -162,12 +162,21 @@ def validate(
     ] = None,
     prefix_share: PrefixShare = None,
     plot: Annotated[Path | None, typer.Option(help="write a plot of predicted against measured here")] = None,
+    out: Annotated[Path | None, typer.Option(help="closed-loop points: write errors by model and GPU here")] = None,
     as_json: Json = False,
 ) -> None:
     """Play every measured run on the compiled step and compare: ITL, TTFT, latency, predicted / measured.
 
-    Runs that the shipped constants were fitted on are reported apart from those that are predicted.
+    Runs that the shipped constants were fitted on are reported apart from those that are predicted. A file of
+    closed-loop points (columns system, backend, model_path, isl, osl, batch_size, silicon_tpot_ms; silicon_sample.csv
+    is that of aiconfigurator-core) is compared in TPOT, with the tables that `table build` makes.
     """
+    from inferencegym_jax.cli.closed_loop import validate_points
+    from inferencegym_jax.fidelity.closed_loop_points import is_closed_loop
+
+    if is_closed_loop(run):
+        validate_points(run, model, system, as_json, out)
+        return
     from inferencegym_jax.fidelity.validation import Constants, compare, fitted_constants, is_fitted, predict
 
     tables = _kernel_tables()

@@ -70,17 +70,35 @@ def save(recommendation: Any, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError("--plot needs matplotlib: pip install 'inferencegym-jax[demo]'") from None
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
+    picture(recommendation, Figure()).savefig(path, dpi=150)
+
+
+def picture(recommendation: Any, figure: Any) -> Any:
+    """The front on an empty figure of matplotlib: goodput against p99 TTFT, a number a configuration, which stand below
+    in words; what is recommended, what runs now and the controllers beside it. Returns the figure."""
+    from inferencegym_jax.figure_style import COLOURS, INK, LIMIT_COLOUR, OTHER_COLOUR, label_points, number, tidy
+
     front = sorted(recommendation.pareto, key=lambda one: one["ttft_p99_ms"])
-    axes.plot([one["ttft_p99_ms"] for one in front], [one["goodput"] for one in front], "o-", color="#1f77b4")
-    for one in front:
-        axes.annotate(
-            label(one), (one["ttft_p99_ms"], one["goodput"]), fontsize=7, xytext=(4, -9), textcoords="offset points"
-        )
-    for mark, x, y, name in points(recommendation)[len(front) :]:
-        axes.plot([x], [y], "s", markersize=6, label=name, color={"c": "#7f7f7f", "R": "#2ca02c"}.get(mark, "#d62728"))
-    axes.axvline(recommendation.objective.ttft_ms, linestyle=":", color="#7f7f7f", linewidth=1)
-    axes.set(xscale="log", xlabel="p99 TTFT (ms)", ylabel="goodput (requests/s within the SLO)")
-    axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    numbers = {id(one): str(i + 1) for i, one in enumerate(recommendation.pareto)}
+    figure.set_size_inches(7.2, 4.4 + 0.16 * len(front))
+    share = 0.16 * (len(front) + 1) / figure.get_figheight()
+    axes = figure.add_axes((0.1, share + 0.12, 0.87, 0.76 - share))
+    at = [(one["ttft_p99_ms"], one["goodput"]) for one in front]
+    axes.step(*zip(*at, strict=True), "o-", where="post", color=INK, markersize=3.5, label="front")
+    colours = {"current": COLOURS["baseline"], "Reactive": COLOURS["reactive"], "Trained": COLOURS["trained"]}
+    for _, x, y, name in points(recommendation)[len(front) :]:
+        axes.plot([x], [y], "s", markersize=6, label=name, color=colours.get(name, OTHER_COLOUR))
+    chosen = recommendation.results["recommended"]
+    star = {"markersize": 13, "color": COLOURS["best_static"], "markeredgecolor": "white", "label": "recommended"}
+    axes.plot([chosen["ttft_p99_ms"]], [chosen["goodput"]], "*", zorder=4, **star)
+    objective = recommendation.objective.ttft_ms
+    axes.axvline(objective, ls="--", color=LIMIT_COLOUR, lw=1, label=f"objective, {number(objective)} ms")
+    axes.set(xscale="log", xlabel="p99 TTFT (ms)", ylabel="goodput (requests/s within the objectives)")
+    axes.margins(0.12)
+    tidy(axes)
+    label_points(axes, at, [numbers[id(one)] for one in front], size=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=5, columnspacing=1.2)
+    for i, one in enumerate(recommendation.pareto):
+        y = share - 0.16 * (i + 1) / figure.get_figheight()
+        figure.text(0.1, y, f"{i + 1}  {label(one)}", fontsize=7, va="bottom", color=INK)
+    return figure

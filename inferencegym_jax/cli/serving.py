@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from inferencegym_jax.cli.options import TableFile
+from inferencegym_jax.cli.options import LogColumns, LogFrom, LogLast, LogTo, LogUnit, TableFile
 from inferencegym_jax.cli.output import fail
 
 NEEDED = ("fastapi", "uvicorn", "pydantic_settings", "openenv")
@@ -33,9 +33,14 @@ def serve(
     trace: Annotated[
         Path | None,
         typer.Option(
-            help="Request log (CSV or JSON lines), replayed open-loop as every task's traffic; default: TRACE."
+            help="Request log (docs/request_logs.md), replayed open-loop as every task's traffic; default: TRACE."
         ),
     ] = None,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
 ) -> None:
     """Start the server and its page (the same as `python -m server` in a checkout; further options go to it)."""
     folder = checkout()
@@ -49,8 +54,14 @@ def serve(
         fail(f"the server needs {', '.join(absent)}: run `make install-serve` in {folder}, or `make serve`")
     own = context.find_root().obj or []
     tasks = [("--tasks-from", path.resolve()) for path in own]
-    files = [(name, path.resolve()) for name, path in (("--table", table), ("--trace", trace)) if path is not None]
-    given = [(name, value) for name, value in (("--port", port), ("--host", host), *files, *tasks) if value is not None]
+    log = trace if trace is None or str(trace) == "-" or str(trace).startswith("/dev/") else trace.resolve()
+    files = [("--table", None if table is None else table.resolve()), ("--trace", log)]
+    reading = [("--unit", unit), ("--columns", columns), ("--from", start), ("--to", end), ("--last", last)]
+    given = [
+        (name, value)
+        for name, value in (("--port", port), ("--host", host), *files, *reading, *tasks)
+        if value is not None
+    ]
     command = [sys.executable, "-m", "server", *(str(x) for pair in given for x in pair), *context.args]
     try:
         code = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}).returncode

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from inferencegym_jax.cli import table_building
 from inferencegym_jax.cli.output import (
     ANSWER_NO,
     JSON,
@@ -19,6 +20,7 @@ from inferencegym_jax.cli.output import (
     sentences,
     table,
 )
+from inferencegym_jax.hardware import Placement
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.table import vllm_bench as bench_results
 from inferencegym_jax.table.derived_profile import profile_of
@@ -122,9 +124,32 @@ def info(file: TableArgument = None, json_output: Annotated[bool, JSON] = False)
         console.print(f"[bold]{escape(name)}[/]  {escape(str(value))}", soft_wrap=True)
 
 
+@app.command("list")
+def list_(
+    system: table_building.System = None,
+    model: table_building.Model = None,
+    backend: Annotated[str | None, typer.Option("--backend", help="vllm, trtllm or sglang.")] = None,
+    json_output: Annotated[bool, JSON] = False,
+) -> None:
+    """What is measured: models x systems x backends x weight formats, and how it compares with measured runs."""
+    table_building.list_covered(system, model, backend, json_output)
+
+
 @app.command()
 def build(
-    folder: Annotated[Path, typer.Argument(help="Folder of JSON files that `vllm bench serve --save-result` wrote.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of JSON files that `vllm bench serve --save-result` wrote.")
+    ] = None,
+    model: table_building.Model = None,
+    system: table_building.System = None,
+    backend: table_building.Backend = "vllm",
+    tp: table_building.Gpus = 1,
+    ep: table_building.ExpertParts = 1,
+    pp: table_building.Stages = 1,
+    dp: table_building.Copies = 1,
+    dtype: table_building.WeightFormat = None,
+    kv_dtype: table_building.CacheFormat = None,
+    price_per_gpu_hour: table_building.GpuPrice = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Table to write (.parquet or .csv).")] = Path(
         "measured.parquet"
     ),
@@ -136,10 +161,19 @@ def build(
     ] = 1.0,
     json_output: Annotated[bool, JSON] = False,
 ) -> None:
-    """Build a table from `vllm bench serve` results: one JSON file a point, closed-loop runs with --max-concurrency.
+    """Build a table: of any model on any measured GPU (--model, --system), or from a folder of `vllm bench serve` runs.
 
-    Knobs that a run does not state are at their defaults; state them with `--metadata spec_length=4 quant_tier=1`.
+    A folder holds one JSON file a point, closed-loop runs with --max-concurrency. Knobs that a run does not state are
+    at their defaults; state them with `--metadata spec_length=4 quant_tier=1`.
     """
+    if folder is None:
+        with sentences():
+            placement = Placement(tp, ep, pp, dp)
+            request = table_building.request_of(model, system, backend, placement, dtype, kv_dtype, price_per_gpu_hour)
+        table_building.build_any(request, out, json_output)
+        return
+    if model is not None or system is not None:
+        fail(f"folder = {str(folder)!r} and --model or --system: give a folder of measured runs, or a model and a GPU")
     with sentences():
         points = bench_results.read_folder(folder)
         built = bench_results.build_table(points, gpu_mem_gb=gpu_mem_gb, price=price)

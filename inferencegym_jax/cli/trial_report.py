@@ -25,6 +25,9 @@ def trial_table(results: dict[str, Any]) -> Table:
     table.add_column("policy", overflow="fold", min_width=min(max(map(len, results["measured"])), 16))
     for title, _ in COLUMNS.values():
         table.add_column(title, justify="right")
+    billed = results.get("instance_seconds", {}) if results.get("how", {}).get("spare") else {}
+    if billed:
+        table.add_column("instance-seconds a run", justify="right")
     for name, row in results["measured"].items():
         cells = []
         for key, (_, form) in COLUMNS.items():
@@ -33,6 +36,8 @@ def trial_table(results: dict[str, Any]) -> Table:
             if results["predicted"]:
                 text += f" / {form.format(results['predicted'][name][key]['mean'])}"
             cells.append(text)
+        if billed:
+            cells.append(f"{billed[name]['measured']:.0f} / {billed[name]['predicted']:.0f}")
         table.add_row(name, *cells)
     return table
 

@@ -35,6 +35,7 @@ from inferencegym_jax.scoring.reward import Reward, check_reward
 from inferencegym_jax.spaces import ActionSpace, ObservationSpace, action_space, observation_space
 from inferencegym_jax.table.latency_table import DISCRETE, LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
+from inferencegym_jax.tasks.draws import Draws, drawn
 from inferencegym_jax.traffic.request_log import RequestLog
 
 assumed_dynamics: Any = jax.make_user_context(default_value=None)
@@ -67,6 +68,7 @@ class Environment:
             without a Python branch on values. With a parameter ``outcome`` it is given what became of the second's
             requests too. Default: ``scoring.reward``'s. Programs are kept by function: pass the same one again rather
             than a new lambda.
+        draws: what is drawn anew for each episode, where the task draws; params say whether it does.
 
     Raises:
         TypeError: see ``check_reward``.
@@ -78,7 +80,9 @@ class Environment:
         default_params: EnvParams,
         trace: RequestLog | None = None,
         reward: Reward | None = None,
+        draws: Draws | None = None,
     ):
+        self.draws = draws
         self.grid: TableGrid = TableGrid(table)
         self.trace = trace
         self.dynamics: Dynamics = "mixed" if engine.serves(table) else "closed_loop"
@@ -95,13 +99,15 @@ class Environment:
             self.reward = reward
 
     def __hash__(self) -> int:
-        """Hash of the table's and the request log's content, the dynamics and the reward function."""
-        return hash((self.grid, self.trace, self.dynamics, self.reward))
+        """Hash of the table's and the request log's content, the dynamics, the reward function and the draws."""
+        return hash(self._content())
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other environment has the same table, request log, dynamics and reward function."""
-        mine = (self.grid, self.trace, self.dynamics, self.reward)
-        return isinstance(other, Environment) and mine == (other.grid, other.trace, other.dynamics, other.reward)
+        """Whether the other environment has the same table, request log, dynamics, reward function and draws."""
+        return isinstance(other, Environment) and self._content() == other._content()
+
+    def _content(self) -> tuple[Any, ...]:
+        return self.grid, self.trace, self.dynamics, self.reward, self.draws
 
     def suited_to(self, params: EnvParams) -> Environment:
         """This environment, compiled for the dynamics that ``params`` have where they can be inspected: without the
@@ -113,6 +119,8 @@ class Environment:
         """
         if is_traced(params.engine.open_loop):
             return self._with_dynamics(assumed_dynamics.value)
+        if self.draws is None and not is_traced(params.engine.table) and (np.asarray(params.engine.table) < 0).any():
+            raise ValueError("params: of a task that is drawn for each episode; use the environment of ig.make of it")
         flags = np.asarray(params.engine.open_loop) > 0
         if flags.any() and self._checked is not params:
             profile = engine.iterations_of(self.table).profile  # raises, and names what the table lacks
@@ -251,6 +259,14 @@ class Environment:
         self.check_action(action)
         return action
 
+    def episode_params(self, state: EnvState, params: EnvParams) -> EnvParams:
+        """The params of the episode that a state is in: ``params``, and of a task that is drawn for each episode what
+        its seed drew. For a batch of states one entry each, where something is drawn."""
+        if self.draws is None:
+            return params
+        one = functools.partial(drawn, self.draws, params)
+        return jax.vmap(one)(state.seed) if jnp.ndim(state.seed) else one(state.seed)
+
     def is_truncated(self, state: EnvState, params: EnvParams) -> jax.Array:
         """bool: has the episode reached its length."""
         return state.time >= params.episode_length
@@ -278,7 +294,7 @@ class Environment:
         if jnp.ndim(state.time):
             return self._of_each(Environment._step_jit, state, action, params)
         final_observation, after, reward, terminated, info = transition(
-            self.grid, state, action, params, self.trace, self.dynamics, self.reward
+            self.grid, state, action, params, self.trace, self.dynamics, self.reward, self.draws
         )
         truncated = self.is_truncated(after, params)
         done = terminated | truncated
@@ -294,7 +310,7 @@ class Environment:
             return self._of_each(Environment._step_env_jit, state, action, params)
         over = self.is_truncated(state, params)
         observation, after, reward, terminated, info = transition(
-            self.grid, state, action, params, self.trace, self.dynamics, self.reward
+            self.grid, state, action, params, self.trace, self.dynamics, self.reward, self.draws
         )
         after = select(over, state, after)
         return observation, after, jnp.where(over, 0.0, reward), terminated, info

@@ -24,6 +24,7 @@ from inferencegym_jax.physics.observation import initial_observation, observe
 from inferencegym_jax.scoring.reward import Reward, of_each, request_reward, reward
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.table.lookup import TableGrid
+from inferencegym_jax.tasks.draws import Draws, drawn
 from inferencegym_jax.traffic.request_log import RequestLog
 
 Dynamics: TypeAlias = Literal["mixed", "closed_loop", "open_loop"]
@@ -69,6 +70,7 @@ def transition(
     trace: RequestLog | None = None,
     dynamics: Dynamics = "mixed",
     own_reward: Reward | None = None,
+    draws: Draws | None = None,
 ) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
     """The pure step: one second of serving, no auto-reset.
 
@@ -80,10 +82,13 @@ def transition(
         trace: the request log that params may say is replayed.
         dynamics: which to compile, where it is known that all of ``params`` have one of them.
         own_reward: a user's, in place of ``scoring.reward``'s.
+        draws: what is drawn anew for each episode, where the environment's task does.
 
     Returns:
         (observation, state after the step, reward float32, terminated bool, info).
     """
+    if draws is not None:
+        params = compile_unit(functools.partial(drawn, draws))(params, state.seed)
     action = compile_unit(functools.partial(effective_action, grid.table))(action, params)
     traffic, class_counts, metrics, oom = serve_second(grid, state, action, params)
     served = engine.Served(
@@ -100,7 +105,11 @@ def transition(
     if dynamics != "closed_loop":
         rows = None if trace is None else trace.rows
         run = engine.step if dynamics == "open_loop" else engine.apply
-        served = run(engine.iterations_of(grid.table), rows, grid.table.gpu_second_cost, state, action, params, served)
+        if draws is None:
+            iterations, asked = engine.iterations_of(grid.table), action
+        else:  # engine i of the stack is its tier i
+            iterations, asked = draws.stack, action.replace(quant_tier=jnp.asarray(params.engine.table, jnp.int32))
+        served = run(iterations, rows, grid.table.gpu_second_cost, state, asked, params, served)
     traffic, metrics, oom = served.workload, served.metrics, served.oom
     after = EnvState(
         seed=state.seed,

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from inferencegym_jax.episodes.wrapped import episode_of
-from inferencegym_jax.models import ServeAction
 from inferencegym_jax.numerics import draws as random
 
 Policy: TypeAlias = Callable[[jax.Array, Any, Any], Any]
@@ -88,7 +87,7 @@ def act_at(policy: Policy, seed: jax.Array, time: jax.Array, observation: Any, c
     """``act`` for the step ``time`` (int32) of the episode of ``seed`` (uint32)."""
     result = policy(random.policy_key(seed, time), observation, carry)
     action, carry = result if isinstance(result, tuple) else (result, carry)
-    return action.as_arrays() if isinstance(action, ServeAction) else action, carry
+    return action.as_arrays() if hasattr(action, "as_arrays") else action, carry
 
 
 def carry_on(policy: Policy, carry: Any, done: jax.Array) -> Any:

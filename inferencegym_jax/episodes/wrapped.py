@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from inferencegym_jax.models import EnvParams, EnvState
+from inferencegym_jax.models import EnvParams, EpisodeState
 
 
 def suited(env: Any, params: EnvParams) -> Any:
@@ -56,15 +56,20 @@ def with_episode(state: Any, episode: Any) -> Any:
     return _replaced(state, lambda own: dataclasses.replace(own, episode=episode))
 
 
-def _replaced(state: Any, change: Callable[[EnvState], EnvState]) -> Any:
+def with_seed(state: Any, change: Callable[[jax.Array], jax.Array]) -> Any:
+    """The state with the episode's seed changed."""
+    return _replaced(state, lambda own: dataclasses.replace(own, seed=change(own.seed)))
+
+
+def _replaced(state: Any, change: Callable[[Any], Any]) -> Any:
     return jax.tree.map(lambda x: change(x) if _is_episode(x) else x, state, is_leaf=_is_episode)
 
 
 def _is_episode(x: Any) -> bool:
-    return isinstance(x, EnvState)
+    return isinstance(x, EpisodeState)
 
 
-def episode_of(state: Any) -> EnvState:
+def episode_of(state: Any) -> EpisodeState:
     """The environment's own state within that of a wrapper.
 
     Raises:
@@ -72,7 +77,7 @@ def episode_of(state: Any) -> EnvState:
     """
     found = [x for x in jax.tree.leaves(state, is_leaf=_is_episode) if _is_episode(x)]
     if len(found) != 1:
-        raise TypeError(f"state: {type(state).__name__} holds {len(found)} EnvState; a wrapper's must hold one")
+        raise TypeError(f"state: {type(state).__name__} holds {len(found)} episodes' states; a wrapper's must hold one")
     return found[0]
 
 

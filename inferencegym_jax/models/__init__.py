@@ -6,10 +6,12 @@ every observation field and of every reported number are written once, in ``KNOB
 them from here.
 """
 
-from inferencegym_jax.models.action import KNOBS, Knob, QuantTier, ServeAction, check_action
+from inferencegym_jax.models.action import KNOBS, Knob, QuantTier, ServeAction, check_action, check_knob
 from inferencegym_jax.models.checks import SEEDS, check_seed, finite_number, is_traced, plain, shown
 from inferencegym_jax.models.engine import (
+    CLASSES,
     DRAFTS,
+    DRAWN,
     HOURS,
     KINDS,
     LEVELS,
@@ -17,6 +19,7 @@ from inferencegym_jax.models.engine import (
     PHASES,
     PREFILL_GPU,
     REPLICA,
+    SHORT_OUTPUTS,
     TIME_SCALES,
     TRAFFIC_DAY,
     TRAFFIC_FITTED,
@@ -39,11 +42,13 @@ from inferencegym_jax.models.observation import (
 )
 from inferencegym_jax.models.outcome import OUTCOME, RequestOutcome
 from inferencegym_jax.models.quantity import Quantity
-from inferencegym_jax.models.state import REWARD_WEIGHTS, EnvParams, EnvState, RewardWeight
+from inferencegym_jax.models.state import REWARD_WEIGHTS, EnvParams, EnvState, EpisodeState, RewardWeight
 from inferencegym_jax.models.trajectory import Trajectory
 
 __all__ = [
+    "CLASSES",
     "DRAFTS",
+    "DRAWN",
     "EPISODE_LENGTH",
     "FLAT_OBSERVATION_SIZE",
     "HOURS",
@@ -61,6 +66,7 @@ __all__ = [
     "REWARD_WEIGHTS",
     "REPLICA",
     "SEEDS",
+    "SHORT_OUTPUTS",
     "TIME_SCALES",
     "TRAFFIC_DAY",
     "TRAFFIC_FITTED",
@@ -72,6 +78,7 @@ __all__ = [
     "EngineState",
     "EnvParams",
     "EnvState",
+    "EpisodeState",
     "Knob",
     "MetricsSnapshot",
     "ObservationField",
@@ -86,6 +93,7 @@ __all__ = [
     "Trajectory",
     "WorkloadState",
     "check_action",
+    "check_knob",
     "check_seed",
     "finite_number",
     "is_traced",

@@ -170,7 +170,7 @@ def check_action(action: Any) -> None:
     if is_traced(action):
         return
     for name, knob in KNOBS.items():
-        _check_knob(name, knob, getattr(action, name))
+        check_knob(name, knob, getattr(action, name))
 
 
 def _is_plainly_good(knob: Knob, value: Any) -> bool:
@@ -184,7 +184,12 @@ def _is_plainly_good(knob: Knob, value: Any) -> bool:
     return knob.low <= value <= knob.high and (knob.kind == "float" or value == int(value))
 
 
-def _check_knob(name: str, knob: Knob, value: Any) -> None:
+def check_knob(name: str, knob: Knob, value: Any) -> None:
+    """Raise unless a concrete value of one knob, single or batched, is of its kind and in its range.
+
+    Raises:
+        TypeError, ValueError: see ``check_action``.
+    """
     if _is_plainly_good(knob, value):
         return
     array = np.asarray(value)

@@ -30,8 +30,11 @@ CLASSES = 3  # interactive, batch, best effort
 DRAFTS = 5  # lengths of drafts: 0, 1, 2, 4, 8
 PHASES = 4  # that a running request passes on its way to its last token
 LINE_SECONDS = 32  # seconds for which the line remembers how many came
+DRAWN = -1  # EngineParams.table: the task is drawn anew for each episode (``tasks/draws.py``)
 PREFILL_GPU, REPLICA = 0, 1  # what EngineParams.second_gpu makes of a second GPU
 INFINITE = float("inf")
+SHORT_OUTPUTS = (1, 2, 3, 4, 7, 11, 18, 30)
+"""Tokens up to which outputs are short, in parts: (1), (2), (3), (4), 5 to 7, ... A first token alone has no gap."""
 
 
 @jax.tree_util.register_dataclass
@@ -124,6 +127,7 @@ class EngineParams:
     """The open-loop part of a task. All defaults for a closed-loop one."""
 
     open_loop: Scalar = 0  # int32, 1: ENVIRONMENT.md section 9; 0: the closed loop of section 5
+    table: Scalar = 0  # int32, which engine of a stack of tables; DRAWN: the episode's seed says, with all else
     # the engine, from the table's profile
     overhead_ms: Scalar = 0.0  # float32, c: scheduler and sampler time of an iteration
     overhead_ms_per_sequence: Scalar = 0.0  # float32, c1: the same for each running request

@@ -21,6 +21,9 @@ class Phase(enum.IntEnum):
     COOLDOWN = 3
 
 
+COST_UNIT = "scaled GPU s/1k tokens"
+"""Of every cost: GPU-seconds per 1,000 output tokens, times the table's ``cost_scale``."""
+
 METRICS: dict[str, Quantity] = {
     "ttft_p50_ms": Quantity(
         description="median time to first token", unit="ms", title="Time to first token", scale="log", chart="value"
@@ -40,7 +43,11 @@ METRICS: dict[str, Quantity] = {
         chart="value",
     ),
     "cost_per_1k": Quantity(
-        description="cost per 1,000 output tokens", unit="cost", title="Cumulative cost", digits=2, chart="sum"
+        description="GPU-seconds per 1,000 output tokens, times the cost scale of the table",
+        unit=COST_UNIT,
+        title="Cumulative cost",
+        digits=2,
+        chart="sum",
     ),
     "spec_accept_rate": Quantity(description="accepted share of the drafted tokens", unit="share", digits=2),
     "eviction_events": Quantity(description="evicted sequences", unit="sequences", kind="int"),
@@ -76,7 +83,13 @@ WORKLOAD: dict[str, Quantity] = {
         description="requests left waiting after service", unit="requests", kind="int", title="Queue", chart="value"
     ),
     "priority_distribution": Quantity(
-        description="interactive, batch, best-effort shares", unit="share", size=3, exogenous=True
+        description="interactive, batch, best-effort shares of the last 50 seconds' arrivals",
+        unit="share",
+        size=3,
+        title="Classes",
+        digits=2,
+        chart="classes",
+        exogenous=True,
     ),
     "is_burst": Quantity(description="is this second inside a burst", kind="bool", exogenous=True),
     "phase": Quantity(description="0 warmup, 1 steady, 2 burst, 3 cooldown", kind="int", exogenous=True),

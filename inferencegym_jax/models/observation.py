@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models.checks import plain
 from inferencegym_jax.models.engine import Scalar
+from inferencegym_jax.models.metrics import COST_UNIT
 from inferencegym_jax.models.quantity import Quantity
 
 
@@ -108,7 +109,7 @@ OBSERVATION: dict[str, ObservationField] = {
         low=0,
         high=COST_BOUND,
         unit_at=99,
-        unit="cost",
+        unit=COST_UNIT,
         scale="log",
         digits=2,
         description="sum of cost_per_1k over the episode; 1 when normalised from 99 on",

@@ -26,7 +26,9 @@ OUTCOME: dict[str, Quantity] = {
     ),
     "tokens_asked": Quantity(description="output tokens of the second's arrivals", unit="tokens", exogenous=True),
     "on_time_tokens": Quantity(description="output tokens of the requests that finished on time", unit="tokens"),
-    "gpu_seconds": Quantity(description="GPUs paid for in this second", unit="GPU-seconds"),
+    "gpu_seconds": Quantity(
+        description="GPUs paid for in this second", unit="GPU-seconds", title="GPUs paid for", digits=0, chart="sum"
+    ),
     "quality": Quantity(
         description="what the weight format keeps of the 16-bit model's answers, 1 at most", unit="share", digits=3
     ),

@@ -17,7 +17,8 @@ class Quantity:
         title: what people read on pages and plots; empty: its name.
         scale: "linear" or "log", of axes and of normalised values.
         digits: decimals that are worth showing.
-        chart: what the server's page draws of it over an episode: its "value", its running "sum", or "" for nothing.
+        chart: what the server's page draws of it over an episode: its "value", its running "sum", a line for each of
+            the three "classes", or "" for nothing.
         exogenous: whether it is traffic, the same whatever the agent does.
     """
 

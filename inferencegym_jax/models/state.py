@@ -11,9 +11,17 @@ import jax
 from inferencegym_jax.models.engine import EngineParams, EngineState, Scalar
 
 
+class EpisodeState:
+    """What every environment's state has: the episode's seed and the step it is at."""
+
+    seed: jax.Array  # uint32, seed of this episode
+    episode: jax.Array  # int32, episodes finished before this one
+    time: jax.Array  # int32, steps taken in this episode
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class EnvState:
+class EnvState(EpisodeState):
     """Everything that an episode carries from one step to the next; 10 numbers an environment.
 
     Randomness is not state: each step's draws are a function of (seed, time), so any step can be regenerated.

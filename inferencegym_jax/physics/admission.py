@@ -20,7 +20,7 @@ BUSIEST = 0.97  # share of the time that prompts may take of the iterations
 class Engine(NamedTuple):
     """What the limits are made of; requests, tokens, ms. Totals over the GPUs that serve."""
 
-    gpus: jax.Array  # e: GPUs among which requests and prompts are shared
+    prompt_gpus: jax.Array  # GPUs among which prompts are shared
     slots: jax.Array  # most running requests
     room: jax.Array  # tokens that the pool may hold when the last prompt has entered
     pace: jax.Array  # 1 / t: iterations a ms, those that hold no prompt
@@ -50,7 +50,7 @@ def pace_of(engine: Engine, admission: jax.Array) -> jax.Array:
 
 def by_budget(engine: Engine) -> jax.Array:
     """Admissions a ms for which the iterations have room."""
-    return engine.gpus / jnp.maximum(engine.least_ms, TINY)
+    return engine.prompt_gpus / jnp.maximum(engine.least_ms, TINY)
 
 
 def by_slots(engine: Engine, demand: Demand) -> jax.Array:

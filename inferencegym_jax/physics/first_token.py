@@ -71,9 +71,10 @@ def first_token(
     """
     gpus, split, admitted, t = configuration.gpus, configuration.prefill_gpu, flow.admitted, flow.iteration_ms
     # the shortest of several queues takes them in turn
-    scv, path_ms = params.arrival_scv / gpus, params.path_ms
+    prompt_gpus = configuration.prompt_gpus
+    scv, path_ms = params.arrival_scv / prompt_gpus, params.path_ms
     extra = jnp.where(split, 0.0, params.first_token_iterations)
-    others = jnp.maximum(admitted - jnp.minimum(scv, 1.0), 0.0) / gpus
+    others = jnp.maximum(admitted - jnp.minimum(scv, 1.0), 0.0) / prompt_gpus
     seen = others / SECOND_MS  # requests a ms
     added, further = prompts.added_ms, prompts.further
     whole = tuple(jnp.where(split, x, p + f * t) for p, f, x in zip(added, further, apart.prompt_ms, strict=True))

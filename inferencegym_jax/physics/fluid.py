@@ -29,7 +29,7 @@ from inferencegym_jax.physics.iteration import (
 )
 from inferencegym_jax.physics.kernels import Iterations
 from inferencegym_jax.physics.solution import Outlook, Solution, look_ahead, solve
-from inferencegym_jax.physics.switching import DRAINED, SECOND_MS, Configuration
+from inferencegym_jax.physics.switching import SECOND_MS, Configuration
 
 
 class Flow(NamedTuple):
@@ -81,8 +81,7 @@ def finish(
     grown = inflow.tokens * pace * busy
     freed = demand.freed / inflow.context * SECOND_MS / jnp.maximum(busy, TINY)
     held = pool.held_after(inflow.held, admitted * inflow.prompt + grown, completed * freed)
-    pools = jnp.maximum(configuration.gpus, 1.0 + (configuration.apart > DRAINED))
-    held = jnp.where(inflow.running + admitted > TINY, jnp.minimum(held, pools * inflow.pool), 0.0)
+    held = jnp.where(inflow.running + admitted > TINY, jnp.minimum(held, configuration.pools * inflow.pool), 0.0)
     return phases, admitted, again, completed, grown, busy, held
 
 

@@ -85,8 +85,10 @@ def take_in(
     prompt, output, own_prompt, own_output = once(prompt, output, own_prompt, own_output)
     held = jnp.where(configuration.stopped, 0.0, engine.held)
     context = jnp.where(running > 0.01, jnp.clip(held * inverse, 0.5 * own_prompt, own_prompt + own_output), own_prompt)
-    second = configuration.second_running
-    busiest = jnp.where(none, 1.0, jnp.maximum(running - second, second) * inverse)
+    most = configuration.most_running
+    if most is None:
+        most = jnp.maximum(running - configuration.second_running, configuration.second_running)
+    busiest = jnp.where(none, 1.0, most * inverse)
     width = action.spec_length.astype(jnp.float32) + 1.0
     (decode,) = once(jnp.maximum(running * busiest * width, 1.0))
     served = jnp.minimum(params.token_budget / decode, 1.0)

@@ -93,7 +93,7 @@ def _iteration(
     fewer, more, attention, draft = once(
         grid.sampled_ms((n - below) * width, tier),
         grid.sampled_ms((n + above) * width, tier),
-        grid.decode_attention_ms(n, context),
+        grid.decode_attention_ms(n, context, tier),
         params.draft_share * drafts * grid.sampled_ms(n, tier),
     )
     each = params.overhead_ms_per_sequence * n
@@ -115,7 +115,7 @@ def _rough_iteration(
     grid: Iterations, running: jax.Array, context: jax.Array, drafts: jax.Array, tier: jax.Array, params: EngineParams
 ) -> jax.Array:
     n = jnp.maximum(running, 1.0)
-    attention = grid.decode_attention_ms(n, context)
+    attention = grid.decode_attention_ms(n, context, tier)
     draft = params.draft_share * drafts
     overhead = params.overhead_ms + params.overhead_ms_per_sequence * n
     target = grid.sampled_ms(n * (drafts + 1.0), tier)
@@ -174,25 +174,19 @@ def _prompts(
 ) -> Prompts:
     room = jnp.maximum(budget - beside, 1.0)
     base, inverse = once(grid.products_ms(beside, tier), 1.0 / room)
-    # the budget is a task's: its products are looked up once for each weight format
-    tiers = range(len(grid.products) // len(grid.tokens))
-    full = [grid.products_ms(budget, jnp.int32(i)) for i in tiers]
-    whole = full[0]
-    for i in tiers[1:]:
-        whole = jnp.where(tier >= i, full[i], whole)
-    whole = whole - base
+    whole = grid.budget_ms(budget, tier) - base
     computed = 1.0 - cached_share
     added, further = [], []
     for prompt in nodes:
         tokens = jnp.maximum(prompt * computed, 1.0)
         chunks = jnp.maximum(jnp.ceil(tokens * inverse - 1e-6) - 1.0, 0.0)
         rest = grid.products_ms(beside + jnp.maximum(tokens - chunks * room, 1.0), tier) - base
-        added.append(chunks * whole + rest + grid.prefill_attention_ms(prompt))
+        added.append(chunks * whole + rest + grid.prefill_attention_ms(prompt, tier))
         further.append(chunks)
     added, further = once(*added), once(*further)
 
     def without_cached() -> tuple[jax.Array, ...]:
-        cached = tuple(grid.prefill_attention_ms(prompt * cached_share) for prompt in nodes)
+        cached = tuple(grid.prefill_attention_ms(prompt * cached_share, tier) for prompt in nodes)
         return tuple(x - y for x, y in zip(added, cached, strict=True))
 
     # a batch of one task without a cache does not look up what it would save

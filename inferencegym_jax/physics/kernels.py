@@ -108,26 +108,42 @@ class Iterations:
     def products_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
         """L: matrix products of all layers over ``tokens`` tokens, ms."""
         node, place = octave_place(tokens, len(self.tokens))
-        return _between(self.products, tier * len(self.tokens) + node, place)
+        return between(self.products, tier * len(self.tokens) + node, place)
 
     def sampled_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
         """Matrix products over ``tokens`` tokens and the output head over all of them, ms."""
         node, place = octave_place(tokens, len(self.tokens))
-        return _between(self.sampled, tier * len(self.tokens) + node, place)
+        return between(self.sampled, tier * len(self.tokens) + node, place)
 
-    def decode_attention_ms(self, running: jax.Array, context: jax.Array) -> jax.Array:
-        """Attention of ``running`` decode requests over ``context`` tokens each, ms."""
+    def budget_ms(self, budget: jax.Array, tier: jax.Array) -> jax.Array:
+        """``products_ms`` of an iteration's budget: it is a task's, so that each weight format is looked up once."""
+        tiers = range(len(self.products) // len(self.tokens))
+        full = [self.products_ms(budget, jnp.int32(i)) for i in tiers]
+        whole = full[0]
+        for i in tiers[1:]:
+            whole = jnp.where(tier >= i, full[i], whole)
+        return whole
+
+    def weight_format(self, tier: jax.Array) -> jax.Array:
+        """Weight format (``QuantTier``) of a tier: of one table they are the same."""
+        return tier
+
+    def decode_attention_ms(self, running: jax.Array, context: jax.Array, tier: jax.Array) -> jax.Array:
+        """Attention of ``running`` decode requests over ``context`` tokens each, ms; of one table alike in all
+        formats."""
+        del tier
         sequences, contexts = self._attention_axes
         row, down = octave_place(running, len(sequences))
         column, along = octave_place(context, len(contexts))
         base = row * len(contexts) + column
-        low = _between(self.attention, base, along)
-        high = _between(self.attention, base + len(contexts), along)
+        low = between(self.attention, base, along)
+        high = between(self.attention, base + len(contexts), along)
         return low + down * (high - low)
 
-    def prefill_attention_ms(self, tokens: jax.Array) -> jax.Array:
+    def prefill_attention_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
         """A: attention of one whole prompt, ms; 0 for none."""
-        found = _between(self.prefill, *octave_place(tokens, len(self._prompt_axis)))
+        del tier
+        found = between(self.prefill, *octave_place(tokens, len(self._prompt_axis)))
         return found * jnp.minimum(tokens, 1.0)
 
     def empty_ms(self, tier: jax.Array) -> jax.Array:
@@ -144,7 +160,8 @@ def by_tier(values: np.ndarray, tier: jax.Array) -> jax.Array:
     return found
 
 
-def _between(values: np.ndarray, node: jax.Array, place: jax.Array) -> jax.Array:
+def between(values: np.ndarray, node: jax.Array, place: jax.Array) -> jax.Array:
+    """``values`` (flat) between a node and the next, at a place in [0, 1) on the way, float32[...]."""
     # a kernel of its own: what a gather is fused with is computed number by number
     return compile_unit(functools.partial(_blend, values))(node, place)
 

@@ -89,6 +89,58 @@ def share_quick(per_token: TimePerToken, objective_ms: jax.Array) -> jax.Array:
     return normal_share(z)
 
 
+SHORT_GAPS = (1.0, 2.0, 3.0, 5.0, 8.5, 14.0, 23.0)
+"""Gaps between the tokens of ``SHORT_OUTPUTS``' parts after the first."""
+
+
+class ShortOutputs(NamedTuple):
+    """How many requests have few tokens, and what lengthens their gaps; ms."""
+
+    shares: jax.Array  # [..., len(SHORT_OUTPUTS)], of the requests
+    iteration_ms: jax.Array  # t
+    slowed_ms: jax.Array  # T
+    chunks: jax.Array  # prompt chunks a ms on one GPU
+    chunk_ms: jax.Array  # mean of what one adds to its iteration
+    chunk_square: jax.Array  # mean of its square
+
+
+@compile_unit
+def share_quick_of_all(per_token: TimePerToken, objective_ms: jax.Array, short: ShortOutputs) -> jax.Array:
+    """Share of the finishing requests whose TPOT is within the objective, short outputs counted by their gaps.
+
+    A request of few tokens is late where the prompts that its gaps happen to hold take more than ``gaps (objective -
+    t)``. Their time is a compound Poisson sum: given that there is one at all, a Gamma variable of its mean and
+    variance, by Wilson and Hilferty's cube ("The Distribution of Chi-Square", PNAS 17, 1931). Longer outputs are
+    ``share_quick``'s.
+
+    Args:
+        per_token: of the requests that finish.
+        objective_ms: float32, may be infinite.
+        short: the short ones, and the chunks that they meet.
+    """
+    objective = jnp.minimum(objective_ms, 1e6)
+    spare = objective - short.iteration_ms
+    idle = jnp.clip(short.iteration_ms / short.slowed_ms, 0.03, 1.0)
+    load = 1.0 - idle  # A p
+    counted = short.shares[..., 0]
+    quick = short.shares[..., 0]
+    for i, gaps in enumerate(SHORT_GAPS):
+        share = short.shares[..., i + 1]
+        expected = jnp.maximum(short.chunks * short.slowed_ms * gaps, 1e-6)
+        met = 1.0 - jnp.exp(-expected)
+        mean = expected * short.chunk_ms / met
+        # who came in a long iteration enters the next: lengths correlate by the load from one to the next
+        bunched = (1.0 + 2.0 * load / idle * (1.0 - (1.0 - load**gaps) / (gaps * idle))) / (1.0 - load * load)
+        second = expected * (bunched * short.chunk_square + expected * short.chunk_ms**2) / met
+        shape = mean * mean / jnp.maximum(second - mean * mean, 1e-6 * second)
+        cube = jnp.cbrt(jnp.maximum(spare * gaps, 0.0) / jnp.maximum(mean, 1e-6))
+        z = (cube - 1.0 + 1.0 / (9.0 * shape)) * 3.0 * jnp.sqrt(shape)
+        late = jnp.where(spare > 0, met * normal_share(-z), 1.0)
+        quick = quick + share * (1.0 - late)
+        counted = counted + share
+    return quick + (1.0 - counted) * share_quick(per_token, objective_ms)
+
+
 @compile_unit
 def judge(
     joined: jax.Array,

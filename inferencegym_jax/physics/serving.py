@@ -76,9 +76,34 @@ def serve_second(
     Returns:
         What the second came to, and the engine after it (``running`` is the caller's to count).
     """
-    profile = grid.profile
     configuration, switched = configure(engine, action, is_first, params)
-    weights = by_tier(profile.weights_gb, configuration.tier)
+    return serve_configured(grid, engine, configuration, switched, action, arrivals, class_shares, slo_ttft_ms, params)
+
+
+def serve_configured(
+    grid: Iterations,
+    engine: EngineState,
+    configuration: Configuration,
+    switched: Switched,
+    action: ServeAction,
+    arrivals: Arrivals,
+    class_shares: jax.Array,
+    slo_ttft_ms: jax.Array,
+    params: EngineParams,
+    short: jax.Array | None = None,
+) -> tuple[Second, EngineState]:
+    """``serve_second`` of engines whose configuration is known: one with its second GPU, or a fleet's that serve.
+
+    Args:
+        grid, engine, action, arrivals, class_shares, slo_ttft_ms, params: see ``serve_second``; of a fleet the engine
+            state is that of all its engines together.
+        configuration: which GPUs serve.
+        switched: what changes of the state with it.
+        short: float32[len(SHORT_OUTPUTS)], shares of the requests that have few tokens (``on_time.ShortOutputs``), to
+            be judged by their own gaps; None: all are judged as the mean request.
+    """
+    profile = grid.profile
+    weights = by_tier(profile.weights_gb, grid.weight_format(configuration.tier))
     pool_tokens = pool.pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
     inflow = take_in(engine, arrivals, action, tokens, pool_tokens, configuration, params)
@@ -104,6 +129,7 @@ def serve_second(
         class_shares,
         slo_ttft_ms,
         params,
+        short,
     )
 
 
@@ -122,6 +148,7 @@ def settle(
     class_shares: jax.Array,
     slo_ttft_ms: jax.Array,
     params: EngineParams,
+    short: jax.Array | None = None,
 ) -> tuple[Second, EngineState]:
     """Lines, outcome and metrics of the second, and the engine after it."""
     profile = grid.profile
@@ -141,6 +168,11 @@ def settle(
     )
     finished = jnp.minimum(moved.completed / jnp.maximum(inflow.running + new, TINY), 1.0)
 
+    def quick(objective: jax.Array) -> jax.Array:
+        if short is None:
+            return on_time.share_quick(per_token, objective)
+        return on_time.share_quick_of_all(per_token, objective, short_outputs(short, moved, prompts, configuration))
+
     def judge(i: int) -> on_time.Judged:
         mine, objective = lines.classes[i], slo_ttft_ms[..., i]
         chance = moved.chance._replace(scale_ms=moved.chance.scale_ms * mine.last)
@@ -154,7 +186,7 @@ def settle(
             ),
             engine.unjudged[..., i],
             finished,
-            on_time.share_quick(per_token, params.slo_tpot_ms[..., i]),
+            quick(params.slo_tpot_ms[..., i]),
         )
 
     def judge_others() -> tuple[on_time.Judged, ...]:
@@ -179,10 +211,9 @@ def settle(
         tokens_asked=arrivals.requests * arrivals.output,
         on_time_tokens=good * moved.output,
         gpu_seconds=configuration.paid,
-        quality=1.0 - by_tier(profile.quality_loss, configuration.tier),
+        quality=1.0 - by_tier(profile.quality_loss, grid.weight_format(configuration.tier)),
     )
-    gpus = jnp.maximum(configuration.gpus, 1.0 + (configuration.apart > 0.5))
-    used = moved.held / gpus
+    used = moved.held / configuration.pools
     lost = engine.phases[..., 0] + engine.phases[..., 1] + engine.phases[..., 2] + engine.phases[..., 3]
     drafts = action.spec_length.astype(jnp.float32)
     yielded = accepted_tokens(params.acceptance_lengths, action.spec_length)
@@ -193,7 +224,7 @@ def settle(
         ttft_p50_ms=p50,
         ttft_p90_ms=p90,
         ttft_p99_ms=p99,
-        memory_gb=by_tier(profile.weights_gb, configuration.tier)
+        memory_gb=by_tier(profile.weights_gb, grid.weight_format(configuration.tier))
         + jnp.float32(profile.runtime_gb)
         + used * jnp.float32(profile.kv_bytes_per_token / 1e9),
         occupancy=jnp.clip(used / jnp.maximum(inflow.pool, 1.0), 0.0, 1.0),
@@ -240,4 +271,22 @@ def settle(
         tier=configuration.tier,
         second_gpu=(configuration.paid > 1.5).astype(jnp.int32),
         second_running=jnp.where(configuration.apart > 0, replica, filled),
+    )
+
+
+def short_outputs(
+    shares: jax.Array, moved: Flow, prompts: Prompts, configuration: Configuration
+) -> on_time.ShortOutputs:
+    """The short outputs of a second, and the prompt chunks that their gaps meet: none where prompts are computed
+    apart."""
+    pieces = tuple(further + 1.0 for further in prompts.further)
+    each = over_nodes(pieces)
+    rate = moved.admitted / (SECOND_MS * configuration.gpus)
+    return on_time.ShortOutputs(
+        shares=shares,
+        iteration_ms=moved.iteration_ms,
+        slowed_ms=moved.slowed_ms,
+        chunks=jnp.where(configuration.prefill_gpu, 0.0, rate * each),
+        chunk_ms=prompts.mean_ms / each,
+        chunk_square=over_nodes(tuple(x * x / n for x, n in zip(prompts.added_ms, pieces, strict=True))) / each,
     )

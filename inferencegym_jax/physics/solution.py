@@ -62,7 +62,7 @@ def limits_of(
     room = pool.watermark_room(inflow.pool, action.kv_budget, inflow.prompt, params.prompt_cv, inflow.output)
     chunks = over_nodes(prompts.further) + 1.0
     return admission.Engine(
-        gpus=e,
+        prompt_gpus=configuration.prompt_gpus,
         slots=e * action.batch_size.astype(jnp.float32),
         room=e * jnp.minimum(room, inflow.pool),
         pace=1.0 / iteration_ms,

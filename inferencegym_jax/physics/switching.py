@@ -38,6 +38,9 @@ class Configuration(NamedTuple):
     second_running: jax.Array  # requests that run on a replica
     stopped: jax.Array  # bool: the engine stops for other weights, what ran is preempted
     paid: jax.Array  # GPUs
+    prompt_gpus: jax.Array  # among which prompts are shared: those apart, or the engines that take new requests
+    pools: jax.Array  # KV pools in use
+    most_running: jax.Array | None = None  # requests on the engine that has most; None: one of two has the rest
 
 
 @compile_unit
@@ -78,15 +81,18 @@ def configure(
     serves = jnp.where(asked, 1.0 - jnp.clip(start_s, 0.0, 1.0), 0.0)
     is_replica = params.second_gpu == REPLICA
     second_running = jnp.where(stopped | is_first, 0.0, engine.second_running)
+    gpus, given_back = 1.0 + jnp.where(is_replica, serves, 0.0), jnp.where(asked, 0.0, second_running)
     configuration = Configuration(
         tier=action.quant_tier,
         span_ms=SECOND_MS * up,
-        gpus=1.0 + jnp.where(is_replica, serves, 0.0),
+        gpus=gpus,
         prefill_gpu=~is_replica & (serves > 0.5),
-        apart=jnp.where(asked, 0.0, second_running),
+        apart=given_back,
         second_running=second_running,
         stopped=stopped,
         paid=1.0 + paid.astype(jnp.float32),
+        prompt_gpus=gpus,
+        pools=jnp.maximum(gpus, 1.0 + (given_back > DRAINED)),
     )
     return configuration, Switched(
         preempted_tokens=jnp.where(stopped, mean, engine.preempted_tokens),

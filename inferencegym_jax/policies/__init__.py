@@ -8,7 +8,7 @@ name, ``load(path)`` reads a trained one from its file, ``PolicyRunner(policy)``
 from inferencegym_jax.episodes.policy import init_carry, with_carry
 from inferencegym_jax.policies.builtin import baseline, best_static, random, reactive, static
 from inferencegym_jax.policies.names import NAMES, policy_of
-from inferencegym_jax.policies.policy_file import has_trained, load, trained
+from inferencegym_jax.policies.policy_file import general_for, has_trained, load, trained
 from inferencegym_jax.policies.policy_runner import PolicyRunner
 from inferencegym_jax.policies.reactive_plans import reactive_for
 
@@ -17,6 +17,7 @@ __all__ = [
     "PolicyRunner",
     "baseline",
     "best_static",
+    "general_for",
     "has_trained",
     "init_carry",
     "load",

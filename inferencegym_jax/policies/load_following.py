@@ -17,23 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.episodes.policy import with_carry
-from inferencegym_jax.models import EnvParams, Scalar, ServeAction, ServeObservation
-from inferencegym_jax.physics.capacity import work_ms
-from inferencegym_jax.physics.open_loop import iterations_of
-from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.models import Scalar, ServeAction, ServeObservation
+from inferencegym_jax.policies.engine_units import Engine
 
 NEVER = 1e9  # a threshold that nothing reaches
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Engine:
-    """What the controller is told of GPU, model and traffic; float32."""
-
-    work_base_ms: Scalar  # of a saturated GPU, for a request without a prompt
-    work_token_ms: Scalar  # further, a prompt token
-    output: Scalar  # mean tokens
-    pool: Scalar  # tokens of one GPU's KV pool
+MOST_SLOTS = 512.0
 
 
 @jax.tree_util.register_dataclass
@@ -56,6 +44,7 @@ class LoadPlan:
     margin: Scalar = 0.1  # float32, hysteresis of ``few`` and ``many``, as a share
     batch_size: Scalar = 256  # int32
     kv_budget: Scalar = 1.0  # float32
+    slots_share: Scalar = 0.0  # float32, of the most that run within the TPOT objective, in batch_size's place; 0: none
 
     def replace(self, **changes: Any) -> LoadPlan:
         """A copy with some fields changed."""
@@ -92,31 +81,13 @@ class Memory:
         )
 
 
-def engine_of(table: LatencyTable, params: EnvParams) -> Engine:
-    """What a table and a task tell the controller.
-
-    Raises:
-        TableError: the table says too little of an engine.
-    """
-    grid, engine = iterations_of(table), params.engine
-    tier = int(table.knob_defaults["quant_tier"])
-    mean = max(float(engine.prompt_mean), 64.0)
-    with jax.ensure_compile_time_eval():
-        prompts = np.asarray([0.5 * mean, 1.5 * mean], np.float32)
-        low, high = np.asarray(work_ms(grid, engine, prompts, np.full(2, engine.output_mean), tier))
-    slope = (high - low) / mean
-    pool = grid.profile.pool_tokens(tier, float(engine.memory_gb))
-    numbers = (max(low - 0.5 * mean * slope, 0.0), slope, float(engine.output_mean), pool)
-    return Engine(*(np.float32(x) for x in numbers))
-
-
 def act(
     engine: Engine, plan: LoadPlan, forecast: Any, observation: ServeObservation, memory: Memory
 ) -> tuple[ServeAction, Memory]:
     """One decision.
 
     Args:
-        engine: see ``engine_of``.
+        engine: see ``engine_units.engine_of``.
         plan: the settings.
         forecast: float32[seconds], the load to come, in place of the averaged one where it is a number; or [1], NaN.
         observation: of one environment.
@@ -124,15 +95,13 @@ def act(
     """
     age = memory.step.astype(jnp.float32)
     weight = jnp.maximum(1.0 / plan.average_s, 1.0 / (age + 1.0))
-    work = engine.work_base_ms + engine.work_token_ms * observation.mean_prompt_len
-    now = observation.arrival_rate * work / 1000.0
+    now = engine.load(observation)
     load = memory.load + weight * (now - memory.load)
     foreseen = forecast[jnp.minimum(memory.step, forecast.shape[0] - 1)]
     seen = jnp.where(jnp.isnan(foreseen), load, foreseen)
 
     gpus = 1.0 + memory.leased
-    held = observation.kv_cache_occupancy * engine.pool
-    running_now = held / (observation.mean_prompt_len + 0.5 * engine.output)
+    running_now = engine.running(observation)
     quick = jnp.maximum(1.0 / plan.draft_average_s, 1.0 / (age + 1.0))
     running = memory.running + quick * (running_now - memory.running)
 
@@ -150,10 +119,12 @@ def act(
     many = jnp.maximum(plan.few, plan.many) * jnp.where(memory.drafts >= 1, 1.0 + plan.margin, 1.0)
     drafts = jnp.where(running < few, 2, jnp.where(running < many, 1, 0)).astype(jnp.int32)
     length = jnp.where(drafts == 2, plan.long_drafts, jnp.where(drafts == 1, plan.short_drafts, 0))
+    slots = jnp.clip(jnp.round(plan.slots_share * engine.slots(observation)), 1.0, MOST_SLOTS).astype(jnp.int32)
+    batch = jnp.asarray(plan.batch_size, jnp.int32)
     action = ServeAction(
         kv_budget=jnp.asarray(plan.kv_budget, jnp.float32),
         spec_length=length.astype(jnp.int32),
-        batch_size=jnp.asarray(plan.batch_size, jnp.int32),
+        batch_size=jnp.where(plan.slots_share > 0, slots, batch),
         prefill_disagg=leased,
         quant_tier=jnp.int32(0),
     )
@@ -172,7 +143,7 @@ def follow_load(
     """The controller as a policy: ``jax.tree_util.Partial(follow_load, engine, plan)``, which carries its ``Memory``.
 
     Args:
-        engine: see ``engine_of``.
+        engine: see ``engine_units.engine_of``.
         plan: the settings, as arrays.
         key: not used.
         observation: of one environment.

@@ -12,8 +12,7 @@ from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import ServeAction, shown
 from inferencegym_jax.policies.builtin import baseline, random, static
 from inferencegym_jax.policies.knob_text import knob_values
-from inferencegym_jax.policies.network import network_policy
-from inferencegym_jax.policies.policy_file import load_network, trained
+from inferencegym_jax.policies.policy_file import general_for, load_network, playable, shipped_file
 from inferencegym_jax.policies.reactive_plans import reactive_for
 from inferencegym_jax.registry import Problem
 
@@ -23,8 +22,19 @@ STATIC = ("baseline", "best_static")
 """Built-in policies that always take one action."""
 NAMES = ("baseline", "random", "reactive", "best_static", "trained")
 """Every built-in policy, in the order in which tables list them."""
+DESCRIPTIONS: dict[str, str] = {
+    "baseline": "An engine's defaults, never changed.",
+    "random": "Knobs drawn at random every second.",
+    "reactive": "Rules that an engineer would write: they follow queue, load and memory.",
+    "best_static": "The best setting that never changes, found by searching all of them.",
+    "trained": "A small network that learned on this simulator; it sets the knobs every second.",
+}
+"""What each of ``NAMES`` does, in a sentence for people."""
+GENERAL = "general"
+"""The policy that was trained on all that task 8 draws: on any open-loop task, GPU, log and objectives."""
 POLICY_HELP = (
-    f"{', '.join(NAMES)}, a policy file (.npz) or a training run's folder, or knobs: batch_size=64,kv_budget=0.5"
+    f"{', '.join(NAMES)}, {GENERAL} (open-loop tasks), a policy file (.npz) or a training run's folder, or knobs: "
+    "batch_size=64,kv_budget=0.5"
 )
 
 
@@ -34,7 +44,7 @@ def policy_of(name: str, problem: Problem, *, any_task: bool = False) -> Policy:
     Args:
         name: see the module; ``-`` for ``_`` will do. "best_static" is the best static action of the problem's own
             table and traffic, "reactive" the controller planned for the problem's table and task, "trained" the policy
-            that ships for its task.
+            that ships for its task, "general" the one that task 8 trained for any.
         problem: where it is to act.
         any_task: take a file also where it says that it was trained for another task.
 
@@ -48,8 +58,11 @@ def policy_of(name: str, problem: Problem, *, any_task: bool = False) -> Policy:
         return WEIGHTLESS[usual]
     if usual == "reactive":
         return reactive_for(problem.table, problem.params)
+    if usual == "general":
+        return general_for(problem)
     if usual == "trained":
-        return trained(problem.spec)
+        network, metadata = load_network(shipped_file(problem.spec))
+        return playable(network, metadata, problem)
     action = static_action(usual if usual in STATIC else name, problem)
     if action is not None:
         return baseline if usual == "baseline" else static(action)
@@ -62,7 +75,7 @@ def policy_of(name: str, problem: Problem, *, any_task: bool = False) -> Policy:
             f"policy = {name!r}: trained for task {own!r}, asked for {wanted!r}; "
             "ig.policies.load(path) plays it on any task"
         )
-    return network_policy(network)
+    return playable(network, metadata, problem)
 
 
 def static_action(name: str, problem: Problem) -> ServeAction | None:

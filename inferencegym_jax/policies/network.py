@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 
 from inferencegym_jax.encoding import History, action_from_box, normalise
 from inferencegym_jax.episodes.policy import Policy, with_carry
-from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation
+from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, ServeAction, ServeObservation
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.policies.layout import CONTINUOUS, HEAD_SIZES
 from inferencegym_jax.policies.memory import GRU, NetworkCarry, gru_inputs, gru_step
@@ -60,6 +60,11 @@ class PolicyNetwork:
     statistics: ObservationStatistics
     gru: GRU | None = None
     history: History | None = field(default=None, metadata={"static": True})
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of one observation, without its history."""
+        return self.statistics.mean.shape[-1] // (1 if self.history is None else self.history.copies)
 
     @property
     def has_memory(self) -> bool:
@@ -161,44 +166,57 @@ def _draws(key: jax.Array) -> tuple[Iterator[jax.Array], Iterator[jax.Array]]:
     return normals, (counters.uniform(word) for word in uniform_words)
 
 
-def first_carry(history: History | None, hidden_size: int, batch: tuple[int, ...] = ()) -> NetworkCarry | None:
+def first_carry(
+    history: History | None, hidden_size: int, batch: tuple[int, ...] = (), numbers: int = FLAT_OBSERVATION_SIZE
+) -> NetworkCarry | None:
     """What a network remembers at an episode's start; None of one without memory.
 
     Args:
         history: of its features.
         hidden_size: of its recurrent layer, 0 for none.
         batch: leading axes.
+        numbers: of one observation.
     """
     if history is None and not hidden_size:
         return None
-    seen = None if history is None else history.start(batch=batch)
+    seen = None if history is None else history.start(numbers, batch)
     return NetworkCarry(seen, jnp.zeros((*batch, hidden_size)) if hidden_size else None)
 
 
-def see(history: History | None, observation: ServeObservation, carry: NetworkCarry | None) -> tuple[jax.Array, Any]:
-    """(features float32[..., features] before they are standardised, carry with the observation in its history)."""
-    x = normalise(observation)
+def see(
+    history: History | None, observation: ServeObservation | jax.Array, carry: NetworkCarry | None
+) -> tuple[jax.Array, Any]:
+    """(features float32[..., features] before they are standardised, carry with the observation in its history).
+
+    Args:
+        history: of the features.
+        observation: normalised here, or numbers float32[..., numbers] that a view on the environment gives.
+        carry: what the network remembers.
+    """
+    x = normalise(observation) if isinstance(observation, ServeObservation) else observation
     if history is None or carry is None or carry.history is None:
         return x, carry
     x, seen = history.extend(carry.history, x)
     return x, dataclasses.replace(carry, history=seen)
 
 
-def forward(network: PolicyNetwork, observation: ServeObservation, carry: Any = None) -> tuple[jax.Array, Any]:
+def forward(
+    network: PolicyNetwork, observation: ServeObservation | jax.Array, carry: Any = None
+) -> tuple[jax.Array, Any]:
     """One second.
 
     Args:
         network: the weights.
-        observation: of one environment or a batch of them.
+        observation: of one environment or a batch of them; see ``see``.
         carry: what the network remembers; None at an episode's start, and always for a network without memory.
 
     Returns:
-        (the actor's outputs float32[..., HEAD_SIZE], the carry for the next second).
+        (the actor's outputs float32[..., outputs], HEAD_SIZE of a network of knobs, the carry for the next second).
     """
     if network.has_memory and carry is None:
-        carry = first_carry(
-            network.history, 0 if network.gru is None else network.gru.size, jnp.shape(observation.timestep)
-        )
+        batch = jnp.shape(observation.timestep) if isinstance(observation, ServeObservation) else observation.shape[:-1]
+        size = 0 if network.gru is None else network.gru.size
+        carry = first_carry(network.history, size, batch, network.numbers)
     x, carry = see(network.history, observation, carry)
     x = standardise(x, network.statistics)
     if network.gru is not None:
@@ -220,7 +238,7 @@ def network_policy(network: PolicyNetwork, *, sample_actions: bool = False) -> P
 
 
 def _first_carry(network: PolicyNetwork) -> NetworkCarry | None:
-    return first_carry(network.history, 0 if network.gru is None else network.gru.size)
+    return first_carry(network.history, 0 if network.gru is None else network.gru.size, numbers=network.numbers)
 
 
 @with_carry(_first_carry)

@@ -1,6 +1,7 @@
 """The files of trained policies: NumPy archives without pickled objects (docs/extend.md states the format).
 
-``network, metadata -> save_network -> file -> load_network -> network, metadata``; ``load`` gives the policy.
+``network, metadata -> save_network -> file -> load_network -> network, metadata``; ``playable`` makes the policy of
+both on a table and a task, ``load`` that of a file.
 """
 
 from __future__ import annotations
@@ -20,14 +21,20 @@ import numpy as np
 from inferencegym_jax.encoding import History
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE
+from inferencegym_jax.policies.corrected import CORRECTIONS, corrected_policy, relative_policy
+from inferencegym_jax.policies.engine_units import engine_of
 from inferencegym_jax.policies.layout import LayoutError, fit_arrays, layout
+from inferencegym_jax.policies.load_following import LoadPlan
 from inferencegym_jax.policies.memory import GRU
 from inferencegym_jax.policies.network import HEAD_SIZE, ObservationStatistics, PolicyNetwork, network_policy
+from inferencegym_jax.policies.relative import FIELDS, RELATIVE_SIZE
+from inferencegym_jax.registry import Problem, problem
 from inferencegym_jax.table.latency_table import data_path
 from inferencegym_jax.tasks import TaskSpec, get_task, shipped_specs
 
-FORMAT, WITH_MEMORY = 1, 2
-"""Of policy files: a network without memory is in the first, which older versions read too."""
+FORMAT, WITH_MEMORY, RELATIVE = 1, 2, 3
+"""Of policy files: a network without memory is in the first, which older versions read too; one that reads the
+observation in a task's own units is in the third."""
 
 
 def save_network(path: str | Path, network: PolicyNetwork, metadata: dict[str, Any]) -> None:
@@ -50,7 +57,7 @@ def save_network(path: str | Path, network: PolicyNetwork, metadata: dict[str, A
     arrays["count"] = np.asarray(network.statistics.count, np.float32)
     arrays["mean"] = np.asarray(network.statistics.mean, np.float32)
     arrays["variance"] = np.asarray(network.statistics.variance, np.float32)
-    about = {**metadata, **layout(), "format": WITH_MEMORY if network.has_memory else FORMAT, "history": None}
+    about = {**metadata, **_layout(metadata), "format": _format(network, metadata), "history": None}
     if network.history is not None:
         about["history"] = dataclasses.asdict(network.history)
     arrays["metadata"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
@@ -58,6 +65,32 @@ def save_network(path: str | Path, network: PolicyNetwork, metadata: dict[str, A
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_bytes(buffer.getvalue())
+
+
+def reads_relative(metadata: Mapping[str, Any]) -> bool:
+    """Whether a file's network reads the observation in units of a task's objectives and capacity."""
+    return metadata.get("reads") == "relative"
+
+
+def corrects(metadata: Mapping[str, Any]) -> bool:
+    """Whether a file's network corrects the load-following controller."""
+    return metadata.get("acts") == "correction"
+
+
+def _format(network: PolicyNetwork, metadata: Mapping[str, Any]) -> int:
+    if reads_relative(metadata):
+        return RELATIVE
+    return WITH_MEMORY if network.has_memory else FORMAT
+
+
+def _layout(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network reads and sets, for its file."""
+    today: dict[str, Any] = layout()
+    if reads_relative(metadata):
+        today["observation"] = dict.fromkeys(FIELDS, 1)
+    if corrects(metadata):
+        today["knobs"] = dict.fromkeys(CORRECTIONS, 1)
+    return today
 
 
 def load_network(path: str | Path) -> tuple[PolicyNetwork, dict[str, Any]]:
@@ -81,14 +114,17 @@ def load_network(path: str | Path) -> tuple[PolicyNetwork, dict[str, Any]]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         metadata = json.loads(arrays["metadata"].tobytes())
-        if metadata.get("format", FORMAT) not in (FORMAT, WITH_MEMORY):
-            raise LayoutError(f"format {metadata['format']!r}; this version reads {FORMAT} and {WITH_MEMORY}")
-        network = _network(fit_arrays(arrays, metadata), metadata)
+        if metadata.get("format", FORMAT) not in (FORMAT, WITH_MEMORY, RELATIVE):
+            raise LayoutError(f"format {metadata['format']!r}; this version reads {FORMAT} to {RELATIVE}")
+        relative = reads_relative(metadata)
+        if relative:
+            _check_relative(metadata)
+        network = _network(arrays if relative else fit_arrays(arrays, metadata), metadata)
     except LayoutError as error:
         raise ValueError(f"policy = {str(path)!r}: {error}") from error
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"policy = {str(path)!r}: not a policy file, or truncated: {error}") from error
-    fault = _fault(network)
+    fault = _fault(network, metadata)
     if fault:
         raise ValueError(f"policy = {str(path)!r}: {fault}")
     return network, metadata
@@ -105,13 +141,23 @@ def _network(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> P
     return PolicyNetwork(layers, jnp.asarray(arrays["log_std"]), statistics, gru, history)
 
 
-def _fault(network: PolicyNetwork) -> str | None:
+def _check_relative(metadata: Mapping[str, Any]) -> None:
+    """Raise ``LayoutError`` for a network of relative numbers, or of corrections, that are others today."""
+    today = _layout(metadata)
+    for part in ("observation", "knobs"):
+        if list(metadata[part]) != list(today[part]):
+            raise LayoutError(f"trained with {', '.join(metadata[part])} ({part}), which are others today")
+
+
+def _fault(network: PolicyNetwork, metadata: Mapping[str, Any]) -> str | None:
     """What does not fit together in a network, or with today's observation and knobs; None where all does."""
-    features = FLAT_OBSERVATION_SIZE * (1 if network.history is None else network.history.copies)
+    numbers = RELATIVE_SIZE if reads_relative(metadata) else FLAT_OBSERVATION_SIZE
+    features = numbers * (1 if network.history is None else network.history.copies)
     size = 0 if network.gru is None else network.gru.size
+    outputs = len(CORRECTIONS) if corrects(metadata) else HEAD_SIZE
     shape = (network.layers[0][0].shape[0], network.layers[-1][0].shape[1])
-    if shape != (features + size, HEAD_SIZE):
-        return f"takes {shape[0]} numbers and gives {shape[1]}; must be {features + size} and {HEAD_SIZE}"
+    if shape != (features + size, outputs):
+        return f"takes {shape[0]} numbers and gives {shape[1]}; must be {features + size} and {outputs}"
     if network.gru is not None:
         shapes = [x.shape for x in (network.gru.inputs, network.gru.recurrent, network.gru.bias)]
         if shapes != [(features, 3 * size), (size, 3 * size), (3 * size,)]:
@@ -119,17 +165,59 @@ def _fault(network: PolicyNetwork) -> str | None:
     return None
 
 
-def load(path: str | Path, *, sample_actions: bool = False) -> Policy:
+def load(path: str | Path, *, sample_actions: bool = False, problem: Problem | None = None) -> Policy:
     """The policy in a file of ``python -m training`` (or of ``save_network``), for any task.
 
     Args:
         path: the file (``.npz``), or the folder of a training run, which holds it as ``policy.npz``.
         sample_actions: draw from the policy's distribution instead of taking its most likely action.
+        problem: where it is to act; a network that reads the observation in units of the task and the GPU needs it.
 
     Raises:
-        FileNotFoundError, ValueError: see ``load_network``.
+        FileNotFoundError, ValueError: see ``load_network``; such a network without a problem.
+        TableError: such a network, and the problem's table says too little of an engine.
     """
-    return network_policy(load_network(path)[0], sample_actions=sample_actions)
+    network, metadata = load_network(path)
+    if not reads_relative(metadata):
+        return network_policy(network, sample_actions=sample_actions)
+    if problem is None:
+        raise ValueError(
+            f"policy = {str(path)!r}: reads loads and latencies in units of a GPU and a task; say which: "
+            "ig.policies.load(path, problem=ig.problem(task, table=..., trace=...))"
+        )
+    return playable(network, metadata, problem, sample_actions=sample_actions)
+
+
+def playable(
+    network: PolicyNetwork, metadata: Mapping[str, Any], problem: Problem, *, sample_actions: bool = False
+) -> Policy:
+    """The policy of a file's network on a problem.
+
+    Args:
+        network, metadata: see ``load_network``.
+        problem: where it is to act: its table's engine, its objectives and its traffic.
+        sample_actions: draw from the policy's distribution; not of corrections.
+
+    Raises:
+        ValueError: a network that reads a task's units, on a closed-loop task.
+        TableError: the same, and the problem's table says too little of an engine.
+    """
+    if not reads_relative(metadata):
+        return network_policy(network, sample_actions=sample_actions)
+    if problem.dynamics != "open_loop":
+        raise ValueError(
+            f"task {problem.spec.name!r}: this policy knows GPUs by their engine, and the task is closed-loop; "
+            "it acts in open-loop tasks (4 and up, or any with dynamics='open_loop')"
+        )
+    if problem.env.draws is not None:
+        raise ValueError(
+            f"task {problem.spec.name!r}: GPU and objectives are drawn for each episode, and this policy must be told "
+            "them: adapters.relative_views.env_and_policy gives it with the environment that does"
+        )
+    engine = engine_of(problem.table, problem.params)
+    if corrects(metadata):
+        return corrected_policy(network, LoadPlan(**metadata["plan"]), engine)
+    return relative_policy(network, engine)
 
 
 def shipped_file(task: int | str | TaskSpec) -> Path:
@@ -170,4 +258,23 @@ def trained(task: int | str | TaskSpec, *, sample_actions: bool = False) -> Poli
         ValueError: unknown task.
         FileNotFoundError: no policy ships for it.
     """
-    return load(shipped_file(task), sample_actions=sample_actions)
+    path = shipped_file(task)
+    relative = reads_relative(load_network(path)[1])
+    return load(path, sample_actions=sample_actions, problem=problem(task) if relative else None)
+
+
+GENERAL = "policies/general.npz"  # of the data folder
+
+
+def general_for(problem: Problem) -> Policy:
+    """The policy that was trained on task 8, on any GPU, open-loop task, request log and objectives, without training.
+
+    Args:
+        problem: where it is to act, ``ig.problem(task, table=..., trace=..., config=...)``.
+
+    Raises:
+        FileNotFoundError: it does not ship in this installation.
+        ValueError, TableError: see ``playable``.
+    """
+    network, metadata = load_network(data_path(GENERAL))
+    return playable(network, metadata, problem)

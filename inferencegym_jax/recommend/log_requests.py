@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from inferencegym_jax.models import EPISODE_LENGTH
-from inferencegym_jax.traffic.log_files import open_log
-from inferencegym_jax.traffic.request_log import RequestLog, load_trace, seconds_a_unit
+from inferencegym_jax.traffic.log_files import ReadOptions, open_log
+from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 
 WHOLE_LOG_S = 7200  # a log of up to so many seconds is replayed whole
 TRACE_TASK = 4  # whose objectives, acceptance and trained policy stand for recorded traffic
@@ -78,13 +78,9 @@ def load_requests(trace: str | Path, unit: str | None = None) -> LoggedRequests:
     """
     log = load_trace(trace, unit)
     starts, length = stretches(log)
-    names, blocks = open_log(Path(trace))
     parts: list[np.ndarray] = []
-    scale, origin = 1.0, log.start_s
-    for i, block in enumerate(blocks):
-        if i == 0:
-            scale = seconds_a_unit(Path(trace).name, names[0], block, unit)[0]
-        times = block.times * scale - origin
+    for block in open_log(Path(trace), ReadOptions(unit)).blocks():
+        times = block.times - log.start_s
         which = np.searchsorted(starts, times, side="right") - 1
         inside = (which >= 0) & (times < starts[np.maximum(which, 0)] + length)
         rows = np.stack([which, times, np.maximum(block.prompts, 1.0), np.maximum(block.outputs, 1.0)], axis=-1)

@@ -11,17 +11,19 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.static_search import StaticSearch, best_action, normalise, refine
-from inferencegym_jax.models import EPISODE_LENGTH, EnvParams, ServeAction
+from inferencegym_jax.fleet.making import is_fleet, make_fleet
+from inferencegym_jax.models import EPISODE_LENGTH, EnvParams, ServeAction, shown
 from inferencegym_jax.scoring.grader import score_aggregates
 from inferencegym_jax.scoring.reward import Reward
 from inferencegym_jax.scoring.static_reference import with_static_reference
+from inferencegym_jax.table import profile_of
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.tasks import (
     NORMALISERS,
@@ -37,6 +39,7 @@ from inferencegym_jax.tasks import (
     make_params,
     search_with,
 )
+from inferencegym_jax.tasks.draws import Draws, draws_of
 from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 
 SEARCH_SEEDS = 16  # episodes of each static action in a search
@@ -127,7 +130,21 @@ def problem(
     names = NORMALISERS + (OPEN_LOOP_NORMALISERS if loop == "open_loop" else ())
     normalisers = {name: float(found[name]) for name in names}
     params = make_params(spec, loaded, normalisers, overrides, loop, log)
-    return Problem(spec, Environment(loaded, params, log, reward), params, normalisers, loop, overrides)
+    env = Environment(loaded, params, log, reward, drawn_by(spec, loaded, log))
+    return Problem(spec, env, params, normalisers, loop, overrides)
+
+
+@functools.lru_cache(maxsize=8)
+def drawn_by(spec: TaskSpec, table: LatencyTable, trace: RequestLog | None = None) -> Draws | None:
+    """What a task draws for each episode; None of one that draws nothing, or that replays a log. On a table of one's
+    own every episode has its engine.
+
+    Raises:
+        ValueError, TableError: see ``draws_of``.
+    """
+    if spec.draws is None or trace is not None:
+        return None
+    return draws_of(spec.draws, None if table == load_table() else profile_of(table))
 
 
 def make(
@@ -142,8 +159,13 @@ def make(
     """An environment and the params of a task; arguments and errors are those of ``problem``.
 
     With a table or a log of one's own the throughput and cost normalisers are found by an exhaustive search over the
-    table's static actions, which takes a few seconds once.
+    table's static actions, which takes a few seconds once. The name or id of a fleet task gives a ``FleetEnvironment``
+    and its ``FleetParams``, see ``make_fleet``.
     """
+    if is_fleet(task):
+        if config is not None or dynamics is not None or reward is not None:
+            raise ValueError(f"task = {shown(task)}: a fleet takes no config, dynamics or reward; see ig.make_fleet")
+        return cast(Any, make_fleet(cast(Any, task), table=table, trace=trace))
     made = problem(task, table=table, trace=trace, dynamics=dynamics, config=config, reward=reward)
     return made.env, made.params
 
@@ -172,7 +194,7 @@ def search(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog
     """
     with jax.ensure_compile_time_eval():  # the search runs now, also where a caller is being traced
         params = make_params(spec, table, NOT_NORMALISED, None, dynamics, trace)
-        env, seeds = Environment(table, params, trace), np.arange(SEARCH_SEEDS)
+        env, seeds = Environment(table, params, trace, draws=drawn_by(spec, table, trace)), np.arange(SEARCH_SEEDS)
         normalisers, grid = normalise(env, params, seeds)
         normalisers = {**normalisers, "throughput_floor": 0.0}
 

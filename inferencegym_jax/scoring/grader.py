@@ -7,7 +7,7 @@ of one's own is scored as task 3. Every component and the score are clipped to [
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -28,6 +28,7 @@ from inferencegym_jax.scoring.formula import (
     formula,
     stability_weight,
 )
+from inferencegym_jax.scoring.reasons import reason
 from inferencegym_jax.tasks import TaskSpec, calibration_of, get_task
 
 
@@ -234,7 +235,7 @@ def grade(
     weights = {name: weight for name, (weight, _) in components(spec, aggregates, norms).items()}
     sentences = [f"{spec.title}: score {score:.3f} over {len(episode_log)} steps"]
     sentences += [_on_time(aggregates)] if outcome is not None else []
-    sentences += [_missing(parts, weights)]
+    sentences += [_missing(parts, weights, lambda name: reason(spec, name, aggregates, norms))]
     if not complete:
         sentences.append(f"Not a whole episode: {len(episode_log)} of {spec.episode_length} steps")
     result = {"score": score, "breakdown": parts, "feedback": ". ".join(sentences) + ".", "complete": complete}
@@ -258,8 +259,8 @@ def _on_time(aggregates: Aggregates) -> str:
     )
 
 
-def _missing(parts: Mapping[str, float], weights: Mapping[str, float]) -> str:
-    """What the component that costs the score most is worth."""
+def _missing(parts: Mapping[str, float], weights: Mapping[str, float], why: Callable[[str], str]) -> str:
+    """What the component that costs the score most is worth, and why it is no more."""
     lost = {
         name: weight * (1.0 - parts[name]) if weight > 0 else -weight * parts[name] for name, weight in weights.items()
     }
@@ -268,6 +269,6 @@ def _missing(parts: Mapping[str, float], weights: Mapping[str, float]) -> str:
     if missing <= 0:
         return "Every component is at its best"
     if weights[most] < 0:
-        return f"Most is lost to {name}: {missing:.3f} of the score"
+        return f"Most is lost to {name}: {missing:.3f} of the score: {why(most)}"
     worth = f"{parts[most]:.3f} of 1, worth {weights[most]:.2f} of the score"
-    return f"Most is lost on {name}: {worth}, so {missing:.3f} is missing"
+    return f"Most is lost on {name}: {worth}, so {missing:.3f} is missing: {why(most)}"

@@ -16,6 +16,7 @@ from inferencegym_jax.models import (
     finite_number,
     shown,
 )
+from inferencegym_jax.tasks.draws import check_draws
 from inferencegym_jax.tasks.pools import check_kinds
 
 DYNAMICS = ("closed_loop", "open_loop")
@@ -131,6 +132,11 @@ def check_fields(spec: Any) -> None:
     _check_switching(check, spec.switching)
     if spec.dynamics not in DYNAMICS:
         check.fail("dynamics", spec.dynamics, f"one of {', '.join(DYNAMICS)}")
+    if spec.draws is not None:
+        check.mapping("draws", spec.draws, (), None)
+        if spec.dynamics != "open_loop" or not spec.has_kinds:
+            check.fail("draws", spec.draws, "absent where traffic is not by kind and hour, open-loop")
+        check_draws(check, spec.draws)
     if spec.traffic is not None:
         if spec.dynamics != "open_loop":
             check.fail("dynamics", spec.dynamics, "'open_loop' where traffic is fitted to a log")

@@ -15,6 +15,7 @@ import numpy as np
 from inferencegym_jax.models import (
     EPISODE_LENGTH,
     KNOBS,
+    REPLICA,
     REWARD_WEIGHTS,
     TRAFFIC_DAY,
     TRAFFIC_FITTED,
@@ -27,6 +28,7 @@ from inferencegym_jax.models import (
 )
 from inferencegym_jax.table import LatencyTable, TableError, profile_of
 from inferencegym_jax.tasks.checks import DYNAMICS, LEAST_OBJECTIVE_MS, MOST_CONFIG, SECOND_GPU
+from inferencegym_jax.tasks.draws import base_engine
 from inferencegym_jax.tasks.pools import day_traffic
 from inferencegym_jax.tasks.spec import TaskSpec
 from inferencegym_jax.traffic.days import mix_of
@@ -176,7 +178,7 @@ def _engine(found: Mapping[str, Any]) -> EngineParams:
 
 
 def _engine_dtype(name: str) -> type:
-    whole = ("open_loop", "traffic", "periods", "queue_capacity", "second_gpu", "windows")
+    whole = ("open_loop", "table", "traffic", "periods", "queue_capacity", "second_gpu", "windows")
     return np.int32 if name in whole else np.float32
 
 
@@ -226,6 +228,11 @@ def make_params(
     if "slo_ttft_ms" in overrides:
         slo[0] = overrides["slo_ttft_ms"]
     engine = engine_params(spec, table, dynamics, trace)
+    if spec.draws is not None and trace is None:
+        given = [name for name in OBJECTIVES if name in overrides]
+        if given:
+            raise ValueError(f"config {given[0]}: task {spec.id} draws its objectives for each episode")
+        engine = base_engine(engine)
     if engine.open_loop:
         scales = {name: np.float32(normalisers[name]) for name in ("demand_tps", "demand_rps", "static_gpus")}
         own = (overrides["slo_tpot_ms"],) * 3 if "slo_tpot_ms" in overrides else spec.tpot_objectives_ms
@@ -235,8 +242,11 @@ def make_params(
         raise ValueError(f"config slo_tpot_ms: task {spec.id} has no objective on TPOT; only open-loop tasks have")
     arrivals, prompts = spec.arrivals, spec.prompts
     memory = gpu_memory_gb(spec, table, dynamics_of(spec, dynamics, trace))
-    # the open loop's watermark is no column of a table
-    locked = [name for name in table.locked_knobs if not (name == "kv_budget" and engine.open_loop)]
+    # the open loop's watermark is no column of a table, nor is a replica, which is the same engine once more
+    free = {"kv_budget"} if engine.open_loop else set[str]()
+    if engine.open_loop and int(engine.second_gpu) == REPLICA and table.axes["prefill_disagg"] == (0.0,):
+        free.add("prefill_disagg")
+    locked = [name for name in table.locked_knobs if name not in free]
     active = [name in spec.active_knobs and name not in locked for name in KNOBS]
     numbers: dict[str, float] = {
         "rate": arrivals["rate"],

@@ -61,6 +61,11 @@ class TaskSpec:
         switching: what the second GPU is and what changes take, open-loop only: ``second_gpu`` ("prefill" or
             "replica"), ``start_s``, ``lease_s``, ``restart_s`` (seconds); what is left out is ``EngineParams``'
             default.
+        draws: what is drawn anew for each episode (``tasks.draws``), open-loop with traffic by kind and hour only:
+            ``pools``, ``engines`` (a GPU and a weight format, "h100_sxm INT8") and ``objectives`` (``ttft_ms``,
+            ``tpot_ms``), of each also ``unseen_...`` that training never draws; ``load`` (GPUs that the busiest hour
+            needs, lowest and highest), ``kinds_sigma`` (of the logarithm of each kind's rate), ``memory_share``,
+            ``start_s``, ``clock``, ``lease_share`` (of the episodes in which a second GPU may be leased).
     """
 
     name: str
@@ -84,6 +89,7 @@ class TaskSpec:
     class_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
     episode_length: int = EPISODE_LENGTH
     switching: dict[str, Any] = field(default_factory=dict[str, Any])
+    draws: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         own: dict[str, Any] = {
@@ -97,6 +103,7 @@ class TaskSpec:
             "reward": copy.deepcopy(self.reward),
             "traffic": copy.deepcopy(pools.resolve(self.traffic)),
             "switching": copy.deepcopy(self.switching),
+            "draws": copy.deepcopy(self.draws),
         }
         if not isinstance(self.slo_tpot_ms, int | float):
             own["slo_tpot_ms"] = three(self, "slo_tpot_ms", math.inf)
@@ -131,7 +138,10 @@ class TaskSpec:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the content."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+        content = dataclasses.asdict(self)
+        if content["draws"] is None:  # a task that draws nothing is what it was before there were any that do
+            del content["draws"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __hash__(self) -> int:
         """Hash of the content."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from inferencegym_jax.models import SHORT_OUTPUTS
+from inferencegym_jax.traffic.bins import Bins
+
 TENTHS = 10  # parts of a second in which arrivals are counted
 LEAST_COARSE = 0.9  # share of whole seconds among the times from which a log is taken to have no finer ones
 
@@ -14,9 +17,12 @@ class Moments:
     def __init__(self) -> None:
         self.products: np.ndarray = np.zeros(3)  # of prompt^2, output^2, prompt x output
 
+        self.short: np.ndarray = np.zeros(len(SHORT_OUTPUTS))  # requests by output, see SHORT_OUTPUTS
+
     def add(self, prompts: np.ndarray, outputs: np.ndarray) -> None:
         """Count a block of requests; tokens."""
         self.products += [prompts @ prompts, outputs @ outputs, prompts @ outputs]
+        self.short += np.histogram(outputs, (-np.inf, *(x + 0.5 for x in SHORT_OUTPUTS)))[0]
 
     def within(self, counts: np.ndarray, prompts: np.ndarray, outputs: np.ndarray) -> tuple[float, float, float]:
         """Coefficients of variation of prompts and outputs within a second, and their correlation.
@@ -43,6 +49,33 @@ class Moments:
         return float(spread[0] * requests / prompts.sum()), float(spread[1] * requests / outputs.sum()), correlation
 
 
+class ArrivalSpread:
+    """``arrival_scv`` of a whole log, block by block."""
+
+    def __init__(self) -> None:
+        self._tenths: Bins = Bins(1, np.int32)
+        self._whole: int = 0
+        self._rows: int = 0
+
+    def add(self, times: np.ndarray) -> None:
+        """Count a block's times; seconds, in any order."""
+        self._tenths.add(np.floor(times * TENTHS).astype(np.int64), (None,))
+        self._whole += int((times == np.floor(times)).sum())
+        self._rows += len(times)
+
+    @property
+    def scv(self) -> float:
+        """See ``arrival_scv``; 1 before anything was added."""
+        low, high = self._tenths.low, self._tenths.high
+        if self._rows < 2 or low is None or high is None or self._whole > LEAST_COARSE * self._rows:
+            return 1.0
+        counts = self._tenths.between(low, high)[0]
+        counts = np.pad(counts, (low % TENTHS, -(high + 1) % TENTHS)).reshape(-1, TENTHS)
+        totals = counts.sum(1, dtype=np.int64).astype(np.float64)
+        squares = np.einsum("ij,ij->i", counts, counts, dtype=np.float64)
+        return float((squares - totals**2 / TENTHS).sum() / (totals.sum() * (1.0 - 1.0 / TENTHS)))
+
+
 def arrival_scv(times: np.ndarray) -> float:
     """Squared coefficient of variation of the gaps within a second, from counts in tenths of it.
 
@@ -52,13 +85,7 @@ def arrival_scv(times: np.ndarray) -> float:
     Args:
         times: float[requests], seconds, in any order.
     """
-    if len(times) < 2 or np.mean(times == np.floor(times)) > LEAST_COARSE:
-        return 1.0
-    tenth = np.floor(times * TENTHS).astype(np.int64)
-    tenth -= tenth.min() - tenth.min() % TENTHS
-    tenths, counts = np.unique(tenth, return_counts=True)
-    seconds, index = np.unique(tenths // TENTHS, return_inverse=True)
-    totals = np.bincount(index, counts, len(seconds))
-    squares = np.bincount(index, counts.astype(np.float64) ** 2, len(seconds))
-    spread = (squares - totals**2 / TENTHS).sum()
-    return float(spread / (totals.sum() * (1.0 - 1.0 / TENTHS)))
+    spread = ArrivalSpread()
+    if len(times):
+        spread.add(times)
+    return spread.scv

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from inferencegym_jax.models import shown
-from inferencegym_jax.traffic.log_files import MOST_TOKENS, Block, TraceError
+from inferencegym_jax.traffic.log_rows import MOST_TOKENS, Block, TraceError
 
 
-def array_block(time: Any, prompt: Any, output: Any) -> Block:
-    """The arrays as rows of a log; see ``RequestLog.from_arrays``.
+def array_block(time: Any, prompt: Any, output: Any, unit_s: float) -> Block:
+    """The arrays as rows of a log; numbers in ``time`` are in units of ``unit_s`` seconds. See
+    ``RequestLog.from_arrays``.
 
     Raises:
         TraceError: naming array, index and value.
@@ -25,7 +26,7 @@ def array_block(time: Any, prompt: Any, output: Any) -> Block:
         )
     if not len(times):
         raise TraceError("arrays: no requests; wanted: at least one")
-    return Block(0, times, prompts, outputs, dates)
+    return Block(times if dates else times * unit_s, prompts, outputs, lambda i: f"arrays entry {i}")
 
 
 def _numbers(name: str, values: np.ndarray) -> np.ndarray:

@@ -1,252 +1,221 @@
-"""Rows of a request log: CSV or JSON lines, read a block at a time and checked cell by cell.
+"""A request log in a file of any usual kind, as blocks of rows with times in seconds.
 
-``file -> columns found by their usual names -> Block``. ``traces.py`` counts the blocks into seconds.
+``path -> LogSource -> reader (CSV, JSON, Parquet) -> columns found by their names -> unit and window -> Block``.
+``request_log.py`` counts the blocks into seconds.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from pyarrow import csv
 
-TIME_NAMES = (
-    "timestamp time arrival arrivaltime arrivaltimestamp arrivedat arrival_at requesttime requesttimestamp starttime "
-    "ts createdat datetime date"
-).split()
-PROMPT_NAMES = (
-    "prompttokens prompt promptlength promptlen contexttokens context contextlength inputtokens input inputlength "
-    "inputlen requesttokens numprefilltokens prefilltokens numprompttokens numinputtokens isl"
-).split()
-OUTPUT_NAMES = (
-    "outputtokens output outputlength outputlen generatedtokens generated generationtokens completiontokens completion "
-    "responsetokens decodetokens numdecodetokens numoutputtokens osl"
-).split()
-UNIT_SUFFIX = re.compile(r"(?<=[a-z])_?(s|sec|secs|seconds|ms|millis|milliseconds|us|micros|ns|nanos)$")
+from inferencegym_jax.traffic.log_cells import Times, call, is_date, tokens
+from inferencegym_jax.traffic.log_csv import CsvReader
+from inferencegym_jax.traffic.log_json import JsonReader
+from inferencegym_jax.traffic.log_names import LogColumns, Sample, find_columns
+from inferencegym_jax.traffic.log_parquet import ParquetReader
+from inferencegym_jax.traffic.log_rows import UNITS, Block, Column, ReadOptions, TraceError, moment, named, plain_number
+from inferencegym_jax.traffic.log_source import LogSource
+from inferencegym_jax.traffic.log_units import EPOCH_S, Survey, check_order, unit_of
 
-BLOCK_BYTES = 4 << 20
-BLOCK_ROWS = 16384
-MOST_TOKENS = 1e8
+__all__ = ["Block", "LogFile", "ReadOptions", "TraceError", "open_log"]
 
 
-Column: TypeAlias = Any  # a pyarrow array; pyarrow ships no types
+class Reader(Protocol):
+    """What reads one kind of file."""
+
+    columns: list[str]
+    decimal_comma: bool
+    notices: list[str]
+
+    @property
+    def sample(self) -> Sample:
+        """The first rows' cells, by column."""
+        ...
+
+    def blocks(self, names: Sequence[str]) -> Iterator[tuple[Callable[[int], str], list[Column]]]:
+        """(what a message calls the block's row i, cells of ``names`` as text) of every block."""
+        ...
 
 
-class TraceError(ValueError):
-    """A request log that cannot be used; the message names file, row and what is wanted."""
+FAILURES = frozenset("error failed failure fail timeout cancelled canceled aborted rejected false".split())
+NO_ERRORS = frozenset(("", "none", "null", "false", "0", "nan"))
 
 
-class Block(NamedTuple):
-    """Some consecutive rows; times in the file's own unit unless they were dates."""
+@dataclass
+class LogFile:
+    """A log that is understood and can be read, several times.
 
-    first_line: int  # of the file, from 1
-    times: np.ndarray  # float64
-    prompts: np.ndarray  # float64
-    outputs: np.ndarray  # float64
-    dates: bool  # times are seconds since 1970
-
-
-def find_columns(name: str, columns: list[str]) -> list[str]:
-    """Names of the time, prompt and output column among ``columns``.
-
-    Raises:
-        TraceError: one of them is not there; says which names would do.
+    Attributes:
+        name: the file's, for messages.
+        columns: what is read of it.
+        chosen: what was chosen in understanding it, one sentence each.
+        unit_s: seconds in one unit of its times; 1 of dates.
+        window: seconds of its clock, from and to (the latter left out), that are read.
     """
-    plain = {re.sub(r"[^a-z0-9]", "", column.lower()): column for column in columns}
-    bare = {re.sub(r"[^a-z0-9]", "", UNIT_SUFFIX.sub("", column.lower().strip())): column for column in columns}
-    matches = []
-    for what, known in (("time", TIME_NAMES), ("prompt tokens", PROMPT_NAMES), ("output tokens", OUTPUT_NAMES)):
-        match = next((plain[k] for k in known if k in plain), None) or next((bare[k] for k in known if k in bare), None)
-        if match is None:
-            raise TraceError(
-                f"{name}: no column of {what} among {', '.join(map(repr, columns)) or 'none'};"
-                f" known names (case and separators do not matter): {', '.join(known)}"
-            )
-        matches.append(match)
-    return matches
 
+    name: str
+    columns: LogColumns
+    chosen: tuple[str, ...]
+    unit_s: float
+    window: tuple[float, float]
+    _reader: Reader
+    _failed: int = 0
 
-def open_log(file: Path) -> tuple[list[str], Iterator[Block]]:
-    """The names of a log's time, prompt and output column, and its rows.
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """``chosen``, and after ``blocks`` what was left out."""
+        if not self._failed:
+            return self.chosen
+        said = f"{self._failed} requests that failed ({self.columns.status}) and hold no tokens are left out"
+        return (*self.chosen, said)
 
-    Raises:
-        TraceError: the file is empty or lacks a column; while the blocks are read, a row cannot be used.
-    """
-    with file.open("rb") as lines:
-        head = lines.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if not head:
-        raise TraceError(
-            f"{file.name}: the file is empty; wanted: a request log with time, prompt tokens, output tokens"
-        )
-    return _json_blocks(file) if head.startswith(b"{") else _csv_blocks(file)
+    def blocks(self) -> Iterator[Block]:
+        """Its rows, times in seconds of its own clock, a block at a time.
 
-
-def _csv_blocks(file: Path) -> tuple[list[str], Iterator[Block]]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            header = next(line for line in lines if line.strip())
-    except UnicodeDecodeError as error:
-        raise TraceError(f"{file.name}: not a text file: {error}") from error
-    delimiter = max(",;\t", key=header.count)
-    columns = [c.strip().strip('"') for c in header.strip().split(delimiter)]
-    names = find_columns(file.name, columns)
-
-    def blocks() -> Iterator[Block]:
-        bad: list[tuple[int | None, str]] = []
-
-        def refuse(row: Any) -> str:
-            bad.append((row.number, f"{row.actual_columns} cells where the header has {row.expected_columns}"))
-            return "skip"
-
-        try:
-            reader = csv.open_csv(
-                file,
-                read_options=csv.ReadOptions(
-                    block_size=BLOCK_BYTES, use_threads=False, column_names=columns, skip_rows=1
-                ),
-                parse_options=csv.ParseOptions(
-                    delimiter=delimiter, invalid_row_handler=refuse, ignore_empty_lines=True
-                ),
-                convert_options=csv.ConvertOptions(
-                    include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True
-                ),
-            )
-            line = 2
-            for batch in reader:
-                if bad:
-                    number, what = bad[0]
-                    raise TraceError(f"{file.name} line {number or f'{line} or later'}: {what}")
-                columns_of = [batch.column(i) for i in range(3)]
-                prompts, outputs = (
-                    _numbers(file.name, line, n, c) for n, c in zip(names[1:], columns_of[1:], strict=True)
-                )
-                times, dates = _times(file.name, line, names[0], columns_of[0])
-                yield Block(line, times, prompts, outputs, dates)
-                line += batch.num_rows
-            if bad:
-                raise TraceError(f"{file.name} line {bad[0][0] or f'{line} or later'}: {bad[0][1]}")
-        except pa.ArrowInvalid as error:
-            if "Empty CSV file" in str(error):
-                return
-            raise TraceError(f"{file.name}: not a readable CSV file: {error}") from error
-
-    return names, blocks()
-
-
-def _fail(file: str, line: int, index: int, column: str, value: object, wanted: str) -> TraceError:
-    shown = "nothing" if value is None or value == "" else repr(value)
-    return TraceError(f"{file} line {line + index}: {column} is {shown}; wanted: {wanted}")
-
-
-def _numbers(file: str, line: int, name: str, column: Column) -> np.ndarray:
-    wanted = "a whole number of tokens, 0 or more"
-    stripped = pc.call_function("utf8_trim_whitespace", [column])
-    try:
-        values = np.asarray(pc.cast(stripped, pa.float64()).fill_null(np.nan), np.float64)
-    except pa.ArrowInvalid:
-        for i, cell in enumerate(stripped.to_pylist()):
-            if not _is_number(cell):
-                raise _fail(file, line, i, name, cell, wanted) from None
-        raise
-    return _check_tokens(file, line, name, values, stripped)
-
-
-def _is_number(cell: str | None) -> bool:
-    try:
-        pc.cast(pa.array([cell]), pa.float64())
-    except pa.ArrowInvalid:
-        return False
-    return cell is not None
-
-
-def _check_tokens(file: str, line: int, name: str, values: np.ndarray, shown: Column) -> np.ndarray:
-    bad = ~((values >= 0) & (values <= MOST_TOKENS))
-    if bad.any():
-        i = int(np.argmax(bad))
-        raise _fail(file, line, i, name, shown[i].as_py(), "a whole number of tokens, 0 or more")
-    return values
-
-
-def _times(file: str, line: int, name: str, column: Column) -> tuple[np.ndarray, bool]:
-    """(values, whether they are seconds since 1970, from dates)."""
-    wanted = "a number, or a date and time like 2023-11-16 18:15:46.68"
-    stripped = pc.call_function("utf8_trim_whitespace", [column])
-    if stripped.null_count or pc.call_function("min", [pc.call_function("utf8_length", [stripped])]).as_py() == 0:
-        i = next(i for i, cell in enumerate(stripped.to_pylist()) if not cell)
-        raise _fail(file, line, i, name, None, wanted)
-    kind = (pa.float64(), False) if _is_number(stripped[0].as_py()) else (pa.timestamp("ns"), True)
-    for target in (kind[0], pa.timestamp("ns", "UTC")) if kind[1] else (kind[0],):
-        try:
-            values = pc.cast(stripped, target)
-        except pa.ArrowInvalid:
-            continue
-        numbers = np.asarray(values.cast(pa.int64()) if kind[1] else values, np.float64)
-        numbers = numbers * 1e-9 if kind[1] else numbers
-        if not np.isfinite(numbers).all():
-            i = int(np.argmin(np.isfinite(numbers)))
-            raise _fail(file, line, i, name, stripped[i].as_py(), wanted)
-        return numbers, kind[1]
-    for i, cell in enumerate(stripped.to_pylist()):
-        try:
-            pc.cast(pa.array([cell]), kind[0])
-        except pa.ArrowInvalid:
-            raise _fail(file, line, i, name, cell, wanted) from None
-    raise TraceError(f"{file} line {line}: {name} mixes kinds of dates; wanted: {wanted}")
-
-
-def _json_blocks(file: Path) -> tuple[list[str], Iterator[Block]]:
-    def rows() -> Iterator[tuple[int, dict[str, object]]]:
-        with file.open("rb") as lines:
-            for number, text in enumerate(lines, start=1):
-                if not text.strip():
+        Raises:
+            TraceError: a row that cannot be used; it is named.
+        """
+        times = Times(self.columns.time, self._reader.decimal_comma)
+        names = self.columns.all
+        self._failed = 0
+        for where, cells in self._reader.blocks(names):
+            column = dict(zip(names, cells, strict=True))
+            there = self._usable(column)
+            if there is not None:
+                self._failed += len(cells[0]) - len(there)
+                where = _of_rows(where, there)
+                column = {name: call("take", cell, there) for name, cell in column.items()}
+                if not len(there):
                     continue
-                try:
-                    row = json.loads(text)
-                except ValueError as error:
-                    raise TraceError(f"{file.name} line {number}: not JSON: {error}") from error
-                if not isinstance(row, dict):
-                    raise TraceError(f"{file.name} line {number}: got {type(row).__name__}; wanted: one object a line")
-                yield number, row
+            seconds = times.read(where, column[self.columns.time]) * self.unit_s  # 1 of dates
+            sums: list[np.ndarray] = []
+            for parts in (self.columns.prompt, self.columns.output):
+                values = tokens(where, parts[0], column[parts[0]])
+                for part in parts[1:]:
+                    values = values + tokens(where, part, column[part], missing=0)
+                sums.append(values)
+            if self.columns.cached is not None:
+                self._check_cached(where, column[self.columns.cached], sums[0])
+            keep = (seconds >= self.window[0]) & (seconds < self.window[1])
+            if keep.all():
+                yield Block(seconds, sums[0], sums[1], where)
+            elif keep.any():
+                rows = np.flatnonzero(keep)
+                yield Block(seconds[keep], sums[0][keep], sums[1][keep], _of_rows(where, rows))
 
-    _, first = next(rows())
-    names = find_columns(file.name, list(first))
+    def _usable(self, column: dict[str, Column]) -> np.ndarray | None:
+        """Rows but those that failed and hold no tokens; None: all."""
+        if self.columns.status is None:
+            return None
+        empty = np.ones(len(column[self.columns.time]), bool)
+        for name in (self.columns.prompt[0], self.columns.output[0]):
+            empty &= np.asarray(call("equal", call("utf8_length", column[name]), 0).fill_null(True), bool)
+        if not empty.any():
+            return None
+        states, errors = column[self.columns.status].to_pylist(), "rr" in self.columns.status.lower()
+        failed = [i for i in np.flatnonzero(empty) if _failed(states[i], errors)]
+        return np.setdiff1d(np.arange(len(empty)), failed) if failed else None
 
-    def blocks() -> Iterator[Block]:
-        taken: list[tuple[int, dict[str, object]]] = []
-        for numbered in rows():
-            taken.append(numbered)
-            if len(taken) == BLOCK_ROWS:
-                yield _json_block(file.name, names, taken)
-                taken = []
-        if taken:
-            yield _json_block(file.name, names, taken)
-
-    return names, blocks()
+    def _check_cached(self, where: Callable[[int], str], column: Column, prompts: np.ndarray) -> None:
+        cached = tokens(where, str(self.columns.cached), column, missing=0)
+        if (cached > prompts).any():
+            i, name = int(np.argmax(cached > prompts)), self.columns.prompt[0]
+            raise TraceError(
+                f"{where(i)}: {self.columns.cached} is {cached[i]:g} where {name} is {prompts[i]:g}, so it is no part"
+                f" of it; say so: columns prompt={name}+{self.columns.cached}"
+            )
 
 
-def _json_block(file: str, names: list[str], taken: list[tuple[int, dict[str, object]]]) -> Block:
-    line = taken[0][0]
-    columns = []
-    for name in names[1:]:
-        cells = [row.get(name) for _, row in taken]
-        for (number, _), cell in zip(taken, cells, strict=True):
-            if isinstance(cell, bool) or not isinstance(cell, int | float):
-                raise _fail(file, number, 0, name, cell, "a whole number of tokens, 0 or more")
-        values = np.array(cells, np.float64)
-        bad = ~((values >= 0) & (values <= MOST_TOKENS))
-        if bad.any():
-            i = int(np.argmax(bad))
-            raise _fail(file, taken[i][0], 0, name, cells[i], "a whole number of tokens, 0 or more")
-        columns.append(values)
-    texts = [row.get(names[0]) for _, row in taken]
-    for (number, _), cell in zip(taken, texts, strict=True):
-        if isinstance(cell, bool) or not isinstance(cell, int | float | str):
-            raise _fail(file, number, 0, names[0], cell, "a number, or a date and time")
-    times, dates = _times(file, line, names[0], pa.array([str(cell) for cell in texts]))
-    return Block(line, times, columns[0], columns[1], dates)
+def _failed(state: str | None, is_error: bool) -> bool:
+    """Whether a status (or the text of an error) is that of a request that failed."""
+    text = (state or "").strip().lower()
+    if is_error:
+        return text not in NO_ERRORS
+    return float(text) >= 400 if plain_number(text) else text in FAILURES
+
+
+def _of_rows(where: Callable[[int], str], rows: np.ndarray) -> Callable[[int], str]:
+    return lambda i: where(int(rows[i]))
+
+
+def open_log(path: str | Path, options: ReadOptions | None = None, name: str | None = None) -> LogFile:
+    """Understand a log: its kind, columns, unit and the part of it that is wanted.
+
+    Args:
+        path: a regular file (``log_source.regular_file`` makes one of a pipe).
+        options: what the log does not say itself.
+        name: what messages call it; default: the file's name.
+
+    Raises:
+        TraceError: empty, of another kind, lacks a column, or nothing in the window; while its blocks are read, a row
+            that cannot be used.
+    """
+    options = options or ReadOptions()
+    source = LogSource(Path(path), name)
+    reader = _reader(source)
+    columns = find_columns(source.name, reader.columns, reader.sample, options.columns)
+    given = any(role == "time" for role, _ in options.columns)
+    dates = is_date(next((cell for cell in reader.sample.get(columns.time, ()) if cell), None))
+    unit = options.unit or columns.unit
+    survey, scale = Survey(), 1.0
+    notices = [*columns.notices]
+    if options.windowed or not dates and (unit is None or not columns.sure):
+        times = Times(columns.time, reader.decimal_comma)
+        for where, cells in reader.blocks([columns.time]):
+            survey.add(times.read(where, cells[0]))
+        if not survey.rows:
+            raise TraceError(f"{source.name}: no rows; wanted: at least one request")
+        if not dates and not given:
+            check_order(f"{source.name}: column {named([columns.time])}", survey, columns.sure)
+    if dates and options.unit is not None:
+        notices.append(f"unit {options.unit} is not used: {named([columns.time])} holds dates")
+    elif unit is not None:
+        scale = UNITS[unit]
+    elif not dates:
+        found = unit_of(survey)
+        scale = found.seconds
+        notices += [found.notice] if found.notice else []
+    window = _window(source.name, options, survey, scale, dates)
+    return LogFile(source.name, columns, (*notices, *reader.notices), scale, window, reader)
+
+
+def _reader(source: LogSource) -> Reader:
+    if source.is_parquet:
+        return ParquetReader(source)
+    return JsonReader(source) if source.head.lstrip("\ufeff \t\r\n")[0] in "{[" else CsvReader(source)
+
+
+def _window(name: str, options: ReadOptions, survey: Survey, scale: float, dates: bool) -> tuple[float, float]:
+    """From and to, in seconds of the log's clock."""
+    if not options.windowed:
+        return -np.inf, np.inf
+    low, high = survey.low * scale, survey.high * scale
+    start, end = -np.inf, np.inf
+    if options.last is not None:
+        start = np.nextafter(high - moment("last", options.last, dates=False)[0], np.inf)
+    bounds = {"start": start, "end": end}
+    for bound in ("start", "end"):
+        value = getattr(options, bound)
+        if value is not None:
+            seconds, date = moment(bound, value)
+            if date and not dates and low < EPOCH_S[0]:
+                raise TraceError(
+                    f"{name}: {bound} = {value!r} is a date, and the log's times are none; give seconds or a duration"
+                    " since its first request, like 2h"
+                )
+            bounds[bound] = seconds if date else low + seconds
+    if bounds["start"] > high or bounds["end"] <= low:
+        raise TraceError(
+            f"{name}: no request in the part that is wanted; the log is {(high - low) / 3600:.3g} hours long"
+            + (f", from {_date(low)} to {_date(high)}" if low >= EPOCH_S[0] else "")
+        )
+    return bounds["start"], bounds["end"]
+
+
+def _date(seconds: float) -> str:
+    return str(np.datetime64(int(seconds), "s"))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from server import catalogue
+from server import catalogue, leaderboard
 from server.errors import responses
 from server.metrics import Metrics
 from server.programs import Programs
@@ -19,6 +20,7 @@ from server.settings import Settings
 
 STATIC = Path(__file__).resolve().parent.parent / "static"
 PAGE, API_PAGE = STATIC / "index.html", STATIC / "docs.html"
+BASE = "{base}"
 FALLBACK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>InferenceGym JAX</title>
 <h1>InferenceGym JAX</h1><p>An RL environment for LLM inference control. <a href="docs">The API</a>,
 <a href="tasks">its tasks</a>, <a href="baseline">the baseline's scores</a>, <a href="info">everything else</a>.</p>
@@ -26,9 +28,20 @@ FALLBACK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Infere
 """
 
 
-def html(path: Path) -> Response:
-    """A page of the static folder, asked about again on every visit."""
-    text = path.read_bytes() if path.is_file() else FALLBACK.encode()
+def html(path: Path, base: str = "") -> Response:
+    """A page of the static folder, asked about again on every visit.
+
+    Args:
+        path: of the page.
+        base: the server's address, ending in a slash, where the page says ``{base}``: previews of links need whole
+            addresses.
+    """
+    text = path.read_text(encoding="utf-8") if path.is_file() else FALLBACK
+    return page_response(text.replace(BASE, escape(base, quote=True)))
+
+
+def page_response(text: str) -> Response:
+    """A page as an answer."""
     return Response(text, media_type="text/html; charset=utf-8", headers={"cache-control": "no-cache"})
 
 
@@ -55,7 +68,7 @@ def build(
     @router.get("/tasks", response_model=TaskList, tags=["Catalogue"], responses=responses())
     async def tasks() -> Response:
         """The tasks and the knobs that each leaves to the agent."""
-        return Response(orjson.dumps({"tasks": catalogue.tasks()}), media_type="application/json")
+        return Response(orjson.dumps({"tasks": catalogue.tasks(programs)}), media_type="application/json")
 
     @router.get("/info", response_model=Info, tags=["Catalogue"], responses=responses())
     async def info() -> Response:
@@ -75,9 +88,16 @@ def build(
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/", include_in_schema=False)
-    async def page() -> Response:
+    async def page(request: Request) -> Response:
         """The page."""
-        return html(PAGE)
+        return html(PAGE, (settings.public_url or str(request.base_url)).rstrip("/") + "/")
+
+    @router.get("/leaderboard", include_in_schema=False)
+    async def leaderboard_page() -> Response:
+        """The leaderboard, to read."""
+        if not leaderboard.SOURCE.is_file():
+            raise HTTPException(404, "this server has no leaderboard")
+        return page_response(leaderboard.page())
 
     @router.get("/docs", include_in_schema=False)
     async def api_page() -> Response:

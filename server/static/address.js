@@ -6,6 +6,11 @@ export function remember({ taskId, seed, policy, rival, config }) {
   history.replaceState(null, "", `?${new URLSearchParams({ task: taskId, seed, policy, rival, ...config })}`);
 }
 
+/** The whole address of the setup that is remembered, to share. */
+export function shared() {
+  return location.href;
+}
+
 /** What the address says of a name, or null. */
 export function recalled(name) {
   return new URLSearchParams(location.search).get(name);

@@ -1,7 +1,8 @@
 // The page: reads the controls, runs the episode, and keeps charts, knobs, result and code in step with it.
 
-import { recalled, remember } from "./address.js";
+import { recalled, remember, shared } from "./address.js";
 import { api, explain } from "./api.js";
+import { ResultCard } from "./card.js";
 import { Chart } from "./charts.js";
 import { Episode, REQUESTS_PER_SECOND } from "./episode.js";
 import { Knobs } from "./knobs.js";
@@ -10,12 +11,15 @@ import { legend, resultOf, tableOf, taskFacts } from "./readout.js";
 import { Setup } from "./setup.js";
 import { showClaim } from "./showcase.js";
 import { curl, python } from "./snippets.js";
+import { watchTerms } from "./terms.js";
 import { recallTheme, switchTheme } from "./theme.js";
 
 const $ = (id) => document.getElementById(id);
 const page = { setup: null, episode: null, knobs: null, panels: [], charts: [], playing: false, busy: false, inspected: null, language: "python" };
 
 const task = () => page.setup.task;
+/** The panels that the task has a use for. */
+const panels = () => page.panels.filter((panel) => panel.shown(task()));
 const manual = () => page.episode?.driver.policy === "manual";
 const speed = () => Number(document.querySelector("input[name=speed]:checked").value);
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -29,7 +33,7 @@ async function begin() {
   if (mine !== page.begun) return; // a newer choice is on its way
   if (!page.setup.check()) return;
   clearTrouble();
-  $("result").hidden = $("claim").hidden = true;
+  $("result").hidden = $("card").hidden = $("claim").hidden = true;
   const setup = page.setup.read();
   remember(setup);
   showTask();
@@ -38,16 +42,18 @@ async function begin() {
     await episode.open();
     if (episode.isCompared) {
       await episode.grade(); // both are known to their end: what they come to can be said before they are played
-      showClaim($("claim"), episode, task());
+      showClaim($("claim"), episode, task(), page.quantities);
     }
     page.episode = episode;
     page.inspected = null;
     page.knobs.lock(locks(), !manual());
     $("knobs-hint").textContent = manual() ? "Move them at any time; each step uses them as they stand." : `${episode.driver.name} sets them; choose “You” to drive.`;
-    for (const chart of page.charts) chart.begin(episode.length, chart.panel.limits(task()), episode.lanes);
+    showDrawer(manual()); // who drives needs them; else the charts come first
+    for (const chart of page.charts) chart.begin(episode.length, task(), episode.lanes);
     $("progress").max = episode.length;
     $("legend").replaceChildren(...legend(episode));
     render();
+    $("setup").firstElementChild.textContent = `${task().title}, seed ${setup.seed}: ${episode.lanes.map(({ name }) => name).join(" against ")}`;
     say(`${task().title}, seed ${setup.seed}: ready. ${episode.length} seconds.`);
   });
 }
@@ -73,8 +79,9 @@ async function grade() {
   page.playing = false;
   await page.episode.grade();
   const result = $("result");
-  result.replaceChildren(...resultOf(page.episode, task()));
+  result.replaceChildren(...resultOf(page.episode, task(), page.quantities));
   result.hidden = false;
+  if (manual()) page.card.show(page.episode, task(), shared());
   result.scrollIntoView({ block: "nearest" });
   render();
   say(page.episode.lanes.map((lane) => `${lane.name}: score ${lane.grade.score.toFixed(3)}.`).join(" "));
@@ -194,7 +201,7 @@ function render() {
   const latest = episode.driver.rows[episode.time - 1];
   $("time").value = `${episode.time} / ${episode.length} s`;
   $("progress").value = episode.time;
-  $("readings").textContent = readings(latest, page.panels, task());
+  $("readings").textContent = readings(latest, panels(), task());
   const burst = Boolean(latest?.workload.is_burst);
   $("phase").textContent = episode.done ? "Finished" : !latest ? "Press Play" : burst ? "Burst" : "Normal traffic";
   $("phase").classList.toggle("burst", burst && !episode.done);
@@ -209,12 +216,12 @@ function draw() {
 }
 
 function showTable() {
-  if (page.episode) $("table").querySelector(".scroll").replaceChildren(tableOf(page.episode, page.panels));
+  if (page.episode) $("table").querySelector(".scroll").replaceChildren(tableOf(page.episode, panels()));
 }
 
 function showTask() {
   $("task-description").textContent = task().description;
-  $("task-facts").replaceChildren(...taskFacts(task(), Object.keys(page.knobs.values).length));
+  $("task-facts").replaceChildren(...taskFacts(task(), Object.keys(page.knobs.values).length, page.quantities));
 }
 
 function showCode() {
@@ -260,6 +267,29 @@ function newSeed() {
   begin();
 }
 
+/** You against the trained policy, on the seed that everybody has today. */
+function beat() {
+  page.setup.challenge();
+  document.querySelector("input[name=speed][value='5']").checked = true;
+  begin();
+}
+
+/** On small screens the knobs are a drawer over the charts. */
+function showDrawer(open) {
+  document.body.classList.toggle("drawer", open);
+  $("drawer").setAttribute("aria-expanded", String(open));
+}
+
+const toggleDrawer = () => showDrawer(!document.body.classList.contains("drawer"));
+
+function showLinks(links) {
+  for (const [name, address] of Object.entries(links)) {
+    const link = document.querySelector(`#links [data-to=${name}]`);
+    link.hidden = !address;
+    if (address) link.href = address;
+  }
+}
+
 const KEYS = { " ": play, s: single, ArrowRight: single, f: finish, r: begin, n: newSeed };
 
 function onKey(event) {
@@ -275,17 +305,27 @@ function onKey(event) {
 
 async function start() {
   recallTheme();
+  watchTerms();
+  const narrow = matchMedia("(max-width: 820px)"); // there the controls fold away behind what they say
+  const unfold = () => ($("setup").open = !narrow.matches);
+  narrow.addEventListener("change", unfold);
+  unfold();
+  // the drawer stands on the playback bar, whose height depends on what it says
+  new ResizeObserver(([bar]) => document.body.style.setProperty("--bar", `${bar.target.offsetHeight}px`)).observe(document.querySelector(".transport"));
   const inspect = (step) => {
     page.inspected = step;
     draw();
   };
   const [tasks, info] = await Promise.all([api.tasks(), api.info()]);
   page.info = info;
+  page.quantities = { ...info.metrics.properties, ...info.outcome.properties };
   page.panels = panelsOf(info);
+  page.card = new ResultCard($("card"), say);
+  showLinks(info.links);
   page.charts = page.panels.map((panel) => new Chart($("charts"), panel, inspect));
   page.knobs = new Knobs($("knobs"), knobsOf(info), showCode);
   page.setup = new Setup(tasks, info, begin);
-  const clicks = { play, step: single, finish, restart: begin, dice: newSeed, theme: switchTheme, download, copy };
+  const clicks = { beat, drawer: toggleDrawer, play, step: single, finish, restart: begin, dice: newSeed, theme: switchTheme, download, copy };
   for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
   for (const name of ["python", "curl"]) $(`tab-${name}`).addEventListener("click", () => selectLanguage(name));
   document.querySelector("[role=tablist]").addEventListener("keydown", (event) => {
@@ -298,7 +338,7 @@ async function start() {
   const paused = recalled("paused") !== null || matchMedia("(prefers-reduced-motion: reduce)").matches;
   await begin();
   document.documentElement.dataset.ready = "true";
-  if (page.setup.complaint) tell(page.setup.complaint, "Close", clearTrouble);
+  if (page.setup.complaints.length) tell(page.setup.complaints.join(" "), "Close", clearTrouble);
   if (!paused && !manual()) run(speed); // a policy plays; you begin when you like
 }
 

@@ -1,6 +1,8 @@
 // One line chart in SVG: fixed time axis, one or two lanes, limits, burst bands and a shared crosshair. Knows nothing of the
 // environment; panels.js says what is drawn.
 
+import { explained } from "./terms.js";
+
 const NS = "http://www.w3.org/2000/svg";
 const MARGIN = { top: 22, right: 12, bottom: 36, left: 44 };
 
@@ -39,8 +41,8 @@ export function logTicks(low, high) {
 export class Chart {
   /**
    * @param {HTMLElement} host a figure is appended to it.
-   * @param {object} panel title, unit, value(row), format(number), and optionally log, least (top of the axis at least), hold (draw as steps), shared (one line
-   *   for both lanes), mark(row) (true: a tick above the plot at this step).
+   * @param {object} panel title, about, unit, value(row), format(number), and optionally log, least (top of the axis at least), hold (draw as steps),
+   *   shared (one line for both lanes), lines (`[{name, kind, value(row)}]`: these instead, of the first lane), mark(row) (true: a tick above the plot).
    * @param {(t: number|null) => void} onInspect called with the step under the pointer.
    */
   constructor(host, panel, onInspect) {
@@ -51,18 +53,14 @@ export class Chart {
     this.figure = document.createElement("figure");
     this.figure.className = "panel";
     this.figure.innerHTML = "<figcaption><span class='name'></span><span class='now'></span></figcaption>";
-    const name = this.figure.querySelector(".name");
-    name.textContent = panel.title;
-    name.dataset.about = panel.about;
-    name.tabIndex = 0; // focus and tap show what hovering shows
-    name.setAttribute("aria-label", `${panel.title}: ${panel.about}`);
-    name.setAttribute("role", "note");
+    this.name = this.figure.querySelector(".name");
+    this.name.textContent = panel.title;
     this.figure.dataset.panel = panel.id;
     this.now = this.figure.querySelector(".now");
     this.svg = make("svg", { role: "img" });
     this.figure.append(this.svg);
     host.append(this.figure);
-    this.layers = Object.fromEntries(["bands", "grid", "lines", "marks", "limits", "cross"].map((name) => [name, make("g", { class: name })]));
+    this.layers = Object.fromEntries(["bands", "grid", "lines", "marks", "cross", "limits"].map((name) => [name, make("g", { class: name })]));
     this.svg.append(...Object.values(this.layers));
     this.svg.addEventListener("pointermove", (event) => onInspect(this.stepAt(event)));
     this.svg.addEventListener("pointerdown", (event) => onInspect(this.stepAt(event)));
@@ -70,9 +68,13 @@ export class Chart {
     new ResizeObserver(() => this.resize()).observe(this.svg);
   }
 
-  /** Start an episode: its length in steps, limits `[{value, label, strong}]` and the lanes `[{name, kind, rows, shown}]`. */
-  begin(length, limits, lanes) {
+  /** Start an episode: its length in steps, its task and the lanes `[{name, kind, rows, shown}]`. */
+  begin(length, task, lanes) {
+    const { panel } = this;
+    const limits = panel.limits(task);
     Object.assign(this, { length, limits, lanes, domain: "" });
+    explained(this.name, typeof panel.about === "function" ? panel.about(task) : panel.about);
+    this.figure.hidden = !panel.shown(task);
     this.peak = -Infinity;
     this.floor = Infinity;
     this.seen = lanes.map(() => 0);
@@ -115,7 +117,9 @@ export class Chart {
   /** Scan rows not yet seen, so that an axis only ever grows within an episode. A replayed lane is known to its end. */
   scale() {
     this.lanes.forEach((lane, i) => {
-      for (; this.seen[i] < lane.rows.length; this.seen[i]++) this.include(this.panel.value(lane.rows[this.seen[i]]));
+      for (; this.seen[i] < lane.rows.length; this.seen[i]++) {
+        for (const { value } of this.linesOf(lane)) this.include(value(lane.rows[this.seen[i]]));
+      }
     });
     const { log, least = 1 } = this.panel;
     if (log) this.ticks = logTicks(Number.isFinite(this.floor) ? Math.max(this.floor, 1) : 10, Math.max(this.peak, 100));
@@ -147,10 +151,17 @@ export class Chart {
     }
   }
 
-  path(lane) {
+  /** What is drawn of a lane: `[{lane, name, kind, value}]`. */
+  linesOf(lane) {
+    const { lines, shared, value } = this.panel;
+    if (lines) return lines.map((line) => ({ lane, ...line }));
+    return [{ lane, name: shared ? "" : lane.name, kind: shared ? "both" : lane.kind, value }];
+  }
+
+  path({ lane, value }) {
     let d = "";
     for (let i = 0; i < lane.shown; i++) {
-      const [x, y] = [this.x(i + 1).toFixed(1), this.y(this.panel.value(lane.rows[i])).toFixed(1)];
+      const [x, y] = [this.x(i + 1).toFixed(1), this.y(value(lane.rows[i])).toFixed(1)];
       if (i === 0) d = this.panel.hold ? `M${this.x(0).toFixed(1)},${y}H${x}` : `M${x},${y}`;
       else d += this.panel.hold ? `V${y}H${x}` : `L${x},${y}`;
     }
@@ -160,13 +171,14 @@ export class Chart {
   /** Redraw what is shown; `inspected` is the step under the crosshair (of any chart), or null for the latest. */
   draw(inspected) {
     this.inspected = inspected;
-    if (!this.width || !this.lanes.length) return;
+    if (!this.width || !this.lanes.length || this.figure.hidden) return;
     this.scale();
     const lanes = this.panel.shared ? this.lanes.slice(0, 1) : this.lanes;
+    const drawn = lanes.flatMap((lane) => this.linesOf(lane));
     const { bands, lines, marks, cross } = this.layers;
     bands.replaceChildren(...this.bursts());
     // The second lane is drawn first, so that the first one stays on top of it.
-    lines.replaceChildren(...lanes.map((lane) => make("path", { d: this.path(lane), class: this.panel.shared ? "both" : lane.kind })).reverse());
+    lines.replaceChildren(...drawn.map((line) => make("path", { d: this.path(line), class: line.kind })).reverse());
     marks.replaceChildren(...(this.panel.mark ? lanes.flatMap((lane) => this.ticksAbove(lane)) : []));
     const latest = Math.max(0, ...lanes.map((lane) => lane.shown));
     const step = Math.min(inspected ?? latest, latest);
@@ -174,18 +186,18 @@ export class Chart {
     if (inspected !== null && step > 0) {
       cross.append(make("line", { x1: this.x(step), x2: this.x(step), y1: MARGIN.top, y2: this.height - MARGIN.bottom }));
     }
-    const readings = lanes.filter((lane) => step > 0 && lane.rows[step - 1]).map((lane) => {
-      const value = this.panel.value(lane.rows[step - 1]);
-      cross.append(make("circle", { cx: this.x(step), cy: this.y(value), r: 3.2, class: this.panel.shared ? "both" : lane.kind }));
-      return { lane, text: this.panel.format(value) };
+    const readings = drawn.filter(({ lane }) => step > 0 && lane.rows[step - 1]).map(({ lane, name, kind, value }) => {
+      const now = value(lane.rows[step - 1]);
+      cross.append(make("circle", { cx: this.x(step), cy: this.y(now), r: 3.2, class: kind }));
+      return { name, kind, text: this.panel.format(now) };
     });
-    this.now.replaceChildren(...readings.map(({ lane, text }) => {
+    this.now.replaceChildren(...readings.map(({ name, kind, text }) => {
       const span = document.createElement("span");
-      span.className = this.panel.shared ? "both" : lane.kind;
-      span.textContent = text;
+      span.className = kind;
+      span.textContent = this.panel.lines ? `${name} ${text}` : text;
       return span;
     }));
-    const said = readings.map(({ lane, text }) => `${this.panel.shared ? "" : `${lane.name} `}${text} ${this.panel.unit}`).join(", ");
+    const said = readings.map(({ name, text }) => `${name ? `${name} ` : ""}${text} ${this.panel.unit}`).join(", ");
     const limits = this.limits.map((limit) => limit.label).join(", ");
     this.svg.setAttribute("aria-label", `${this.panel.title}: ${said ? `${said} at second ${step}` : "no data yet"}${limits ? `; ${limits}` : ""}`);
   }

@@ -2,26 +2,12 @@
 // are shown, and its grade at the end.
 
 import { api, ApiError } from "./api.js";
+import { judged } from "./ontime.js";
 
 /** Most steps a second of your own that the page asks for: each is a request, and a server's usual limit is 100 a second. */
 export const REQUESTS_PER_SECOND = 60;
 
 const NAMES = { manual: "You", best_static: "Best static" };
-
-const ABOUT = {
-  manual: "You set the knobs, second by second.",
-  baseline: "An engine's defaults, never changed.",
-  random: "Knobs drawn at random every second.",
-  reactive: "Rules that an engineer would write: they follow queue, load and memory.",
-  best_static: "The best setting that never changes, found by searching all of them.",
-  trained: "A small network that learned on this simulator; it sets the knobs every second.",
-  "": "One policy alone.",
-};
-
-/** What a policy is, in a line. */
-export function policyAbout(id) {
-  return ABOUT[id] ?? "";
-}
 
 /** A policy's id as it is written on the page: "best_static" is "Best static". */
 export function policyName(id) {
@@ -29,11 +15,12 @@ export function policyName(id) {
 }
 
 /**
- * A row: observation (before the action), action, reward, metrics, workload, oom, and the running totals of reward and metrics.
- * `previous` is the row before it.
+ * A row: observation (before the action), action, reward, metrics, workload, outcome (where requests are counted), oom, and the
+ * running totals of reward, metrics, GPU-seconds and of what was on time. `previous` is the row before it.
  */
-function row(entry, previous) {
-  const now = { ...entry.metrics, reward: entry.reward };
+function row(entry, previous, task) {
+  const [on_time, all] = judged(entry, task);
+  const now = { ...entry.metrics, reward: entry.reward, gpu_seconds: entry.outcome?.gpu_seconds ?? 0, on_time, judged: all };
   const totals = Object.fromEntries(Object.entries(now).map(([name, value]) => [name, (previous?.totals[name] ?? 0) + value]));
   return { ...entry, totals };
 }
@@ -55,11 +42,11 @@ class ManualLane {
   async advance(action) {
     const stepId = `step-${this.rows.length + 1}`;
     const { observation, reward, info } = await api.step(this.session, action, stepId);
-    const { timestep, metrics, workload, oom } = info;
+    const { timestep, metrics, workload, outcome, oom } = info;
     if (timestep !== this.rows.length + 1) {
       throw new ApiError(409, `the server is at step ${timestep} and this page at step ${this.rows.length}`);
     }
-    this.rows.push(row({ observation: this.observation, action, reward, metrics, workload, oom }, this.rows.at(-1)));
+    this.rows.push(row({ observation: this.observation, action, reward, metrics, workload, outcome, oom }, this.rows.at(-1), this.setup.task));
     this.observation = observation;
     this.shown = this.rows.length;
   }
@@ -92,7 +79,7 @@ class ReplayLane {
       throw error;
     });
     this.rows = [];
-    for (const entry of answer.trajectories[0]) this.rows.push(row(entry, this.rows.at(-1)));
+    for (const entry of answer.trajectories[0]) this.rows.push(row(entry, this.rows.at(-1), this.setup.task));
     if (!this.rows.length) throw new ApiError(500, `the rollout of ${this.policy} came back empty`);
     this.length = this.rows.length;
   }
@@ -109,7 +96,7 @@ class ReplayLane {
 }
 
 export class Episode {
-  /** @param {{taskId: number, seed: number, policy: string, rival: string, config: object}} setup rival "" plays alone. */
+  /** @param {{task: object, taskId: number, seed: number, policy: string, rival: string, config: object}} setup rival "" plays alone. */
   constructor(setup) {
     const { taskId, seed, policy, rival, config } = setup;
     const lane = (kind, id) => (id === "manual" ? new ManualLane(kind, setup) : new ReplayLane(kind, setup, id));
@@ -164,8 +151,8 @@ export class Episode {
       episodes: this.lanes.map((lane) => ({
         policy: lane.policy,
         grade: lane.grade,
-        episode_log: lane.rows.slice(0, lane.shown).map(({ observation, action, reward, metrics, workload, oom }) => ({
-          observation, action, reward, metrics, workload, oom,
+        episode_log: lane.rows.slice(0, lane.shown).map(({ observation, action, reward, metrics, workload, outcome, oom }) => ({
+          observation, action, reward, metrics, workload, ...(outcome && { outcome }), oom,
         })),
       })),
     };

@@ -1,5 +1,7 @@
 // The knobs, built from the action schema of /info: a slider with a number beside it, choices, or a switch.
 
+import { term } from "./terms.js";
+
 function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -29,7 +31,7 @@ export class Knobs {
   build(name, schema) {
     const why = element("p", { class: "why", id: `why-${name}` });
     const body = element("div", { class: "control" });
-    const legend = element("legend", {}, schema.title);
+    const legend = element("legend", {}, term(schema.title, schema.description));
     const hint = element("p", { class: "hint", id: `hint-${name}` }, schema.description ?? "");
     const group = element("fieldset", { class: "knob", "data-knob": name, "aria-describedby": `hint-${name} why-${name}` }, legend, body, hint, why);
     const part = { group, why, show: () => {} };

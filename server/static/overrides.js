@@ -20,7 +20,7 @@ export class Overrides {
     this.fields = Object.fromEntries(Object.entries(properties).map(([key, schema]) => [key, this.build(key, schema)]));
     this.clear = host.querySelector("button");
     this.clear.addEventListener("click", () => {
-      for (const field of Object.values(this.fields)) set(field, "");
+      this.reset();
       onChange();
     });
     for (const field of Object.values(this.fields)) field.addEventListener("change", onChange);
@@ -50,13 +50,22 @@ export class Overrides {
     return wrong.reportValidity();
   }
 
-  /** Put in what `value(key)` gives (null: nothing); what is no number in range is left out. */
+  /** Back to the task's own values. */
+  reset() {
+    for (const field of Object.values(this.fields)) set(field, "");
+  }
+
+  /** Put in what `value(key)` gives (null: nothing); what is no number in range is left out and returned: [[key, value], ...]. */
   recall(value) {
+    const refused = [];
     for (const [key, field] of Object.entries(this.fields)) {
-      set(field, value(key) ?? "");
+      const given = value(key);
+      set(field, given ?? "");
       if (!field.checkValidity()) set(field, "");
+      if (given && !field.value) refused.push([key, given]);
     }
     if (Object.keys(this.config).length) this.host.open = true;
+    return refused;
   }
 
   /** Show a task's own values where nothing is given, and how many are. A task without an objective on TPOT has no field for it. */

@@ -1,7 +1,7 @@
 // What the charts show, read from the schemas of /info: one panel for each quantity of the workload and the metrics that asks
 // for a chart, one for the reward, one for each knob that is a number. And what the task says of them: limits.
 
-const CLASSES = ["interactive", "batch", "best effort"];
+import { aboutOnTime, shareUpTo } from "./ontime.js";
 
 /** A number as it is written: whole ones with separators, others with their decimals. */
 const written = (digits) => (value) => (digits ? value.toFixed(digits) : Math.round(value).toLocaleString("en"));
@@ -19,37 +19,61 @@ export function knobsOf(info) {
   return Object.fromEntries(Object.entries(info.action_space.properties).filter(([, schema]) => schema.type !== "object"));
 }
 
+/** What tells most of an episode stands first. */
+const FIRST = ["on_time", "ttft_p50_ms", "queue_depth", "reward"];
+
+/** On which tasks a panel is of use; the others show all. */
+const SHOWN = {
+  priority_distribution: (task) => task.class_shares.filter((share) => share > 0).length > 1,
+  cost_per_1k: (task) => !task.scored_by_request,
+  gpu_seconds: (task) => task.scored_by_request,
+};
+
+/** A line for each class, or none: `[{name, kind, value(row)}]`. */
+function linesOf(info, part, id, schema) {
+  if (schema.chart !== "classes") return null;
+  return info.classes.map((name, i) => ({ name, kind: `c${i}`, value: (row) => 100 * row[part][id][i] }));
+}
+
 function quantities(info, part) {
   const asked = Object.entries(info[part].properties).filter(([, schema]) => schema.chart);
   return asked.map(([id, schema]) => ({
+    lines: linesOf(info, part, id, schema),
+    shown: SHOWN[id] ?? (() => true),
     id,
     title: schema.title,
     about: schema.description,
-    unit: schema.unit,
+    unit: schema.chart === "classes" ? "% of arrivals" : schema.unit,
     log: schema.scale === "log",
     shared: schema.exogenous,
-    format: written(schema.digits),
-    least: 10 ** -schema.digits,
+    format: written(schema.chart === "classes" ? 0 : schema.digits),
+    least: schema.chart === "classes" ? 100 : 10 ** -schema.digits,
     mark: MARKS[id],
     limits: LIMITS[id] ?? (() => []),
     value: schema.chart === "sum" ? (row) => row.totals[id] : (row) => row[part][id],
   }));
 }
 
-/** One entry a chart: id, title, unit, format(number), value(row), limits(task), and how it is drawn. */
+/** One entry a chart: id, title, about, unit, format(number), value(row), limits(task), shown(task), and how it is drawn. */
 export function panelsOf(info) {
   const numbers = Object.entries(knobsOf(info)).filter(([, schema]) => !schema.enum && schema.type !== "boolean");
-  const reward = { id: "reward", title: "Cumulative reward", about: "what the reward of every second adds up to: throughput, less latency, violations and cost", unit: "reward", format: written(1), limits: () => [], value: (row) => row.totals.reward };
+  const onTime = {
+    id: "on_time", title: "On time so far", about: aboutOnTime, unit: "%", format: written(1), least: 100, limits: () => [], shown: () => true,
+    value: (row) => 100 * shareUpTo(row),
+  };
+  const reward = { id: "reward", title: "Cumulative reward", about: "what the reward of every second adds up to: throughput, less latency, violations and cost", unit: "reward", format: written(1), limits: () => [], shown: () => true, value: (row) => row.totals.reward };
   const knobs = numbers.map(([id, schema]) => ({
-    id, title: `${schema.title} set`, about: schema.description, unit: schema.unit, hold: true, limits: () => [], value: (row) => row.action[id],
+    id, title: `${schema.title} set`, about: schema.description, unit: schema.unit, hold: true, limits: () => [], shown: () => true, value: (row) => row.action[id],
     format: written(schema.type === "integer" ? 0 : 2),
   }));
-  return [...quantities(info, "workload"), ...quantities(info, "metrics"), reward, ...knobs];
+  const all = [...quantities(info, "workload"), onTime, ...quantities(info, "metrics"), ...quantities(info, "outcome"), reward, ...knobs];
+  const place = ({ id }) => (FIRST.includes(id) ? FIRST.indexOf(id) : FIRST.length);
+  return all.sort((a, b) => place(a) - place(b)); // sorting keeps the order of the others
 }
 
 /** The TTFT objectives of a task: one, or one a class; a class without an objective is left out. */
 export function shownSlos(task) {
-  const slos = task.slo_ttft_ms.map((value, i) => ({ value, label: CLASSES[i] })).filter(({ value }) => Number.isFinite(value));
+  const slos = task.slo_ttft_ms.map((value, i) => ({ value, label: task.classes[i] })).filter(({ value }) => Number.isFinite(value));
   return slos.length > 1 ? slos.map(({ value, label }) => ({ value, label: `SLO ${label}` })) : slos.map(({ value }) => ({ value, label: "SLO" }));
 }
 

@@ -1,6 +1,7 @@
 // The episode in words and numbers: the task's facts, the legend, the grade, the table of steps. Functions that build elements.
 
 import { shownSlos } from "./panels.js";
+import { term } from "./terms.js";
 
 function element(tag, className, ...children) {
   const node = document.createElement(tag);
@@ -9,15 +10,16 @@ function element(tag, className, ...children) {
   return node;
 }
 
-/** @param {object} task of /tasks. @param {number} knobs how many there are. */
-export function taskFacts(task, knobs) {
+/** @param {object} task of /tasks. @param {number} knobs how many there are. @param {object} quantities schemas of metrics and outcome, by name. */
+export function taskFacts(task, knobs, quantities) {
+  const { ttft_p50_ms: ttft, gpu_memory_gb: memory, cost_per_1k: cost } = quantities;
   const facts = [
-    ...shownSlos(task).map(({ label, value }) => `${label} ${value.toLocaleString("en")} ms TTFT`),
-    ...(task.memory_limit_gb ? [`memory limit ${task.memory_limit_gb} GB`] : []),
-    ...(task.cost_budget ? [`cost budget ${task.cost_budget}`] : []),
-    `${task.active_actions.length} of ${knobs} knobs`,
+    ...shownSlos(task).map(({ label, value }) => [`${label} ${value.toLocaleString("en")} ms TTFT`, `latency objective on the ${ttft.description}`]),
+    ...(task.memory_limit_gb ? [[`memory limit ${task.memory_limit_gb} GB`, memory.description]] : []),
+    ...(task.cost_budget ? [[`cost budget ${task.cost_budget} ${cost.unit}`, `of an episode: ${cost.description}`]] : []),
+    [`${task.active_actions.length} of ${knobs} knobs`, "the others stay at the baseline's value"],
   ];
-  return facts.map((fact) => element("li", "", fact));
+  return facts.map(([fact, about]) => element("li", "", term(fact, about)));
 }
 
 export function legend(episode) {
@@ -27,7 +29,7 @@ export function legend(episode) {
 }
 
 /** One card a lane: score, verification, a bar for each component, seconds out of memory, and the grader's own words. */
-export function resultOf(episode, task) {
+export function resultOf(episode, task, quantities) {
   const title = element("h2", "", `Final grade: ${task.title}, seed ${episode.seed}`);
   title.id = "result-title";
   const cards = episode.lanes.map((lane) => {
@@ -38,10 +40,11 @@ export function resultOf(episode, task) {
       fill.style.width = `${100 * value}%`;
       const bar = element("dd", "bar", fill);
       bar.setAttribute("aria-hidden", "true");
-      parts.append(element("dt", "", name.replaceAll("_", " ")), bar, element("dd", "", value.toFixed(3)));
+      const { weight, meaning } = task.components[name];
+      parts.append(element("dt", "", term(name.replaceAll("_", " "), `${meaning}; weighs ${weight}`)), bar, element("dd", "", value.toFixed(3)));
     }
     if (outcome) {
-      parts.append(element("dt", "", "GPU-seconds"), element("dd", "bar none"), element("dd", "", outcome.gpu_seconds.toFixed(0)));
+      parts.append(element("dt", "", term("GPU-seconds", quantities.gpu_seconds.description)), element("dd", "bar none"), element("dd", "", outcome.gpu_seconds.toFixed(0)));
     }
     const crashed = lane.rows.filter((entry) => entry.oom).length;
     const told = verified ? "✓ verified by simulating it again" : "not verified";
@@ -60,15 +63,18 @@ export function resultOf(episode, task) {
 
 /** Every step shown so far, newest first, one column a panel and lane. */
 export function tableOf(episode, panels) {
-  const columns = panels.flatMap((panel) => (panel.shared ? episode.lanes.slice(0, 1) : episode.lanes).map((lane) => ({ panel, lane })));
-  const heading = columns.map(({ panel, lane }) => {
-    const cell = element("th", "", `${panel.title}${panel.shared ? "" : `, ${lane.name}`} (${panel.unit})`);
+  const columns = panels.flatMap((panel) => (panel.shared ? episode.lanes.slice(0, 1) : episode.lanes).flatMap((lane) => {
+    const lines = panel.lines ?? [{ name: panel.shared ? "" : lane.name, value: panel.value }];
+    return lines.map((line) => ({ panel, lane, ...line }));
+  }));
+  const heading = columns.map(({ panel, name }) => {
+    const cell = element("th", "", `${panel.title}${name && `, ${name}`} (${panel.unit})`);
     cell.scope = "col";
     return cell;
   });
   const body = element("tbody", "");
   for (let i = episode.time - 1; i >= 0; i--) {
-    const cells = columns.map(({ panel, lane }) => element("td", "", lane.rows[i] ? panel.format(panel.value(lane.rows[i])) : ""));
+    const cells = columns.map(({ panel, lane, value }) => element("td", "", lane.rows[i] ? panel.format(value(lane.rows[i])) : ""));
     body.append(element("tr", "", element("td", "", `${i + 1}`), ...cells));
   }
   return element("table", "", element("thead", "", element("tr", "", element("th", "", "Second"), ...heading)), body);

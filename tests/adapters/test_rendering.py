@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from itertools import combinations
 from typing import Any
 
 import gymnasium
@@ -13,6 +12,7 @@ import pytest
 
 from inferencegym_jax.adapters.gymnasium_env import InferenceGymVectorEnv
 from inferencegym_jax.models import KNOBS
+from tests.tools.figure_texts import collisions, texts
 
 pytest.importorskip("matplotlib", reason="needs the extra render")
 
@@ -39,29 +39,13 @@ def test_the_picture_is_drawn_and_goes_on(played: Any) -> None:
 
 
 def test_no_two_texts_lie_over_each_other(played: Any) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
     figure = Figure(figsize=(7.2, 6.4), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(len(timeline.PANELS), 1, sharex=True, squeeze=False)
-    timeline.draw(axes, [played.unwrapped._renderer.timeline()], ["#2471a3"])
-    canvas.draw()
-    ticks = {
-        label: low <= tick.get_loc() <= high
-        for axis in (one for panel in axes.flat for one in (panel.xaxis, panel.yaxis))
-        for low, high in [sorted(axis.get_view_interval())]
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
-        for label in (tick.label1, tick.label2)
-    }  # those beyond an axis's limits exist and are not drawn
-    texts = [
-        one for one in figure.findobj(Text) if one.get_visible() and one.get_text().strip() and ticks.get(one, True)
-    ]
-    drawn = [(one.get_text(), one.get_window_extent()) for one in texts]
-    assert len(drawn) > 20
-    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 for _, box in drawn), "cut off"
-    assert not [(a, b) for (a, one), (b, other) in combinations(drawn, 2) if one.overlaps(other)]
+    timeline.draw(axes, [played.unwrapped._renderer.timeline()], ["#2457d6"])
+    assert len(texts(figure)) > 20
+    assert collisions(figure) == []
 
 
 def test_pyplot_is_not_touched() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,11 +18,13 @@ from typing import Any
 import httpx
 import pytest
 
+from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.proxy.app import ControlSettings, create_app
 from inferencegym_jax.models import ServeAction
 from tests.live.fake_engine import listen
 
 ROOT = Path(__file__).resolve().parents[2]
+SPARE_ENGINE = ROOT / "tests" / "live" / "spare_engine.py"
 
 
 @dataclasses.dataclass
@@ -131,5 +136,80 @@ def status(url: str, until: Callable[[dict[str, Any]], bool] = lambda _: True) -
         time.sleep(0.02)
 
 
+@pytest.fixture
+def wait() -> Callable[..., None]:
+    """``wait(condition)``: until it holds; an error of the connection counts as no."""
+
+    def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if condition():
+                    return
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    return until
+
+
 def controlling(found: dict[str, Any]) -> bool:
     return found["mode"] == "control"
+
+
+@dataclasses.dataclass
+class Setting:
+    """An upstream, a spare that does not run yet, and what they write down."""
+
+    upstream: str
+    spare: SpareSettings
+    journal: Path
+    upstream_journal: Path
+
+    def lines(self) -> list[list[str]]:
+        """The spare's journal: process, word, and more."""
+        return [line.split() for line in self.journal.read_text().splitlines()] if self.journal.exists() else []
+
+    def pid(self) -> int:
+        """Of the spare that was started last."""
+        return int([line[0] for line in self.lines() if line[1] == "started"][-1])
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Iterator[Callable[..., Setting]]:
+    processes: list[subprocess.Popen[str]] = []
+    journals: list[Path] = []
+
+    def make(plan: str = "ok", **changes: Any) -> Setting:
+        (tmp_path / "plan").write_text(plan)
+        journal, upstream_journal = tmp_path / "spare.txt", tmp_path / "upstream.txt"
+        command = [sys.executable, "-I", "-S", str(SPARE_ENGINE), "0", str(upstream_journal)]
+        upstream = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        processes.append(upstream)
+        journals.append(journal)
+        assert upstream.stdout is not None
+        url, port = f"http://127.0.0.1:{int(upstream.stdout.readline())}", free_port()
+        start = f"exec {sys.executable} -I -S {SPARE_ENGINE} {port} {journal} {tmp_path / 'plan'}"
+        usual = {
+            "start_cmd": start,
+            "lease_s": 0.0,
+            "health_every_s": 0.05,
+            "start_timeout_s": 10.0,
+            "stop_timeout_s": 10.0,
+            "backoff_s": 0.02,
+        }
+        spare = SpareSettings(f"http://127.0.0.1:{port}", **{**usual, **changes})
+        return Setting(url, spare, journal, upstream_journal)
+
+    yield make
+    for process in processes:
+        process.kill()
+        process.wait()
+    for journal in journals:  # whatever a failed test left
+        for line in journal.read_text().splitlines() if journal.exists() else []:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(line.split()[0]), signal.SIGKILL)

@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import json
+import random
 import socket
 from collections import deque
 from collections.abc import AsyncIterator
@@ -38,6 +40,10 @@ class Times:
     b: float = 0.1
     c: float = 0.01
     max_num_seqs: int = 64
+    path: float = 0.0  # ms of a request outside iterations
+    extra: int = 0  # iterations after its own until a token is seen
+    drafts: int = 0  # each iteration verifies so many
+    accept: float = 0.7  # probability that a draft is accepted, at every place
 
     def iteration_ms(self, running: float, prompt: float, output: float) -> float:
         """Mean inter-token latency (ms) with ``running`` requests in steady state: the oracle."""
@@ -65,7 +71,12 @@ class Sequence:
 
     prompt: int
     remaining: int
-    tokens: asyncio.Queue[bool] = field(default_factory=asyncio.Queue)  # True for a token, False at the end
+    tokens: asyncio.Queue[int] = field(default_factory=asyncio.Queue)  # tokens of an event, 0 at the end
+    made: int = 0
+    shown: int = 0
+
+    def __post_init__(self) -> None:
+        self.wanted = self.remaining
 
 
 class FakeEngine:
@@ -76,6 +87,9 @@ class FakeEngine:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.wake = asyncio.Event()
+        self.seen: deque[list[tuple[Sequence, int]]] = deque([[] for _ in range(times.extra)])
+        self.rng = random.Random(7)
+        self.drafted = [0] * (times.drafts + 1)  # verifications, and drafts accepted at each place
         self.counts = {"started": 0, "finished": 0, "cancelled": 0, "peak_running": 0, "iterations": 0}
 
     def submit(self, prompt: int, output: int) -> Sequence:
@@ -100,7 +114,7 @@ class FakeEngine:
         clock = asyncio.get_running_loop().time
         end = clock()
         while True:
-            if not self.running and not self.waiting:
+            if not self.running and not self.waiting and not any(self.seen):
                 self.wake.clear()
                 await self.wake.wait()
                 end = clock()
@@ -114,13 +128,32 @@ class FakeEngine:
             self.counts["iterations"] += 1
             end = max(end, clock() - 0.02) + (self.times.a + self.times.b * n + self.times.c * prefill) / 1000.0
             await asyncio.sleep(max(end - clock(), 0.0))
+            made = []
             for sequence in list(self.running):
-                sequence.tokens.put_nowait(True)
-                sequence.remaining -= 1
+                count = min(self.verified(), sequence.remaining) if sequence.made else 1
+                sequence.made += count
+                sequence.remaining -= count
+                made.append((sequence, count))
                 if sequence.remaining <= 0:
-                    sequence.tokens.put_nowait(False)
                     self.running.remove(sequence)
                     self.counts["finished"] += 1
+            self.seen.append(made)
+            for sequence, count in self.seen.popleft():
+                sequence.tokens.put_nowait(count)
+                sequence.shown += count
+                if sequence.shown == sequence.wanted:
+                    sequence.tokens.put_nowait(0)
+
+    def verified(self) -> int:
+        """Tokens of one verification."""
+        if not self.times.drafts:
+            return 1
+        self.drafted[0] += 1
+        accepted = 0
+        while accepted < self.times.drafts and self.rng.random() < self.times.accept:
+            accepted += 1
+            self.drafted[accepted] += 1
+        return accepted + 1
 
 
 def prompt_length(body: dict[str, Any]) -> int:
@@ -162,6 +195,7 @@ def create_app(engine: FakeEngine, options: argparse.Namespace) -> Starlette:
         prompt, output = prompt_length(body), int(body.get("max_tokens", 16))
         if prompt + output > options.max_model_len:
             return error(400, f"This model's maximum context length is {options.max_model_len} tokens.")
+        await asyncio.sleep(engine.times.path / 1000.0)
         sequence = engine.submit(prompt, output)
         usage = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
         if not body.get("stream") or options.no_stream:
@@ -182,9 +216,10 @@ def create_app(engine: FakeEngine, options: argparse.Namespace) -> Starlette:
         number = 0
         tag = body.get("user", "w")
         try:
-            while await sequence.tokens.get():
-                yield f'data: {{"id":"x","choices":[{{"index":0,"text":" {tag}-{number}"}}]}}\n\n'
-                number += 1
+            while count := await sequence.tokens.get():
+                text = " ".join(f"{tag}-{number + i}" for i in range(count))
+                yield f'data: {{"id":"x","choices":[{{"index":0,"text":" {text}"}}]}}\n\n'
+                number += count
                 if number == 3 and fault == "stall":
                     await asyncio.sleep(3600)
                 if number == 3 and fault == "reset":
@@ -196,16 +231,34 @@ def create_app(engine: FakeEngine, options: argparse.Namespace) -> Starlette:
             engine.drop(sequence)
 
     async def metrics(_: Request) -> Response:
-        used = sum(s.prompt for s in engine.running)
+        used = sum(s.prompt + s.made for s in engine.running)
         label = f'{{engine="0",model_name="{options.model}"}}'
         return PlainTextResponse(
             f"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{label} {len(engine.running)}\n"
             f"# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting{label} {len(engine.waiting)}\n"
             f"# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc{label} {used / 65536}\n"
             f"# TYPE vllm:num_preemptions counter\nvllm:num_preemptions_total{label} 0\n"
-            "# TYPE vllm:cache_config_info gauge\n"
-            'vllm:cache_config_info{block_size="16",kv_cache_memory_bytes="4000000000",num_gpu_blocks="4096"} 1.0\n'
+            + cache_config * (options.pool == "metrics")
+            + drafts(label) * bool(engine.times.drafts)
         )
+
+    cache_config = (
+        "# TYPE vllm:cache_config_info gauge\n"
+        'vllm:cache_config_info{block_size="16",kv_cache_memory_bytes="4000000000",num_gpu_blocks="4096"} 1.0\n'
+    )
+
+    def drafts(label: str) -> str:
+        name, counts = "vllm:spec_decode_num", engine.drafted
+        lines = [f"{name}_drafts_total{label} {counts[0]}", f"{name}_accepted_tokens_total{label} {sum(counts[1:])}"]
+        lines.append(f"{name}_draft_tokens_total{label} {counts[0] * engine.times.drafts}")
+        lines += [
+            f'{name}_accepted_tokens_per_pos_total{label[:-1]},position="{i}"}} {count}'
+            for i, count in enumerate(counts[1:])
+        ]
+        return "\n".join(lines) + "\n"
+
+    async def info(_: Request) -> Response:
+        return JSONResponse({"max_total_num_tokens": 65536}) if options.pool == "endpoint" else error(404, "not here")
 
     async def state(_: Request) -> Response:
         return JSONResponse({**engine.counts, "running": len(engine.running), "waiting": len(engine.waiting)})
@@ -226,6 +279,7 @@ def create_app(engine: FakeEngine, options: argparse.Namespace) -> Starlette:
             Route("/v1/chat/completions", complete, methods=["POST"]),
             Route("/metrics", metrics),
             Route("/version", version),
+            Route("/get_server_info", info),
             Route("/health", version),
             Route("/fake/state", state),
         ],
@@ -252,6 +306,11 @@ def main() -> None:
     parser.add_argument("--b", type=float, default=Times.b)
     parser.add_argument("--c", type=float, default=Times.c)
     parser.add_argument("--max-num-seqs", type=int, default=Times.max_num_seqs)
+    parser.add_argument("--path", type=float, default=Times.path)
+    parser.add_argument("--extra", type=int, default=Times.extra)
+    parser.add_argument("--drafts", type=int, default=Times.drafts)
+    parser.add_argument("--accept", type=float, default=Times.accept)
+    parser.add_argument("--pool", default="metrics", help="who says its size: metrics, endpoint or none")
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--api-key", default="")
     parser.add_argument("--fault", default="")
@@ -260,7 +319,7 @@ def main() -> None:
     options = parser.parse_args()
     listener = listen(options.port)
     print(listener.getsockname()[1], flush=True)
-    engine = FakeEngine(Times(options.a, options.b, options.c, options.max_num_seqs))
+    engine = FakeEngine(Times(*(getattr(options, field.name) for field in dataclasses.fields(Times))))
     config = uvicorn.Config(create_app(engine, options), log_level="critical", access_log=False)
     asyncio.run(uvicorn.Server(config).serve([listener]))
 

@@ -19,6 +19,11 @@ from tests.live.conftest import ROOT
 
 KEY = "sk-very-secret-1234"
 
+PLAIN = ("--upstream", "http://h:1", "--policy", "baseline")
+SPARE = ("--spare", "http://s:1", "--start-cmd", "x")
+TRIAL = ("--base-url", "http://h:1", "--model", "m", "--table", "x")
+TASK_4 = str(ROOT / "data" / "policies" / "task4.npz")
+
 
 def call(*arguments: Any, **environment: str) -> Any:
     return CliRunner().invoke(app, [str(x) for x in arguments], env=environment)
@@ -41,6 +46,20 @@ def call(*arguments: Any, **environment: str) -> Any:
         (["control", "--upstream", "nowhere", "--policy", "baseline"], "upstream = 'nowhere': must be http://"),
         (["control", "--upstream", "http://h:1", "--policy", "baseline", "--slo-ttft-ms", "0"], "'0' must be"),
         (["control", "--upstream", "http://h:1", "--policy", "baseline", "--queue", "-1"], "--queue -1"),
+        (
+            ["control", *PLAIN, "--start-cmd", "x"],
+            "--start-cmd x: says how a spare engine is run; name one with --spare",
+        ),
+        (["control", *PLAIN, "--lease", "5"], "--lease 5.0: says how a spare"),
+        (["control", *PLAIN, "--spare", "http://s:1"], "spare = 'http://s:1': nothing says how it starts"),
+        (["control", *PLAIN, "--spare", "http://h:1/v1", "--start-cmd", "x"], "is the upstream 'http://h:1'"),
+        (["control", *PLAIN, *SPARE, "--wake-path", "/w", "--sleep-path", "/s"], "contradicts the start and stop"),
+        (["control", *PLAIN, "--spare", "http://s:1", "--wake-path", "/w"], "needs sleep-path"),
+        (["control", *PLAIN, *SPARE, "--lease", "nan"], "lease = nan: must be a number of seconds"),
+        (["control", *PLAIN, *SPARE, "--task", "4"], "task = 'azure-conversation': has no replica that can be leased"),
+        (["control", "--upstream", "http://h:1", *SPARE, "--policy", TASK_4], "whose second GPU is no replica"),
+        (["trial", *TRIAL, "--stop-cmd", "x"], "--stop-cmd x: says how a spare engine is run"),
+        (["trial", *TRIAL, "--spare", "http://h:1", "--start-cmd", "x"], "is the upstream 'http://h:1'"),
         (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "none.parquet"], "no such file"),
         (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "x", "--policies", ","], "none given"),
         (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "x", "--classes", "1,2"], "--classes '1,2'"),

@@ -20,7 +20,8 @@ from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, OBSERVATION, S
 from inferencegym_jax.numerics.draws import episode_seed
 from inferencegym_jax.physics.observation import initial_observation
 from inferencegym_jax.policies import PolicyRunner, init_carry, with_carry
-from inferencegym_jax.policies.load_following import LoadPlan, engine_of, follow_load
+from inferencegym_jax.policies.engine_units import engine_of
+from inferencegym_jax.policies.load_following import LoadPlan, follow_load
 from inferencegym_jax.policies.memory import GRU, gru_inputs, gru_sequence, gru_step
 from inferencegym_jax.policies.network import (
     HEAD_SIZE,

@@ -165,13 +165,26 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """A real mouse click at the middle of the first match, scrolled into view."""
-        where = self.js(
+        where = self.middle(selector)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1)
+
+    def middle(self, selector: str) -> tuple[float, float]:
+        """Where the middle of the first match is, scrolled into view."""
+        x, y = self.js(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             " e.scrollIntoView({block: 'center'});"
             " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1)
+        return x, y
+
+    def tap(self, selector: str) -> None:
+        """A finger's tap at the middle of the first match."""
+        x, y = self.middle(selector)
+        self.call("Emulation.setTouchEmulationEnabled", enabled=True)
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        self.call("Emulation.setTouchEmulationEnabled", enabled=False)
 
     def point(self, x: float, y: float) -> None:
         """Move the mouse."""

@@ -25,6 +25,7 @@ from tests.server.browser import CHROMIUM, READY, Browser, tied
 pytest.importorskip("openenv", reason="OpenEnv is not installed (make install-test installs it)")
 
 ROOT = Path(__file__).resolve().parents[2]
+REPOSITORY = "https://example.org/inferencegym"
 ELSEWHERE = os.environ.get("SERVER_URL", "").rstrip("/")
 
 
@@ -146,7 +147,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if ELSEWHERE:
         yield f"{ELSEWHERE}/"
         return
-    with start_server(tmp_path_factory.mktemp("site"), RATE_LIMIT="100/second") as running:
+    with start_server(tmp_path_factory.mktemp("site"), RATE_LIMIT="100/second", REPOSITORY_URL=REPOSITORY) as running:
         yield f"{running.url}/"
 
 

@@ -52,25 +52,6 @@ def test_open_loop_tasks_count_requests(page: Browser, site: str) -> None:
     assert "GPU-seconds" in page.text("#claim dl")
 
 
-def test_every_driver_knob_and_metric_has_a_line_that_explains_it(page: Browser, site: str) -> None:
-    names = page.js(
-        "[...document.querySelectorAll('figcaption .name')].map((e) => [e.dataset.about, e.tabIndex, e.ariaLabel])"
-    )
-    assert len(names) >= 9
-    for about, tab, label in names:
-        assert len(about) > 10 and tab == 0 and about in label
-    page.js("document.querySelector('figcaption .name').focus()")
-    assert page.js("getComputedStyle(document.querySelector('figcaption .name'), '::after').content").strip('"')
-    knobs = page.js("[...document.querySelectorAll('.knob')].map((e) => e.querySelector('.hint').textContent)")
-    assert len(knobs) == 5 and all(len(text) > 10 for text in knobs)
-    told = set()
-    for policy in page.js("[...document.querySelectorAll('#policy option')].map((o) => o.value)"):
-        page.choose("#policy", policy)
-        page.wait(f"{IDLE} && location.search.includes('policy={policy}')")
-        told.add(page.text("#policy-about"))
-    assert len(told) == 6 and "" not in told
-
-
 def test_locked_knobs_are_folded_away(page: Browser, site: str) -> None:
     for task, count in ((1, 3), (2, 2), (3, 0)):
         visit(page, site, f"task={task}&seed=0&policy=manual&rival=")
@@ -86,3 +67,28 @@ def test_a_seed_that_is_none_is_refused_where_it_can_be_seen(page: Browser, site
     assert page.js("document.getElementById('seed').value") == "0"
     page.click("#trouble button")
     assert page.js("document.getElementById('trouble').hidden")
+
+
+def test_a_seed_typed_out_of_range_is_refused_beside_its_field(page: Browser, site: str) -> None:
+    visit(page, site, "task=1&seed=5&policy=baseline&rival=")
+    page.choose("#seed", "4294967296")
+    assert "4294967295" in page.text("#seed-trouble") and "seed=5&" in page.js("location.search")
+    assert page.js("document.getElementById('seed').getAttribute('aria-invalid')") == "true"
+    page.choose("#seed", "6")
+    page.wait(f"{IDLE} && location.search.includes('seed=6&')")
+    assert page.text("#seed-trouble") == ""
+
+
+def test_what_an_address_asks_for_in_vain_is_told(page: Browser, site: str) -> None:
+    visit(page, site, "task=99&policy=nobody&rival=baseline&seed=1&gamma=-3")
+    told = page.text("#trouble")
+    for given in ("99", "nobody", "-3"):
+        assert f"“{given}”" in told
+    assert "as rival" not in told
+
+
+def test_no_driver_is_a_twin_of_its_rival_unless_it_is_asked_for(page: Browser, site: str) -> None:
+    for query in ("", "task=1", "task=2&seed=3", "task=7&seed=3"):
+        visit(page, site, query)
+        driver, rival = page.js("[...document.querySelectorAll('#policy, #rival')].map((s) => s.value)")
+        assert driver not in ("manual", rival) and rival

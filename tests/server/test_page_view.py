@@ -7,7 +7,7 @@ import re
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import KNOBS, METRICS, WORKLOAD
+from inferencegym_jax.models import KNOBS, METRICS, OUTCOME, WORKLOAD
 from tests.server.browser import IDLE, RESULT, SECOND, Browser, visit
 
 pytestmark = pytest.mark.browser
@@ -110,14 +110,16 @@ def test_knobs_take_their_ranges_from_the_server(page: Browser) -> None:
 
 def test_every_axis_has_a_label_and_a_unit(page: Browser) -> None:
     panels = page.js(
-        "[...document.querySelectorAll('.panel')].map((p) => ({id: p.dataset.panel,"
+        "[...document.querySelectorAll('.panel')].map((p) => ({id: p.dataset.panel, hidden: p.hidden,"
         " axes: [...p.querySelectorAll('text.axis')].map((t) => t.textContent),"
         " label: p.querySelector('svg').getAttribute('aria-label')}))"
     )
-    asked = {name for table in (METRICS, WORKLOAD) for name, quantity in table.items() if quantity.chart}
+    asked = {name for table in (METRICS, WORKLOAD, OUTCOME) for name, quantity in table.items() if quantity.chart}
     numbers = {name for name, knob in KNOBS.items() if knob.kind in ("float", "int")}
-    assert {panel["id"] for panel in panels} == asked | numbers | {"reward"}
+    assert {panel["id"] for panel in panels} == asked | numbers | {"reward", "on_time"}
     for panel in panels:
+        if panel["hidden"]:
+            continue
         assert "time (s)" in panel["axes"] and len(panel["axes"]) == 2 and all(panel["axes"])
         assert panel["label"]
     limits = page.js("[...document.querySelectorAll('.limits text')].map((t) => t.textContent)")
@@ -173,7 +175,7 @@ def test_every_control_has_a_name_and_is_reached_with_the_tab_key(page: Browser)
     ]
     assert nameless == []
     reached = set()
-    for _ in range(40):
+    for _ in range(80):
         page.press("Tab")
         reached.add(page.js("document.activeElement.id || document.activeElement.closest('[data-knob]')?.dataset.knob"))
         visible = page.js(
@@ -218,8 +220,12 @@ def test_pointing_at_one_chart_reads_all_of_them(page: Browser, site: str) -> No
         " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
     )
     page.point(x, y)
-    page.wait("document.querySelectorAll('.cross line').length === document.querySelectorAll('.panel').length")
-    labels = page.js("[...document.querySelectorAll('.panel svg')].map((s) => s.getAttribute('aria-label'))")
+    page.wait(
+        "document.querySelectorAll('.cross line').length === document.querySelectorAll('.panel:not([hidden])').length"
+    )
+    labels = page.js(
+        "[...document.querySelectorAll('.panel:not([hidden]) svg')].map((s) => s.getAttribute('aria-label'))"
+    )
     seconds = {re.search(r"at second (\d+)", label)[1] for label in labels}  # type: ignore[index]
     assert len(seconds) == 1 and 80 < int(seconds.pop()) < 120
 

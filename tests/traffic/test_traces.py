@@ -133,7 +133,7 @@ def test_an_absurd_rate_is_refused(tmp_path):
         ('{"timestamp": 0, "input_length": 1, "output_length": 2}\n{"timestamp": 1, "input_length": 1}\n',
          "line 2: output_length is nothing"),
         ('{"timestamp": 0, "input_length": 1, "output_length": 2}\n{oops\n', "line 2: not JSON"),
-        ('{"timestamp": 0, "input_length": 1, "output_length": -2}\n', "line 1: output_length is -2"),
+        ('{"timestamp": 0, "input_length": 1, "output_length": -2}\n', "line 1: output_length is '-2'"),
     ],
 )  # fmt: skip
 def test_bad_logs_are_refused_with_the_row(tmp_path, text, message):

@@ -20,7 +20,8 @@ from inferencegym_jax.models import KNOBS, ServeObservation
 from inferencegym_jax.physics.capacity import work_ms
 from inferencegym_jax.physics.observation import initial_observation
 from inferencegym_jax.physics.open_loop import iterations_of
-from inferencegym_jax.policies.load_following import NEVER, LoadPlan, Memory, act, engine_of
+from inferencegym_jax.policies.engine_units import engine_of
+from inferencegym_jax.policies.load_following import NEVER, LoadPlan, Memory, act
 from training import headroom, lanes, oracle, rivals
 from training.cli import app
 from training.intervals import interquartile, interquartile_mean

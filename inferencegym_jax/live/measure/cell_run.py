@@ -40,6 +40,7 @@ class Slice:
         memory_share: mean share of the KV cache in use, or None.
         waiting: mean requests that the server itself kept waiting, or None.
         failures: requests that did not end as they should.
+        per_event: output tokens an event, as the server counted them: above 1 where it verifies drafts.
     """
 
     seconds: float
@@ -52,6 +53,7 @@ class Slice:
     memory_share: float | None = None
     waiting: float | None = None
     failures: int = 0
+    per_event: float = 1.0
 
 
 @dataclass
@@ -64,6 +66,14 @@ class _Tally:
     tokens: list[float] = field(default_factory=list)  # when
     ttft_ms: list[float] = field(default_factory=list)
     failures: int = 0
+    events: int = 0  # after the first, of requests that ended in the slice
+    output: int = 0  # tokens that came in them
+
+    def end(self, stream: Stream, now: float) -> None:
+        """A request ended well."""
+        if now >= self.started and len(stream.token_s) > 1:
+            self.events += len(stream.token_s) - 1
+            self.output += max(stream.tokens - 1, len(stream.token_s) - 1)
 
     def token(self, stream: Stream, now: float) -> None:
         """A token came."""
@@ -129,6 +139,7 @@ async def run_cell(
                 await asyncio.sleep(0.2)
                 continue
             failures = 0
+            tally.end(stream, time.perf_counter())
             done_first.add(place)
             if len(done_first) == concurrency:
                 warm.set()
@@ -202,6 +213,7 @@ def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Sli
     total, _ = np.histogram(gaps[:, 1], edges, weights=seconds)
     tokens, _ = np.histogram(np.asarray(tally.tokens), edges)
     inside, prefills = shared(gaps, np.asarray(tally.firsts))
+    per_event = tally.output / tally.events if tally.events else 1.0
     usage = [reading.kv_usage for reading in readings if reading.kv_usage is not None]
     waiting = [reading.waiting for reading in readings if reading.waiting is not None]
     return Slice(
@@ -211,8 +223,9 @@ def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Sli
         prefills=round(prefills, 5),
         tpot_ms=[round(1000.0 * s / n, 4) for s, n in zip(total, count, strict=True) if n],
         ttft_ms=[round(x, 3) for x in tally.ttft_ms],
-        tps=[round(float(n) * SUB_WINDOWS / length, 3) for n in tokens],
+        tps=[round(float(n) * per_event * SUB_WINDOWS / length, 3) for n in tokens],
         memory_share=float(np.mean(usage)) if usage else None,
         waiting=float(np.mean(waiting)) if waiting else None,
         failures=tally.failures,
+        per_event=round(per_event, 5),
     )

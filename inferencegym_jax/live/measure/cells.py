@@ -47,14 +47,28 @@ class Cells:
         """Keep a slice."""
         self.slices.setdefault(cell, []).append(piece)
 
-    def tpot_ms(self, cell: Cell) -> float:
-        """Mean gap between a request's tokens, of the median slice: a slice in which something else took the machine is
-        no property of the engine, but a burst of prefills within one is, so that slices count by their means."""
+    def gap_ms(self, cell: Cell) -> float:
+        """Mean gap between the events of a request, and so an iteration, of the median slice: a slice in which
+        something else took the machine is no property of the engine, but a burst of prefills within one is, so that
+        slices count by their means."""
         return float(np.median([piece.itl_ms for piece in self.slices[cell]]))
 
+    def tpot_ms(self, cell: Cell) -> float:
+        """Mean time per output token, likewise: a gap over the tokens of its event."""
+        return float(np.median([piece.itl_ms / piece.per_event for piece in self.slices[cell]]))
+
     def decode_ms(self, cell: Cell, prefill_ms: float) -> float:
-        """The same without the prefills of others: an iteration that only decodes."""
-        return float(np.median([piece.itl_ms - piece.prefills * prefill_ms for piece in self.slices[cell]]))
+        """The same without the prefills of others: an iteration that only decodes, over the tokens that it yields."""
+        pieces = self.slices[cell]
+        return float(np.median([(piece.itl_ms - piece.prefills * prefill_ms) / piece.per_event for piece in pieces]))
+
+    def per_event(self, cell: Cell) -> float:
+        """Output tokens of an event, of the median slice."""
+        return float(np.median([piece.per_event for piece in self.slices[cell]]))
+
+    def ttft_mean_ms(self, cell: Cell) -> float:
+        """Mean time to first token of all requests of the cell."""
+        return float(np.mean(np.concatenate([piece.ttft_ms for piece in self.slices[cell]])))
 
     def inside(self, cell: Cell) -> float:
         """Requests in an iteration, as a token sees it."""

@@ -7,6 +7,7 @@ the straight line between its neighbours is wrong, and to the cell whose interva
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -17,8 +18,9 @@ import httpx
 
 from inferencegym_jax.live.measure.cell_run import Slice, run_cell
 from inferencegym_jax.live.measure.cells import Cell, Cells
+from inferencegym_jax.live.measure.engine_figures import acceptance_lengths, pool_seen
 from inferencegym_jax.live.measure.table import build_columns, build_metadata, fit, pool_metadata, write_table
-from inferencegym_jax.live.server.probe import Engine, EngineError
+from inferencegym_jax.live.server.probe import Engine, EngineError, EngineMetrics, read_metrics
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.table.latency_table import PROMPT_LENGTHS, LatencyTable
 
@@ -107,6 +109,8 @@ class Measurement:
                 f"{settings.output_tokens * 3 // 2}; pass a smaller --output-tokens"
             )
         self.buckets = sorted({self.buckets_allowed[0], self.buckets_allowed[-1]})
+        self.before: EngineMetrics | None = None  # counters at the start of this sitting, and at its end
+        self.after: EngineMetrics | None = None
         self._straight: set[tuple[str, int]] = set()  # nodes tried and seen to lie on the line
 
     @property
@@ -116,6 +120,7 @@ class Measurement:
 
     async def run(self) -> None:
         """Measure until every cell is known well enough or the budget is spent; the grid is always completed."""
+        self.before = await read_metrics(self.client)
         await self._scan()
         for bucket in self.buckets:
             for n in self.batch_sizes:
@@ -125,6 +130,7 @@ class Measurement:
             repeated = await self._repeat()
             if not refined and not repeated:
                 break
+        self.after = await read_metrics(self.client)
 
     def table(self, path: Path) -> LatencyTable:
         """Write what was measured as a latency table."""
@@ -132,7 +138,10 @@ class Measurement:
         columns = build_columns(self.cells, self.batch_sizes, self.buckets, self.engine, output, base)
         fitted = fit(self.cells, columns, self.buckets, output)
         metadata = build_metadata(self.cells, self.batch_sizes, self.buckets, self.engine, fitted, output, base)
-        metadata |= pool_metadata(self.engine, self.settings.kv_cache_tokens, self.settings.kv_bytes_per_token)
+        seen = pool_seen(self.cells, output)
+        metadata |= pool_metadata(self.engine, self.settings.kv_cache_tokens, self.settings.kv_bytes_per_token, seen)
+        if (found := acceptance_lengths(self.before, self.after)) is not None:
+            metadata |= {"spec_length": str(found[0]), "acceptance_lengths": json.dumps(found[1])}
         return write_table(columns, metadata, path)
 
     async def _scan(self) -> None:

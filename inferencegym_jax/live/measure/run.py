@@ -83,5 +83,8 @@ async def _measure(
         "batch_sizes": [int(x) for x in table.axes["batch_size"]],
         "prompt_lengths": [int(x) for x in table.axes["prompt_len_bucket"]],
         **json.loads(table.metadata["fitted"]),
+        "kv_cache_tokens": float(table.metadata.get("kv_cache_tokens", 0.0)) or None,
+        "kv_cache_tokens_source": table.metadata.get("kv_cache_tokens_source"),
+        "acceptance_lengths": json.loads(table.metadata.get("acceptance_lengths", "null")),
     }
     return Measured(table, cells, summary)

@@ -2,11 +2,13 @@
 
 ``cells -> prefill, decode iterations -> columns``. What a client sees of an engine's iterations:
 
-    lone request   TTFT(1, P) = h + t(1) + p(P)    nobody else prefills: its ITL is t(1)
+    lone request   TTFT(1, P) = h + (1 + e) t(1) + p(P)   nobody else prefills: its ITL is t(1)
     N in flight    ITL = t(m) + k p(P)             m requests in an iteration and k prefills of others in a gap,
-                                                   both counted from when tokens came (``closed_loop.shared``)
+                                                   both counted from when tokens came (``cell_run.shared``)
+    N in flight    TTFT = h + (1.5 + e) ITL + p(P)        it arrives half an iteration before its own, on average
 
-h is the time outside iterations, p what a prompt adds. So each cell gives t at its own m; each prompt length's curve
+h is the time outside iterations, p what a prompt adds, e the iterations after its own until a first token surfaces
+(``measure.first_token``). So each cell gives t at its own m; each prompt length's curve
 is read off at the whole numbers n of the axis, and the table holds what every table means by TPOT: ``t(n) +
 (n / O) p``, n requests that decode outputs of O tokens and one prefill for each that leaves, with ``tps = n / tpot``.
 """
@@ -23,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inferencegym_jax.live.measure.cells import Cells
+from inferencegym_jax.live.measure.engine_figures import first_token
 from inferencegym_jax.live.server.probe import Engine
 from inferencegym_jax.table.latency_table import PROMPT_LENGTHS, LatencyTable, table_from_columns
 from inferencegym_jax.tasks import calibration
@@ -34,12 +37,12 @@ MEMORY_FLOOR_GB = 1e-3  # of a server that does not tell its memory: the table n
 def prefill(cells: Cells, buckets: list[int]) -> tuple[np.ndarray, float]:
     """What a prompt of each length adds to the iterations, and the time that a request spends outside them, ms.
 
-    A line through a lone request's TTFT in P, less its own decode iteration, has that time as its intercept; with one
-    prompt length the two cannot be told apart, and all is prefill.
+    A line through a lone request's TTFT in P, less its own decode iteration, has that time as its intercept (with what
+    ``first_token`` tells apart of it); with one prompt length the two cannot be told apart, and all is prefill.
     """
     lengths = np.array([PROMPT_LENGTHS[bucket] for bucket in buckets], float)
     alone = np.array([cells.ttft_ms((1, bucket), 50) for bucket in buckets])
-    rest = alone - np.array([cells.tpot_ms((1, bucket)) for bucket in buckets])
+    rest = alone - np.array([cells.gap_ms((1, bucket)) for bucket in buckets])
     overhead = float(np.polyfit(lengths, rest, 1, w=1.0 / alone)[1]) if len(buckets) > 1 else 0.0
     overhead = min(max(overhead, 0.0), max(float(rest.min()), 0.0))
     return np.maximum(rest - overhead, 0.0), overhead
@@ -79,7 +82,7 @@ def build_columns(
         for n, cell, t, first, late in zip(batch_sizes, column, iteration, p50, p99, strict=True):
             share = cells.memory_share(cell)
             pool = engine.kv_cache_gb or 0.0
-            tpot = t + n / output_tokens * prompt_ms
+            tpot = t + n / output_tokens * prompt_ms  # per token: t is an iteration over the tokens that it yields
             tps = 1000.0 * n / tpot
             row = (n, bucket, first, late, tpot, tps, max(base_memory_gb + (share or 0.0) * pool, MEMORY_FLOOR_GB))
             for name, value in zip(columns, (*row, scale * 1000.0 / tps), strict=True):
@@ -117,9 +120,14 @@ def fit(cells: Cells, columns: dict[str, list[float]], buckets: list[int], outpu
     iteration = tpot - n / output_tokens * added[place]
     b, a = np.polyfit(n, iteration, 1, w=1.0 / tpot) if len(np.unique(n)) > 1 else (0.0, float(iteration.mean()))
     error = float(np.median(np.abs(a + b * n - iteration) / tpot))
+    extra, estimate = first_token(cells, sorted({int(x) for x in n}), buckets[0])
+    alone_ms = cells.gap_ms((1, buckets[0]))
     return {
         "prefill_ms": [round(float(x), 4) for x in added],
-        "request_overhead_ms": round(overhead, 4),
+        # of the intercept, what extra iterations of a lone request do not explain
+        "request_overhead_ms": round(max(overhead - extra * alone_ms, 0.0), 4),
+        "first_token_extra_iterations": extra,
+        "first_token_estimate": None if estimate is None else round(estimate, 3),
         "iteration_ms": round(float(a), 4),
         "running_ms": round(float(b), 6),
         "fit_error": round(error, 4),
@@ -161,20 +169,27 @@ def build_metadata(
         "base_memory_gb": str(base_memory_gb),
         "engine_overhead_ms": "0",  # wall-clock iterations hold the scheduler's time already
         "path_ms": str(fitted["request_overhead_ms"]),
+        "first_token_extra_iterations": str(fitted["first_token_extra_iterations"]),
         "prefill_ms": json.dumps(fitted["prefill_ms"]),
         "fitted": json.dumps(fitted),
         "spread": json.dumps(spread),
     }
 
 
-def pool_metadata(engine: Engine, kv_cache_tokens: float, kv_bytes_per_token: float) -> dict[str, str]:
-    """What open-loop tasks need of the KV pool, as far as the server tells it; else as stated (0: not stated)."""
-    tokens = engine.kv_cache_tokens or kv_cache_tokens
+def pool_metadata(
+    engine: Engine, kv_cache_tokens: float, kv_bytes_per_token: float, seen_tokens: float | None = None
+) -> dict[str, str]:
+    """What open-loop tasks need of the KV pool: as the server tells it, else as stated (0: not stated), else as its
+    gauge was seen to rise (``measure.engine_figures.pool_seen``)."""
+    tokens = engine.kv_cache_tokens or kv_cache_tokens or seen_tokens or 0.0
     token = kv_bytes_per_token
     if not token and engine.kv_cache_gb and tokens:
         token = engine.kv_cache_gb * 1e9 / tokens
     known = {"kv_cache_tokens": tokens, "kv_bytes_per_token": token}
-    return {key: f"{value:.10g}" for key, value in known.items() if value}
+    source = "server" if engine.kv_cache_tokens else "stated" if kv_cache_tokens else "gauge"
+    return {key: f"{value:.10g}" for key, value in known.items() if value} | (
+        {"kv_cache_tokens_source": source} if tokens else {}
+    )
 
 
 def write_table(columns: dict[str, list[float]], metadata: dict[str, str], path: Path) -> LatencyTable:

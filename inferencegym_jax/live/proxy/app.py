@@ -3,7 +3,7 @@ engine.
 
 ``client -> gate -> forwarding -> upstream``. Bytes pass through untouched in both directions. Requests that generate
 wait at the gate; everything else (models, health, tokenize) goes straight on. No POST is retried, so none is
-answered twice.
+answered twice; one that the spare engine refused the connection, before a byte was sent, goes to the upstream.
 
 - queue full: 429 with Retry-After; a client that leaves takes its request out of the queue, or cancels it upstream;
 - the upstream does not answer, or not as HTTP: 502, or 504 when it is too slow; its own errors reach the client as they
@@ -20,23 +20,30 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
+from inferencegym_jax.live.capacity.engines import Engines
+from inferencegym_jax.live.capacity.settings import SpareSettings, check_apart
+from inferencegym_jax.live.capacity.spare import opened
 from inferencegym_jax.live.loop.admission_line import CLASSES
 from inferencegym_jax.live.loop.fates import Ended
 from inferencegym_jax.live.loop.gate import Gate, QueueFull
 from inferencegym_jax.live.loop.observer import Observer
-from inferencegym_jax.live.proxy.controller import Asks, Controller
+from inferencegym_jax.live.proxy.controller import Controller
 from inferencegym_jax.live.proxy.forwarding import ForwardedRequest, Upstream, open_upstream, respond, shown_request
 from inferencegym_jax.live.proxy.metrics import ControlMetrics
 from inferencegym_jax.live.proxy.pace import Pace
+from inferencegym_jax.live.proxy.policy_source import Asks, Loads
+from inferencegym_jax.live.proxy.reloading import Reloader, on_hangup
 from inferencegym_jax.live.proxy.sniffing import BadPriority, generates, read_request
+from inferencegym_jax.live.server.cancellation import cancel_all
 from inferencegym_jax.live.server.streaming import Endpoint, check_url, open_client
 from inferencegym_jax.models import QUEUE_CAPACITY
 
@@ -59,6 +66,9 @@ class ControlSettings:
         step_seconds: how often the policy is asked; 1 but in tests.
         base_memory_gb: memory of weights and runtime, for the observation.
         applies_kv_budget: whether the policy's kv_budget is a limit of admission, as it is in open-loop tasks.
+        spare: a second engine, which the policy's second-GPU knob starts and stops.
+        observes: the policy is asked and obeyed in nothing: what it would have done is shown.
+        token: that ``POST /policy`` must show; empty: nobody may.
     """
 
     upstream: str
@@ -71,59 +81,86 @@ class ControlSettings:
     step_seconds: float = 1.0
     base_memory_gb: float = 0.0
     applies_kv_budget: bool = True
+    spare: SpareSettings | None = None
+    observes: bool = False
+    token: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         check_url("upstream", self.upstream)
+        if self.spare is not None:
+            check_apart(self.upstream, self.spare.url)
 
 
-def create_app(settings: ControlSettings, policy: Asks, policy_name: str) -> Starlette:
+def create_app(settings: ControlSettings, policy: Asks, policy_name: str, source: Loads | None = None) -> Starlette:
     """The proxy as an ASGI app.
 
     Args:
         settings: upstream and limits.
         policy: asked once a second; anything with ``ask(observation) -> ServeAction``.
         policy_name: for ``/status``.
+        source: of the policies that ``POST /policy`` and SIGHUP load; None: neither does anything.
     """
     gate = Gate(limit=None, capacity=settings.queue)
     metrics = ControlMetrics()
     observer = Observer(settings.slo_ms, gate, settings.base_memory_gb)
     controller = Controller(
-        gate, observer, policy, policy_name, metrics, settings.step_seconds, settings.applies_kv_budget
+        observer,
+        policy,
+        policy_name,
+        metrics,
+        settings.step_seconds,
+        applies_kv_budget=settings.applies_kv_budget,
+        observes=settings.observes,
     )
+    reloader = Reloader(controller, source, settings.token, metrics)
     endpoint = Endpoint(settings.upstream, "", connect_timeout_s=settings.connect_timeout_s)
     proxy = Proxy(settings, gate, observer, metrics)
 
     async def status(_: Request) -> Response:
-        return JSONResponse({"upstream": endpoint.shown, **controller.status()})
+        return JSONResponse({"upstream": endpoint.shown, **controller.status(), **reloader.status()})
 
     async def prometheus(_: Request) -> Response:
-        page = metrics.page(gate, controller.fallback is not None)
+        page = metrics.page(gate, controller)
         return Response(page, media_type="text/plain; version=0.0.4")
+
+    def reached(client: aiohttp.ClientSession, endpoint: Endpoint) -> Upstream:
+        return Upstream(endpoint, client, observer, metrics, settings.first_byte_timeout_s, settings.stall_timeout_s)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         # what builds observations is compiled before anybody waits for it
         Observer(settings.slo_ms, Gate()).close(time.perf_counter(), 1.0, None)
-        async with open_upstream(endpoint) as client, open_client(endpoint) as own:
-            proxy.upstream = Upstream(
-                endpoint, client, observer, metrics, settings.first_byte_timeout_s, settings.stall_timeout_s
-            )
-            loop = asyncio.create_task(controller.run(own))
-            try:
-                yield
-            finally:
-                loop.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await loop
+        async with contextlib.AsyncExitStack() as stack:
+            client = await stack.enter_async_context(open_upstream(endpoint))
+            readers = {"upstream": await stack.enter_async_context(open_client(endpoint))}
+            spare, second = None, None
+            if settings.spare is not None:
+                other = Endpoint(settings.spare.url, "", connect_timeout_s=settings.connect_timeout_s)
+                second = reached(await stack.enter_async_context(open_upstream(other)), other)
+                readers["spare"] = await stack.enter_async_context(open_client(other))
+                # in a dry run nothing is started
+                spare = await stack.enter_async_context(opened(None if settings.observes else settings.spare))
+            proxy.engines = Engines(gate, reached(client, endpoint), spare, second)
+            with on_hangup(reloader.again):
+                loop = asyncio.create_task(controller.run(proxy.engines, readers, spare))
+                try:
+                    yield
+                finally:
+                    await cancel_all((loop,))
 
-    routes = [Route("/status", status), Route("/metrics", prometheus), Mount("/", app=proxy)]
+    routes = [
+        Route("/status", status),
+        Route("/metrics", prometheus),
+        Route("/policy", reloader.answer, methods=["POST"]),
+        Mount("/", app=proxy),
+    ]
     return Starlette(routes=routes, lifespan=lifespan)
 
 
 class Proxy:
     """The ASGI app that decides what waits and forwards the rest."""
 
-    upstream: Upstream
+    engines: Engines[Upstream]
 
     def __init__(self, settings: ControlSettings, gate: Gate, observer: Observer, metrics: ControlMetrics):
         self.settings, self.gate, self.observer, self.metrics = settings, gate, observer, metrics
@@ -172,7 +209,7 @@ class Proxy:
 
     async def _serve(self, scope: Any, body: bytes, send: Any) -> None:
         if not generates(scope["method"], scope["path"]):
-            await ForwardedRequest(self.upstream, scope, body, send).run()
+            await ForwardedRequest(scope, body, send).run(self.engines.places[0].handle)
             return
         try:
             seen = read_request(scope["headers"], body)
@@ -180,12 +217,12 @@ class Proxy:
             await respond(send, 400, str(error))
             return
         watched = self.observer.arrive(time.perf_counter(), seen.klass, seen.prompt_tokens)
-        forwarded = ForwardedRequest(self.upstream, scope, body, send, seen, watched)
+        forwarded = ForwardedRequest(scope, body, send, seen, watched)
         try:
             await self.gate.enter(seen.klass, seen.prompt_tokens)
             self.pace.begin(time.perf_counter())
             try:
-                await forwarded.run()
+                await self._send(forwarded)
             finally:
                 unseen = None if forwarded.begun else seen.prompt_tokens
                 self.gate.leave(seen.prompt_tokens + watched.tokens, unseen)
@@ -197,6 +234,21 @@ class Proxy:
         finally:
             self.observer.finish(watched, ENDED.get(forwarded.outcome, "gone"))
             self.metrics.requests.labels(CLASSES[seen.klass], forwarded.outcome).inc()
+
+    async def _send(self, forwarded: ForwardedRequest) -> None:
+        """To the engine with the fewest requests; to the other one where that refuses the connection."""
+        refused = None
+        while True:
+            place = self.engines.enter(refused)
+            try:
+                is_last = refused is not None or self.engines.choose(place) is None
+                await forwarded.run(place.handle, is_last)
+            finally:
+                self.engines.leave(place)
+            if not forwarded.is_unsent:
+                return
+            refused = place
+            self.engines.refused(place)
 
     def _retry_after(self) -> dict[str, str]:
         """Seconds until the queue has emptied, whole ones from 1 to 60."""

@@ -63,25 +63,34 @@ def open_upstream(endpoint: Endpoint, keepalive_s: float = 2.0) -> aiohttp.Clien
 class ForwardedRequest:
     """One request passed on and its answer passed back."""
 
+    upstream: Upstream
+
     def __init__(
         self,
-        upstream: Upstream,
         scope: Any,
         body: bytes,
         send: Any,
         seen: Seen | None = None,
         watched: Watched | None = None,
     ):
-        self.upstream, self.scope, self.body, self.send = upstream, scope, body, send
+        self.scope, self.body, self.send = scope, body, send
         self.seen, self.watched = seen, watched
-        self.root, self.authorization = credentials(upstream.endpoint.root)
         self.outcome: Outcome = "client_gone"  # unless it ends in another way
         self.started = False
+        self.is_unsent = False  # the last upstream refused the connection, and somebody else may have the request
         self.begun = False  # whether the gate knows that the engine has taken it up
         self._sending = False  # to the client, who may not read
 
-    async def run(self) -> None:
-        """Forward; a failure before the answer began is a 502 or 504, after that the answer breaks off."""
+    async def run(self, upstream: Upstream, is_last: bool = True) -> None:
+        """Forward; a failure before the answer began is a 502 or 504, after that the answer breaks off.
+
+        Args:
+            upstream: where to.
+            is_last: whether a connection that it refuses is answered too; else ``is_unsent`` says that not a byte was
+                sent, and the request may go to another one.
+        """
+        self.upstream, self.is_unsent = upstream, False
+        self.root, self.authorization = credentials(upstream.endpoint.root)
         if self.watched is not None and self.seen is not None and not self.seen.streams:
             self.upstream.observer.admit_untimed(self.watched, time.perf_counter())
             self._begin()  # no first token will be seen
@@ -92,6 +101,12 @@ class ForwardedRequest:
                     await self._pass_back(response, deadline)
             status = response.status
             self.outcome = "completed" if status < 300 else "refused" if status < 500 else "upstream_error"
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            if is_last:
+                await self._fail(*_refused(shown, error))
+            else:
+                log.warning("%s: %s refused the connection; it goes elsewhere", shown_request(self.scope), shown)
+                self.is_unsent = True
         except TimeoutError:
             if self._sending:
                 log.warning("%s: the client does not read", shown_request(self.scope))
@@ -101,8 +116,6 @@ class ForwardedRequest:
             await self._fail(400, str(error), "refused")
         except BadAnswer as error:
             await self._fail(502, f"{shown} {error}")
-        except aiohttp.ClientConnectorError as error:
-            await self._fail(502, f"{shown} does not answer: {error.os_error.strerror or type(error).__name__}")
         except aiohttp.ClientError as error:
             await self._fail(502, f"{shown} does not answer as HTTP should: {type(error).__name__}")
         except OSError as error:
@@ -180,6 +193,13 @@ class ForwardedRequest:
         if not self.started:
             await respond(self.send, status, message)
         # else: returning without a final chunk makes the server close the connection, and the client see that it broke
+
+
+def _refused(shown: str, error: aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) -> tuple[int, str]:
+    """Status and message of a connection that did not come about."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return 502, f"{shown} does not answer: {error.os_error.strerror or type(error).__name__}"
+    return 504, f"{shown} was silent for too long"
 
 
 def shown_request(scope: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -46,6 +47,8 @@ class EngineMetrics:
     preemptions: float | None = None  # counter
     draft_tokens: float | None = None  # counter
     accepted_tokens: float | None = None  # counter
+    drafts: float | None = None  # counter, of verifications
+    accepted_at: tuple[float, ...] = ()  # counters: drafts that were accepted at the first place, the second, ...
 
 
 async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
@@ -81,6 +84,7 @@ async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
         )
     endpoint = await _accepted(client, endpoint)
     metrics = await read_metrics(client)
+    pool = metrics.kv_cache_tokens if metrics else None
     limit = cards[endpoint.model].get("max_model_len")
     return Engine(
         endpoint=endpoint,
@@ -88,7 +92,7 @@ async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
         max_model_len=int(limit) if isinstance(limit, int | float) else None,
         kv_cache_gb=metrics.kv_cache_gb if metrics else None,
         has_metrics=metrics is not None,
-        kv_cache_tokens=metrics.kv_cache_tokens if metrics else None,
+        kv_cache_tokens=await stated_pool(client) if pool is None else pool,
         kv_usage=metrics.kv_usage if metrics else None,
     )
 
@@ -117,6 +121,35 @@ async def _version(client: httpx.AsyncClient) -> str | None:
         return None
 
 
+async def stated_pool(client: httpx.AsyncClient) -> float | None:
+    """Tokens of the KV pool as an engine's own endpoint states them; None where it has none of these.
+
+    SGLang: ``max_total_num_tokens`` of ``/get_server_info``; TGI: ``max_batch_total_tokens`` of ``/info``; llama.cpp:
+    ``n_ctx`` of each of the ``total_slots`` of ``/props``.
+    """
+    for path, of in (("/get_server_info", _sglang_pool), ("/info", _tgi_pool), ("/props", _llama_cpp_pool)):
+        try:
+            response = await client.get(path, timeout=PROBE_TIMEOUT_S)
+            tokens = of(response.json()) if response.status_code == 200 else None
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if isinstance(tokens, int | float) and not isinstance(tokens, bool) and 0 < tokens < 1e12:
+            return float(tokens)
+    return None
+
+
+def _sglang_pool(answer: Any) -> Any:
+    return answer["max_total_num_tokens"]
+
+
+def _tgi_pool(answer: Any) -> Any:
+    return answer["max_batch_total_tokens"]
+
+
+def _llama_cpp_pool(answer: Any) -> Any:
+    return answer["default_generation_settings"]["n_ctx"] * answer["total_slots"]
+
+
 async def read_metrics(client: httpx.AsyncClient, timeout_s: float = PROBE_TIMEOUT_S) -> EngineMetrics | None:
     """One reading of the server's Prometheus page, or None where it has none (of vLLM's names) or is late."""
     try:
@@ -141,6 +174,13 @@ def parse_metrics(text: str) -> EngineMetrics:
 
     usage = values("kv_cache_usage_perc") or values("gpu_cache_usage_perc")
 
+    def places(name: str) -> tuple[float, ...]:
+        found: dict[int, float] = {}
+        for page, value in re.findall(rf"^vllm:{name}\{{([^\n]*)\}} (\S+)$", text, re.MULTILINE):
+            if place := re.search(r'\bposition="(\d+)"', page):
+                found[int(place[1])] = found.get(int(place[1]), 0.0) + float(value)
+        return tuple(found[i] for i in sorted(found)) if sorted(found) == list(range(len(found))) else ()
+
     def labels(name: str) -> list[float]:
         pages = re.findall(r"^vllm:cache_config_info\{([^\n]*)\}", text, re.MULTILINE)
         return [float(x) for page in pages for x in re.findall(rf'\b{name}="(\d+)"', page)]
@@ -155,4 +195,6 @@ def parse_metrics(text: str) -> EngineMetrics:
         preemptions=total("num_preemptions_total"),
         draft_tokens=total("spec_decode_num_draft_tokens_total"),
         accepted_tokens=total("spec_decode_num_accepted_tokens_total"),
+        drafts=total("spec_decode_num_drafts_total"),
+        accepted_at=places("spec_decode_num_accepted_tokens_per_pos_total"),
     )

@@ -5,7 +5,8 @@ modelled.
 a loop written for one runs on the other. What differs: time does not wait for the caller, a state cannot be stepped
 twice, and only the knobs that a running engine has can be turned: batch_size always (admission), kv_budget where the
 server tells the share of its KV cache in use (admission too: up to that share), quant_tier and prefill_disagg where
-``instances`` name a server for them. An engine is open-loop whatever the task: ``info["outcome"]`` counts its requests
+``instances`` name a server for them, prefill_disagg also where a ``spare``
+engine can be leased. An engine is open-loop whatever the task: ``info["outcome"]`` counts its requests
 in tasks 1 to 3 as well.
 """
 
@@ -24,9 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.environment import initial
+from inferencegym_jax.live.capacity.knob import ADVICE, leases
+from inferencegym_jax.live.capacity.settings import SpareSettings, check_apart
+from inferencegym_jax.live.capacity.spare import Spare, opened
 from inferencegym_jax.live.loop.observer import Snapshot
 from inferencegym_jax.live.server.probe import probe
-from inferencegym_jax.live.server.streaming import Endpoint, open_client
+from inferencegym_jax.live.server.streaming import Endpoint, hide_user, open_client
 from inferencegym_jax.live.trial.session import Record, Server, Session
 from inferencegym_jax.live.trial.traffic import Traffic
 from inferencegym_jax.models import KNOBS, EnvParams, EnvState, ServeAction, ServeObservation, check_action, plain
@@ -46,6 +50,7 @@ class LiveEnv:
         endpoint: the server.
         params: the task: its SLOs, weights and normalisers, from ``make(task, table=measured)``.
         traffic: gives the traffic of a seed, for example ``lambda seed: task_traffic(params, seed, 200, ...)``.
+        spare: a second engine, which prefill_disagg starts and stops; an episode begins without it.
         instances: other servers by (quant_tier, prefill_disagg); their knobs become active, and new requests go there.
         step_seconds: 1, as the environment has it; shorter in tests only.
         base_memory_gb: memory of weights and runtime, to which the used share of the KV cache is added.
@@ -62,6 +67,7 @@ class LiveEnv:
         params: EnvParams,
         traffic: Callable[[int], Traffic],
         *,
+        spare: SpareSettings | None = None,
         instances: Mapping[tuple[int, bool], Endpoint] | None = None,
         step_seconds: float = 1.0,
         base_memory_gb: float = 0.0,
@@ -75,6 +81,14 @@ class LiveEnv:
         self.quality_loss = shipped_profile().quality_loss if quality_loss is None else quality_loss
         self._choice = (int(KNOBS["quant_tier"].default), bool(KNOBS["prefill_disagg"].default))
         wanted = {**(instances or {}), self._choice: endpoint}
+        if spare is not None:
+            check_apart(endpoint.base_url, spare.url)
+            if not leases(params):
+                raise ValueError(
+                    f"spare = {hide_user(spare.url)!r}: the task has no replica that can be leased; {ADVICE}"
+                )
+            if any(apart for _, apart in wanted):
+                raise ValueError("instances: one is for prefill_disagg = true, which asks for the spare here")
         self.params = params
         self.log: list[dict[str, Any]] = []
         self.session: Session | None = None
@@ -83,13 +97,19 @@ class LiveEnv:
         self._thread = threading.Thread(target=self._loop.run_forever, name="live-env", daemon=True)
         self._thread.start()
         self._clients: list[httpx.AsyncClient] = []
+        self._opened = contextlib.AsyncExitStack()
+        self.spare: Spare | None = None
+        self._second: Server | None = None
         try:
             self.servers = {key: self._run(self._connect(value)) for key, value in wanted.items()}
+            if spare is not None:
+                self.spare = self._run(self._opened.enter_async_context(opened(spare)))
+                self._second = self._run(self._reach(spare))
         except BaseException:
             self.close()
             raise
         sees_cache = all(server.kv_usage is not None for server in self.servers.values())
-        self.params = params.replace(active=_active(params, list(wanted), sees_cache))
+        self.params = params.replace(active=_active(params, list(wanted), sees_cache, spare is not None))
 
     def __enter__(self) -> LiveEnv:
         """The environment itself."""
@@ -126,6 +146,8 @@ class LiveEnv:
 
     def _begin(self, seed: int, episode: int) -> tuple[ServeObservation, EnvState]:
         self.stop()
+        if self.spare is not None:
+            self._run(self.spare.end())
         observation, state = initial(jnp.asarray(seed, jnp.uint32), jnp.asarray(episode, jnp.int32), self.params)
         traffic = self._traffic(seed)
 
@@ -139,6 +161,8 @@ class LiveEnv:
                 seed=seed,
                 episode_length=int(self.params.episode_length),
                 slo_tpot_ms=self.params.engine.slo_tpot_ms,
+                spare=self.spare,
+                second=self._second,
             )
 
         self.session = self._run(make())
@@ -164,7 +188,10 @@ class LiveEnv:
         tier, apart = self._choice
         quality = 1.0 - float(self.quality_loss[tier])
         gpus = 2.0 if apart else 1.0
-        snapshot = self._run(self.session.step(int(effective.batch_size), float(effective.kv_budget), gpus, quality))
+        wants_spare = self.spare is not None and bool(effective.prefill_disagg)
+        snapshot = self._run(
+            self.session.step(int(effective.batch_size), float(effective.kv_budget), gpus, quality, wants_spare)
+        )
         reward = np.float32(self._reward(snapshot))
         after = self._after(state, snapshot)
         info = {
@@ -204,10 +231,13 @@ class LiveEnv:
         """The action with the knobs that cannot be turned at their default, and the server that it asks for."""
         active = dict(zip(KNOBS, np.asarray(self.params.active), strict=True))
         values = {name: getattr(action, name) if active[name] else knob.default for name, knob in KNOBS.items()}
-        choice = (int(values["quant_tier"]), bool(values["prefill_disagg"]))
+        wants_spare = bool(values["prefill_disagg"]) if self.spare is not None else None
+        choice = (int(values["quant_tier"]), bool(values["prefill_disagg"]) and wants_spare is None)
         if choice in self.servers:
             self._choice = choice
         values["quant_tier"], values["prefill_disagg"] = self._choice
+        if wants_spare is not None:
+            values["prefill_disagg"] = wants_spare
         return ServeAction(**values)
 
     @staticmethod
@@ -243,6 +273,8 @@ class LiveEnv:
             return
         with contextlib.suppress(Exception):
             self.stop()
+        with contextlib.suppress(Exception):
+            self._run(self._opened.aclose())
         for client in self._clients:
             with contextlib.suppress(Exception):
                 self._run(client.aclose())
@@ -256,11 +288,19 @@ class LiveEnv:
         engine = await probe(client, endpoint)
         return Server(engine.endpoint, client, engine.kv_usage, engine.kv_cache_tokens)
 
+    async def _reach(self, spare: SpareSettings) -> Server:
+        """How the spare is reached: as the first server, which is of the same kind, without asking one that is off."""
+        first = self.servers[self._choice]
+        endpoint = dataclasses.replace(first.endpoint, base_url=spare.url)
+        client = open_client(endpoint)
+        self._clients.append(client)
+        return dataclasses.replace(first, endpoint=endpoint, client=client)
+
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-def _active(params: EnvParams, choices: list[tuple[int, bool]], sees_cache: bool) -> np.ndarray:
+def _active(params: EnvParams, choices: list[tuple[int, bool]], sees_cache: bool, has_spare: bool) -> np.ndarray:
     """bool[5]: the task's active knobs that can be turned here.
 
     In the closed-loop tasks kv_budget is what running requests keep of their cache, which no engine has as a knob.
@@ -269,7 +309,7 @@ def _active(params: EnvParams, choices: list[tuple[int, bool]], sees_cache: bool
         "batch_size": True,
         "kv_budget": sees_cache and bool(params.engine.open_loop),
         "quant_tier": len({quant for quant, _ in choices}) > 1,
-        "prefill_disagg": len({disagg for _, disagg in choices}) > 1,
+        "prefill_disagg": has_spare or len({disagg for _, disagg in choices}) > 1,
     }
     task = np.asarray(params.active)
     return np.array([bool(task[i]) and turnable.get(name, False) for i, name in enumerate(KNOBS)])

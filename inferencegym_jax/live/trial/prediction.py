@@ -12,9 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from inferencegym_jax.live.capacity.engines import Engines, Place
+from inferencegym_jax.live.capacity.knob import SECOND_GPU_KNOB
 from inferencegym_jax.live.loop.admission_line import AdmissionLine
 from inferencegym_jax.live.loop.fates import Watched
 from inferencegym_jax.live.loop.observer import Observer
+from inferencegym_jax.live.trial.foretold import ForetoldSpare, Pair, SpareTimes
 from inferencegym_jax.live.trial.profile_engine import EngineRequest, ProfileEngine, engine_times
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.traffic import Traffic
@@ -32,6 +35,7 @@ class _Request:
     watched: Watched
     work: EngineRequest
     admitted_s: float | None = None
+    place: Place[ProfileEngine] | None = None
     ended: str = "unfinished"
 
     @property
@@ -42,14 +46,21 @@ class _Request:
 class _Line(AdmissionLine[_Request]):
     """The gate without an event loop."""
 
-    def __init__(self, engine: ProfileEngine, observer_of: Callable[[AdmissionLine[Any]], Observer]):
+    def __init__(
+        self,
+        first: ProfileEngine,
+        observer_of: Callable[[AdmissionLine[Any]], Observer],
+        spare: ForetoldSpare | None = None,
+        second: ProfileEngine | None = None,
+    ):
         super().__init__(limit=1)
-        self.engine, self.now = engine, 0.0
+        self.engines, self.now = Engines(self, first, spare, second), 0.0
         self.observer = observer_of(self)
 
     def _let_in(self, item: _Request) -> None:
         item.admitted_s = self.now
-        self.engine.submit(item.work)
+        item.place = self.engines.enter()
+        item.place.handle.submit(item.work)
 
     def _turn_away(self, item: _Request) -> None:
         item.ended = "rejected"
@@ -98,6 +109,8 @@ class _Run:
                 request.ended = "completed"
                 line.observer.finish(request.watched)
                 line.now = now
+                if request.place is not None:
+                    line.engines.leave(request.place)
                 line.leave(request.held)
                 del self.inside[work]
 
@@ -129,6 +142,7 @@ def replay(
     token_budget: int | None = None,
     max_num_seqs: int = 10**9,
     step_seconds: float = 1.0,
+    spare: SpareTimes | None = None,
 ) -> list[Record]:
     """Serve ``traffic`` by the engine of a table under a policy, whose batch_size and kv_budget limit admission.
 
@@ -141,6 +155,7 @@ def replay(
         token_budget: tokens of one iteration; default: the profile's.
         max_num_seqs: the engine's own limit.
         step_seconds: length of a step; the traffic's seconds are steps.
+        spare: a second engine of the same kind, which the policy's second GPU asks for; its times.
 
     Returns:
         One record a request, in the order of arrival.
@@ -148,36 +163,80 @@ def replay(
     Raises:
         TableError: the table says too little of the engine; the message names what to add.
     """
+    return replay_and_bill(
+        table,
+        traffic,
+        ask,
+        slo_ms,
+        first,
+        token_budget=token_budget,
+        max_num_seqs=max_num_seqs,
+        step_seconds=step_seconds,
+        spare=spare,
+    )[0]
+
+
+def replay_and_bill(
+    table: LatencyTable,
+    traffic: Traffic,
+    ask: Callable[[ServeObservation], ServeAction],
+    slo_ms: Any,
+    first: ServeObservation,
+    *,
+    token_budget: int | None = None,
+    max_num_seqs: int = 10**9,
+    step_seconds: float = 1.0,
+    spare: SpareTimes | None = None,
+) -> tuple[list[Record], float]:
+    """``replay``, and the seconds for which the spare is paid until the traffic's end."""
     times = engine_times(table)
     engine = ProfileEngine(times, max_num_seqs, token_budget)
-    line = _Line(engine, lambda line: Observer(slo_ms, line, times.base_gb))
+    foretold = None if spare is None else ForetoldSpare(spare)
+    other = None if spare is None else ProfileEngine(times, max_num_seqs, token_budget)
+    line = _Line(engine, lambda line: Observer(slo_ms, line, times.base_gb), foretold, other)
+    pair = None if other is None else Pair(line.engines)
     run = _Run(traffic, line, step_seconds, times.profile.path_ms / 1000.0)
     line.read_cache(0.0, times.pool_tokens)
-    now, second, end = 0.0, 0, traffic.seconds * step_seconds + DRAIN_S
+    now, second, end, paid_s = 0.0, 0, traffic.seconds * step_seconds + DRAIN_S, 0.0
 
     def obey(action: ServeAction) -> None:
         line.now = now
-        line.kv_budget, line.limit = float(action.kv_budget), int(action.batch_size)
+        line.kv_budget = float(action.kv_budget)
+        if foretold is not None:
+            foretold.ask(bool(getattr(action, SECOND_GPU_KNOB)))
+        line.engines.set_batch_size(int(action.batch_size))
 
     obey(ask(first))
     while now < end:
+        if foretold is not None:
+            line.now = now
+            foretold.tick(now)
         run.accept(now)
         if now >= (second + 1) * step_seconds:
             second += 1
-            metrics = engine.metrics()
+            metrics = engine.metrics() if pair is None else pair.metrics()
             line.now = now
-            line.read_cache(metrics.kv_usage, times.pool_tokens, metrics.running)
-            observation = line.observer.close(now, step_seconds, metrics).observation
+            line.read_cache(metrics.kv_usage, metrics.kv_cache_tokens, metrics.running)
+            before_s, paid_s = paid_s, paid_s if second > traffic.seconds else line.engines.billed_s
+            gpus = 1.0 + (paid_s - before_s) / step_seconds
+            observation = line.observer.close(now, step_seconds, metrics, gpus=gpus).observation
             if second < traffic.seconds:
                 obey(ask(observation))
-        elif engine.idle:
+        elif engine.idle if pair is None else pair.idle:
             following = run.next_arrival()
             if following == float("inf") and not line.waiting:
                 break
             now = max(min(following, (second + 1) * step_seconds), now)
-        else:
+        elif pair is None:
             now += engine.start() / 1000.0
             run.accept(now)
             run.show(engine.end(), now)
+        else:
+            now += pair.start(1000.0 * max(run.next_arrival() - now, 0.0)) / 1000.0
+            run.accept(now)
+            run.show(pair.end(), now)
     run.accept(float("inf"))
-    return [run.record(request) for request in run.requests]
+    if foretold is not None and second < traffic.seconds:  # nobody was left, and the spare is paid all the same
+        foretold.tick(traffic.seconds * step_seconds)
+        paid_s = foretold.billed_s
+    return [run.record(request) for request in run.requests], paid_s

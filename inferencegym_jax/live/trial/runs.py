@@ -18,10 +18,12 @@ import numpy as np
 
 from inferencegym_jax.environment import initial
 from inferencegym_jax.episodes.policy import Policy
+from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.foretold import SpareTimes
 from inferencegym_jax.live.trial.live_env import LiveEnv
 from inferencegym_jax.live.trial.outcome import Objective, summarise
-from inferencegym_jax.live.trial.prediction import replay
+from inferencegym_jax.live.trial.prediction import replay_and_bill
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.traffic import Traffic
 from inferencegym_jax.models import KNOBS, EnvParams
@@ -42,6 +44,7 @@ class TrialSettings:
         step_seconds: 1; shorter in tests only.
         max_num_seqs: the engine's own limit, for the prediction.
         pause_s: between runs.
+        spare: times of the spare engine, for the prediction; None: there is none.
     """
 
     repeats: int = 2
@@ -50,6 +53,7 @@ class TrialSettings:
     step_seconds: float = 1.0
     max_num_seqs: int = 10**9
     pause_s: float = 1.0
+    spare: SpareTimes | None = None
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -67,12 +71,16 @@ class Trial:
         predicted: the same from the table.
         scores: policy -> score of each repeat's log by the task's grader.
         order: policies in the order in which they ran.
+        instance_s: policy -> seconds of engines that each repeat was billed.
+        predicted_instance_s: the same foretold.
     """
 
     measured: dict[str, list[list[Record]]]
     predicted: dict[str, list[list[Record]]]
     scores: dict[str, list[float]]
     order: list[str] = field(default_factory=list)
+    instance_s: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    predicted_instance_s: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
 
 def schedule(policies: list[str], repeats: int) -> list[tuple[int, str]]:
@@ -91,6 +99,7 @@ def run_trial(
     traffic: Callable[[int], Traffic],
     settings: TrialSettings,
     report: Callable[[str], None] = lambda _: None,
+    spare: SpareSettings | None = None,
 ) -> Trial:
     """Run every policy on the live server.
 
@@ -101,6 +110,7 @@ def run_trial(
         traffic: of a seed.
         settings: repeats, warm-up.
         report: told what runs.
+        spare: the engine that the policies' second GPU asks for; every run begins without it.
 
     Raises:
         EngineError: the server cannot be used.
@@ -109,17 +119,23 @@ def run_trial(
     by_seed = {settings.seed + repeat: traffic(settings.seed + repeat) for repeat in range(settings.repeats)}
     for name, policy in policies.items():
         report(f"predicting {name}")
-        trial.predicted[name] = [
-            predict(problem.table, by_seed[settings.seed + repeat], policy, problem.params, settings)
+        foretold = [
+            predict_and_bill(problem.table, by_seed[settings.seed + repeat], policy, problem.params, settings)
             for repeat in range(settings.repeats)
         ]
-    with LiveEnv(endpoint, problem.params, lambda seed: by_seed[seed], step_seconds=settings.step_seconds) as env:
+        trial.predicted[name] = [records for records, _ in foretold]
+        trial.predicted_instance_s[name] = [seconds for _, seconds in foretold]
+        trial.instance_s[name] = []
+    with LiveEnv(
+        endpoint, problem.params, lambda seed: by_seed[seed], step_seconds=settings.step_seconds, spare=spare
+    ) as env:
         records: dict[tuple[int, str], list[Record]] = {}
         plan = schedule(list(policies), settings.repeats)
         for number, (repeat, name) in enumerate(plan):
             report(f"run {number + 1} of {len(plan)}: {name}")
             seed = settings.seed + repeat
             records[(repeat, name)], log = run_policy(env, policies[name], seed, by_seed[seed])
+            trial.instance_s[name].append(sum(float(entry["outcome"]["gpu_seconds"]) for entry in log))
             log = log[int(settings.warmup_s) :]
             trial.scores[name].append(grade(problem.spec, log, problem.normalisers)["score"] if log else 0.0)
             trial.order.append(name)
@@ -146,6 +162,13 @@ def predict(
 ) -> list[Record]:
     """The records that the table foretells for a policy on this traffic; knobs that params lock stand at their
     default, as on the live server."""
+    return predict_and_bill(table, traffic, policy, params, settings)[0]
+
+
+def predict_and_bill(
+    table: LatencyTable, traffic: Traffic, policy: Policy, params: EnvParams, settings: TrialSettings
+) -> tuple[list[Record], float]:
+    """``predict``, and the seconds of engines that the traffic is foretold to be billed."""
     first, _ = initial(jnp.uint32(0), jnp.int32(0), params)
     runner = PolicyRunner(policy, settings.seed)
     locked = {
@@ -153,7 +176,7 @@ def predict(
         for active, (name, knob) in zip(np.asarray(params.active), KNOBS.items(), strict=True)
         if not active
     }
-    return replay(
+    records, spare_s = replay_and_bill(
         table,
         traffic,
         lambda observation: dataclasses.replace(runner.ask(observation), **locked),
@@ -161,7 +184,9 @@ def predict(
         first,
         max_num_seqs=settings.max_num_seqs,
         step_seconds=settings.step_seconds,
+        spare=settings.spare,
     )
+    return records, float(np.ceil(traffic.seconds)) * settings.step_seconds + spare_s
 
 
 def results(
@@ -177,5 +202,12 @@ def results(
         "predicted": summary(trial.predicted),
         "score": {name: float(np.mean(values)) for name, values in trial.scores.items()},
         "order": trial.order,
+        "instance_seconds": {
+            name: {
+                "measured": float(np.mean(values)),
+                "predicted": float(np.mean(trial.predicted_instance_s[name])),
+            }
+            for name, values in trial.instance_s.items()
+        },
         "requests": {name: sum(map(len, repeats)) for name, repeats in trial.measured.items()},
     }

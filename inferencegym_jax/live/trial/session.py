@@ -14,11 +14,14 @@ from typing import Any
 import httpx
 import numpy as np
 
+from inferencegym_jax.live.capacity.engines import Engines, Place
+from inferencegym_jax.live.capacity.spare import Spare
 from inferencegym_jax.live.loop.fates import Ended, Watched
 from inferencegym_jax.live.loop.gate import Gate, QueueFull
 from inferencegym_jax.live.loop.observer import Observer, Snapshot
 from inferencegym_jax.live.server.cancellation import cancel_all
-from inferencegym_jax.live.server.probe import EngineMetrics, read_metrics
+from inferencegym_jax.live.server.combined import Combined, read_all
+from inferencegym_jax.live.server.probe import EngineMetrics
 from inferencegym_jax.live.server.streaming import Endpoint, Generation, Stream, stream_completion
 from inferencegym_jax.live.trial.traffic import Traffic
 from inferencegym_jax.models import QUEUE_CAPACITY, Phase
@@ -69,6 +72,8 @@ class Session:
         seed: of the prompts.
         episode_length: steps of an episode.
         slo_tpot_ms: objective on the time per output token of each class.
+        spare: a second engine, to which requests go while it serves.
+        second: how it is reached.
     """
 
     def __init__(
@@ -83,6 +88,8 @@ class Session:
         seed: int = 0,
         episode_length: int = 200,
         slo_tpot_ms: Any = (np.inf, np.inf, np.inf),
+        spare: Spare | None = None,
+        second: Server | None = None,
     ):
         self.choose, self.traffic, self.step_seconds, self.seed = choose, traffic, step_seconds, seed
         self.gate = Gate(limit=1, capacity=capacity)
@@ -90,6 +97,11 @@ class Session:
         self.observer = Observer(
             slo_ms, self.gate, base_memory_gb, episode_length=episode_length, slo_tpot_ms=slo_tpot_ms
         )
+        reach = None if second is None else lambda: second
+        self.spare = spare
+        self.engines: Engines[Callable[[], Server]] = Engines(self.gate, choose, spare, reach)
+        self._combined = Combined()
+        self._billed_s = self.engines.billed_s
         self.records: list[Record] = []
         self.start_s = time.perf_counter()
         self._last_s = self.start_s
@@ -97,18 +109,24 @@ class Session:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sender: asyncio.Task[None] | None = None
 
-    async def step(self, limit: int, kv_budget: float = 1.0, gpus: float = 1.0, quality: float = 1.0) -> Snapshot:
+    async def step(
+        self, limit: int, kv_budget: float = 1.0, gpus: float = 1.0, quality: float = 1.0, wants_spare: bool = False
+    ) -> Snapshot:
         """One step under limits of admission: until the next boundary, or at once for a caller who is late.
 
         The traffic does not wait for the caller; a late step is longer, and its rates are divided by its own length.
 
         Args:
-            limit: most requests inside.
+            limit: most requests inside one engine.
             kv_budget: share of the KV pool up to which requests are admitted.
-            gpus: that are paid for.
+            gpus: that are paid for, without the spare.
             quality: of the answers, 1 at most.
+            wants_spare: whether the spare is asked for.
         """
-        self.gate.kv_budget, self.gate.limit = kv_budget, limit
+        self.gate.kv_budget = kv_budget
+        self.engines.set_batch_size(limit)
+        if self.spare is not None:
+            self.spare.ask(wants_spare)
         if self._sender is None:
             self.start_s = self._last_s = self._due_s = time.perf_counter()
             self._sender = asyncio.create_task(self._send_all())
@@ -119,10 +137,15 @@ class Session:
         engine = await self._read()
         now = time.perf_counter()
         seconds, self._last_s = now - self._last_s, now
+        billed_s = self.engines.billed_s
+        gpus += (billed_s - self._billed_s) / seconds
+        self._billed_s = billed_s
         return self.observer.close(now, seconds, engine, self._phase(now), gpus, quality)
 
     async def _read(self) -> EngineMetrics | None:
-        engine = await read_metrics(self.choose().client, timeout_s=self.step_seconds / 2)
+        up = self.engines.up
+        readings = await read_all({id(place): place.handle().client for place in up}, self.step_seconds / 2)
+        engine = self._combined.read(readings, {id(place) for place in up if place.serves})
         if engine is not None:
             self.gate.read_cache(engine.kv_usage, engine.kv_cache_tokens, engine.running)
         return engine
@@ -152,7 +175,6 @@ class Session:
         try:
             await self.gate.enter(klass, prompt)
             admitted_s = time.perf_counter()
-            server = self.choose()
             request = Generation(prompt, output, (self.seed << 32) + i, klass)
 
             def token(_: Stream, now: float) -> None:
@@ -162,7 +184,7 @@ class Session:
                 self.gate.grow(1.0)
 
             try:
-                stream = await stream_completion(server.client, server.endpoint, request, token)
+                stream = await self._send(request, token)
             finally:
                 self.gate.leave(prompt + watched.tokens, None if watched.tokens else prompt)
             outcome = "completed" if stream.error is None else "failed"
@@ -173,6 +195,22 @@ class Session:
             ended = ENDED.get(outcome, "gone")
             self.observer.finish(watched, ended, stream.tokens if stream is not None else None)
             self.records.append(self._record(i, arrived_s, admitted_s, watched, stream, outcome))
+
+    async def _send(self, request: Generation, on_token: Callable[[Stream, float], None]) -> Stream:
+        """To the engine with the fewest requests; to the other one where that refuses the connection."""
+        refused: Place[Callable[[], Server]] | None = None
+        while True:
+            place = self.engines.enter(refused)
+            try:
+                is_last = refused is not None or self.engines.choose(place) is None
+                server = place.handle()
+                stream = await stream_completion(server.client, server.endpoint, request, on_token)
+            finally:
+                self.engines.leave(place)
+            if is_last or stream.error is None or stream.error.kind != "connect":
+                return stream
+            refused = place
+            self.engines.refused(place)
 
     def _record(
         self,

@@ -1,11 +1,13 @@
 """Requests with their arrival times: a task's, a constant rate's, or a log's. The same seed gives the same traffic.
 
-A task's draws are the simulator's own (``workload.draw_class_arrivals``, ``draw_prompt_len``); what the simulator
-leaves open, the moment within the second and the output length, is drawn here from (seed, second).
+A task's draws are the simulator's own (``workload.draw_class_arrivals``, ``draw_prompt_len``), and a day's rates and
+lengths are its own expectations (``traffic.days``); what the simulator leaves open, the moment within the second and
+the output length, is drawn here from (seed, second).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.models import EnvParams
+from inferencegym_jax.models import TRAFFIC_DAY, DayTraffic, EngineParams, EnvParams, Phase
 from inferencegym_jax.numerics import draws as random
 from inferencegym_jax.numerics.poisson import poisson
 from inferencegym_jax.traffic import calendar as workload
+from inferencegym_jax.traffic import days
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def scaled_params(
         for name in ("short_low", "short_high", "long_low", "long_high")
     }
     return params.replace(
+        engine=_scaled_day(params.engine, rate_scale, prompt_scale),
         rate=np.float32(params.rate * rate_scale),
         burst_rate=np.float32(params.burst_rate * rate_scale),
         log_mean=np.float32(params.log_mean + np.log(prompt_scale)),
@@ -73,7 +77,62 @@ def scaled_params(
     )
 
 
-def task_traffic(params: EnvParams, seed: int, seconds: int, output_tokens: int) -> Traffic:
+def _scaled_day(engine: EngineParams, rate_scale: float, prompt_scale: float) -> EngineParams:
+    """The engine with a day's rates and prompts multiplied; as it is where the task's traffic is no day."""
+    if int(engine.traffic) != TRAFFIC_DAY:
+        return engine
+    day = engine.day
+    scaled = day.replace(
+        rate=np.asarray(day.rate * rate_scale, np.float32),
+        prompt_mean=np.asarray(day.prompt_mean * prompt_scale, np.float32),
+    )
+    return engine.replace(
+        day=scaled,
+        rate=np.float32(engine.rate * rate_scale),
+        prompt_mean=np.float32(engine.prompt_mean * prompt_scale),
+    )
+
+
+def mean_rate(params: EnvParams, seeds: Sequence[int], seconds: int) -> float:
+    """Requests a second that a task expects: over its calendar, or over the windows of its days that are sent."""
+    if int(params.engine.traffic) != TRAFFIC_DAY:
+        share = float(params.burst_length) / float(params.burst_period)
+        return float(params.rate) * (1.0 - share) + float(params.burst_rate) * share
+    rates = [np.asarray(_day_mix(jnp.uint32(seed), jnp.arange(seconds), params.engine.day)[0]) for seed in seeds]
+    return float(np.mean(rates))
+
+
+@jax.jit
+def _day_mix(seed: jax.Array, steps: jax.Array, day: DayTraffic) -> tuple[jax.Array, ...]:
+    """float32[steps] each: rate, mean prompt, its coefficient of variation; float32[steps, 3]: shares by class."""
+
+    def mix(step: jax.Array) -> tuple[jax.Array, ...]:
+        found = days.mix_of(days.rates_at(seed, step, day), day)
+        return found.rate, found.prompt, found.prompt_cv, found.shares
+
+    return jax.vmap(mix)(steps)
+
+
+def _day_traffic(params: EnvParams, seed: int, seconds: int, output_tokens: int, longest_prompt: float) -> Traffic:
+    """A window of a day, request by request: Poisson at each second's rate, prompts lognormal with its mixture's
+    moments, of all kinds together."""
+    mix = _day_mix(jnp.uint32(seed), jnp.arange(seconds), params.engine.day)
+    rate, prompt, cv, shares = (np.asarray(x, np.float64) for x in mix)
+    parts: list[tuple[np.ndarray, ...]] = []
+    for step in range(seconds):
+        rng = np.random.default_rng([seed, step, 1])
+        total = int(rng.poisson(rate[step]))
+        variance = np.log1p(cv[step] ** 2)
+        lengths = np.exp(np.log(max(prompt[step], 1.0)) - variance / 2 + np.sqrt(variance) * rng.normal(size=total))
+        lengths = np.clip(np.round(lengths), 1, longest_prompt)
+        klass = rng.choice(3, total, p=shares[step] / shares[step].sum())
+        parts.append((step + np.sort(rng.uniform(size=total)), lengths, _outputs(rng, total, output_tokens), klass))
+    return _joined(parts, float(seconds), np.full(seconds, int(Phase.STEADY)))
+
+
+def task_traffic(
+    params: EnvParams, seed: int, seconds: int, output_tokens: int, longest_prompt: float = np.inf
+) -> Traffic:
     """The traffic of a task's episode.
 
     Args:
@@ -81,7 +140,10 @@ def task_traffic(params: EnvParams, seed: int, seconds: int, output_tokens: int)
         seed: the episode's seed.
         seconds: how many steps of it.
         output_tokens: mean output length; each is uniform over half to one and a half of it.
+        longest_prompt: prompts of a day, which have no longest of their own, are cut there.
     """
+    if int(params.engine.traffic) == TRAFFIC_DAY:
+        return _day_traffic(params, seed, seconds, output_tokens, longest_prompt)
     counts, lengths, phases = (np.asarray(x) for x in _draws(jnp.uint32(seed), jnp.arange(seconds), params))
     parts: list[tuple[np.ndarray, ...]] = []
     for step in range(seconds):

@@ -1,0 +1,125 @@
+"""What is measured: models x systems x backends x weight formats, and how well tables of them agreed with real runs.
+
+The package's support matrix and kernel files say what is measured; ``data/table_accuracy.json``, written by
+``inferencegym validate``, how far predicted TPOT was from measured closed-loop points.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyarrow import compute, parquet
+
+from inferencegym_jax.hardware.compiled_engine import BACKENDS, backend_version, require_package
+from inferencegym_jax.hardware.gpus import gpus
+from inferencegym_jax.hardware.model_files import package_folder, plain_name
+from inferencegym_jax.table import TableError, data_path
+
+WORST_MEDIAN = 0.20  # median TPOT error above which a model x system x backend is called not validated
+DTYPE_OF_KERNEL = {
+    "bfloat16": "bf16",
+    "float16": "bf16",
+    "fp8": "fp8",
+    "fp8_static": "fp8",
+    "fp8_block": "fp8",
+    "sq": "int8",
+    "int8_wo": "int8",
+    "int4_wo": "int4",
+    "nvfp4": "fp4",
+}
+MEASURED = {"PASS": "measured", "HYBRID_PASS": "in part"}  # of the package's support matrix
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a model x system x backend compares with measured points; ``validated`` is None where there are none."""
+
+    validated: bool | None
+    text: str
+
+
+@functools.cache
+def accuracy() -> tuple[Mapping[str, Any], ...]:
+    """Rows of ``data/table_accuracy.json``: model, system, backend, points, errors as shares, cause."""
+    return tuple(json.loads(data_path("table_accuracy.json").read_text())["rows"])
+
+
+def verdict(model: str, system: str, backend: str) -> Verdict:
+    """What ``data/table_accuracy.json`` says of a model on a system with a backend, all its points together."""
+    here = [r for r in accuracy() if r["system"] == system and r["backend"] == backend]
+    row = next((r for r in here if plain_name(r["model"]) == plain_name(model)), None)
+    if row is None:
+        return Verdict(None, f"not compared with measurements: no points of {model} on {system} with {backend}")
+    error = f"median TPOT error {row['tpot_error_median']:.0%} on {row['points']} closed-loop points"
+    if row["tpot_error_median"] <= WORST_MEDIAN:
+        return Verdict(True, f"validated: {error}")
+    return Verdict(False, f"not validated: {error}{'; ' + row['cause'] if row.get('cause') else ''}")
+
+
+@dataclass(frozen=True)
+class Covered:
+    """A model on a system with a backend: what of it is measured, in which weight formats, and the verdict."""
+
+    model: str
+    system: str
+    backend: str
+    version: str
+    measured: str
+    dtypes: tuple[str, ...]
+    verdict: Verdict
+
+
+@functools.cache
+def measured_dtypes(system: str, backend: str) -> tuple[str, ...]:
+    """Weight formats whose matrix products were measured on a system with any version of a backend."""
+    require_package()
+    folder = package_folder()
+    assert folder is not None
+    found: set[str] = set()
+    for file in sorted((folder / "systems" / "data" / system / "gemm" / backend).glob("*/gemm_perf.parquet")):
+        kernels = compute.unique(parquet.read_table(file, columns=["gemm_dtype"])["gemm_dtype"])  # pyright: ignore
+        found |= {DTYPE_OF_KERNEL[str(name)] for name in kernels.to_pylist() if str(name) in DTYPE_OF_KERNEL}
+    return tuple(name for name in ("bf16", "fp8", "int8", "int4", "fp4") if name in found)
+
+
+def covered(system: str | None = None, model: str | None = None, backend: str | None = None) -> list[Covered]:
+    """Every model x system x backend that the package measures, those of the arguments alone where given.
+
+    Raises:
+        TableError: the package is not installed, or nothing is measured of what was asked.
+    """
+    require_package()
+    folder = package_folder()
+    assert folder is not None
+    found: list[Covered] = []
+    for name in gpus():
+        file = folder / "systems" / "support_matrix" / f"{name}.csv"
+        if (system is not None and name != system) or not file.is_file():
+            continue
+        versions = {b: backend_version(name, b) for b in BACKENDS if (backend in (None, b)) and _has_slot(name, b)}
+        with file.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                own = row["Backend"] in versions and row["Version"] == versions[row["Backend"]]
+                if not own or row["Mode"] != "agg" or row["Status"] not in MEASURED:
+                    continue
+                if model is not None and plain_name(row["HuggingFaceID"]) != plain_name(model):
+                    continue
+                key = (row["HuggingFaceID"], name, row["Backend"])
+                dtypes = measured_dtypes(name, row["Backend"])
+                found.append(Covered(*key, row["Version"], MEASURED[row["Status"]], dtypes, verdict(*key)))
+    if not found:
+        asked = ", ".join(str(x) for x in (model, system, backend) if x is not None)
+        raise TableError(f"nothing is measured of {asked}; `inferencegym table list` shows what is")
+    return found
+
+
+def _has_slot(system: str, backend: str) -> bool:
+    try:
+        return bool(backend_version(system, backend))
+    except TableError:
+        return False

@@ -1,0 +1,1 @@
+"""A second engine that is started and stopped, and which of two engines a request goes to."""

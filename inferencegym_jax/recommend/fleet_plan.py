@@ -1,0 +1,218 @@
+"""How many GPUs for one's own log: every fixed size and rule replayed on it, the cheapest that keep the share on time.
+
+``log, table, objectives -> rules and sizes -> contest on the log -> FleetPlan``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inferencegym_jax.fleet.action import GPUS
+from inferencegym_jax.fleet.contest import contest
+from inferencegym_jax.fleet.environment import FleetEnvironment
+from inferencegym_jax.fleet.failures import named_failures
+from inferencegym_jax.fleet.rules import DEFAULTS, HPA, IN_FLIGHT, QUEUE, REACTIVE, RulePlan, fixed
+from inferencegym_jax.fleet.spec import FleetSpec, fleet_params
+from inferencegym_jax.models import finite_number, shown
+from inferencegym_jax.table.latency_table import LatencyTable, load_table
+from inferencegym_jax.traffic.request_log import RequestLog, load_trace
+
+DAY_S, LEAST_S = 86400, 300
+UTILISATIONS = (0.8, 0.7, 0.6, 0.5, 0.4)
+IN_FLIGHTS = (100.0, 70.0, 50.0, 35.0, 25.0, 15.0, 10.0)
+QUEUES = (5.0, 3.0, 1.0, 0.5)
+PLANNERS = (1.0, 0.8, 0.65, 0.5)
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One way to size the fleet, replayed on the log.
+
+    Attributes:
+        name: of the rule or the size.
+        kind: "fixed", "split", "rule at its defaults" or "rule".
+        plan: its settings.
+        on_time_share: of the requests.
+        gpu_seconds, mean_gpus: paid for.
+        changes_an_hour: GPUs asked for more or less.
+        meets: whether the share on time is at least the one asked for.
+    """
+
+    name: str
+    kind: str
+    plan: RulePlan
+    on_time_share: float
+    gpu_seconds: float
+    mean_gpus: float
+    changes_an_hour: float
+    meets: bool
+
+
+@dataclass(frozen=True)
+class FleetPlan:
+    """The answer of ``plan_fleet``.
+
+    Attributes:
+        rows: every size and rule, cheapest first among those that meet the share, then by share.
+        best: the cheapest that meets the share, or the one that comes closest.
+        meets: whether any does.
+        settings: what to write into a Kubernetes HPA, KEDA and the Dynamo planner, each with what its replay came to.
+        failures: rules and the scenarios that they fail (``fleet.failures``), on this task's objectives.
+        notices: what the log does not show, one sentence each.
+        traffic: requests, seconds and mean lengths of the log.
+    """
+
+    rows: tuple[PlanRow, ...]
+    best: PlanRow
+    meets: bool
+    settings: dict[str, str]
+    failures: dict[str, tuple[str, ...]]
+    notices: tuple[str, ...]
+    traffic: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        found = dataclasses.asdict(self)
+        for row in (*found["rows"], found["best"]):
+            row["plan"] = {name: float(value) for name, value in row["plan"].items()}
+        return found
+
+
+def plan_fleet(
+    trace: str | Path | RequestLog,
+    *,
+    table: str | Path | LatencyTable | None = None,
+    gpus: int = GPUS,
+    slo_ttft_ms: float = 1000.0,
+    slo_tpot_ms: float = 50.0,
+    share: float = 0.99,
+    start_s: float = 100.0,
+    batch_size: int = 128,
+    with_failures: bool = True,
+) -> FleetPlan:
+    """Replay a log on fleets of 1 to ``gpus`` engines, on every split of them, and under every rule.
+
+    Args:
+        trace: a request log.
+        table: of one engine; default: the shipped one.
+        gpus: that there are, 1 to 8.
+        slo_ttft_ms, slo_tpot_ms: objectives on the time to first token and per output token, ms.
+        share: of the requests that must be within both.
+        start_s: seconds from asking for a GPU until it serves.
+        batch_size: most requests running on a GPU.
+        with_failures: whether the rules are also played through the named failures.
+
+    Raises:
+        ValueError: a number out of its range, or a log shorter than five minutes, which says nothing of a fleet.
+        FileNotFoundError, TraceError, TableError: the log or the table cannot be used, or the KV pool does not hold one
+            mean request of the log.
+    """
+    wanted = finite_number(share)
+    if wanted is None or not 0.5 <= wanted < 1.0:
+        raise ValueError(f"share = {shown(share)}: must be a number from 0.5 to below 1")
+    log, loaded = load_trace(trace), load_table(table)
+    if log.seconds < LEAST_S:
+        raise ValueError(
+            f"trace {log.name!r}: {log.seconds} s long; a fleet is sized on at least {LEAST_S} s, better on whole days"
+        )
+    spec = FleetSpec(
+        name="plan",
+        id=1,
+        slo_ttft_ms=slo_ttft_ms,
+        slo_tpot_ms=slo_tpot_ms,
+        gpus=gpus,
+        clock=1.0,
+        start_s=start_s,
+        busiest=0.0,
+        active_knobs=("gpus", "prefill_gpus", "batch_size", "spec_length"),
+    )
+    params = fleet_params(spec, loaded, log)
+    ways = _ways(gpus)
+    plans = [plan.replace(batch_size=batch_size) for _, _, plan in ways]
+    found = contest(FleetEnvironment(loaded, params, log), params, plans, [0])
+    rows = [
+        PlanRow(
+            name=name,
+            kind=kind,
+            plan=plan,
+            on_time_share=float(found.on_time_share[i, 0]),
+            gpu_seconds=float(found.gpu_seconds[i, 0]),
+            mean_gpus=float(found.mean_gpus[i, 0]),
+            changes_an_hour=float(found.changes_an_hour[i, 0]),
+            meets=bool(found.on_time_share[i, 0] >= wanted),
+        )
+        for i, ((name, kind, _), plan) in enumerate(zip(ways, plans, strict=True))
+    ]
+    rows.sort(key=lambda row: (not row.meets, row.gpu_seconds if row.meets else -row.on_time_share))
+    failures: Mapping[str, Any] = {}
+    if with_failures:
+        rules = {row.name: row.plan for row in rows if row.kind.startswith("rule")}
+        failures = named_failures(rules, dataclasses.replace(spec, busiest=0.0), loaded)
+    return FleetPlan(
+        rows=tuple(rows),
+        best=rows[0],
+        meets=rows[0].meets,
+        settings=_settings(rows, gpus, spec),
+        failures={name: row.failed for name, row in failures.items()},
+        notices=_notices(log),
+        traffic={
+            "requests": float(log.requests),
+            "seconds": float(log.seconds),
+            "mean_prompt": log.mean_prompt,
+            "mean_output": log.mean_output,
+            "mean_gpus_busy": float(found.mean_load[0, 0]),
+        },
+    )
+
+
+def _ways(gpus: int) -> list[tuple[str, str, RulePlan]]:
+    """(name, kind, plan) of all that is tried."""
+    ways = [(f"{size} GPUs", "fixed", fixed(size)) for size in range(1, gpus + 1)]
+    for size in range(2, gpus + 1):
+        for prefill in range(1, size):
+            name = f"{prefill} prefill and {size - prefill} decode GPUs"
+            ways.append((name, "split", fixed(size).replace(prefill_gpus=prefill)))
+    ways += [(name, "rule at its defaults", plan) for name, plan in DEFAULTS.items()]
+    ways += [(f"reactive, utilisation {x:g}", "rule", REACTIVE.replace(target=x)) for x in UTILISATIONS]
+    ways += [(f"HPA, {x:g} requests in flight", "rule", HPA.replace(metric=IN_FLIGHT, target=x)) for x in IN_FLIGHTS]
+    ways += [(f"KEDA, {x:g} waiting", "rule", HPA.replace(metric=QUEUE, target=x)) for x in QUEUES]
+    planner = DEFAULTS["Dynamo planner"]
+    ways += [(f"Dynamo planner, load {x:g}", "rule", planner.replace(target=x)) for x in PLANNERS]
+    return ways
+
+
+def _settings(rows: list[PlanRow], gpus: int, spec: FleetSpec) -> dict[str, str]:
+    """What to write into each autoscaler: of its rows the first, which is the cheapest that meets the share or the
+    closest."""
+
+    def first(word: str) -> PlanRow:
+        return next(row for row in rows if row.name.startswith(word) and row.kind == "rule")
+
+    def replay(row: PlanRow) -> str:
+        return f"replayed: {row.on_time_share:.2%} on time, {row.mean_gpus:.2f} GPUs on average"
+
+    hpa, keda, planner = first("HPA"), first("KEDA"), first("Dynamo")
+    return {
+        "Kubernetes HPA": f"minReplicas: 1, maxReplicas: {gpus}, metric vllm:num_requests_running + "
+        f"vllm:num_requests_waiting, AverageValue {float(hpa.plan.target):g}, scaleDown.stabilizationWindowSeconds: "
+        f"300 ({replay(hpa)})",
+        "KEDA": f"minReplicaCount: 1, maxReplicaCount: {gpus}, pollingInterval: 15, query "
+        f"sum(vllm:num_requests_waiting), threshold: {float(keda.plan.target):g} ({replay(keda)})",
+        "Dynamo planner": f"optimization_target: sla, ttft_ms: {spec.slo_ttft_ms:g}, itl_ms: {spec.slo_tpot_ms:g}, "
+        f"max_gpu_budget: {gpus}, throughput_adjustment_interval_seconds: 180, load_adjustment_interval_seconds: 5, "
+        f"throughput of the profile times {float(planner.plan.target):g} ({replay(planner)})",
+    }
+
+
+def _notices(log: RequestLog) -> tuple[str, ...]:
+    notices = list(log.notices)
+    if log.seconds < DAY_S:
+        notices.append(
+            f"the log is {log.seconds / 3600.0:.1f} h long: what other hours of the day need is not in it, and it is "
+            "not repeated"
+        )
+    return tuple(notices)

@@ -1,0 +1,234 @@
+"""A log of JSON: a row a line, a row after another over several lines, an array, or an object that holds one.
+
+``text -> values, one at a time -> rows -> cells by path``. A nested field's name is its path: ``usage.prompt_tokens``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from inferencegym_jax.traffic.log_rows import Column, TraceError, named
+from inferencegym_jax.traffic.log_source import LogSource
+
+BLOCK_ROWS = 16384
+SAMPLE_ROWS = 1000
+CHUNK = 1 << 20  # characters
+NEAR_END = 64  # an error so near the end of what was read may be one of what was not
+DEEPEST = 6
+SPACE = re.compile(r"[ \t\r\n]*")
+SCALARS = ("stringValue", "intValue", "doubleValue", "boolValue")  # OpenTelemetry's values
+
+
+class Row(NamedTuple):
+    """One request."""
+
+    value: dict[str, Any]
+    place: str  # what a message calls it
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Twice(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+class _Twice(Exception):
+    """A field that stands twice in one object."""
+
+
+class JsonReader:
+    """The fields and rows of a JSON log.
+
+    Attributes:
+        columns: paths of the fields of the first 1,000 rows, in their order.
+        sample: their cells, by path.
+            decimal_comma: never.
+    """
+
+    decimal_comma = False
+
+    def __init__(self, source: LogSource):
+        """Look at the first rows.
+
+        Raises:
+            TraceError: no JSON, or no objects.
+        """
+        self._source = source
+        self._paths: dict[str, tuple[str, ...]] = {}
+        self.notices: list[str] = []
+        rows: list[dict[str, Any]] = []
+        for row, _ in zip(self._rows(), range(SAMPLE_ROWS), strict=False):
+            rows.append(row.value)
+            for path in _paths(row.value):
+                self._paths.setdefault(".".join(path), path)
+        if not rows:
+            raise TraceError(f"{source.name}: no rows; wanted: at least one request")
+        self.columns: list[str] = list(self._paths)
+        self.sample: dict[str, list[str | None]] = {
+            name: [_cell(row, path) for row in rows] for name, path in self._paths.items()
+        }
+
+    def blocks(self, names: Sequence[str]) -> Iterator[tuple[Callable[[int], str], list[Column]]]:
+        """(what a message calls the block's row i, cells of ``names`` as text) of every block.
+
+        Raises:
+            TraceError: something that is no JSON, or no object.
+        """
+        paths = [self._paths[name] for name in names]
+        places: list[str] = []
+        cells: list[list[str | None]] = [[] for _ in names]
+        for value, place in self._rows():
+            places.append(place)
+            for column, path in zip(cells, paths, strict=True):
+                column.append(_cell(value, path))
+            if len(places) == BLOCK_ROWS:
+                yield self._named(places), [pa.array(column, pa.string()) for column in cells]
+                places, cells = [], [[] for _ in names]
+        if places:
+            yield self._named(places), [pa.array(column, pa.string()) for column in cells]
+
+    def _named(self, places: list[str]) -> Callable[[int], str]:
+        return lambda i: f"{self._source.name} {places[i]}"
+
+    def _rows(self) -> Iterator[Row]:
+        """Every request: top-level objects, elements of a top-level array, of an array in the one top-level object."""
+        values = self._values()
+        first = next(values, None)
+        second = next(values, None)
+        alone = first is not None and second is None
+        for value, place, in_array in itertools.chain((v for v in (first, second) if v is not None), values):
+            if not isinstance(value, dict):
+                kind = "an array" if isinstance(value, list) else type(value).__name__
+                raise TraceError(f"{self._source.name} {place}: got {kind}; wanted: one object a request")
+            inner = self._spans(value) or (_wrapped(value) if alone and not in_array else None)
+            if inner is None:
+                yield Row(_opened(value), place)
+                continue
+            for i, row in enumerate(inner[1], start=1):
+                if not isinstance(row, dict):
+                    raise TraceError(f"{self._source.name} {inner[0]} {i}: got {type(row).__name__}; wanted: an object")
+                yield Row(_opened(row), f"{inner[0]} {i}")
+
+    def _spans(self, value: dict[str, Any]) -> tuple[str, list[Any]] | None:
+        """(name, spans) of OpenTelemetry's JSON export; only those of a model's call, where there are such."""
+        if not isinstance(value.get("resourceSpans"), list):
+            return None
+        spans = [
+            span
+            for resource in value["resourceSpans"]
+            for scope in resource.get("scopeSpans", resource.get("instrumentationLibrarySpans", []))
+            for span in scope.get("spans", [])
+        ]
+        calls = [span for span in spans if any("gen_ai.usage" in a.get("key", "") for a in span.get("attributes", []))]
+        others = len(spans) - len(calls)
+        if calls and others and not self.notices:
+            self.notices.append("spans without gen_ai.usage are no model's calls and are left out")
+        return "span", calls or spans
+
+    def _values(self) -> Iterator[tuple[Any, str, bool]]:
+        """(value, what a message calls it, whether it is an array's element)."""
+        decoder = json.JSONDecoder(object_pairs_hook=_unique)
+        with self._source.guard(), self._source.open_text() as file:
+            text, at, line = "", 0, 1
+            array, count, wanted = False, 0, CHUNK
+            while True:
+                at_value = SPACE.match(text, at).end()  # type: ignore[union-attr]
+                line += text.count("\n", at, at_value)
+                at = at_value
+                if at == len(text):
+                    more = file.read(CHUNK)
+                    if not more:
+                        if array:
+                            raise TraceError(
+                                f"{self._source.name} line {line}: the array is not closed; is the file whole?"
+                            )
+                        return
+                    text, at = more, 0
+                    continue
+                if count == 0 and not array and text[at] == "[":
+                    array, at = True, at + 1
+                    continue
+                if array and text[at] == "]":
+                    return
+                if text[at] == "," and count:
+                    at += 1
+                    continue
+                place = f"element {count + 1} (line {line})" if array else f"line {line}"
+                try:
+                    value, end = decoder.raw_decode(text, at)
+                except _Twice as error:
+                    field = named([str(error)])
+                    raise TraceError(
+                        f"{self._source.name} {place}: the field {field} is there twice; leave one"
+                    ) from None
+                except json.JSONDecodeError as error:
+                    unfinished = error.pos >= len(text) - NEAR_END or error.msg.startswith("Unterminated string")
+                    more = file.read(wanted) if unfinished else ""
+                    if not more:
+                        column = error.pos - text.rfind("\n", 0, error.pos)
+                        line += text.count("\n", at, error.pos) if array else 0
+                        raise TraceError(
+                            f"{self._source.name} line {line}: not JSON: {error.msg} (character {column} of the line)"
+                        ) from None
+                    text, at, wanted = text[at:] + more, 0, 2 * wanted
+                    continue
+                wanted = CHUNK
+                yield value, place, array
+                line += text.count("\n", at, end)
+                at, count = end, count + 1
+
+
+def _wrapped(value: dict[str, Any]) -> tuple[str, list[Any]] | None:
+    """(name, rows) of an object's one array of objects, where the object is no request itself."""
+    lists = {k: v for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
+    scalars = [v for v in value.values() if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(lists) != 1 or len(scalars) > 2:
+        return None
+    name, rows = next(iter(lists.items()))
+    if any(isinstance(value.get(k), dict) and "tokens" in str(list(value[k])).lower() for k in value):
+        return None  # a request with its messages
+    if any("token" in k.lower() for k in value) or "role" in rows[0]:
+        return None
+    return name, rows
+
+
+def _opened(value: dict[str, Any]) -> dict[str, Any]:
+    """A row with OpenTelemetry's list of attributes as an object."""
+    attributes = value.get("attributes")
+    if isinstance(attributes, list) and all(isinstance(a, dict) and "key" in a for a in attributes):
+        return value | {"attributes": {a["key"]: _scalar(a.get("value")) for a in attributes}}
+    return value
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in SCALARS:
+        return next(iter(value.values()))
+    return value
+
+
+def _paths(value: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, inner in value.items():
+        if isinstance(inner, dict) and len(before) < DEEPEST:
+            yield from _paths(inner, (*before, key))
+        else:
+            yield (*before, key)
+
+
+def _cell(value: Any, path: tuple[str, ...]) -> str | None:
+    for key in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, int | float) else f"<{'array' if isinstance(value, list) else 'object'}>"

@@ -1,0 +1,135 @@
+"""In which unit a log's times are written, where neither the user, nor the column's name, nor a date says so.
+
+``all times of the log -> Survey -> unit``. Looks at the whole log, never at a first part of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from inferencegym_jax.traffic.log_rows import UNITS, TraceError
+
+EPOCH_S = (1.1e9, 4.2e9)  # seconds since 1970 of the years 2004 to 2103
+EPOCH_SHARE = 0.99  # of a log's times that must lie in those years
+PLAUSIBLE = (0.02, 1000.0)  # requests/s that a log may have on average in a reading that nothing speaks for
+PLAUSIBLE_PARTS = 100.0  # likewise, where times have decimals: few write parts of a millisecond
+USUAL_RATE = 3.0  # requests/s; of two plausible readings the one whose rate is nearer to it, on a log scale
+NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+DISORDERED = 0.5  # share of rows that are earlier than one before them from which numbers are no arrival times
+DESCENDING = 0.9  # share of steps downwards from which a log is written newest first
+LEAST_ROWS = 20  # from which order says something
+
+
+class Unit(NamedTuple):
+    """A unit of time."""
+
+    name: str
+    seconds: float  # in one
+    notice: str | None  # where it was chosen among several
+
+
+@dataclass
+class Survey:
+    """What all times of a log say together.
+
+    Attributes:
+        rows: how many.
+        low, high: the least and the greatest.
+        whole: whether all are whole numbers.
+        epochs: how many lie in the years 2004 to 2103, by unit.
+        falls: steps to an earlier time.
+        late: rows that are earlier than a row before them.
+    """
+
+    rows: int = 0
+    low: float = np.inf
+    high: float = -np.inf
+    whole: bool = True
+    epochs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(UNITS, 0))
+    falls: int = 0
+    late: int = 0
+    _last: float = -np.inf
+
+    def add(self, times: np.ndarray) -> None:
+        """Count a block's times, in the order of the file."""
+        if not len(times):
+            return
+        steps = np.diff(times, prepend=self._last)
+        latest = np.maximum.accumulate(np.concatenate(([self.high], times)))
+        self.falls += int((steps < 0).sum())
+        self.late += int((times < latest[:-1]).sum())
+        self._last = float(times[-1])
+        self.rows += len(times)
+        self.low, self.high = min(self.low, float(times.min())), max(self.high, float(times.max()))
+        self.whole = self.whole and bool((times == np.floor(times)).all())
+        for name, seconds in UNITS.items():
+            self.epochs[name] += int(((times * seconds >= EPOCH_S[0]) & (times * seconds <= EPOCH_S[1])).sum())
+
+    @property
+    def epoch(self) -> str | None:
+        """The unit in which 99 % of the times lie in the years 2004 to 2103."""
+        return next((name for name in UNITS if self.epochs[name] >= EPOCH_SHARE * self.rows), None)
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether the rows stand in no order, neither oldest nor newest first."""
+        if self.rows < LEAST_ROWS or self.low == self.high or self.epoch is not None:
+            return False
+        return self.late > DISORDERED * self.rows and self.falls < DESCENDING * (self.rows - 1)
+
+    def rate(self, unit: str) -> float:
+        """Requests/s on average, were the times in ``unit``; infinite where all are equal."""
+        span = (self.high - self.low) * UNITS[unit]
+        return (self.rows - 1) / span if span > 0 else np.inf
+
+
+def unit_of(survey: Survey) -> Unit:
+    """The unit of a log's times.
+
+    Times of which 99 % lie in the years 2004 to 2103 in a unit are in that one, since 1970. Others count from a moment
+    of their own: a unit is plausible where it makes 0.02 to 1,000 requests/s of the log; numbers with decimals are
+    seconds wherever that is plausible, whole ones are of the unit that makes their rate more usual. Where several are
+    plausible the notice names them.
+    """
+    if survey.epoch is not None:
+        name = survey.epoch
+        said = None if name == "s" else f"times of the size {survey.high:.3g} are taken as {name} since 1970"
+        return Unit(name, UNITS[name], said)
+    if survey.rows < 2 or survey.high == survey.low:
+        return Unit("s", 1.0, None)
+    rates = {name: survey.rate(name) for name in UNITS}
+    most = PLAUSIBLE[1] if survey.whole else PLAUSIBLE_PARTS
+    plausible = [
+        name for name, rate in rates.items() if PLAUSIBLE[0] <= rate <= (PLAUSIBLE[1] if name == "s" else most)
+    ]
+    if not plausible:
+        chosen = "s" if rates["s"] >= PLAUSIBLE[0] else min(rates, key=lambda name: _unusual(rates[name]))
+    elif not survey.whole and "s" in plausible:
+        chosen = "s"
+    else:
+        chosen = min(plausible, key=lambda name: _unusual(rates[name]))
+    others = [name for name in plausible if name != chosen]
+    if chosen == "s" and not others:
+        return Unit("s", 1.0, None)
+    other = "; ".join(f"as {NAMES[name]} it would be {rates[name]:.3g} (unit {name})" for name in others or ["s"])
+    return Unit(chosen, UNITS[chosen], f"times are taken as {NAMES[chosen]} ({rates[chosen]:.3g} requests/s; {other})")
+
+
+def _unusual(rate: float) -> float:
+    return abs(float(np.log(rate / USUAL_RATE)))
+
+
+def check_order(where: str, survey: Survey, sure: bool) -> None:
+    """Refuse numbers in no order under a name that may be that of a duration.
+
+    Raises:
+        TraceError: they are; says what to do.
+    """
+    if not sure and survey.shuffled:
+        raise TraceError(
+            f"{where}: {survey.late / survey.rows:.0%} of its rows are earlier than a row before them, so these look"
+            " like durations, not times of arrival; name the column of arrivals: columns time=NAME (--columns ...)"
+        )

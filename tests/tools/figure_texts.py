@@ -1,0 +1,33 @@
+"""What is written in a figure, and whether two of its texts lie over each other or one leaves it."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+
+def texts(figure: Any) -> list[tuple[str, Any]]:
+    """Every text that is drawn, with its box in pixels. Ticks beyond an axis's limits exist and are not drawn."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    FigureCanvasAgg(figure).draw()
+    ticks = {
+        label: low <= tick.get_loc() <= high
+        for panel in figure.axes
+        for axis in (panel.xaxis, panel.yaxis)
+        for low, high in [sorted(axis.get_view_interval())]
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        for label in (tick.label1, tick.label2)
+    }
+    found = [one for one in figure.findobj(Text) if one.get_visible() and one.get_text().strip()]
+    return [(one.get_text(), one.get_window_extent()) for one in found if ticks.get(one, True)]
+
+
+def collisions(figure: Any) -> list[tuple[str, str]]:
+    """Pairs of texts whose boxes overlap, and (text, "cut off") for one that leaves the figure."""
+    drawn = texts(figure)
+    over = [(a, b) for (a, one), (b, other) in combinations(drawn, 2) if one.overlaps(other)]
+    width, height = figure.bbox.width, figure.bbox.height
+    out = [(a, "cut off") for a, box in drawn if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height]
+    return over + out

@@ -1,0 +1,272 @@
+"""What a log's columns and numbers mean: units, arrivals and durations, sums, cached tokens, doubled columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inferencegym_jax.traffic.request_log import TraceError
+from tests.traffic.test_log_kinds import CSV, DATES, ROWS, TIMES, lines, objects, read, table, the_requests, written
+
+NAMES = "prompt_tokens,output_tokens"
+
+
+def log(tmp_path: Path, header: str, rows: Any, **options: Any) -> Any:
+    return read(written(tmp_path, table(header, rows)), **options)
+
+
+def at_rate(rate: float, seconds: float, unit: float, digits: int | None = None) -> list[tuple[float, int, int]]:
+    rng = np.random.default_rng(1)
+    times = np.sort(rng.uniform(0, seconds, int(rate * seconds))) * unit
+    return [(round(t, digits), 300, 100) for t in times.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("rate", "unit", "digits", "chosen"),
+    [
+        (40, 1e3, None, "milliseconds"),  # as seconds 0.04/s
+        (25, 1e3, None, "milliseconds"),
+        (0.3, 1, None, "seconds"),  # as milliseconds 300/s
+        (5, 1e6, None, "microseconds"),
+        (5, 1e9, None, "nanoseconds"),
+        (0.05, 1, 3, "seconds"),  # decimals
+    ],
+)
+def test_of_two_plausible_units_the_notice_names_both(
+    tmp_path: Path, rate: float, unit: float, digits: int | None, chosen: str
+) -> None:
+    seconds = 600 if rate > 1 else 6000
+    found = log(tmp_path, f"timestamp,{NAMES}", at_rate(rate, seconds, unit, digits))
+    assert found.rate == pytest.approx(rate, rel=0.1)
+    assert f"times are taken as {chosen}" in found.notices[0] and "it would be" in found.notices[0]
+    name = {"seconds": "s", "milliseconds": "ms", "microseconds": "us", "nanoseconds": "ns"}[chosen]
+    assert log(tmp_path, f"timestamp,{NAMES}", at_rate(rate, seconds, unit, digits), unit=name).notices == ()
+
+
+def test_the_unit_is_that_of_the_whole_log_not_of_its_first_rows(tmp_path: Path) -> None:
+    rare = [(i * 60_000, 300, 100) for i in range(1000)]  # one a minute at first: as its first rows, seconds or more
+    busy = [(60_000_000 + i * 20, 300, 100) for i in range(20_000)]
+    found = log(tmp_path, f"timestamp,{NAMES}", rare + busy)
+    assert found.seconds == 60_400 and "milliseconds" in found.notices[0]
+
+
+@pytest.mark.parametrize(("name", "scale"), [("s", 1), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)])
+def test_times_since_1970_say_their_unit(tmp_path: Path, name: str, scale: float) -> None:
+    rows = [(round((1772359200 + t) * scale), p, o) for t, p, o in ROWS]
+    found = log(tmp_path, f"ts,{NAMES}", rows)
+    assert found.requests == len(ROWS) and abs(found.seconds - 60) <= 1
+    assert found.notices == (() if name == "s" else (found.notices[0],))
+
+
+def durations() -> list[float]:
+    return [o / 50 for _, _, o in ROWS]
+
+
+def test_a_duration_is_not_taken_for_a_time_of_arrival(tmp_path: Path) -> None:
+    rows = [(d, *row) for d, row in zip(durations(), ROWS, strict=True)]
+    assert the_requests(log(tmp_path, f"time,start_ts,{NAMES}", rows))
+    assert the_requests(log(tmp_path, f"request_time,arrived_at,{NAMES}", rows))
+    alone = [(d, p, o) for d, (_, p, o) in zip(durations(), ROWS, strict=True)]
+    for name in ("time", "request_time", "Time"):
+        with pytest.raises(TraceError, match="earlier than a row before them, so these look like durations"):
+            log(tmp_path, f"{name},{NAMES}", alone)
+    assert log(tmp_path, f"time,{NAMES}", alone, columns="time=time").requests == len(ROWS)  # the user says so
+    with pytest.raises(TraceError, match="no column of time among 'latency_s', 'duration'"):
+        log(tmp_path, f"latency_s,duration,{NAMES}", [(d, *row) for d, row in zip(durations(), ROWS, strict=True)])
+
+
+def test_rows_in_another_order_are_the_same_log(tmp_path: Path) -> None:
+    order = np.random.default_rng(2).permutation(len(ROWS))
+    dates = [(d.isoformat(), p, o) for d, (_, p, o) in zip(DATES, ROWS, strict=True)]
+    for header, rows in (
+        ("time", ROWS[::-1]),
+        ("timestamp", [ROWS[i] for i in order]),
+        ("time", [dates[i] for i in order]),
+    ):
+        found = log(tmp_path, f"{header},{NAMES}", rows)
+        assert the_requests(found) and "earlier than a row before them; sorted by time" in found.notices[-1]
+    stamped = [(round(1772359200 + float(TIMES[i]), 3), *ROWS[i][1:]) for i in order]
+    assert the_requests(log(tmp_path, f"time,{NAMES}", stamped))
+
+
+@pytest.mark.parametrize("name", ["requests", "num_requests", "count", "n_requests", "api_requests", "Request Count"])
+def test_sums_over_requests_are_refused(tmp_path: Path, name: str) -> None:
+    rows = [(60 * i, 30, 30 * p, 30 * o) for i, (_, p, o) in enumerate(ROWS)]
+    with pytest.raises(TraceError, match=f"rows are sums over several requests .column '{name}' holds up to 30"):
+        log(tmp_path, f"timestamp,{name},{NAMES}", rows)
+    ones = [(t, 1, p, o) for t, p, o in ROWS]
+    assert the_requests(log(tmp_path, f"timestamp,{name},{NAMES}", ones))
+
+
+def test_rows_a_minute_apart_are_asked_about_and_days_refused(tmp_path: Path) -> None:
+    minutes = [(f"2026-03-01T{10 + i // 60}:{i % 60:02}:00Z", p, o) for i, (_, p, o) in enumerate(ROWS)]
+    found = log(tmp_path, f"timestamp,{NAMES}", minutes)
+    assert any("every row is 60 s after the one before" in notice for notice in found.notices)
+    with pytest.raises(TraceError, match="line 2: date is '2026-03-01'; wanted: a date with its time of day"):
+        log(tmp_path, f"date,{NAMES}", [("2026-03-01", p, o) for _, p, o in ROWS])
+
+
+def prompts_of(found: Any) -> float:
+    return found.mean_prompt * found.requests
+
+
+TOTAL = sum(p for _, p, _ in ROWS)
+
+
+def test_cached_tokens_that_stand_apart_are_counted(tmp_path: Path) -> None:
+    anthropic = "timestamp,input_tokens,cache_read_input_tokens,cache_creation_input_tokens,output_tokens"
+    found = log(tmp_path, anthropic, [(t, 10, p, "", o) for t, p, o in ROWS])
+    assert prompts_of(found) == pytest.approx(TOTAL + 10 * len(ROWS))
+    assert "'cache_read_input_tokens', 'cache_creation_input_tokens' is added to 'input_tokens'" in found.notices[0]
+    nested = objects(
+        timestamp=lambda d, p, o: d,
+        usage=lambda d, p, o: {"input_tokens": 10, "cache_read_input_tokens": p, "output_tokens": o},
+    )
+    assert prompts_of(read(written(tmp_path, lines(nested), "a.jsonl"))) == pytest.approx(TOTAL + 10 * len(ROWS))
+    more = log(tmp_path, "timestamp,input_tokens,cached_tokens,output_tokens", [(t, 10, p, o) for t, p, o in ROWS])
+    assert prompts_of(more) == pytest.approx(TOTAL + 10 * len(ROWS))  # more are cached than there are: they stand apart
+    sums = [(t, p, p // 2, o, p + p // 2 + o) for t, p, o in ROWS]
+    total = log(tmp_path, "timestamp,prompt_tokens,cached_tokens,output_tokens,total_tokens", sums)
+    assert prompts_of(total) == pytest.approx(sum(p + p // 2 for _, p, _ in ROWS))  # the total says so
+
+
+def test_cached_tokens_within_the_prompt_are_counted_once(tmp_path: Path) -> None:
+    part = [(t, p, p // 2, o) for t, p, o in ROWS]
+    found = log(tmp_path, "timestamp,prompt_tokens,cached_tokens,output_tokens", part)
+    assert the_requests(found) and "columns prompt=prompt_tokens+cached_tokens" in found.notices[0]
+    apart = {"columns": "prompt=prompt_tokens+cached_tokens"}
+    both = log(tmp_path, "timestamp,prompt_tokens,cached_tokens,output_tokens", part, **apart)
+    assert prompts_of(both) == pytest.approx(sum(p + p // 2 for _, p, _ in ROWS))
+    late = [(0.01 * i, 100, 50, 10) for i in range(1500)] + [(16, 100, 300, 10)]
+    with pytest.raises(TraceError, match="line 1502: cached_tokens is 300 where prompt_tokens is 100"):
+        log(tmp_path, "timestamp,prompt_tokens,cached_tokens,output_tokens", late)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("timestamp,prompt_tokens,prompt_tokens,output_tokens", "the column 'prompt_tokens' is there 2 times"),
+        ("timestamp,prompt_tokens,Prompt Tokens,output_tokens", "'prompt_tokens', 'Prompt Tokens' could each be"),
+        ("timestamp,Timestamp,prompt_tokens,output_tokens", "'timestamp', 'Timestamp' could each be the time"),
+    ],
+)
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, header: str, said: str) -> None:
+    rows = [(t, p, p + 1, o) for t, p, o in ROWS]
+    with pytest.raises(TraceError, match=said):
+        log(tmp_path, header, rows)
+
+
+def test_two_columns_of_one_meaning_are_named_where_they_differ(tmp_path: Path) -> None:
+    rows = [(t, p, p + 1, o) for t, p, o in ROWS]
+    found = log(tmp_path, "timestamp,prompt_tokens,input_tokens,output_tokens", rows)
+    assert the_requests(found) and "'input_tokens' differs and is not used" in found.notices[0]
+    same = log(tmp_path, "timestamp,prompt_tokens,input_tokens,output_tokens", [(t, p, p, o) for t, p, o in ROWS])
+    assert the_requests(same) and same.notices == ()
+    twice = '{"timestamp": 1, "prompt_tokens": 3, "prompt_tokens": 4, "output_tokens": 4}\n'
+    with pytest.raises(TraceError, match="line 1: the field 'prompt_tokens' is there twice"):
+        read(written(tmp_path, twice, "a.jsonl"))
+
+
+def test_dates_are_of_one_kind_in_the_whole_log(tmp_path: Path) -> None:
+    rows = [(d.isoformat(), p, o) for d, (_, p, o) in zip(DATES, ROWS, strict=True)]
+    rows[-1] = ("2026-03-01T10:01:00", 5, 5)
+    with pytest.raises(TraceError, match=r"line 301: created_at is '2026-03-01T10:01:00'; wanted: dates with a zone"):
+        log(tmp_path, f"created_at,{NAMES}", rows)
+    with pytest.raises(TraceError, match="line 2: created_at is '03/01/2026 10:00:00'.*day or month stands first"):
+        log(tmp_path, f"created_at,{NAMES}", [("03/01/2026 10:00:00", 5, 5)])
+
+
+def test_requests_that_failed_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = objects(
+        timestamp=lambda d, p, o: d, status=200, usage=lambda d, p, o: {"prompt_tokens": p, "completion_tokens": o}
+    )
+    failed = [{"timestamp": "2026-03-01T10:00:09Z", "status": 503, "usage": None}] * 7
+    found = read(written(tmp_path, lines(rows + failed), "a.jsonl"))
+    assert the_requests(found) and "7 requests that failed (status) and hold no tokens are left out" in found.notices
+    unmarked = [{"timestamp": "2026-03-01T10:00:09Z", "status": 200, "usage": None}]
+    with pytest.raises(TraceError, match="line 301: usage.prompt_tokens is nothing"):
+        read(written(tmp_path, lines(rows + unmarked), "a.jsonl"))
+
+
+def test_messages_never_hold_a_users_text(tmp_path: Path) -> None:
+    secret = "tell me what 2 and 2 are, I beg you"
+    logs = [
+        lines(objects(timestamp=lambda d, p, o: d, prompt=secret, completion=secret)),
+        table(f"timestamp,{secret.replace(',', '')},output_tokens" * 60, ROWS),
+        table(f"timestamp,{NAMES}", [(t, f'"{secret}"', o) for t, _, o in ROWS]),
+        '{"timestamp": 1, "prompt_tokens": "' + secret + '", "output_tokens": 2}',
+        f'{{"timestamp": 1, "prompt": "{secret}" oops',
+    ]
+    for i, text in enumerate(logs):
+        with pytest.raises(TraceError) as error:
+            read(written(tmp_path, text, f"log{i}"))
+        assert "I beg" not in str(error.value) or i == 1
+        assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ("time=when,prompt=z,output=c", "columns: no column 'z' for prompt; there are 'when', 'a', 'b', 'c'"),
+        ("when=time", "columns: 'when' is no role; must be one of time, prompt, output"),
+        ("time", "columns: 'time' is no role=column"),
+        ("time=when,time=a", "columns: time is given twice"),
+        ("time=", "columns: time names no column"),
+    ],
+)
+def test_columns_that_are_given_must_be_there(tmp_path: Path, columns: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        log(tmp_path, "when,a,b,c", [(t, p, 1, o) for t, p, o in ROWS], columns=columns)
+
+
+def test_columns_may_be_given_and_added_up(tmp_path: Path) -> None:
+    rows = [(t, p - 1, 1, o) for t, p, o in ROWS]
+    assert the_requests(log(tmp_path, "when,a,b,c", rows, columns="time=when,prompt=a+b,output=c"))
+    assert the_requests(
+        log(tmp_path, "when,a,b,c", rows, columns={"time": "when", "prompt": ["a", "b"], "output": "c"})
+    )
+    assert the_requests(log(tmp_path, "when,a,b,output_tokens", rows, columns="time=when,prompt=a+b"))
+
+
+LONG = [(round(86400 * day + 40 * i, 1), 300, 100) for day in range(61) for i in range(1000)]
+
+
+def test_a_log_of_months_is_read_in_part(tmp_path: Path) -> None:
+    path = written(tmp_path, table(f"time_s,{NAMES}", LONG))
+    with pytest.raises(TraceError, match=r"at most 31 days. Of a longer log read a part: .*--from, --to, --last 7d"):
+        read(path)
+    week = read(path, last="7d")
+    assert week.requests == 7000 and week.start_s == 54 * 86400
+    assert read(path, start="2d", end="3d").requests == 1000
+    assert read(path, start=0, end=400.0).requests == 10
+    with pytest.raises(TraceError, match="no request in the part that is wanted; the log is 1.45e.03 hours long"):
+        read(path, start="70d")
+    with pytest.raises(TraceError, match="start = '2026-03-01' is a date, and the log's times are none"):
+        read(path, start="2026-03-01")
+
+
+def test_a_part_between_dates(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, table(f"at,{NAMES}", [(d.isoformat(), p, o) for d, (_, p, o) in zip(DATES, ROWS, strict=True)])
+    )
+    part = read(path, columns="time=at", start="2026-03-01T10:00:20", end="2026-03-01T11:00:30+01:00")
+    assert part.requests == sum(20 <= t < 30 for t in TIMES)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"last": "soon"}, "last = 'soon': must be seconds, a duration like 90m, 2h or 3d"),
+        ({"last": "2026-03-01"}, "last = "),
+        ({"start": -1}, "start = -1: must be a finite number of seconds of at least 0"),
+        ({"start": float("nan")}, "start = nan"),
+        ({"start": 1, "last": 1}, "last together with start or end"),
+        ({"unit": "min"}, "unit = 'min': must be one of s, ms, us, ns"),
+    ],
+)
+def test_parts_and_units_that_are_none_are_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read(written(tmp_path, CSV), **options)

@@ -1,0 +1,381 @@
+"""What control of a fleet is worth: GPU-seconds at 99 % of requests on time, rule by rule, with intervals by day.
+
+``task -> frontiers of rules over their settings, fixed sizes, perfect rates, clairvoyant -> rows -> JSON, Markdown``.
+A rule's frontier is its GPU-seconds over the share on time, interpolated to 99 %; an interval resamples the days.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import inferencegym_jax as ig
+from inferencegym_jax.fleet.action import GPUS
+from inferencegym_jax.fleet.contest import contest, decisions
+from inferencegym_jax.fleet.failures import named_failures
+from inferencegym_jax.fleet.making import TRAINING_SEEDS, anywhere_params
+from inferencegym_jax.fleet.rules import (
+    DEFAULTS,
+    HPA,
+    IN_FLIGHT,
+    LATENCY,
+    QUEUE,
+    REACTIVE,
+    RulePlan,
+    act_by_rule,
+    fixed,
+    rule_start,
+)
+from inferencegym_jax.fleet.spec import FleetSpec, get_fleet
+from inferencegym_jax.fleet.state import DECISION_S
+from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet
+from inferencegym_jax.fleet.traffic import coming
+from inferencegym_jax.traffic.fitted import log_modulation
+from training import fleet_beam
+
+WANTED = 0.99
+DAYS = 24
+RESAMPLES = 1000
+LATE_PRICES = (3.0, 10.0, 30.0)  # of the clairvoyant's late requests, times a request's GPU time
+TARGETS: dict[str, tuple[RulePlan, tuple[float, ...]]] = {
+    "fixed size": (fixed(1), tuple(float(size) for size in range(1, GPUS + 1))),
+    "reactive": (REACTIVE, (0.85, 0.75, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)),
+    "requests in flight": (HPA.replace(metric=IN_FLIGHT), (70.0, 40.0, 25.0, 15.0, 10.0)),
+    "queue": (HPA.replace(metric=QUEUE), (5.0, 2.0, 1.0, 0.5, 0.2)),
+    "latency": (HPA.replace(metric=LATENCY), (1.0, 0.8, 0.65, 0.5, 0.4)),
+    "two-loop planner": (DEFAULTS["Dynamo planner"], (1.0, 0.8, 0.65, 0.5, 0.4)),
+}
+"""Rules and the targets over which their frontier runs, from cheap to dear."""
+
+
+def frontier(gpus: np.ndarray, share: np.ndarray, wanted: float = WANTED) -> float:
+    """Mean GPUs at the wanted share on time: least of the settings that reach it and of straight lines between pairs.
+
+    Args:
+        gpus, share: float64[settings].
+        wanted: share on time.
+
+    Returns:
+        GPUs, NaN where no setting reaches it.
+    """
+    best = np.inf
+    for i in range(len(gpus)):
+        if share[i] >= wanted:
+            best = min(best, gpus[i])
+        for j in range(len(gpus)):
+            if share[i] < wanted <= share[j]:
+                place = (wanted - share[i]) / (share[j] - share[i])
+                best = min(best, gpus[i] + place * (gpus[j] - gpus[i]))
+    return float(best) if np.isfinite(best) else float("nan")
+
+
+def shares(on_time: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    """Share on time of all days' requests, over the last axis."""
+    return on_time.sum(axis=-1) / np.maximum(judged.sum(axis=-1), 1e-9)
+
+
+def resampled(gpus: np.ndarray, on_time: np.ndarray, judged: np.ndarray, picks: np.ndarray) -> np.ndarray:
+    """The frontier of each resample of the days: float64[resamples].
+
+    Args:
+        gpus, on_time, judged: float64[settings, days].
+        picks: int[resamples, days].
+    """
+    found = []
+    for pick in picks:
+        found.append(frontier(gpus[:, pick].mean(axis=-1), shares(on_time[:, pick], judged[:, pick])))
+    return np.asarray(found)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def expected_load(env: ig.FleetEnvironment, steps: int, params: ig.FleetParams, seeds: jax.Array) -> jax.Array:
+    """float32[days, steps]: GPUs that each decision's rates keep busy, counts and lengths at their means."""
+
+    def at(seed: jax.Array, scale: jax.Array, step: jax.Array) -> jax.Array:
+        mix = coming(seed, step, scale, params, None).mix
+        swing = jnp.exp(log_modulation(seed, DECISION_S * step + DECISION_S // 2, params.engine))
+        return mix.rate * swing * (mix.prompt * params.prompt_gpus + mix.output * params.output_gpus)
+
+    scale = jax.vmap(lambda seed: env.reset_seed(seed, params)[1].scale)(seeds)
+    return jax.vmap(lambda seed, own: jax.vmap(lambda step: at(seed, own, step))(jnp.arange(steps)))(seeds, scale)
+
+
+def act_by_true_rates(key: jax.Array, seen: Any, carry: Any) -> tuple[Any, Any]:
+    """The rule by tokens, told the true rates: their mean from now until a GPU asked for now has served 15 s."""
+    plan, ahead, memory = carry
+    now = ahead[jnp.minimum(memory["time"], len(ahead) - 1)]
+    zero = jnp.zeros_like(now)
+    told = dataclasses.replace(
+        seen, prompt_load_15s=now, output_load_15s=zero, prompt_load_2min=now, output_load_2min=zero
+    )
+    action, memory = act_by_rule(plan, key, told, memory)
+    return action, (plan, ahead, memory)
+
+
+def by_true_rates(
+    env: ig.FleetEnvironment, params: ig.FleetParams, targets: Sequence[float], seeds: np.ndarray
+) -> list[FleetStatistics]:
+    """Statistics of the rule that knows the rates, a target each."""
+    steps = int(params.episode_length)
+    load = np.asarray(expected_load(env, steps, params, jnp.asarray(seeds, jnp.uint32)), np.float64)
+    until = max(1, round((float(params.start_s) + 15.0) / DECISION_S))
+    sums = np.concatenate([np.zeros((len(seeds), 1)), np.cumsum(load, axis=1)], axis=1)
+    last = np.minimum(np.arange(steps) + until, steps)
+    ahead = ((sums[:, last] - sums[:, :-1]) / (last - np.arange(steps))).astype(np.float32)
+    plan = REACTIVE.replace(fast=1.0, trend=0.0, floor=0.0)
+    found = []
+    for target in targets:
+        own = jax.tree.map(lambda x: np.broadcast_to(x, len(seeds)), plan.replace(target=target).as_arrays())
+        memory = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(seeds), *np.shape(x))), rule_start(plan))
+        found.append(evaluate_fleet(env, params, act_by_true_rates, seeds, carry=(own, ahead, memory), carry_axis=0))
+    return found
+
+
+def measure(
+    task: str | FleetSpec,
+    days: int = DAYS,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    clairvoyant: bool = True,
+    report: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Everything that ``python -m training fleet-headroom`` prints.
+
+    Args:
+        task: a fleet task.
+        days: held-out ones, at least 2.
+        changes: fields of the task that differ.
+        clairvoyant: whether to search for it.
+        report: told what runs.
+
+    Returns:
+        ``{"task", "days", "rows": [{"rule", "gpus": {"mean", "low", "high"} or None, "over_fixed", "settings"}],
+        "defaults", "failures", "seconds"}``; GPUs are mean GPUs at 99 % of requests on time.
+
+    Raises:
+        ValueError: fewer than two days, or no such task.
+    """
+    if isinstance(days, bool) or not isinstance(days, int) or days < 2:
+        raise ValueError(f"days = {days!r}: must be a whole number of at least 2")
+    began = time.perf_counter()
+    spec = get_fleet(task).replace(**(changes or {}))
+    env, params = ig.make_fleet(spec)
+    seeds = np.arange(days, dtype=np.uint32)
+    picks = np.random.default_rng(0).integers(days, size=(RESAMPLES, days))
+    plans: list[RulePlan] = []
+    labels: list[tuple[str, float]] = []
+    for name, (plan, targets) in TARGETS.items():
+        for target in targets:
+            plans.append(plan.replace(target=target))
+            labels.append((name, target))
+    report("rules")
+    all_rules = contest(env, params, [*plans, *DEFAULTS.values()], seeds)
+    settings: dict[str, list[dict[str, Any]]] = {}
+    points: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+
+    def add(name: str, label: float, gpus: Any, on_time: Any, judged: Any, changed: Any) -> None:
+        points.setdefault(name, []).append((np.asarray(gpus), np.asarray(on_time), np.asarray(judged)))
+        settings.setdefault(name, []).append(
+            {
+                "setting": label,
+                "on_time_share": float(shares(np.asarray(on_time), np.asarray(judged))),
+                "worst_day": float((np.asarray(on_time) / np.maximum(judged, 1e-9)).min()),
+                "gpus": float(np.mean(gpus)),
+                "changes_an_hour": float(np.mean(changed)),
+            }
+        )
+
+    def add_statistics(name: str, label: float, found: FleetStatistics, i: Any = ...) -> None:
+        add(name, label, found.mean_gpus[i], found.on_time[i], found.judged[i], found.changes_an_hour[i])
+
+    for i, (name, target) in enumerate(labels):
+        add_statistics(name, target, all_rules, i)
+    report("perfect rates")
+    targets = TARGETS["reactive"][1]
+    for target, found in zip(targets, by_true_rates(env, params, targets, seeds), strict=True):
+        add_statistics("reactive, true rates", target, found)
+    if clairvoyant:
+        report("clairvoyant")
+        seconds = int(params.episode_length) * DECISION_S
+        for price in LATE_PRICES:
+            best = fleet_beam.search(env, params, seeds, price * float(params.work_s))
+            changed = np.abs(np.diff(best["sizes"], axis=1)).sum(axis=1) / seconds * 3600.0
+            on_time = best["judged"] - best["late"]
+            add("clairvoyant, at least", price, best["gpu_seconds"] / seconds, on_time, best["judged"], changed)
+    rows = []
+    for name, found in points.items():
+        gpus, on_time, judged = (np.stack(x) for x in zip(*found, strict=True))
+        drawn = resampled(gpus, on_time, judged, picks)
+        mean = frontier(gpus.mean(axis=-1), shares(on_time, judged))
+        reached = np.isfinite(drawn)
+        interval = None
+        if np.isfinite(mean) and reached.mean() > 0.9:
+            low, high = np.percentile(drawn[reached], (2.5, 97.5))
+            interval = {"mean": mean, "low": float(low), "high": float(high)}
+        rows.append({"rule": name, "gpus": interval, "settings": settings[name]})
+    fixed_row = rows[0]["gpus"]
+    for row in rows:
+        known = row["gpus"] is not None
+        row["over_fixed"] = row["gpus"]["mean"] / fixed_row["mean"] - 1.0 if known and fixed_row else None
+    defaults = []
+    for i, name in enumerate(DEFAULTS, len(labels)):
+        add_statistics(name, float(DEFAULTS[name].target), all_rules, i)
+        defaults.append({"rule": name, **settings[name][0]})
+    report("failures")
+    tuned = {"reactive": REACTIVE, **DEFAULTS}
+    failures = {name: row.to_dict() for name, row in named_failures(tuned, spec, env.table).items()}
+    return {
+        "task": spec.name,
+        "changes": dict(changes or {}),
+        "version": ig.__version__,
+        "days": days,
+        "rows": rows,
+        "defaults": defaults,
+        "failures": failures,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The tables of a task."""
+    changed = "".join(f", {name} {value:g}" for name, value in found["changes"].items())
+    lines = [
+        f"{found['task']}{changed}: mean GPUs at 99 % of requests on time, {found['days']} held-out days, 95 % "
+        "interval over days",
+        "",
+        "| rule | GPUs at 99 % | over best fixed | best setting within 99 %: share on time, changes an hour |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in found["rows"]:
+        gpus, over = row["gpus"], row["over_fixed"]
+        text = "not reached" if gpus is None else f"{gpus['mean']:.2f} [{gpus['low']:.2f}, {gpus['high']:.2f}]"
+        inside = [s for s in row["settings"] if s["on_time_share"] >= WANTED]
+        best = (
+            min(inside, key=lambda s: s["gpus"]) if inside else max(row["settings"], key=lambda s: s["on_time_share"])
+        )
+        setting = f"{best['setting']:g}: {best['on_time_share']:.2%}, {best['changes_an_hour']:.1f}"
+        lines.append(f"| {row['rule']} | {text} | {'' if over is None else f'{over:+.1%}'} | {setting} |")
+    lines += ["", "| rule at its defaults | on time | worst day | mean GPUs | changes an hour |", "|" + " --- |" * 5]
+    for row in found["defaults"]:
+        lines.append(
+            f"| {row['rule']} | {row['on_time_share']:.2%} | {row['worst_day']:.2%} | {row['gpus']:.2f} | "
+            f"{row['changes_an_hour']:.1f} |"
+        )
+    lines += [
+        "",
+        "| rule | changes an hour at constant load (at most 6) | over need in a burst (at most 1) | s until a step is "
+        "met | over need under a hopeless objective (at most 1) | on time with an empty cache (at least 95 %) | "
+        "fails |",
+        "|" + " --- |" * 7,
+    ]
+    for name, row in found["failures"].items():
+        lines.append(
+            f"| {name} | {row['changes_an_hour']:.1f} | {row['burst_over']:+.0f} | {row['reaction_s']:.0f} "
+            f"({row['step_on_time']:.1%}) | {row['hopeless_over']:+.1f} | {row['empty_cache_on_time']:.1%} | "
+            f"{', '.join(row['failed']) or 'none'} |"
+        )
+    return "\n".join(lines)
+
+
+def write(found: Mapping[str, Any], stem: Path) -> list[Path]:
+    """JSON and Markdown of a task; returns the files."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_suffix(".json"), stem.with_suffix(".md")]
+    paths[0].write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    paths[1].write_text(markdown(found) + "\n", encoding="utf-8")
+    return paths
+
+
+def search_rule(settings: int = 200, conditions: int = 16, seed: int = 0) -> list[tuple[RulePlan, float, float]]:
+    """Settings of the rule by tokens, searched on fleet-anywhere's training draws.
+
+    Args:
+        settings: drawn; a quarter as many again are tried around the best.
+        conditions: training conditions, drawn by seeds from 2^31.
+        seed: of the settings.
+
+    Returns:
+        (plan, median price over conditions, mean share on time), best first; the price is mean GPUs, and late requests
+        at the task's price.
+    """
+    rng = np.random.default_rng(seed)
+    seeds = np.arange(TRAINING_SEEDS, TRAINING_SEEDS + conditions, dtype=np.uint32)
+    env, _ = ig.make_fleet("fleet-anywhere")
+    params = anywhere_params(seeds.tolist(), env.table)
+
+    def draw() -> RulePlan:
+        return REACTIVE.replace(
+            target=float(rng.uniform(0.4, 0.9)),
+            fast=float(rng.uniform(0.0, 1.0)),
+            trend=float(rng.uniform(0.0, 2.0)),
+            floor=float(rng.uniform(0.0, 1.0)),
+            period=int(rng.choice((1, 2, 3))),
+            hold=int(rng.choice((1, 6, 12, 24, 36, 60))),
+        )
+
+    def near(plan: RulePlan) -> RulePlan:
+        return plan.replace(
+            target=float(np.clip(plan.target * rng.uniform(0.92, 1.08), 0.3, 1.0)),
+            fast=float(np.clip(plan.fast + rng.normal(0, 0.15), 0, 1)),
+            trend=float(np.clip(plan.trend + rng.normal(0, 0.25), 0, 3)),
+            floor=float(np.clip(plan.floor + rng.normal(0, 0.15), 0, 1)),
+        )
+
+    def judge(plans: list[RulePlan]) -> list[tuple[RulePlan, float, float]]:
+        found = contest(env, params, plans, seeds)
+        return [
+            (plan, float(np.mean(price)), float(np.mean(share)))
+            for plan, price, share in zip(plans, found.price, found.on_time_share, strict=True)
+        ]
+
+    rows = sorted(judge([draw() for _ in range(settings)]), key=lambda row: row[1])
+    best = [row[0] for row in rows[:10]]
+    more = judge([near(best[i % len(best)]) for i in range(settings // 4)])
+    return sorted(rows + more, key=lambda row: row[1])
+
+
+def draw_day(task: str | FleetSpec, stem: Path, day: int = 0, plan: RulePlan = REACTIVE) -> list[Path]:
+    """PNG and SVG of one day under a rule: load, GPUs asked for, starting, serving, share on time, cost.
+
+    Raises:
+        ValueError: no such task.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    spec = get_fleet(task)
+    env, params = ig.make_fleet(spec)
+    rows = {name: value[0, 0] for name, value in decisions(env, params, [plan], np.asarray([day])).items()}
+    hours = np.arange(len(rows["load"])) * DECISION_S * spec.clock / 3600.0
+    figure, axes = pyplot.subplots(3, 1, figsize=(9, 7), sharex=True, height_ratios=(3, 1, 1))
+    serving, starting, draining = rows["serving"], rows["starting"], rows["draining"]
+    axes[0].stackplot(hours, serving, starting, draining, labels=("serving", "starting", "draining"), alpha=0.6)
+    axes[0].plot(hours, rows["load"], color="black", linewidth=0.6, label="load")
+    axes[0].set_ylabel("GPUs")
+    axes[0].legend(loc="upper left", fontsize=8)
+    wide = np.ones(12)
+    good, judged = (np.convolve(rows[name], wide, "same") for name in ("on_time", "judged"))
+    axes[1].plot(hours, good / np.maximum(judged, 1e-9), linewidth=0.8)
+    axes[1].set_ylabel("on time, 1 min")
+    axes[2].plot(hours, np.cumsum(rows["gpu_seconds"]) / 3600.0)
+    axes[2].set_ylabel("GPU-hours")
+    axes[2].set_xlabel(f"hour of day {day}, {spec.name}, clock x{spec.clock:g}")
+    figure.align_ylabels()
+    figure.tight_layout()
+    paths = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return paths
