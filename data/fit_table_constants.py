@@ -104,6 +104,8 @@ def row(profile: EngineProfile, run: MeasuredRun, constants: tuple[float, float]
         "model": run.model,
         "gpus": run.tp,
         "rate_rps": run.rate_rps,
+        "prompt": run.mean_prompt_tokens,
+        "output": run.mean_output_tokens,
         "running": round(steady.running, 2),
         "itl_mean_ms": round(run.itl_mean_ms, 3),
         "itl_mean_error": round(steady.iteration_ms / run.itl_mean_ms - 1, 4),

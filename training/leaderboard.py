@@ -23,9 +23,11 @@ from inferencegym_jax.models import KNOBS, ServeAction
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import has_trained
 from inferencegym_jax.policies.load_following import LoadPlan
-from inferencegym_jax.policies.names import static_action
+from inferencegym_jax.policies.names import GENERAL, static_action
+from inferencegym_jax.policies.policy_file import GENERAL as GENERAL_FILE
 from inferencegym_jax.policies.policy_file import load_network, shipped_file
 from inferencegym_jax.table.derived_profile import profile_of
+from inferencegym_jax.table.latency_table import data_path
 from inferencegym_jax.tasks import calibration, shipped_specs
 from training import lanes, rivals
 from training.headroom import PUBLISHED, Played, plain, played, published, tuned_plan
@@ -96,6 +98,8 @@ def task_version(problem: Problem) -> str:
     normalisers."""
     table = problem.table
     profile = profile_of(table).digest if problem.dynamics == "open_loop" else ""
+    if problem.env.draws is not None:
+        profile = " ".join(one.digest for one, _ in problem.env.draws.stack.engines)
     content = (problem.spec.digest, table.digest, profile, json.dumps(problem.normalisers, sort_keys=True))
     return hashlib.sha256("\n".join(content).encode()).hexdigest()[:8]
 
@@ -221,6 +225,10 @@ def our_rows(tasks: Sequence[str] | None = None, episodes: int = EPISODES) -> li
         if has_trained(spec.id):
             _, about = load_network(shipped_file(spec.id))
             add("PPO, the policy that ships", int(about["last_evaluation"]["env_steps"]), policy="trained")
+        if problem.dynamics == "open_loop":
+            _, about = load_network(data_path(GENERAL_FILE))
+            budget = int(about["last_evaluation"]["env_steps"])
+            add("general policy, trained on task 8", budget, policy=GENERAL)
     return rows
 
 

@@ -1,4 +1,5 @@
-"""The policies that ship: trained by ``make policies``, written to ``data/policies/task<N>.npz``."""
+"""The policies that ship: trained by ``make policies``, written to ``data/policies/task<N>.npz``; that of a task which
+is drawn for each episode is the general one, ``general.npz``."""
 
 from __future__ import annotations
 
@@ -94,7 +95,7 @@ def build(
                 }
                 best = (found, result.network, about)
         assert best is not None
-        path = FOLDER / f"task{task}.npz"
+        path = FOLDER / ("general.npz" if spec.draws is not None else f"task{task}.npz")
         save_network(path, best[1], best[2])
         paths.append(path)
         console.print(

@@ -27,7 +27,7 @@ from inferencegym_jax.policies.load_following import LoadPlan, Memory
 from inferencegym_jax.policies.names import GENERAL
 from inferencegym_jax.policies.network import PolicyNetwork, network_policy
 from inferencegym_jax.policies.policy_file import GENERAL as GENERAL_FILE
-from inferencegym_jax.policies.policy_file import corrects, load_network, playable, reads_relative, shipped_file
+from inferencegym_jax.policies.policy_file import corrects, load_network, playable, reads_relative
 from inferencegym_jax.policies.relative import RELATIVE_SIZE, Seen, acted, relative
 from inferencegym_jax.registry import Problem
 from inferencegym_jax.spaces import Box
@@ -176,8 +176,8 @@ def env_and_policy(name: str, problem: Problem) -> tuple[Any, Policy]:
         ValueError, FileNotFoundError: see ``policies.policy_of``.
     """
     usual = name.replace("-", "_")
-    path = data_path(GENERAL_FILE) if usual == GENERAL else shipped_file(problem.spec) if usual == "trained" else name
-    learned = problem.env.draws is not None and (usual in (GENERAL, "trained") or Path(path).exists())
+    path = data_path(GENERAL_FILE) if usual == GENERAL else name
+    learned = problem.env.draws is not None and Path(path).exists()
     return network_on(*load_network(path), problem) if learned else (problem.env, policy_of(name, problem))
 
 

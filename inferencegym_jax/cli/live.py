@@ -101,6 +101,10 @@ def measure(
         float,
         typer.Option(help="KV cache a token: 2 x layers x KV heads x head size x bytes; open-loop tasks need it"),
     ] = 0.0,
+    max_num_batched_tokens: Annotated[
+        int,
+        typer.Option(help="the engine's token budget of an iteration, where it does not tell; default: as the shipped"),
+    ] = 0,
     seed: Annotated[int, typer.Option(help="of prompts and lengths")] = 0,
     restart: Annotated[bool, typer.Option("--restart", help="forget what an earlier run measured")] = False,
     api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
@@ -126,6 +130,7 @@ def measure(
                 base_memory_gb=base_memory_gb,
                 kv_cache_tokens=kv_cache_tokens,
                 kv_bytes_per_token=kv_bytes_per_token,
+                token_budget=max_num_batched_tokens,
                 seed=seed,
             )
             endpoint, answer = server(base_url, model, api_key_env), console if json_output else answers()

@@ -50,23 +50,29 @@ def _kernel_tables() -> Any:
 def _select(tables: Any, path: Path, model: str | None, system: str | None) -> list[Any]:
     """The file's runs of ``model`` on ``system`` that the kernels cover; says on stderr which were left out, and
     why."""
-    from inferencegym_jax.fidelity.measured_runs import RunError, read_runs
+    from inferencegym_jax.fidelity.measured_runs import RunError, read_measured
 
     try:
         tables.check_names(model, system)
-        runs = read_runs(path)
+        runs, said = read_measured(path)
     except ValueError as error:
         raise _fail(error) from error
-    kept, left = [], []
+    kept, left, others = [], [], 0
     for run in runs:
         try:
-            if tables.selected(run, model, system):
-                tables.table_of(run, model, system)
-                kept.append(run)
+            if not tables.selected(run, model, system):
+                others += 1
+            else:
+                complete, notices = tables.completed(run, model, system)
+                tables.table_of(complete, model, system)
+                kept.append(complete)
+                said += [f"note: {notice}" for notice in notices]
         except ValueError as error:
             left.append(str(error) if isinstance(error, RunError) else f"{run.source}: {error}")
-    for reason in left:
-        typer.echo(f"left out: {reason}", err=True)
+    if others:
+        left.append(f"{path.name}: {others} of {len(runs)} runs are of another model or GPU than --model or --system")
+    for sentence in (*said, *(f"left out: {reason}" for reason in left)):
+        typer.echo(sentence, err=True)
     if not kept:
         raise _fail(f"{path}: no run that could be predicted among {len(runs)}")
     return kept
@@ -178,16 +184,27 @@ def validate(
         validate_points(run, model, system, as_json, out)
         return
     from inferencegym_jax.fidelity.validation import Constants, compare, fitted_constants, is_fitted, predict
+    from inferencegym_jax.hardware.constants import fitted_constants as known_constants
 
     tables = _kernel_tables()
     shipped, fitted = fitted_constants()
-    constants = Constants(
-        shipped.overhead_ms if overhead is None else overhead, shipped.path_ms if path is None else path
-    )
+    others = [row for entry in known_constants()["vllm"].values() for row in entry["fitted"]]
     runs = _with_share(_select(tables, run, model, system), prefix_share)
-    rows = [compare(r, predict(r, tables.table_of(r, model, system), constants)) for r in runs]
-    for row, one in zip(rows, runs, strict=True):
-        row["role"] = "fitted" if constants == shipped and is_fitted(one, fitted) else "predicted"
+    rows: list[dict[str, Any]] = []
+    for one in runs:
+        try:
+            engine = tables.table_of(one, model, system)
+            own = engine.constants or shipped
+            used = Constants(own.overhead_ms if overhead is None else overhead, own.path_ms if path is None else path)
+            row = compare(one, predict(one, engine, used))
+        except ValueError as error:
+            typer.echo(f"left out: {error}", err=True)
+            continue
+        known = fitted if engine.constants is None else others
+        row["role"] = "fitted" if used == own and is_fitted(one, known) else "predicted"
+        rows.append(row | used._asdict())
+    if not rows:
+        raise _fail(f"{run}: no run that could be predicted among {len(runs)}")
     if plot is not None:
         _plot(rows, plot)
     if as_json:
@@ -195,10 +212,11 @@ def validate(
         return
     for role in ("fitted", "predicted"):
         part = [row for row in rows if row["role"] == role]
+        pairs = sorted({(row["overhead_ms"], row["path_ms"]) for row in part})
+        for c, h in pairs:
+            shown = [row for row in part if (row["overhead_ms"], row["path_ms"]) == (c, h)]
+            _table(shown, f"{role}: c = {c:g} ms an iteration, h = {h:g} ms a request")
         if part:
-            _table(
-                part, f"{role}: c = {constants.overhead_ms:g} ms an iteration, h = {constants.path_ms:g} ms a request"
-            )
             typer.echo(_summary(part, role))
     if plot is not None:
         typer.echo(f"plot: {plot}")

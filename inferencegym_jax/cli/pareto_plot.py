@@ -23,9 +23,10 @@ def points(recommendation: Any) -> list[tuple[str, float, float, str]]:
     others = [
         (name[0].upper() if name != "current" else "c", one["ttft_p99_ms"], one["goodput"], name)
         for name, one in recommendation.results.items()
-        if name not in ("recommended", "best")
+        if name not in ("recommended", "promised")
     ]
-    return front + others
+    # who waits for ever has no place on the axis
+    return front + [one for one in others if math.isfinite(one[1]) and one[1] > 0.0]
 
 
 def label(one: dict[str, Any]) -> str:
@@ -37,6 +38,8 @@ def label(one: dict[str, Any]) -> str:
 def draw(recommendation: Any, console: Console) -> None:
     """The front as a table and, over it, goodput against p99 TTFT."""
     marks = points(recommendation)
+    if not marks:
+        return
     low, high = math.log(min(x for _, x, _, _ in marks)), math.log(max(x for _, x, _, _ in marks))
     bottom, top = min(y for _, _, y, _ in marks), max(y for _, _, y, _ in marks)
     rows = [[" "] * WIDTH for _ in range(HEIGHT)]
@@ -58,14 +61,23 @@ def draw(recommendation: Any, console: Console) -> None:
     console.print(table(("", "configuration", "requests/s", "p99 TTFT ms", "cost per 1k", "peak GB"), lines, left=2))
 
 
+def check_ending(path: Path) -> None:
+    """Whether a figure can be drawn into a file of that name.
+
+    Raises:
+        ValueError: the ending is not .png or .svg.
+    """
+    if path.suffix not in (".png", ".svg"):
+        raise ValueError(f"--plot {str(path)!r}: must end in .png or .svg")
+
+
 def save(recommendation: Any, path: Path) -> None:
     """Draw the front into a file.
 
     Raises:
         ValueError: matplotlib is not installed, or the ending is not .png or .svg.
     """
-    if path.suffix not in (".png", ".svg"):
-        raise ValueError(f"--plot {str(path)!r}: must end in .png or .svg")
+    check_ending(path)
     try:
         from matplotlib.figure import Figure
     except ImportError:

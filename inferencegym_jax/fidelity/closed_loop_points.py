@@ -70,7 +70,10 @@ def is_closed_loop(path: Path) -> bool:
     if not path.is_file():
         return path.name == PACKAGE_POINTS
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
-        return set(COLUMNS) <= set(next(csv.reader(lines), []))
+        try:
+            return set(COLUMNS) <= set(next(csv.reader(lines), []))
+        except csv.Error:  # packed, or one long line of JSON
+            return False
 
 
 def read_points(path: Path) -> list[ClosedLoopPoint]:

@@ -1,30 +1,33 @@
-"""Measured runs of a real engine under a known request rate: read from a CSV of runs or from `vllm bench serve`'s JSON.
+"""Measured runs of a real engine under a known request rate: read from a CSV of runs or a benchmark tool's result.
 
-``file -> list[MeasuredRun]``. ``validation.py`` predicts them; nothing here knows about models or GPUs.
+``file -> rows (bench_runs.py reads the tools') -> list[MeasuredRun], and why others are left out``. ``validation.py``
+predicts them; nothing here knows about models or GPUs.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inferencegym_jax.models import finite_number
+from inferencegym_jax.fidelity.bench_runs import RunError, format_of, parallel_of, positive, row_of
+from inferencegym_jax.models import finite_number, shown
+from inferencegym_jax.traffic.log_rows import TraceError
+from inferencegym_jax.traffic.log_source import LogSource
+
+__all__ = ["MeasuredRun", "RunError", "read_measured", "read_runs", "share"]
 
 REQUIRED = ("rate_rps", "mean_prompt_tokens", "mean_output_tokens", "ttft_mean_ms", "latency_mean_ms")
 DEFAULTS: dict[str, Any] = {"max_num_seqs": 128, "max_num_batched_tokens": 2048, "requests": None, "tp": 1}
+ENGINE = ("max_num_seqs", "max_num_batched_tokens")  # which an engine chooses itself, by its GPU
 QUANTILES = ("p50", "p90", "p99")
 ARRIVALS = ("constant", "poisson")
 DEFAULT_DURATION_S = 600.0
 LONGEST_DURATION_S = 7200.0
-
-
-class RunError(ValueError):
-    """A file of measured runs that cannot be used; the message names file, row, column and what is wanted."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class MeasuredRun:
     latency_mean_ms: float
     ttft_quantiles_ms: Mapping[str, float] = field(default_factory=dict)  # of QUANTILES, those that were measured
     prefix_share: float = 0.0  # of a prompt's tokens, those that the prefix cache held
+    engine: str = "vllm"
+    engine_version: str | None = None
+    dtype: str | None = None  # field and number format, where the run states one that is not of 16 bits
+    assumed: tuple[str, ...] = ()  # of ENGINE, those that the file does not hold
 
     @property
     def duration_s(self) -> float:
@@ -55,42 +62,93 @@ class MeasuredRun:
 
 
 def read_runs(path: str | Path) -> list[MeasuredRun]:
-    """Runs of a CSV (columns of ``data/measured/vllm_open_loop.csv``; further ones are ignored) or of one or more JSON
-    objects as ``vllm bench serve --save-result`` writes them.
+    """The runs of ``read_measured``.
 
     Raises:
-        RunError: no such file, no rows, a column is missing, or a cell is not what it must be; row and column are
-            named.
+        RunError: see there.
+    """
+    return read_measured(path)[0]
+
+
+def read_measured(path: str | Path) -> tuple[list[MeasuredRun], list[str]]:
+    """Runs of a CSV (columns of ``data/measured/vllm_open_loop.csv``; further ones are ignored), or of the JSON that
+    ``vllm bench serve``, SGLang, genai-perf, aiperf or inference-perf write: an object, several, or one a line.
+
+    Returns:
+        (the runs that can be used, sentences: which were left out and why, and what was taken note of).
+
+    Raises:
+        RunError: no such file, no rows, a column is missing, or no run can be used; row and column are named.
     """
     file = Path(path)
     if not file.is_file():
         raise RunError(
             f"{file}: no such file; give a CSV of runs or the JSON that `vllm bench serve --save-result` writes"
         )
-    text = file.read_text(encoding="utf-8-sig", errors="replace")
-    if not text.strip():
-        raise RunError(f"{file.name}: the file is empty")
-    if text.lstrip()[0] in "{[":
-        return _json_runs(file.name, text)
-    reader = csv.DictReader(text.splitlines())
-    columns = reader.fieldnames or []
-    missing = [c for c in REQUIRED if c not in columns]
-    if missing:
-        raise RunError(f"{file.name}: lacks the column {', '.join(missing)}; wanted: {', '.join(REQUIRED)} and more")
-    runs = [_from_row(f"{file.name} line {reader.line_num}", row) for row in reader]
-    if not runs:
-        raise RunError(f"{file.name}: no rows")
-    return runs
-
-
-def _positive(source: str, name: str, value: Any) -> float:
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise RunError(f"{source}: {name} is {value!r}; wanted: a number above 0")
-    return number
+        source = LogSource(file)
+        with source.guard(), source.open_text() as opened:
+            text = opened.read()
+    except TraceError as error:
+        raise RunError(str(error).replace("a request log with time, prompt tokens, output tokens", "runs")) from None
+    json_text = text.lstrip("\ufeff \t\r\n")[:1] in ("{", "[")
+    runs: list[MeasuredRun] = []
+    said: list[str] = []
+    reasons: list[str] = []
+    for where, row in _reports(file.name, text) if json_text else _rows(file.name, text):
+        try:
+            if isinstance(row, RunError):
+                raise row
+            if json_text:
+                row, notices = row_of(where, row)
+                said += [f"note: {notice}" for notice in notices]
+            else:
+                row = row | parallel_of(where, row) | {"dtype": format_of(where, row)}
+            runs.append(_from_row(where, row))
+        except RunError as error:
+            reasons.append(str(error))
+    if not runs:
+        raise RunError("; ".join(reasons[:3]) if reasons else f"{file.name}: {'no runs' if json_text else 'no rows'}")
+    return runs, [f"left out: {reason}" for reason in reasons] + said
+
+
+def _rows(name: str, text: str) -> Iterator[tuple[str, dict[str, Any] | RunError]]:
+    """(what a message calls it, cells by column) of a CSV's rows."""
+    text = text.lstrip("\ufeff\r\n ")
+    header = text.split("\n", 1)[0]
+    before = 0
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t|", key=header.count))
+    columns = [column.strip() for column in next(reader)]
+    missing = [column for column in REQUIRED if column not in columns]
+    if missing:
+        raise RunError(f"{name}: lacks the column {', '.join(missing)}; wanted: {', '.join(REQUIRED)} and more")
+    twice = sorted({column for column in columns if column and columns.count(column) > 1})
+    if twice:
+        raise RunError(f"{name}: the column {twice[0]} is there twice; leave one")
+    before = reader.line_num
+    for cells in reader:
+        where, before = f"{name} line {before + 1}", reader.line_num
+        if len(cells) not in (0, len(columns)):
+            yield where, RunError(f"{where}: {len(cells)} cells where the header has {len(columns)}")
+        elif any(cell.strip() for cell in cells):
+            yield where, {c: cell.strip() for c, cell in zip(columns, cells, strict=True)}
+
+
+def _reports(name: str, text: str) -> Iterator[tuple[str, Any]]:
+    """(what a message calls it, value) of every report: one, several in an array, or one a line."""
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        lines = [(i, line) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        for i, (number, line) in enumerate(lines, start=1):
+            try:
+                yield f"{name} run {i}", json.loads(line)
+            except ValueError as error:
+                said = str(error).split(":")[0]
+                yield f"{name} line {number}", RunError(f"{name} line {number}: not JSON: {said}")
+        return
+    for i, report in enumerate(parsed if isinstance(parsed, list) else [parsed], start=1):
+        yield f"{name} run {i}", report
 
 
 def share(source: str, value: Any) -> float:
@@ -99,17 +157,15 @@ def share(source: str, value: Any) -> float:
     Raises:
         RunError: it is none; ``source`` is named.
     """
-    number = finite_number(value if not isinstance(value, str) else _number(value))
+    number = finite_number(value)
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            number = None
     if number is None or not 0.0 <= number <= 1.0:
-        raise RunError(f"{source}: prefix_share is {value!r}; wanted: a number from 0 to 1")
+        raise RunError(f"{source}: prefix_share is {shown(value)}; wanted: a number from 0 to 1")
     return number
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _from_row(source: str, row: Mapping[str, Any]) -> MeasuredRun:
@@ -117,7 +173,7 @@ def _from_row(source: str, row: Mapping[str, Any]) -> MeasuredRun:
         value = row.get(name)
         if value in (None, "") and name in DEFAULTS:
             value = DEFAULTS[name]
-        return _positive(source, name, value)
+        return positive(source, name, value)
 
     rate, prompt, output = number("rate_rps"), number("mean_prompt_tokens"), number("mean_output_tokens")
     if output <= 1:
@@ -129,10 +185,10 @@ def _from_row(source: str, row: Mapping[str, Any]) -> MeasuredRun:
         raise RunError(f"{source}: latency_mean_ms is {latency:g}; wanted: more than ttft_mean_ms, {ttft:g}")
     arrivals = str(row.get("arrivals") or "poisson").strip().lower()
     if arrivals not in ARRIVALS:
-        raise RunError(f"{source}: arrivals is {arrivals!r}; wanted: one of {', '.join(ARRIVALS)}")
+        raise RunError(f"{source}: arrivals is {shown(arrivals)}; wanted: one of {', '.join(ARRIVALS)}")
     requests, cached = row.get("requests"), row.get("prefix_share")
     prefix_share = 0.0 if cached in (None, "") else share(source, cached)
-    quantiles = {q: float(row[f"ttft_{q}_ms"]) for q in QUANTILES if row.get(f"ttft_{q}_ms") not in (None, "")}
+    given = [q for q in QUANTILES if row.get(f"ttft_{q}_ms") not in (None, "")]
     return MeasuredRun(
         source=source,
         model=row.get("model") or None,
@@ -148,54 +204,10 @@ def _from_row(source: str, row: Mapping[str, Any]) -> MeasuredRun:
         ttft_mean_ms=ttft,
         itl_mean_ms=(latency - ttft) / (output - 1),
         latency_mean_ms=latency,
-        ttft_quantiles_ms=quantiles,
+        ttft_quantiles_ms={q: positive(source, f"ttft_{q}_ms", row[f"ttft_{q}_ms"]) for q in given},
         prefix_share=prefix_share,
+        engine=str(row.get("engine") or "vllm").strip().lower(),
+        engine_version=str(row["engine_version"]) if row.get("engine_version") else None,
+        dtype=row.get("dtype"),
+        assumed=tuple(name for name in ENGINE if row.get(name) in (None, "")),
     )
-
-
-def _json_runs(name: str, text: str) -> list[MeasuredRun]:
-    try:
-        parsed = json.loads(text)
-    except ValueError:
-        try:
-            parsed = [json.loads(line) for line in text.splitlines() if line.strip()]
-        except ValueError as error:
-            raise RunError(f"{name}: not JSON: {error}") from error
-    objects = parsed if isinstance(parsed, list) else [parsed]
-    if not objects:
-        raise RunError(f"{name}: no runs")
-    return [_from_bench(f"{name} run {i}", run) for i, run in enumerate(objects, start=1)]
-
-
-def _from_bench(source: str, run: Any) -> MeasuredRun:
-    """A run as `vllm bench serve --save-result` writes it; arrivals are Poisson where its burstiness is 1."""
-    if not isinstance(run, Mapping):
-        raise RunError(
-            f"{source}: got {type(run).__name__}; wanted: an object as `vllm bench serve --save-result` writes"
-        )
-    done = _positive(source, "completed", run.get("completed"))
-    rate = run.get("request_rate")
-    if rate in ("inf", None) or rate == math.inf:
-        raise RunError(f"{source}: request_rate is {rate!r}; wanted: a finite rate (an open-loop run)")
-    prompt = _positive(source, "total_input_tokens", run.get("total_input_tokens")) / done
-    output = _positive(source, "total_output_tokens", run.get("total_output_tokens")) / done
-    ttft = _positive(source, "mean_ttft_ms", run.get("mean_ttft_ms"))
-    itl = _positive(source, "mean_itl_ms", run.get("mean_itl_ms") or run.get("mean_tpot_ms"))
-    row: dict[str, Any] = {
-        "model": run.get("model_id"),
-        "gpu": run.get("gpu"),
-        "max_num_seqs": run.get("max_num_seqs"),
-        "max_num_batched_tokens": run.get("max_num_batched_tokens"),
-        "arrivals": "constant" if float(run.get("burstiness") or 1.0) >= 100 else "poisson",
-        "rate_rps": rate,
-        "requests": run.get("num_prompts") or done,
-        "mean_prompt_tokens": prompt,
-        "mean_output_tokens": output,
-        "ttft_mean_ms": ttft,
-        "latency_mean_ms": run.get("mean_e2el_ms") or ttft + itl * (output - 1),
-        "ttft_p50_ms": run.get("median_ttft_ms"),
-        "ttft_p90_ms": run.get("p90_ttft_ms"),
-        "ttft_p99_ms": run.get("p99_ttft_ms"),
-        "tp": run.get("tensor_parallel_size"),
-    }
-    return _from_row(source, row)

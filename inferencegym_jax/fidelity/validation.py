@@ -31,12 +31,21 @@ LARGEST_MS = 20.0  # of either constant
 FIT_STEPS, FIT_DELTA_MS = 8, 0.05
 
 
+class Constants(NamedTuple):
+    """What kernels do not hold, ms."""
+
+    overhead_ms: float  # c: scheduler and sampler, an iteration
+    path_ms: float  # h: outside iterations, a request
+
+
 @dataclass(frozen=True)
 class EngineTable:
-    """A latency table for one run, and the memory that weights and KV cache may take, GB."""
+    """A latency table for one run, the memory that weights and KV cache may take, GB, and the constants that belong to
+    its kernels (None: the shipped ones)."""
 
     table: LatencyTable
     memory_limit_gb: float
+    constants: Constants | None = None
 
 
 @dataclass(frozen=True)
@@ -51,13 +60,6 @@ class Prediction:
     latency_mean_ms: float
     concurrency: float  # mean requests in decode
     throughput_rps: float
-
-
-class Constants(NamedTuple):
-    """What kernels do not hold, ms."""
-
-    overhead_ms: float  # c: scheduler and sampler, an iteration
-    path_ms: float  # h: outside iterations, a request
 
 
 def fitted_constants() -> tuple[Constants, list[dict[str, Any]]]:
@@ -152,6 +154,12 @@ def predict(run: MeasuredRun, engine: EngineTable, constants: Constants) -> Pred
     order = np.argsort(values.ravel())
     share = np.cumsum(weights[order]) / max(weights.sum(), 1e-9)
     p50, p90, p99 = (float(values.ravel()[order][min(np.searchsorted(share, q), len(order) - 1)]) for q in LEVELS)
+    most = float(KNOBS["batch_size"].high)
+    if run.max_num_seqs > most and played["concurrency"].max() > most - 1:
+        raise ValueError(
+            f"{run.source}: over {most:g} requests run at once, the most that a table holds, and max_num_seqs is"
+            f" {run.max_num_seqs}"
+        )
     return Prediction(
         itl_mean_ms=itl,
         ttft_mean_ms=ttft,

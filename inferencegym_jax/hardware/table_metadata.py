@@ -33,6 +33,7 @@ def described(engines: Engines, request: Request, price: Price, profile: EngineP
         "gpus_per_engine": placement.gpus,
         "dtypes": {str(int(DTYPES[name].tier)): name for name in engines.compiled},
         "modes": {name: str(engine.modes) for name, engine in engines.compiled.items()},
+        "weights": {DTYPES[name].tier.name: f"{gb:.2f} GB a GPU ({name})" for name, gb in engines.weights_gb.items()},
         "kv_dtype": engines.kv_dtype,
         "memory_gb": gpu.memory_gb,
         "gpu_capacity_gb": gpu.capacity_gb,

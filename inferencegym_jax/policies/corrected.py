@@ -107,7 +107,9 @@ def _corrected(
     numbers, seen = relative(engine, observation, carry.seen)
     outputs, after = forward(network, numbers, carry.network)
     action, memory = follow(engine, plan, mean_positions(outputs), observation, carry.memory)
-    return action, CorrectedCarry(memory, acted(seen, action), after)
+    # trained where a second GPU is a replica; one that takes prefills alone is another thing, and stays unasked for
+    leased = action.prefill_disagg & (jnp.asarray(engine.may_lease) > 0)
+    return action.replace(prefill_disagg=leased), CorrectedCarry(memory, acted(seen, action), after)
 
 
 def positions_policy(network: PolicyNetwork) -> Policy:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.models import KNOBS, EngineParams, EnvParams, Scalar, ServeObservation
+from inferencegym_jax.models import KNOBS, REPLICA, EngineParams, EnvParams, Scalar, ServeObservation
 from inferencegym_jax.physics.capacity import work_ms
 from inferencegym_jax.physics.iteration import iteration, prompt_nodes, prompts_ms
 from inferencegym_jax.physics.kernels import Iterations, by_tier
@@ -45,7 +45,7 @@ class Engine:
     acceptance: Scalar = (1.0,) * 5  # float32[5], tokens that a verification yields with 0, 1, 2, 4, 8 drafts
     start_s: Scalar = 0.0  # from asking for a second GPU until it serves
     clock: Scalar = 1.0  # seconds of the day that pass in a second
-    may_lease: Scalar = 0.0  # 1 where the task leaves the second GPU to the controller
+    may_lease: Scalar = 0.0  # 1 where the task leaves the second GPU to the controller, and it is a replica
     may_draft: Scalar = 0.0  # 1 where it leaves the drafts
 
     @classmethod
@@ -119,7 +119,7 @@ def engine_of(table: LatencyTable, params: EnvParams) -> Engine:
             acceptance=engine.acceptance_lengths,
             start_s=engine.start_s,
             clock=engine.day.clock,
-            may_lease=float(active["prefill_disagg"]),
+            may_lease=float(active["prefill_disagg"] and int(engine.second_gpu) == REPLICA),
             may_draft=float(active["spec_length"]),
         )
     )

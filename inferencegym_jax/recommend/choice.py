@@ -1,37 +1,131 @@
-"""Of many judged actions: the one to recommend, and the Pareto front. NumPy only."""
+"""Of many judged actions: the one to recommend, and the Pareto front. NumPy only.
+
+The search promises, the replay decides: ``choose`` goes through the actions in the order in which the search's promises
+would recommend them, and takes the first that keeps its promise.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from inferencegym_jax.models import KNOBS
+from inferencegym_jax.recommend.engine_replay import Replayed
 from inferencegym_jax.recommend.quality import Objective, Quality
 
 TOLERANCE = 0.01  # of the best goodput: what a cheaper configuration may lack
 EQUAL = 0.001  # goodputs that differ by less are the same
+AGREES = 0.03  # share of requests by which promise and replay may differ
+TRIED = 6  # configurations of as many GPUs that are replayed because they may meet the objective
+CLOSEST = 10  # that are replayed where none does
 PARETO = 8  # configurations shown of the front
 
 
-def choose(actions: list[dict[str, Any]], quality: Quality, feasible: np.ndarray, objective: Objective) -> int:
-    """Index of the recommended action; ``actions[0]`` runs now.
+@dataclass(frozen=True)
+class Choice:
+    """The recommended action.
 
-    The cheapest that meets the objective; where none does, the cheapest within 1 % of the best goodput; where every
-    request comes too late whatever is done, the cheapest within 1 % of the most tokens served. Of those the one with
-    the best goodput; of equals (0.1 %) the one with the fewest changes to what runs now.
+    Attributes:
+        index: of the action.
+        meets: whether its replay meets the objective, within ``AGREES`` of its promise.
+        agrees: whether promise and replay are within ``AGREES``.
+        replayed: index -> replay, of all that were replayed.
     """
-    goodput = np.where(feasible, quality.goodput, -1.0)
-    near = feasible & (quality.attainment >= objective.attainment)
-    if not near.any():
-        value = goodput if goodput.max() > 0.0 else np.where(feasible, quality.tokens_per_sec, -1.0)
-        near = value >= (1.0 - TOLERANCE) * value.max()
-    cost = np.where(near, quality.gpus, np.inf)  # on one log all serve the same tokens, so GPUs are the cost
-    near &= cost <= cost.min() + 1e-9
-    near &= goodput >= (1.0 - EQUAL) * goodput[near].max()
-    changes = np.asarray([sum(action[name] != actions[0][name] for name in KNOBS) for action in actions])
-    order = np.lexsort((-goodput, changes, ~near))
-    return int(order[0])
+
+    index: int
+    meets: bool
+    agrees: bool
+    replayed: dict[int, Replayed]
+
+
+def choose(
+    actions: Sequence[dict[str, Any]],
+    promised: Quality,
+    allowed: np.ndarray,
+    objective: Objective,
+    replay: Callable[[int], Replayed],
+    current: Mapping[str, Any],
+) -> Choice:
+    """The recommended action.
+
+    The cheapest whose replay meets the objective as promised. Where none does, the cheapest within 1 % of the best
+    goodput of the replays of those that promise most; where every request comes too late whatever is done, the one that
+    serves most tokens. Of several that promise the same (0.1 %), the one with the fewest changes to what runs now.
+
+    Args:
+        actions: all of them.
+        promised: by the search.
+        allowed: bool[actions].
+        objective: what counts as good.
+        replay: index -> replay of the action as its flags set it.
+        current: knobs of what runs now.
+    """
+    replayed: dict[int, Replayed] = {}
+
+    def attainment(i: int) -> float:
+        if i not in replayed:
+            replayed[i] = replay(i)
+        return float(replayed[i].quality.attainment[0])
+
+    def agrees(i: int) -> bool:
+        return abs(float(promised.attainment[i]) - attainment(i)) <= AGREES
+
+    for gpus in np.unique(promised.gpus[allowed]):
+        near = allowed & (promised.gpus == gpus) & (promised.attainment >= objective.attainment - AGREES)
+        for i in _preferred(actions, promised, near, objective, current)[:TRIED]:
+            if attainment(i) >= objective.attainment and agrees(i):
+                return Choice(i, True, True, replayed)
+    for i in _closest(actions, promised, allowed):
+        attainment(i)
+    best = _best(promised, replayed)
+    return Choice(best, False, agrees(best), replayed)
+
+
+def _preferred(
+    actions: Sequence[dict[str, Any]],
+    promised: Quality,
+    near: np.ndarray,
+    objective: Objective,
+    current: Mapping[str, Any],
+) -> list[int]:
+    """Indices of ``near``, those that promise to meet the objective first, as they would be recommended."""
+    goodput = promised.goodput
+    meets = near & (promised.attainment >= objective.attainment)
+    rank = np.where(meets, 0, 1)
+    equal = rank.astype(float)
+    if meets.any():
+        equal = np.where(meets & (goodput >= (1.0 - EQUAL) * goodput[meets].max()), 0.0, 1.0 + rank)
+    changes = np.asarray([sum(action[name] != current[name] for name in KNOBS) for action in actions])
+    order = np.lexsort((-goodput, np.where(equal == 0.0, changes, 0), equal))
+    return [int(i) for i in order if near[i]]
+
+
+def _closest(actions: Sequence[dict[str, Any]], promised: Quality, allowed: np.ndarray) -> list[int]:
+    """Indices that are worth a replay where nothing promises enough: of each weight format and number of GPUs the best
+    one, then the best of all; where no request is in time, by tokens."""
+    value = promised.goodput if (promised.goodput[allowed] > 0.0).any() else promised.tokens_per_sec
+    order = [int(i) for i in np.argsort(-value, kind="stable") if allowed[i]]
+    of_kind: dict[Any, list[int]] = {}
+    for i in order:
+        of_kind.setdefault((actions[i]["quant_tier"], actions[i]["prefill_disagg"]), []).append(i)
+    picked = [i for kind in of_kind.values() for i in kind[:1]]
+    return list(dict.fromkeys([*order[: CLOSEST - len(picked)], *picked]))
+
+
+def _best(promised: Quality, replayed: dict[int, Replayed]) -> int:
+    """The cheapest within 1 % of the best replayed goodput, or of the most tokens; of those the best."""
+    indices = list(replayed)
+    goodput, tokens = (
+        np.asarray([float(getattr(replayed[i].quality, name)[0]) for i in indices])
+        for name in ("goodput", "tokens_per_sec")
+    )
+    value = goodput if goodput.max() > 0.0 else tokens
+    near = value >= (1.0 - TOLERANCE) * value.max()
+    order = np.lexsort((-value, promised.gpus[indices], ~near))
+    return indices[int(order[0])]
 
 
 def front(quality: Quality, feasible: np.ndarray) -> list[int]:

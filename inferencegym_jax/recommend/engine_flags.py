@@ -1,29 +1,33 @@
 """Knobs as command lines: what sets a configuration in vLLM, SGLang and TensorRT-LLM.
 
-Flag names are those of vLLM's V1 engine (`vllm serve`, checked with 0.32), SGLang 0.5 (`sglang.launch_server`) and
-TensorRT-LLM 1.2 (`trtllm-serve`, PyTorch backend, with a YAML file). What no table knows stands in angle brackets: the
-model, the quantised checkpoint, the draft head.
+Flag names are those of vLLM's V1 engine (`vllm serve`, checked with the pages of 0.32), SGLang 0.5
+(`sglang.launch_server`) and TensorRT-LLM 1.2 (`trtllm-serve`, PyTorch backend, with a YAML file), ``CHECKED``. What no
+table knows stands in angle brackets: the model, the quantised checkpoint, the draft head.
 
 How a knob maps: ``batch_size`` is the limit on running requests; ``spec_length`` the drafts of an EAGLE-3 head;
-``quant_tier`` the checkpoint's format; ``prefill_disagg`` a prefill and a decode instance. ``kv_budget`` below 1 is the
-share of the KV pool up to which new requests are admitted, which no engine has as a flag: ``inferencegym control`` in
-front of it holds that limit, on the engine's own gauge of its cache.
+``quant_tier`` the checkpoint's format; ``prefill_disagg`` a prefill and a decode instance. ``kv_budget`` has no flag in
+any engine: it stays at 1, and the KV pool is what the engine's share of the memory leaves it. That share, the longest
+request and the token budget are printed, so that an engine has the pool that was replayed.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from inferencegym_jax.models import QuantTier
-from inferencegym_jax.table import LatencyTable
+from inferencegym_jax.recommend.gpu_formats import ENGINES, cannot_run
+from inferencegym_jax.table import LatencyTable, profile_of
 
-TOKEN_BUDGET = 2048
-PORTS = {"vllm": 8000, "sglang": 30000, "tensorrt_llm": 8000}  # on which each engine, or its router, listens
+CHECKED = "flags of vLLM 0.32, SGLang 0.5 and TensorRT-LLM 1.2"
 MODEL, DRAFT = "<model>", "<EAGLE-3 head of the model>"
+USUAL_SHARE = 0.9  # of the GPU's memory that an engine takes where nobody says (vLLM; SGLang takes about as much)
+SHARE_DIGITS = 3
 
 
 @dataclass(frozen=True)
@@ -34,25 +38,17 @@ class Precision:
         checkpoint: for vLLM and SGLang.
         vllm, sglang: values of ``--quantization``.
         tensorrt_llm: checkpoint for TensorRT-LLM, which reads the format from the checkpoint itself.
-        tensorrt_llm_note: what its reader must know.
     """
 
     checkpoint: str
     vllm: str
     sglang: str
     tensorrt_llm: str
-    tensorrt_llm_note: str = ""
 
 
 PRECISIONS = {
     "fp16": Precision(MODEL, "", "", MODEL),
-    "int8": Precision(
-        "<INT8 W8A8 checkpoint of the model>",
-        "compressed-tensors",
-        "w8a8_int8",
-        "<FP8 checkpoint of the model>",
-        "The PyTorch backend has no INT8 W8A8: FP8 stands for it, which needs Ada or later (before: vLLM or SGLang).",
-    ),
+    "int8": Precision("<INT8 W8A8 checkpoint of the model>", "compressed-tensors", "w8a8_int8", ""),
     "fp8": Precision(MODEL, "fp8", "fp8", "<FP8 checkpoint of the model>"),
     "int4": Precision(
         "<INT4 AWQ checkpoint of the model>",
@@ -60,6 +56,21 @@ PRECISIONS = {
         "awq_marlin",
         "<INT4 AWQ checkpoint by ModelOpt>",
     ),
+    "fp4": Precision(
+        "<NVFP4 checkpoint of the model>", "modelopt_fp4", "modelopt_fp4", "<NVFP4 checkpoint of the model>"
+    ),
+}
+OF_DTYPE = {
+    "bf16": "fp16",
+    "fp8": "fp8",
+    "int8": "int8",
+    "int4": "int4",
+    "fp4": "fp4",
+}  # of a table's metadata `dtypes`
+PARALLEL = {  # word of a table's metadata `parallelism` -> flag of each engine
+    "TP": {"vllm": "--tensor-parallel-size", "sglang": "--tp-size", "tensorrt_llm": "--tp_size"},
+    "PP": {"vllm": "--pipeline-parallel-size", "sglang": "--pp-size", "tensorrt_llm": "--pp_size"},
+    "EP": {"vllm": "", "sglang": "--ep-size", "tensorrt_llm": "--ep_size"},  # vLLM: --enable-expert-parallel, no number
 }
 
 
@@ -70,56 +81,131 @@ class Deployment:
     Attributes:
         knobs: of a ``ServeAction``, all of them.
         precision: key of ``PRECISIONS``.
+        gpu: name of the GPU.
+        gpu_memory_gb: what it has.
+        memory_share: share of it that weights, runtime and KV pool may take, of ``SHARE_DIGITS`` digits.
+        weights_gb, runtime_gb: what of that is no KV pool.
+        max_model_len: tokens of the longest request that is served.
         token_budget: tokens of an iteration.
+        parallel: ways in which several GPUs are one engine, "TP" 4 or "EP" 2; nothing for one GPU.
+        kv_dtype: of the KV cache, "fp8", or "" for the model's own.
     """
 
     knobs: Mapping[str, Any]
     precision: str
-    token_budget: int = TOKEN_BUDGET
+    gpu: str
+    gpu_memory_gb: float
+    memory_share: float
+    weights_gb: float
+    runtime_gb: float
+    max_model_len: int
+    token_budget: int
+    parallel: Mapping[str, int] = field(default_factory=dict[str, int])
+    kv_dtype: str = ""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one engine."""
+        return math.prod(count for word, count in self.parallel.items() if word != "EP")
+
+    @property
+    def memory_gb(self) -> float:
+        """What the printed share comes to."""
+        return self.memory_share * self.gpu_memory_gb
 
 
-def deployment(knobs: Mapping[str, Any], table: LatencyTable) -> Deployment:
+def deployment(knobs: Mapping[str, Any], table: LatencyTable, memory_gb: float, longest: int) -> Deployment:
     """The deployment of a configuration.
 
     Args:
         knobs: of a ``ServeAction``.
-        table: its metadata say the format of each tier.
+        table: its metadata say the format of each tier, its profile what GPU and model take.
+        memory_gb: what the engine may use; the share that is printed is never more.
+        longest: tokens (prompt and output) of the longest request; one that the KV pool cannot hold is not served.
+
+    Raises:
+        TableError: the weights do not fit.
     """
-    return Deployment(dict(knobs), precision(int(knobs["quant_tier"]), table))
+    profile, tier = profile_of(table), int(knobs["quant_tier"])
+    share = memory_share(memory_gb, profile.memory_gb)
+    pool = int(profile.pool_tokens(tier, share * profile.memory_gb))
+    return Deployment(
+        knobs=dict(knobs),
+        precision=precision(tier, table),
+        gpu=profile.gpu,
+        gpu_memory_gb=profile.memory_gb,
+        memory_share=share,
+        weights_gb=float(profile.weights_gb[tier]),
+        runtime_gb=profile.runtime_gb,
+        max_model_len=min(longest, pool),
+        token_budget=int(profile.tokens_per_iteration),
+        parallel=parallel_of(table),
+        kv_dtype="fp8" if table.metadata.get("kv_dtype") == "fp8" else "",
+    )
+
+
+def parallel_of(table: LatencyTable) -> dict[str, int]:
+    """How the GPUs of a table's engine share its work: its metadata ``parallelism``, TP4 or TP2 EP2."""
+    found = re.findall(r"\b(TP|PP|EP)(\d+)", table.metadata.get("parallelism", ""))
+    return {word: int(count) for word, count in found if int(count) > 1}
+
+
+def memory_share(memory_gb: float, gpu_memory_gb: float) -> float:
+    """Share of a GPU's memory as it is printed, rounded down."""
+    return _rounded_down(memory_gb / gpu_memory_gb)
+
+
+def _rounded_down(share: float) -> float:
+    scale = 10**SHARE_DIGITS
+    return math.floor(share * scale + 1e-9) / scale
 
 
 def precision(tier: int, table: LatencyTable) -> str:
-    """Key of ``PRECISIONS`` of a tier: the table's ``weights`` metadata tell whether the 8-bit tier is FP8 there."""
+    """Key of ``PRECISIONS`` of a tier: what the metadata ``dtypes`` say; where there are none, INT4 and, unless the
+    metadata ``weights`` tell that the 8-bit tier is FP8 there, INT8."""
+    named = _json(table, "dtypes").get(str(int(tier)))
+    if named in OF_DTYPE:
+        return OF_DTYPE[named]
     if tier == QuantTier.INT4:
         return "int4"
     if tier == QuantTier.FP16:
         return "fp16"
+    return "fp8" if "fp8" in str(_json(table, "weights").get("INT8", "")).lower() else "int8"
+
+
+def _json(table: LatencyTable, key: str) -> dict[str, Any]:
     try:
-        weights = json.loads(table.metadata.get("weights", "{}"))
+        found = json.loads(table.metadata.get(key, "{}"))
     except ValueError:
-        weights = {}
-    return "fp8" if "fp8" in str(weights.get("INT8", "")).lower() else "int8"
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _parallel(made: Deployment, engine: str) -> list[str]:
+    flags = [(PARALLEL[kind][engine], str(count)) for kind, count in made.parallel.items()]
+    words = [word for flag, count in flags if flag for word in (flag, count)]
+    return [*words, "--enable-expert-parallel"] if engine == "vllm" and "EP" in made.parallel else words
 
 
 def engine_flags(made: Deployment) -> dict[str, str]:
-    """Engine name -> the commands that set the deployment, one a line."""
-    commands = {"vllm": vllm(made), "sglang": sglang(made), "tensorrt_llm": tensorrt_llm(made)}
-    if made.knobs["kv_budget"] >= 1.0:
-        return commands
-    return {name: f"{lines}\n{gateway(made, PORTS[name])}" for name, lines in commands.items()}
+    """Engine name -> the commands that set the deployment, one a line; engines that cannot run it are left out."""
+    commands = {"vllm": vllm, "sglang": sglang, "tensorrt_llm": tensorrt_llm}
+    return {name: write(made) for name, write in commands.items() if name not in left_out(made)}
 
 
-def gateway(made: Deployment, port: int) -> str:
-    """The line of the proxy that holds ``kv_budget`` in front of an engine on this machine."""
-    policy = f"batch_size={made.knobs['batch_size']},kv_budget={made.knobs['kv_budget']:g}"
-    return _line(["inferencegym", "control", "--upstream", f"http://127.0.0.1:{port}", "--policy", policy])
+def left_out(made: Deployment) -> dict[str, str]:
+    """Engine name -> why it cannot run the deployment on the GPU in question."""
+    reasons = {name: cannot_run(name, made.precision, made.gpu) for name in ENGINES}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def vllm(made: Deployment) -> str:
-    """``vllm serve`` lines, and the proxy's where prefill is apart: it alone tells NIXL who prefills."""
+    """``vllm serve`` lines, and the router's where prefill is apart: it tells NIXL who prefills."""
     knobs, weights = made.knobs, PRECISIONS[made.precision]
     words = ["vllm", "serve", weights.checkpoint, "--max-num-seqs", str(knobs["batch_size"])]
-    words += ["--max-num-batched-tokens", str(made.token_budget)]
+    words += ["--max-num-batched-tokens", str(made.token_budget), "--max-model-len", str(made.max_model_len)]
+    words += ["--gpu-memory-utilization", f"{made.memory_share:g}", *_parallel(made, "vllm")]
+    words += ["--kv-cache-dtype", "fp8"] if made.kv_dtype else []
     if weights.vllm:
         words += ["--quantization", weights.vllm]
     if knobs["spec_length"]:
@@ -131,11 +217,16 @@ def vllm(made: Deployment) -> str:
     for role, gpu in (("kv_producer", 0), ("kv_consumer", 1)):
         transfer = json.dumps({"kv_connector": "NixlConnector", "kv_role": role})
         port = ["--port", str(8100 + 100 * gpu)]
-        own = f"CUDA_VISIBLE_DEVICES={gpu} VLLM_NIXL_SIDE_CHANNEL_PORT={5600 + gpu} "
+        own = f"CUDA_VISIBLE_DEVICES={_devices(made, gpu)} VLLM_NIXL_SIDE_CHANNEL_PORT={5600 + gpu} "
         lines.append(own + _line([*words, *port, "--kv-transfer-config", transfer]))
-    proxy = ["python", "<vLLM source>/tests/v1/kv_connector/nixl_integration/toy_proxy_server.py", "--port", "8000"]
-    proxy += ["--prefiller-hosts", "localhost", "--prefiller-ports", "8100"]
-    lines.append(_line([*proxy, "--decoder-hosts", "localhost", "--decoder-ports", "8200"]))
+    router = ["vllm-router", "--vllm-pd-disaggregation", "--prefill", "http://127.0.0.1:8100"]
+    router += ["--decode", "http://127.0.0.1:8200", "--host", "127.0.0.1", "--port", "8000"]
+    lines.append("# vLLM's router, maintained: github.com/vllm-project/router (pip install vllm-router)")
+    lines.append(_line(router))
+    lines.append(
+        "# for a first try without it: toy_proxy_server.py among the NIXL tests of vLLM's source is a toy proxy, not"
+        " for production"
+    )
     return "\n".join(lines)
 
 
@@ -144,6 +235,9 @@ def sglang(made: Deployment) -> str:
     knobs, weights = made.knobs, PRECISIONS[made.precision]
     words = ["python", "-m", "sglang.launch_server", "--model-path", weights.checkpoint]
     words += ["--max-running-requests", str(knobs["batch_size"]), "--chunked-prefill-size", str(made.token_budget)]
+    static = _rounded_down((made.memory_gb - made.runtime_gb) / made.gpu_memory_gb)  # weights and KV pool
+    words += ["--context-length", str(made.max_model_len), "--mem-fraction-static", f"{static:g}"]
+    words += [*_parallel(made, "sglang"), *(["--kv-cache-dtype", "fp8_e4m3"] if made.kv_dtype else [])]
     if weights.sglang:
         words += ["--quantization", weights.sglang]
     if knobs["spec_length"]:
@@ -157,7 +251,7 @@ def sglang(made: Deployment) -> str:
     for role, gpu in (("prefill", 0), ("decode", 1)):
         apart = ["--port", str(30000 + 100 * gpu), "--disaggregation-mode", role]
         apart += ["--disaggregation-transfer-backend", "nixl"]
-        lines.append(f"CUDA_VISIBLE_DEVICES={gpu} " + _line([*words, *apart]))
+        lines.append(f"CUDA_VISIBLE_DEVICES={_devices(made, gpu)} " + _line([*words, *apart]))
     lines.append(
         "python -m sglang_router.launch_router --pd-disaggregation"
         " --prefill http://127.0.0.1:30000 --decode http://127.0.0.1:30100"
@@ -168,25 +262,34 @@ def sglang(made: Deployment) -> str:
 def tensorrt_llm(made: Deployment) -> str:
     """``trtllm-serve`` lines with the YAML that they read, and the orchestrator's where prefill is apart."""
     knobs, weights = made.knobs, PRECISIONS[made.precision]
-    options: list[str] = ["enable_chunked_prefill: true"]
+    free = made.gpu_memory_gb - made.weights_gb - made.runtime_gb
+    pool = _rounded_down((made.memory_gb - made.weights_gb - made.runtime_gb) / free)  # of what the weights leave free
+    options = ["enable_chunked_prefill: true", "kv_cache_config:", f"  free_gpu_memory_fraction: {pool:g}"]
+    options += [f"  dtype: {made.kv_dtype}"] if made.kv_dtype else []
     if knobs["spec_length"]:
         drafts = f"  max_draft_len: {int(knobs['spec_length'])}"
         options += ["speculative_config:", "  decoding_type: Eagle3", drafts, f'  speculative_model: "{DRAFT}"']
     words = ["trtllm-serve", weights.tensorrt_llm, "--max_batch_size", str(knobs["batch_size"])]
-    words += ["--max_num_tokens", str(made.token_budget)]
-    lines = [f"# {weights.tensorrt_llm_note}"] if weights.tensorrt_llm_note else []
+    words += ["--max_num_tokens", str(made.token_budget), "--max_seq_len", str(made.max_model_len)]
+    words += _parallel(made, "tensorrt_llm")
+    lines: list[str] = []
     if not knobs["prefill_disagg"]:
-        return "\n".join([*lines, *_file("options.yaml", options), _line([*words, "--config", "options.yaml"])])
+        return "\n".join([*_file("options.yaml", options), _line([*words, "--config", "options.yaml"])])
     options += ["cache_transceiver_config:", "  backend: NIXL"]
     # a prefill server cannot overlap its scheduling yet (TensorRT-LLM's page on disaggregated serving)
     roles = {"prefill": ["disable_overlap_scheduler: true", *options], "decode": options}
     for gpu, (role, own) in enumerate(roles.items()):
         port = ["--host", "localhost", "--port", str(8101 + 100 * gpu), "--config", f"{role}.yaml"]
-        lines += [*_file(f"{role}.yaml", own), f"CUDA_VISIBLE_DEVICES={gpu} " + _line([*words, *port])]
+        lines += [*_file(f"{role}.yaml", own), f"CUDA_VISIBLE_DEVICES={_devices(made, gpu)} " + _line([*words, *port])]
     both = ["hostname: localhost", "port: 8000", "backend: pytorch"]
     both += ["context_servers:", "  num_instances: 1", "  urls: ['localhost:8101']"]
     both += ["generation_servers:", "  num_instances: 1", "  urls: ['localhost:8201']"]
     return "\n".join([*lines, *_file("disagg.yaml", both), "trtllm-serve disaggregated -c disagg.yaml"])
+
+
+def _devices(made: Deployment, server: int) -> str:
+    """GPUs of the first or the second server of a host."""
+    return ",".join(str(server * made.gpus + i) for i in range(made.gpus))
 
 
 def _file(name: str, lines: list[str]) -> list[str]:

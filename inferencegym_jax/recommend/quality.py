@@ -66,8 +66,9 @@ class Quality:
     """One entry a controller; float64[controllers] unless noted.
 
     Attributes:
-        goodput: requests/s within the objective.
-        attainment: the same as a share of all requests.
+        goodput: requests/s of the whole log within the objective.
+        attainment: the same as a share of all requests. Of a log that is replayed in stretches these two, like all
+            others, count each stretch for the part of the log that it stands for.
         ttft_p50_ms, ttft_p99_ms, tpot_ms: over requests; tpot over tokens.
         tokens_per_sec, cost_per_1k, memory_gb: mean, over all tokens, peak.
         gpus: mean number of GPUs.
@@ -114,33 +115,59 @@ def judge(seconds: Seconds, ttft: np.ndarray, requests: LoggedRequests, objectiv
     arrivals = np.maximum(seconds.arrivals, 1.0)
     served = np.clip(1.0 - seconds.rejected / arrivals, 0.0, 1.0)
     in_time = (ttft <= objective.ttft_ms) & (np.asarray(seconds.tpot_ms)[place] <= objective.tpot_ms)
-    good = in_time * served[place]
-    blocks = max(requests.seconds // BLOCK_S, 1)
-    of_second = np.minimum(np.arange(requests.seconds) // BLOCK_S, blocks - 1)
-    edges = np.searchsorted(of_second[place], np.arange(blocks))
-    second_edges = np.searchsorted(of_second, np.arange(blocks))
-    sums = _sum_blocks(good, edges)
-    tokens = _sum_blocks(np.asarray(seconds.tokens, np.float64), second_edges)
-    cost = _sum_blocks(np.asarray(seconds.cost, np.float64), second_edges)
-    count = np.broadcast_to(_sum_blocks(np.ones((requests.count, 1)), edges), sums.shape)
-    middle, tail = np.percentile(ttft, (50, 99), axis=0)
-    weight = np.asarray(seconds.tokens, np.float64)
+    weight = requests.weight[:, None]
+    of_second = np.repeat(requests.stretches.weights, requests.length)[:, None]
+    sums, count, tokens, cost = (
+        block_sums(requests, values, by_request)
+        for values, by_request in (
+            (in_time * served[place] * weight, True),
+            (weight, True),
+            (np.asarray(seconds.tokens, np.float64) * of_second, False),
+            (np.asarray(seconds.cost, np.float64) * of_second, False),
+        )
+    )
+    attainment = sums.sum(axis=0) / count.sum()
+    middle, tail = np.percentile(ttft[stood_for(requests)], (50, 99), axis=0)
+    made = np.asarray(seconds.tokens, np.float64) * of_second
     return Quality(
-        goodput=sums.sum(axis=0) / requests.seconds,
-        attainment=sums.sum(axis=0) / requests.count,
+        goodput=attainment * requests.log.rate,
+        attainment=attainment,
         ttft_p50_ms=middle,
         ttft_p99_ms=tail,
-        tpot_ms=(seconds.tpot_ms * weight).sum(axis=0) / np.maximum(weight.sum(axis=0), 1.0),
-        tokens_per_sec=weight.mean(axis=0),
+        tpot_ms=(seconds.tpot_ms * made).sum(axis=0) / np.maximum(made.sum(axis=0), 1.0),
+        tokens_per_sec=made.sum(axis=0) / of_second.sum(),
         cost_per_1k=1000.0 * cost.sum(axis=0) / np.maximum(tokens.sum(axis=0), 1.0),
         memory_gb=np.asarray(seconds.memory_gb).max(axis=0),
-        gpus=1.0 + np.asarray(seconds.action.prefill_disagg, np.float64).mean(axis=0),
+        gpus=1.0 + (np.asarray(seconds.action.prefill_disagg, np.float64) * of_second).sum(axis=0) / of_second.sum(),
         out_of_memory=np.asarray(seconds.oom, np.float64).mean(axis=0),
         good=sums,
-        requests=count,
+        requests=np.broadcast_to(count, sums.shape),
         tokens=tokens,
         cost=cost,
     )
+
+
+def block_sums(requests: LoggedRequests, values: np.ndarray, by_request: bool) -> np.ndarray:
+    """Sums over the blocks of the bootstrap, float64[blocks, columns].
+
+    Args:
+        requests: the log's.
+        values: float[requests or seconds, columns].
+        by_request: which of the two.
+    """
+    blocks = max(requests.seconds // BLOCK_S, 1)
+    second = np.arange(requests.seconds)
+    if by_request:
+        second = requests.stretch.astype(np.int64) * requests.length + requests.second
+    return _sum_blocks(values, np.searchsorted(np.minimum(second // BLOCK_S, blocks - 1), np.arange(blocks)))
+
+
+def stood_for(requests: LoggedRequests) -> np.ndarray:
+    """Indices of requests, as many as there are, each as often as its weight says: what percentiles are taken over."""
+    if (requests.stretches.weights == requests.stretches.weights[0]).all():
+        return np.arange(requests.count)
+    shares = np.cumsum(requests.weight)
+    return np.searchsorted(shares, (np.arange(requests.count) + 0.5) * (shares[-1] / requests.count))
 
 
 def _sum_blocks(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -152,13 +179,13 @@ def _sum_blocks(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return sums
 
 
-def gain_intervals(before: Quality, after: Quality, seconds: int, seed: int = 0) -> dict[str, dict[str, float | None]]:
+def gain_intervals(before: Quality, after: Quality, rate: float, seed: int = 0) -> dict[str, dict[str, float | None]]:
     """What changing from one controller to another gains on the same log, with 95 % intervals.
 
     Args:
         before: of one controller (``take([i])``).
         after: of the other.
-        seconds: of the log.
+        rate: requests/s of the log.
         seed: of the resampling.
 
     Returns:
@@ -177,7 +204,7 @@ def gain_intervals(before: Quality, after: Quality, seconds: int, seed: int = 0)
             1000.0 * cost / np.maximum(tokens, 1.0) for cost, tokens in ((cost_a, tokens_a), (cost_b, tokens_b))
         )
         return {
-            "goodput": (good_b - good_a) / seconds,
+            "goodput": rate * (good_b / requests_b - good_a / requests_a),
             "attainment": good_b / requests_b - good_a / requests_a,
             "cost_per_1k": price_b - price_a,
         }
@@ -204,10 +231,10 @@ def tail_interval(ttft: np.ndarray, requests: LoggedRequests, seed: int = 0) -> 
         return None
     place = requests.stretch.astype(np.int64) * requests.length + requests.second
     block = np.minimum(place // BLOCK_S, blocks - 1)
-    order = np.argsort(columns, axis=0)
+    order, weight = np.argsort(columns, axis=0), requests.weight
     resampled = np.empty((RESAMPLES, columns.shape[1]))
     for i, counts in enumerate(bootstrap.draw_counts(blocks, RESAMPLES, seed)):
         for j in range(columns.shape[1]):
-            total = np.cumsum(counts[block[order[:, j]]])
+            total = np.cumsum(counts[block[order[:, j]]] * weight[order[:, j]])
             resampled[i, j] = columns[order[min(int(np.searchsorted(total, 0.99 * total[-1])), len(total) - 1), j], j]
     return bootstrap.percentiles(resampled[:, 0] if ttft.ndim == 1 else resampled[:, 1] - resampled[:, 0])

@@ -1,29 +1,43 @@
 """Which configuration should this engine run on this traffic?
 
-``log + table -> all static actions and controllers (configuration_search) -> serving_quality -> Recommendation``
+``log + table -> all static actions and controllers (search) -> choice by replay of the flags -> Recommendation``
 
-Which action is recommended, and why: ``choice.choose``.
+Which action is recommended, and why: ``choice.choose``. What would help where none is good enough: ``remedies``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from inferencegym_jax import policies
 from inferencegym_jax.episodes.policy import Policy
-from inferencegym_jax.episodes.static_search import static_actions
-from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, check_action, shown
-from inferencegym_jax.recommend.choice import choose, front
-from inferencegym_jax.recommend.engine_flags import deployment, engine_flags
-from inferencegym_jax.recommend.log_requests import TRACE_TASK, LoggedRequests, load_requests
+from inferencegym_jax.recommend.candidates import (
+    controllers_that_fit,
+    fixed_knobs,
+    knobs_of,
+    searched_actions,
+    tiers_that_run,
+    unique,
+)
+from inferencegym_jax.recommend.choice import Choice, choose, front
+from inferencegym_jax.recommend.engine_flags import (
+    USUAL_SHARE,
+    Deployment,
+    deployment,
+    engine_flags,
+    left_out,
+    memory_share,
+)
+from inferencegym_jax.recommend.engine_replay import EngineReplay, Replayed
+from inferencegym_jax.recommend.log_requests import LoggedRequests, load_requests
+from inferencegym_jax.recommend.notices import about, deployment_notices, too_long_notice, traffic_notices
 from inferencegym_jax.recommend.quality import (
     Objective,
     Quality,
@@ -32,11 +46,10 @@ from inferencegym_jax.recommend.quality import (
     gain_intervals,
     tail_interval,
 )
-from inferencegym_jax.recommend.search import Replay, environment
+from inferencegym_jax.recommend.remedies import Remedies, remedies
+from inferencegym_jax.recommend.search import Search, environment
 from inferencegym_jax.table import LatencyTable, load_table, profile_of
-
-SHORT_LOG_S = 60  # a log of less is suspected of another unit of time
-OVERLOADED = 0.97  # share of the log's output tokens that an engine which keeps up has served by its end
+from inferencegym_jax.traffic.log_files import ReadOptions
 
 
 @dataclass(frozen=True)
@@ -44,16 +57,26 @@ class Recommendation:
     """The answer.
 
     Attributes:
-        knobs: of the recommended action.
+        knobs: of the recommended action; where nothing meets the objective, of the one that comes closest.
         current: knobs of what runs now.
         objective: what counts as good.
-        results: name -> measures, of "recommended", "current", "best" (by goodput alone) and of each controller.
-        gains: "recommended" over current and each controller over the recommended: changes with intervals.
-        meets_slo: whether the recommended action meets the objective.
-        one_gpu: knobs and measures of the best on one GPU, where two are recommended.
-        pareto: configurations that no other one beats in goodput, p99 TTFT and cost, by goodput.
-        flags: engine -> commands.
+        results: name -> measures: "recommended" and "current" as replayed request by request under the printed flags,
+            "promised" (the recommended action) and each controller as the search has them, second by second.
+            "current" is missing where it does not fit into the memory.
+        gains: "recommended" over current, both replayed, and each controller over what is promised of the recommended:
+            changes with intervals.
+        meets_slo: whether the replay meets the objective and the promise agrees with it.
+        agrees: whether promise and replay are within three points.
+        engine: what the flags set: memory_share, memory_gb, pool_tokens, max_model_len, token_budget.
+        busiest_hour: share of the busiest hour's requests within the objective, replayed.
+        one_gpu: knobs and replayed measures of the best on one GPU, where two are recommended.
+        two_engines: replayed measures of two engines of that, likewise.
+        remedies: what would make the objective feasible, where nothing meets it.
+        pareto: configurations that no other one beats in promised goodput, p99 TTFT and GPUs, by goodput.
+        flags: engine -> commands that set the recommended configuration, or each engine of the remedy.
+        skipped: engine -> why it has no commands.
         searched: static actions tried.
+        replayed: of them, how many were replayed request by request.
         traffic: about the log.
         notices: what a reader should know.
     """
@@ -64,33 +87,35 @@ class Recommendation:
     results: dict[str, dict[str, float]]
     gains: dict[str, dict[str, dict[str, float | None]]]
     meets_slo: bool
+    agrees: bool
+    engine: dict[str, float]
+    busiest_hour: float
     one_gpu: dict[str, Any] | None
+    two_engines: dict[str, float] | None
+    remedies: Remedies | None
     pareto: list[dict[str, Any]]
     flags: dict[str, str]
+    skipped: dict[str, str]
     searched: int
+    replayed: int
     traffic: dict[str, Any]
     notices: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as JSON-ready numbers; the first keys are the recommended configuration's."""
         recommended = self.results["recommended"]
-        return {
+        first = {
             "recommended": self.knobs,
             "goodput": recommended["goodput"],
             "ttft_p99_ms": recommended["ttft_p99_ms"],
             "cost_per_1k": recommended["cost_per_1k"],
+            "attainment": {"replayed": recommended["attainment"], "promised": self.results["promised"]["attainment"]},
             "meets_slo": self.meets_slo,
             "flags": self.flags,
-            "current": self.current,
-            "objective": dataclasses.asdict(self.objective),
-            "results": self.results,
-            "gains": self.gains,
-            "one_gpu": self.one_gpu,
-            "pareto": self.pareto,
-            "searched": self.searched,
-            "traffic": self.traffic,
-            "notices": list(self.notices),
         }
+        rest = dataclasses.asdict(self)
+        del rest["knobs"]
+        return first | {name: value for name, value in rest.items() if name not in first}
 
 
 def recommend(
@@ -106,81 +131,61 @@ def recommend(
     fixed: Mapping[str, Any] | None = None,
     controllers: Mapping[str, Policy] | None = None,
     unit: str | None = None,
+    columns: str | Mapping[str, str | Sequence[str]] | None = None,
+    start: str | float | None = None,
+    end: str | float | None = None,
+    last: str | float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Recommendation:
-    """Search all static actions of a table on a request log, and run controllers on it.
+    """Search all static actions of a table on a request log, run controllers on it, and replay the answer.
 
     Args:
-        trace: request log (CSV or JSON lines: time, prompt tokens, output tokens).
+        trace: request log: time, prompt tokens, output tokens; see ``load_trace``.
         table: latency table; default the shipped one.
         slo_ttft_ms: objective on a request's time to first token.
         slo_tpot_ms: objective on a request's time per output token.
         attainment: share of requests that must be within them.
-        memory_gb: what the engine may use; default: the memory of the table's GPU.
-        acceptance: base acceptance rate of drafted tokens; default that of task 4.
+        memory_gb: what the engine may use of a GPU; default: ``USUAL_SHARE`` of the memory of the table's GPU.
+        acceptance: probability that a drafted token is accepted; default: measured lengths of task 4's traffic.
         current: knobs of what runs now, the others at their defaults.
-        fixed: knobs that may not change, with their values.
+        fixed: knobs that may not change, with their values; they bind the controllers too.
         controllers: name -> policy; default ``reactive`` and, where one ships, ``trained``.
-        unit: of the log's times, where it cannot be told.
+        unit, columns, start, end, last: how to read the log where it does not say so itself, and which part of it; see
+            ``load_trace``.
         progress: called with static actions done and in all.
 
     Raises:
         ValueError, TypeError: an argument out of range, or a knob that the table does not have; says what is allowed.
-        FileNotFoundError, TraceError, TableError: the log or the table cannot be used.
+        FileNotFoundError, TraceError, TableError: the log or the table cannot be used, or no weights fit.
     """
     objective = check_objective(slo_ttft_ms, slo_tpot_ms, attainment)
     loaded = load_table(table)
-    memory = between("memory_gb", profile_of(loaded).memory_gb if memory_gb is None else memory_gb, 0.0, 1e6)
-    requests = load_requests(trace, unit)
+    profile = profile_of(loaded)
+    usual = USUAL_SHARE * profile.memory_gb
+    asked = usual if memory_gb is None else between("memory_gb", memory_gb, 0.0, profile.memory_gb)
+    memory = memory_share(asked, profile.memory_gb) * profile.memory_gb
+    now, held = knobs_of(loaded, current, "current"), fixed_knobs(loaded, fixed)
+    requests = load_requests(trace, ReadOptions.of(unit, columns, start, end, last))
     env, params = environment(loaded, requests, memory, acceptance)
-    now = _knobs(loaded, current, "current")
-    fixed_knobs = {} if fixed is None else {name: _knobs(loaded, fixed, "fixed")[name] for name in fixed}
-    actions = [
-        action
-        for action in static_actions(env, params)
-        if all(action[name] == fixed_knobs[name] for name in fixed_knobs)
-    ]
-    if not actions:  # a value between the table's nodes: keep it, vary the rest
-        actions = _unique([action | fixed_knobs for action in static_actions(env, params)])
-    actions = _unique([now, *actions])
-    policies_by_name = default_controllers(loaded, params) if controllers is None else dict(controllers)
-    replay = Replay(env, params, requests, tuple(policies_by_name.values()), objective)
-    quality, times = replay.run(actions, progress)
-    return answer(loaded, requests, objective, memory, actions, list(policies_by_name), quality, times, fixed_knobs)
-
-
-def _knobs(table: LatencyTable, given: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
-    """All knobs: those given, the table's defaults for the rest."""
-    values = dict(table.knob_defaults)
-    for name, value in (given or {}).items():
-        if name not in KNOBS:
-            raise ValueError(f"{what}: unknown knob {shown(name)}; allowed are {', '.join(KNOBS)}")
-        values[name] = value
-    check_action(ServeAction(**values))
-    for name, axis in table.axes.items():
-        if name not in KNOBS:
-            continue
-        if KNOBS[name].kind in ("choice", "bool") or len(axis) == 1:
-            if not any(math.isclose(float(values[name]), node) for node in axis):
-                nodes = ", ".join(f"{node:g}" for node in axis)
-                raise ValueError(f"{what}: {name} = {shown(values[name])}: this table has {nodes}")
-    return values
-
-
-def _unique(actions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list({tuple(action.values()): action for action in actions}.values())
-
-
-def default_controllers(table: LatencyTable, params: EnvParams) -> dict[str, Policy]:
-    """The reactive controller planned for the table and, where one ships for recorded traffic, the trained one."""
-    controllers: dict[str, Policy] = {"reactive": policies.reactive_for(table, params)}
-    try:
-        from inferencegym_jax.policies.policy_file import trained
-
-        controllers["trained"] = trained(TRACE_TASK)
-    except (ImportError, FileNotFoundError):
-        pass
-    return controllers
+    searched = searched_actions(env, params, held, memory)
+    fits = float(profile.weights_gb[now["quant_tier"]]) + profile.runtime_gb < memory
+    actions = unique([now, *searched] if fits else searched)
+    named, said = controllers_that_fit(loaded, params, held, controllers)
+    search = Search(env, params, requests, tuple(named.values()), objective)
+    tiers = tiers_that_run(loaded)
+    allowed = np.asarray(
+        [
+            all(action[name] == value for name, value in (held | {"kv_budget": 1.0}).items())
+            and action["quant_tier"] in tiers
+            for action in actions
+        ]
+    )
+    engines = EngineReplay(loaded, requests, objective, params.engine.acceptance_lengths)
+    with ThreadPoolExecutor(1) as beside:  # the controllers' program compiles while the engine, in Python, replays
+        judged = beside.submit(search.judge_controllers) if named else None
+        quality = search.judge_actions(actions, progress)
+        one = _Answer(loaded, requests, objective, memory, actions, quality, search, engines, now)
+        return one.recommendation(allowed, dict.fromkeys(named, judged), fits, [] if said is None else [said])
 
 
 MEASURES = tuple(
@@ -188,122 +193,138 @@ MEASURES = tuple(
 )
 
 
-def measures(quality: Quality, i: int) -> dict[str, float]:
+def measures(quality: Quality, i: int = 0) -> dict[str, float]:
     """The measures of one controller."""
     return {name: float(getattr(quality, name)[i]) for name in MEASURES}
 
 
-def answer(
-    table: LatencyTable,
-    requests: LoggedRequests,
-    objective: Objective,
-    memory_gb: float,
-    actions: list[dict[str, Any]],
-    controllers: list[str],
-    quality: Quality,
-    times: Callable[[int], np.ndarray],
-    fixed_knobs: Mapping[str, Any],
-) -> Recommendation:
-    """Put the answer together; ``actions[0]`` is what runs now, ``times`` gives the TTFTs of one of them.
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What the answer is put together from."""
 
-    Raises:
-        ValueError: the weights fit into the memory in no tier.
-    """
-    count = len(actions)
-    profile = profile_of(table)
-    base = np.asarray([float(profile.weights_gb[a["quant_tier"]]) + profile.runtime_gb for a in actions])
-    statics = quality.take(np.arange(count))
-    feasible = (base < memory_gb) & (statics.out_of_memory == 0)
-    allowed = feasible & np.asarray(
-        [all(action[name] == fixed_knobs[name] for name in fixed_knobs) for action in actions]
-    )
-    if not allowed.any():
-        raise ValueError(
-            f"memory_gb = {memory_gb:g}: weights and runtime alone need {base.min():.1f} GB; no configuration fits"
+    table: LatencyTable
+    requests: LoggedRequests
+    objective: Objective
+    memory_gb: float
+    actions: list[dict[str, Any]]
+    quality: Quality
+    search: Search
+    engines: EngineReplay
+    current: dict[str, Any]
+
+    def deployment(self, knobs: Mapping[str, Any]) -> Deployment:
+        return deployment(knobs, self.table, self.memory_gb, self.requests.longest)
+
+    def replay(self, knobs: Mapping[str, Any], engines: int = 1, looked_at: int | None = None) -> Replayed:
+        return self.engines.replay(self.deployment(knobs), engines, looked_at)
+
+    def recommendation(
+        self,
+        allowed: np.ndarray,
+        controllers: Mapping[str, Future[tuple[Quality, np.ndarray]] | None],
+        current_fits: bool,
+        said: list[str],
+    ) -> Recommendation:
+        """The answer; ``controllers`` are judged meanwhile, all in one."""
+        requests, statics = self.requests, self.quality
+        replay = functools.lru_cache(maxsize=None)(lambda i: self.replay(self.actions[i]))
+        choice = choose(self.actions, statics, allowed, self.objective, replay, self.current)
+        best, judged = choice.index, choice.replayed[choice.index]
+        results = {"recommended": measures(judged.quality), "promised": measures(self.quality, best)}
+        tail = tail_interval(judged.ttft_ms, requests)
+        if tail is not None:
+            results["recommended"] |= {"ttft_p99_low_ms": tail[0], "ttft_p99_high_ms": tail[1]}
+        gains: dict[str, dict[str, dict[str, float | None]]] = {}
+        if current_fits:
+            now = replay(0)
+            results["current"] = measures(now.quality)
+            gains["recommended"] = self._gain(now.quality, judged.quality, now.ttft_ms, judged.ttft_ms)
+        else:
+            said = [*said, "the current configuration does not fit into the memory"]
+        promised = self.search.ttft_ms(self.actions[best]) if controllers else np.empty(0)
+        for i, (name, judging) in enumerate(controllers.items()):
+            assert judging is not None
+            found, ttft = judging.result()
+            gains[name] = self._gain(self.quality.take([best]), found.take([i]), promised, ttft[:, i])
+            results[name] = measures(found, i)
+        one_gpu, two_engines = self._other_than_two_gpus(choice, statics, allowed, replay)
+        remedy = None if choice.meets else self._remedies(choice, judged)
+        printed = self.actions[best] if remedy is None or remedy.knobs is None else remedy.knobs
+        made = self.deployment(printed)
+        skipped = left_out(made)
+        notices = [
+            *traffic_notices(self.table, requests),
+            *said,
+            *too_long_notice(requests, judged.pool_tokens),
+            *deployment_notices(made, skipped),
+        ]
+        return Recommendation(
+            knobs=self.actions[best],
+            current=self.current,
+            objective=self.objective,
+            results=results,
+            gains=gains,
+            meets_slo=choice.meets,
+            agrees=choice.agrees,
+            engine={
+                "memory_share": made.memory_share,
+                "memory_gb": made.memory_gb,
+                "pool_tokens": int(profile_of(self.table).pool_tokens(printed["quant_tier"], made.memory_gb)),
+                "max_model_len": made.max_model_len,
+                "token_budget": made.token_budget,
+            },
+            busiest_hour=judged.busiest_hour,
+            one_gpu=one_gpu,
+            two_engines=two_engines,
+            remedies=remedy,
+            pareto=[{"knobs": self.actions[i]} | measures(statics, i) for i in front(statics, allowed)],
+            flags=engine_flags(made),
+            skipped=skipped,
+            searched=len(self.actions),
+            replayed=len(choice.replayed),
+            traffic=about(requests),
+            notices=tuple(notices),
         )
-    best = choose(actions, statics, allowed, objective)
-    top = int(np.argmax(np.where(allowed, statics.goodput, -1.0)))
-    results = {"recommended": measures(quality, best), "current": measures(quality, 0), "best": measures(quality, top)}
-    cheaper = None
-    if quality.gpus[best] > 1.0 and (single := allowed & (statics.gpus == 1.0)).any():
-        i = choose(actions, statics, single, objective)
-        cheaper = {"knobs": actions[i]} | measures(quality, i)
-    ttft = functools.lru_cache(times)
-    tail = tail_interval(ttft(best), requests)
-    gains: dict[str, dict[str, dict[str, float | None]]] = {}
-    pairs = {"recommended": (0, best)} | {name: (best, count + i) for i, name in enumerate(controllers)}
-    for name, (a, b) in pairs.items():
-        gains[name] = gain_intervals(quality.take([a]), quality.take([b]), requests.seconds)
-        both = tail_interval(np.stack([ttft(a), ttft(b)], axis=-1), requests)
+
+    def _gain(
+        self, before: Quality, after: Quality, ttft_before: np.ndarray, ttft_after: np.ndarray
+    ) -> dict[str, dict[str, float | None]]:
+        gain = gain_intervals(before, after, self.requests.log.rate)
+        both = tail_interval(np.stack([ttft_before, ttft_after], axis=-1), self.requests)
         low, high = (None, None) if both is None else both
-        change = float(quality.ttft_p99_ms[b] - quality.ttft_p99_ms[a])
-        gains[name]["ttft_p99_ms"] = {"change": change, "low": low, "high": high}
-        results[name] = measures(quality, b)
-    if tail is not None:
-        results["recommended"] |= {"ttft_p99_low_ms": tail[0], "ttft_p99_high_ms": tail[1]}
-    log = requests.log
-    return Recommendation(
-        knobs=actions[best],
-        current=actions[0],
-        objective=objective,
-        results=results,
-        gains=gains,
-        meets_slo=bool(quality.attainment[best] >= objective.attainment),
-        one_gpu=cheaper,
-        pareto=[{"knobs": actions[i]} | measures(quality, i) for i in front(statics, allowed)],
-        flags=engine_flags(deployment(actions[best], table)),
-        searched=count,
-        traffic={
-            "name": log.name,
-            "requests": log.requests,
-            "seconds": log.seconds,
-            "requests_per_sec": log.rate,
-            "mean_prompt_tokens": log.mean_prompt,
-            "mean_output_tokens": log.mean_output,
-            "replayed_requests": requests.count,
-            "replayed_seconds": requests.seconds,
-        },
-        notices=notices(table, requests, actions[best], feasible[0], results["recommended"]),
-    )
+        with np.errstate(invalid="ignore"):  # of requests that never have a token
+            change = float(after.ttft_p99_ms[0] - before.ttft_p99_ms[0])
+        return gain | {"ttft_p99_ms": {"change": change, "low": low, "high": high}}
 
+    def _other_than_two_gpus(
+        self, choice: Choice, statics: Quality, allowed: np.ndarray, replay: Callable[[int], Replayed]
+    ) -> tuple[dict[str, Any] | None, dict[str, float] | None]:
+        """Where two GPUs are recommended: the best on one, and two engines of that."""
+        single = np.flatnonzero(allowed & (statics.gpus == 1.0))
+        if not self.actions[choice.index]["prefill_disagg"] or not len(single):
+            return None, None
+        tried = [i for i in choice.replayed if i in single] or [int(single[np.argmax(statics.goodput[single])])]
+        i = max(tried, key=lambda i: float(replay(i).quality.attainment[0]))
+        pair = self.replay(self.actions[i], engines=2)
+        return {"knobs": self.actions[i]} | measures(replay(i).quality), measures(pair.quality)
 
-def notices(
-    table: LatencyTable,
-    requests: LoggedRequests,
-    knobs: Mapping[str, Any],
-    current_fits: bool,
-    reached: Mapping[str, float],
-) -> tuple[str, ...]:
-    """What a reader should know before acting on the answer; ``reached`` are the measures of the recommended action."""
-    said = list(requests.log.notices)
-    log = requests.log
-    if log.seconds < SHORT_LOG_S:
-        said.append(
-            f"the log covers only {log.seconds} s ({log.rate:,.4g} requests/s): is the unit of its times right? (unit)"
+    def _remedies(self, choice: Choice, judged: Replayed) -> Remedies:
+        """What would make the objective feasible; of each number of GPUs the best that was replayed is tried."""
+        order = sorted(choice.replayed, key=lambda i: -float(choice.replayed[i].quality.goodput[0]))
+        of_gpus: dict[bool, int] = {}
+        for i in [choice.index, *order]:
+            of_gpus.setdefault(self.actions[i]["prefill_disagg"], i)
+        profile, longest_gb = profile_of(self.table), None
+        if self.requests.longest > judged.pool_tokens:
+            made = self.deployment(self.actions[choice.index])
+            pool_gb = self.requests.longest * profile.kv_bytes_per_token / 1e9
+            longest_gb = made.weights_gb + made.runtime_gb + pool_gb
+        return remedies(
+            judged,
+            [self.actions[of_gpus[apart]] for apart in sorted(of_gpus)],
+            self.replay,
+            lambda knobs: self.engines.alone(self.deployment(knobs)),
+            self.objective,
+            longest_gb,
+            self.deployment(self.actions[choice.index]).gpus,
         )
-    wanted, served = float(requests.output.sum()) / requests.seconds, reached["tokens_per_sec"]
-    if 0.0 < served < OVERLOADED * wanted:
-        said.append(
-            f"the log asks for {wanted:,.0f} output tokens/s, this configuration serves {served:,.0f}:"
-            f" spread it over about {math.ceil(wanted / served)} such engines"
-        )
-    if requests.seconds < requests.log.seconds:
-        said.append(
-            f"the log is long: {len(requests.starts)} stretches of {requests.length} s were replayed,"
-            f" {requests.seconds / requests.log.seconds:.0%} of it"
-        )
-    longest = table.axes["prompt_len_bucket"][-1]
-    beyond = float((requests.prompt > longest).mean())
-    if beyond > 0:
-        said.append(f"{beyond:.2%} of the prompts are beyond the table's longest, {longest:g} tokens, and cost as that")
-    if not current_fits:
-        said.append("the current configuration does not fit into the memory")
-    if knobs["quant_tier"] != 0:
-        said.append(
-            "a quantised model may answer differently: check its quality on your own prompts before deploying it"
-        )
-    if knobs["spec_length"]:
-        said.append("speculation needs a draft head of the model; its acceptance on your prompts may differ")
-    if knobs["prefill_disagg"]:
-        said.append("prefill has a GPU and a server of its own: run each server's command in a shell of its own")
-    return tuple(said)

@@ -1,9 +1,9 @@
 """A request log replayed under many controllers at once: what every second looks like, when each first token comes.
 
 ``serve`` runs the environment's own compiled step over the log (continuous batching as a fluid, second by second).
-``first_tokens`` then walks through the requests: each finds the prefills ahead of it, joins the running batch, and is
-prefilled with its own prompt, at the kernel times of the table for the batch that ``serve`` found in its second. The
-fluid knows mean prompts only; most of the spread of TTFTs is that of the prompts.
+``first_tokens`` then walks through the requests: each finds the prompts ahead of it and goes in with its own, at the
+kernel times of the table for the batch that ``serve`` found in its second. The fluid knows mean prompts only; most of
+the spread of TTFTs is that of the prompts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.physics.speculation import accepted_tokens
 
 LEAST = 1e-6
-JOINING = 2  # later arrivals that may share a request's first iteration
+JOINING = 4  # later arrivals that are looked at: they may share a request's iterations
 
 
 class Seconds(NamedTuple):
@@ -125,6 +125,14 @@ def _second(
     )
 
 
+class _Batch(NamedTuple):
+    """Prompts that wait to go in together, of each controller, float32[controllers]."""
+
+    begins: jax.Array  # ms until they go in; without tokens: until the last that went in are through
+    tokens: jax.Array  # to compute
+    ms: jax.Array  # that they add to the iterations
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def first_tokens(
     grid: Iterations,
@@ -146,36 +154,47 @@ def first_tokens(
         residue: float32[requests] in [0, 1): where in the iteration under way the request arrives.
         params: of the engine.
 
-    A prompt takes ``p`` ms of the iterations and as many of them as it has chunks; what is ahead of it in the prefill
-    queue is Lindley's ``V' = max(V + service - gap, 0)``, with service ``p + t x prompt / chunk`` where prefill shares
-    the decode iterations and ``p`` where it has a GPU of its own. Who finds no prefill ahead waits for the rest of an
-    iteration. Who arrives in that time joins the same iteration, as far as its token budget goes, and makes it longer.
+    Prompts are taken in by iterations. Who arrives while one that holds prompts is under way waits for its end, and all
+    who arrived until then go in together: a batch of B prompt tokens takes ``ceil(B / chunk) t + sum of p`` ms, p what
+    a prompt adds (``prompts_ms``). Who finds no prompt ahead waits for the rest of a decode iteration. The token
+    surfaces an iteration later, and whoever came meanwhile makes that one longer. On a GPU of their own prompts wait
+    for each other in the same way; they then cross the link one after the other, and wait for the decode iteration
+    under way.
     """
+    link_ms = grid.profile.kv_bytes_per_token / (params.link_gb_s * 1e6)  # a token
 
-    def one(ahead: jax.Array, request: Any) -> tuple[jax.Array, jax.Array]:
+    def one(batch: _Batch, request: Any) -> tuple[_Batch, jax.Array]:
         index, gap, tokens, share, later = request
         now = jax.tree.map(lambda x: x[index], seconds)
         t, n = now.iteration_ms, now.running
         tokens = jnp.broadcast_to(tokens, n.shape)
-        ahead = jnp.maximum(ahead - gap, 0.0)
         disagg, tier = now.action.prefill_disagg, now.action.quant_tier
         decode = n * (now.action.spec_length.astype(jnp.float32) + 1.0)
         beside = jnp.where(disagg, 1.0, jnp.minimum(jnp.maximum(decode, 1.0), params.token_budget - 1.0))
-        prompts = prompts_ms(grid, (tokens,) * 3, beside, params.token_budget, params.prefix_share, tier)
-        prefill, chunks = prompts.mean_ms, prompts.further[0] + 1.0
+        added = prompts_ms(grid, (tokens,) * 3, beside, params.token_budget, params.prefix_share, tier).mean_ms
+        computed = jnp.maximum(tokens * (1.0 - params.prefix_share), 1.0)
         chunk = jnp.maximum(params.token_budget - beside, 1.0)
-        alone = prefill + chunks * (params.overhead_ms + grid.empty_ms(tier))
-        start = jnp.where(ahead > 0, ahead, share * t * (1.0 - jnp.exp(-n)))
-        room = chunks * chunk - tokens
-        shared = jnp.zeros_like(n)
+        each = jnp.where(disagg, params.overhead_ms + grid.empty_ms(tier), t)  # an iteration without its prompts
+        # the batch that was open has begun, and is over or under way; or it still waits
+        begins = batch.begins - gap
+        begun = (begins <= 0) & (batch.tokens > 0)
+        begins = begins + jnp.where(begun, jnp.ceil(batch.tokens / chunk - LEAST) * each + batch.ms, 0.0)
+        waits = (batch.tokens > 0) & ~begun
+        ahead_tokens, ahead_ms = (jnp.where(waits, x, 0.0) for x in (batch.tokens, batch.ms))
+        idle = jnp.where(disagg, 0.0, share * t * (1.0 - jnp.exp(-n)))
+        begins = jnp.where(begins > 0, begins, idle)
+        with_it = _Batch(begins, ahead_tokens + computed, ahead_ms + added)
+        iterations = jnp.ceil(with_it.tokens / chunk - LEAST)
+        room, ends = iterations * chunk - with_it.tokens, begins + iterations * each + with_it.ms
+        rate, next_ms = added / computed, jnp.zeros_like(n)  # ms a token of those who come later
         for gap_after, tokens_after in later:
-            joins = jnp.where(gap_after < start, jnp.minimum(tokens_after, room), 0.0)
-            shared, room = shared + joins, room - joins
-        together = prefill * (1.0 + shared / tokens)
-        own = jnp.where(disagg, alone + 0.5 * t, chunks * t + together)
-        own = own + params.first_token_iterations * t + params.path_ms
-        service = prefill + jnp.where(disagg, 0.0, t * tokens / chunk)
-        return ahead + service, jnp.maximum(jnp.where(disagg, ahead, start), now.wait_ms) + own
+            joins = gap_after < begins
+            taken = jnp.where(joins, jnp.minimum(tokens_after, room), 0.0)
+            room, ends = room - taken, ends + rate * taken
+            next_ms = next_ms + jnp.where(~joins & (gap_after < ends), rate * jnp.minimum(tokens_after, chunk), 0.0)
+        surfaces = params.first_token_iterations * (t + jnp.where(disagg, 0.0, next_ms)) + params.path_ms
+        ends = ends + jnp.where(disagg, with_it.tokens * link_ms + 0.5 * t, 0.0)
+        return with_it, jnp.maximum(ends, now.wait_ms + ends - begins) + surfaces
 
     later, gap_after, count = [], jnp.zeros_like(gap_ms), gap_ms.shape[0]
     gaps = jnp.append(gap_ms, jnp.full(JOINING, jnp.inf))
@@ -183,5 +202,5 @@ def first_tokens(
     for i in range(1, JOINING + 1):
         gap_after = gap_after + gaps[i : i + count]
         later.append((gap_after, prompts[i : i + count]))
-    empty = jnp.zeros_like(seconds.running[0])
-    return jax.lax.scan(one, empty, (second, gap_ms, prompt, residue, tuple(later)))[1]
+    nobody = _Batch(*(jnp.zeros_like(seconds.running[0]),) * 3)
+    return jax.lax.scan(one, nobody, (second, gap_ms, prompt, residue, tuple(later)))[1]

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.environment import Environment
+from inferencegym_jax.environment import Environment, assumed_dynamics
 from inferencegym_jax.episodes.parallel import cores
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import EPISODE_LENGTH, KNOBS, EnvParams, ServeAction
 from inferencegym_jax.physics.open_loop import iterations_of
+from inferencegym_jax.physics.speculation import DRAFT_LENGTHS
 from inferencegym_jax.recommend.log_requests import TRACE_TASK, LoggedRequests
 from inferencegym_jax.recommend.quality import Objective, Quality, between, join, judge
 from inferencegym_jax.recommend.replay import Seconds, first_tokens, serve
@@ -22,27 +23,48 @@ from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
 
 LANES = 384  # controllers a compiled call
+NO_LIMIT = 2**30  # of waiting requests: the flags that are printed let an engine turn nobody away
 
 
 def environment(
     table: LatencyTable, requests: LoggedRequests, memory_gb: float, acceptance: float | None
 ) -> tuple[Environment, EnvParams]:
-    """The open-loop environment that replays the log: no noise, every knob of the table free."""
+    """The open-loop environment that replays the log: no noise, every knob of the table free, nobody turned away.
+
+    Args:
+        table: latency table.
+        requests: the log's.
+        memory_gb: of the engine.
+        acceptance: probability a that a drafted token is accepted, so that k drafts yield 1 + a + ... + a^k tokens a
+            verification; None: the measured lengths of task 4's traffic.
+    """
     spec = get_task(TRACE_TASK)
     params = make_params(spec, table, NOT_NORMALISED, trace=requests.log)
-    rate = spec.acceptance if acceptance is None else between("acceptance", acceptance, 0.0, 1.0)
+    lengths = params.engine.acceptance_lengths
+    if acceptance is not None:
+        rate = between("acceptance", acceptance, 0.0, 1.0)
+        lengths = np.asarray([sum(rate**i for i in range(k + 1)) for k in (0, *DRAFT_LENGTHS)], np.float32)
     params = params.replace(
         noise_sigma=np.float32(0.0),
         active=np.asarray([name not in table.locked_knobs for name in KNOBS]),
         episode_length=np.int32(requests.length),
-        acceptance=np.float32(rate),
-        engine=params.engine.replace(memory_gb=np.float32(memory_gb)),
+        engine=params.engine.replace(
+            memory_gb=np.float32(memory_gb), queue_capacity=np.int32(NO_LIMIT), acceptance_lengths=lengths
+        ),
     )
     return Environment(table, params, requests.log), params
 
 
-class Replay:
-    """Replays the log under static actions and controllers, ``LANES`` at a time, one part a core."""
+class Search:
+    """The log under static actions, ``LANES`` at a time, one part a core, and under controllers, in a program of their
+    own that is compiled meanwhile.
+
+    Args:
+        env, params: from ``environment``.
+        requests: the log's.
+        controllers: policies.
+        objective: what counts as good.
+    """
 
     def __init__(
         self,
@@ -57,55 +79,60 @@ class Replay:
         self.requests: LoggedRequests = requests
         self.controllers: tuple[Policy, ...] = controllers
         self.objective: Objective = objective
-        stretches = len(requests.starts)
-        self._lanes = max(LANES // stretches, 1)
         self._place = jnp.asarray(requests.stretch * requests.length + requests.second)
         # one draw a request, the same for every controller: where in the iteration under way it arrives
         self._residue = jnp.asarray(np.random.default_rng(0).random(requests.count), jnp.float32)
 
-    def run(
-        self, actions: list[dict[str, Any]], progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> tuple[Quality, Callable[[int], np.ndarray]]:
-        """Judge every static action, and after them every controller.
+    def judge_controllers(self) -> tuple[Quality, np.ndarray]:
+        """Quality of every controller and TTFTs, float32[requests, controllers]."""
+        count = len(self.controllers)
+        actions = [dict(self.env.table.knob_defaults)] * count
+        seconds, ttft = self.lanes(actions, np.arange(count, dtype=np.int32), count)
+        return judge(seconds, ttft, self.requests, self.objective), ttft
 
-        Returns:
-            (quality, i -> TTFT of every request under the i-th, float32[requests], replayed again).
-        """
-        kinds = np.asarray([-1] * len(actions) + list(range(len(self.controllers))), np.int32)
-        table = actions + [dict(self.env.table.knob_defaults)] * len(self.controllers)
-        chunks = [np.arange(start, min(start + self._lanes, len(kinds))) for start in range(0, len(kinds), self._lanes)]
+    def judge_actions(
+        self, actions: list[dict[str, Any]], progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Quality:
+        """Quality of every static action."""
+        width = max(LANES // len(self.requests.starts), 1)
+        chunks = [actions[start : start + width] for start in range(0, len(actions), width)]
         done = 0
 
-        def one(chunk: np.ndarray) -> Quality:
-            seconds, ttft = self.lanes([table[i] for i in chunk], kinds[chunk])
+        def one(chunk: list[dict[str, Any]]) -> Quality:
+            seconds, ttft = self.lanes(chunk, np.full(len(chunk), -1, np.int32), width)
             return judge(seconds, ttft, self.requests, self.objective)
 
-        parts = [one(chunks[-1])]  # the last holds the controllers; it compiles what the threads then share
+        parts = [one(chunks[0])]  # it compiles what the threads then share
         with ThreadPoolExecutor(cores()) as pool:
-            for part in pool.map(one, chunks[:-1]):
+            for part in pool.map(one, chunks[1:]):
                 parts.append(part)
                 done += len(part.goodput)
-                progress(done, len(kinds))
-        quality = join([*parts[1:], parts[0]])
-        return quality, lambda i: self.lanes([table[i]], kinds[i : i + 1])[1][:, 0]
+                progress(done, len(actions))
+        return join(parts)
 
-    def lanes(self, actions: list[dict[str, Any]], kinds: np.ndarray) -> tuple[Seconds, np.ndarray]:
-        """Seconds (fields of shape (seconds, controllers)) and TTFTs (requests, controllers) of at most a chunk."""
+    def ttft_ms(self, action: dict[str, Any]) -> np.ndarray:
+        """TTFT of every request under a static action, float32[requests]."""
+        width = max(LANES // len(self.requests.starts), 1)
+        return self.lanes([action], np.full(1, -1, np.int32), width)[1][:, 0]
+
+    def lanes(self, actions: list[dict[str, Any]], kinds: np.ndarray, width: int) -> tuple[Seconds, np.ndarray]:
+        """Seconds (fields of shape (seconds, controllers)) and TTFTs (requests, controllers) of at most ``width``."""
         count, requests = len(actions), self.requests
-        width, stretches = self._lanes, len(requests.starts)
+        stretches = len(requests.starts)
         pick = np.resize(np.arange(count), width)  # padded by repeating, so that one shape is compiled
         columns = {name: np.repeat(np.asarray([actions[i][name] for i in pick]), stretches) for name in KNOBS}
         seeds = np.tile(requests.starts // EPISODE_LENGTH, width).astype(np.uint32)
         which = np.repeat(np.where(np.arange(width) < count, kinds[pick], -1), stretches).astype(np.int32)
-        served = serve(
-            self.env,
-            self.controllers,
-            requests.length,
-            self.params,
-            jnp.asarray(seeds),
-            ServeAction(**columns).as_arrays(),
-            jnp.asarray(which),
-        )
+        with assumed_dynamics("open_loop"):  # without the other dynamics a step takes half the time
+            served = serve(
+                self.env,
+                self.controllers if kinds[0] >= 0 else (),
+                requests.length,
+                self.params,
+                jnp.asarray(seeds),
+                ServeAction(**columns).as_arrays(),
+                jnp.asarray(which),
+            )
 
         def in_order(x: jax.Array) -> jax.Array:
             # (length, width x stretches) -> (stretches x length, width)

@@ -41,6 +41,7 @@ from inferencegym_jax.tasks import (
 )
 from inferencegym_jax.tasks.draws import Draws, draws_of
 from inferencegym_jax.traffic.request_log import RequestLog, load_trace
+from inferencegym_jax.traffic.stretches import representative_seeds
 
 SEARCH_SEEDS = 16  # episodes of each static action in a search
 
@@ -184,7 +185,8 @@ def _calibration(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: Requ
 @functools.lru_cache(maxsize=32)
 def search(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog | None = None) -> Calibration:
     """An exhaustive search over the static actions on the table's own nodes; where episodes are no longer than usual,
-    the best one is refined between them.
+    the best one is refined between them. On a log its episodes are of every load that the log has, the busiest among
+    them (``representative_seeds``).
 
     Returns:
         The normalisers and ``"best_static": {"action", "mean_score"}``, as an entry of ``data/calibration.json``.
@@ -195,6 +197,8 @@ def search(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog
     with jax.ensure_compile_time_eval():  # the search runs now, also where a caller is being traced
         params = make_params(spec, table, NOT_NORMALISED, None, dynamics, trace)
         env, seeds = Environment(table, params, trace, draws=drawn_by(spec, table, trace)), np.arange(SEARCH_SEEDS)
+        if trace is not None:  # the log's first episodes need not be like the others
+            seeds = representative_seeds(trace, spec.episode_length, SEARCH_SEEDS)
         normalisers, grid = normalise(env, params, seeds)
         normalisers = {**normalisers, "throughput_floor": 0.0}
 

@@ -21,6 +21,15 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from inferencegym_jax.models import KNOBS, finite_number, shown
+from inferencegym_jax.table.bench_files import (
+    MOST_FAILED,
+    PARALLEL,
+    SGLANG,
+    VLLM,
+    failed_share,
+    told,
+    tool_of,
+)
 from inferencegym_jax.table.latency_table import (
     KEYS,
     METRICS,
@@ -76,26 +85,62 @@ def read_folder(folder: str | Path) -> list[BenchPoint]:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"folder = {str(root)!r}: no such folder")
-    files = sorted(root.rglob("*.json"))
+    files = sorted(path for ending in ("*.json", "*.jsonl") for path in root.rglob(ending))
     if not files:
         raise TableError(f"{root}: no .json files; run `vllm bench serve --save-result --result-dir {root}` first")
-    return [read_point(file) for file in files]
+    return [point for file in files for point in read_points(file)]
 
 
-def read_point(file: Path) -> BenchPoint:
-    """One result file.
+def read_points(file: Path) -> list[BenchPoint]:
+    """The runs of one result file: one of vLLM (``--append-result`` writes one a line), or SGLang's, one a line.
 
     Raises:
-        TableError: not JSON, or a field is missing or no usable number.
+        TableError: not JSON, of another tool (it is named), a run that is no closed loop of one engine on one GPU, or a
+            field is missing or no usable number.
     """
     try:
-        lines = file.read_text(encoding="utf-8").strip()
-        # --append-result writes one object a line; the last is the newest
-        report = json.loads(lines.splitlines()[-1] if "}\n{" in lines else lines)
-    except (UnicodeDecodeError, ValueError, IndexError) as error:
+        text = file.read_text(encoding="utf-8-sig").strip()
+        try:
+            reports = json.loads(text)
+        except ValueError:
+            reports = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (UnicodeDecodeError, ValueError) as error:
         raise TableError(f"{file.name}: not a JSON result of vllm bench serve: {error}") from None
+    reports = reports if isinstance(reports, list) else [reports]
+    if not reports:
+        raise TableError(f"{file.name}: no runs")
+    return [read_point(file, report) for report in reports]
+
+
+def _check_run(file: Path, report: Mapping[str, Any]) -> None:
+    """Refuse what a table of one engine's closed loop cannot hold."""
+    tool = tool_of(report)
+    if tool not in (VLLM, SGLANG, None):
+        raise TableError(
+            f"{file.name}: a result of {tool}; wanted: those of `vllm bench serve --max-concurrency N --save-result` or"
+            " of sglang.bench_serving"
+        )
+    failed = failed_share(report)
+    if failed > MOST_FAILED:
+        raise TableError(f"{file.name}: {failed:.0%} of its requests failed; wanted: at most {MOST_FAILED:.0%}")
+    for name in (name for names in PARALLEL.values() for name in names):
+        value = told(report, name)
+        most = 2 if "gpu" in name and report.get("prefill_disagg") is not None else 1  # prefill on a GPU of its own
+        if value is not None and _stated(file, name, value) > most:
+            raise TableError(f"{file.name}: {name} = {shown(value)}; a table is of one GPU an engine, wanted: {most}")
+    rate = told(report, "request_rate")
+    if rate is not None and str(rate).lower() not in ("inf", "infinity"):
+        raise TableError(
+            f"{file.name}: request_rate = {shown(rate)}; the table needs closed-loop runs, wanted: inf (a run at a rate"
+            " is for `inferencegym validate`)"
+        )
+
+
+def read_point(file: Path, report: Any) -> BenchPoint:
+    """One run; errors are those of ``read_points``."""
     if not isinstance(report, Mapping):
         raise TableError(f"{file.name}: must be one JSON object, as vllm bench serve --save-result writes it")
+    _check_run(file, report)
     number = {name: _positive(file, report, name) for name in MEASURED}
     completed = number["completed"]
     concurrency = report.get("max_concurrency")
@@ -126,7 +171,7 @@ def read_point(file: Path) -> BenchPoint:
         acceptance=None if report.get("acceptance") is None else _stated(file, "acceptance", report["acceptance"]),
         gpus=1.0 + keys["prefill_disagg"],
         weight=completed,
-        model=str(report.get("model_id", "unknown model")),
+        model=str(told(report, "model_id", "model_path", "model") or "unknown model"),
         pool={name: _stated(file, name, report[name]) for name in POOL if report.get(name) is not None},
     )
 

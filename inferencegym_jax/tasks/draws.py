@@ -195,7 +195,7 @@ def _engine(draws: Draws, params: EngineParams, choice: Choice) -> EngineParams:
         rate=total,
         prompt_mean=prompt,
         output_mean=output,
-        acceptance_lengths=output[..., None] / jnp.maximum(verified.sum(axis=-2), 1e-6),
+        acceptance_lengths=jnp.maximum(output[..., None] / jnp.maximum(verified.sum(axis=-2), 1e-6), 1.0),
         demand_rps=total,
         demand_tps=total * output,
     )

@@ -103,12 +103,28 @@ def test_metadata_of_a_run_states_its_knobs(tmp_path: Path):
         ({"spec_length": "3"}, "spec_length = 3"),
         ({"quant_tier": "fp8"}, "quant_tier = 'fp8'; must be one of 0, 1, 2"),
         ({"gpu_mem_gb": None}, "states no gpu_mem_gb"),
+        ({"request_rate": 5.0}, "request_rate = 5.0; the table needs closed-loop runs, wanted: inf"),
+        ({"failed": 40}, "33% of its requests failed"),
+        ({"tp": "2"}, "tp = '2'; a table is of one GPU an engine, wanted: 1"),
+        ({"data_parallel_size": 4}, "data_parallel_size = 4; a table is of one GPU"),
+        ({"benchmarks": []}, "a result of guidellm; wanted: those of `vllm bench serve"),
     ],
 )
 def test_a_run_that_cannot_be_used_is_named(tmp_path: Path, changes: dict[str, Any], said: str):
     write(tmp_path, 8, 100, **({"gpu_mem_gb": 20} | changes))
     with pytest.raises(ig.TableError, match=said.replace("(", r"\(")):
         bench_results.build_table(bench_results.read_folder(tmp_path))
+
+
+def test_sglangs_runs_are_one_a_line_and_every_one_is_read(tmp_path: Path):
+    lines = [
+        bench_result(batch, 100)
+        | {"backend": "sglang", "server_info": {"model_path": "m", "tp_size": 1}, "model_id": None}
+        for batch in (1, 4, 8)
+    ]
+    (tmp_path / "online.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    points = bench_results.read_folder(tmp_path)
+    assert [point.keys["batch_size"] for point in points] == [1, 4, 8] and {p.model for p in points} == {"m"}
 
 
 def test_a_missing_cell_is_named(tmp_path: Path):

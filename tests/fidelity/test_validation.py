@@ -167,11 +167,11 @@ def test_files_that_hold_no_runs_are_refused(tmp_path):
 
 @kernels
 def test_the_command_line_says_what_is_wrong(tmp_path):
-    path = written(tmp_path / "runs.csv", [{**RUNS[0], "tp": 2}])
+    path = written(tmp_path / "runs.csv", [{**RUNS[0], "tp": 3}])
     for arguments, message in (
         ([str(tmp_path / "none.csv")], "no such file"),
         ([str(path), "--model", "gpt-5"], "unknown model_path 'gpt-5'"),
-        ([str(path)], "tp is 2; the kernels are those of one GPU"),
+        ([str(path)], "line 2: tp = 3: must divide the 32 attention heads"),
     ):
         found = CliRunner().invoke(app, ["validate", *arguments])
         assert found.exit_code == 2 and message in found.output

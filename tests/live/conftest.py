@@ -201,6 +201,7 @@ def setting(tmp_path: Path) -> Iterator[Callable[..., Setting]]:
             "start_timeout_s": 10.0,
             "stop_timeout_s": 10.0,
             "backoff_s": 0.02,
+            "most_backoff_s": 0.2,
         }
         spare = SpareSettings(f"http://127.0.0.1:{port}", **{**usual, **changes})
         return Setting(url, spare, journal, upstream_journal)

@@ -258,7 +258,11 @@ def create_app(engine: FakeEngine, options: argparse.Namespace) -> Starlette:
         return "\n".join(lines) + "\n"
 
     async def info(_: Request) -> Response:
-        return JSONResponse({"max_total_num_tokens": 65536}) if options.pool == "endpoint" else error(404, "not here")
+        return (
+            JSONResponse({"max_total_num_tokens": 65536, "chunked_prefill_size": 3000})
+            if options.pool == "endpoint"
+            else error(404, "not here")
+        )
 
     async def state(_: Request) -> Response:
         return JSONResponse({**engine.counts, "running": len(engine.running), "waiting": len(engine.waiting)})

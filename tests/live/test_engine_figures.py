@@ -20,7 +20,7 @@ from inferencegym_jax.live.measure.cell_run import Slice
 from inferencegym_jax.live.measure.cells import Cells
 from inferencegym_jax.live.measure.engine_figures import acceptance_lengths, first_token, pool_seen
 from inferencegym_jax.live.measure.plan import MeasureSettings
-from inferencegym_jax.live.server.probe import EngineMetrics, parse_metrics, stated_pool
+from inferencegym_jax.live.server.probe import EngineMetrics, Limits, parse_metrics, stated_limits
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.table.derived_profile import profile_of
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable, load_table
@@ -45,6 +45,7 @@ def measured(
 @pytest.mark.slow  # real seconds
 def test_h_the_first_tokens_iteration_and_the_pool_are_the_engines(launch: Callable[..., Any], tmp_path: Path) -> None:
     table, found, said = measured(launch, TIMES, tmp_path / "t.parquet", "--pool", "endpoint")
+    assert profile_of(table, {"kv_bytes_per_token": 131072.0}).tokens_per_iteration == 3000  # as the endpoint says
     assert found["first_token_extra_iterations"] == TIMES.extra
     assert found["first_token_estimate"] == pytest.approx(TIMES.extra, abs=0.4)
     # with HTTP and a busy machine above it; without the extra iteration of 20 ms it would be 50 at least
@@ -130,7 +131,8 @@ def test_pages_and_endpoints_are_read() -> None:
 @pytest.mark.parametrize(
     ("answers", "tokens"),
     [
-        ({"/get_server_info": {"max_total_num_tokens": 50000}}, 50000.0),
+        ({"/get_server_info": {"max_total_num_tokens": 50000, "chunked_prefill_size": -1}}, 50000.0),
+        ({"/server_info": {"max_total_num_tokens": 50000, "chunked_prefill_size": 4096}}, 50000.0),
         ({"/info": {"max_batch_total_tokens": 12000}}, 12000.0),
         ({"/props": {"default_generation_settings": {"n_ctx": 4096}, "total_slots": 4}}, 16384.0),
         ({"/get_server_info": {"max_total_num_tokens": None}, "/info": []}, None),
@@ -145,8 +147,8 @@ def test_an_engines_own_endpoint_states_the_pool(answers: dict[str, Any], tokens
             return httpx.Response(404)
         return httpx.Response(200, text=json.dumps(answers[request.url.path]))
 
-    async def ask() -> float | None:
+    async def ask() -> Limits:
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://h") as client:
-            return await stated_pool(client)
+            return await stated_limits(client)
 
-    assert asyncio.run(ask()) == tokens
+    assert asyncio.run(ask()) == Limits(tokens, 4096 if "/server_info" in answers else None)

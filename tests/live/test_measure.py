@@ -169,6 +169,7 @@ def test_a_broken_state_file_is_refused(tmp_path: Path, text: str) -> None:
 def test_cells_survive_their_file(tmp_path: Path) -> None:
     cells = Cells({"model": "m"}, elapsed_s=3.5)
     cells.add((4, 1), Slice(1.0, 5.1, 3.5, 0.1, [5.0, 5.2], [9.0, 11.0], [700.0, 710.0], 0.25, 0.0))
+    cells.acceptance = (2, [1.0, 1.7, 2.1, 2.2, 2.2])
     cells.save(tmp_path / "s.json")
     assert Cells.load(tmp_path / "s.json", {"model": "m"}) == cells
     assert cells.tpot_ms((4, 1)) == pytest.approx(5.1) and cells.ttft_ms((4, 1), 50) == 10.0
@@ -212,6 +213,7 @@ def test_curves_are_read_off_at_whole_numbers() -> None:
         ({"longest_prompt": 10}, "at least 64"),
         ({"precision": float("nan")}, "precision = nan"),
         ({"output_tokens": 1}, "at least 4"),
+        ({"token_budget": -1}, "max-num-batched-tokens = -1"),
     ],
 )
 def test_settings_out_of_range_are_named(changes: dict[str, Any], said: str) -> None:

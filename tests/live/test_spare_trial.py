@@ -29,6 +29,7 @@ from inferencegym_jax.live.trial.traffic import mean_rate, poisson_traffic, scal
 from inferencegym_jax.models import KNOBS, ServeAction
 from inferencegym_jax.physics.observation import initial_observation
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable
+from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
 from tests.live.conftest import Setting
 from tests.live.test_trial import OUTPUT, TIMES, ideal
 
@@ -158,6 +159,14 @@ def test_the_live_environment_refuses_a_spare_that_cannot_be_its_knob(engine: An
         make(SpareSettings("http://h:1", start_cmd="x"), other)
     with pytest.raises(ValueError, match="asks for the spare here"):
         make(SpareSettings("http://h:1", start_cmd="x"), instances={(0, True): endpoint})
+
+
+def test_a_table_without_the_knob_locks_it_but_where_it_is_a_replica(table: LatencyTable) -> None:
+    """A replica is the same engine once more, of which a table needs no column; a prefill GPU is not."""
+    assert "prefill_disagg" in table.locked_knobs
+    for task, free in ((7, True), (4, False), (1, False)):
+        params = make_params(get_task(task), table, NOT_NORMALISED)
+        assert dict(zip(KNOBS, np.asarray(params.active), strict=True))["prefill_disagg"] == free
 
 
 def test_a_days_window_is_sent_with_its_own_rises_at_the_scaled_rate() -> None:

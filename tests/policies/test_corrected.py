@@ -161,3 +161,20 @@ def test_a_file_of_other_numbers_is_refused(tmp_path: Path) -> None:
     save_network(tmp_path / "wide.npz", network(outputs=HEAD_SIZE), about)
     with pytest.raises(ValueError, match=f"must be {RELATIVE_SIZE} and {len(CORRECTIONS)}"):
         load_network(tmp_path / "wide.npz")
+
+
+def test_the_general_policy_acts_where_it_was_never_trained(problem: ig.Problem) -> None:
+    runner = ig.policies.PolicyRunner(ig.policies.policy_of("general", problem))
+    quiet, busy = (
+        observation(arrival_rate=1.0, mean_prompt_len=700.0),
+        observation(arrival_rate=40.0, mean_prompt_len=900.0),
+    )
+    for _ in range(60):
+        calm = runner.ask(quiet)
+    for _ in range(120):
+        action = runner.ask(busy)
+    assert not calm.prefill_disagg and action.prefill_disagg  # more than one GPU can do: it leases
+    with pytest.raises(ValueError, match="closed-loop"):
+        ig.policies.policy_of("general", ig.problem(1))
+    with pytest.raises(ValueError, match="drawn for each episode"):
+        ig.policies.policy_of("general", ig.problem(8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shlex
@@ -10,13 +11,19 @@ from typing import Any
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.recommend.engine_flags import deployment, engine_flags, precision
+from inferencegym_jax.recommend.engine_flags import Deployment, deployment, engine_flags, left_out, precision
+from inferencegym_jax.recommend.gpu_formats import cannot_run, compute_capability
+from inferencegym_jax.table import profile_of
 
 DEFAULT = {"kv_budget": 1.0, "spec_length": 0, "batch_size": 32, "prefill_disagg": False, "quant_tier": 0}
 
 
+def made(memory_gb: float = 40.0, longest: int = 9000, **changes: Any) -> Deployment:
+    return deployment(DEFAULT | changes, ig.load_table(), memory_gb, longest)
+
+
 def flags(**changes: Any) -> dict[str, str]:
-    return engine_flags(deployment(DEFAULT | changes, ig.load_table()))
+    return engine_flags(made(**changes))
 
 
 def after(command: str, flag: str) -> str:
@@ -24,11 +31,66 @@ def after(command: str, flag: str) -> str:
     return words[words.index(flag) + 1]
 
 
-def test_the_baseline_sets_batch_and_token_budget_only():
+def test_the_baseline_sets_batch_token_budget_length_and_memory_only():
     found = flags()
-    assert shlex.split(found["vllm"])[3:] == ["--max-num-seqs", "32", "--max-num-batched-tokens", "2048"]
+    wanted = "--max-num-seqs 32 --max-num-batched-tokens 2048 --max-model-len 9000 --gpu-memory-utilization 0.5"
+    assert shlex.split(found["vllm"])[3:] == wanted.split()
     for engine in found.values():
         assert "spec" not in engine and "quant" not in engine and "disagg" not in engine
+
+
+@pytest.mark.parametrize("memory_gb", [20.0, 33.3, 72.0])
+@pytest.mark.parametrize("tier", [0, 2])
+def test_every_engine_gets_the_pool_that_is_replayed(memory_gb: float, tier: int):
+    profile = profile_of(ig.load_table())
+    one = made(memory_gb, quant_tier=tier)
+    found = engine_flags(one)
+    pool_gb = profile.pool_tokens(tier, one.memory_gb) * profile.kv_bytes_per_token / 1e9
+    weights, runtime, gpu = float(profile.weights_gb[tier]), profile.runtime_gb, profile.memory_gb
+    assert one.memory_gb <= memory_gb and one.memory_gb == pytest.approx(memory_gb, abs=gpu / 1000)
+    share = float(after(found["vllm"], "--gpu-memory-utilization"))
+    assert share * gpu - weights - runtime == pytest.approx(pool_gb)
+    static = float(after(found["sglang"], "--mem-fraction-static"))
+    assert static * gpu - weights == pytest.approx(pool_gb, abs=gpu / 1000)
+    free = float(found["tensorrt_llm"].split("free_gpu_memory_fraction: ")[1].split()[0])
+    assert free * (gpu - weights - runtime) == pytest.approx(pool_gb, abs=gpu / 1000)
+    assert "--kv-cache-memory-bytes" not in found["vllm"] and "num-gpu-blocks" not in found["vllm"]
+
+
+def test_the_longest_request_is_said_and_is_never_longer_than_the_pool():
+    found = flags(longest=9000)
+    assert after(found["vllm"], "--max-model-len") == after(found["sglang"], "--context-length") == "9000"
+    assert "--max_seq_len 9000" in found["tensorrt_llm"]
+    small = made(memory_gb=19.0, longest=9000)
+    pool = int(profile_of(ig.load_table()).pool_tokens(0, small.memory_gb))
+    assert small.max_model_len == pool < 9000  # vLLM does not start where its pool cannot hold one request
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "engines_that_cannot"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "fp8", {"vllm", "sglang", "tensorrt_llm"}),
+        ("NVIDIA A100-SXM4-80GB", "int8", {"tensorrt_llm"}),
+        ("NVIDIA A100-SXM4-80GB", "int4", set()),
+        ("NVIDIA H100 80GB HBM3", "fp8", set()),
+        ("NVIDIA H200", "int8", {"tensorrt_llm"}),
+        ("NVIDIA L40S", "fp8", set()),
+        ("NVIDIA B200", "int8", {"vllm", "sglang", "tensorrt_llm"}),
+        ("NVIDIA RTX PRO 6000 Blackwell", "fp8", set()),
+        ("Tesla T4", "int4", {"vllm", "sglang", "tensorrt_llm"}),
+        ("a GPU of the future", "fp8", set()),
+    ],
+)
+def test_a_format_that_the_gpu_cannot_run_has_no_command(gpu: str, precision: str, engines_that_cannot: set[str]):
+    one = dataclasses.replace(made(), gpu=gpu, precision=precision)
+    assert set(left_out(one)) == engines_that_cannot == {"vllm", "sglang", "tensorrt_llm"} - set(engine_flags(one))
+    assert all(cannot_run(engine, "fp16", gpu) is None for engine in ("vllm", "sglang", "tensorrt_llm"))
+
+
+def test_gpus_by_name():
+    names = {"NVIDIA A100-SXM4-80GB": 8.0, "NVIDIA A10G": 8.6, "NVIDIA L4": 8.9, "NVIDIA GH200 480GB": 9.0}
+    assert {name: compute_capability(name) for name in names} == names
+    assert compute_capability("NVIDIA GB200") == 10.0 and compute_capability("TPU v5") is None
 
 
 def test_each_knob_reaches_each_engine():
@@ -46,21 +108,17 @@ def test_each_knob_reaches_each_engine():
     int8, int4 = flags(quant_tier=1), flags(quant_tier=2)
     assert after(int8["sglang"], "--quantization") == "w8a8_int8"
     assert after(int4["vllm"], "--quantization") == "awq_marlin"
-    assert "AWQ checkpoint" in int4["tensorrt_llm"] and "FP8" in int8["tensorrt_llm"]
-    assert all("quant" not in found["tensorrt_llm"] for found in (int8, int4))  # the checkpoint tells
-
-    for name, port in (("vllm", 8000), ("sglang", 30000), ("tensorrt_llm", 8000)):
-        engine, gateway = flags(kv_budget=0.5, batch_size=64)[name].rsplit("\n", 1)
-        assert engine == flags(batch_size=64)[name]  # no engine has the watermark as a flag
-        assert after(gateway, "--policy") == "batch_size=64,kv_budget=0.5"
-        assert after(gateway, "--upstream") == f"http://127.0.0.1:{port}"
+    assert "AWQ checkpoint" in int4["tensorrt_llm"] and "quant" not in int4["tensorrt_llm"]  # the checkpoint tells
+    assert set(int8) == {"vllm", "sglang"}  # TensorRT-LLM has FP8 in its place, which an A100 has not
 
     apart = flags(prefill_disagg=True)
-    *servers, proxy = apart["vllm"].splitlines()
+    *servers, note, router, toy = apart["vllm"].splitlines()
     roles = [json.loads(after(line, "--kv-transfer-config"))["kv_role"] for line in servers]
     assert roles == ["kv_producer", "kv_consumer"]
-    ports = [after(line, "--port") for line in servers]
-    assert ports == [after(proxy, "--prefiller-ports"), after(proxy, "--decoder-ports")]
+    urls = [f"http://127.0.0.1:{after(line, '--port')}" for line in servers]
+    assert router.startswith("vllm-router ") and urls == [after(router, "--prefill"), after(router, "--decode")]
+    assert note.startswith("#") and "maintained" in note
+    assert toy.startswith("#") and "is a toy proxy, not for production" in toy  # named, and no command
     side_channels = [word for line in servers for word in line.split() if word.startswith("VLLM_NIXL")]
     assert len(set(side_channels)) == 2  # two workers of one host may not share it
     assert "--disaggregation-mode prefill" in apart["sglang"] and "--disaggregation-mode decode" in apart["sglang"]
@@ -69,10 +127,9 @@ def test_each_knob_reaches_each_engine():
 
 
 def test_every_configuration_has_commands_a_shell_can_read():
-    knobs = itertools.product((0.1, 1.0), (0, 2), (1, 512), (False, True), (0, 1, 2))
-    for values in knobs:
+    for values in itertools.product((1.0,), (0, 2), (1, 512), (False, True), (0, 1, 2)):
         for commands in flags(**dict(zip(DEFAULT, values, strict=True))).values():
-            assert shlex.split(commands)
+            assert shlex.split(commands, comments=True)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +139,24 @@ def test_the_eight_bit_tier_is_what_the_table_measured(weights: str, expected: s
     table = ig.LatencyTable({}, ig.load_table().values, {"weights": weights})
     assert precision(1, table) == expected
     assert (precision(0, table), precision(2, table)) == ("fp16", "int4")
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [('{"0": "bf16", "1": "fp8", "2": "fp4"}', ("fp16", "fp8", "fp4")), ('{"0": "bf16"}', ("fp16", "int8", "int4"))],
+)
+def test_the_formats_of_a_table_of_any_model_are_its_own(dtypes: str, expected: tuple[str, ...]):
+    table = ig.LatencyTable({}, ig.load_table().values, {"dtypes": dtypes})
+    assert tuple(precision(tier, table) for tier in (0, 1, 2)) == expected
+
+
+def test_several_gpus_an_engine_are_said_to_each_engine():
+    one = dataclasses.replace(made(prefill_disagg=True), parallel={"TP": 2, "EP": 2}, kv_dtype="fp8")
+    found = engine_flags(one)
+    assert one.gpus == 2
+    first, second = found["vllm"].splitlines()[:2]
+    assert first.startswith("CUDA_VISIBLE_DEVICES=0,1 ") and second.startswith("CUDA_VISIBLE_DEVICES=2,3 ")
+    assert after(first, "--tensor-parallel-size") == "2" and "--enable-expert-parallel" in first
+    assert after(first, "--kv-cache-dtype") == "fp8"
+    assert after(found["sglang"], "--tp-size") == after(found["sglang"], "--ep-size") == "2"
+    assert "--tp_size 2 --ep_size 2" in found["tensorrt_llm"] and "  dtype: fp8" in found["tensorrt_llm"]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import inferencegym_jax as ig
+from inferencegym_jax.encoding import box_from_action
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.policies.engine_units import drawn_engine, engine_of
 from inferencegym_jax.tasks import get_task
 from inferencegym_jax.tasks.draws import TRAINING, Draws, drawn
+from inferencegym_jax.verification import resimulate
 
 TASK = "one-for-all"
 SEEDS = np.arange(400, dtype=np.uint32) * 53
@@ -135,3 +138,18 @@ def test_bad_draws_are_refused_by_name(field: str, value: Any, said: str) -> Non
             traffic=spec.traffic,
             draws={**spec.draws, field: value},
         )
+
+
+@pytest.mark.slow
+def test_a_drawn_episode_is_the_same_on_every_path(problem: ig.Problem) -> None:
+    """A rollout's, simulated again from its actions, and through Gymnasium."""
+    action = ig.ServeAction(batch_size=128, kv_budget=0.75, spec_length=2, prefill_disagg=True)
+    seed, steps = 53, 6
+    rolled = ig.rollout(problem.env, problem.params, ig.policies.static(action), [seed], length=steps)
+    tokens = np.asarray(rolled.metrics.tokens_per_sec)[:, 0]
+    log = resimulate(TASK, seed, None, [action.to_dict()] * steps)
+    np.testing.assert_allclose([entry["metrics"]["tokens_per_sec"] for entry in log], tokens, rtol=1e-4)
+    env = gymnasium.make("inferencegym_jax/OneForAll-v0")
+    env.reset(seed=seed)
+    rewards = [env.step(np.asarray(box_from_action(action)))[1] for _ in range(steps)]
+    np.testing.assert_allclose(rewards, np.asarray(rolled.reward)[:, 0], rtol=1e-3, atol=1e-4)

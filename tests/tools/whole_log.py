@@ -22,7 +22,6 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.static_search import static_actions
-from inferencegym_jax.models import QUEUE_CAPACITY
 from inferencegym_jax.policies.knob_text import knob_values
 from inferencegym_jax.recommend.log_requests import LoggedRequests, load_requests
 from inferencegym_jax.recommend.recommendation import recommend
@@ -46,14 +45,12 @@ def replayed(
         quant_tier=knobs["quant_tier"],
         second_gpu="prefill" if knobs["prefill_disagg"] else "none",
         memory_gb=memory_gb,
-        queue_capacity=QUEUE_CAPACITY,
         transfer_gb_s=load_profile()["host_link_gb_s"],
     )
     good = np.zeros(0, bool)
     for stretch in range(len(requests.starts)):
         mine = requests.stretch == stretch
-        gaps = requests.gap_ms[mine]
-        times = np.cumsum(np.where(np.isfinite(gaps), gaps, 0.0).astype(float))
+        times = requests.time_ms[mine]
         count = int(np.searchsorted(times, seconds * 1000))
         lengths = (x[mine][:count].astype(int) for x in (requests.prompt, requests.output))
         served = serve(requests_at(times[:count], *lengths), settings, load_profile())

@@ -192,8 +192,10 @@ class Spare:
 
     async def _wait(self, seconds: float | None = None) -> None:
         """Until something has changed, for so long at most."""
+        # not wait_for, which in Python 3.11 loses a cancellation that comes together with the event
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
         self._changed.clear()
 
     async def _look_after(self, is_up: bool) -> None:
@@ -243,28 +245,24 @@ class Spare:
         begun = time.monotonic()
         start = None
         try:
-            async with asyncio.timeout(self.settings.start_timeout_s):
-                if not await self.lifecycle.answers():
-                    start = asyncio.create_task(self.lifecycle.start())
-                    while not start.done() or not await self.lifecycle.answers():
-                        if start.done():
-                            start.result()
-                        if (reason := self.lifecycle.ended()) is not None:
-                            raise LifecycleError(reason)
-                        if not self._is_kept():
-                            return False
-                        await self._wait(min(self.settings.health_every_s, START_POLL_S))
-        except TimeoutError:
-            self._failed("start", f"no healthy answer within {self.settings.start_timeout_s:g} s")
-            return False
+            if not await self.lifecycle.answers():
+                start = asyncio.create_task(self.lifecycle.start())
+                while not start.done() or not await self.lifecycle.answers():
+                    if start.done():
+                        start.result()
+                    if (reason := self.lifecycle.ended()) is not None:
+                        raise LifecycleError(reason)
+                    if not self._is_kept():
+                        return False
+                    if time.monotonic() > begun + self.settings.start_timeout_s:
+                        raise LifecycleError(f"no healthy answer within {self.settings.start_timeout_s:g} s")
+                    await self._wait(min(self.settings.health_every_s, START_POLL_S))
         except LifecycleError as error:
             self._failed("start", str(error))
             return False
         finally:
-            if start is not None and not start.done():
-                start.cancel()
-                with contextlib.suppress(asyncio.CancelledError, LifecycleError):
-                    await start
+            if start is not None:
+                await cancel_all((start,))
         self.history.start_s.append(time.monotonic() - begun)
         return True
 
@@ -311,15 +309,17 @@ class Spare:
     async def _stopped(self, counts: bool = True) -> bool:
         """Take it down once; whether that went well, and is counted as a stop."""
         begun = time.monotonic()
+        stop = asyncio.create_task(self.lifecycle.stop())
         try:
-            async with asyncio.timeout(self.settings.stop_timeout_s):
-                await self.lifecycle.stop()
-        except TimeoutError:
-            self._failed("stop", f"not down within {self.settings.stop_timeout_s:g} s")
-            return False
+            done, _ = await asyncio.wait((stop,), timeout=self.settings.stop_timeout_s)
+            if not done:
+                raise LifecycleError(f"not down within {self.settings.stop_timeout_s:g} s")
+            stop.result()
         except LifecycleError as error:
             self._failed("stop", str(error))
             return False
+        finally:
+            await cancel_all((stop,))
         if counts:
             self.history.stop_s.append(time.monotonic() - begun)
         return True

@@ -37,11 +37,13 @@ class Cells:
         config: what makes two runs the same: model, output length and so on.
         slices: cell -> slices.
         elapsed_s: seconds spent so far, over all sittings.
+        acceptance: drafts that the engine verifies, and ``engine_figures.acceptance_lengths``; None without drafts.
     """
 
     config: dict[str, Any]
     slices: dict[Cell, list[Slice]] = field(default_factory=dict)
     elapsed_s: float = 0.0
+    acceptance: tuple[int, list[float]] | None = None
 
     def add(self, cell: Cell, piece: Slice) -> None:
         """Keep a slice."""
@@ -113,6 +115,7 @@ class Cells:
             "format": FORMAT,
             "config": self.config,
             "elapsed_s": self.elapsed_s,
+            "acceptance": self.acceptance,
             "cells": [
                 {"concurrency": n, "bucket": bucket, "slices": [dataclasses.asdict(x) for x in piece]}
                 for (n, bucket), piece in sorted(self.slices.items())
@@ -132,6 +135,8 @@ class Cells:
         try:
             data = json.loads(path.read_text())
             cells = cls(data["config"], elapsed_s=float(data["elapsed_s"]))
+            if (acceptance := data.get("acceptance")) is not None:
+                cells.acceptance = int(acceptance[0]), [float(x) for x in acceptance[1]]
             for entry in data["cells"]:
                 slices = [Slice(**values) for values in entry["slices"]]
                 cells.slices[(int(entry["concurrency"]), int(entry["bucket"]))] = slices

@@ -20,7 +20,7 @@ from inferencegym_jax.live.measure.cell_run import Slice, run_cell
 from inferencegym_jax.live.measure.cells import Cell, Cells
 from inferencegym_jax.live.measure.engine_figures import acceptance_lengths, pool_seen
 from inferencegym_jax.live.measure.table import build_columns, build_metadata, fit, pool_metadata, write_table
-from inferencegym_jax.live.server.probe import Engine, EngineError, EngineMetrics, read_metrics
+from inferencegym_jax.live.server.probe import Engine, EngineError, read_metrics
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.table.latency_table import PROMPT_LENGTHS, LatencyTable
 
@@ -44,6 +44,8 @@ class MeasureSettings:
         base_memory_gb: memory of weights and runtime.
         kv_cache_tokens, kv_bytes_per_token: size of the KV pool and of a token in it, where the server tells neither;
             0 is unknown. Open-loop tasks need both.
+        token_budget: tokens of one iteration (vLLM's max_num_batched_tokens), where the server does not tell; 0 is
+            unknown.
         seed: of lengths and prompts.
     """
 
@@ -56,6 +58,7 @@ class MeasureSettings:
     base_memory_gb: float = 0.0
     kv_cache_tokens: float = 0.0
     kv_bytes_per_token: float = 0.0
+    token_budget: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,6 +73,7 @@ class MeasureSettings:
             (self.base_memory_gb >= 0, "base-memory-gb", self.base_memory_gb, "at least 0"),
             (0 <= self.kv_cache_tokens < math.inf, "kv-cache-tokens", self.kv_cache_tokens, "at least 0"),
             (0 <= self.kv_bytes_per_token < math.inf, "kv-bytes-per-token", self.kv_bytes_per_token, "at least 0"),
+            (0 <= self.token_budget < 2**31, "max-num-batched-tokens", self.token_budget, "at least 0"),
         ]
         for good, name, value, allowed in checks:
             if not good:
@@ -109,8 +113,6 @@ class Measurement:
                 f"{settings.output_tokens * 3 // 2}; pass a smaller --output-tokens"
             )
         self.buckets = sorted({self.buckets_allowed[0], self.buckets_allowed[-1]})
-        self.before: EngineMetrics | None = None  # counters at the start of this sitting, and at its end
-        self.after: EngineMetrics | None = None
         self._straight: set[tuple[str, int]] = set()  # nodes tried and seen to lie on the line
 
     @property
@@ -120,7 +122,7 @@ class Measurement:
 
     async def run(self) -> None:
         """Measure until every cell is known well enough or the budget is spent; the grid is always completed."""
-        self.before = await read_metrics(self.client)
+        before = await read_metrics(self.client)
         await self._scan()
         for bucket in self.buckets:
             for n in self.batch_sizes:
@@ -130,7 +132,11 @@ class Measurement:
             repeated = await self._repeat()
             if not refined and not repeated:
                 break
-        self.after = await read_metrics(self.client)
+        found = acceptance_lengths(before, await read_metrics(self.client))
+        if found is not None:  # else nothing was verified in this sitting, and an earlier one's stands
+            self.cells.acceptance = found
+            if self.state is not None:
+                self.cells.save(self.state)
 
     def table(self, path: Path) -> LatencyTable:
         """Write what was measured as a latency table."""
@@ -140,7 +146,9 @@ class Measurement:
         metadata = build_metadata(self.cells, self.batch_sizes, self.buckets, self.engine, fitted, output, base)
         seen = pool_seen(self.cells, output)
         metadata |= pool_metadata(self.engine, self.settings.kv_cache_tokens, self.settings.kv_bytes_per_token, seen)
-        if (found := acceptance_lengths(self.before, self.after)) is not None:
+        if budget := self.engine.token_budget or self.settings.token_budget:
+            metadata["tokens_per_iteration"] = str(budget)
+        if (found := self.cells.acceptance) is not None:
             metadata |= {"spec_length": str(found[0]), "acceptance_lengths": json.dumps(found[1])}
         return write_table(columns, metadata, path)
 

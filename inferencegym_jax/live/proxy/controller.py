@@ -151,7 +151,8 @@ class Controller:
         self._asked = asyncio.ensure_future(loop.run_in_executor(self._thread, self.policy.ask, observation))
         self._asked.add_done_callback(lambda future: future.cancelled() or future.exception())
         try:
-            return await asyncio.wait_for(asyncio.shield(self._asked), self.step_seconds)
+            async with asyncio.timeout(self.step_seconds):  # wait_for may lose a cancellation (Python 3.11)
+                return await asyncio.shield(self._asked)
         except (PolicyError, TimeoutError):
             raise
         except Exception as error:

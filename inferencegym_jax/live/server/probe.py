@@ -16,6 +16,7 @@ import httpx
 from inferencegym_jax.live.server.streaming import Endpoint, Generation, http_error, stream_completion
 
 PROBE_TIMEOUT_S = 10.0
+MOST_TOKENS = 1e12  # a pool or a budget of more is none
 
 
 class EngineError(RuntimeError):
@@ -33,6 +34,7 @@ class Engine:
     has_metrics: bool
     kv_cache_tokens: float | None = None  # the same in tokens
     kv_usage: float | None = None  # share of the pool in use
+    token_budget: int | None = None  # tokens of one iteration
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
         )
     endpoint = await _accepted(client, endpoint)
     metrics = await read_metrics(client)
+    limits = await stated_limits(client)
     pool = metrics.kv_cache_tokens if metrics else None
     limit = cards[endpoint.model].get("max_model_len")
     return Engine(
@@ -92,7 +95,8 @@ async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
         max_model_len=int(limit) if isinstance(limit, int | float) else None,
         kv_cache_gb=metrics.kv_cache_gb if metrics else None,
         has_metrics=metrics is not None,
-        kv_cache_tokens=await stated_pool(client) if pool is None else pool,
+        kv_cache_tokens=limits.pool_tokens if pool is None else pool,
+        token_budget=limits.token_budget,
         kv_usage=metrics.kv_usage if metrics else None,
     )
 
@@ -121,33 +125,52 @@ async def _version(client: httpx.AsyncClient) -> str | None:
         return None
 
 
-async def stated_pool(client: httpx.AsyncClient) -> float | None:
-    """Tokens of the KV pool as an engine's own endpoint states them; None where it has none of these.
+@dataclass(frozen=True)
+class Limits:
+    """What an engine's own endpoint states of its limits; None where it does not."""
 
-    SGLang: ``max_total_num_tokens`` of ``/get_server_info``; TGI: ``max_batch_total_tokens`` of ``/info``; llama.cpp:
-    ``n_ctx`` of each of the ``total_slots`` of ``/props``.
+    pool_tokens: float | None = None  # of the KV cache
+    token_budget: int | None = None  # tokens of one iteration
+
+
+async def stated_limits(client: httpx.AsyncClient) -> Limits:
+    """The limits that an engine states at an endpoint of its own.
+
+    SGLang: ``max_total_num_tokens`` and ``chunked_prefill_size`` of ``/server_info``, or ``/get_server_info`` before;
+    TGI: ``max_batch_total_tokens`` of ``/info``; llama.cpp: ``n_ctx`` of each of the ``total_slots`` of ``/props``.
     """
-    for path, of in (("/get_server_info", _sglang_pool), ("/info", _tgi_pool), ("/props", _llama_cpp_pool)):
+    for path, of in (
+        ("/server_info", _sglang_limits),
+        ("/get_server_info", _sglang_limits),
+        ("/info", _tgi_limits),
+        ("/props", _llama_cpp_limits),
+    ):
         try:
             response = await client.get(path, timeout=PROBE_TIMEOUT_S)
-            tokens = of(response.json()) if response.status_code == 200 else None
+            found = of(response.json()) if response.status_code == 200 else Limits()
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        if isinstance(tokens, int | float) and not isinstance(tokens, bool) and 0 < tokens < 1e12:
-            return float(tokens)
-    return None
+        if found.pool_tokens is not None:
+            return found
+    return Limits()
 
 
-def _sglang_pool(answer: Any) -> Any:
-    return answer["max_total_num_tokens"]
+def _tokens(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value < MOST_TOKENS else None
 
 
-def _tgi_pool(answer: Any) -> Any:
-    return answer["max_batch_total_tokens"]
+def _sglang_limits(answer: Any) -> Limits:
+    budget = _tokens(answer.get("chunked_prefill_size"))  # -1: prompts are not cut
+    return Limits(_tokens(answer["max_total_num_tokens"]), None if budget is None else int(budget))
 
 
-def _llama_cpp_pool(answer: Any) -> Any:
-    return answer["default_generation_settings"]["n_ctx"] * answer["total_slots"]
+def _tgi_limits(answer: Any) -> Limits:
+    return Limits(_tokens(answer["max_batch_total_tokens"]))
+
+
+def _llama_cpp_limits(answer: Any) -> Limits:
+    return Limits(_tokens(answer["default_generation_settings"]["n_ctx"] * answer["total_slots"]))
 
 
 async def read_metrics(client: httpx.AsyncClient, timeout_s: float = PROBE_TIMEOUT_S) -> EngineMetrics | None:

@@ -1,0 +1,308 @@
+"""One run of a benchmark tool as a row of measured runs, after a look at every field that a prediction rests on.
+
+``report of a tool -> row of measured_runs.py, notices``; a run that the step cannot play as it was is refused with its
+reason: a cap on concurrency that binds, failed requests, arrivals of another kind, drafts, other arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from inferencegym_jax.models import shown
+from inferencegym_jax.table.bench_files import (
+    AIPERF,
+    FORMATS,
+    GENAI_PERF,
+    GUIDELLM,
+    INFERENCE_PERF,
+    INFERENCEX,
+    LLMPERF,
+    MOST_FAILED,
+    PARALLEL,
+    SGLANG,
+    VLLM,
+    failed_share,
+    told,
+    tool_of,
+)
+
+EVEN_BURSTINESS = 100.0  # of vLLM's Gamma gaps: their squared coefficient of variation is 1 in so many
+CHUNKED = 1.15  # mean gap between chunks over mean time per token from which chunks hold several tokens
+SIXTEEN_BITS = frozenset("auto bf16 bfloat16 fp16 float16 half none".split())
+QUANTISED = re.compile(
+    r"(?<![a-z])(fp8|fp4|nvfp4|mxfp4|int8|int4|w\d+a\d+|awq|gptq|gguf|bnb|[48]-?bit|q[2-8]_\w+)(?![a-z])", re.IGNORECASE
+)
+CSV_WAY = "or write it as a row of a CSV of runs (docs/fidelity.md)"
+CLOSED = "keeps a number of requests in flight, and the prediction is of requests that arrive at a rate"
+
+
+class RunError(ValueError):
+    """A file of measured runs that cannot be used; the message names file, row, column and what is wanted."""
+
+
+def positive(source: str, name: str, value: Any) -> float:
+    """``value`` as a finite number above 0.
+
+    Raises:
+        RunError: it is none.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise RunError(f"{source}: {name} is {shown(value)}; wanted: a number above 0")
+    return number
+
+
+def row_of(source: str, report: Any) -> tuple[dict[str, Any], list[str]]:
+    """(row of ``measured_runs``, notices) of one report.
+
+    Raises:
+        RunError: of another tool, which is named, or a run that cannot be played as it was.
+    """
+    tool = tool_of(report)
+    if not isinstance(report, Mapping):
+        raise RunError(
+            f"{source}: got {type(report).__name__}; wanted: an object as `vllm bench serve --save-result` writes"
+        )
+    if tool in (VLLM, SGLANG):
+        return _serving(source, report, tool)
+    if tool in (GENAI_PERF, AIPERF):
+        return _nvidia(source, report, tool)
+    if tool == INFERENCE_PERF:
+        return _inference_perf(source, report)
+    reasons = {
+        GUIDELLM: "its sweep is not read; repeat the run with `vllm bench serve --request-rate R --save-result`",
+        LLMPERF: CLOSED,
+        INFERENCEX: CLOSED,
+    }
+    if tool is not None:
+        raise RunError(f"{source}: a result of {tool}: {reasons[tool]}; {CSV_WAY}")
+    raise RunError(
+        f"{source}: completed is None and it is no result of a known tool; read are vllm bench serve, SGLang,"
+        f" genai-perf, aiperf, inference-perf; {CSV_WAY}"
+    )
+
+
+def _serving(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, Any], list[str]]:
+    """A run of vLLM's or SGLang's client."""
+    notices: list[str] = []
+    done = positive(source, "completed", run.get("completed"))
+    failed = failed_share(run)
+    if failed > MOST_FAILED:
+        raise RunError(
+            f"{source}: {failed:.0%} of its requests failed (completed {done:g}); wanted: at most {MOST_FAILED:.0%}, or"
+            " the figures are those of the few that did not"
+        )
+    if failed:
+        notices.append(f"{source}: {failed:.2%} of its requests failed")
+    rate = run.get("request_rate")
+    if rate in ("inf", None) or rate == math.inf:
+        raise RunError(f"{source}: request_rate is {rate!r}; wanted: a finite rate (an open-loop run)")
+    rate = positive(source, "request_rate", rate)
+    prompt = positive(source, "total_input_tokens", told(run, "total_input_tokens", "total_input")) / done
+    output = positive(source, "total_output_tokens", told(run, "total_output_tokens", "total_output")) / done
+    ttft = positive(source, "mean_ttft_ms", run.get("mean_ttft_ms"))
+    tpot, gap = run.get("mean_tpot_ms"), run.get("mean_itl_ms")
+    per_token = positive(source, "mean_tpot_ms", tpot or gap)
+    if tpot and gap and float(gap) > CHUNKED * float(tpot):
+        notices.append(
+            f"{source}: mean_itl_ms is {float(gap):g} a chunk of about {float(gap) / float(tpot):.1f} tokens;"
+            f" mean_tpot_ms, {float(tpot):g} a token, is used"
+        )
+    latency = told(run, "mean_e2el_ms", "mean_e2e_latency_ms") or ttft + per_token * (output - 1)
+    _check_cap(source, run, rate, positive(source, "mean_e2el_ms", latency))
+    _check_drafts(source, run)
+    if told(run, "ramp_up_strategy") is not None:
+        raise RunError(f"{source}: ramp_up_strategy is {shown(run['ramp_up_strategy'])}; wanted: one rate over the run")
+    row = {
+        "model": told(run, "model_id", "model", "model_path", "model_name"),
+        "gpu": told(run, "gpu", "gpu_name", "gpu_type", "hardware", "accelerator", "device_name"),
+        "max_num_seqs": told(run, "max_num_seqs", "max_running_requests"),
+        "max_num_batched_tokens": told(run, "max_num_batched_tokens", "chunked_prefill_size"),
+        "arrivals": _arrivals(source, run),
+        "rate_rps": rate,
+        "requests": run.get("num_prompts") or done,
+        "mean_prompt_tokens": prompt,
+        "mean_output_tokens": output,
+        "ttft_mean_ms": ttft,
+        "latency_mean_ms": latency,
+        **{
+            f"ttft_{q}_ms": run.get(f"{name}_ttft_ms")
+            for q, name in (("p50", "median"), ("p90", "p90"), ("p99", "p99"))
+        },
+        "prefix_share": run.get("prefix_share"),
+        "engine": told(run, "engine") or ("sglang" if "sglang" in str(run.get("backend", tool)) else "vllm"),
+        "engine_version": told(run, "vllm_version", "sglang_version", "engine_version", "version"),
+        "dtype": format_of(source, run),
+    }
+    return row | parallel_of(source, run), notices
+
+
+def _arrivals(source: str, run: Mapping[str, Any]) -> str:
+    given = run.get("burstiness")
+    burstiness = 1.0 if given is None else positive(source, "burstiness", given)
+    if burstiness == 1.0:
+        return "poisson"
+    if burstiness >= EVEN_BURSTINESS:
+        return "constant"
+    raise RunError(
+        f"{source}: burstiness is {burstiness:g}; wanted: 1 (Poisson), or at least {EVEN_BURSTINESS:g} (even)"
+    )
+
+
+def _check_cap(source: str, run: Mapping[str, Any], rate: float, latency_ms: float) -> None:
+    """A cap on concurrency may not bind: Little's law, and four deviations of a Poisson count above it."""
+    cap = told(run, "max_concurrency")
+    if cap is None:
+        return
+    cap, mean = positive(source, "max_concurrency", cap), rate * latency_ms / 1000.0
+    if cap < mean + 4.0 * math.sqrt(mean) + 1.0:
+        raise RunError(
+            f"{source}: max_concurrency is {cap:g}, and {rate:g} requests/s of {latency_ms / 1000:.3g} s are {mean:.3g}"
+            " at once: the client held requests back; wanted: a run without --max-concurrency"
+        )
+
+
+def _check_drafts(source: str, run: Mapping[str, Any]) -> None:
+    for name in ("accept_length", "acceptance_length", "spec_decode_acceptance_length", "spec_length"):
+        value = told(run, name)
+        if value is not None and positive_or_zero(value) > (0.0 if name == "spec_length" else 1.01):
+            raise RunError(
+                f"{source}: {name} is {shown(value)}: the engine drafted tokens; wanted: a run without drafts"
+            )
+
+
+def positive_or_zero(value: Any) -> float:
+    """The value as a number; 0 where it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def parallel_of(source: str, run: Mapping[str, Any]) -> dict[str, Any]:
+    """The number of GPUs of tensor parallelism, as ``{"tp": n}``.
+
+    Raises:
+        RunError: pipeline or data parallelism, which no prediction knows, or two figures that contradict each other.
+    """
+    for kind in ("pp", "dp"):
+        for name in PARALLEL[kind]:
+            value = told(run, name)
+            if value is not None and positive(source, name, value) > 1:
+                raise RunError(f"{source}: {name} is {value}; wanted: 1, one engine on its GPUs")
+    stated = {
+        name: int(positive(source, name, told(run, name))) for name in PARALLEL["tp"] if told(run, name) is not None
+    }
+    if len(set(stated.values())) > 1:
+        said = ", ".join(f"{name} is {value}" for name, value in stated.items())
+        raise RunError(f"{source}: {said}; wanted: one number of GPUs")
+    return {"tp": next(iter(stated.values()), None)}
+
+
+def format_of(source: str, run: Mapping[str, Any]) -> str | None:
+    """The number format that a run states, None where it states none or a 16-bit one.
+
+    Raises:
+        RunError: it is no text.
+    """
+    for name in FORMATS:
+        value = told(run, name)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise RunError(f"{source}: {name} is {shown(value)}; wanted: a name such as bfloat16 or fp8")
+        if value.strip().lower().removeprefix("torch.") not in SIXTEEN_BITS:
+            return f"{name}={value.strip()}"
+    return None
+
+
+def _nvidia(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, Any], list[str]]:
+    """A run of genai-perf or aiperf: its request rate, and means over its requests."""
+    config: Any = run.get("input_config") or {}
+    loadgen: Any = config.get("loadgen") or {}
+    stimulus: Any = (config.get("perf_analyzer") or {}).get("stimulus") or {}
+    rate = loadgen.get("request_rate") or stimulus.get("request_rate")
+    if rate is None:
+        raise RunError(
+            f"{source}: a result of {tool} without a request rate: it {CLOSED}; wanted: --request-rate; {CSV_WAY}"
+        )
+    mode = str(loadgen.get("request_rate_mode") or loadgen.get("arrival_pattern") or "")
+    mode = mode.rpartition(".")[2].lower() or ("poisson" if tool == AIPERF else "constant")  # each tool's own default
+    if mode not in ("poisson", "constant"):
+        raise RunError(f"{source}: request_rate_mode is {mode!r}; wanted: poisson or constant")
+    errors = _average(run, "error_request_count") or 0.0
+    requests = _average(run, "request_count")
+    if requests and errors / (requests + errors) > MOST_FAILED:
+        raise RunError(
+            f"{source}: {errors:g} of {requests + errors:g} requests failed; wanted: at most {MOST_FAILED:.0%}"
+        )
+    models = config.get("model") or config.get("model_names") or (config.get("endpoint") or {}).get("model_names")
+    rate, latency = positive(source, "request_rate", rate), _milliseconds(source, run, "request_latency", "avg")
+    _check_cap(source, {"max_concurrency": loadgen.get("concurrency")}, rate, latency)
+    row = {
+        "model": models[0] if isinstance(models, list) and models else models,
+        "gpu": config.get("gpu"),
+        "arrivals": mode,
+        "rate_rps": rate,
+        "requests": requests,
+        "mean_prompt_tokens": positive(source, "input_sequence_length.avg", _average(run, "input_sequence_length")),
+        "mean_output_tokens": positive(source, "output_sequence_length.avg", _average(run, "output_sequence_length")),
+        "ttft_mean_ms": _milliseconds(source, run, "time_to_first_token", "avg"),
+        "latency_mean_ms": latency,
+        **{
+            f"ttft_{q}_ms": _milliseconds(source, run, "time_to_first_token", q)
+            for q in ("p50", "p90", "p99")
+            if q in run["time_to_first_token"]
+        },
+    }
+    return row, []
+
+
+def _average(run: Mapping[str, Any], name: str) -> Any:
+    value = run.get(name)
+    return value.get("avg") if isinstance(value, Mapping) else value
+
+
+def _milliseconds(source: str, run: Mapping[str, Any], name: str, statistic: str) -> float:
+    value: Any = run.get(name)
+    if not isinstance(value, Mapping):
+        raise RunError(f"{source}: lacks {name}; wanted: a run with --streaming")
+    scale = {"ms": 1.0, "s": 1e3, "sec": 1e3, "us": 1e-3, "ns": 1e-6}.get(str(value.get("unit", "ms")))
+    if scale is None:
+        raise RunError(f"{source}: {name}.unit is {shown(value['unit'])}; wanted: ms, s, us or ns")
+    return scale * positive(source, f"{name}.{statistic}", value.get(statistic))
+
+
+def _inference_perf(source: str, run: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A stage of inference-perf, where it states the rate that was asked for."""
+    load: Any = run["load_summary"] or {}
+    good: Any = run["successes"] or {}
+    if load.get("requested_rate") is None:
+        raise RunError(f"{source}: a result of {INFERENCE_PERF} without load_summary.requested_rate; {CSV_WAY}")
+    done, failed = positive(source, "successes.count", good.get("count")), (run.get("failures") or {}).get("count") or 0
+    if failed / (done + failed) > MOST_FAILED:
+        raise RunError(f"{source}: {failed:g} of {done + failed:g} requests failed; wanted: at most {MOST_FAILED:.0%}")
+
+    def mean(*path: str) -> float:
+        value: Any = good
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return positive(
+            source, ".".join(("successes", *path, "mean")), value.get("mean") if isinstance(value, Mapping) else None
+        )
+
+    return {
+        "arrivals": "poisson" if "poisson" in str(load).lower() else "constant",
+        "rate_rps": load["requested_rate"],
+        "requests": done + failed,
+        "mean_prompt_tokens": mean("prompt_len"),
+        "mean_output_tokens": mean("output_len"),
+        "ttft_mean_ms": 1e3 * mean("latency", "time_to_first_token"),
+        "latency_mean_ms": 1e3 * mean("latency", "request_latency"),
+    }, []

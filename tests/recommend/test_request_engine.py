@@ -1,0 +1,87 @@
+"""The fast request-by-request engine is the reference engine: the same tokens at the same times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import inferencegym_jax as ig
+from inferencegym_jax.recommend.engine_settings import EngineSettings, draft_probability
+from inferencegym_jax.recommend.request_engine import serve_requests
+from inferencegym_jax.table import profile_of
+from tests.reference.iteration import load_profile
+from tests.reference.serving import serve
+from tests.reference.settings import Settings
+from tests.reference.traffic import requests_at
+
+PROFILE = profile_of(ig.load_table())
+ACCEPTED = {0: 1.0, 2: 1.75, 4: 2.0, 8: 2.1}  # of chat, data/traces_llama3_8b.engine.json
+
+
+def traffic(rate: float, seconds: float, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    count = int(rate * seconds)
+    prompt = np.clip(rng.lognormal(np.log(800), 0.8, count), 16, 8000).astype(int)
+    output = np.clip(rng.lognormal(np.log(150), 0.6, count), 1, 1000).astype(int)
+    return np.sort(rng.uniform(0, 1000 * seconds, count)), prompt, output
+
+
+def both(rate: float = 6.0, seconds: float = 40.0, spec: int = 0, prefill: bool = False, **changes: Any) -> Any:
+    values = {"batch_size": 128, "quant_tier": 0, "memory_gb": 40.0, "kv_budget": 1.0} | changes
+    waiting = values.pop("waiting", None)
+    settings = EngineSettings(
+        spec_length=spec, prefill_gpu=prefill, token_budget=2048, accepted=ACCEPTED[spec], max_waiting=waiting, **values
+    )
+    second = "prefill" if prefill else "none"
+    link = load_profile()["host_link_gb_s"]
+    slow = Settings(spec_length=spec, second_gpu=second, transfer_gb_s=link, queue_capacity=waiting, **values)
+    log = traffic(rate, seconds)
+    return serve_requests(*log, settings, PROFILE), serve(requests_at(*log), slow, load_profile())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"batch_size": 16},
+        {"quant_tier": 1},
+        {"memory_gb": 19.5},  # a pool that preempts
+        {"memory_gb": 20.0, "kv_budget": 0.4},
+        {"prefill": True},
+        {"prefill": True, "memory_gb": 19.3},
+        {"batch_size": 8, "waiting": 20},  # some are turned away
+    ],
+)
+def test_every_request_has_its_tokens_when_the_reference_says(changes: dict[str, Any]):
+    fast, slow = both(**changes)
+    np.testing.assert_allclose(fast.ttft_ms, slow.ttft_ms, rtol=1e-9)
+    np.testing.assert_allclose(fast.tpot_ms, slow.tpot_ms, rtol=1e-9)
+    assert np.array_equal(fast.rejected, slow.rejected)
+    assert fast.preemptions == slow.preemptions.sum() and fast.pool_tokens == slow.pool
+    assert (fast.preemptions > 0) == (changes.get("memory_gb", 40.0) < 19.6)
+
+
+@pytest.mark.parametrize("changes", [{"spec": 4}, {"spec": 8, "batch_size": 512, "rate": 9.0}, {"spec": 2}])
+def test_drafts_are_as_good_as_in_the_reference(changes: dict[str, Any]):
+    # the two draw the accepted drafts in another order, so only what they come to is alike
+    fast, slow = both(seconds=90.0, memory_gb=72.0, **changes)
+    assert np.nanmean(fast.tpot_ms) == pytest.approx(np.nanmean(slow.tpot_ms), rel=0.04)
+    assert np.median(fast.ttft_ms) == pytest.approx(np.median(slow.ttft_ms), rel=0.06)
+
+
+def test_a_verification_yields_what_was_measured():
+    for drafts, accepted in ((2, 1.75), (4, 2.0), (8, 9.0)):
+        chance = draft_probability(accepted, drafts)
+        assert sum(chance**i for i in range(drafts + 1)) == pytest.approx(accepted)
+
+
+def test_who_is_not_served_in_time_never_has_a_token():
+    log = traffic(6.0, 40.0)
+    settings = EngineSettings(8, 0, 0, False, 40.0, 2048)
+    whole, cut = serve_requests(*log, settings, PROFILE), serve_requests(*log, settings, PROFILE, until_ms=30_000.0)
+    in_time = np.isfinite(cut.ttft_ms)
+    assert 0 < in_time.sum() < len(in_time)
+    assert np.array_equal(cut.ttft_ms[in_time], whole.ttft_ms[in_time])
+    assert (log[0] + whole.ttft_ms)[~in_time].min() > 30_000.0
