@@ -19,7 +19,7 @@ from inferencegym_jax.fleet.transition import over_classes
 
 BLOCK = 6  # decisions
 MOVES = (-2, -1, 0, 1, 2)
-KEPT = 1  # states of each size
+KEPT = 2  # states of each size
 NOWHERE = 1e12
 
 

@@ -18,9 +18,11 @@ from gymnasium import spaces
 
 from inferencegym_jax.adapters.gymnasium_spaces import check_options, next_episode
 from inferencegym_jax.fleet.action import FleetAction
+from inferencegym_jax.fleet.environment import FleetEnvironment
 from inferencegym_jax.fleet.making import make_fleet
 from inferencegym_jax.fleet.observation import FLEET_OBSERVATION
 from inferencegym_jax.fleet.spec import FleetSpec, fleet_specs
+from inferencegym_jax.fleet.state import FleetParams
 from inferencegym_jax.models import check_seed, plain
 
 IDS: dict[str, int] = {}
@@ -42,7 +44,9 @@ class FleetGymEnv(gymnasium.Env[np.ndarray, Any]):
     metadata: dict[str, Any] = {"render_modes": []}
 
     def __init__(self, task: int | str | FleetSpec = "fleet-elastic", **changes: Any):
-        self.fleet, self.params = make_fleet(task, **changes)
+        made = make_fleet(task, **changes)
+        self.fleet: FleetEnvironment = made[0]
+        self.params: FleetParams = made[1]
         self.action_space: spaces.Space[Any] = spaces.Discrete(int(self.params.gpus))
         self.observation_space: spaces.Space[Any] = spaces.Box(0.0, 1.0, (len(FLEET_OBSERVATION),), np.float32)
         self._step = jax.jit(lambda state, action: self.fleet.step_env(None, state, action, self.params))

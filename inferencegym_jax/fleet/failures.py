@@ -88,10 +88,10 @@ def scenario_log(spec: FleetSpec, table: LatencyTable) -> RequestLog:
     burst = np.where((seconds >= BEGIN_S) & (seconds < BEGIN_S + BURST_S), 1.0, 0.0)
     usual = 800.0, 200.0
     parts = [
-        [_requests(rng, rate(2.0, *usual), *usual)],
+        [_requests(rng, rate(1.8, *usual), *usual)],
         [_requests(rng, rate(1.0, *usual), *usual), _requests(rng, rate(burst, 6000.0, 100.0), 6000.0, 100.0)],
         [_requests(rng, rate(np.where(seconds < BEGIN_S, 0.8, 2.4), *usual), *usual)],
-        [_requests(rng, rate(2.0, *usual), *usual)],
+        [_requests(rng, rate(1.8, *usual), *usual)],
         [_requests(rng, rate(2.4, 100.0, 150.0), 100.0, 150.0)],
     ]
     times, prompts, outputs = [], [], []

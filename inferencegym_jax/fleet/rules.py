@@ -156,8 +156,7 @@ def act_by_rule(
     wanted = jnp.where(first, jnp.ceil(begin - NEVER), wanted)
     wanted = jnp.clip(wanted, 1, GPUS).astype(jnp.int32)
     due = first | (time % plan.period == 0)
-    wanted = jnp.where(due, wanted, asked)
-    ring = jnp.concatenate([wanted[None], carry["recommended"][:-1]])
+    ring = jnp.concatenate([jnp.where(due, wanted, 0)[None], carry["recommended"][:-1]])
     held = jnp.max(jnp.where(jnp.arange(RING) < plan.hold, ring, 0))
     asked = jnp.where(due, jnp.where(first, wanted, jnp.maximum(wanted, jnp.minimum(held, asked))), asked)
     slow_due = (time + 1) % plan.slow_period == 0

@@ -66,6 +66,8 @@ def test_hpa_as_kubernetes_documents_it() -> None:
     assert sizes(plan, [first, seen(running=21.0), seen(running=25.0), seen(running=50.0)]) == [2, 2, 3, 5]
     slow = plan.replace(period=3)
     assert sizes(slow, [first, seen(running=40.0), seen(running=40.0), seen(running=40.0)]) == [2, 2, 2, 4]
+    held = slow.replace(hold=6)  # evaluated at 0, 15 and 30 s: what was asked for at 0 s holds until then
+    assert sizes(held, [loads(2.5)] + [seen(running=10.0)] * 7) == [4, 4, 4, 4, 4, 4, 1, 1]
 
 
 def test_a_queue_says_nothing_before_anybody_waits() -> None:

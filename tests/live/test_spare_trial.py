@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from inferencegym_jax.models import KNOBS, ServeAction
 from inferencegym_jax.physics.observation import initial_observation
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable
 from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
-from tests.live.conftest import Setting
+from tests.live.conftest import ROOT, Setting, free_port
+from tests.live.fake_engine import Times
 from tests.live.test_trial import OUTPUT, TIMES, ideal
 
 SECONDS, PROMPT = 40, 96
@@ -219,6 +221,39 @@ def test_a_trial_measures_and_foretells_what_a_spare_is_billed(
     assert one["measured"] == pytest.approx(8.0, rel=0.05) and one["predicted"] == 8.0
     assert two["measured"] == pytest.approx(16.0, rel=0.05) and two["predicted"] == pytest.approx(16.0, abs=0.1)
     assert sum(line[1] == "received" for line in place.lines()) > 0
+
+
+SLOW = Times(a=40.0, b=6.0, c=0.1)  # some requests a second are all that one of these can finish
+
+
+@pytest.mark.slow  # real seconds
+def test_what_one_engine_cannot_carry_two_do_as_it_was_foretold(launch: Callable[..., Any], tmp_path: Path) -> None:
+    times = [str(x) for name in ("a", "b", "c") for x in (f"--{name}", getattr(SLOW, name))]
+    engine, port = launch(*times), free_port()
+    start = f"cd {ROOT} && exec {sys.executable} -m tests.live.fake_engine --port {port} {' '.join(times)}"
+    spare = SpareSettings(f"http://127.0.0.1:{port}", start_cmd=start, lease_s=1.0, health_every_s=0.2)
+    policies = ["batch_size=64", "batch_size=64,prefill_disagg=true"]
+    request = TrialRequest(
+        Endpoint(engine.url, "fake"),
+        policies,
+        written(ideal(SLOW, OUTPUT), tmp_path / "t.parquet"),
+        task=7,
+        load=1.4,
+        prompt_scale=0.1,
+        seconds=18,
+        slo_ttft_ms=(1500.0, 1500.0, 1500.0),
+        settings=TrialSettings(repeats=1, warmup_s=6.0, pause_s=0.1),
+        spare=spare,
+    )
+    found = compare(request)
+    missed = {
+        side: [found[side][name]["violation_share"]["mean"] for name in policies] for side in ("measured", "predicted")
+    }
+    assert missed["predicted"][0] - missed["predicted"][1] > 0.3
+    assert missed["measured"] == pytest.approx(missed["predicted"], abs=0.15)
+    for name in policies:
+        billed = found["instance_seconds"][name]
+        assert billed["measured"] == pytest.approx(billed["predicted"], rel=0.05)
 
 
 @pytest.mark.slow  # searches normalisers on the table
