@@ -53,8 +53,8 @@ def system_of(name: str) -> str:
     gpu, there = gpu_name(name), ", ".join(f"{key} ({entry['title']})" for key, entry in sorted(systems().items()))
     if not gpu.family:
         raise UnknownNameError(f"unknown GPU {name!r}; there are: {there}")
-    if gpu.count != 1:
-        raise OtherGpuError(f"gpu is {name!r}, {gpu.count} GPUs; the kernels are those of one GPU, wanted: 1")
+    if gpu.gpus != 1:
+        raise OtherGpuError(f"gpu is {name!r}, {gpu.gpus} GPUs; the kernels are those of one GPU, wanted: 1")
     for key, entry in systems().items():
         family, _, form = key.partition("_")
         if gpu.family != family:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from inferencegym_jax.cli import table_building
 from inferencegym_jax.cli.options import LogColumns, LogFrom, LogLast, LogTo, LogUnit, TableFile
 from inferencegym_jax.cli.output import (
     ANSWER_NO,
@@ -67,15 +68,44 @@ def recommend(
     start: LogFrom = None,
     end: LogTo = None,
     last: LogLast = None,
+    model: table_building.Model = None,
+    system: table_building.System = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", help="With --model and --system: at most so many GPUs.")] = None,
+    backend: table_building.Backend = "vllm",
+    dtype: table_building.WeightFormat = None,
+    kv_dtype: table_building.CacheFormat = None,
+    price_per_gpu_hour: table_building.GpuPrice = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the Pareto front into this file (.png or .svg).")] = None,
     json_output: Annotated[bool, JSON] = False,
 ) -> None:
     """Search every configuration of the table on your own requests, replay the best, and say what to run and what it
     gains.
 
+    With --model, --system and --gpus: how to cut so many GPUs for that model, tensor parallel x replicas x prefill
+    engines x weight format x slots x token budget x drafts, each answer replayed.
+
     Exit code 1: no configuration meets the objective (the answer says how close one comes, and what would meet it).
     """
     import warnings
+
+    if model is not None or system is not None or gpus is not None:
+        from inferencegym_jax.cli.gpu_recommending import recommend_gpus
+        from inferencegym_jax.traffic.log_files import ReadOptions
+
+        with sentences():
+            if gpus is None:
+                raise ValueError("--gpus is missing: --model and --system ask how to cut so many GPUs")
+            given = {"--table": table_file, "--current": current, "--fixed": fixed, "--memory-gb": memory_gb}
+            for name, value in (given | {"--acceptance": acceptance, "--plot": plot}).items():
+                if value is not None:
+                    raise ValueError(f"{name} has no place beside --model, --system and --gpus")
+            cut = table_building.Placement()
+            request = table_building.request_of(model, system, backend, cut, dtype, kv_dtype, price_per_gpu_hour)
+            options = ReadOptions.of(unit, columns, start, end, last)
+        goal = {"slo_ttft_ms": slo_ttft_ms, "slo_tpot_ms": slo_tpot_ms, "attainment": attainment}
+        if not recommend_gpus(trace, request, gpus, goal, options, json_output):
+            raise typer.Exit(ANSWER_NO)
+        return
 
     from inferencegym_jax.recommend.recommendation import recommend as search
 

@@ -21,7 +21,7 @@ SXM = {"sxm", "hbm3", "hbm3e"}  # "H100 80GB HBM3" is the driver's name of the S
 class GpuName(NamedTuple):
     """What a name says of a GPU."""
 
-    number: int  # of GPUs
+    gpus: int
     family: str  # "h100"; empty: no known GPU
     form: str | None  # "sxm", "pcie", "nvl", "mig"
     memory_gb: int | None

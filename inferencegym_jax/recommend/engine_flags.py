@@ -89,6 +89,7 @@ class Deployment:
         token_budget: tokens of an iteration.
         parallel: ways in which several GPUs are one engine, "TP" 4 or "EP" 2; nothing for one GPU.
         kv_dtype: of the KV cache, "fp8", or "" for the model's own.
+        model: its name, where it is known.
     """
 
     knobs: Mapping[str, Any]
@@ -102,6 +103,7 @@ class Deployment:
     token_budget: int
     parallel: Mapping[str, int] = field(default_factory=dict[str, int])
     kv_dtype: str = ""
+    model: str = MODEL
 
     @property
     def gpus(self) -> int:
@@ -202,7 +204,7 @@ def left_out(made: Deployment) -> dict[str, str]:
 def vllm(made: Deployment) -> str:
     """``vllm serve`` lines, and the router's where prefill is apart: it tells NIXL who prefills."""
     knobs, weights = made.knobs, PRECISIONS[made.precision]
-    words = ["vllm", "serve", weights.checkpoint, "--max-num-seqs", str(knobs["batch_size"])]
+    words = ["vllm", "serve", _named(weights.checkpoint, made), "--max-num-seqs", str(knobs["batch_size"])]
     words += ["--max-num-batched-tokens", str(made.token_budget), "--max-model-len", str(made.max_model_len)]
     words += ["--gpu-memory-utilization", f"{made.memory_share:g}", *_parallel(made, "vllm")]
     words += ["--kv-cache-dtype", "fp8"] if made.kv_dtype else []
@@ -233,7 +235,7 @@ def vllm(made: Deployment) -> str:
 def sglang(made: Deployment) -> str:
     """``sglang.launch_server`` lines, and the router's where prefill is apart."""
     knobs, weights = made.knobs, PRECISIONS[made.precision]
-    words = ["python", "-m", "sglang.launch_server", "--model-path", weights.checkpoint]
+    words = ["python", "-m", "sglang.launch_server", "--model-path", _named(weights.checkpoint, made)]
     words += ["--max-running-requests", str(knobs["batch_size"]), "--chunked-prefill-size", str(made.token_budget)]
     static = _rounded_down((made.memory_gb - made.runtime_gb) / made.gpu_memory_gb)  # weights and KV pool
     words += ["--context-length", str(made.max_model_len), "--mem-fraction-static", f"{static:g}"]
@@ -269,7 +271,7 @@ def tensorrt_llm(made: Deployment) -> str:
     if knobs["spec_length"]:
         drafts = f"  max_draft_len: {int(knobs['spec_length'])}"
         options += ["speculative_config:", "  decoding_type: Eagle3", drafts, f'  speculative_model: "{DRAFT}"']
-    words = ["trtllm-serve", weights.tensorrt_llm, "--max_batch_size", str(knobs["batch_size"])]
+    words = ["trtllm-serve", _named(weights.tensorrt_llm, made), "--max_batch_size", str(knobs["batch_size"])]
     words += ["--max_num_tokens", str(made.token_budget), "--max_seq_len", str(made.max_model_len)]
     words += _parallel(made, "tensorrt_llm")
     lines: list[str] = []
@@ -285,6 +287,11 @@ def tensorrt_llm(made: Deployment) -> str:
     both += ["context_servers:", "  num_instances: 1", "  urls: ['localhost:8101']"]
     both += ["generation_servers:", "  num_instances: 1", "  urls: ['localhost:8201']"]
     return "\n".join([*lines, *_file("disagg.yaml", both), "trtllm-serve disaggregated -c disagg.yaml"])
+
+
+def _named(checkpoint: str, made: Deployment) -> str:
+    """The checkpoint with the model's name, where that is known."""
+    return checkpoint.replace(MODEL, made.model)
 
 
 def _devices(made: Deployment, server: int) -> str:

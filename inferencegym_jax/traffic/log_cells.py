@@ -118,7 +118,7 @@ class Times:
         Raises:
             TraceError: a cell is neither, or of another kind than those before it.
         """
-        stripped = call("utf8_trim_whitespace", column)
+        stripped = call("utf8_trim", call("utf8_trim_whitespace", column), characters="[]")  # nginx's brackets
         shortest = call("min", call("utf8_length", stripped)).as_py()
         if stripped.null_count or not shortest:
             i = next(i for i, cell in enumerate(stripped.to_pylist()) if not cell)

@@ -20,7 +20,7 @@ from inferencegym_jax.traffic.log_names import LogColumns, Sample, find_columns
 from inferencegym_jax.traffic.log_parquet import ParquetReader
 from inferencegym_jax.traffic.log_rows import UNITS, Block, Column, ReadOptions, TraceError, moment, named, plain_number
 from inferencegym_jax.traffic.log_source import LogSource
-from inferencegym_jax.traffic.log_units import EPOCH_S, Survey, check_order, unit_of
+from inferencegym_jax.traffic.log_units import EPOCH_S, Survey, check_days, check_order, unit_of
 
 __all__ = ["Block", "LogFile", "ReadOptions", "TraceError", "open_log"]
 
@@ -172,11 +172,14 @@ def open_log(path: str | Path, options: ReadOptions | None = None, name: str | N
             raise TraceError(f"{source.name}: no rows; wanted: at least one request")
         if not dates and not given:
             check_order(f"{source.name}: column {named([columns.time])}", survey, columns.sure)
+            if survey.shuffled:
+                notices.append(f"the rows stand in no order of {named([columns.time])}: is it the time of arrival?")
     if dates and options.unit is not None:
         notices.append(f"unit {options.unit} is not used: {named([columns.time])} holds dates")
     elif unit is not None:
         scale = UNITS[unit]
     elif not dates:
+        check_days(f"{source.name}: column {named([columns.time])}", survey)
         found = unit_of(survey)
         scale = found.seconds
         notices += [found.notice] if found.notice else []

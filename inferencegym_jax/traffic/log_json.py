@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from inferencegym_jax.traffic.log_rows import Column, TraceError, named
+from inferencegym_jax.traffic.log_rows import ROLES, Column, TraceError, named
 from inferencegym_jax.traffic.log_source import LogSource
 
 BLOCK_ROWS = 16384
@@ -108,7 +108,9 @@ class JsonReader:
             if not isinstance(value, dict):
                 kind = "an array" if isinstance(value, list) else type(value).__name__
                 raise TraceError(f"{self._source.name} {place}: got {kind}; wanted: one object a request")
-            inner = self._spans(value) or (_wrapped(value) if alone and not in_array else None)
+            inner = self._spans(value)
+            if inner is None and alone and not in_array:
+                inner = _table(value) or _wrapped(value)
             if inner is None:
                 yield Row(_opened(value), place)
                 continue
@@ -184,6 +186,20 @@ class JsonReader:
                 yield value, place, array
                 line += text.count("\n", at, end)
                 at, count = end, count + 1
+
+
+def _table(value: dict[str, Any]) -> tuple[str, list[Any]] | None:
+    """(name, rows) of an object that holds columns, or names and rows of cells (pandas writes either)."""
+    names, data = value.get("columns"), value.get("data")
+    if isinstance(names, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
+        return "row", [dict(zip(map(str, names), row, strict=False)) for row in data]
+    columns = [list(v.values()) if isinstance(v, dict) else v for v in value.values()]
+    if len(columns) < len(ROLES) or not all(isinstance(column, list) for column in columns):
+        return None
+    lengths = {len(column) for column in columns}
+    if len(lengths) != 1 or any(isinstance(cell, dict | list) for column in columns for cell in column[:1]):
+        return None
+    return "row", [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _wrapped(value: dict[str, Any]) -> tuple[str, list[Any]] | None:

@@ -27,14 +27,16 @@ NAMES = {
         "prompttokens promptlength promptlen contexttokens contextlength inputtokens inputlength inputlen "
         "requesttokens numprefilltokens prefilltokens numprompttokens numinputtokens isl inputtokencount "
         "prompttokencount tokensprompt promptevalcount inputsequencelength nprompttokens ninputtokens "
-        "tokensin tokensinput usageinput usagedetailsinput inputusage requestlength usageprompt"
+        "tokensin tokensinput usageinput usagedetailsinput inputusage requestlength usageprompt promptsize "
+        "tokencountprompt"
     ).split(),
     "output": (
         "outputtokens outputlength outputlen generatedtokens generationtokens generatedlength "
         "completiontokens completionlength responsetokens responselength decodetokens numdecodetokens "
         "numoutputtokens numgeneratedtokens numcompletiontokens osl outputtokencount completiontokencount "
         "candidatestokencount tokenscompletion evalcount outputsequencelength ncompletiontokens noutputtokens "
-        "tokensout tokensoutput usageoutput usagedetailsoutput outputusage usagecompletion"
+        "tokensout tokensoutput usageoutput usagedetailsoutput outputusage usagecompletion "
+        "tokencountcompletion tokensize"
     ).split(),
 }
 WEAK = {

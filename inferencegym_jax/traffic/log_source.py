@@ -83,6 +83,8 @@ class LogSource:
         self.head: str = ""
         if self.is_parquet:
             return
+        if first[257:262] == b"ustar":
+            raise TraceError(f"{self.name}: this is a tar archive; unpack it and name the log")
         for magic, what in NOT_LOGS:
             if first.startswith(magic):
                 raise TraceError(f"{self.name}: this is {what}; wanted: CSV, JSON lines, JSON or Parquet")

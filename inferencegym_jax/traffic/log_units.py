@@ -18,8 +18,9 @@ PLAUSIBLE = (0.02, 1000.0)  # requests/s that a log may have on average in a rea
 PLAUSIBLE_PARTS = 100.0  # likewise, where times have decimals: few write parts of a millisecond
 USUAL_RATE = 3.0  # requests/s; of two plausible readings the one whose rate is nearer to it, on a log scale
 NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-DISORDERED = 0.5  # share of rows that are earlier than one before them from which numbers are no arrival times
-DESCENDING = 0.9  # share of steps downwards from which a log is written newest first
+DISORDERED = 0.5  # share of rows that are earlier than one before them from which numbers may be no arrival times
+LEAST_TREND = 0.5  # correlation of times with the order of rows, up or down, below which they are none
+SHEET_DAYS = (36526.0, 73051.0)  # a spreadsheet's numbers of the years 2000 to 2100
 LEAST_ROWS = 20  # from which order says something
 
 
@@ -40,7 +41,6 @@ class Survey:
         low, high: the least and the greatest.
         whole: whether all are whole numbers.
         epochs: how many lie in the years 2004 to 2103, by unit.
-        falls: steps to an earlier time.
         late: rows that are earlier than a row before them.
     """
 
@@ -49,19 +49,20 @@ class Survey:
     high: float = -np.inf
     whole: bool = True
     epochs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(UNITS, 0))
-    falls: int = 0
     late: int = 0
-    _last: float = -np.inf
+    _first: float = 0.0
+    _sums: np.ndarray = field(default_factory=lambda: np.zeros(5))  # of row, time, row^2, time^2, row x time
 
     def add(self, times: np.ndarray) -> None:
         """Count a block's times, in the order of the file."""
         if not len(times):
             return
-        steps = np.diff(times, prepend=self._last)
+        if not self.rows:
+            self._first = float(times[0])
+        rows, since = np.arange(self.rows, self.rows + len(times), dtype=np.float64), times - self._first
+        self._sums += [rows.sum(), since.sum(), rows @ rows, since @ since, rows @ since]
         latest = np.maximum.accumulate(np.concatenate(([self.high], times)))
-        self.falls += int((steps < 0).sum())
         self.late += int((times < latest[:-1]).sum())
-        self._last = float(times[-1])
         self.rows += len(times)
         self.low, self.high = min(self.low, float(times.min())), max(self.high, float(times.max()))
         self.whole = self.whole and bool((times == np.floor(times)).all())
@@ -75,15 +76,32 @@ class Survey:
 
     @property
     def shuffled(self) -> bool:
-        """Whether the rows stand in no order, neither oldest nor newest first."""
+        """Whether the times neither rise nor fall with the rows, as those of requests in a log do."""
         if self.rows < LEAST_ROWS or self.low == self.high or self.epoch is not None:
             return False
-        return self.late > DISORDERED * self.rows and self.falls < DESCENDING * (self.rows - 1)
+        row, time, rows_2, times_2, both = self._sums / self.rows
+        spread = np.sqrt(max(rows_2 - row**2, 0.0) * max(times_2 - time**2, 0.0))
+        trend = (both - row * time) / spread if spread > 0 else 0.0
+        return self.late > DISORDERED * self.rows and abs(trend) < LEAST_TREND
 
     def rate(self, unit: str) -> float:
         """Requests/s on average, were the times in ``unit``; infinite where all are equal."""
         span = (self.high - self.low) * UNITS[unit]
         return (self.rows - 1) / span if span > 0 else np.inf
+
+
+def check_days(where: str, survey: Survey) -> None:
+    """Refuse a spreadsheet's numbers of days since 1900, which no unit of time here fits.
+
+    Raises:
+        TraceError: they are; says what to do.
+    """
+    days = not survey.whole and SHEET_DAYS[0] <= survey.low and survey.high <= SHEET_DAYS[1]
+    if days and survey.rate("s") > PLAUSIBLE[1] and PLAUSIBLE[0] <= survey.rate("s") / 86400.0 <= PLAUSIBLE[1]:
+        raise TraceError(
+            f"{where} holds numbers like {survey.low:.10g}: a spreadsheet's days since 1900; format it as date and time"
+            " and save the log again"
+        )
 
 
 def unit_of(survey: Survey) -> Unit:

@@ -177,13 +177,17 @@ def _load(path: str, stamp: tuple[int, int], options: ReadOptions) -> RequestLog
 
 def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], tuple[str, ...]]) -> RequestLog:
     """Sum the rows of each second; ``read`` gives the notices of reading, once all is read."""
-    first = None
+    first: float | None = None
+    place: Callable[[int], str] = str
+    start = np.zeros(0)  # times of the first three rows
     gaps = (np.inf, -np.inf)
     last, disordered, zeros, beyond, requests = -np.inf, 0, 0, 0, 0
     seconds, moments, spread_of = Bins(3), Moments(), ArrivalSpread()
     for block in blocks:
         times = block.times
-        first = float(times[0]) if first is None else first
+        if first is None:
+            first, place = float(times[0]), block.where
+            start = times[:3]
         steps = np.diff(times)
         gaps = (min(gaps[0], steps.min(initial=np.inf)), max(gaps[1], steps.max(initial=-np.inf)))
         latest = np.maximum.accumulate(np.concatenate(([last], times)))
@@ -197,9 +201,12 @@ def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], t
         low, high = (second.min(), second.max()) if seconds.low is None else (seconds.low, seconds.high)
         if max(second.max(), high) - min(second.min(), low) >= LONGEST_SECONDS:
             i = int(np.argmax(far))
+            row, value, others = block.where(i), times[i], "first row"
+            if len(start) > 2 and abs(start[1] - start[0]) >= LONGEST_SECONDS > abs(start[2] - start[1]):
+                row, value, others = place(0), start[0], "others"
             raise TraceError(
-                f"{block.where(i)}: {column} is {times[i]:.10g}, {far[i] / 86400:.0f} days from the first row (in"
-                " seconds); wanted: at most 31 days. Of a longer log read a part: start, end or last (--from, --to,"
+                f"{row}: {column} is {value:.10g}, {far[i] / 86400:.0f} days from the {others} (in seconds);"
+                " wanted: at most 31 days. Of a longer log read a part: start, end or last (--from, --to,"
                 " --last 7d). Or is the unit of its times another: unit (--unit ms)?"
             )
         prompts, outputs = np.maximum(block.prompts, 1.0), np.maximum(block.outputs, 1.0)
@@ -208,7 +215,7 @@ def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], t
         seconds.add(second.astype(np.int64), (None, prompts, outputs))
     if seconds.low is None or seconds.high is None:
         raise TraceError(f"{file}: no rows; wanted: at least one request")
-    start, sums = seconds.low, seconds.between(seconds.low, seconds.high)
+    low, sums = seconds.low, seconds.between(seconds.low, seconds.high)
     rate = requests / sums.shape[1]
     if requests > 1 and not RATES[0] <= rate <= RATES[1]:
         raise TraceError(
@@ -235,5 +242,5 @@ def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], t
     counts = sums[0].astype(np.int32)
     spread = moments.within(*sums)
     short = tuple((moments.short / requests).tolist())
-    of_log = (requests, float(start), tuple(notices), file, *spread, spread_of.scv, short)
+    of_log = (requests, float(low), tuple(notices), file, *spread, spread_of.scv, short)
     return RequestLog(counts, filled[0], filled[1], *of_log)

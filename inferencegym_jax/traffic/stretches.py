@@ -41,7 +41,7 @@ class Stretches:
 def representative_stretches(log: RequestLog) -> Stretches:
     """The whole log where it is short, else its busiest hour, its busiest minute and a few stretches of each load."""
     hour = busiest_hour(log)
-    if log.seconds <= WHOLE_LOG_S and log.requests <= MOST_REQUESTS:
+    if log.seconds <= EPISODE_LENGTH or log.seconds <= WHOLE_LOG_S and log.requests <= MOST_REQUESTS:
         return Stretches(np.zeros(1, np.int64), log.seconds, np.ones(1), hour)
     picked: dict[int, float] = {}
     length = 0
@@ -102,7 +102,7 @@ def _requests(log: RequestLog, start: int, length: int) -> int:
 def _pick(log: RequestLog, hour: tuple[int, int], length: int, in_hour: int, elsewhere: int) -> dict[int, float]:
     """Start -> requests of the log that one request of the stretch stands for."""
     tokens = _tokens(log)
-    inside = np.arange(hour[0], hour[1], length)
+    inside = np.arange(hour[0], max(hour[1] - length, hour[0]) + 1, length)
     outside = np.concatenate(
         [np.arange(0, hour[0] - length + 1, length), np.arange(hour[1], log.seconds - length + 1, length)]
     )

@@ -60,6 +60,8 @@ def test_a_trial_reads_the_log_as_it_is_told(log: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["recommend", "--trace", "{log}", "--columns", "time=when,prompt=z"], "no column 'z' for prompt; there are"),
+        (["recommend", "--trace", "{log}", "--columns", COLUMNS, "--last", "soon"], "last = 'soon': must be seconds"),
         (["recommend", "--trace", "{log}", "--unit", "min"], "unit = 'min': must be one of s, ms, us, ns"),
     ],
 )
@@ -76,7 +78,7 @@ def test_training_commands_take_the_options(log: Path, command: str) -> None:
     assert found.exit_code == 2 and "unit = 'min': must be one of" in " ".join(found.output.split())
 
 
-@pytest.mark.parametrize("command", ["serve", "trial"])
+@pytest.mark.parametrize("command", ["recommend", "serve", "trial"])
 def test_every_command_with_a_log_lists_the_options(command: str) -> None:
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, [command, "--help"]).output
     assert all(option in shown for option in ("--trace", "--unit", "--columns", "--from", "--to", "--last"))

@@ -17,6 +17,7 @@ from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies.policy_file import load_network
 from inferencegym_jax.table.latency_table import data_path
+from training import rivals
 from training.evaluation import episodes
 
 TASKS = tuple(spec.id for spec in ig.task_specs().values() if ig.policies.has_trained(spec.id))
@@ -104,3 +105,19 @@ def test_networks_of_one_shape_share_a_compiled_rollout_and_keep_their_own_weigh
     assert parallel._compiled.cache_info().misses == before
     np.testing.assert_array_equal(first.total_reward, again.total_reward)
     assert not np.allclose(first.total_reward, second.total_reward)
+
+
+@pytest.mark.slow
+def test_task_7_beats_two_gpus_always_on_held_out_windows() -> None:
+    seeds = rivals.test_seeds(24)
+    mine, theirs = (played(7, name, seeds) for name in ("trained", "best_static"))
+    assert mean_interval(mine["score"] - theirs["score"])["low"] > 0
+    assert mine["gpu_seconds"].sum() < 0.8 * theirs["gpu_seconds"].sum()
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="0.043 below on the worst of the 24 windows: docs/second_gpu.md")
+def test_task_7_is_never_far_below_two_gpus_always() -> None:
+    seeds = rivals.test_seeds(24)
+    mine, theirs = (played(7, name, seeds) for name in ("trained", "best_static"))
+    assert (mine["score"] - theirs["score"]).min() >= -0.01

@@ -52,7 +52,7 @@ def check_against_reference(path: Path, configurations: int, seconds: float) -> 
     requests = load_requests(path)
     said, promised = found["attainment"]["replayed"], found["attainment"]["promised"]
     truth = replayed(requests, found["recommended"], SLO_MS, found["engine"]["memory_gb"])
-    assert truth == pytest.approx(said, abs=1e-9)
+    assert truth == pytest.approx(said, abs=0.01 if found["recommended"]["spec_length"] else 1e-9)  # drafts are drawn
     assert promised == pytest.approx(truth, abs=0.03) and found["agrees"]
     assert found["goodput"] == pytest.approx(said * requests.count / requests.seconds)
     env, params = environment(ig.load_table(), requests, MEMORY_GB, None)

@@ -214,6 +214,15 @@ def test_exports_of_gateways_and_tracers(tmp_path: Path, text: str) -> None:
     assert the_requests(read(written(tmp_path, text, "export")))
 
 
+def test_columns_and_split_frames_in_json(tmp_path: Path) -> None:
+    names, columns = ("timestamp", "prompt_tokens", "output_tokens"), list(zip(*ROWS, strict=True))
+    lists = dict(zip(names, map(list, columns), strict=True))
+    by_index = {name: dict(zip(map(str, range(COUNT)), column, strict=True)) for name, column in lists.items()}
+    split = {"columns": list(names), "index": list(range(COUNT)), "data": [list(row) for row in ROWS]}
+    for frame in (lists, by_index, split):
+        assert the_requests(read(written(tmp_path, json.dumps(frame), "frame.json")))
+
+
 @pytest.mark.parametrize(
     ("header", "unit"),
     [
@@ -221,14 +230,13 @@ def test_exports_of_gateways_and_tracers(tmp_path: Path, text: str) -> None:
         ("TIMESTAMP,x,ContextTokens,GeneratedTokens,y,z", None),  # Azure, Splitwise
         ("arrived_at,x,num_prefill_tokens,num_decode_tokens,pd_ratio,z", None),  # Vidur
         ("timestamp,x,input_length,output_length,hash_ids,z", "ms"),  # Mooncake
-        ("arrival_timestamp,x,prompt_size,token_size,y,z", None),
+        ("arrival_timestamp,x,prompt_size,token_size,y,z", None),  # Splitwise's simulator
     ],
 )
 def test_public_traces(tmp_path: Path, header: str, unit: str | None) -> None:
     scale = 1000 if unit else 1
     rows = [(round(t * scale) if unit else t, "m", p, o, p + o, "log") for t, p, o in ROWS]
-    columns = "prompt=prompt_size,output=token_size" if "prompt_size" in header else None
-    assert the_requests(read(written(tmp_path, table(header, rows)), columns=columns))
+    assert the_requests(read(written(tmp_path, table(header, rows))))
 
 
 def test_parquet_with_dates_and_nested_usage(tmp_path: Path) -> None:

@@ -179,6 +179,28 @@ def test_dates_are_of_one_kind_in_the_whole_log(tmp_path: Path) -> None:
         log(tmp_path, f"created_at,{NAMES}", [("03/01/2026 10:00:00", 5, 5)])
 
 
+def test_rows_by_the_time_of_their_end_are_arrivals_and_a_trendless_column_is_asked_about(tmp_path: Path) -> None:
+    ended = sorted(ROWS, key=lambda row: row[0] + row[2] * 0.03)
+    assert the_requests(log(tmp_path, f"time,{NAMES}", ended))
+    found = log(tmp_path, f"timestamp,{NAMES}", [(d, p, o) for d, (_, p, o) in zip(durations(), ROWS, strict=True)])
+    assert "the rows stand in no order of 'timestamp': is it the time of arrival?" in found.notices
+
+
+def test_the_odd_row_is_named_also_where_it_is_the_first(tmp_path: Path) -> None:
+    stamped = [(round(1000 * (1772359200 + t)), p, o) for t, p, o in ROWS]
+    with pytest.raises(TraceError, match="line 2: timestamp is 0, 20513 days from the others"):
+        log(tmp_path, f"timestamp,{NAMES}", [(0, 1, 1), *stamped])
+    with pytest.raises(TraceError, match="line 302: timestamp is 0, 20513 days from the first row"):
+        log(tmp_path, f"timestamp,{NAMES}", [*stamped, (0, 1, 1)])
+
+
+def test_a_spreadsheets_days_are_no_seconds(tmp_path: Path) -> None:
+    with pytest.raises(
+        TraceError, match="column 'timestamp' holds numbers like 46082.*a spreadsheet's days since 1900"
+    ):
+        log(tmp_path, f"timestamp,{NAMES}", [(f"{46082.4166 + t / 86400:.8f}", p, o) for t, p, o in ROWS])
+
+
 def test_requests_that_failed_are_left_out_and_counted(tmp_path: Path) -> None:
     rows = objects(
         timestamp=lambda d, p, o: d, status=200, usage=lambda d, p, o: {"prompt_tokens": p, "completion_tokens": o}

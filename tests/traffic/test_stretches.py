@@ -86,6 +86,15 @@ def test_the_busiest_log_is_cut_to_what_can_be_replayed():
     assert covered(log, found)[7 * 3600 : 8 * 3600].any()
 
 
+@pytest.mark.parametrize("seconds", [150, 330, 1000, 5000])
+def test_a_short_log_of_many_requests_has_stretches_within_it(seconds: int):
+    log = log_of(np.full(seconds, 1200))
+    found = representative_stretches(log)
+    assert len(found.starts) and (found.starts + found.length <= seconds).all()
+    in_stretch = np.array([log.counts[s : s + found.length].sum() for s in found.starts])
+    assert (found.weights * in_stretch).sum() == pytest.approx(log.requests)
+
+
 @pytest.mark.parametrize("seconds", [200, 1800])
 def test_episodes_of_a_log_are_of_every_load(seconds: int):
     log = day()
