@@ -108,7 +108,7 @@ docs: $(STAMPS)/docs ## Build the documentation into site/
 notebook: $(STAMPS)/notebook ## Run the notebook against a server of its own (under 3 minutes)
 	$(PY) notebooks/run.py $(ARGS)
 
-release: $(STAMPS)/test ## Build the wheel and try it in an empty environment, outside the checkout
+release: $(STAMPS)/test ## Build wheel and sdist, check them as an index does, try both in empty environments of Python 3.11 to 3.13
 	JAX_PLATFORMS=cpu $(PY) -m pytest -q --timeout 900 tests/release $(PYTEST_ARGS)
 
 audit: $(STAMPS)/test ## Look for known vulnerabilities in everything that is locked

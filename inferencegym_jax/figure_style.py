@@ -36,6 +36,7 @@ STYLE: dict[Any, Any] = {
 """Settings of matplotlib (``rc_context``) of every figure."""
 LINE, WORD = 15, 40  # points that a number takes of an upright and of a level axis
 SMALL = 7  # points, of names inside a figure
+SIDES = ((-1, 1), (1, -1), (1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))  # (right, up); curves rise
 AROUND = (1.0, 1.8, 2.8, 4.0, 5.5, 7.5, 10.0)  # how far from its point a name may stand, in heights of its letters
 
 
@@ -182,9 +183,7 @@ def label_points(
         text = axis.annotate(
             name, point, (0, 0), textcoords="offset points", fontsize=size, color=INK, annotation_clip=False
         )
-        for far, (across, up) in product(
-            AROUND, ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))
-        ):
+        for far, (across, up) in product(AROUND, SIDES):
             text.set_position((across * far * size * 0.9, up * far * size))
             text.set_horizontalalignment({1: "left", -1: "right", 0: "center"}[across])
             text.set_verticalalignment({1: "bottom", -1: "top", 0: "center"}[up])

@@ -108,6 +108,9 @@ def picture(recommendation: Any, figure: Any) -> Any:
     axes.set(xscale="log", xlabel="p99 TTFT (ms)", ylabel="goodput (requests/s within the objectives)")
     axes.margins(0.12)
     tidy(axes)
+    axes.tick_params(labelsize=8)
+    for one in (axes.xaxis, axes.yaxis):
+        one.label.set_fontsize(9)
     label_points(axes, at, [numbers[id(one)] for one in front], size=8)
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=5, columnspacing=1.2)
     for i, one in enumerate(recommendation.pareto):
