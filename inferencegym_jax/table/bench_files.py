@@ -13,7 +13,7 @@ from typing import Any
 VLLM, SGLANG = "vllm bench serve", "sglang.bench_serving"
 GENAI_PERF, AIPERF, INFERENCE_PERF = "genai-perf", "aiperf", "inference-perf"
 GUIDELLM, LLMPERF, INFERENCEX = "guidellm", "llmperf", "InferenceX"
-PARALLEL = {
+PARALLEL: dict[str, tuple[str, ...]] = {
     "tp": ("tensor_parallel_size", "tensor_parallel", "tp_size", "tp", "TP", "num_gpus", "n_gpus", "gpu_count", "gpus"),
     "pp": ("pipeline_parallel_size", "pp_size", "pp", "PP"),
     "dp": ("data_parallel_size", "dp_size", "dp", "DP"),

@@ -29,13 +29,16 @@ class CsvReader:
         notices: none.
     """
 
+    _delimiter: str
+    _skipped: int
+
     def __init__(self, source: LogSource):
         """Find delimiter and header.
 
         Raises:
             TraceError: the first row holds numbers where names should stand.
         """
-        self._source = source
+        self._source: LogSource = source
         self.notices: list[str] = []
         lines = io.StringIO(source.head, newline="").readlines()
         skipped, delimiter = 0, None

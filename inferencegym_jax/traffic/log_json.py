@@ -53,7 +53,7 @@ class JsonReader:
             decimal_comma: never.
     """
 
-    decimal_comma = False
+    decimal_comma: bool = False
 
     def __init__(self, source: LogSource):
         """Look at the first rows.
@@ -61,7 +61,7 @@ class JsonReader:
         Raises:
             TraceError: no JSON, or no objects.
         """
-        self._source = source
+        self._source: LogSource = source
         self._paths: dict[str, tuple[str, ...]] = {}
         self.notices: list[str] = []
         rows: list[dict[str, Any]] = []

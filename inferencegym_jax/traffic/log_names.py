@@ -52,7 +52,7 @@ COUNTS = frozenset(
     "samples".split()
 )
 # parts of a prompt or an output that stand apart from it, by the plain name beside which they do
-APART = {
+APART: dict[str, tuple[str, ...]] = {
     "inputtokens": ("cachereadinputtokens", "cachecreationinputtokens"),  # Anthropic
     "usagedetailsinput": ("inputcachedtokens", "cachereadinputtokens", "cachecreationinputtokens", "inputcacheread"),
     "candidatestokencount": ("thoughtstokencount",),  # Gemini

@@ -25,7 +25,7 @@ class ParquetReader:
         decimal_comma: never.
     """
 
-    decimal_comma = False
+    decimal_comma: bool = False
 
     def __init__(self, source: LogSource):
         """Read the schema and the first rows.
@@ -33,7 +33,7 @@ class ParquetReader:
         Raises:
             TraceError: not a readable Parquet file.
         """
-        self._source = source
+        self._source: LogSource = source
         self.notices: list[str] = []
         try:
             self._file = parquet.ParquetFile(source.open_bytes())

@@ -61,6 +61,9 @@ class LogSource:
         is_parquet: whether it is a Parquet file.
     """
 
+    path: Path
+    name: str
+
     def __init__(self, path: Path, name: str | None = None):
         """Look at the first bytes.
 

@@ -46,7 +46,7 @@ def network(outputs: int = len(CORRECTIONS), bias: Any = 0.0, seed: int | None =
 
 
 def observation(**values: float) -> ServeObservation:
-    fields = {name: np.float32(field.low) for name, field in OBSERVATION.items()}
+    fields: dict[str, Any] = {name: np.float32(field.low) for name, field in OBSERVATION.items()}
     fields["priority_distribution"] = np.asarray([1.0, 0.0, 0.0], np.float32)
     return ServeObservation(**{**fields, **{name: np.float32(value) for name, value in values.items()}})
 

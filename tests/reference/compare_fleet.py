@@ -19,6 +19,7 @@ import inferencegym_jax as ig
 from inferencegym_jax.fleet.action import FleetAction
 from inferencegym_jax.fleet.environment import FleetEnvironment
 from inferencegym_jax.fleet.spec import fleet_params
+from inferencegym_jax.fleet.state import FleetState
 from tests.reference.run_fleet_cases import CASES, LENGTH_S, OUT, SKIP_S, FleetCase
 from tests.reference.traffic import Requests
 
@@ -40,7 +41,7 @@ def play(case: FleetCase, requests: Requests) -> dict[str, np.ndarray]:
 
     @jax.jit
     def run(sizes: jax.Array) -> dict[str, jax.Array]:
-        def body(state: object, gpus: jax.Array) -> tuple[object, dict[str, jax.Array]]:
+        def body(state: FleetState, gpus: jax.Array) -> tuple[FleetState, dict[str, jax.Array]]:
             _, state, _, _, info = env.step_env(None, state, FleetAction(gpus=gpus), params)
             metrics, outcome = info["metrics"], info["outcome"]
             return state, {

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.reference.batching import Engine, Request
+from tests.reference.batching import Engine, PrefillQueue, Request
 from tests.reference.prefill_gpu import PrefillGpu
 from tests.reference.settings import Settings
 from tests.reference.traffic import Requests
@@ -90,7 +90,7 @@ class PromptPool(PrefillGpu):
         self.chunks, self.phase, self.event = [], "idle", math.inf
 
 
-class Shortest:
+class Shortest(PrefillQueue):
     """The prefill GPUs as an engine sees them: a prompt goes to the one with fewest."""
 
     def __init__(self, pools: list[PromptPool]):

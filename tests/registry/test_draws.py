@@ -152,4 +152,4 @@ def test_a_drawn_episode_is_the_same_on_every_path(problem: ig.Problem) -> None:
     env = gymnasium.make("inferencegym_jax/OneForAll-v0")
     env.reset(seed=seed)
     rewards = [env.step(np.asarray(box_from_action(action)))[1] for _ in range(steps)]
-    np.testing.assert_allclose(rewards, np.asarray(rolled.reward)[:, 0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(rewards, np.float32), np.asarray(rolled.reward)[:, 0], rtol=1e-3, atol=1e-4)
