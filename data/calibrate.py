@@ -43,6 +43,7 @@ from inferencegym_jax.scoring.grader import score_aggregates  # noqa: E402
 from inferencegym_jax.scoring.static_reference import with_static_reference  # noqa: E402
 from inferencegym_jax.table.latency_table import LatencyTable, load_table  # noqa: E402
 from inferencegym_jax.tasks import NOT_NORMALISED, TaskSpec, get_task, make_params, task_specs  # noqa: E402
+from inferencegym_jax.traffic.days import SEED_STRIDE  # noqa: E402
 
 OUT = ROOT / "data" / "calibration.json"
 SEEDS = 64
@@ -55,7 +56,7 @@ LONG_BATCH_SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 LONG_KV_BUDGETS = (0.1, 0.175, 0.25, 0.375, 0.5, 0.75, 1.0)
 ROUNDS = ((8, 1.0), (24, 0.12), (64, 0.03))  # episodes, share of the actions
 LANES = 1024
-TRAINING_SEEDS, STRIDE = 1 << 31, 53  # windows of days apart, at moving hours
+TRAINING_SEEDS = 1 << 31
 # Scores between which the baseline of seed 0 must lie: what a calibration of tasks 1 to 3 is held to, so that a table
 # or a cost scale under which the default action is no longer poor is noticed. Nothing reads them in an episode.
 BASELINE_RANGES = {
@@ -81,7 +82,7 @@ def cost_scale(table: LatencyTable) -> float:
 
 def training_seeds(count: int) -> np.ndarray:
     """uint32[count], none of which is an evaluation's, nor its day."""
-    return (TRAINING_SEEDS + STRIDE * np.arange(count, dtype=np.uint64)).astype(np.uint32)
+    return (TRAINING_SEEDS + SEED_STRIDE * np.arange(count, dtype=np.uint64)).astype(np.uint32)
 
 
 def search_in_rounds(spec: TaskSpec, env: Environment, params: Any, actions: list[dict[str, Any]]) -> Any:

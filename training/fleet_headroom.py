@@ -49,7 +49,7 @@ LATE_PRICES = (20.0, 60.0, 150.0, 400.0)  # of the clairvoyant's late requests, 
 TARGETS: dict[str, tuple[RulePlan, tuple[float, ...]]] = {
     "fixed size": (fixed(1), tuple(float(size) for size in range(1, GPUS + 1))),
     "reactive": (REACTIVE, (0.85, 0.75, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)),
-    "requests in flight": (HPA.replace(metric=IN_FLIGHT), (70.0, 40.0, 25.0, 15.0, 10.0)),
+    "requests in flight": (HPA.replace(metric=IN_FLIGHT), (70, 40, 25, 15, 10)),
     "queue": (HPA.replace(metric=QUEUE), (5.0, 2.0, 1.0, 0.5, 0.2)),
     "latency": (HPA.replace(metric=LATENCY), (1.0, 0.8, 0.65, 0.5, 0.4)),
     "two-loop planner": (DEFAULTS["Dynamo planner"], (1.0, 0.8, 0.65, 0.5, 0.4)),

@@ -17,13 +17,13 @@ from inferencegym_jax.adapters.relative_views import network_on
 from inferencegym_jax.models import EPISODE_LENGTH
 from inferencegym_jax.policies.policy_file import save_network
 from inferencegym_jax.tasks import shipped_specs
+from inferencegym_jax.traffic.days import SEED_STRIDE
 from training.checkpoint import Checkpoints
 from training.config import task_config
 from training.devices import compiled_functions
 from training.evaluation import episodes
 from training.networks import to_policy
 from training.progress import training_progress
-from training.rivals import STRIDE
 from training.runner import metadata, run
 from training.tables import percent
 from training.trainer import VALIDATION_SEED
@@ -40,7 +40,7 @@ def validate(task: int | str, network: Any, about: dict[str, Any]) -> dict[str, 
     # long episodes are dear, and as many seconds say as much
     count = max(VALIDATION_EPISODES * EPISODE_LENGTH // problem.spec.episode_length, LEAST_EPISODES)
     env, policy = network_on(network, about, problem)
-    found = episodes(problem, policy, VALIDATION_SEED + STRIDE * np.arange(count), env)
+    found = episodes(problem, policy, VALIDATION_SEED + SEED_STRIDE * np.arange(count), env)
     return {name: float(found[name].mean()) for name in ("score", "return", "oom_share")}
 
 

@@ -24,7 +24,7 @@ from inferencegym_jax.policies.reactive_control import ReactivePlan
 from inferencegym_jax.policies.reactive_control import act as follow_queue
 from inferencegym_jax.policies.reactive_plans import plan_for
 from inferencegym_jax.tasks.draws import drawn
-from inferencegym_jax.traffic.days import rates_at
+from inferencegym_jax.traffic.days import SEED_STRIDE, rates_at
 from inferencegym_jax.traffic.fitted import log_modulation
 from inferencegym_jax.traffic.requests import replay
 from training.lanes import WIDTH, of_plans, scores_of
@@ -32,7 +32,6 @@ from training.lanes import WIDTH, of_plans, scores_of
 SETTINGS = 256  # drawn at random, and as many again around the best of those
 KEPT = 8  # that are refined
 TRAINING_SEEDS = 1 << 31
-STRIDE = 53  # of seeds: windows of days apart, at moving hours
 AHEAD_S = 60  # that a forecast looks ahead
 
 DEFAULTS: dict[str, LoadPlan] = {
@@ -51,12 +50,12 @@ every 30 s) on 5 waiting requests as in vLLM's production stack. Drafts as vLLM'
 
 def training_seeds(count: int) -> np.ndarray:
     """uint32[count], none of which is an evaluation's, nor its day."""
-    return (TRAINING_SEEDS + STRIDE * np.arange(count, dtype=np.uint64)).astype(np.uint32)
+    return (TRAINING_SEEDS + SEED_STRIDE * np.arange(count, dtype=np.uint64)).astype(np.uint32)
 
 
 def test_seeds(count: int) -> np.ndarray:
     """uint32[count] held-out episodes: of traffic by day, windows of days apart."""
-    return (STRIDE * np.arange(count, dtype=np.uint64)).astype(np.uint32)
+    return (SEED_STRIDE * np.arange(count, dtype=np.uint64)).astype(np.uint32)
 
 
 def true_load(problem: Problem, seeds: np.ndarray, ahead: int = AHEAD_S) -> np.ndarray:

@@ -25,6 +25,7 @@ from inferencegym_jax.numerics.select import select
 from inferencegym_jax.policies.corrected import CORRECTIONS
 from inferencegym_jax.policies.memory import NetworkCarry
 from inferencegym_jax.policies.network import ObservationStatistics, first_carry, standardise
+from inferencegym_jax.traffic.days import SEED_STRIDE
 from training import forms
 from training.config import Hyperparameters, TrainConfig
 from training.losses import advantages_and_targets, clipped_objective, value_loss
@@ -35,7 +36,6 @@ from training.statistics import initial_statistics, mean_over, merge
 
 TRAINING_BIT = 1 << 31  # every training episode's seed has it; no evaluation seed has it
 VALIDATION_SEED = 1 << 30  # first seed of the evaluations during training; held-out seeds count up from 0
-STRIDE = 53  # of validation seeds: of traffic by day, windows of days apart
 ENVIRONMENTS = 64  # purpose of the counters that draw environment seeds; the environment's own purposes are below it
 EPSILON = 1e-5  # of Adam, after Huang et al., "The 37 Implementation Details of PPO", 2022
 
@@ -296,7 +296,7 @@ def make_chunk(env: Any, params: EnvParams, config: TrainConfig, axis: str | Non
         state, metrics = jax.lax.scan(lambda s, _: update(s, hyper), state, None, config.evaluate_every)
         policy = forms.policy(config, to_policy(state.variables, state.statistics, config.observed))
         first = jax.lax.axis_index(axis) * count if split else 0
-        seeds = VALIDATION_SEED + STRIDE * (first + jnp.arange(count))
+        seeds = VALIDATION_SEED + SEED_STRIDE * (first + jnp.arange(count))
         found = ig.evaluate(env, params, policy, seeds)
         if split:
             found = jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), found)

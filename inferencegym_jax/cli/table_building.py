@@ -18,7 +18,7 @@ from inferencegym_jax.table import vllm_bench as bench_results
 PROMPT, MOST_SHOWN = 1024.0, 64  # of the example that a built table is shown with
 
 Model = Annotated[str | None, typer.Option("--model", help="Name on Hugging Face, or the path of a config.json.")]
-System = Annotated[str | None, typer.Option("--system", help="GPU: h100_sxm, H100, ...; `table list` shows them.")]
+System = Annotated[str | None, typer.Option("--system", help="GPU, such as h100_sxm; `table list` shows them.")]
 Backend = Annotated[str, typer.Option("--backend", help="vllm, trtllm or sglang.")]
 Gpus = Annotated[int, typer.Option("--tp", help="GPUs that share every layer (tensor parallel).")]
 ExpertParts = Annotated[int, typer.Option("--ep", help="Parts into which the experts are dealt (expert parallel).")]

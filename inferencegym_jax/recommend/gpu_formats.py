@@ -7,24 +7,25 @@ on; INT8 W8A8 from Turing to Hopper, not on Blackwell; Marlin from Ampere), SGLa
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 
-CAPABILITIES = (  # of a GPU's name, the first that matches; NVIDIA's list of compute capabilities
-    (r"RTX PRO \d+|RTX 50\d0", 12.0),
-    (r"G?B[123]00", 10.0),
-    (r"G?H[12]\d\d|H20\b|H800", 9.0),
-    (r"L4\b|L40S?|L20\b|Ada|RTX 40\d0", 8.9),
-    (r"A10G?\b|A16\b|A2\b|A40\b|A[456]000|RTX 30\d0", 8.6),
-    (r"A100|A30\b|A800", 8.0),
-    (r"T4\b|RTX 20\d0", 7.5),
-    (r"V100", 7.0),
-)
+from inferencegym_jax.table import data_path
+
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "tensorrt_llm": "TensorRT-LLM"}
+
+
+@functools.cache
+def _capabilities() -> list[tuple[str, float]]:
+    """Patterns of GPUs' names with their compute capability; the first that matches counts."""
+    entries = json.loads(data_path("compute_capabilities.json").read_text())["capabilities"]
+    return [(str(pattern), float(number)) for pattern, number in entries]
 
 
 def compute_capability(gpu: str) -> float | None:
     """CUDA compute capability of a GPU by its name; None where the name says nothing."""
-    return next((number for pattern, number in CAPABILITIES if re.search(pattern, gpu.replace("-", " "))), None)
+    return next((number for pattern, number in _capabilities() if re.search(pattern, gpu.replace("-", " "))), None)
 
 
 def cannot_run(engine: str, precision: str, gpu: str) -> str | None:

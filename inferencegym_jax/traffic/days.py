@@ -21,6 +21,7 @@ DAY, NOISE, LENGTHS, COUNT = 10, 20, 11, 24  # purposes of random.hash4; NOISE t
 SHORTEST, LONGEST = 32.0, 8192.0  # mean prompts, tokens: the observation's range
 LONGEST_OUTPUT = 8192.0
 TINY = 1e-6
+SEED_STRIDE = 53  # between seeds whose windows are of days apart, at moving hours
 SPACING = 0.5  # of the deviations between which levels are linear
 DEVIATIONS = tuple(-3.0 + SPACING * node for node in range(LEVELS))
 

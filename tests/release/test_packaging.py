@@ -28,7 +28,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def shipped_data() -> set[str]:
     """Files of data/ that belong in the wheel, relative to data/."""
-    patterns = ("*.json", "*.parquet", "policies/*")
+    patterns = ("*.json", "*.parquet", "engines/*", "model_configs/*", "policies/*")
     files = [file for pattern in patterns for file in (ROOT / "data").glob(pattern) if file.is_file()]
     return {file.relative_to(ROOT / "data").as_posix() for file in files}
 

@@ -43,7 +43,7 @@ function contrasts() {
     const ink = parse(element instanceof SVGElement ? style.fill : style.webkitTextFillColor);
     ink[3] *= chain(element).reduce((all, one) => all * Number(getComputedStyle(one).opacity), 1);
     const [light, dark] = [luminance(over(ink, back)), luminance(back)].sort((x, y) => y - x);
-    const what = `${element.tagName} ${element.id} ${element.getAttribute("class")} ${(element.value ?? element.textContent).slice(0, 30)}`;
+    const what = `${element.tagName} ${element.id} ${element.getAttribute("class")} ${(element.value || element.textContent).slice(0, 30)}`;
     return [(light + 0.05) / (dark + 0.05), what, Boolean(element.closest(":disabled"))];
   });
 }

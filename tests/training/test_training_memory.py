@@ -16,6 +16,7 @@ import inferencegym_jax as ig
 from inferencegym_jax.encoding import History
 from inferencegym_jax.policies.network import decode, first_carry
 from inferencegym_jax.policies.policy_file import load_network
+from inferencegym_jax.traffic.days import SEED_STRIDE
 from tests.training.test_training_losses import SLOW
 from tests.training.test_training_runs import SMALL, parameters, start, values
 from training.config import TrainConfig, from_mapping
@@ -135,7 +136,7 @@ def test_a_run_with_memory_exports_what_it_evaluated(trained: tuple[Path, Result
     jax.tree.map(np.testing.assert_array_equal, network, result.network)
     problem = ig.problem(3)
     policy = ig.policies.policy_of(str(folder), problem)
-    seeds = VALIDATION_SEED + np.arange(MEMORY.evaluation_episodes)
+    seeds = VALIDATION_SEED + SEED_STRIDE * np.arange(MEMORY.evaluation_episodes)
     score = problem.score(ig.evaluate(problem.env, problem.params, policy, seeds)).mean()
     assert score == pytest.approx(result.rows[-1]["score"], rel=1e-4)
 

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 import inferencegym_jax as ig
 from inferencegym_jax.policies.network import network_policy
 from inferencegym_jax.policies.policy_file import load_network
+from inferencegym_jax.traffic.days import SEED_STRIDE
 from training.checkpoint import CheckpointError
 from training.cli import app
 from training.config import CONFIGS, TrainConfig, load_config, task_config
@@ -250,7 +251,7 @@ def test_a_policy_file_acts_as_the_network_that_was_evaluated(tmp_path: Path, wh
     network, metadata = load_network(tmp_path / "policy.npz")
     assert metadata["task"] == "bursty-sharegpt" and metadata["config"]["hidden"] == [16]
     env, params = ig.make(2)
-    seeds = VALIDATION_SEED + np.arange(4)
+    seeds = VALIDATION_SEED + SEED_STRIDE * np.arange(4)
     found = ig.evaluate(env, params, network_policy(network), seeds)
     assert float(found.total_reward.mean()) == pytest.approx(whole.rows[-1]["return"], rel=1e-4)
     with pytest.raises(ValueError, match="trained for task 'bursty-sharegpt'"):
