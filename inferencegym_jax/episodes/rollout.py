@@ -96,7 +96,7 @@ def _step(env: Any, policy: Policy, loop: Any, task: EnvParams) -> tuple[Any, Tr
 
 def rollout(
     env: Environment | Any,
-    params: EnvParams,
+    params: EnvParams | Any,
     policy: Policy,
     seeds: Any,
     *,
@@ -150,7 +150,7 @@ def _rollout(env: Any, length: int, params: EnvParams, seeds: jax.Array, own: An
 
 def fold(
     env: Environment | Any,
-    params: EnvParams,
+    params: EnvParams | Any,
     policy: Policy,
     seeds: Any,
     function: Callable[[Any, Trajectory, EnvParams], Any],
@@ -190,7 +190,7 @@ def _fold(
     env: Environment | Any,
     length: int,
     function: Callable[[Any, Trajectory, EnvParams], Any],
-    params: EnvParams,
+    params: EnvParams | Any,
     seeds: jax.Array,
     own: Any,
     shared: Any,
@@ -215,7 +215,7 @@ def stack_params(tasks: list[EnvParams]) -> EnvParams:
 
 def evaluate(
     env: Environment | Any,
-    params: EnvParams,
+    params: EnvParams | Any,
     policy: Policy,
     seeds: Any,
     *,

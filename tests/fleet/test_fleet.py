@@ -185,7 +185,7 @@ def test_fleets_in_a_batch_are_fleets_alone() -> None:
     env, params = fleet(30.0)
     sizes = np.asarray([2, 5, 7])
     step = jax.jit(lambda s, a: env.step_env(None, s, a, params))
-    _, state = env.reset_seed(np.zeros(3, np.uint32), params)
+    _, state = env.reset_seed(jnp.zeros(3, jnp.uint32), params)
     ones = [env.reset_seed(0, params)[1] for _ in sizes]
     for _ in range(3):
         seen, state, *_ = step(state, FleetAction(gpus=sizes))
@@ -276,7 +276,7 @@ def test_fleets_are_known_by_name() -> None:
 def test_a_rule_plays_the_fleet_by_rollout() -> None:
     env, params = fleet(30.0)
     params = params.replace(episode_length=np.int32(DECISIONS))
-    rows = ig.rollout(env, params, rule(fixed(3)), [0, 0])
+    rows: Any = ig.rollout(env, params, rule(fixed(3)), [0, 0])
     assert np.asarray(rows.action.gpus).tolist() == [[3, 3]] * DECISIONS
     assert np.asarray(rows.truncated)[-1].all()
     assert act_by_rule.__name__ == "act_by_rule"
