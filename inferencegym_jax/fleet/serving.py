@@ -56,8 +56,10 @@ def serve_decision(
 
     Args:
         grid: the lookups of an engine's profile.
-        engine, slots: before.
-        asked, prefill: GPUs asked for, and those for prompts, in force.
+        engine: before.
+        slots: before.
+        asked: GPUs asked for, in force.
+        prefill: of them, those for prompts.
         action: the other knobs in force.
         seed: uint32, of the episode.
         time: int32, decisions before this one.

@@ -66,7 +66,8 @@ def resize(
         slots: before.
         before: GPUs asked for before, int32.
         asked: and now.
-        prefill_before, prefill: of them, those for prompts.
+        prefill_before: those for prompts until now.
+        prefill: those for prompts from now on.
         is_first: bool, the episode's first decision.
         running: requests that run.
         params: times of starts, leases and changes of role.
@@ -107,7 +108,8 @@ def fail(
         asked: GPUs asked for.
         prefill: of them, those for prompts; their prompts are computed again within the second.
         engine: all engines together.
-        seed, time: of the draws.
+        seed: of the draws.
+        time: of the draws.
         chance: that a serving GPU fails in this decision.
         params: ``start_s``.
 

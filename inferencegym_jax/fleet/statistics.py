@@ -131,7 +131,8 @@ def evaluate_fleet(
         policy: ``policy(key, observation, carry)`` gives a ``FleetAction``.
         seeds: days, shape (episodes,).
         length: decisions; default: the task's episode.
-        carry, carry_axis: see ``fold``.
+        carry: see ``fold``.
+        carry_axis: see ``fold``.
 
     Returns:
         ``FleetStatistics``, each field float64[episodes].

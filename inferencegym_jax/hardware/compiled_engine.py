@@ -293,7 +293,12 @@ def compiled_engine(
 
     Args:
         name: of the model, as ``model_file`` takes it.
-        system, backend, placement, dtype, own, kv_dtype: see ``candidates``.
+        system: see ``candidates``.
+        backend: see ``candidates``.
+        placement: see ``candidates``.
+        dtype: see ``candidates``.
+        own: see ``candidates``.
+        kv_dtype: see ``candidates``.
 
     Raises:
         NotMeasuredError: none has.

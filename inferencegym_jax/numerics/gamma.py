@@ -72,7 +72,8 @@ def rounded_count(word: jax.Array, other: jax.Array, rate: jax.Array, dispersion
     average, is taken off first. The mean is right to 1 % from a rate over dispersion of 0.5.
 
     Args:
-        word, other: uint32, of the draws.
+        word: uint32, of the draws.
+        other: uint32, of the draws.
         rate: float32[...], mean.
         dispersion: float32[...], variance over the mean; below 1 it counts as 1.
     """

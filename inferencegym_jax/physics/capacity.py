@@ -70,7 +70,11 @@ def work_within(
     p / (O - 1)``, takes at most ``tpot_ms``; where even one request is slower, that of one.
 
     Args:
-        grid, params, prompt, output, tier: see ``work_ms``.
+        grid: see ``work_ms``.
+        params: see ``work_ms``.
+        prompt: see ``work_ms``.
+        output: see ``work_ms``.
+        tier: see ``work_ms``.
         tpot_ms: objective on the time per output token, ms, float32[...]; infinite for none.
     """
     n, took, added = _by_size(grid, params, prompt, output, tier)

@@ -95,8 +95,13 @@ def serve_configured(
     """``serve_second`` of engines whose configuration is known: one with its second GPU, or a fleet's that serve.
 
     Args:
-        grid, engine, action, arrivals, class_shares, slo_ttft_ms, params: see ``serve_second``; of a fleet the engine
-            state is that of all its engines together.
+        grid: see ``serve_second``.
+        engine: at the start of the second; of a fleet all its engines together.
+        action: see ``serve_second``.
+        arrivals: see ``serve_second``.
+        class_shares: see ``serve_second``.
+        slo_ttft_ms: see ``serve_second``.
+        params: see ``serve_second``.
         configuration: which GPUs serve.
         switched: what changes of the state with it.
         short: float32[len(SHORT_OUTPUTS)], shares of the requests that have few tokens (``on_time.ShortOutputs``), to

@@ -194,7 +194,8 @@ def playable(
     """The policy of a file's network on a problem.
 
     Args:
-        network, metadata: see ``load_network``.
+        network: see ``load_network``.
+        metadata: see ``load_network``.
         problem: where it is to act: its table's engine, its objectives and its traffic.
         sample_actions: draw from the policy's distribution; not of corrections.
 

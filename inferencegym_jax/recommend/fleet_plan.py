@@ -100,7 +100,8 @@ def plan_fleet(
         trace: a request log.
         table: of one engine; default: the shipped one.
         gpus: that there are, 1 to 8.
-        slo_ttft_ms, slo_tpot_ms: objectives on the time to first token and per output token, ms.
+        slo_ttft_ms: objective on the time to first token, ms.
+        slo_tpot_ms: objective on the time per output token, ms.
         share: of the requests that must be within both.
         start_s: seconds from asking for a GPU until it serves.
         batch_size: most requests running on a GPU.

@@ -107,7 +107,9 @@ def choose_gpus(
         trace: request log, see ``load_trace``.
         request: model, system, backend, formats and price; its placement is not read.
         gpus: at most.
-        slo_ttft_ms, slo_tpot_ms, attainment: the objective.
+        slo_ttft_ms: objective on the time to first token, ms.
+        slo_tpot_ms: objective on the time per output token, ms.
+        attainment: share of requests that must meet both.
         options: how to read the log.
         progress: called with replays done and in all.
 

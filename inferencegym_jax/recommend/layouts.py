@@ -132,7 +132,8 @@ def expected(layout: Layout, profile: EngineProfile, rate: float, prompt: float,
         layout: of the engines.
         profile: of one engine.
         rate: requests/ms of the whole log.
-        prompt, output: mean tokens.
+        prompt: mean prompt tokens.
+        output: mean output tokens.
         al: tokens that a verification of the layout's drafts yields.
     """
     mine = rate / layout.replicas

@@ -150,8 +150,12 @@ def recommend(
         current: knobs of what runs now, the others at their defaults.
         fixed: knobs that may not change, with their values; they bind the controllers too.
         controllers: name -> policy; default ``reactive`` and, where one ships, ``trained``.
-        unit, columns, start, end, last: how to read the log where it does not say so itself, and which part of it; see
+        unit: how to read the log where it does not say so itself, and which part of it; see
             ``load_trace``.
+        columns: see ``unit``.
+        start: see ``unit``.
+        end: see ``unit``.
+        last: see ``unit``.
         progress: called with static actions done and in all.
 
     Raises:

@@ -60,7 +60,8 @@ class Search:
     own that is compiled meanwhile.
 
     Args:
-        env, params: from ``environment``.
+        env: from ``environment``.
+        params: from ``environment``.
         requests: the log's.
         controllers: policies.
         objective: what counts as good.

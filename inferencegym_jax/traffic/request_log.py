@@ -145,8 +145,9 @@ def load_trace(
             of the whole log.
         columns: which columns to read where their names do not tell: ``"time=ts,prompt=in+cached,output=out"`` or a
             mapping of "time", "prompt", "output" to a column or several that are added up.
-        start, end: read the log from here on, and up to there: seconds since its first request, a duration ("2h",
+        start: read the log from here on, and up to there: seconds since its first request, a duration ("2h",
             "3d"), or a date and time (UTC where it names no zone).
+        end: see ``start``.
         last: read its last so many seconds, or a duration.
 
     Returns:
