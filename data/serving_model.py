@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 from data.step_time import BYTES_16_BIT, ITERATION_TOKEN_BUDGET, Architecture, StepTimes, systems
+from inferencegym_jax.hardware.steady_state import closed_loop_utilisation, queue_wait_ms, tokens_per_verification
 
 RECOMPUTE_BLOCK_TOKENS = 16  # vLLM's default KV block
 LOST_MASS_SCALE = 0.1
@@ -82,13 +83,6 @@ def recomputed_tokens(batch: float, kv_budget: float) -> float:
 # ------------------------------------------------------------------------------------------- speculation
 
 
-def tokens_per_verification(spec_length: int, acceptance: float) -> float:
-    """Expected tokens kept of a verification: (1 - a^(k+1)) / (1 - a). Leviathan et al., arXiv 2211.17192, eq. 1."""
-    if acceptance >= 1.0:
-        return spec_length + 1.0
-    return (1 - acceptance ** (spec_length + 1)) / (1 - acceptance)
-
-
 def draft_ms(spec_length: int, decode_ms: float) -> float:
     """Cost of k draft tokens: an EAGLE-like head takes about 5 % of the target's step each (assumed)."""
     return DRAFT_STEP_SHARE * spec_length * decode_ms
@@ -147,30 +141,6 @@ def colocated_tpot_ms(times: StepTimes, knobs: Knobs, load: Load) -> float:
 
 
 # --------------------------------------------------------------------------------------------- first token
-
-
-def queue_wait_ms(quantile: float, utilisation: float, service_ms: float, batch: float) -> float:
-    """Quantile of the wait for the prefill server, an M/D/1 queue.
-
-    P(W > t) = rho exp(-t / m) with m = S / (2 (1 - rho)): the chance to wait at all, times an exponential whose mean
-    is that of the M/D/1 wait of those who wait (mean over all: rho S / (2 (1 - rho)), Pollaczek-Khinchine). At most B
-    - 1 others are ahead.
-    """
-    mean = service_ms / (2 * (1 - utilisation))
-    return min(max(0.0, math.log(utilisation / (1 - quantile))) * mean, (batch - 1) * service_ms)
-
-
-def closed_loop_utilisation(batch: float, service_ms: float, elsewhere_ms: float) -> float:
-    """Utilisation rho of a prefill server that B requests visit in turn, each `elsewhere_ms` outside its queue.
-
-    Requests a millisecond X = rho / S, and by Little's law B / X = elsewhere + W, with the M/D/1 wait W = rho S / (2
-    (1 - rho)). The root in (0, 1) of that quadratic: about B S / elsewhere when idle, 1 when prefill is the
-    bottleneck.
-    """
-    a = 2 * elsewhere_ms - service_ms
-    b = 2 * (batch * service_ms + elsewhere_ms)
-    c = 2 * batch * service_ms
-    return 2 * c / (b + math.sqrt(b * b - 4 * a * c))
 
 
 def kv_transfer_ms(times: StepTimes, prompt: float) -> float:
