@@ -100,11 +100,4 @@ def _swing(seed: jax.Array, second: jax.Array, engine: EngineParams) -> jax.Arra
 def _draw(seed: jax.Array, second: jax.Array, swing: jax.Array, mix: days.Mix) -> Arrivals:
     words = draws.hash4(seed, second, REQUESTS)
     count = rounded_count(words[0], words[1], mix.rate * swing, mix.dispersion)
-    first, second_normal = draws.normal(words[2]), draws.normal(words[3])
-    other = mix.correlation * first + jnp.sqrt(jnp.maximum(1.0 - mix.correlation**2, 0.0)) * second_normal
-    lengths = []
-    for mean, cv, z in ((mix.prompt, mix.prompt_cv, first), (mix.output, mix.output_cv, other)):
-        variance = jnp.log1p(cv * cv / jnp.maximum(count, 1.0))
-        lengths.append(mean * jnp.exp(jnp.sqrt(variance) * z - 0.5 * variance))
-    prompt = jnp.clip(lengths[0], days.SHORTEST, days.LONGEST)
-    return Arrivals(count, prompt, jnp.clip(lengths[1], 1.0, days.LONGEST_OUTPUT))
+    return Arrivals(count, *days.mean_lengths(mix, count, draws.normal(words[2]), draws.normal(words[3])))

@@ -190,14 +190,25 @@ def draw_day(seed: jax.Array, step: jax.Array, day: DayTraffic) -> tuple[Drawn, 
 
 
 def _draw(seed: jax.Array, step: jax.Array, mix: Mix) -> Drawn:
-    """The count, and the mean lengths of so many requests: lognormal with the mixture's moments (Fenton and Wilkinson),
-    correlated as a request's own are."""
+    """The count, and the mean lengths of so many requests."""
     words = random.hash4(seed, step, LENGTHS)
     count = uneven_count(seed, step, COUNT, words[0], mix.rate, mix.dispersion)
-    first, second = random.normal(words[1]), random.normal(words[2])
+    return Drawn(count, *mean_lengths(mix, count, random.normal(words[1]), random.normal(words[2])))
+
+
+def mean_lengths(mix: Mix, count: jax.Array, first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean prompt and output of ``count`` requests, tokens, float32: lognormal with the mixture's moments (Fenton and
+    Wilkinson), correlated as a request's own are.
+
+    Args:
+        mix: what the requests are like.
+        count: of the requests, whole numbers.
+        first: standard normal, float32.
+        second: standard normal, float32, independent of it.
+    """
     other = mix.correlation * first + jnp.sqrt(jnp.maximum(1.0 - mix.correlation**2, 0.0)) * second
     lengths = []
     for mean, cv, z in ((mix.prompt, mix.prompt_cv, first), (mix.output, mix.output_cv, other)):
         variance = jnp.log1p(cv * cv / jnp.maximum(count, 1))
         lengths.append(mean * jnp.exp(jnp.sqrt(variance) * z - 0.5 * variance))
-    return Drawn(count, jnp.clip(lengths[0], SHORTEST, LONGEST), jnp.clip(lengths[1], 1.0, LONGEST_OUTPUT))
+    return jnp.clip(lengths[0], SHORTEST, LONGEST), jnp.clip(lengths[1], 1.0, LONGEST_OUTPUT)

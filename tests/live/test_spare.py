@@ -275,6 +275,15 @@ def wait_healthy(url: str, seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
+def stops_failed(url: str, count: int) -> dict[str, Any]:
+    """What is said of the spare once as many of its stops have failed."""
+    deadline = time.monotonic() + 10
+    while (found := status(url)["spare"])["failures"]["stop"] < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
 def test_a_stop_that_fails_is_reported_and_tried_again(setting: Callable[..., Setting], tmp_path: Path) -> None:
     place = setting()
     flag = tmp_path / "may-stop"
@@ -284,10 +293,7 @@ def test_a_stop_that_fails_is_reported_and_tried_again(setting: Callable[..., Se
     with proxied(place, policy) as url:
         spare_is(url, "serving")
         policy.wanted = False
-        deadline = time.monotonic() + 10
-        while (found := status(url)["spare"])["failures"]["stop"] < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        found = stops_failed(url, 2)
         assert found["state"] == "stopping" and "the stop command ended with status 1" in found["last_failure"]
         flag.touch()
         after = spare_is(url, "off")
@@ -302,10 +308,7 @@ def test_a_stop_that_hangs_is_ended_and_tried_again(setting: Callable[..., Setti
     with proxied(place, policy) as url:
         spare_is(url, "serving")
         policy.wanted = False
-        deadline = time.monotonic() + 10
-        while (found := status(url)["spare"])["failures"]["stop"] < 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        found = stops_failed(url, 1)
         assert "not down within 0.3 s" in found["last_failure"]
         assert httpx.post(f"{url}/v1/completions", json=body(3, tag="a"), trust_env=False).status_code == 200
         flag.touch()
