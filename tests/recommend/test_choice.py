@@ -57,7 +57,7 @@ def replayed(attainment: float, engines: int = 1) -> Replayed:
 def chosen(promised: list[float], kept: list[float], gpus: list[float] | None = None) -> Any:
     actions = [knobs(2**i, apart=gpus is not None and gpus[i] > 1) for i in range(len(promised))]
     allowed = np.ones(len(actions), bool)
-    return choose(actions, quality(promised, gpus), allowed, GOAL, lambda i: replayed(kept[i]), actions[0])
+    return choose(actions, quality(promised, gpus), allowed, GOAL, lambda i, least: replayed(kept[i]), actions[0])
 
 
 def test_a_promise_that_is_kept_is_recommended_after_one_replay():
