@@ -153,10 +153,10 @@ def _neighbours(actions: Sequence[dict[str, Any]], allowed: np.ndarray, index: i
     found: list[int] = []
     for knob in ("batch_size", "spec_length"):
         others = {name: value for name, value in actions[index].items() if name != knob}
-        line = [i for i in np.flatnonzero(allowed) if {**others, knob: actions[i][knob]} == actions[i]]
+        line = [i for i, action in enumerate(actions) if allowed[i] and {**others, knob: action[knob]} == action]
         line.sort(key=lambda i: actions[i][knob])
         at = [actions[i][knob] for i in line].index(actions[index][knob])
-        found += [int(line[j]) for j in (at - 1, at + 1) if 0 <= j < len(line)]
+        found += [line[j] for j in (at - 1, at + 1) if 0 <= j < len(line)]
     return found
 
 

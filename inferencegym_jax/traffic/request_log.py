@@ -19,7 +19,7 @@ from inferencegym_jax.models import OBSERVATION, SHORT_OUTPUTS
 from inferencegym_jax.traffic.bins import Bins
 from inferencegym_jax.traffic.dispersion import ArrivalSpread, Moments
 from inferencegym_jax.traffic.log_arrays import array_block
-from inferencegym_jax.traffic.log_files import open_log
+from inferencegym_jax.traffic.log_files import LogFile, open_log
 from inferencegym_jax.traffic.log_rows import UNITS, Block, ReadOptions, TraceError
 from inferencegym_jax.traffic.log_source import regular_file
 
@@ -171,9 +171,28 @@ def load_trace(
 
 @functools.lru_cache(maxsize=4)
 def _load(path: str, stamp: tuple[int, int], options: ReadOptions) -> RequestLog:
-    del stamp  # part of the cache key only: a rewritten file is read again
-    file = open_log(path, options)
+    file = _understood(path, stamp, options)
     return _count(file.name, file.columns.time, file.blocks(), lambda: file.notices)
+
+
+@functools.lru_cache(maxsize=4)
+def _understood(path: str, stamp: tuple[int, int], options: ReadOptions) -> LogFile:
+    del stamp  # part of the cache key only: a rewritten file is read again
+    return open_log(path, options)
+
+
+def open_again(path: Path, options: ReadOptions) -> LogFile:
+    """The log that ``load_trace`` has counted, to read its rows; what was found out of it is not looked for again.
+
+    Args:
+        path: a regular file.
+        options: how to read it.
+
+    Raises:
+        TraceError: see ``load_trace``.
+    """
+    status = path.stat()
+    return _understood(str(path.resolve()), (status.st_mtime_ns, status.st_size), options)
 
 
 def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], tuple[str, ...]]) -> RequestLog:

@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import re
 import threading
 import warnings
 import zipfile
@@ -315,3 +316,49 @@ def test_a_bad_row_after_line_breaks_is_named_by_its_line(tmp_path: Path, row: s
     with pytest.raises(TraceError, match=said.replace("?", r"\?")) as error:
         read(path)
     assert len(str(error.value)) < 250
+
+
+LINE = '{"id": "a", "at": {"ts": %s}, "usage": {"prompt_tokens": %s, "completion_tokens": 7}, "m": [{"role": "u"}]}'
+
+
+def lines_with(odd: str | None, at: int = 150_000, count: int = 150_010) -> str:
+    """So many plain lines that several blocks are read, one of them odd."""
+    lines = [LINE % (i / 10, 10 + i % 50) for i in range(count)]
+    if odd is not None:
+        lines[at] = odd
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (LINE % ("15000", "10"), None),  # a whole number among decimals
+        (LINE % ("15000.5", "10.0"), None),  # a decimal among whole numbers
+        ('{"at":\n {"ts": 15000.0}, "usage": {"prompt_tokens": 10, "completion_tokens": 7}}', None),  # over two lines
+        (LINE % ("15000.5", '"12"'), None),  # a number in quotation marks
+        (LINE % ("15000.5", "10.5"), "line 150001: usage.prompt_tokens is '10.5'"),
+        (LINE % ("15000.5", "null"), "line 150001: usage.prompt_tokens is nothing"),
+        (LINE % ("NaN", "10"), "line 150001: at.ts is 'nan'"),
+        (LINE % ('"soon"', "10"), "line 150001: at.ts is 'soon'"),
+        (LINE % ("15000.5", "-3"), "line 150001: usage.prompt_tokens is '-3'"),
+        ('{"at": {"ts": 1}, "usage": {"prompt_tokens": 1, "prompt_tokens": 2}}', "'prompt_tokens' is there twice"),
+        ("[1, 2]", "line 150001: got an array"),
+        (LINE % ("1", "1") + " x", "line 150001: not JSON"),
+        (LINE % ("1", "1") + ",", None),  # commas between rows
+        ("", None),
+    ],
+)
+def test_a_late_odd_line_of_json_is_read_or_said_as_an_early_one(tmp_path: Path, odd: str, said: str | None):
+    path = tmp_path / "log.jsonl"
+    path.write_text(lines_with(odd))
+    if said is not None:
+        with pytest.raises(TraceError, match=re.escape(said)):
+            load_trace(path, unit="s")
+        return
+    log = load_trace(path, unit="s")
+    assert log.requests == 150_010 - (odd == "")
+    array = tmp_path / "log.json"  # an array is read a value at a time
+    rows = [line for line in lines_with(odd).splitlines() if line]
+    text = "\n".join(rows).replace("}]}\n", "}]},\n").replace("}}\n", "}},\n").replace(",,", ",")
+    array.write_text(f"[{text}]")
+    assert load_trace(array, unit="s").digest == log.digest
