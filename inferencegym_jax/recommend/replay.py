@@ -112,7 +112,8 @@ def _second(
     admitted = traffic.arrivals + waited - waiting - traffic.rejected
     weights = by_tier(grid.profile.weights_gb, engine.tier)
     pool = pool_tokens(params.engine.memory_gb, weights, grid.profile.runtime_gb, grid.profile.kv_bytes_per_token)
-    full = (n >= FULL * slots) | (engine.held + traffic.mean_prompt_len >= FULL * pool)
+    taken = n + jnp.minimum(waiting.astype(jnp.float32), 1.0)  # whose prompt is computed has a slot too
+    full = (taken >= FULL * slots) | (engine.held + traffic.mean_prompt_len >= FULL * pool)
     drain = jnp.maximum(jnp.maximum(admitted, traffic.served).astype(jnp.float32), 0.1)
     return Seconds(
         action=action,
