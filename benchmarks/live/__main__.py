@@ -92,7 +92,7 @@ def main(
     ] = "one always,two always,load-following,general,tuned",
     write_docs: Annotated[
         bool,
-        typer.Option("--write-docs", help="put the figures and the picture of --out into docs/live.md, run nothing"),
+        typer.Option("--write-docs", help="put figures and pictures of --out into docs/live.md, run nothing"),
     ] = False,
 ) -> None:
     """Run the stages against a real vLLM on this machine's CPU and print what was found beside the targets."""

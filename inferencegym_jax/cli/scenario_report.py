@@ -1,4 +1,4 @@
-"""A live scenario's result for people: a table of measured beside predicted, the verdict in sentences, and a picture."""
+"""A live scenario's result for people: a table of measured beside predicted, the verdict in sentences, a picture."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def verdict(results: dict[str, Any]) -> list[str]:
     worst = max(results["gap"], key=lambda name: abs(results["gap"][name]))
     within = "within" if abs(results["gap"][worst]) <= POINTS else "beyond"
     lines.append(
-        f"Share on time, predicted less measured: at most {100 * results['gap'][worst]:+.1f} points ({worst}), {within} "
-        f"the target of {100 * POINTS:g}."
+        f"Share on time, predicted less measured: at most {100 * results['gap'][worst]:+.1f} points ({worst}), "
+        f"{within} the target of {100 * POINTS:g}."
     )
     written = results["how"]["written_down"]
     if written is not None:

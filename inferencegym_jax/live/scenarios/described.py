@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from inferencegym_jax.models import shown
 from inferencegym_jax.table.latency_table import data_path
@@ -101,10 +100,11 @@ def scenario_of(name: str) -> LiveScenario:
     if name not in _FORMS:
         raise ValueError(f"scenario = {shown(name)}: must be one of {', '.join(NAMES)}")
     entry: dict[str, Any] = json.loads(data_path(FILE).read_text(encoding="utf-8"))[name]
-    kinds = {f.name for f in dataclasses.fields(_FORMS[name]) if f.type == "Kind"}
-    values = {key: Kind(**value) if key in kinds else _frozen(value) for key, value in entry.items()}
+    values: dict[str, Any] = {key: _frozen(value) for key, value in entry.items()}
     return _FORMS[name](**values)
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, dict):
+        return Kind(**cast(dict[str, Any], value))
+    return tuple(cast(list[Any], value)) if isinstance(value, list) else value

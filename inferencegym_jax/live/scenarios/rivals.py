@@ -106,9 +106,7 @@ def second_instance_rivals(
         for leased in (False, True)
     }
     scores = foretold.scores(sizes, list(sizes))
-    best = {
-        leased: max((key for key in sizes if key[1] == leased), key=lambda k: scores[k]) for leased in (False, True)
-    }
+    best = {key[1]: key for key in sorted(sizes, key=lambda key: scores[key])}
     actions = {ONE: sizes[best[False]], TWO: sizes[best[True]]}
     choices: dict[str, Any] = {name: {"batch_size": int(action.batch_size)} for name, action in actions.items()}
     engine = engine_of(problem.table, problem.params)
@@ -209,9 +207,8 @@ def drift_rivals(
         return sorted(pairs, key=lambda pair: -scores[pair]), scores
 
     order, scores = ranked(setting, "on the traffic by turns")
-    kinds = [
-        ranked(one, f"on {what} alone")[0][0] for one, what in zip(alone, ("long prompts", "short ones"), strict=True)
-    ]
+    whats = "on long prompts alone", "on short ones alone"
+    kinds = [ranked(one, what)[0][0] for one, what in zip(alone, whats, strict=True)]
     open_limit = ServeAction(batch_size=min(max_num_seqs, 512))
     actions = {BEST: pairs[order[0]], NEXT: pairs[order[1]], OPEN: open_limit}
     long, short = (ServeAction(batch_size=size, kv_budget=budget) for size, budget in (kinds[LONG], kinds[SHORT]))

@@ -117,8 +117,8 @@ def run_scenario(request: ScenarioRequest, report: Callable[[str], None] = lambd
     """Run a live scenario.
 
     Returns:
-        {"scenario", "measured", "predicted" (policy -> figures, see ``judged.summaries``), "gap" (policy -> foretold less
-        measured share on time), "ranking", "latencies", "order", "timeline", "choices", "how"}, JSON-ready.
+        {"scenario", "measured", "predicted" (policy -> figures, see ``judged.summaries``), "gap" (policy -> foretold
+        less measured share on time), "ranking", "latencies", "order", "timeline", "choices", "how"}, JSON-ready.
 
     Raises:
         ValueError, TableError, FileNotFoundError: naming what cannot be used.
@@ -201,8 +201,8 @@ def judge(
 def timeline(
     trial: Trial, setting: Setting, objective: Objective, settings: TrialSettings, seconds: int
 ) -> list[dict[str, Any]]:
-    """Second by second, a repeat each: load that arrives, and for every policy instances paid, requests that arrived and
-    how many of them were on time; measured."""
+    """Second by second, a repeat each: load that arrives, and for every policy instances paid, requests that arrived
+    and how many of them were on time; measured."""
     result: list[dict[str, Any]] = []
     for repeat in range(settings.repeats):
         load = setting.load(setting.traffic(settings.seed + repeat))
