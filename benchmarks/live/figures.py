@@ -108,8 +108,8 @@ def measured(found: dict[str, Any]) -> list[str]:
     prompts = ", ".join(map(str, found["prompt_lengths"]))
     added = ", ".join(f"{x:.0f}" for x in found["prefill_ms"])
     return [
-        f"`measure`: {found['cells']} cells in {found['seconds']:.0f} s; an iteration takes {found['iteration_ms']:.1f} "
-        f"ms and {found['running_ms']:.2f} ms a running request, prompts of {prompts} tokens add {added} ms; h "
+        f"`measure`: {found['cells']} cells in {found['seconds']:.0f} s; an iteration takes {found['iteration_ms']:.1f}"
+        f" ms and {found['running_ms']:.2f} ms a running request, prompts of {prompts} tokens add {added} ms; h "
         f"{found['request_overhead_ms']:.1f} ms, extra iterations of a first token {extra}, pool "
         f"{'unknown' if not pool else f'{pool:.0f} tokens'}."
     ]

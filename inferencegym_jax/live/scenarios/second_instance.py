@@ -135,7 +135,8 @@ def _on_engine(scenario: SecondInstance, table: LatencyTable, times: SpareTimes)
 
 
 def stretch(load: np.ndarray, peak: float, peak_s: int, seconds: int) -> Day:
-    """The stretch of a day that holds its busiest ``peak_s`` seconds and whose load varies most, by the expected load.
+    """The stretch of a day that holds its busiest ``peak_s`` seconds and whose mean load is nearest to the day's, by the
+    expected load.
 
     Args:
         load: float64[seconds of the day], before it is scaled.
@@ -149,7 +150,7 @@ def stretch(load: np.ndarray, peak: float, peak_s: int, seconds: int) -> Day:
     last = len(load) - seconds
     low, high = max(busiest + peak_s - seconds, 0), min(busiest, last)
     starts = range(low, high + 1) if low <= high else [min(busiest, last)]  # a run shorter than the busiest seconds
-    first = max(starts, key=lambda start: float(np.std(load[start : start + seconds])))
+    first = min(starts, key=lambda start: abs(float(load[start : start + seconds].mean() - load.mean())))
     return Day(float(peak / means[busiest]), first)
 
 

@@ -1,9 +1,9 @@
 """What a measured table says that a policy will do with some traffic: the trial's prediction, request by request.
 
 ``table -> engine profile -> iterations -> records, seconds``. The engine is ``ProfileEngine``: the iteration times,
-pool and scheduling of the open-loop physics, on the profile that the compiled step reads; nothing is fitted on the traffic that
-is predicted. The policy meets the same admission, observer and seconds as on the live server, so prediction and
-measurement are the same records.
+pool and scheduling of the open-loop physics, on the profile that the compiled step reads; nothing is fitted on the
+traffic that is predicted. The policy meets the same admission, observer and seconds as on the live server, so
+prediction and measurement are the same records.
 """
 
 from __future__ import annotations
