@@ -54,7 +54,11 @@ def drift(scenario: Drift, table: LatencyTable, seconds: int, kind: int | None =
     mean_prompt, mean_output = (float(np.mean(column)) for column in zip(*lengths, strict=True))
     objective = objectives(table, params.engine, mean_prompt, mean_output)
     engine = params.engine.replace(slo_tpot_ms=np.full(3, objective.tpot_ms, np.float32))
-    params = params.replace(engine=engine, slo_ms=np.full(3, objective.ttft_ms, np.float32))
+    params = params.replace(
+        engine=engine,
+        slo_ms=np.full(3, objective.ttft_ms, np.float32),
+        episode_length=np.int32(seconds + 1),  # a run is not cut
+    )
 
     def traffic(seed: int) -> Traffic:
         parts: list[tuple[np.ndarray, ...]] = []

@@ -77,7 +77,11 @@ def second_instance(
     prompt = float(params.engine.prompt_mean)
     objective = objectives(table, params.engine, prompt, output)
     engine = params.engine.replace(slo_tpot_ms=np.full(3, objective.tpot_ms, np.float32))
-    params = params.replace(engine=engine, slo_ms=np.full(3, objective.ttft_ms, np.float32))
+    params = params.replace(
+        engine=engine,
+        slo_ms=np.full(3, objective.ttft_ms, np.float32),
+        episode_length=np.int32(seconds + 1),  # a run is not cut
+    )
     work = RequestWork(table, engine, longest, output)
 
     def day(seed: int) -> Day:
