@@ -1,4 +1,4 @@
-"""Live scenarios: what was written down is what is sent, foretold and judged; all on an engine whose times are known."""
+"""Live scenarios: what was written down is what is sent, foretold and judged, on engines whose times are known."""
 
 from __future__ import annotations
 

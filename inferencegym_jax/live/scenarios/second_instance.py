@@ -139,11 +139,10 @@ def _on_engine(scenario: SecondInstance, table: LatencyTable, times: SpareTimes)
 
 
 def stretch(load: np.ndarray, peak: float, peak_s: int, seconds: int) -> Day:
-    """The stretch of a day that holds its busiest ``peak_s`` seconds and whose mean load is nearest to the day's, by the
-    expected load.
+    """The stretch of a day that holds its busiest ``peak_s`` seconds and whose mean load is nearest to the day's.
 
     Args:
-        load: float64[seconds of the day], before it is scaled.
+        load: float64[seconds of the day], as it is expected before it is scaled.
         peak: load that the busiest seconds are to have.
         peak_s: how many of them.
         seconds: length of the stretch.
