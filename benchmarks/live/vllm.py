@@ -13,6 +13,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -152,6 +153,7 @@ def instances(served: Served, out: Path, spare_start: str | None) -> Iterator[In
     names = ["first"] if spare_start is None else ["first", "second"]
     if len(cores) < len(names):
         raise RuntimeError(f"two instances need two cores; this process may use {len(cores)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engines end with this process
     ports, logs = [free_port() for _ in names], [out / f"vllm-{name}.log" for name in names]
     commands = [served.command(port, core) for port, core in zip(ports, (cores[0], cores[-1]), strict=False)]
     begun = time.monotonic()
