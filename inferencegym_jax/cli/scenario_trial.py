@@ -30,6 +30,7 @@ FIXED = (
     "classes",
 )
 """Options that a scenario leaves to nobody."""
+FLAGS = {"start": "from", "end": "to"}
 
 
 def scenario_trial(
@@ -50,7 +51,8 @@ def scenario_trial(
     given = {key: value for key, value in context.params.items() if _is_given(context, key)}
     for option in FIXED:
         if option in given:
-            fail(f"--{option.replace('_', '-')} {given[option]}: contradicts --scenario, which fixes it")
+            flag = FLAGS.get(option, option.replace("_", "-"))
+            fail(f"--{flag} {given[option]}: contradicts --scenario, which fixes it")
     request = ScenarioRequest(
         name=name,
         endpoint=endpoint,
