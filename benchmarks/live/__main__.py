@@ -83,13 +83,13 @@ def main(
     spare_start: Annotated[
         str, typer.Option(help=f"how the second instance starts: {' or '.join(SPARE_STARTS)}")
     ] = "paused",
-    second_seconds: Annotated[int, typer.Option(help="length of a run of second-instance (600 written down)")] = 125,
+    second_seconds: Annotated[int, typer.Option(help="length of a run of second-instance (600 written down)")] = 110,
     second_repeats: Annotated[int, typer.Option(help="its runs of each policy (3 written down)")] = 2,
     drift_seconds: Annotated[int, typer.Option(help="length of a run of drift (600 written down)")] = 70,
     drift_repeats: Annotated[int, typer.Option(help="its runs of each policy (3 written down)")] = 1,
     rivals: Annotated[
         str, typer.Option(help="of second-instance, separated by commas")
-    ] = "one always,two always,load-following,general,tuned",
+    ] = "one always,two always,general,tuned",
     write_docs: Annotated[
         bool,
         typer.Option("--write-docs", help="put figures and pictures of --out into docs/live.md, run nothing"),
