@@ -60,6 +60,8 @@ class RevalidatedFiles(StaticFiles):
         """The file, or 304 where the browser holds it."""
         response = super().file_response(*args, **named)
         response.headers["cache-control"] = "no-cache"
+        if str(args[0]).endswith(".gz"):
+            response.headers["content-encoding"] = "gzip"
         return response
 
 

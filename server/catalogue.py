@@ -13,6 +13,7 @@ from inferencegym_jax.scoring.episode_log import is_scored_by_request
 from inferencegym_jax.scoring.formula import CLASSES, formula
 from inferencegym_jax.tasks import CONFIG_KEYS, calibration
 from server import leaderboard
+from server.first_screen import first_screen
 from server.programs import Programs
 from server.schema_parts import ActionModel, Config, Metrics, ObservationBody, Outcome, StateModel, Workload
 from server.settings import Settings
@@ -119,6 +120,7 @@ def info(programs: Programs, settings: Settings) -> dict[str, Any]:
         },
         "trace": trace(programs),
         "links": links(settings),
+        "first_screen": first_screen(programs),
         "limits": {
             "rate_limit": settings.rate_limit,
             "max_body_bytes": settings.max_body_bytes,

@@ -32,8 +32,8 @@ from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
 
 BLOCK_STEPS = 51_200  # of a compiled call: 256 episodes of 200 seconds, 28 of 1,800
+WARMED = 3  # the task whose trained policy is compiled at the start: the one of "Beat it"
 PARTS = ("observation", "action", "metrics", "workload")  # of a trajectory; of an open-loop one also the outcome
-FIRST_SHOWN = 3  # the task of the page's first screen
 OTHER = ("score", "total_rewards", "oom_shares", "gpu_seconds")  # columns that are no component of the score
 SCORED = ("action", "reward", "metrics", "outcome", "oom")  # what scores are made from
 REPLAY, REACTIVE, FIRST = 0, 1, 2  # what ``choose`` chooses: actions, the controller, one of WEIGHTLESS from FIRST on
@@ -147,10 +147,11 @@ class Rollouts:
             self.policy(request.policy, self.programs.program(request.task_id))
 
     def warm_up(self) -> None:
-        """Compile what the page shows first, so that no visitor waits for it: ``choose``, and the trained policy."""
+        """Compile ``choose`` and a trained policy on a short task, so that a visitor who turns to it need not wait; the
+        page's first screen is a file."""
         self.score(RolloutRequest(task_id=1, seeds=[0], policy="baseline", actions=None))
-        if has_trained(FIRST_SHOWN):
-            self.score(RolloutRequest(task_id=FIRST_SHOWN, seeds=[0], policy="trained", actions=None))
+        if has_trained(WARMED):
+            self.score(RolloutRequest(task_id=WARMED, seeds=[0], policy="trained", actions=None))
 
     def policy(self, name: str, program: TaskProgram) -> Policy:
         """The policy of a name.

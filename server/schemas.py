@@ -259,6 +259,7 @@ class Info(BaseModel):
     table: dict[str, Any]
     trace: dict[str, Any] | None
     links: dict[str, str | None] = Field(description="repository, documentation, leaderboard")
+    first_screen: dict[str, Any] | None = Field(description="the episode that the page opens with, kept as a file")
     limits: dict[str, Any]
 
 

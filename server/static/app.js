@@ -17,11 +17,15 @@ import { recallTheme, switchTheme } from "./theme.js";
 const $ = (id) => document.getElementById(id);
 const page = { setup: null, episode: null, knobs: null, panels: [], charts: [], playing: false, busy: false, inspected: null, language: "python" };
 
+const FRAMES_PER_SECOND = 30;
+const LONG = 600; // steps of an episode that is shown fast, unless a visitor chose a speed
+
 const task = () => page.setup.task;
 /** The panels that the task has a use for. */
 const panels = () => page.panels.filter((panel) => panel.shown(task()));
 const manual = () => page.episode?.driver.policy === "manual";
 const speed = () => Number(document.querySelector("input[name=speed]:checked").value);
+const setSpeed = (value) => (document.querySelector(`input[name=speed][value='${value}']`).checked = true);
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /* Episode */
@@ -38,7 +42,7 @@ async function begin() {
   remember(setup);
   showTask();
   await guarded(begin, async () => {
-    const episode = new Episode(setup);
+    const episode = new Episode(setup, await stored(setup));
     await episode.open();
     if (episode.isCompared) {
       await episode.grade(); // both are known to their end: what they come to can be said before they are played
@@ -46,6 +50,7 @@ async function begin() {
     }
     page.episode = episode;
     page.inspected = null;
+    if (!page.paced) setSpeed(manual() || episode.length <= LONG ? 15 : 120);
     page.knobs.lock(locks(), !manual());
     $("knobs-hint").textContent = manual() ? "Move them at any time; each step uses them as they stand." : `${episode.driver.name} sets them; choose “You” to drive.`;
     showDrawer(manual()); // who drives needs them; else the charts come first
@@ -58,6 +63,15 @@ async function begin() {
   });
 }
 
+/** The episode that the server keeps as a file, where the setup names it: it needs no simulation. */
+async function stored({ taskId, seed, policy, rival, config }) {
+  const first = page.info.first_screen;
+  const names = first && first.task_id === taskId && first.seed === seed && !Object.keys(config).length;
+  const has = [policy, rival].some((id) => id && [first?.policy, first?.rival].includes(id));
+  if (!names || !has) return undefined;
+  return (page.stored ??= api.file(first.episode));
+}
+
 /** Why a knob cannot be moved, by name. */
 function locks() {
   const why = {};
@@ -68,9 +82,10 @@ function locks() {
   return why;
 }
 
-async function stepOnce() {
+/** Take so many steps, and show where they lead. */
+async function advance(steps) {
   const { episode } = page;
-  await episode.advance(manual() ? page.knobs.action : undefined);
+  for (let i = 0; i < steps && !episode.done; i++) await episode.advance(manual() ? page.knobs.action : undefined);
   render();
   if (episode.done) await grade();
 }
@@ -102,8 +117,9 @@ async function run(perSecond) {
   await guarded(() => run(perSecond), async () => {
     render();
     while (page.playing && !page.episode.done) {
-      const due = performance.now() + 1000 / page.perSecond();
-      await stepOnce();
+      const steps = manual() ? 1 : Math.max(1, Math.round(page.perSecond() / FRAMES_PER_SECOND));
+      const due = performance.now() + (1000 * steps) / page.perSecond();
+      await advance(steps);
       while (page.playing && performance.now() < due) await pause(Math.min(50, due - performance.now()));
     }
     if (page.episode.done && $("result").hidden) await grade();
@@ -127,7 +143,7 @@ function stop() {
 async function single() {
   if (page.playing) return;
   await turn();
-  if (!page.playing && page.episode && !page.episode.done) guarded(single, stepOnce);
+  if (!page.playing && page.episode && !page.episode.done) guarded(single, () => advance(1));
 }
 
 /* Trouble: one request at a time; a failure is told in words with a way on, and the episode stays where it was. */
@@ -270,7 +286,8 @@ function newSeed() {
 /** You against the trained policy, on the seed that everybody has today. */
 function beat() {
   page.setup.challenge();
-  document.querySelector("input[name=speed][value='5']").checked = true;
+  setSpeed(5);
+  page.paced = true;
   begin();
 }
 
@@ -327,6 +344,7 @@ async function start() {
   page.setup = new Setup(tasks, info, begin);
   const clicks = { beat, drawer: toggleDrawer, play, step: single, finish, restart: begin, dice: newSeed, theme: switchTheme, download, copy };
   for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
+  document.querySelector(".speeds").addEventListener("change", () => (page.paced = true));
   for (const name of ["python", "curl"]) $(`tab-${name}`).addEventListener("click", () => selectLanguage(name));
   document.querySelector("[role=tablist]").addEventListener("keydown", (event) => {
     if (!["ArrowLeft", "ArrowRight"].includes(event.key)) return;
