@@ -54,7 +54,7 @@ def steps_of(program: TaskProgram, seed: int, actions: list[dict[str, Any]]) -> 
 
 
 def columns_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Names as "part.field" -> its values, one a step; one that never changes stands there once, in place of the list."""
+    """ "part.field" -> its values, one a step; where it never changes that value, once."""
     columns: dict[str, list[Any]] = {}
     for row in rows:
         for part, value in row.items():
