@@ -72,7 +72,7 @@ def make() -> dict[str, Any]:
     rollouts, service = Rollouts(programs, Settings()), Service(programs, EmbeddedStore(1, 1.0))
     lanes = []
     for policy in POLICIES:
-        request = RolloutRequest(task_id=TASK, seeds=[seed], policy=policy, trajectories=True)
+        request = RolloutRequest(task_id=TASK, seeds=[seed], policy=policy, actions=None, trajectories=True)
         (_, played), *_ = rollouts.score(request).blocks()
         columns = {name: np.asarray(values)[:, 0].tolist() for name, values in vars(played.action).items()}
         taken = [dict(zip(columns, step, strict=True)) for step in zip(*columns.values(), strict=True)]

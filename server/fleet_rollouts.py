@@ -128,7 +128,7 @@ class FleetRollouts:
             for sequence in request.actions:
                 try:
                     columns = _columns([FLEET.knobs_in(action) for action in sequence], program.length)
-                    check_fleet_action(columns, program.params.gpus)
+                    check_fleet_action(columns, program.gpus)
                 except ValidationError as error:
                     raise BadInput(f"actions: {sentence(error.errors(include_url=False))}") from error
                 except ValueError as error:
@@ -154,7 +154,7 @@ class FleetRollouts:
         """The fixed size with the best mean score on the first test days."""
         program = self.programs.of(name)
         assert isinstance(program, FleetProgram)
-        sizes = np.arange(1, int(np.asarray(program.params.gpus)) + 1)
+        sizes = np.arange(1, program.gpus + 1)
         seeds = np.tile(np.arange(SEARCH_SEEDS, dtype=np.uint32), len(sizes))
         plans = [fixed(int(size)) for size in np.repeat(sizes, SEARCH_SEEDS)]
         lengths = np.full(len(seeds), program.length)
@@ -171,7 +171,7 @@ class FleetRollouts:
     def _params(self, program: FleetProgram, seeds: np.ndarray) -> Any:
         if is_anywhere(program.spec.id):
             return anywhere_params(seeds.tolist(), self.programs.table)
-        return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(seeds), *np.shape(x))), program.params)
+        return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(seeds), *np.shape(x))), program.fleet_params)
 
     def _block(self, program: FleetProgram, plays: Plays, seeds: np.ndarray, block: np.ndarray) -> Any:
         """The episodes of a block as NumPy arrays (steps, episodes)."""

@@ -14,6 +14,7 @@ from inferencegym_jax.fleet.making import is_fleet
 from inferencegym_jax.fleet.state import DECISION_S
 from inferencegym_jax.models import KNOBS, Knob
 from server.schema_parts import (
+    ActionBase,
     ActionModel,
     FleetActionModel,
     FleetMetrics,
@@ -24,6 +25,7 @@ from server.schema_parts import (
     ObservationBody,
     ObservationModel,
     Outcome,
+    SentObservation,
     Workload,
     all_tasks,
 )
@@ -45,14 +47,14 @@ class Kind:
 
     name: str
     knobs: Mapping[str, Knob]
-    action: type[ActionModel]
+    action: type[ActionBase]
     observation: type[BaseModel]
-    sent: type[ObservationModel]
+    sent: type[SentObservation]
     metrics: type[BaseModel]
     workload: type[BaseModel]
     step_s: int
 
-    def knobs_in(self, action: ActionModel) -> dict[str, Any]:
+    def knobs_in(self, action: ActionBase) -> dict[str, Any]:
         """The knobs of an action; one that was read as the other kind's is read again, as far as it was given.
 
         Raises:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
+import numpy as np
 from anyio import CapacityLimiter, to_thread
 
 import inferencegym_jax as ig
@@ -86,7 +87,9 @@ class FleetProgram(SingleStep):
 
     def __init__(self, spec: ig.FleetSpec, env: ig.FleetEnvironment, params: ig.FleetParams):
         super().__init__(env, cast(Any, params))
+        self.fleet_params: ig.FleetParams = params
         self.spec: ig.FleetSpec = spec
+        self.gpus: int = int(np.asarray(params.gpus))  # that the fleet has
 
     @property
     def length(self) -> int:
@@ -95,7 +98,7 @@ class FleetProgram(SingleStep):
 
     def grade(self, log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The grade of an episode log, see ``grade_fleet``."""
-        return grade_fleet(log, cast(Any, self.params), self.spec.title)
+        return grade_fleet(log, self.fleet_params, self.spec.title)
 
     def log_entry(self, knobs: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
         """The entry of an episode log of a decision."""

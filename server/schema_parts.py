@@ -83,7 +83,7 @@ def _knob_field(knob: Knob) -> Any:
     return (choice, Field(knob.default, **about))
 
 
-class _ActionBase(Action):
+class ActionBase(Action):
     """The knobs; what is left out takes the baseline's value. Locked knobs of a task are forced to it."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=False, strict=True, allow_inf_nan=False)
@@ -94,24 +94,24 @@ class _ActionBase(Action):
         return {name: getattr(self, name) for name in self.table}
 
 
-class _FleetActionBase(_ActionBase):
+class FleetActionBase(ActionBase):
     """The knobs of a fleet; what is left out takes its default. Locked knobs of a task are forced to it."""
 
     table: ClassVar[Mapping[str, Knob]] = FLEET_KNOBS
 
 
-def _fields(base: type[_ActionBase]) -> dict[str, Any]:
+def _fields(base: type[ActionBase]) -> dict[str, Any]:
     return {name: _knob_field(knob) for name, knob in base.table.items()}
 
 
 if TYPE_CHECKING:
-    ActionModel, FleetActionModel = _ActionBase, _FleetActionBase
+    ActionModel, FleetActionModel = ActionBase, FleetActionBase
 else:
-    ActionModel = create_model("ServeAction", __base__=_ActionBase, **_fields(_ActionBase))
-    FleetActionModel = create_model("FleetAction", __base__=_FleetActionBase, **_fields(_FleetActionBase))
+    ActionModel = create_model("ServeAction", __base__=ActionBase, **_fields(ActionBase))
+    FleetActionModel = create_model("FleetAction", __base__=FleetActionBase, **_fields(FleetActionBase))
 
 
-def parsed_action(value: Any) -> _ActionBase:
+def parsed_action(value: Any) -> ActionBase:
     """The action that an object is: a fleet's where it names a knob that only a fleet has. Which of them a task takes
     is asked where the task is known, see ``kinds.Kind.knobs_in``.
 
@@ -132,7 +132,7 @@ AnyAction = Annotated[
 
 
 if TYPE_CHECKING:
-    OpenEnvAction = _ActionBase
+    OpenEnvAction = ActionBase
 else:
 
     class OpenEnvAction(ActionModel):
@@ -183,7 +183,7 @@ else:
     FleetObservationBody = create_model("FleetObservation", **_observation_fields(FLEET_OBSERVATION))
 
 
-class _FastObservation(Observation):
+class SentObservation(Observation):
     """What ``/ws`` sends. OpenEnv would send the metadata twice, inside the observation and beside it; the observation
     is its fields."""
 
@@ -197,18 +197,18 @@ class _FastObservation(Observation):
         return super().model_dump(**options)
 
 
-class _FastFleetObservation(_FastObservation):
+class SentFleetObservation(SentObservation):
     """The same of a fleet."""
 
     table: ClassVar[Mapping[str, ObservationField]] = FLEET_OBSERVATION
 
 
 if TYPE_CHECKING:
-    ObservationModel, FleetObservationModel = _FastObservation, _FastFleetObservation
+    ObservationModel, FleetObservationModel = SentObservation, SentFleetObservation
 else:
-    ObservationModel = create_model("OpenEnvObservation", __base__=_FastObservation, **_observation_fields(OBSERVATION))
+    ObservationModel = create_model("OpenEnvObservation", __base__=SentObservation, **_observation_fields(OBSERVATION))
     FleetObservationModel = create_model(
-        "OpenEnvFleetObservation", __base__=_FastFleetObservation, **_observation_fields(FLEET_OBSERVATION)
+        "OpenEnvFleetObservation", __base__=SentFleetObservation, **_observation_fields(FLEET_OBSERVATION)
     )
 
 

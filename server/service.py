@@ -18,7 +18,7 @@ from inferencegym_jax.models import Phase
 from inferencegym_jax.verification import first_difference
 from server.kinds import kind_of
 from server.programs import AnyProgram, Programs
-from server.schema_parts import ActionModel
+from server.schema_parts import ActionBase
 from server.sessions import Session, SessionStore, new_id
 
 
@@ -100,7 +100,7 @@ class Service:
             "metadata": info | {"session_id": session_id, "episode_id": session.episode_id},
         }
 
-    async def step(self, session_id: str, action: ActionModel, step_id: str | None = None) -> tuple[bytes, bool]:
+    async def step(self, session_id: str, action: ActionBase, step_id: str | None = None) -> tuple[bytes, bool]:
         """Take one step of a session.
 
         Args:
