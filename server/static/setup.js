@@ -31,7 +31,8 @@ export class Setup {
     const first = known && { task: `${known.task_id}`, seed: `${known.seed}`, policy: [known.policy, ...USUAL.policy], rival: [known.rival, ...USUAL.rival] };
     Object.assign(this, { tasks, info, first: first ?? USUAL });
     $("task").append(...tasks.map((entry) => new Option(`${entry.id}. ${entry.title} (${entry.difficulty})`, entry.id)));
-    const policies = () => Object.keys(info.policies).map((id) => new Option(policyName(id), id));
+    const all = [...new Set(tasks.flatMap((entry) => Object.keys(entry.policies)))];
+    const policies = () => all.map((id) => new Option(policyName(id), id));
     $("policy").append(...policies(), new Option(policyName("manual"), "manual"));
     $("rival").append(new Option("Nobody", ""), ...policies());
     this.overrides = new Overrides($("overrides"), info.config.properties, onChange);
@@ -68,10 +69,11 @@ export class Setup {
 
   /** A policy that the task lacks cannot be chosen; if it was, the next best is. */
   offer() {
-    const lacking = { trained: !this.info.trained_policies[this.task.name] };
+    const has = (id) => id in OWN || id in this.task.policies;
     for (const id of ["policy", "rival"]) {
       for (const option of $(id).options) {
-        option.disabled = lacking[option.value] ?? false;
+        option.disabled = !has(option.value);
+        option.hidden = option.disabled && option.value !== "trained"; // rules of fleets are no choice for an engine
         option.text = option.disabled ? `${policyName(option.value)} (none for this task)` : option.text.replace(/ \(none.*/, "");
       }
       if ($(id).selectedOptions[0]?.disabled) choose($(id), ...this.first[id]);
@@ -102,7 +104,7 @@ export class Setup {
 
   /** What a driver is, in a line. */
   about(policy) {
-    return OWN[policy] ?? this.info.policy_descriptions[policy] ?? "";
+    return OWN[policy] ?? this.task.policies[policy] ?? "";
   }
 
   /** Another seed, at random. */
@@ -118,7 +120,7 @@ export class Setup {
 
   /** You against the trained policy on today's seed, on a task that has one and is short, as it stands for everybody. */
   challenge() {
-    const fits = (task) => this.info.trained_policies[task.name] && task.episode_length <= BY_HAND;
+    const fits = (task) => task.policies.trained && task.episode_length <= BY_HAND;
     if (!fits(this.task)) choose($("task"), USUAL.task, ...this.tasks.filter(fits).map((task) => String(task.id)));
     this.overrides.reset();
     this.offer();

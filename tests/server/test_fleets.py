@@ -8,6 +8,7 @@ import httpx
 import jax
 import numpy as np
 import pytest
+from openenv.core.generic_client import GenericEnvClient
 
 import inferencegym_jax as ig
 from inferencegym_jax.adapters.client import Client
@@ -154,8 +155,6 @@ def test_tasks_and_info_know_them(http: httpx.Client) -> None:
 
 
 def test_over_the_websocket(server: Running) -> None:
-    from openenv import GenericEnvClient
-
     with GenericEnvClient(base_url=server.url).sync() as env:
         first = env.reset(seed=7, task_id="fleet-elastic")
         assert set(first.observation) == set(FLEET_OBSERVATION)
