@@ -245,7 +245,7 @@ function showTask() {
 
 function showCode() {
   const write = page.language === "curl" ? curl : python;
-  $("code").firstElementChild.textContent = write(page.episode, page.knobs.action);
+  $("code").firstElementChild.textContent = write(page.episode, page.knobs.action, task());
 }
 
 function selectLanguage(language) {

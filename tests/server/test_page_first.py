@@ -86,11 +86,14 @@ def entries(columns: dict, steps: int) -> list[dict]:
 
 @pytest.mark.parametrize("changed", ["a table", "a log"])
 def test_a_server_of_other_numbers_has_no_stored_episode(changed: str) -> None:
-    digest = stored()["table_digest"]
+    found = stored()
+    assert found is not None
+    digest = found["table_digest"]
     programs: Any = SimpleNamespace(table=SimpleNamespace(digest=digest), trace=None)
     assert first_screen(programs) is not None
     other = {"table": SimpleNamespace(digest="other")} if changed == "a table" else {"trace": object()}
-    assert first_screen(SimpleNamespace(**(vars(programs) | other))) is None
+    mine: Any = SimpleNamespace(**(vars(programs) | other))
+    assert first_screen(mine) is None
 
 
 def test_a_shared_address_plays_what_it_names(page: Browser, site: str) -> None:
