@@ -55,7 +55,8 @@ def test_a_session_is_the_librarys_episode(http: httpx.Client, task: str) -> Non
     reset = http.post("/reset", json={"task_id": task, "seed": 7}, timeout=400).json()
     assert set(reset["observation"]) == set(FLEET_OBSERVATION) and reset["episode_length"] == 1440
     assert reset["info"]["active_actions"] == ["gpus", "batch_size", "spec_length"]
-    actions = [{"gpus": size, "batch_size": 64 + i} for i, size in enumerate(SIZES)]
+    defaults = {name: knob.default for name, knob in FLEET_KNOBS.items()}  # a log is compared knob by knob
+    actions = [defaults | {"gpus": size, "batch_size": 64 + i} for i, size in enumerate(SIZES)]
     session = reset["session_id"]
     answers = [http.post("/step", json={"session_id": session, "action": action}).json() for action in actions]
     for answer, step in zip(answers, twin(task, 7, actions), strict=True):
