@@ -6,8 +6,8 @@ drawn, of those in which a second GPU may be leased.
     python docs/scenario_pictures.py       # docs/images/drafts_by_load.svg, second_gpu.svg, one_for_all.svg
     python docs/scenario_pictures.py 8     # one of them
 
-Settings of the controller are those that `python -m training headroom --task N --out docs/headroom/taskN` found; trained
-is the policy that ships for the task.
+Settings of the controller are those that `python -m training headroom --task N --out docs/headroom/taskN` found;
+trained is the policy that ships for the task.
 """
 
 from __future__ import annotations
