@@ -281,6 +281,9 @@ def policies(
         list[str], typer.Option("--task", "-t", help="Tasks; may be repeated. Default: all that ship.")
     ] = [],  # noqa: B006
     devices: Annotated[int | None, typer.Option(help="See train.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder that keeps each run; one that was cut off goes on from there.")
+    ] = None,
 ) -> None:
     """Train the policies that ship in data/policies (``make policies``)."""
     from training import devices as meshes
@@ -289,7 +292,7 @@ def policies(
     try:
         meshes.prepare(devices)
         use_cache()
-        build(console, seeds, devices, [task_of(task) for task in tasks] or None)
+        build(console, seeds, devices, [task_of(task) for task in tasks] or None, runs)
     except (ValueError, OSError) as error:
         raise fail(error) from error
 

@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 import inferencegym_jax as ig
-from inferencegym_jax.episodes.policy import init_carry, spread
 from inferencegym_jax.episodes.static_search import best_action, search_static, static_actions
 from training import rivals
+from training.beside import play_beside
 from training.headroom import PUBLISHED, Played, played, published
 from training.scenario_plot import draw_episode, steepest
 
@@ -73,40 +71,16 @@ def play(windows: int = WINDOWS) -> Windows:
     policy = ig.policies.general_for(problem)
     one = ig.ServeAction(**json.loads(ONE_GPU.read_text(encoding="utf-8"))["action"])
     held = {TWO: problem.best_static, ONE: one, GENERAL: None}
-    parts = [
-        (np.bool_(action is not None), (action or ig.ServeAction()).as_arrays(), init_carry(policy))
-        for action in held.values()
-    ]
-    carry: Any = jax.tree.map(lambda *xs: np.concatenate(xs), *(spread(part, windows) for part in parts))
-    rolled = jax.tree.map(
-        np.asarray,
-        ig.rollout(
-            problem.env,
-            problem.params,
-            Partial(_held_or_asked, policy),
-            np.tile(seeds, len(parts)),
-            carry=carry,
-            carry_axis=0,
-        ),
-    )
+    rolled = play_beside(problem, policy, list(held.values()), seeds)
     load = rivals.true_load(problem, seeds, ahead=1)
     drawn = steepest(load)
     results: dict[str, Played] = {}
     trajectories: dict[str, ig.Trajectory] = {}
-    for i, name in enumerate(held):
-        own: ig.Trajectory = jax.tree.map(lambda x, i=i: x[:, i * windows : (i + 1) * windows], rolled)
+    for name, own in zip(held, rolled, strict=True):
         results[name] = played(problem, own)
         trajectories[name] = jax.tree.map(lambda x: x[:, drawn : drawn + 1], own)
     oracle = next(row["score"]["mean"] for row in found["rows"] if row["policy"] == "oracle")
     return Windows(problem, seeds, results, trajectories, drawn, load[drawn], float(oracle))
-
-
-def _held_or_asked(policy: Any, key: jax.Array, observation: Any, carry: Any) -> Any:
-    """The action in the carry where it is to be held, else the policy's: all rows in one program."""
-    held, action, inner = carry
-    asked, inner = policy(key, observation, inner)
-    taken = jax.tree.map(lambda a, b: jnp.where(held, a, b), action, asked.as_arrays())
-    return taken, (held, action, inner)
 
 
 def search_one_gpu(windows: int = TRAINING_WINDOWS) -> dict[str, Any]:

@@ -16,11 +16,11 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax import Problem
-from inferencegym_jax.adapters.relative_views import network_on
 from inferencegym_jax.numerics.bootstrap import mean_interval
-from inferencegym_jax.policies.policy_file import GENERAL, load_network
+from inferencegym_jax.policies.policy_file import GENERAL, load_network, playable
 from inferencegym_jax.table.latency_table import data_path
-from training import lanes, rivals
+from training import rivals
+from training.beside import play_beside
 from training.headroom import played
 
 TASKS = (4, 5, 6, 7)
@@ -52,9 +52,12 @@ class Place:
         """The task on the log.
 
         Raises:
-            ValueError, OSError: no such task, or a log that cannot be read.
+            ValueError, OSError: no such task, one that is drawn for each episode, or a log that cannot be read.
         """
-        return ig.problem(self.task, trace=self.trace)
+        found = ig.problem(self.task, trace=self.trace)
+        if found.env.draws is not None:
+            raise ValueError(f"task = {self.task!r}: is drawn for each episode; python -m training headroom --task 8")
+        return found
 
 
 def row_of(place: Place, policy: Path, episodes: int) -> dict[str, Any]:
@@ -65,10 +68,9 @@ def row_of(place: Place, policy: Path, episodes: int) -> dict[str, Any]:
     """
     began = time.perf_counter()
     problem, seeds = place.problem(), rivals.test_seeds(episodes)
-    held = lanes.held(problem.best_static, episodes, int(problem.params.episode_length))
-    static = played(problem, lanes.episodes_of(problem, lanes.of_sequences(held), seeds)).columns
-    env, own = network_on(*load_network(policy), problem)
-    mine = played(problem, ig.rollout(env, problem.params, own, seeds)).columns
+    own = playable(*load_network(policy), problem)
+    rolled = play_beside(problem, own, [problem.best_static, None], seeds)
+    static, mine = (played(problem, trajectory).columns for trajectory in rolled)
     over = mine["score"] - static["score"]
     return {
         "place": place.name,
