@@ -1,7 +1,7 @@
 """The episode of the page's first screen, made before anybody asks: `python docs/first_screen.py`.
 
 Task 7's window that `make demo` draws, under the trained policy and under the best setting that never changes. Every
-number is that of a session that takes these actions; `server/static/first.json.gz` holds them as columns, so that the
+number is that of a session that takes these actions; `server.first_screen.FILE` holds them as columns, so that the
 page plays at once and no server compiles a rollout for it.
 """
 
