@@ -32,14 +32,15 @@ def draw_episode(axes: Any, problem: ig.Problem, load: np.ndarray, lines: Mappin
         axes[1].step(seconds, np.asarray(done)[:, 0], where="post", **line)
         axes[2].semilogy(seconds, smooth(played.metrics.ttft_p50_ms[:, 0]), **line)
         axes[3].semilogy(seconds, smooth(played.metrics.tpot_ms[:, 0]), **line)
-    for axis in axes:
-        tidy(axis)
     axes[1].set_ylabel("GPUs paid" if leases else "draft tokens")
     objectives = (problem.spec.slo_ttft_ms, problem.spec.tpot_objectives_ms)
     for axis, label, limits in zip(axes[2:], ("TTFT, median\n(ms)", "TPOT (ms)"), objectives, strict=True):
         axis.set_ylabel(label)
         for limit in {x for x in limits if np.isfinite(x)}:
             axis.axhline(limit, color=LIMIT_COLOUR, lw=0.8, ls="--")
+    for axis in axes:
+        axis.set_xlim(0, len(load))
+        tidy(axis)
 
 
 def steepest(load: np.ndarray) -> int:
