@@ -122,7 +122,7 @@ def iteration(profile: EngineProfile, context: float = 1024.0, prompt: float = 1
 
 def main() -> None:
     """Draw all of them."""
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "inferencegym", "svg.fonttype": "none"}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "inferencegym", "svg.fonttype": "none"}):
         draw_all()
 
 

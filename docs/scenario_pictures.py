@@ -82,7 +82,7 @@ def picture(
 
 def main() -> None:
     """Draw all of them."""
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "inferencegym", "svg.fonttype": "none"}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "inferencegym", "svg.fonttype": "none"}):
         for task in NAMES:
             draw(task)
 

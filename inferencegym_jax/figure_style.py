@@ -125,6 +125,7 @@ def label_levels(
     texts = {name: textwrap.fill(readable(name), wrap) if "\n" not in name else name for name in names}
     line = 1.35 * size / 72 / (axis.get_position().height * axis.figure.get_figheight())
     heights = {name: line * (1 + texts[name].count("\n")) for name in names}
+    axis.get_ylim()  # brings the limits up to date, on which the transform rests
     to_share = axis.get_yaxis_transform() - axis.transAxes  # data to a share of the axes' height, on log axes too
     shares = [float(to_share.transform((1.0, levels[name]))[1]) for name in names]
     for name, y in zip(names, spread(shares, [heights[n] for n in names]), strict=True):
