@@ -10,19 +10,16 @@ Settings of the controller are those that `python -m training headroom --task N 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import inferencegym_jax as ig  # noqa: E402
-from inferencegym_jax.figure_style import COLOURS, STYLE  # noqa: E402
+from inferencegym_jax.figure_style import COLOURS  # noqa: E402
 from training import lanes, rivals  # noqa: E402
 from training.headroom import EPISODES, played, published, tuned_plan  # noqa: E402
 from training.scenario_plot import draw_episode, steepest  # noqa: E402
@@ -44,47 +41,26 @@ def draw(task: int) -> None:
         "best static": lanes.of_sequences(lanes.held(problem.best_static, 1, steps)),
         "best reactive": lanes.of_plans([tuned_plan(published(task))], steps),
     }
+    drawing = Figure(figsize=(7.4, 6.2), layout="constrained")
+    panels = drawing.subplots(4, 1, sharex=True)
     lines = {}
     for name, episode in played_by.items():
         trajectory = lanes.episodes_of(problem, episode, seeds)
         score = float(played(problem, trajectory).columns["score"][0])
         lines[f"{name}, score {score:.3f}"] = (trajectory, LINES[name])
-    drawing = picture(Figure(figsize=(7.4, 6.2)), problem, load, lines, int(seeds[0]))
-    drawing.savefig(OUT / f"{NAMES[task]}.svg", metadata={"Date": None})
-
-
-def picture(
-    drawing: Figure, problem: ig.Problem, load: np.ndarray, lines: Mapping[str, tuple[Any, str]], seed: int
-) -> Figure:
-    """Four panels over each other and the names above them.
-
-    Args:
-        drawing: an empty figure.
-        problem: the task.
-        load: float32[seconds], what arrives, as a share of one GPU's capacity.
-        lines: label -> (``Trajectory`` with leading axes (seconds, 1), colour).
-        seed: of the episode, for the caption.
-
-    Returns:
-        The figure.
-    """
-    drawing.subplots_adjust(left=0.12, right=0.98, top=0.9, bottom=0.09, hspace=0.16)
-    panels = drawing.subplots(4, 1, sharex=True)
     draw_episode(panels, problem, load, lines)
-    panels[-1].set_xlabel("second of the episode; dashed: one GPU's capacity, objectives")
-    drawing.align_ylabels()
-    names = panels[1].get_legend_handles_labels()
-    drawing.legend(*names, loc="upper left", bbox_to_anchor=(0.11, 0.95), ncols=len(lines))
-    title = f"Task {problem.spec.id}, {problem.spec.title}, held-out episode {seed}"
-    drawing.suptitle(title, x=0.12, y=0.985, ha="left", fontsize=10)
-    return drawing
+    drawing.legend(
+        *panels[1].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8
+    )
+    panels[-1].set_xlabel(f"second of the episode (seed {int(seeds[0])}); dashed: one GPU's capacity, objectives")
+    drawing.savefig(OUT / f"{NAMES[task]}.svg", metadata={"Date": None})
 
 
 def main() -> None:
     """Draw all of them."""
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "inferencegym", "svg.fonttype": "none"}):
-        for task in NAMES:
-            draw(task)
+    matplotlib.rcParams |= {"svg.hashsalt": "inferencegym", "svg.fonttype": "none"}
+    for task in NAMES:
+        draw(task)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,29 @@ def draw_episode(axes: Any, problem: ig.Problem, load: np.ndarray, lines: Mappin
         tidy(axis)
 
 
+def episode_figure(
+    drawing: Any, problem: ig.Problem, load: np.ndarray, lines: Mapping[str, tuple[Any, str]], title: str
+) -> Any:
+    """``draw_episode`` on an empty figure, the lines' names above the panels; returns the figure.
+
+    Args:
+        drawing: an empty figure of matplotlib, 7.4 by 6.2 inches.
+        problem: the task.
+        load: float32[seconds], what arrives, as a share of one GPU's capacity.
+        lines: label -> (``Trajectory`` with leading axes (seconds, 1), colour).
+        title: over it all.
+    """
+    drawing.subplots_adjust(left=0.12, right=0.98, top=0.9, bottom=0.09, hspace=0.16)
+    panels = drawing.subplots(4, 1, sharex=True)
+    draw_episode(panels, problem, load, lines)
+    panels[-1].set_xlabel("second of the episode; dashed: one GPU's capacity, objectives")
+    drawing.align_ylabels()
+    names = panels[1].get_legend_handles_labels()
+    drawing.legend(*names, loc="upper left", bbox_to_anchor=(0.11, 0.955), ncols=len(lines))
+    drawing.suptitle(title, x=0.12, y=0.985, ha="left", fontsize=10)
+    return drawing
+
+
 def steepest(load: np.ndarray) -> int:
     """Which of float32[episodes, seconds] differs most between its first and its second half."""
     half = load.shape[1] // 2
