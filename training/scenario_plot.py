@@ -41,6 +41,8 @@ def draw_episode(axes: Any, problem: ig.Problem, load: np.ndarray, lines: Mappin
     for axis in axes:
         axis.set_xlim(0, len(load))
         tidy(axis)
+    if leases:
+        axes[1].set_yticks([1, 2])
 
 
 def episode_figure(
