@@ -21,6 +21,8 @@ COLOURS = {
 }
 """Of the built-in policies, wherever they are drawn."""
 OTHER_COLOUR = "#7c3aed"
+LINES = ("#6e7781", "#c2570c", "#2457d6", "#13764a", "#7c3aed", "#b3203c")
+"""Of lines that have no colour of their own, in this order."""
 BURST_COLOUR, OOM_COLOUR, LIMIT_COLOUR = "#e3a008", "#b3203c", "#6e7781"
 STYLE: dict[Any, Any] = {
     "font.size": 8,

@@ -20,7 +20,7 @@ matplotlib = pytest.importorskip("matplotlib", reason="needs the extra demo")
 
 from matplotlib.figure import Figure  # noqa: E402
 
-from inferencegym_jax.cli import measured_plot  # noqa: E402
+from inferencegym_jax.cli import measured_plot, scenario_report, trial_report  # noqa: E402
 from tests.tools.figure_texts import collisions, texts  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,6 +141,34 @@ def headroom() -> Figure:
     return draw_headroom_rows({"rows": rows, "task": 7, "title": "Second GPU"})
 
 
+POLICIES = ("batch_size=64", "baseline", "best_static", "learned")
+
+
+def interval(mean: float) -> dict[str, float]:
+    return {"mean": mean, "low": 0.8 * mean, "high": 1.2 * mean}
+
+
+def trial() -> Figure:
+    rows = {
+        name: {
+            "goodput": interval(2.0 + i),
+            "ttft_mean_ms": interval(3000.0 * (1 + i)),
+            "itl_ms": interval(20.0 + 50 * i),
+        }
+        for i, name in enumerate(POLICIES)
+    }
+    return trial_report.picture({"measured": rows, "predicted": rows}, Figure(figsize=(10.5, 3.9)))
+
+
+def live_scenario() -> Figure:
+    load = 10 + 8 * np.sin(np.arange(SECONDS) / 40)
+    one = {"instances": 1 + (load > 12), "on_time": 0.9 * load, "asked": load}
+    measured = {name: {"instances": interval(1.5), "on_time_share": interval(0.8)} for name in POLICIES}
+    timeline = [{"load": load / 15, "policies": dict.fromkeys(POLICIES, one)}]
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    return scenario_report.picture({"timeline": timeline, "measured": measured}, figure)
+
+
 def one_episode() -> Figure:
     from inferencegym_jax.adapters import timeline
     from inferencegym_jax.models import KNOBS
@@ -174,7 +202,8 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
     "inferencegym_jax/adapters/timeline.py": {"one": one_episode},  # two beside each other: tests/test_figures.py
     "inferencegym_jax/cli/measured_plot.py": {"runs": measured},
     "inferencegym_jax/cli/pareto_plot.py": {},  # tests/test_figures.py
-    "inferencegym_jax/cli/trial_report.py": {},
+    "inferencegym_jax/cli/scenario_report.py": {"scenario": live_scenario},
+    "inferencegym_jax/cli/trial_report.py": {"trial": trial},
     "training/demo.py": {"demo": demo},
     "training/fleet_plot.py": {"day": fleet_day},
     "training/plots.py": {"headroom": headroom},  # the others: tests/test_figures.py
