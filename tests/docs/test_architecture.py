@@ -48,7 +48,8 @@ def test_every_folder_is_there() -> None:
     files = re.findall(r"`([\w/]+\.py):(\w+)`", PAGE)
     assert len(files) >= 10
     for file, function in files:
-        assert re.search(rf"^ *(?:def|class) {function}\b", (LIBRARY / file).read_text(encoding="utf-8"), re.M), (file, function)
+        text = (LIBRARY / file).read_text(encoding="utf-8")
+        assert re.search(rf"^ *(?:def|class) {function}\b", text, re.M), (file, function)
 
 
 @pytest.mark.parametrize(("wanted", "file", "there"), PLACES, ids=[wanted for wanted, _, _ in PLACES])
