@@ -2,8 +2,8 @@
 
 1. Roll out baseline, random, reactive, best static (and trained, where it ships) over 1,024 vmapped episodes of each
 short task; print a table. 2. Train task 1 from scratch. 3. Play 24 windows of task 7, second-gpu, with two GPUs always,
-with one, and under a controller that leases the second; print what each pays and keeps. demo.png holds one window and
-the learning curve.
+the best setting with one, and under the general policy, which was never trained there; print what each pays and keeps.
+demo.png holds one window and the learning curve.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHOWN = {
 SHOWN_BY_REQUEST = {**LATENCIES, "mean_tpot_ms": ("TPOT\nms", ",.0f")}
 COMMAND = "make demo   (python -m training.demo)"
 CURVE_TASK = 1
-SHOWN_AS = ("best_static", "baseline", "reactive")  # whose colours the three policies of the window have
+SHOWN_AS = ("best_static", "baseline", "trained")  # whose colours the three policies of the window have
 LINES = ("baseline", "random", "reactive", "best_static")  # beside the learning curve
 
 

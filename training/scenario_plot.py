@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,13 @@ from inferencegym_jax.figure_style import FAINT, INK, LIMIT_COLOUR, tidy
 SMOOTHED_S = 15
 
 
-def draw_episode(axes: Any, problem: ig.Problem, load: np.ndarray, lines: Mapping[str, tuple[Any, str]]) -> None:
+def draw_episode(
+    axes: Any,
+    problem: ig.Problem,
+    load: np.ndarray,
+    lines: Mapping[str, tuple[Any, str]],
+    objectives: Sequence[Sequence[float]] | None = None,
+) -> None:
     """Draw it; the second panel has the GPUs paid where the task may lease one, else the draft tokens.
 
     Args:
@@ -21,6 +27,7 @@ def draw_episode(axes: Any, problem: ig.Problem, load: np.ndarray, lines: Mappin
         problem: the task.
         load: float32[seconds], what arrives, as a share of one GPU's capacity.
         lines: label -> (``Trajectory`` with leading axes (seconds, 1), colour).
+        objectives: on TTFT and on TPOT, ms, by class; default: the task's.
     """
     leases, seconds = "prefill_disagg" in problem.spec.active_knobs, np.arange(len(load))
     axes[0].fill_between(seconds, load, color=FAINT, lw=0)
@@ -35,8 +42,8 @@ def draw_episode(axes: Any, problem: ig.Problem, load: np.ndarray, lines: Mappin
     for axis in axes:
         tidy(axis)
     axes[1].set_ylabel("GPUs paid" if leases else "draft tokens")
-    objectives = (problem.spec.slo_ttft_ms, problem.spec.tpot_objectives_ms)
-    for axis, label, limits in zip(axes[2:], ("TTFT, median\n(ms)", "TPOT (ms)"), objectives, strict=True):
+    drawn = objectives or (problem.spec.slo_ttft_ms, problem.spec.tpot_objectives_ms)
+    for axis, label, limits in zip(axes[2:], ("TTFT, median\n(ms)", "TPOT (ms)"), drawn, strict=True):
         axis.set_ylabel(label)
         for limit in {x for x in limits if np.isfinite(x)}:
             axis.axhline(limit, color=LIMIT_COLOUR, lw=0.8, ls="--")
