@@ -25,7 +25,14 @@ def step(http: httpx.Client, session: str, action: dict[str, Any], **more: Any) 
     return http.post("/step", json={"session_id": session, "action": action, **more})
 
 
-@pytest.mark.parametrize("task", [spec.id for spec in ig.task_specs().values() if spec.episode_length <= 600])
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(spec.id, marks=[pytest.mark.slow] if spec.episode_length > 200 else [])
+        for spec in ig.task_specs().values()
+        if spec.episode_length <= 600
+    ],
+)
 def test_an_episode_over_http_is_the_rollouts(http: httpx.Client, task: int):
     seed, config = 40 + task, {"gamma": 0.5} if task == 3 else None
     steps = ig.get_task(task).episode_length
