@@ -119,7 +119,7 @@ def test_a_replay_is_given_up_where_too_few_can_be_in_time(tmp_path: Path):
     made = deployment(dict(table.knob_defaults) | {"batch_size": 8}, table, 40.0, requests.longest)
 
     def engines() -> EngineReplay:
-        return EngineReplay(table, requests, Objective(2000.0), np.ones(5))
+        return EngineReplay(table, requests, Objective(20_000.0), np.ones(5))
 
     kept = float(engines().replay(made).quality.attainment[0])
     assert 0.02 < kept < 0.9
