@@ -98,7 +98,7 @@ def train(
     """
     from training import devices as meshes
     from training.progress import training_progress
-    from training.runner import NonFiniteLoss, run
+    from training.runner import NonFiniteLoss, columns_of, run
 
     try:
         changes = {"seed": seed, "total_steps": steps, **own_files(table, trace, unit, columns, start, end, last)}
@@ -108,9 +108,7 @@ def train(
         if devices or not (distributed or coordinator):
             meshes.prepare(devices)
         use_cache()
-        import inferencegym_jax as ig
-
-        folder = out or RUNS / f"task{ig.get_task(chosen.task).id}-seed{chosen.seed}"
+        folder = out or RUNS / f"task{chosen.task_id}-seed{chosen.seed}"
         with training_progress(console, chosen) as report:
             result = run(chosen, folder, resume=resume, devices=devices, tensorboard=tensorboard, report=report)
     except (ValueError, OSError) as error:
@@ -118,10 +116,13 @@ def train(
     except NonFiniteLoss as error:
         raise fail(error) from error
     word = "Interrupted" if result.interrupted else "Done"
-    final = result.rows[-1] if result.rows else dict.fromkeys(("score", "return", "oom_share"), float("nan"))
+    final = result.rows[-1] if result.rows else dict.fromkeys(columns_of(chosen), float("nan"))
+    besides = f"out of memory {percent(final['oom_share'])}"
+    if chosen.is_fleet:
+        besides = f"{percent(final['on_time_share'])} on time at {final['mean_gpus']:.2f} GPUs"
     console.print(
         f"{word} after {result.seconds:.1f} s: score {final['score']:.4f}, return {final['return']:.2f}, "
-        f"out of memory {percent(final['oom_share'])}. Kept in {folder}/.",
+        f"{besides}. Kept in {folder}/.",
         highlight=False,
     )
     if result.interrupted:
@@ -404,20 +405,37 @@ def fleet_headroom(
 
 @app.command("fleet-search")
 def fleet_search(
-    settings: Annotated[int, typer.Option(help="Settings of the rule by tokens that are drawn.")] = 200,
-    conditions: Annotated[int, typer.Option(help="Training conditions of fleet-anywhere.")] = 16,
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="fleet-anywhere, or a fleet task whose own rule is tuned.")
+    ] = "fleet-anywhere",
+    settings: Annotated[int, typer.Option(help="Settings of the rule by tokens that are drawn.")] = 240,
+    conditions: Annotated[int, typer.Option(help="Training conditions of fleet-anywhere, or training days.")] = 16,
+    keep: Annotated[bool, typer.Option("--keep", help="Write a task's own rule to data/fleet_rules.json.")] = False,
 ) -> None:
-    """Settings of the fleet's reactive rule, searched on fleet-anywhere's training conditions.
+    """Settings of the fleet's rule by tokens, searched on fleet-anywhere's training conditions by price, or on a task's
+    training days by the mean GPUs at 99 % of requests on time.
 
-    Example: python -m training fleet-search
+    Example: python -m training fleet-search --task fleet-elastic
     """
-    from training.fleet_headroom import search_rule
+    from training import fleet_search as searches
 
     use_cache()
-    names = ("target", "fast", "trend", "floor", "period", "hold")
-    typer.echo(f"{'price':>8} {'on time':>8} " + " ".join(f"{name:>7}" for name in names))
-    for plan, price, share in search_rule(settings, conditions)[:10]:
-        values = " ".join(f"{float(getattr(plan, name)):7.3g}" for name in names)
+    anywhere = task == "fleet-anywhere"
+    shapes = max(settings // len(searches.TUNED_TARGETS), 2)
+    try:
+        if anywhere:
+            rows = searches.search_rule(settings, conditions)
+        else:
+            rows = searches.tune_rule(task, shapes, conditions)
+        if keep and rows and not anywhere:
+            tried = (shapes + shapes // 2) * len(searches.TUNED_TARGETS)
+            searches.write_tuned(task, rows[0][0], rows[0][1], tried, conditions)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    first = "price" if anywhere else "GPUs"
+    typer.echo(f"{first:>8} {'on time':>8} " + " ".join(f"{name:>7}" for name in searches.SETTINGS))
+    for plan, price, share in rows[:10]:
+        values = " ".join(f"{float(getattr(plan, name)):7.3g}" for name in searches.SETTINGS)
         typer.echo(f"{price:8.3f} {share:8.2%} {values}")
 
 

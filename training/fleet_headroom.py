@@ -22,7 +22,6 @@ import inferencegym_jax as ig
 from inferencegym_jax.fleet.action import GPUS
 from inferencegym_jax.fleet.contest import contest, decisions
 from inferencegym_jax.fleet.failures import named_failures
-from inferencegym_jax.fleet.making import TRAINING_SEEDS, anywhere_params
 from inferencegym_jax.fleet.rules import (
     DEFAULTS,
     HPA,
@@ -41,8 +40,8 @@ from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet
 from inferencegym_jax.fleet.traffic import coming
 from inferencegym_jax.traffic.fitted import log_modulation
 from training import fleet_beam
+from training.fleet_search import WANTED, frontier
 
-WANTED = 0.99
 DAYS = 24
 RESAMPLES = 1000
 LATE_PRICES = (20.0, 60.0, 150.0, 400.0)  # of the clairvoyant's late requests, times a request's GPU time
@@ -55,27 +54,6 @@ TARGETS: dict[str, tuple[RulePlan, tuple[float, ...]]] = {
     "two-loop planner": (DEFAULTS["Dynamo planner"], (1.0, 0.8, 0.65, 0.5, 0.4)),
 }
 """Rules and the targets over which their frontier runs, from cheap to dear."""
-
-
-def frontier(gpus: np.ndarray, share: np.ndarray, wanted: float = WANTED) -> float:
-    """Mean GPUs at the wanted share on time: least of the settings that reach it and of straight lines between pairs.
-
-    Args:
-        gpus, share: float64[settings].
-        wanted: share on time.
-
-    Returns:
-        GPUs, NaN where no setting reaches it.
-    """
-    best = np.inf
-    for i in range(len(gpus)):
-        if share[i] >= wanted:
-            best = min(best, gpus[i])
-        for j in range(len(gpus)):
-            if share[i] < wanted <= share[j]:
-                place = (wanted - share[i]) / (share[j] - share[i])
-                best = min(best, gpus[i] + place * (gpus[j] - gpus[i]))
-    return float(best) if np.isfinite(best) else float("nan")
 
 
 def shares(on_time: np.ndarray, judged: np.ndarray) -> np.ndarray:
@@ -299,54 +277,6 @@ def write(found: Mapping[str, Any], stem: Path) -> list[Path]:
     paths[0].write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     paths[1].write_text(markdown(found) + "\n", encoding="utf-8")
     return paths
-
-
-def search_rule(settings: int = 200, conditions: int = 16, seed: int = 0) -> list[tuple[RulePlan, float, float]]:
-    """Settings of the rule by tokens, searched on fleet-anywhere's training draws.
-
-    Args:
-        settings: drawn; a quarter as many again are tried around the best.
-        conditions: training conditions, drawn by seeds from 2^31.
-        seed: of the settings.
-
-    Returns:
-        (plan, median price over conditions, mean share on time), best first; the price is mean GPUs, and late requests
-        at the task's price.
-    """
-    rng = np.random.default_rng(seed)
-    seeds = np.arange(TRAINING_SEEDS, TRAINING_SEEDS + conditions, dtype=np.uint32)
-    env, _ = ig.make_fleet("fleet-anywhere")
-    params = anywhere_params(seeds.tolist(), env.table)
-
-    def draw() -> RulePlan:
-        return REACTIVE.replace(
-            target=float(rng.uniform(0.4, 0.9)),
-            fast=float(rng.uniform(0.0, 1.0)),
-            trend=float(rng.uniform(0.0, 2.0)),
-            floor=float(rng.uniform(0.0, 1.0)),
-            period=int(rng.choice((1, 2, 3))),
-            hold=int(rng.choice((1, 6, 12, 24, 36, 60))),
-        )
-
-    def near(plan: RulePlan) -> RulePlan:
-        return plan.replace(
-            target=float(np.clip(plan.target * rng.uniform(0.92, 1.08), 0.3, 1.0)),
-            fast=float(np.clip(plan.fast + rng.normal(0, 0.15), 0, 1)),
-            trend=float(np.clip(plan.trend + rng.normal(0, 0.25), 0, 3)),
-            floor=float(np.clip(plan.floor + rng.normal(0, 0.15), 0, 1)),
-        )
-
-    def judge(plans: list[RulePlan]) -> list[tuple[RulePlan, float, float]]:
-        found = contest(env, params, plans, seeds)
-        return [
-            (plan, float(np.mean(price)), float(np.mean(share)))
-            for plan, price, share in zip(plans, found.price, found.on_time_share, strict=True)
-        ]
-
-    rows = sorted(judge([draw() for _ in range(settings)]), key=lambda row: row[1])
-    best = [row[0] for row in rows[:10]]
-    more = judge([near(best[i % len(best)]) for i in range(settings // 4)])
-    return sorted(rows + more, key=lambda row: row[1])
 
 
 def draw_day(task: str | FleetSpec, stem: Path, day: int = 0, plan: RulePlan = REACTIVE) -> list[Path]:
