@@ -95,6 +95,7 @@ class TrainConfig:
         "middle"  # of every knob, or "baseline" or "best_static": the action that the untrained policy is centred on
     )
     stagger: bool = True  # start environments at every moment of an episode instead of all at its beginning
+    phases: int = 0  # moments of an episode at which they start; 0: each at its own. A reset takes as long as steps
     evaluate_every: int = 10  # updates
     evaluation_episodes: int = 64
     hyper: Hyperparameters = field(default_factory=Hyperparameters)
@@ -112,6 +113,11 @@ class TrainConfig:
         ReadOptions.of(self.trace_unit, self.trace_columns, self.trace_start, self.trace_end, self.trace_last)
         if self.rollout_length > episode:
             raise ValueError(f"rollout_length = {self.rollout_length}: must be at most an episode, {episode}")
+        whole = isinstance(self.phases, int) and not isinstance(self.phases, bool)
+        if not whole or not 0 <= self.phases <= self.environments:
+            raise ValueError(
+                f"phases = {self.phases!r}: must be a whole number from 0 to environments, {self.environments}"
+            )
         if self.memory not in MEMORIES:
             raise ValueError(f"memory = {self.memory!r}: must be one of {', '.join(MEMORIES)}")
         try:

@@ -30,7 +30,7 @@ COLUMNS = (
     "update env_steps seconds return score reward policy_loss value_loss entropy kl clipped steps_per_second "
     "mean_tps mean_ttft_p50_ms peak_memory_gb mean_violations total_cost oom_share"
 ).split()
-FLEET_COLUMNS = (*COLUMNS[:11], *FIELDS)
+FLEET_COLUMNS = (*COLUMNS[:12], *FIELDS)
 CHECKPOINT_SECONDS = 20.0
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from inferencegym_jax import EnvParams, EpisodeStatistics
@@ -103,8 +104,14 @@ def step_all(env: Any, params: EnvParams, state: Any, action: Any) -> Any:
 
 def warm_up_steps(config: TrainConfig) -> int:
     """Environment steps that staggering takes before the first update."""
-    length = config.episode_length
-    return sum(i * length // config.environments for i in range(config.environments)) if config.stagger else 0
+    return int(starting_offsets(config).sum()) if config.stagger else 0
+
+
+def starting_offsets(config: TrainConfig) -> np.ndarray:
+    """int64[environments]: steps into an episode at which staggered environments start."""
+    phases = config.phases or config.environments
+    phase = np.arange(config.environments) * phases // config.environments
+    return phase * config.episode_length // phases
 
 
 def initial_state(env: Any, params: EnvParams, config: TrainConfig, seed: Any, hyper: Hyperparameters) -> TrainState:
@@ -128,7 +135,7 @@ def initial_state(env: Any, params: EnvParams, config: TrainConfig, seed: Any, h
     carry = first_carry(config.observed, config.hidden_size, (config.environments,), config.numbers)
     if config.stagger:
         length = config.episode_length
-        offsets = jnp.arange(config.environments) * length // config.environments
+        offsets = jnp.asarray(starting_offsets(config), jnp.int32)
 
         def advance(before: Any, step: jax.Array) -> tuple[Any, None]:
             observation, state, carry = before
