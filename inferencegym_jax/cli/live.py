@@ -144,6 +144,7 @@ def measure(
 
 @app.command()
 def trial(
+    context: typer.Context,
     base_url: BaseUrl,
     model: Model,
     table: Annotated[Path, typer.Option(help="latency table that `measure` made of this server")],
@@ -174,7 +175,13 @@ def trial(
     ] = "",
     max_num_seqs: Annotated[int, typer.Option(help="the engine's own limit on running requests")] = 256,
     seed: Annotated[int, typer.Option(help="of the first repeat's traffic")] = 0,
-    plot: Annotated[Path | None, typer.Option(help="PNG or SVG of predicted against measured")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG or SVG: predicted against measured; of a scenario, a run")
+    ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(help="second-instance or drift: traffic, objectives and rivals are fixed, lengths may be given"),
+    ] = None,
     spare: SpareUrl = None,
     start_cmd: StartCmd = None,
     stop_cmd: StopCmd = None,
@@ -191,6 +198,7 @@ def trial(
 
     Gains are taken to the first policy named.
     """
+    from inferencegym_jax.cli.scenario_trial import scenario_trial
     from inferencegym_jax.cli.trial_report import plot_trial, trial_table, verdict
     from inferencegym_jax.live.server.probe import EngineError
     from inferencegym_jax.live.trial.request import TrialRequest, compare
@@ -209,6 +217,11 @@ def trial(
         "start_timeout_s": start_timeout,
         "stop_timeout_s": stop_timeout,
     }
+    if scenario is not None:
+        with sentences(EngineError):
+            endpoint, second = server(base_url, model, api_key_env), spare_of(spare, found_options)
+            scenario_trial(context, scenario, endpoint, second, names)
+        return
     with sentences(EngineError):
         second = spare_of(spare, found_options)
         default = PLAIN_TASK if second is None else LEASING_TASK

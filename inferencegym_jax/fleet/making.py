@@ -30,11 +30,20 @@ SCALES = (0.5, 1.0, 2.0)
 
 def is_fleet(task: Any) -> bool:
     """Whether a task is a fleet's: a ``FleetSpec``, or the name or id of one that ships."""
-    if isinstance(task, FleetSpec) or task == ANYWHERE:
-        return True
-    if not isinstance(task, bool) and task == ANYWHERE_ID:
+    if isinstance(task, FleetSpec) or is_anywhere(task):
         return True
     return any(task in (spec.name, spec.id) for spec in fleet_specs().values() if not isinstance(task, bool))
+
+
+def is_anywhere(task: Any) -> bool:
+    """Whether a task is fleet-anywhere's name or id."""
+    return task == ANYWHERE or (task == ANYWHERE_ID and not isinstance(task, bool))
+
+
+@functools.cache
+def fleet_tasks() -> dict[str, FleetSpec]:
+    """Every fleet task by name; fleet-anywhere is its first training condition."""
+    return {**fleet_specs(), ANYWHERE: draw_condition(TRAINING_SEEDS)}
 
 
 def make_fleet(
@@ -72,7 +81,7 @@ def fleet_spec_of(task: int | str | FleetSpec) -> FleetSpec:
     Raises:
         ValueError: no such task.
     """
-    return draw_condition(TRAINING_SEEDS) if task in (ANYWHERE, ANYWHERE_ID) else get_fleet(task)
+    return draw_condition(TRAINING_SEEDS) if is_anywhere(task) else get_fleet(task)
 
 
 def draw_condition(seed: int) -> FleetSpec:

@@ -61,6 +61,13 @@ def call(*arguments: Any, **environment: str) -> Any:
         (["trial", *TRIAL, "--stop-cmd", "x"], "--stop-cmd x: says how a spare engine is run"),
         (["trial", *TRIAL, "--spare", "http://h:1", "--start-cmd", "x"], "is the upstream 'http://h:1'"),
         (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "none.parquet"], "no such file"),
+        (["trial", *TRIAL, "--scenario", "rush"], "scenario = 'rush': must be one of second-instance, drift"),
+        (["trial", *TRIAL, "--scenario", "second-instance"], "needs a second instance; name one with --spare"),
+        (["trial", *TRIAL, "--scenario", "drift", *SPARE], "has one instance"),
+        (["trial", *TRIAL, "--scenario", "drift", "--load", "0.5"], "--load 0.5: contradicts --scenario"),
+        (["trial", *TRIAL, "--scenario", "drift", "--seconds", "5"], "must be more than the warm-up of 10"),
+        (["trial", *TRIAL, "--scenario", "drift", "--policies", "open"], "must hold 'best fixed pair'"),
+        (["trial", *TRIAL, "--scenario", "drift"], "no such file"),
         (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "x", "--policies", ","], "none given"),
         (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "x", "--classes", "1,2"], "--classes '1,2'"),
         (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "x", "--classes", "1,1,0"], "add up to 1"),
@@ -72,6 +79,7 @@ def test_bad_input_is_one_sentence_and_status_2(arguments: list[str], said: str)
     assert said in result.output.replace("\n", " ") and "Traceback" not in result.output
 
 
+@pytest.mark.slow
 def test_measure_writes_a_table_and_says_so_in_json(launch: Callable[..., Any], tmp_path: Path) -> None:
     guarded = launch("--api-key", KEY, "--a", 5)
     out = tmp_path / "t.parquet"

@@ -1,8 +1,10 @@
-"""``make live`` finds its engine or fetches it, and takes its stages in order; no engine is started here."""
+"""``make live`` finds its engine or fetches it, takes its stages in order and writes the page; no engine is started."""
 
 from __future__ import annotations
 
+import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks.live import __main__ as stages
-from benchmarks.live import vllm
+from benchmarks.live import figures, vllm
+from tests.live.test_scenarios import result
 
 
 def test_the_engine_is_where_it_was_named_or_in_the_users_cache(
@@ -67,3 +70,76 @@ def test_flags_that_contradict_each_other_start_nothing(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2 and "contradicts --base-url" in result.output.replace("\n", " ")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_instance_has_a_core_and_a_pool_of_its_own(tmp_path: Path) -> None:
+    command = vllm.Served(tmp_path, "tiny", 64, 1000).command(8000, 1)
+    text = " ".join(command)
+    assert text.startswith("nice -n 5 taskset -c 1 env VLLM_CPU_OMP_THREADS_BIND=1")
+    assert "--max-num-seqs 64" in text and "--num-gpu-blocks-override 32" in text and "--block-size 32" in text
+
+
+def test_a_spare_that_is_paused_keeps_its_process_and_is_silent_meanwhile(tmp_path: Path) -> None:
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    engine = vllm.Engine("http://127.0.0.1:9", process)
+
+    def state() -> str:
+        return Path(f"/proc/{process.pid}/stat").read_text().split()[2]
+
+    def soon(wanted: str) -> bool:
+        return any(state() == wanted or time.sleep(0.05) for _ in range(100))
+
+    try:
+        spare = vllm.spare_of(engine, ["x"], tmp_path / "log", "paused")
+        assert soon("T") and spare.start_cmd is not None and spare.stop_cmd is not None
+        subprocess.run(spare.start_cmd, shell=True, check=True)
+        assert soon("S")
+        subprocess.run(spare.stop_cmd, shell=True, check=True)
+        assert soon("T")
+    finally:
+        engine.kill()
+    cold = vllm.spare_of(engine, ["vllm", "serve x"], tmp_path / "log", "cold")
+    assert cold.start_cmd == f"exec vllm 'serve x' > {tmp_path / 'log'} 2>&1" and cold.stop_cmd is None
+
+
+def results() -> dict[str, Any]:
+    row = {"prompt": 96, "share": 0.3}
+    for name in ("itl", "ttft", "ttft_p50", "ttft_p90", "ttft_p99", "on_time"):
+        row |= {f"{name}_measured": 0.5, f"{name}_predicted": 0.4}
+    errors = dict.fromkeys(figures.TITLES, 0.055)
+    measure = {"cells": 8, "seconds": 240.0, "iteration_ms": 13.0, "running_ms": 1.2, "prompt_lengths": [64, 256]}
+    measure |= {"prefill_ms": [50.0, 200.0], "request_overhead_ms": 1.0, "kv_cache_tokens": 8192.0}
+    return {
+        "run": {"date": "2026-11-26", "command": "x", "cores": 2, "python": "3.11", "load": "0.1"},
+        "measure": measure,
+        "predict": {"rows": [row], **errors},
+        "second-instance": result(),
+    }
+
+
+def test_the_page_is_written_from_the_results_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "live.md"
+    page.write_text(f"above\n{figures.BEGIN}\nold\n{figures.END}\nbelow\n")
+    (tmp_path / "results.json").write_text(json.dumps(results()))
+    for name, value in (("PAGE", page), ("IMAGES", tmp_path / "images"), ("KEPT", tmp_path / "kept.json")):
+        monkeypatch.setattr(figures, name, value)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "second-instance.png").write_bytes(b"png")
+    written = figures.write_figures(tmp_path)
+    text = page.read_text()
+    assert text.startswith("above\n") and text.endswith("\nbelow\n") and "old" not in text
+    assert "| mean ITL, replay against engine | 6 % | 5.5 % | yes |" in text
+    assert "| mean TTFT, replay against engine | 5 % | 5.5 % | no |" in text
+    assert "| general | 96.0%" in text and "images/live_second_instance.png" in text
+    assert [path.name for path in written] == ["live.md", "kept.json", "live_second_instance.png"]
+    again = text
+    figures.write_figures(tmp_path)
+    assert page.read_text() == again
+    page.write_text("no place")
+    with pytest.raises(ValueError, match="must hold the lines"):
+        figures.write_figures(tmp_path)
+
+
+def test_the_page_has_the_place_that_is_filled() -> None:
+    text = figures.PAGE.read_text()
+    assert text.count(figures.BEGIN) == 1 and text.index(figures.BEGIN) < text.index(figures.END)

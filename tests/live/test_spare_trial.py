@@ -22,7 +22,7 @@ from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.foretold import ForetoldSpare, SpareTimes
 from inferencegym_jax.live.trial.live_env import LiveEnv
 from inferencegym_jax.live.trial.outcome import Objective, measures
-from inferencegym_jax.live.trial.prediction import replay_and_bill
+from inferencegym_jax.live.trial.prediction import replayed
 from inferencegym_jax.live.trial.profile_engine import saturation
 from inferencegym_jax.live.trial.request import TrialRequest, compare
 from inferencegym_jax.live.trial.runs import TrialSettings
@@ -53,7 +53,8 @@ def served(table: LatencyTable, share: float, ask: Callable[[int], bool], spare:
         return ServeAction(batch_size=64, prefill_disagg=ask(next(step)))
 
     slo = (1000.0, math.inf, math.inf)
-    return replay_and_bill(table, traffic, policy, slo, initial_observation(), spare=spare)
+    found = replayed(table, traffic, policy, slo, initial_observation(), spare=spare)
+    return found.records, found.spare_s
 
 
 def test_a_second_engine_takes_half_of_what_one_cannot_carry(table: LatencyTable) -> None:

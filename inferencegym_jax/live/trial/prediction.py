@@ -1,22 +1,25 @@
 """What a measured table says that a policy will do with some traffic: the trial's prediction, request by request.
 
-``table -> engine profile -> iterations -> records``. The engine is ``ProfileEngine``: the iteration times, pool and
-scheduling of the open-loop physics, on the profile that the compiled step reads; nothing is fitted on the traffic that
-is predicted. The policy meets the same admission, observer and seconds as on the live server, so prediction and
-measurement are the same records.
+``table -> engine profile -> iterations -> records, seconds``. The engine is ``ProfileEngine``: the iteration times,
+pool and scheduling of the open-loop physics, on the profile that the compiled step reads; nothing is fitted on the
+traffic that is predicted. The policy meets the same admission, observer and seconds as on the live server, so
+prediction and measurement are the same records.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from inferencegym_jax.live.capacity.engines import Engines, Place
 from inferencegym_jax.live.capacity.knob import SECOND_GPU_KNOB
 from inferencegym_jax.live.loop.admission_line import AdmissionLine
 from inferencegym_jax.live.loop.fates import Watched
-from inferencegym_jax.live.loop.observer import Observer
+from inferencegym_jax.live.loop.observer import Observer, Snapshot
 from inferencegym_jax.live.trial.foretold import ForetoldSpare, Pair, SpareTimes
 from inferencegym_jax.live.trial.profile_engine import EngineRequest, ProfileEngine, engine_times
 from inferencegym_jax.live.trial.session import Record
@@ -25,6 +28,23 @@ from inferencegym_jax.models import ServeAction, ServeObservation
 from inferencegym_jax.table.latency_table import LatencyTable
 
 DRAIN_S = 120.0  # simulated seconds after the traffic's end until what still runs is called unfinished
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay came to.
+
+    Attributes:
+        records: one a request, in the order of arrival.
+        spare_s: seconds for which the spare is paid until the traffic's end.
+        seconds: what the observer saw of each second of the traffic.
+        actions: what was in force in each of them.
+    """
+
+    records: list[Record]
+    spare_s: float
+    seconds: list[Snapshot]
+    actions: list[ServeAction]
 
 
 @dataclass(eq=False)
@@ -132,74 +152,51 @@ class _Run:
         )
 
 
-def replay(
+def replayed(
     table: LatencyTable,
     traffic: Traffic,
     ask: Callable[[ServeObservation], ServeAction],
     slo_ms: Any,
     first: ServeObservation,
     *,
+    slo_tpot_ms: Any = (np.inf, np.inf, np.inf),
     token_budget: int | None = None,
     max_num_seqs: int = 10**9,
     step_seconds: float = 1.0,
     spare: SpareTimes | None = None,
-) -> list[Record]:
+) -> Replayed:
     """Serve ``traffic`` by the engine of a table under a policy, whose batch_size and kv_budget limit admission.
 
     Args:
         table: measured.
         traffic: what arrives when.
         ask: the policy, asked at every whole second.
-        slo_ms: TTFT objective of each class, for the observation.
+        slo_ms: TTFT objective of each class, for the observation and the outcome of a second.
         first: what the policy sees before the first second.
+        slo_tpot_ms: the same on the time per output token.
         token_budget: tokens of one iteration; default: the profile's.
         max_num_seqs: the engine's own limit.
         step_seconds: length of a step; the traffic's seconds are steps.
         spare: a second engine of the same kind, which the policy's second GPU asks for; its times.
 
-    Returns:
-        One record a request, in the order of arrival.
-
     Raises:
         TableError: the table says too little of the engine; the message names what to add.
     """
-    return replay_and_bill(
-        table,
-        traffic,
-        ask,
-        slo_ms,
-        first,
-        token_budget=token_budget,
-        max_num_seqs=max_num_seqs,
-        step_seconds=step_seconds,
-        spare=spare,
-    )[0]
-
-
-def replay_and_bill(
-    table: LatencyTable,
-    traffic: Traffic,
-    ask: Callable[[ServeObservation], ServeAction],
-    slo_ms: Any,
-    first: ServeObservation,
-    *,
-    token_budget: int | None = None,
-    max_num_seqs: int = 10**9,
-    step_seconds: float = 1.0,
-    spare: SpareTimes | None = None,
-) -> tuple[list[Record], float]:
-    """``replay``, and the seconds for which the spare is paid until the traffic's end."""
     times = engine_times(table)
     engine = ProfileEngine(times, max_num_seqs, token_budget)
     foretold = None if spare is None else ForetoldSpare(spare)
     other = None if spare is None else ProfileEngine(times, max_num_seqs, token_budget)
-    line = _Line(engine, lambda line: Observer(slo_ms, line, times.base_gb), foretold, other)
+    line = _Line(engine, lambda line: Observer(slo_ms, line, times.base_gb, slo_tpot_ms=slo_tpot_ms), foretold, other)
     pair = None if other is None else Pair(line.engines)
     run = _Run(traffic, line, step_seconds, times.profile.path_ms / 1000.0)
     line.read_cache(0.0, times.pool_tokens)
     now, second, end, paid_s = 0.0, 0, traffic.seconds * step_seconds + DRAIN_S, 0.0
+    steps = math.ceil(traffic.seconds)
+    seen: list[Snapshot] = []
+    actions: list[ServeAction] = []
 
     def obey(action: ServeAction) -> None:
+        actions.append(action)
         line.now = now
         line.kv_budget = float(action.kv_budget)
         if foretold is not None:
@@ -217,14 +214,16 @@ def replay_and_bill(
             metrics = engine.metrics() if pair is None else pair.metrics()
             line.now = now
             line.read_cache(metrics.kv_usage, metrics.kv_cache_tokens, metrics.running)
-            before_s, paid_s = paid_s, paid_s if second > traffic.seconds else line.engines.billed_s
+            before_s, paid_s = paid_s, paid_s if second > steps else line.engines.billed_s
             gpus = 1.0 + (paid_s - before_s) / step_seconds
-            observation = line.observer.close(now, step_seconds, metrics, gpus=gpus).observation
-            if second < traffic.seconds:
-                obey(ask(observation))
+            snapshot = line.observer.close(now, step_seconds, metrics, gpus=gpus)
+            if second <= steps:
+                seen.append(snapshot)
+            if second < steps:
+                obey(ask(snapshot.observation))
         elif engine.idle if pair is None else pair.idle:
             following = run.next_arrival()
-            if following == float("inf") and not line.waiting:
+            if following == float("inf") and not line.waiting and second >= steps:
                 break
             now = max(min(following, (second + 1) * step_seconds), now)
         elif pair is None:
@@ -236,7 +235,4 @@ def replay_and_bill(
             run.accept(now)
             run.show(pair.end(), now)
     run.accept(float("inf"))
-    if foretold is not None and second < traffic.seconds:  # nobody was left, and the spare is paid all the same
-        foretold.tick(traffic.seconds * step_seconds)
-        paid_s = foretold.billed_s
-    return [run.record(request) for request in run.requests], paid_s
+    return Replayed([run.record(request) for request in run.requests], paid_s, seen, actions)

@@ -11,7 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeAlias, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,14 +23,29 @@ from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.foretold import SpareTimes
 from inferencegym_jax.live.trial.live_env import LiveEnv
 from inferencegym_jax.live.trial.outcome import Objective, summarise
-from inferencegym_jax.live.trial.prediction import replay_and_bill
+from inferencegym_jax.live.trial.prediction import replayed
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.traffic import Traffic
-from inferencegym_jax.models import KNOBS, EnvParams
+from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, plain
 from inferencegym_jax.policies.policy_runner import PolicyRunner
 from inferencegym_jax.registry import Problem
 from inferencegym_jax.scoring.grader import grade
 from inferencegym_jax.table.latency_table import LatencyTable
+
+
+class Asked(Protocol):
+    """What turns an observation into an action, one episode after another: ``PolicyRunner``."""
+
+    def reset(self, seed: int = 0) -> None:
+        """Start an episode."""
+        ...
+
+    def ask(self, observation: Any) -> ServeAction:
+        """The action of a second."""
+        ...
+
+
+Log: TypeAlias = list[dict[str, Any]]  # an entry a second: action, reward, metrics, outcome
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,7 @@ class TrialSettings:
         max_num_seqs: the engine's own limit, for the prediction.
         pause_s: between runs.
         spare: times of the spare engine, for the prediction; None: there is none.
+        drain_s: seconds that requests in flight get at a run's end.
     """
 
     repeats: int = 2
@@ -54,12 +70,26 @@ class TrialSettings:
     max_num_seqs: int = 10**9
     pause_s: float = 1.0
     spare: SpareTimes | None = None
+    drain_s: float = 30.0
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise ValueError(f"repeats = {self.repeats}: must be at least 1")
         if self.warmup_s < 0:
             raise ValueError(f"warmup = {self.warmup_s}: must be at least 0 seconds")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One policy on one traffic, measured or foretold: what became of the requests, and the log of every second."""
+
+    records: list[Record]
+    log: Log
+
+    @property
+    def instance_s(self) -> float:
+        """Seconds of engines that it was billed."""
+        return sum(float(entry["outcome"]["gpu_seconds"]) for entry in self.log)
 
 
 @dataclass
@@ -73,6 +103,8 @@ class Trial:
         order: policies in the order in which they ran.
         instance_s: policy -> seconds of engines that each repeat was billed.
         predicted_instance_s: the same foretold.
+        logs: policy -> repeats -> the log of every second, as a grader takes it.
+        predicted_logs: the same foretold.
     """
 
     measured: dict[str, list[list[Record]]]
@@ -81,6 +113,8 @@ class Trial:
     order: list[str] = field(default_factory=list)
     instance_s: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     predicted_instance_s: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    logs: dict[str, list[Log]] = field(default_factory=dict[str, "list[Log]"])
+    predicted_logs: dict[str, list[Log]] = field(default_factory=dict[str, "list[Log]"])
 
 
 def schedule(policies: list[str], repeats: int) -> list[tuple[int, str]]:
@@ -120,29 +154,37 @@ def run_trial(
     for name, policy in policies.items():
         report(f"predicting {name}")
         foretold = [
-            predict_and_bill(problem.table, by_seed[settings.seed + repeat], policy, problem.params, settings)
+            foretell(problem.table, by_seed[settings.seed + repeat], policy, problem.params, settings)
             for repeat in range(settings.repeats)
         ]
-        trial.predicted[name] = [records for records, _ in foretold]
-        trial.predicted_instance_s[name] = [seconds for _, seconds in foretold]
+        trial.predicted[name] = [run.records for run in foretold]
+        trial.predicted_instance_s[name] = [run.instance_s for run in foretold]
+        trial.predicted_logs[name] = [run.log for run in foretold]
         trial.instance_s[name] = []
     with LiveEnv(
-        endpoint, problem.params, lambda seed: by_seed[seed], step_seconds=settings.step_seconds, spare=spare
+        endpoint,
+        problem.params,
+        lambda seed: by_seed[seed],
+        step_seconds=settings.step_seconds,
+        spare=spare,
+        drain_s=settings.drain_s,
     ) as env:
-        records: dict[tuple[int, str], list[Record]] = {}
+        runs: dict[tuple[int, str], Run] = {}
         plan = schedule(list(policies), settings.repeats)
         for number, (repeat, name) in enumerate(plan):
             report(f"run {number + 1} of {len(plan)}: {name}")
             seed = settings.seed + repeat
-            records[(repeat, name)], log = run_policy(env, policies[name], seed, by_seed[seed])
-            trial.instance_s[name].append(sum(float(entry["outcome"]["gpu_seconds"]) for entry in log))
+            records, log = run_policy(env, policies[name], seed, by_seed[seed])
+            runs[(repeat, name)] = run = Run(records, log)
+            trial.instance_s[name].append(run.instance_s)
             log = log[int(settings.warmup_s) :]
             trial.scores[name].append(grade(problem.spec, log, problem.normalisers)["score"] if log else 0.0)
             trial.order.append(name)
             time.sleep(settings.pause_s * settings.step_seconds)
     for repeat in range(settings.repeats):
         for name in policies:
-            trial.measured[name].append(records[(repeat, name)])
+            trial.measured[name].append(runs[(repeat, name)].records)
+            trial.logs.setdefault(name, []).append(runs[(repeat, name)].log)
     return trial
 
 
@@ -162,31 +204,54 @@ def predict(
 ) -> list[Record]:
     """The records that the table foretells for a policy on this traffic; knobs that params lock stand at their
     default, as on the live server."""
-    return predict_and_bill(table, traffic, policy, params, settings)[0]
+    return foretell(table, traffic, policy, params, settings).records
 
 
-def predict_and_bill(
-    table: LatencyTable, traffic: Traffic, policy: Policy, params: EnvParams, settings: TrialSettings
-) -> tuple[list[Record], float]:
-    """``predict``, and the seconds of engines that the traffic is foretold to be billed."""
+def foretell(
+    table: LatencyTable,
+    traffic: Traffic,
+    policy: Policy | ServeAction | Asked,
+    params: EnvParams,
+    settings: TrialSettings,
+) -> Run:
+    """The run that the table foretells for a policy, for one action, or for what is asked once a second, on this
+    traffic; knobs that params lock stand at their default, as on the live server.
+
+    Raises:
+        TableError: the table says too little of the engine.
+    """
     first, _ = initial(jnp.uint32(0), jnp.int32(0), params)
-    runner = PolicyRunner(policy, settings.seed)
     locked = {
         name: knob.default
         for active, (name, knob) in zip(np.asarray(params.active), KNOBS.items(), strict=True)
         if not active
     }
-    records, spare_s = replay_and_bill(
+    held = policy if isinstance(policy, ServeAction) else None
+    runner: Asked | None = None
+    if held is None:
+        runner = cast(Asked, policy) if hasattr(policy, "ask") else PolicyRunner(cast(Policy, policy))
+        runner.reset(settings.seed)
+
+    def ask(observation: Any) -> ServeAction:
+        action = held if runner is None else runner.ask(observation)
+        return dataclasses.replace(cast(ServeAction, action), **locked)
+
+    found = replayed(
         table,
         traffic,
-        lambda observation: dataclasses.replace(runner.ask(observation), **locked),
+        ask,
         params.slo_ms,
         first,
+        slo_tpot_ms=params.engine.slo_tpot_ms,
         max_num_seqs=settings.max_num_seqs,
         step_seconds=settings.step_seconds,
         spare=settings.spare,
     )
-    return records, float(np.ceil(traffic.seconds)) * settings.step_seconds + spare_s
+    log = [
+        {"action": action.to_dict(), "reward": 0.0, "metrics": plain(second.metrics), "outcome": plain(second.outcome)}
+        for action, second in zip(found.actions, found.seconds, strict=True)
+    ]
+    return Run(found.records, log)
 
 
 def results(

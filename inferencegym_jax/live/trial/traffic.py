@@ -102,6 +102,17 @@ def mean_rate(params: EnvParams, seeds: Sequence[int], seconds: int) -> float:
     return float(np.mean(rates))
 
 
+def day_mix(params: EnvParams, seed: int, steps: int) -> tuple[np.ndarray, ...]:
+    """What a day's traffic is expected to be in each of the first ``steps`` seconds of a seed's window.
+
+    Returns:
+        requests/s, mean prompt (tokens) and its coefficient of variation, float64[steps] each; shares by class,
+        float64[steps, 3].
+    """
+    found = _day_mix(jnp.uint32(seed), jnp.arange(steps), params.engine.day)
+    return tuple(np.asarray(x, np.float64) for x in found)
+
+
 @jax.jit
 def _day_mix(seed: jax.Array, steps: jax.Array, day: DayTraffic) -> tuple[jax.Array, ...]:
     """float32[steps] each: rate, mean prompt, its coefficient of variation; float32[steps, 3]: shares by class."""
@@ -113,25 +124,32 @@ def _day_mix(seed: jax.Array, steps: jax.Array, day: DayTraffic) -> tuple[jax.Ar
     return jax.vmap(mix)(steps)
 
 
-def _day_traffic(params: EnvParams, seed: int, seconds: int, output_tokens: int, longest_prompt: float) -> Traffic:
+def _day_traffic(
+    params: EnvParams, seed: int, seconds: int, output_tokens: int, longest_prompt: float, first: int
+) -> Traffic:
     """A window of a day, request by request: Poisson at each second's rate, prompts lognormal with its mixture's
     moments, of all kinds together."""
-    mix = _day_mix(jnp.uint32(seed), jnp.arange(seconds), params.engine.day)
+    mix = _day_mix(jnp.uint32(seed), jnp.arange(first, first + seconds), params.engine.day)
     rate, prompt, cv, shares = (np.asarray(x, np.float64) for x in mix)
     parts: list[tuple[np.ndarray, ...]] = []
     for step in range(seconds):
-        rng = np.random.default_rng([seed, step, 1])
+        rng = np.random.default_rng([seed, first + step, 1])
         total = int(rng.poisson(rate[step]))
         variance = np.log1p(cv[step] ** 2)
         lengths = np.exp(np.log(max(prompt[step], 1.0)) - variance / 2 + np.sqrt(variance) * rng.normal(size=total))
         lengths = np.clip(np.round(lengths), 1, longest_prompt)
         klass = rng.choice(3, total, p=shares[step] / shares[step].sum())
         parts.append((step + np.sort(rng.uniform(size=total)), lengths, _outputs(rng, total, output_tokens), klass))
-    return _joined(parts, float(seconds), np.full(seconds, int(Phase.STEADY)))
+    return joined(parts, float(seconds), np.full(seconds, int(Phase.STEADY)))
 
 
 def task_traffic(
-    params: EnvParams, seed: int, seconds: int, output_tokens: int, longest_prompt: float = np.inf
+    params: EnvParams,
+    seed: int,
+    seconds: int,
+    output_tokens: int,
+    longest_prompt: float = np.inf,
+    first: int = 0,
 ) -> Traffic:
     """The traffic of a task's episode.
 
@@ -141,18 +159,20 @@ def task_traffic(
         seconds: how many steps of it.
         output_tokens: mean output length; each is uniform over half to one and a half of it.
         longest_prompt: prompts of a day, which have no longest of their own, are cut there.
+        first: the step with which it begins.
     """
     if int(params.engine.traffic) == TRAFFIC_DAY:
-        return _day_traffic(params, seed, seconds, output_tokens, longest_prompt)
-    counts, lengths, phases = (np.asarray(x) for x in _draws(jnp.uint32(seed), jnp.arange(seconds), params))
+        return _day_traffic(params, seed, seconds, output_tokens, longest_prompt, first)
+    steps = jnp.arange(first, first + seconds)
+    counts, lengths, phases = (np.asarray(x) for x in _draws(jnp.uint32(seed), steps, params))
     parts: list[tuple[np.ndarray, ...]] = []
     for step in range(seconds):
-        rng = np.random.default_rng([seed, step])
+        rng = np.random.default_rng([seed, first + step])
         total = int(counts[step].sum())
         prompt = np.full(total, max(int(lengths[step]), 1))
         klass = rng.permutation(np.repeat(np.arange(3), counts[step]))
         parts.append((step + np.sort(rng.uniform(size=total)), prompt, _outputs(rng, total, output_tokens), klass))
-    return _joined(parts, float(seconds), phases)
+    return joined(parts, float(seconds), phases)
 
 
 @jax.jit
@@ -200,7 +220,7 @@ def poisson_traffic(rate: float, seconds: float, prompt: int, output_tokens: int
     times = np.sort(rng.uniform(0.0, seconds, count))
     outputs = _outputs(rng, count, output_tokens)
     phases = np.ones(max(int(np.ceil(seconds)), 1), np.int64)
-    return _joined([(times, np.full(count, prompt), outputs, np.zeros(count, np.int64))], seconds, phases)
+    return joined([(times, np.full(count, prompt), outputs, np.zeros(count, np.int64))], seconds, phases)
 
 
 def log_traffic(
@@ -223,14 +243,15 @@ def log_traffic(
     kinds = np.zeros(len(times), np.int64) if klass is None else np.asarray(klass, np.int64)[order]
     prompts = np.clip(np.asarray(prompt, np.int64)[order], 1, longest_prompt)
     outputs = np.maximum(np.asarray(output, np.int64)[order], 1)
-    return _joined([(times, prompts, outputs, kinds)], seconds, np.ones(int(seconds), np.int64))
+    return joined([(times, prompts, outputs, kinds)], seconds, np.ones(int(seconds), np.int64))
 
 
 def _outputs(rng: np.random.Generator, count: int, mean: int) -> np.ndarray:
     return rng.integers(max(mean // 2, 1), mean + mean // 2 + 1, count)
 
 
-def _joined(parts: list[tuple[np.ndarray, ...]], seconds: float, phase: np.ndarray) -> Traffic:
+def joined(parts: list[tuple[np.ndarray, ...]], seconds: float, phase: np.ndarray) -> Traffic:
+    """Traffic of parts that follow each other: (time_s, prompt, output, klass) of each, times from the start."""
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     prompt, output, klass = (np.asarray(column, np.int64) for column in columns[1:])
     return Traffic(columns[0], prompt, output, klass, seconds, phase)

@@ -1,0 +1,155 @@
+"""The figures of a run as Markdown, and their place in docs/live.md: ``python -m benchmarks.live --write-docs``.
+
+``out/results.json, out/*.png -> the block between MARKS in docs/live.md, docs/images, benchmarks/live/results.json``.
+Nothing in the block is written by hand, so that the page says what was measured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from benchmarks.live.prediction import PERCENTILES
+from benchmarks.live.vllm import ROOT
+from inferencegym_jax.cli.scenario_report import POINTS, markdown
+
+PAGE = ROOT / "docs" / "live.md"
+IMAGES = ROOT / "docs" / "images"
+KEPT = Path(__file__).with_name("results.json")
+BEGIN, END = "<!-- figures of make live: begin -->", "<!-- figures of make live: end -->"
+TARGETS = {
+    "itl_median_error": 0.06,
+    "ttft_median_error": 0.05,
+    "ttft_p99_median_error": 0.30,
+    "on_time_median_error": POINTS,
+}
+TITLES = {
+    "itl_median_error": "mean ITL, replay against engine",
+    "ttft_median_error": "mean TTFT, replay against engine",
+    "ttft_p99_median_error": "p99 TTFT, replay against engine",
+    "on_time_median_error": "share on time, replay against engine",
+    "simulator_itl_median_error": "mean ITL, compiled step against engine",
+    "simulator_ttft_median_error": "mean TTFT, compiled step against engine",
+}
+
+
+def write_figures(out: Path) -> list[Path]:
+    """Put a run's figures into the page, its pictures beside it and its results beside this module.
+
+    Args:
+        out: folder of ``make live``.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        FileNotFoundError: nothing was run there.
+        ValueError: the page has no such block.
+    """
+    results: dict[str, Any] = json.loads((out / "results.json").read_text())
+    text = PAGE.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"{PAGE}: must hold the lines {BEGIN!r} and {END!r} once, in this order")
+    head, rest = text.split(BEGIN)
+    PAGE.write_text(head + BEGIN + "\n\n" + "\n".join(block(results)) + "\n\n" + END + rest.split(END)[1])
+    KEPT.write_text(json.dumps(results, indent=1) + "\n")
+    written = [PAGE, KEPT]
+    for name in ("second-instance", "drift"):
+        for found, kept in (
+            (out / f"{name}.png", IMAGES / f"live_{name.replace('-', '_')}.png"),
+            (out / f"{name}.timeline.json", KEPT.with_name(f"{name}.timeline.json")),
+        ):
+            if name in results and found.exists():
+                shutil.copyfile(found, kept)
+                written.append(kept)
+    return written
+
+
+def block(results: dict[str, Any]) -> list[str]:
+    """The lines of the block, for the stages that were run."""
+    lines = about(results)
+    if "measure" in results:
+        lines += ["", *measured(results["measure"])]
+    if "predict" in results:
+        lines += ["", *predicted(results["predict"])]
+    for name, title in (("second-instance", "A second instance that comes and goes"), ("drift", "Drift")):
+        if name in results:
+            picture = f"images/live_{name.replace('-', '_')}.png"
+            lines += ["", f"### {title}", "", *scenario_lines(results[name])]
+            lines += ["", f"![Load, instances and share on time of {name}]({picture})"]
+    return lines
+
+
+def about(results: dict[str, Any]) -> list[str]:
+    """When, where and with what."""
+    run = results.get("run", {})
+    start = results.get("start", {})
+    lines = [
+        f"Measured on {run.get('date', datetime.date.today().isoformat())}, `{run.get('command', 'make live')}`, "
+        f"{run.get('cores', '?')} cores ({platform.machine()}), Python {run.get('python', platform.python_version())}; "
+        f"load of the machine at the start {run.get('load', '?')}."
+    ]
+    if start.get("cold_start_s"):
+        took = ", ".join(f"{x:.0f}" for x in start["cold_start_s"])
+        lines.append(
+            f"Both instances were started together; they answered after {took} s. The second one's start in the "
+            f"trial: {start.get('spare_start')}."
+        )
+    return lines
+
+
+def measured(found: dict[str, Any]) -> list[str]:
+    """What ``measure`` learned."""
+    pool, extra = found.get("kv_cache_tokens"), found.get("first_token_extra_iterations", "?")
+    prompts = ", ".join(map(str, found["prompt_lengths"]))
+    added = ", ".join(f"{x:.0f}" for x in found["prefill_ms"])
+    return [
+        f"`measure`: {found['cells']} cells in {found['seconds']:.0f} s; an iteration takes {found['iteration_ms']:.1f}"
+        f" ms and {found['running_ms']:.2f} ms a running request, prompts of {prompts} tokens add {added} ms; h "
+        f"{found['request_overhead_ms']:.1f} ms, extra iterations of a first token {extra}, pool "
+        f"{'unknown' if not pool else f'{pool:.0f} tokens'}."
+    ]
+
+
+def predicted(found: dict[str, Any]) -> list[str]:
+    """The six runs beside what was foretold for each."""
+    lines = ["| median error of the runs | target | this run | met |", "| --- | --- | --- | --- |"]
+    for key, title in TITLES.items():
+        target = TARGETS.get(key) or TARGETS[key.removeprefix("simulator_")]
+        what = " points" if key == "on_time_median_error" else " %"
+        met = "yes" if found[key] <= target else "no"
+        lines.append(f"| {title} | {100 * target:.0f}{what} | {100 * found[key]:.1f}{what} | {met} |")
+    heads = ["prompt", "share of saturation", "mean ITL, ms", "mean TTFT, ms"]
+    heads += [f"p{p} TTFT, ms" for p in PERCENTILES] + ["on time"]
+    lines += ["", "Measured / predicted by the replay, run by run:", ""]
+    lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for row in found["rows"]:
+        cells = [str(row["prompt"]), f"{row['share']:g}"]
+        for key in ("itl", "ttft", *(f"ttft_p{p}" for p in PERCENTILES)):
+            digits = 1 if key == "itl" else 0
+            cells.append(f"{row[f'{key}_measured']:.{digits}f} / {row[f'{key}_predicted']:.{digits}f}")
+        cells.append(f"{row['on_time_measured']:.1%} / {row['on_time_predicted']:.1%}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def scenario_lines(found: dict[str, Any]) -> list[str]:
+    """A scenario's table, verdict and what was chosen."""
+    how = found["how"]
+    lines = [
+        f"{how['repeats']} x {how['seconds']} s of each policy, {how['warmup_s']:g} s of each not counted; objectives "
+        f"{how['ttft_objective_ms']:.0f} ms to the first token, {how['tpot_objective_ms']:.0f} ms a token."
+    ]
+    if "spare" in how:
+        times = how["spare"]
+        lines.append(
+            f"The second instance takes {times['start_s']:.2f} s to start and {times['stop_s']:.2f} s to stop, as "
+            f"measured; least lease {times['lease_s']:g} s."
+        )
+    choices = {name: value for name, value in found["choices"].items() if name != "grid"}
+    lines += ["", *markdown(found), f"- Chosen by replay on a day that was not sent: `{json.dumps(choices)}`."]
+    return lines

@@ -1,0 +1,89 @@
+"""``trial --scenario``: a scenario that was written down, on the user's engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from inferencegym_jax.cli.output import answers, fail, notices
+from inferencegym_jax.cli.scenario_report import plot_scenario, scenario_table, verdict
+from inferencegym_jax.live.capacity.settings import SpareSettings
+from inferencegym_jax.live.scenarios.run import ScenarioRequest, run_scenario
+from inferencegym_jax.live.server.streaming import Endpoint
+
+FIXED = (
+    "trace",
+    "unit",
+    "columns",
+    "start",
+    "end",
+    "last",
+    "task",
+    "load",
+    "rate_scale",
+    "prompt_scale",
+    "slo_ttft_ms",
+    "slo_itl_ms",
+    "classes",
+)
+"""Options that a scenario leaves to nobody."""
+FLAGS = {"start": "from", "end": "to"}
+
+
+def scenario_trial(
+    context: typer.Context, name: str, endpoint: Endpoint, spare: SpareSettings | None, policies: list[str]
+) -> None:
+    """Run a scenario and print what it came to.
+
+    Args:
+        context: of the command ``trial``, whose options are taken where they were given.
+        name: of the scenario.
+        endpoint: the engine.
+        spare: the second instance.
+        policies: names that were split already.
+
+    Raises:
+        ValueError, EngineError: see ``run_scenario``.
+    """
+    given = {key: value for key, value in context.params.items() if _is_given(context, key)}
+    for option in FIXED:
+        if option in given:
+            flag = FLAGS.get(option, option.replace("_", "-"))
+            fail(f"--{flag} {given[option]}: contradicts --scenario, which fixes it")
+    request = ScenarioRequest(
+        name=name,
+        endpoint=endpoint,
+        table=context.params["table"],
+        spare=spare,
+        policies=tuple(policies) if "policies" in given else None,
+        seconds=given.get("seconds"),
+        repeats=given.get("repeats"),
+        warmup_s=given.get("warmup"),
+        max_num_seqs=context.params["max_num_seqs"],
+        seed=context.params["seed"],
+    )
+    console = notices()
+    with console.status("starting") as status:
+        found = run_scenario(request, status.update if console.is_terminal else console.print)
+    show(found, context.params["plot"], bool(context.params["json_output"]))
+
+
+def show(found: dict[str, Any], plot: Path | None, as_json: bool) -> None:
+    """Print a scenario's result; draw it where a file is named."""
+    answer = notices() if as_json else answers()
+    answer.print(scenario_table(found))
+    for line in verdict(found):
+        answer.print(line, highlight=False, soft_wrap=True)
+    if plot is not None:
+        plot_scenario(found, plot)
+        answer.print(f"[bold]{plot}[/]: load, instances and share on time over the first repeat")
+    if as_json:
+        print(json.dumps(found))
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -1,0 +1,1 @@
+"""Trials whose traffic, objectives and rivals are fixed beforehand: ``second-instance`` and ``drift``."""
