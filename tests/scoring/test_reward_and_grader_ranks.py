@@ -70,7 +70,14 @@ def test_the_reward_ranks_the_best_quarter_of_the_scenarios_policies_as_the_scor
     assert found["top"]["spearman"] >= 0.9, found["top"]
 
 
-@pytest.mark.parametrize(("arguments", "said"), [(["--actions", "2"], "actions = 2"), (["--task", "9"], "9")])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--actions", "2"], "actions = 2"),
+        (["--task", "9"], "9"),
+        (["--task", "3", "--controllers", "4"], "controllers = 4: must be 0 on task 3"),
+    ],
+)
 def test_bad_input_of_ranks_is_said(arguments: list[str], said: str) -> None:
     shown = CliRunner().invoke(app, ["ranks", *arguments])
     assert shown.exit_code == 2 and said in shown.output
