@@ -65,8 +65,8 @@ def rank_policies(
 
     Returns:
         ``{"task", "episodes", "policies", "static_actions", "controllers", "grid", "all", "static", "top", "rows":
-        [{"policy", "score", "return", "score_rank", "return_rank", and those of ``tables.OUTCOME``}]}``: "all", "static"
-        and "top" hold ``correlation`` over all policies, over the static actions, and over the quarter with the best
+        [{"policy", "score", "return", "score_rank", "return_rank", and those of ``tables.OUTCOME``}]}``: "all",
+        "static" and "top" hold ``correlation`` over all policies, the static actions, and the quarter with the best
         scores; ranks count from 1, the best, among all. The rows are the built-in policies and, of the static actions
         that are never out of memory, the one with the best score and the one with the best return.
 
