@@ -43,7 +43,12 @@ def words(kind: str, target: str) -> list[str]:
     return [] if found is None else re.split(r"[ ,]", found.group(1))
 
 
-@pytest.mark.parametrize("target", PROGRAMS)
+LONG = {"bench", "notebook"}  # import nearly everything
+
+
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in PROGRAMS]
+)
 def test_it_finds_what_it_imports(target: str) -> None:
     if target == "bench" and not util.find_spec("gymnax"):
         pytest.skip("gymnax, which benchmarks compare with, comes with `make install-bench` or `make install-ci`")
