@@ -58,13 +58,10 @@ def test_the_reward_ranks_the_best_quarter_of_policies_as_the_score_does(task: i
     assert found["top"]["spearman"] >= 0.9, found["top"]
 
 
-BELOW = pytest.mark.xfail(reason="open: 0.86 (0.71 to 0.96) on task 6, -0.48 on task 7's plateau; task 8 not measured")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [pytest.param(task, marks=BELOW) for task in (6, 7, 8)])
-def test_the_reward_ranks_the_best_quarter_of_the_scenarios_policies_as_the_score_does(task: int) -> None:
-    found = rank_policies(task, actions=120, count=8)
+@pytest.mark.xfail(strict=True, reason="open: -0.48 on one day's windows; two GPUs always score alike at any setting")
+def test_the_reward_ranks_the_best_quarter_of_task_7s_settings_as_the_score_does() -> None:
+    found = rank_policies(7, actions=120, count=8)
     assert found["top"]["spearman"] >= 0.9, found["top"]
 
 
