@@ -26,11 +26,11 @@ import numpy as np  # noqa: E402
 
 import inferencegym_jax as ig  # noqa: E402
 from inferencegym_jax.adapters.relative_views import env_and_policy  # noqa: E402
-from inferencegym_jax.figure_style import COLOURS  # noqa: E402
+from inferencegym_jax.figure_style import COLOURS, STYLE  # noqa: E402
 from inferencegym_jax.tasks.draws import drawn  # noqa: E402
 from training import lanes, rivals  # noqa: E402
 from training.headroom import EPISODES, played, published, tuned_plan  # noqa: E402
-from training.scenario_plot import draw_episode, steepest  # noqa: E402
+from training.scenario_plot import episode_figure, steepest  # noqa: E402
 
 OUT = ROOT / "docs" / "images"
 NAMES = {6: "drafts_by_load", 7: "second_gpu", 8: "one_for_all"}
@@ -59,25 +59,20 @@ def draw(task: int) -> None:
         "best reactive": (lanes.episodes_of(problem, followed, seeds), COLOURS["reactive"]),
         "trained": (ig.rollout(env, problem.params, policy, seeds), COLOURS["trained"]),
     }
-    drawing = Figure(figsize=(7.4, 6.2), layout="constrained")
-    panels = drawing.subplots(4, 1, sharex=True)
     lines = {}
     for name, (trajectory, colour) in played_by.items():
         score = float(played(problem, trajectory).columns["score"][0])
         lines[f"{name}, score {score:.3f}"] = (trajectory, colour)
-    draw_episode(panels, problem, load, lines, objectives)
-    drawing.legend(
-        *panels[1].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=8
-    )
-    panels[-1].set_xlabel(f"second of the episode (seed {int(seeds[0])}); dashed: one GPU's capacity, objectives")
+    title = f"Task {task}, {problem.spec.title}, held-out episode {int(seeds[0])}"
+    drawing = episode_figure(Figure(figsize=(7.4, 6.2)), problem, load, lines, title, objectives)
     drawing.savefig(OUT / f"{NAMES[task]}.svg", metadata={"Date": None})
 
 
 def main() -> None:
     """Draw all of them, or those of the tasks that are named."""
-    matplotlib.rcParams |= {"svg.hashsalt": "inferencegym", "svg.fonttype": "none"}
-    for task in map(int, sys.argv[1:] or NAMES):
-        draw(task)
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "inferencegym", "svg.fonttype": "none"}):
+        for task in map(int, sys.argv[1:] or NAMES):
+            draw(task)
 
 
 if __name__ == "__main__":

@@ -519,7 +519,7 @@ def fleet_plot(
 
     Example: python -m training fleet-plot --task fleet-elastic-m-mid
     """
-    from training.fleet_headroom import draw_day
+    from training.fleet_plot import draw_day
 
     try:
         paths = draw_day(task, out, day)

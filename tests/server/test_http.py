@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 import inferencegym_jax as ig
+from inferencegym_jax.fleet.making import fleet_tasks
 from inferencegym_jax.models import KNOBS, OBSERVATION, MetricsSnapshot, WorkloadState
 from inferencegym_jax.tasks import CONFIG_KEYS
 from tests.server.twins import episodes, random_actions, same, seen
@@ -109,7 +110,7 @@ def test_health_says_healthy_and_counts_sessions(http: httpx.Client):
 def test_the_catalogue_is_the_librarys(http: httpx.Client):
     tasks = http.get("/tasks").json()["tasks"]
     assert [(t["id"], t["name"], t["active_actions"]) for t in tasks] == [
-        (spec.id, spec.name, list(spec.active_knobs)) for spec in ig.task_specs().values()
+        (spec.id, spec.name, list(spec.active_knobs)) for spec in (*ig.task_specs().values(), *fleet_tasks().values())
     ]
     info = http.get("/info").json()
     assert info["table"]["digest"] == ig.load_table().digest
