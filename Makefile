@@ -74,7 +74,7 @@ demo: $(STAMPS)/demo ## Score the policies on the short tasks, lease a second GP
 	$(PY) -m training.demo $(ARGS)
 
 test: $(STAMPS)/test ## Run the tests on both cores (PYTEST_ARGS="-k grader" narrows them)
-	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 --timeout 240 $(END_STUCK) -m "not slow" $(PYTEST_ARGS)
+	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist worksteal --max-worker-restart 0 --timeout 240 $(END_STUCK) -m "not slow" $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/test ## Run the tests that are marked slow (each CI run takes a part of them)
 	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --max-worker-restart 0 --timeout 900 $(END_STUCK) -m "slow and not release" $(PYTEST_ARGS)

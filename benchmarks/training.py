@@ -5,7 +5,10 @@
 Both get the same networks (two tanh MLPs 64 x 64), environments, rollout length, epochs and minibatches. Each
 measurement is a process of its own; the contenders alternate, so that a busy machine slows all of them, and the
 figure is the ratio of medians. CartPole's actor has 2 outputs on 4 inputs, this environment's 11 on 14; "memory" is
-task 3 with the recurrent layer. Compilation is not counted; evaluation is in neither.
+the task with the recurrent layer. Tasks 6 to 8 are trained in the form that their config has, a correction of the tuned
+controller; what they are measured against is task 3. Compilation is not counted; evaluation is in neither.
+
+    python -m benchmarks.training --only ours-task3 ours-task6 ours-task7 ours-task8 ours-task7-memory
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 ENVIRONMENTS, ROLLOUT, EPOCHS, MINIBATCHES, UPDATES = 512, 32, 4, 8, 20
-CONTENDERS = ("rejax-cartpole", "ours-task1", "ours-task2", "ours-task3", "ours-memory")
+CONTENDERS = ("rejax-cartpole", "ours-task1", "ours-task2", "ours-task3", "ours-task3-memory")
+SCENARIOS = ("ours-task6", "ours-task7", "ours-task8", "ours-task7-memory", "ours-task8-memory")
+BASE = "ours-task3"  # of the second ratio
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -71,6 +76,7 @@ def ours(task: int, devices: int, repeats: int, memory: str = "none") -> float:
     import inferencegym_jax as ig
     from inferencegym_jax.episodes import parallel
     from training import devices as meshes
+    from training import forms
     from training.config import task_config
     from training.trainer import make_update
 
@@ -84,9 +90,9 @@ def ours(task: int, devices: int, repeats: int, memory: str = "none") -> float:
         memory=memory,
     )
     mesh = meshes.make_mesh(config, devices)
-    env, params = ig.make(task)
+    problem = ig.problem(task)
     axis = None if mesh is None else meshes.AXIS
-    update = make_update(env, params, config, axis)
+    update = make_update(forms.view(config, problem), problem.params, config, axis)
 
     def many(state: Any) -> Any:
         return jax.lax.scan(lambda s, _: update(s, config.hyper), state, None, UPDATES)
@@ -131,34 +137,44 @@ def main() -> None:
         default=2,
         help="virtual CPU devices of ours besides 1 (default 2: training's own on two cores)",
     )
-    parser.add_argument("--child", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=CONTENDERS + SCENARIOS,
+        default=CONTENDERS,
+        help="contenders (default: the first five)",
+    )
+    parser.add_argument("--child", choices=CONTENDERS + SCENARIOS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         if options.child == "rejax-cartpole":
             print(json.dumps(rejax_cartpole(options.repeats)))
         else:
-            memory = options.child == "ours-memory"
-            task = 3 if memory else int(options.child[-1])
-            print(json.dumps(ours(task, options.devices, options.repeats, "gru" if memory else "none")))
+            words = options.child.removeprefix("ours-task").split("-")
+            memory = "gru" if "memory" in words else "none"
+            print(json.dumps(ours(int(words[0]), options.devices, options.repeats, memory)))
         return
-    plan = [("rejax-cartpole", 1)] + [
-        (name, devices) for name in CONTENDERS[1:] for devices in sorted({1, options.devices})
+    plan = [
+        (name, devices)
+        for name in options.only
+        for devices in ([1] if name == "rejax-cartpole" else sorted({1, options.devices}))
     ]
     found: dict[tuple[str, int], list[float]] = {entry: [] for entry in plan}
     for _ in range(options.rounds):
         for entry in plan:
             found[entry].append(measure(*entry, options.repeats))
-    base = statistics.median(found[plan[0]])
+    middle = {entry: statistics.median(values) for entry, values in found.items()}
     print(
         f"{ENVIRONMENTS} environments x {ROLLOUT} steps, {EPOCHS} epochs x {MINIBATCHES} minibatches, "
         f"64 x 64 tanh; {os.cpu_count()} cores"
     )
-    print("| trainer | devices | steps/s, median (range) | ratio to rejax |\n| --- | --- | --- | --- |")
+    print("| trainer | devices | steps/s, median (range) | ratio to rejax | ratio to task 3, as many devices |")
+    print("| --- | --- | --- | --- | --- |")
     for (name, devices), values in found.items():
-        middle = statistics.median(values)
-        print(
-            f"| {name} | {devices} | {middle:,.0f} ({min(values):,.0f} to {max(values):,.0f}) | {middle / base:.2f} |"
-        )
+        cells = [f"{middle[name, devices]:,.0f} ({min(values):,.0f} to {max(values):,.0f})"]
+        for base in (("rejax-cartpole", 1), (BASE, devices)):
+            cells.append(f"{middle[name, devices] / middle[base]:.2f}" if base in middle else "")
+        print(f"| {name} | {devices} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

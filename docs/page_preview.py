@@ -14,30 +14,27 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import inferencegym_jax as ig  # noqa: E402
 from inferencegym_jax import figure_style as style  # noqa: E402
-from inferencegym_jax.policies import policy_of  # noqa: E402
+from server.first_screen import stored  # noqa: E402
 
 OUT = ROOT / "server" / "static" / "preview.png"
 INCHES, DPI = (12.0, 6.3), 100  # 1200 x 630, what previews are cut to
-TASK, SEED = 3, 9  # of the first screen, server/static/setup.js
 LINES = {"trained": "a trained policy,\nevery second", "best_static": "the best setting\nthat never changes"}
 
 
-def played(name: str) -> tuple[np.ndarray, float]:
-    """The reward so far under a policy, float[seconds], and the episode's score."""
-    problem = ig.problem(TASK)
-    policy = policy_of(name, problem)
-    statistics = ig.evaluate(problem.env, problem.params, policy, np.asarray([SEED]))
-    steps = ig.rollout(problem.env, problem.params, policy, np.asarray([SEED]))
-    return np.cumsum(np.asarray(steps.reward)[:, 0]), float(problem.score(statistics)[0])
+def played() -> dict[str, tuple[np.ndarray, float]]:
+    """The reward so far under each policy of the first screen, float[seconds], and the episode's score."""
+    first = stored()
+    assert first is not None, "run python docs/first_screen.py"
+    lanes = {lane["policy"]: lane for lane in first["lanes"]}
+    return {name: (np.cumsum(lanes[name]["columns"]["reward"]), lanes[name]["grade"]["score"]) for name in LINES}
 
 
 def draw(episodes: dict[str, tuple[np.ndarray, float]]) -> Figure:
     """The picture as a figure.
 
     Args:
-        episodes: of each of ``LINES``, what ``played`` gave.
+        episodes: what ``played`` gave.
     """
     figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white")
     figure.text(0.05, 0.87, "InferenceGym JAX", fontsize=32, fontweight="bold", color=style.INK)
@@ -61,7 +58,7 @@ def draw(episodes: dict[str, tuple[np.ndarray, float]]) -> Figure:
 
 def main() -> None:
     """Draw it."""
-    draw({name: played(name) for name in LINES}).savefig(OUT, metadata={"Software": None})
+    draw(played()).savefig(OUT, metadata={"Software": None})
 
 
 if __name__ == "__main__":

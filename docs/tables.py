@@ -134,6 +134,21 @@ def worth() -> str:
     return table(head, rows)
 
 
+def elsewhere() -> str:
+    """The general policy where it was never trained, from ``docs/headroom/transfer.json``."""
+    from training.transfer import markdown
+
+    found = json.loads((ROOT / "docs" / "headroom" / "transfer.json").read_text())
+    return f"{found['episodes']} held-out episodes of each, mean [95 % interval].\n\n{markdown(found)}"
+
+
+def ablated() -> str:
+    """What delays, the clock, a forecast and memory are worth, from ``docs/headroom/ablations.json``."""
+    from training.ablations import markdown, read
+
+    return markdown(read(ROOT / "docs" / "headroom" / "ablations.json"))
+
+
 def fit() -> str:
     """Hours of the log of task 7's traffic beside those of the model, from ``data/traffic_pools.json``."""
     found = json.loads((ROOT / "data" / "traffic_pools.json").read_text())["m-large"]["fit"]
@@ -147,9 +162,9 @@ WORTH: dict[str, Callable[[], str]] = {
 }
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/second_gpu.md": {"fit": fit} | {key: WORTH[key] for key in WORTH if key.startswith("headroom7")},
-    "docs/training.md": {"worth": worth},
+    "docs/training.md": {"worth": worth, "ablations": ablated},
     "docs/drafts_by_load.md": {"headroom6": WORTH["headroom6"]},
-    "docs/one_for_all.md": {"headroom8": WORTH["headroom8"]},
+    "docs/one_for_all.md": {"headroom8": WORTH["headroom8"], "transfer": elsewhere},
     "ENVIRONMENT.md": {"knobs": knobs, "observation": observation, "calibration": calibration},
     "docs/physics.md": {"products": products},
 }

@@ -13,7 +13,7 @@ GAMMA, LAMBDA, CLIP, EPOCHS, MINIBATCHES = 0.99, 0.95, 0.2, 2, 4
 
 
 def make_train(task=1, envs=64, steps=32, updates=150, rate=1e-3):
-    """``train(key) -> ((weights, optimiser's state, ...), mean reward a second of each update)``."""
+    """``train(key) -> ((weights, ...), mean reward a second of each update)``, and ``act(weights, obs)``."""
     bare, params = ig.make(task)
     env = ig.wrappers.FlatAction(ig.wrappers.FlatObservation(bare))
     hidden = [nn.Dense(64), nn.tanh, nn.Dense(64), nn.tanh]
@@ -71,9 +71,9 @@ def make_train(task=1, envs=64, steps=32, updates=150, rate=1e-3):
         first = weights, optimiser.init(weights), *start
         return jax.lax.scan(update, first, jax.random.split(key, updates))
 
-    return train
+    return train, lambda weights, obs: apply(weights, obs)[0]
 
 
 if __name__ == "__main__":
-    rewards = ig.jit(make_train(updates=int((sys.argv[1:] or [150])[0])))(jax.random.key(0))[1]
+    rewards = ig.jit(make_train(updates=int((sys.argv[1:] or [150])[0]))[0])(jax.random.key(0))[1]
     print(f"reward a second: first {rewards[:5].mean():.3f}, last {rewards[-5:].mean():.3f}")

@@ -21,6 +21,8 @@ COLOURS = {
 }
 """Of the built-in policies, wherever they are drawn."""
 OTHER_COLOUR = "#7c3aed"
+LINES = ("#6e7781", "#c2570c", "#2457d6", "#13764a", "#7c3aed", "#b3203c")
+"""Of lines that have no colour of their own, in this order."""
 BURST_COLOUR, OOM_COLOUR, LIMIT_COLOUR = "#e3a008", "#b3203c", "#6e7781"
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -122,16 +124,17 @@ def label_levels(
     if lines:
         for name in names:
             axis.axhline(levels[name], color=(colours or COLOURS).get(name, OTHER_COLOUR), ls="--", lw=0.9)
-    low, high = axis.get_ylim()
     texts = {name: textwrap.fill(readable(name), wrap) if "\n" not in name else name for name in names}
-    inches = axis.get_position().height * axis.figure.get_figheight()
-    line = 1.35 * size / 72 / inches * (high - low)
+    line = 1.35 * size / 72 / (axis.get_position().height * axis.figure.get_figheight())
     heights = {name: line * (1 + texts[name].count("\n")) for name in names}
-    for name, y in zip(names, spread([levels[n] for n in names], [heights[n] for n in names]), strict=True):
+    axis.get_ylim()  # brings the limits up to date, on which the transform rests
+    to_share = axis.get_yaxis_transform() - axis.transAxes  # data to a share of the axes' height, on log axes too
+    shares = [float(to_share.transform((1.0, levels[name]))[1]) for name in names]
+    for name, y in zip(names, spread(shares, [heights[n] for n in names]), strict=True):
         colour = (colours or COLOURS).get(name, OTHER_COLOUR)
-        place = {"va": "center", "ha": "left", "clip_on": False}
+        place = {"va": "center", "ha": "left", "clip_on": False, "annotation_clip": False}
         axis.annotate(
-            texts[name], (1.0, y), (4, 0), xycoords=axis.get_yaxis_transform(), textcoords="offset points",
+            texts[name], (1.0, y), (4, 0), xycoords="axes fraction", textcoords="offset points",
             color=colour, fontsize=size, **place,
         )  # fmt: skip
 

@@ -33,7 +33,7 @@ from server.openenv_environment import DESCRIPTION, ServingEnvironment
 from server.programs import Programs, own_log
 from server.rollouts import Rollouts
 from server.routes import catalogue, scoring, session
-from server.schema_parts import ActionModel, ObservationModel, StateModel
+from server.schema_parts import ObservationModel, OpenEnvAction, StateModel
 from server.service import Service
 from server.sessions import EmbeddedStore, SessionStore
 from server.settings import Settings
@@ -60,6 +60,8 @@ class RevalidatedFiles(StaticFiles):
         """The file, or 304 where the browser holds it."""
         response = super().file_response(*args, **named)
         response.headers["cache-control"] = "no-cache"
+        if str(args[0]).endswith(".gz"):
+            response.headers["content-encoding"] = "gzip"
         return response
 
 
@@ -87,10 +89,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     programs, metrics, store = Programs(settings.table, own_log(settings)), Metrics(), make_store(settings)
     service, rollouts = Service(programs, store), Rollouts(programs, settings)
     mcp = MCPEndpoint(build_tools(service, metrics))
-    baseline: dict[str, Any] = {}
+    scored: dict[int, dict[str, Any]] = {}
     openenv = HTTPEnvServer(
         functools.partial(ServingEnvironment, programs, metrics.ws_steps.inc),
-        ActionModel,
+        OpenEnvAction,
         ObservationModel,
         concurrency_config=ConcurrencyConfig(
             max_concurrent_envs=settings.ws_sessions, session_timeout=settings.session_idle_s
@@ -102,7 +104,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     def warm_up() -> None:
         start = time.perf_counter()
         programs.warm_up()
-        baseline.update(about.baseline(programs))
+        about.baseline(programs, scored)
         programs.let_go()
         gc.freeze()  # what lives for good need not be looked through at every collection
         log.info("compiled in %.1f s", time.perf_counter() - start)
@@ -138,7 +140,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     route = body_route()
     app.include_router(session.build(service, metrics, ws_sessions, route))
     app.include_router(scoring.build(service, rollouts, metrics, route))
-    app.include_router(catalogue.build(programs, settings, metrics, lambda: baseline, store.count, ws_sessions))
+    app.include_router(catalogue.build(programs, settings, metrics, scored, store.count, ws_sessions))
     if STATIC.is_dir():
         app.mount("/static", RevalidatedFiles(directory=STATIC), name="static")
     errors.install(app)

@@ -29,6 +29,12 @@ def is_json(content_type: str | None) -> bool:
     return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
+def of_field(error: ValidationError, *place: str) -> RequestValidationError:
+    """The error of a part of a request, as that of the whole: its fields stand in ``place``."""
+    entries = error.errors(include_url=False)
+    return RequestValidationError([{**entry, "loc": (*place, *entry["loc"])} for entry in entries])
+
+
 def parse(model: type[BaseModel], body: bytes) -> BaseModel:
     """The checked request of a JSON body.
 
@@ -38,8 +44,7 @@ def parse(model: type[BaseModel], body: bytes) -> BaseModel:
     try:
         return model.model_validate(read_json(body))
     except ValidationError as error:
-        entries = error.errors(include_url=False)
-        raise RequestValidationError([{**entry, "loc": ("body", *entry["loc"])} for entry in entries]) from error
+        raise of_field(error, "body") from error
     except TooMuch as error:
         raise _refused("too_much", str(error)) from error
     except json.JSONDecodeError as error:

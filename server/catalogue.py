@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import inferencegym_jax as ig
+from inferencegym_jax.fleet.grading import fleet_formula
+from inferencegym_jax.fleet.making import fleet_tasks, is_anywhere
 from inferencegym_jax.models import EPISODE_LENGTH
 from inferencegym_jax.policies import NAMES, has_trained
 from inferencegym_jax.policies.names import DESCRIPTIONS
 from inferencegym_jax.scoring.episode_log import is_scored_by_request
-from inferencegym_jax.scoring.formula import CLASSES, formula
+from inferencegym_jax.scoring.formula import CLASSES, Component, formula
 from inferencegym_jax.tasks import CONFIG_KEYS, calibration
 from server import leaderboard
+from server.first_screen import first_screen
+from server.fleet_rollouts import fleet_policies
+from server.kinds import ENGINE, FLEET, kind_of
 from server.programs import Programs
-from server.schema_parts import ActionModel, Config, Metrics, ObservationBody, Outcome, StateModel, Workload
+from server.schema_parts import Config, StateModel
 from server.settings import Settings
 
 BASELINE_SEED = 0
@@ -24,35 +30,61 @@ def tasks(programs: Programs) -> list[dict[str, Any]]:
     """id, name, difficulty, description and active_actions of every task, and what else the page shows.
 
     Args:
-        programs: for what the tasks are scored by: with a request log of one's own, requests.
+        programs: with a request log of one's own there are no fleets.
     """
-    return [
-        {
-            "id": spec.id,
-            "name": spec.name,
-            "title": spec.title,
-            "difficulty": spec.difficulty,
-            "description": spec.description,
-            "active_actions": list(spec.active_knobs),
-            "episode_length": spec.episode_length,
-            "slo_ttft_ms": [None if math.isinf(x) else x for x in spec.slo_ttft_ms],
-            "slo_tpot_ms": tpot_objective(spec),
-            "class_shares": list(spec.class_shares),
-            "memory_limit_gb": spec.memory_limit_gb,
-            "cost_budget": spec.cost_budget,
-            "reward_weights": dict(spec.reward),
-            **_scoring(programs.program(spec.id).spec),
-        }
-        for spec in ig.task_specs().values()
-    ]
+    fleets = [] if programs.trace is not None else fleet_tasks().values()
+    return [_engine_entry(spec) for spec in ig.task_specs().values()] + [_fleet_entry(spec) for spec in fleets]
 
 
-def _scoring(spec: ig.TaskSpec) -> dict[str, Any]:
-    """Whether a task is scored by request, and what its score is made of."""
+def _entry(spec: ig.TaskSpec | ig.FleetSpec) -> dict[str, Any]:
+    """What both kinds of tasks say of themselves."""
+    kind = kind_of(spec.id)
     return {
-        "scored_by_request": is_scored_by_request(spec),
-        "components": {name: {"weight": part.weight, "meaning": part.meaning} for name, part in formula(spec).items()},
+        "id": spec.id,
+        "name": spec.name,
+        "title": spec.title,
+        "difficulty": spec.difficulty,
+        "description": spec.description,
+        "kind": kind.name,
+        "step_s": kind.step_s,
+        "active_actions": list(spec.active_knobs),
     }
+
+
+def _engine_entry(spec: ig.TaskSpec) -> dict[str, Any]:
+    has = {name: name != "trained" or has_trained(spec.id) for name in NAMES}
+    return _entry(spec) | {
+        "episode_length": spec.episode_length,
+        "slo_ttft_ms": [None if math.isinf(x) else x for x in spec.slo_ttft_ms],
+        "slo_tpot_ms": tpot_objective(spec),
+        "class_shares": list(spec.class_shares),
+        "memory_limit_gb": spec.memory_limit_gb,
+        "cost_budget": spec.cost_budget,
+        "reward_weights": dict(spec.reward),
+        "policies": {name: DESCRIPTIONS[name] for name, there in has.items() if there},
+        "scored_by_request": is_scored_by_request(spec),
+        "components": _components(formula(spec)),
+    }
+
+
+def _fleet_entry(spec: ig.FleetSpec) -> dict[str, Any]:
+    drawn = is_anywhere(spec.id)  # its objectives are each episode's own
+    return _entry(spec) | {
+        "episode_length": spec.decisions,
+        "slo_ttft_ms": [None if drawn else spec.slo_ttft_ms, None, None],
+        "slo_tpot_ms": None if drawn else spec.slo_tpot_ms,
+        "class_shares": [1.0, 0.0, 0.0],
+        "memory_limit_gb": None,
+        "cost_budget": None,
+        "reward_weights": {},
+        "policies": fleet_policies(spec),
+        "scored_by_request": True,
+        "components": _components(fleet_formula(spec.late_price)),
+    }
+
+
+def _components(parts: Mapping[str, Component]) -> dict[str, Any]:
+    return {name: {"weight": part.weight, "meaning": part.meaning} for name, part in parts.items()}
 
 
 def tpot_objective(spec: ig.TaskSpec) -> float | list[float | None] | None:
@@ -91,15 +123,12 @@ def trace(programs: Programs) -> dict[str, Any] | None:
 def info(programs: Programs, settings: Settings) -> dict[str, Any]:
     """Spaces, reward weights, provenance of the table, limits: the answer of GET /info."""
     table, specs = programs.table, ig.task_specs().values()
-    problems = [programs.program(spec.id).problem for spec in specs]
+    problems = [programs.program(spec.id).problem for spec in specs if programs.is_found(spec.id)]
     return {
         "name": "inferencegym-jax",
         "version": ig.__version__,
-        "action_space": ActionModel.model_json_schema(),
-        "observation_space": ObservationBody.model_json_schema(),
-        "metrics": Metrics.model_json_schema(),
-        "workload": Workload.model_json_schema(),
-        "outcome": Outcome.model_json_schema(),
+        **ENGINE.schemas(),
+        "fleet": FLEET.schemas(),
         "classes": list(CLASSES),
         "state": StateModel.model_json_schema(),
         "episode_length": EPISODE_LENGTH,
@@ -119,6 +148,7 @@ def info(programs: Programs, settings: Settings) -> dict[str, Any]:
         },
         "trace": trace(programs),
         "links": links(settings),
+        "first_screen": first_screen(programs),
         "limits": {
             "rate_limit": settings.rate_limit,
             "max_body_bytes": settings.max_body_bytes,
@@ -140,29 +170,37 @@ def links(settings: Settings) -> dict[str, str | None]:
     }
 
 
-def baseline(programs: Programs) -> dict[str, Any]:
-    """Scores of the fixed agent on every task, seed 0, with the ranges in which they are expected to lie.
+def baseline(programs: Programs, known: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Scores of the fixed agent on every engine's task, seed 0, with the ranges in which they are expected to lie.
 
     Steps the compiled step rather than a vmapped rollout: the same numbers in a tenth of a second, without the three
     seconds that compiling a rollout would add to every start.
+
+    Args:
+        programs: of their tasks those that still need a search are left out, and named.
+        known: scores of earlier calls, by task; gets those of this one.
     """
     action = ig.ServeAction().to_dict()
-    scores = []
+    waiting = []
     for spec in ig.task_specs().values():
+        if spec.id in known:
+            continue
+        if not programs.is_found(spec.id):
+            waiting.append(spec.name)
+            continue
         program = programs.program(spec.id)
         log, oom_share = programs.replay(program, BASELINE_SEED, [action] * spec.episode_length)
         grade = ig.grade(spec.id, log, program.problem.normalisers)
         shipped = calibration()["tasks"].get(spec.name, {}).get("baseline", {})
-        scores.append(
-            {
-                "task_id": spec.id,
-                "name": spec.name,
-                "score": grade["score"],
-                "breakdown": grade["breakdown"],
-                "gpu_seconds": grade.get("outcome", {}).get("gpu_seconds"),
-                "total_reward": math.fsum(entry["reward"] for entry in log),
-                "oom_share": oom_share,
-                "expected_range": shipped.get("expected_range") if programs.trace is None else None,
-            }
-        )
-    return {"agent": "baseline", "action": action, "seed": BASELINE_SEED, "tasks": scores}
+        known[spec.id] = {
+            "task_id": spec.id,
+            "name": spec.name,
+            "score": grade["score"],
+            "breakdown": grade["breakdown"],
+            "gpu_seconds": grade.get("outcome", {}).get("gpu_seconds"),
+            "total_reward": math.fsum(entry["reward"] for entry in log),
+            "oom_share": oom_share,
+            "expected_range": shipped.get("expected_range") if programs.trace is None else None,
+        }
+    scores = [known[task] for task in sorted(known)]
+    return {"agent": "baseline", "action": action, "seed": BASELINE_SEED, "tasks": scores, "not_asked_for": waiting}

@@ -25,15 +25,15 @@ from server.bad_input import sentence
 from server.bounds import excess
 from server.errors import problem
 from server.metrics import Metrics
-from server.schema_parts import ActionModel, Config, Seed, SessionId, TaskId
+from server.schema_parts import AnyAction, Config, Seed, SessionId, TaskId
 from server.schemas import config_dict
 from server.service import NotFinite, Service, StepConflict
 from server.sessions import SessionNotFound
 
 PATH = "/mcp"
 INSTRUCTIONS = (
-    "Control a simulated LLM serving engine. Call reset, then step once for each of the 200 simulated seconds with the"
-    " knobs that the task leaves free, then grade. Watch queue_depth, ttft_p50 and gpu_memory_used_gb."
+    "Control a simulated LLM serving engine, or a fleet of them. Call reset, then step until done with the knobs that"
+    " the task leaves free, then grade. Watch queue_depth, ttft_p50 and gpu_memory_used_gb; of a fleet loads and queue."
 )
 
 FIRST = "nothing seen yet: no second has been served, so every number of this observation is 0 until the first step"
@@ -71,17 +71,19 @@ def build_tools(service: Service, metrics: Metrics) -> FastMCP:
         seed: Annotated[Seed | None, Field(description="left out: drawn, and reported in info")] = None,
         config: Config | None = None,
     ) -> dict[str, Any]:
-        """Start an episode of 200 seconds. Gives session_id, the first observation, and the free knobs."""
+        """Start an episode. Gives session_id, the first observation, and the free knobs."""
         try:
             return await service.reset(task_id, seed, config_dict(config)) | {"note": FIRST}
         except ValueError as error:
             raise ToolError(str(error)) from error
 
     @mcp.tool
-    async def step(session_id: SessionId, action: ActionModel) -> dict[str, Any]:
-        """Serve one simulated second with these knobs; one left out takes the baseline's value."""
+    async def step(session_id: SessionId, action: AnyAction) -> dict[str, Any]:
+        """Serve one simulated second with these knobs (of a fleet five seconds); one left out takes its default."""
         try:
-            response, taken = await service.step(session_id, action.knobs())
+            response, taken = await service.step(session_id, action)
+        except PydanticError as error:
+            raise ToolError(sentence(error.errors(include_url=False))) from None
         except (SessionNotFound, StepConflict, NotFinite, ValueError) as error:
             raise ToolError(str(error)) from error
         if taken:

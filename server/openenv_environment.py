@@ -10,10 +10,10 @@ from openenv.core.env_server.types import EnvironmentMetadata
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import Phase
-from server.programs import Programs, TaskProgram
-from server.schema_parts import ObservationModel, StateModel
+from server.programs import AnyProgram, Programs
+from server.schema_parts import StateModel
 from server.schemas import ResetRequest, config_dict
-from server.service import check_finite, draw_seed, reset_info
+from server.service import check_finite, draw_seed, phase_of, reset_info
 
 DESCRIPTION = (
     "LLM inference control: an agent turns five serving knobs once per simulated second; a trace-driven simulator, "
@@ -30,7 +30,7 @@ class ServingEnvironment(Environment):
     def __init__(self, programs: Programs, on_step: Callable[[], None] = lambda: None):
         super().__init__()
         self._programs, self._on_step = programs, on_step
-        self._program: TaskProgram | None = None
+        self._program: AnyProgram | None = None
         self._state, self._seed, self._episode_id = b"", 0, None
         self._steps, self._total, self._done, self._phase = 0, 0.0, False, 0
 
@@ -41,31 +41,34 @@ class ServingEnvironment(Environment):
             pydantic.ValidationError: a field is unknown or out of range.
         """
         request = ResetRequest.model_validate({"seed": seed, "episode_id": episode_id, **kwargs})
-        program = self._programs.program(request.task_id, config_dict(request.config))
-        self._seed = draw_seed() if request.seed is None else request.seed
+        seed = draw_seed() if request.seed is None else request.seed
+        program = await self._programs.ready(request.task_id, config_dict(request.config), seed)
+        self._seed = seed
         outcome = program.reset(self._seed)
         self._program, self._state, self._episode_id = program, outcome.state, request.episode_id
         self._steps, self._total, self._done, self._phase = 0, 0.0, False, 0
-        metadata = reset_info(program, self._seed) | {"episode_length": program.spec.episode_length}
-        return ObservationModel.model_construct(**outcome.observation, done=False, reward=None, metadata=metadata)
+        metadata = reset_info(program, self._seed) | {"episode_length": program.length}
+        return program.kind.sent.model_construct(**outcome.observation, done=False, reward=None, metadata=metadata)
 
     async def step_async(self, action: Any, timeout_s: float | None = None, **kwargs: Any) -> Any:
-        """One second of serving.
+        """One step: a second of an engine's serving, a decision of a fleet's.
 
         Raises:
+            pydantic.ValidationError: a knob that the episode's task does not have.
             RuntimeError: there was no reset, or the episode is over.
         """
         if self._program is None:
             raise RuntimeError("no episode yet: send a reset first")
         if self._done:
             raise RuntimeError(f"the episode is over at step {self._steps}: send a reset")
-        outcome = self._program.step(self._state, self._program.pack_action(action.__dict__))
+        kind = self._program.kind
+        outcome = self._program.step(self._state, self._program.pack_action(kind.knobs_in(action)))
         check_finite(outcome)
         self._state, self._done, self._steps = outcome.state, outcome.done, outcome.info["timestep"]
         self._total += outcome.reward
-        self._phase = outcome.info["workload"]["phase"]
+        self._phase = phase_of(outcome)
         self._on_step()
-        return ObservationModel.model_construct(
+        return kind.sent.model_construct(
             **outcome.observation, done=outcome.done, reward=outcome.reward, metadata=outcome.info
         )
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -12,18 +13,23 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
+import numpy as np
+from anyio import CapacityLimiter, to_thread
 
 import inferencegym_jax as ig
-from inferencegym_jax.episodes.single_step import SingleStep
-from inferencegym_jax.models import KNOBS
+from inferencegym_jax.episodes.single_step import Outcome, SingleStep
+from inferencegym_jax.fleet.grading import grade_fleet
+from inferencegym_jax.fleet.making import draw_condition, is_anywhere
 from inferencegym_jax.policies.reactive_control import ReactivePlan
 from inferencegym_jax.policies.reactive_plans import plan_for
+from inferencegym_jax.registry.problems import needs_search
 from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 from server.bad_input import BadInput
+from server.kinds import ENGINE, FLEET, kind_of, spec_of
 from server.memory import let_go
 from server.settings import Settings
 
@@ -31,11 +37,27 @@ PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
 
 
 class TaskProgram(SingleStep):
-    """The compiled reset and step of one task with one config."""
+    """The compiled reset and step of one engine's task with one config."""
+
+    kind = ENGINE
 
     def __init__(self, problem: ig.Problem):
         super().__init__(problem.env, problem.params)
         self.problem: ig.Problem = problem
+
+    @property
+    def length(self) -> int:
+        """Steps of an episode."""
+        return self.spec.episode_length
+
+    def grade(self, log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The grade of an episode log, see ``ig.grade``."""
+        return ig.grade(self.spec.id, log, self.problem.normalisers)
+
+    def log_entry(self, knobs: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+        """The entry of an episode log of a step."""
+        info = outcome.info
+        return log_entry(self.spec, knobs, outcome.reward, info["metrics"], info.get("outcome", {}))
 
     @property
     def spec(self) -> ig.TaskSpec:
@@ -55,6 +77,37 @@ class TaskProgram(SingleStep):
             ValueError: see ``reactive_for``.
         """
         return plan_for(self.problem.table, self.problem.params)
+
+
+class FleetProgram(SingleStep):
+    """The compiled reset and step of one fleet's task; of fleet-anywhere, of one seed's condition."""
+
+    kind = FLEET
+    config: ClassVar[dict[str, float]] = {}
+
+    def __init__(self, spec: ig.FleetSpec, env: ig.FleetEnvironment, params: ig.FleetParams):
+        super().__init__(env, cast(Any, params))
+        self.fleet_params: ig.FleetParams = params
+        self.spec: ig.FleetSpec = spec
+        self.gpus: int = int(np.asarray(params.gpus))  # that the fleet has
+
+    @property
+    def length(self) -> int:
+        """Decisions of an episode."""
+        return self.spec.decisions
+
+    def grade(self, log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The grade of an episode log, see ``grade_fleet``."""
+        return grade_fleet(log, self.fleet_params, self.spec.title)
+
+    def log_entry(self, knobs: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+        """The entry of an episode log of a decision."""
+        info = outcome.info
+        parts = {name: info[name] for name in ("metrics", "outcome")}
+        return {"action": knobs, "reward": outcome.reward, **parts}
+
+
+AnyProgram = TaskProgram | FleetProgram
 
 
 class Replay(NamedTuple):
@@ -87,41 +140,110 @@ class Programs:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         self.table = ig.load_table(table)
         self.trace = None if trace is None else ig.load_trace(trace)
-        self._programs: OrderedDict[tuple[Any, ...], TaskProgram] = OrderedDict()
+        self._programs: OrderedDict[tuple[Any, ...], AnyProgram] = OrderedDict()
         self._lock = threading.Lock()
+        self._compiled: set[Any] = set()  # environments whose reset and step are
+        self._one_at_a_time = CapacityLimiter(1)
 
     def program(self, task: int | str, config: Mapping[str, Any] | None = None) -> TaskProgram:
-        """The program of a task (id or name) and a config.
+        """The program of an engine's task (id or name) and a config; made where it is new, which may search.
 
         Raises:
             BadInput: see ``inferencegym_jax.make``.
         """
-        spec = ig.get_task(task)
-        overrides = check_config(config)
-        key = (spec.id, *(overrides.get(name) for name in CONFIG_KEYS))
+        found = self.of(task, config)
+        assert isinstance(found, TaskProgram)
+        return found
+
+    def of(self, task: int | str, config: Mapping[str, Any] | None = None, seed: int = 0) -> AnyProgram:
+        """The program of any task and a config; made where it is new. ``ready`` makes it in a thread.
+
+        Args:
+            task: id or name.
+            config: overrides; a fleet takes none.
+            seed: of the episode, which fleet-anywhere's condition is drawn from.
+
+        Raises:
+            BadInput: see ``inferencegym_jax.make``.
+        """
+        key = self._key(task, config, seed)
+        known = self._known(key)
+        if known is not None:
+            return known
         with self._lock:
-            program = self._programs.get(key)
+            program = self._known(key)
             if program is None:
                 try:
-                    problem = ig.problem(spec.id, table=self.table, trace=self.trace, config=overrides)
+                    program = self._made(task, check_config(config), seed)
                 except ValueError as error:  # an override that this task cannot have
                     raise BadInput(str(error)) from error
-                program = self._programs[key] = TaskProgram(problem)
+                self._programs[key] = program
                 while len(self._programs) > PARAMS_KEPT:
                     self._programs.popitem(last=False)
-            else:
-                self._programs.move_to_end(key)
             return program
 
-    def replay(self, program: TaskProgram, seed: int, actions: Sequence[Mapping[str, Any]]) -> Replay:
+    async def ready(self, task: int | str, config: Mapping[str, Any] | None = None, seed: int = 0) -> AnyProgram:
+        """The same, compiled: whatever takes longer than a step is done in a thread, while others are served.
+
+        Raises:
+            BadInput: see ``of``.
+        """
+        known = self._known(self._key(task, config, seed))
+        if known is None and self.is_found(task) and kind_of(task) is ENGINE:
+            known = self.of(task, config)  # another config of a task is a matter of milliseconds
+        if known is not None and known.env in self._compiled:
+            return known
+        return await to_thread.run_sync(self._compile, task, config, seed, limiter=self._one_at_a_time)
+
+    def is_found(self, task: int | str) -> bool:
+        """Whether a program of the task needs no search any more."""
+        return self._known(self._key(task, None, 0)) is not None
+
+    def _compile(self, task: int | str, config: Mapping[str, Any] | None, seed: int) -> AnyProgram:
+        program = self.of(task, config, seed)
+        if program.env not in self._compiled:
+            program.step(program.reset(seed).state, program.pack_action({}))
+            self._compiled.add(program.env)
+            self.let_go()
+        return program
+
+    def _key(self, task: int | str, config: Mapping[str, Any] | None, seed: int) -> tuple[Any, ...]:
+        spec, overrides = spec_of(task), check_config(config)
+        drawn = seed if is_anywhere(spec.id) else None
+        return (spec.id, drawn, *(overrides.get(name) for name in CONFIG_KEYS))
+
+    def _known(self, key: tuple[Any, ...]) -> AnyProgram | None:
+        program = self._programs.get(key)
+        if program is not None:
+            with contextlib.suppress(KeyError):  # another thread may have let go of it
+                self._programs.move_to_end(key)
+        return program
+
+    def _made(self, task: int | str, config: dict[str, float], seed: int) -> AnyProgram:
+        spec = spec_of(task)
+        if isinstance(spec, ig.TaskSpec):
+            return TaskProgram(ig.problem(spec.id, table=self.table, trace=self.trace, config=config))
+        if config:
+            raise BadInput(f"config: {spec.name} is a fleet, which takes none")
+        if self.trace is not None:
+            raise BadInput(
+                f"task_id = {spec.name!r}: this server replays a request log (TRACE), fleets have days of their own; "
+                "inferencegym plan replays a log on fleets"
+            )
+        if is_anywhere(spec.id):
+            spec = draw_condition(seed)
+        env, params = ig.make_fleet(spec, table=self.table)
+        return FleetProgram(spec, env, params)
+
+    def replay(self, program: AnyProgram, seed: int, actions: Sequence[Mapping[str, Any]]) -> Replay:
         """The log that these actions give, bit for bit a session's.
 
         Raises:
             ValueError: more actions than the episode has seconds; the server's own latency table lacks a value of a
                 knob, the action's index is named.
         """
-        if len(actions) > program.spec.episode_length:
-            steps = f"an episode of task {program.spec.id} has {program.spec.episode_length} steps"
+        if len(actions) > program.length:
+            steps = f"an episode of task {program.spec.id} has {program.length} steps"
             raise ValueError(f"actions: {len(actions)} given; {steps}")
         state, log, crashes = program.reset(seed).state, [], 0
         for i, action in enumerate(actions):
@@ -131,16 +253,16 @@ class Programs:
                 raise ValueError(f"actions[{i}]: {error}") from error
             outcome = program.step(state, packed)
             state = outcome.state
-            knobs, info = {name: action[name] for name in KNOBS}, outcome.info
-            log.append(log_entry(program.spec, knobs, outcome.reward, info["metrics"], info.get("outcome", {})))
-            crashes += info["oom"]
+            knobs = {name: action[name] for name in program.kind.knobs}
+            log.append(program.log_entry(knobs, outcome))
+            crashes += outcome.info["oom"]
         return Replay(log, crashes / max(len(log), 1))
 
     def let_go(self) -> None:
         """Give back what compiling left, see ``memory``; but keep the small programs that another config needs, so that
         the request that brings it does not wait for them."""
         let_go()
-        one_each = {spec.dynamics: spec for spec in ig.task_specs().values()}
+        one_each = {spec.dynamics: spec for spec in ig.task_specs().values() if self.is_found(spec.id)}
         for spec in one_each.values():
             problem = ig.problem(
                 spec.id, table=self.table, trace=self.trace, config={"alpha": 0.5, "slo_ttft_ms": 250.0}
@@ -148,12 +270,15 @@ class Programs:
             TaskProgram(problem).reset(0)
 
     def warm_up(self) -> None:
-        """Compile reset and step of every task, so that no request waits for a compiler."""
-        programs = [self.program(spec.id) for spec in ig.task_specs().values()]
-        distinct = {program.env: program for program in programs}.values()
-        action = programs[0].pack_action(ig.ServeAction())
+        """Compile reset and step of every engine's task, so that no request waits for a compiler; but of none that
+        needs a search, on a table or a log of one's own: the first reset of such a task waits for it, nobody else."""
+        specs = [spec for spec in ig.task_specs().values() if not needs_search(spec, self.table, self.trace)]
+        programs = [self.program(spec.id) for spec in specs]
+        distinct = {program.env: program for program in programs}
+        action = programs[0].pack_action(ig.ServeAction()) if programs else b""
         with ThreadPoolExecutor() as pool:  # the compiler runs outside the interpreter's lock
-            jobs = [pool.submit(program.reset, 0) for program in distinct]
-            jobs += [pool.submit(program.step, bytes(program.state_bytes), action) for program in distinct]
+            jobs = [pool.submit(program.reset, 0) for program in distinct.values()]
+            jobs += [pool.submit(program.step, bytes(program.state_bytes), action) for program in distinct.values()]
             for job in jobs:
                 job.result()
+        self._compiled |= set(distinct)

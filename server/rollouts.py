@@ -17,24 +17,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from pydantic import ValidationError
 
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation, Trajectory
 from inferencegym_jax.policies import has_trained
-from inferencegym_jax.policies.names import STATIC, WEIGHTLESS, policy_of, static_action
+from inferencegym_jax.policies.names import WEIGHTLESS, policy_of, static_action
 from inferencegym_jax.policies.reactive_control import ReactivePlan, act
 from inferencegym_jax.scoring.aggregates import aggregate
 from inferencegym_jax.scoring.grader import score_aggregates
-from server.bad_input import BadInput
+from server.bad_input import BadInput, sentence
+from server.fleet_rollouts import FleetRollouts
+from server.found import BLOCK_STEPS, PARTS, Found
+from server.kinds import ENGINE, FLEET, kind_of
 from server.programs import Programs, TaskProgram
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
 
-BLOCK_STEPS = 51_200  # of a compiled call: 256 episodes of 200 seconds, 28 of 1,800
-PARTS = ("observation", "action", "metrics", "workload")  # of a trajectory; of an open-loop one also the outcome
-FIRST_SHOWN = 3  # the task of the page's first screen
-OTHER = ("score", "total_rewards", "oom_shares", "gpu_seconds")  # columns that are no component of the score
+WARMED = 3  # the task whose trained policy is compiled at the start: the one of "Beat it"
 SCORED = ("action", "reward", "metrics", "outcome", "oom")  # what scores are made from
 REPLAY, REACTIVE, FIRST = 0, 1, 2  # what ``choose`` chooses: actions, the controller, one of WEIGHTLESS from FIRST on
 Choice = tuple[jax.Array, ServeAction, jax.Array, ReactivePlan]
@@ -70,42 +71,11 @@ class Source:
     plan: ReactivePlan = NO_PLAN
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a rollout came to: a number an episode of each column, and its steps for as long as they are asked for."""
-
-    task_id: int
-    policy: str | None
-    seeds: list[int]
-    lengths: np.ndarray  # steps of each episode
-    parts: tuple[str, ...]  # of ``Trajectory`` that are told
-    columns: dict[str, np.ndarray]  # "score", its components, and ``OTHER``
-    blocks: Callable[[], Iterator[tuple[np.ndarray, Trajectory]]]  # indices of a block's episodes, their steps
-
-    @property
-    def steps(self) -> int:
-        """Steps of all episodes."""
-        return int(self.lengths.sum())
-
-    def answer(self, **more: Any) -> dict[str, Any]:
-        """The answer of POST /rollout but for the steps, and ``more`` at its end."""
-        columns = {name: value.tolist() for name, value in self.columns.items()}
-        gpu_seconds = columns.get("gpu_seconds")
-        breakdown = {name: value for name, value in columns.items() if name not in OTHER}
-        return {
-            "task_id": self.task_id,
-            "policy": self.policy,
-            "seeds": self.seeds,
-            "steps": self.lengths.tolist(),
-            "scores": columns["score"],
-            "total_rewards": columns["total_rewards"],
-            "oom_shares": columns["oom_shares"],
-            "breakdown": breakdown,
-            "mean_score": float(np.mean(columns["score"])),
-            "gpu_seconds": gpu_seconds,
-            "mean_oom_share": float(np.mean(columns["oom_shares"])),
-            **more,
-        }
+def _engine_knobs(action: Any) -> dict[str, Any]:
+    try:
+        return ENGINE.knobs_in(action)
+    except ValidationError as error:
+        raise BadInput(f"actions: {sentence(error.errors(include_url=False))}") from error
 
 
 def block_size(program: TaskProgram) -> int:
@@ -129,10 +99,11 @@ class Rollouts:
 
     def __init__(self, programs: Programs, settings: Settings):
         self.programs, self.settings = programs, settings
+        self.fleets = FleetRollouts(programs)
         self._compiled: set[tuple[Any, Policy]] = set()
 
     def check(self, request: RolloutRequest) -> None:
-        """Raise ``BadInput`` for a request above the server's limits or for a policy that it lacks."""
+        """Raise ``BadInput`` for a request above the server's limits."""
         episodes, steps = self.settings.rollout_episodes, self.settings.rollout_trajectories
         if len(request.seeds) > episodes:
             raise BadInput(f"seeds: {len(request.seeds)} given; at most {episodes} a call (ROLLOUT_EPISODES)")
@@ -143,14 +114,15 @@ class Rollouts:
             )
         if request.format == "arrow" and not request.trajectories:
             raise BadInput('format = "arrow": needs trajectories = true')
-        if request.policy is not None and request.policy not in (*STATIC, *WEIGHTLESS):
-            self.policy(request.policy, self.programs.program(request.task_id))
 
     def warm_up(self) -> None:
-        """Compile what the page shows first, so that no visitor waits for it: ``choose``, and the trained policy."""
+        """Compile ``choose`` and a trained policy on a short task, so that a visitor who turns to it need not wait; the
+        page's first screen is a file. Nothing where a task would have to be searched first."""
+        if not self.programs.is_found(WARMED):
+            return
         self.score(RolloutRequest(task_id=1, seeds=[0], policy="baseline", actions=None))
-        if has_trained(FIRST_SHOWN):
-            self.score(RolloutRequest(task_id=FIRST_SHOWN, seeds=[0], policy="trained", actions=None))
+        if has_trained(WARMED):
+            self.score(RolloutRequest(task_id=WARMED, seeds=[0], policy="trained", actions=None))
 
     def policy(self, name: str, program: TaskProgram) -> Policy:
         """The policy of a name.
@@ -164,7 +136,13 @@ class Rollouts:
             raise BadInput(f"policy = {name!r}: not available for task {program.spec.id}: {error}") from error
 
     def score(self, request: RolloutRequest) -> Found:
-        """Run a checked request block by block and score it; of the steps no more than one block is kept."""
+        """Run a checked request block by block and score it; of the steps no more than one block is kept.
+
+        Raises:
+            BadInput: a policy that the server lacks for the task, or actions that it cannot have.
+        """
+        if kind_of(request.task_id) is FLEET:
+            return self.fleets.score(request)
         program = self.programs.program(request.task_id, config_dict(request.config))
         source = self._source(request, program)
         seeds = np.asarray(request.seeds, np.uint32)
@@ -204,7 +182,7 @@ class Rollouts:
         if action is None and name not in ("reactive", *WEIGHTLESS):
             return Source(self.policy(name, program), whole)
         if request.actions is not None:
-            rows = [[[getattr(action, knob) for knob in KNOBS] for action in sequence] for sequence in request.actions]
+            rows = [[list(_engine_knobs(action).values()) for action in sequence] for sequence in request.actions]
             sequences = [np.array(row, np.float64) for row in rows]
             lengths = np.array([len(sequence) for sequence in sequences])
             if lengths.max() > steps:

@@ -9,7 +9,8 @@ Input is strict: a string is no number, an unknown field is an error, NaN and in
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from openenv.core.env_server.types import Action, Observation, State
 from pydantic import (
@@ -18,11 +19,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    WrapValidator,
     create_model,
 )
 from pydantic_core import PydanticCustomError
 
 import inferencegym_jax as ig
+from inferencegym_jax.fleet.action import FLEET_KNOBS
+from inferencegym_jax.fleet.making import fleet_tasks
+from inferencegym_jax.fleet.observation import FLEET_OBSERVATION
+from inferencegym_jax.fleet.state import FLEET_METRICS, FLEET_WORKLOAD
 from inferencegym_jax.models import (
     KNOBS,
     METRICS,
@@ -77,22 +83,65 @@ def _knob_field(knob: Knob) -> Any:
     return (choice, Field(knob.default, **about))
 
 
-class _ActionBase(Action):
+class ActionBase(Action):
     """The knobs; what is left out takes the baseline's value. Locked knobs of a task are forced to it."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=False, strict=True, allow_inf_nan=False)
+    table: ClassVar[Mapping[str, Knob]] = KNOBS
 
     def knobs(self) -> dict[str, Any]:
         """The knobs alone."""
-        return {name: getattr(self, name) for name in KNOBS}
+        return {name: getattr(self, name) for name in self.table}
+
+
+class FleetActionBase(ActionBase):
+    """The knobs of a fleet; what is left out takes its default. Locked knobs of a task are forced to it."""
+
+    table: ClassVar[Mapping[str, Knob]] = FLEET_KNOBS
+
+
+def _fields(base: type[ActionBase]) -> dict[str, Any]:
+    return {name: _knob_field(knob) for name, knob in base.table.items()}
 
 
 if TYPE_CHECKING:
-    ActionModel = _ActionBase
+    ActionModel, FleetActionModel = ActionBase, FleetActionBase
 else:
-    ActionModel = create_model(
-        "ServeAction", __base__=_ActionBase, **{name: _knob_field(knob) for name, knob in KNOBS.items()}
+    ActionModel = create_model("ServeAction", __base__=ActionBase, **_fields(ActionBase))
+    FleetActionModel = create_model("FleetAction", __base__=FleetActionBase, **_fields(FleetActionBase))
+
+
+def parsed_action(value: Any) -> ActionBase:
+    """The action that an object is: a fleet's where it names a knob that only a fleet has. Which of them a task takes
+    is asked where the task is known, see ``kinds.Kind.knobs_in``.
+
+    Raises:
+        pydantic.ValidationError: a knob is unknown or out of range.
+    """
+    fleet = isinstance(value, FleetActionModel) or (
+        isinstance(value, dict) and any(name in FLEET_KNOBS and name not in KNOBS for name in value)
     )
+    return (FleetActionModel if fleet else ActionModel).model_validate(value)
+
+
+AnyAction = Annotated[
+    ActionModel | FleetActionModel,
+    WrapValidator(lambda value, _: parsed_action(value)),
+    Field(description="the knobs of the task's kind; left out: their defaults"),
+]
+
+
+if TYPE_CHECKING:
+    OpenEnvAction = ActionBase
+else:
+
+    class OpenEnvAction(ActionModel):
+        """The action that OpenEnv's handlers read: of either kind. Its schema is the single engine's."""
+
+        @classmethod
+        def model_validate(cls, obj: Any, **options: Any) -> Any:
+            """See ``parsed_action``."""
+            return parsed_action(obj)
 
 
 def _display(quantity: Quantity) -> dict[str, Any]:
@@ -123,30 +172,44 @@ def _observation_field(spec: ObservationField) -> Any:
     return (Annotated[list[number], Field(min_length=spec.size, max_length=spec.size)], Field(**_display(spec)))
 
 
-OBSERVATION_FIELDS: dict[str, Any] = {name: _observation_field(spec) for name, spec in OBSERVATION.items()}
+def _observation_fields(table: Mapping[str, ObservationField]) -> dict[str, Any]:
+    return {name: _observation_field(spec) for name, spec in table.items()}
+
+
 if TYPE_CHECKING:
-    ObservationBody = BaseModel
+    ObservationBody = FleetObservationBody = BaseModel
 else:
-    ObservationBody = create_model("ServeObservation", **OBSERVATION_FIELDS)
+    ObservationBody = create_model("ServeObservation", **_observation_fields(OBSERVATION))
+    FleetObservationBody = create_model("FleetObservation", **_observation_fields(FLEET_OBSERVATION))
 
 
-class _FastObservation(Observation):
+class SentObservation(Observation):
     """What ``/ws`` sends. OpenEnv would send the metadata twice, inside the observation and beside it; the observation
     is its fields."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=False)
+    table: ClassVar[Mapping[str, ObservationField]] = OBSERVATION
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
         """The observation's fields for OpenEnv's serialisation, which excludes reward and done; else as ever."""
         if options == {"exclude": {"reward", "done"}}:
-            return {name: self.__dict__[name] for name in OBSERVATION}
+            return {name: self.__dict__[name] for name in self.table}
         return super().model_dump(**options)
 
 
+class SentFleetObservation(SentObservation):
+    """The same of a fleet."""
+
+    table: ClassVar[Mapping[str, ObservationField]] = FLEET_OBSERVATION
+
+
 if TYPE_CHECKING:
-    ObservationModel = _FastObservation
+    ObservationModel, FleetObservationModel = SentObservation, SentFleetObservation
 else:
-    ObservationModel = create_model("OpenEnvObservation", __base__=_FastObservation, **OBSERVATION_FIELDS)
+    ObservationModel = create_model("OpenEnvObservation", __base__=SentObservation, **_observation_fields(OBSERVATION))
+    FleetObservationModel = create_model(
+        "OpenEnvFleetObservation", __base__=SentFleetObservation, **_observation_fields(FLEET_OBSERVATION)
+    )
 
 
 class StateModel(State):
@@ -158,11 +221,13 @@ class StateModel(State):
     config: dict[str, float] = Field(default_factory=dict, description="the reset's overrides")
     cumulative_reward: float = Field(default=0.0, description="sum of the rewards so far")
     done: bool = Field(default=False, description="has the episode reached its last step")
-    workload_phase: str = Field(default="warmup", description="warmup, steady, burst or cooldown")
+    workload_phase: str = Field(
+        default="warmup", description="warmup, steady, burst or cooldown; of a fleet always steady"
+    )
 
 
 if TYPE_CHECKING:
-    Metrics = Workload = BaseModel
+    Metrics = Workload = FleetMetrics = FleetWorkload = BaseModel
 else:
     Metrics = create_model(
         "Metrics",
@@ -173,6 +238,16 @@ else:
         "Workload",
         __doc__="The traffic of one second.",
         **{name: _quantity_field(quantity) for name, quantity in WORKLOAD.items()},
+    )
+    FleetMetrics = create_model(
+        "FleetMetrics",
+        __doc__="What one decision's seconds measured.",
+        **{name: _quantity_field(quantity) for name, quantity in FLEET_METRICS.items()},
+    )
+    FleetWorkload = create_model(
+        "FleetWorkload",
+        __doc__="The traffic of one decision's seconds.",
+        **{name: _quantity_field(quantity) for name, quantity in FLEET_WORKLOAD.items()},
     )
 
 
@@ -190,8 +265,8 @@ class StepInfo(BaseModel):
     """The details of a step."""
 
     timestep: int = Field(description="steps taken in this episode")
-    metrics: Metrics
-    workload: Workload
+    metrics: Metrics | FleetMetrics
+    workload: Workload | FleetWorkload
     oom: bool = Field(description="did the GPU run out of memory")
     outcome: Outcome | None = Field(default=None, description="of an open-loop task, which is scored by request")
 
@@ -221,9 +296,14 @@ else:
     )
 
 
+def all_tasks() -> dict[str, ig.TaskSpec | ig.FleetSpec]:
+    """Every task by name: single engines', registered ones with them, and fleets'."""
+    return {**ig.task_specs(), **fleet_tasks()}
+
+
 def task_keys() -> list[int | str]:
-    """Ids and names of all tasks, registered ones with them."""
-    specs = ig.task_specs()
+    """Ids and names of all tasks."""
+    specs = all_tasks()
     return [*(spec.id for spec in specs.values()), *specs]
 
 
@@ -237,7 +317,7 @@ class _TaskSchema:
 def check_task(task: Any) -> Any:
     """The task as given, if there is such a one; its message names those there are."""
     if isinstance(task, bool) or not isinstance(task, int | str) or task not in task_keys():
-        known = ", ".join(f"{spec.id} ({spec.name})" for spec in ig.task_specs().values())
+        known = ", ".join(f"{spec.id} ({spec.name})" for spec in all_tasks().values())
         raise PydanticCustomError(
             "task", "{value} is no task; there are {known}", {"value": str(short(task)), "known": known}
         )

@@ -11,10 +11,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from inferencegym_jax.fleet.rules import DEFAULTS
 from inferencegym_jax.models import LONGEST_EPISODE
 from inferencegym_jax.policies import NAMES
 from server.bounds import MOST_EPISODES
-from server.schema_parts import STRICT, ActionModel, Config, ObservationBody, Seed, SessionId, StepInfo, TaskId
+from server.schema_parts import (
+    STRICT,
+    AnyAction,
+    Config,
+    FleetObservationBody,
+    ObservationBody,
+    Seed,
+    SessionId,
+    StepInfo,
+    TaskId,
+)
 
 
 class _Request(BaseModel):
@@ -45,7 +56,7 @@ class StepRequest(_Request):
     )
 
     session_id: SessionId
-    action: ActionModel = Field(description="the knobs; left out: the baseline's value")
+    action: AnyAction
     step_id: str | None = Field(default=None, min_length=1, max_length=64, description="makes a retry safe")
     timeout_s: float | None = Field(default=None, gt=0, description="OpenEnv's; a step takes under a millisecond")
     request_id: str | None = Field(default=None, max_length=255, description="OpenEnv's; echoed in no answer")
@@ -55,7 +66,7 @@ class ResetResponse(BaseModel):
     """A new session and what the agent sees first."""
 
     session_id: str
-    observation: ObservationBody
+    observation: ObservationBody | FleetObservationBody
     episode_length: int = Field(description="steps until done")
     reward: float | None = Field(default=None, description="always null")
     done: bool = Field(default=False, description="always false")
@@ -66,8 +77,8 @@ class ResetResponse(BaseModel):
 class StepResponse(BaseModel):
     """What a step answers."""
 
-    observation: ObservationBody
-    reward: float = Field(ge=-1, le=1)
+    observation: ObservationBody | FleetObservationBody
+    reward: float = Field(le=1, description="from -1 to 1; of a fleet minus what it cost over the whole fleet's cost")
     done: bool
     info: StepInfo
     metadata: dict[str, Any] = Field(description="session_id, step_count")
@@ -98,7 +109,7 @@ class GraderRequest(_Request):
     task_id: TaskId | None = None
     seed: Seed | None = None
     config: Config | None = None
-    actions: Annotated[list[ActionModel], Field(fail_fast=True, max_length=LONGEST_EPISODE)] | None = None
+    actions: Annotated[list[AnyAction], Field(fail_fast=True, max_length=LONGEST_EPISODE)] | None = None
     episode_log: Annotated[list[LogEntry], Field(fail_fast=True, max_length=LONGEST_EPISODE)] | None = None
 
     @model_validator(mode="after")
@@ -135,7 +146,9 @@ class GraderResponse(BaseModel):
     first_difference: dict[str, Any] | None = Field(default=None, description="where a claimed log differs")
 
 
-Sequence = Annotated[list[ActionModel], Field(fail_fast=True, min_length=1, max_length=LONGEST_EPISODE)]
+POLICIES = (*NAMES, *DEFAULTS)
+"""Names of policies; those of rules with published defaults are fleets'."""
+Sequence = Annotated[list[AnyAction], Field(fail_fast=True, min_length=1, max_length=LONGEST_EPISODE)]
 
 
 class RolloutRequest(_Request):
@@ -147,7 +160,7 @@ class RolloutRequest(_Request):
 
     task_id: TaskId
     seeds: list[Seed] = Field(fail_fast=True, min_length=1, max_length=MOST_EPISODES, description="one episode each")
-    policy: Literal[NAMES] | None = None  # pyright: ignore[reportInvalidTypeForm]
+    policy: Literal[POLICIES] | None = None  # pyright: ignore[reportInvalidTypeForm]
     actions: Annotated[list[Sequence], Field(fail_fast=True, min_length=1, max_length=MOST_EPISODES)] | None = Field(
         None, description="a sequence a seed, or one for all; an episode ends with its sequence"
     )
@@ -228,6 +241,9 @@ class TaskEntry(BaseModel):
     cost_budget: float | None
     reward_weights: dict[str, float]
     scored_by_request: bool = Field(description="false: by the second")
+    kind: Literal["engine", "fleet"] = Field(description="whose knobs and observations it has, see /info")
+    step_s: int = Field(description="simulated seconds of a step")
+    policies: dict[str, str] = Field(description="what POST /rollout can play on it, each in a sentence")
     components: dict[str, ScoreComponent] = Field(description="what the score is made of")
 
 
@@ -248,6 +264,7 @@ class Info(BaseModel):
     observation_space: dict[str, Any]
     metrics: dict[str, Any] = Field(description="JSON schema of what a second measures, with unit and scale")
     workload: dict[str, Any] = Field(description="the same of its traffic")
+    fleet: dict[str, Any] = Field(description="of fleets: action_space, observation_space, metrics, workload, outcome")
     outcome: dict[str, Any] = Field(description="the same of what became of its requests, where they are counted")
     classes: list[str] = Field(description="names of the classes of requests, in the order of every list by class")
     episode_length: int
@@ -259,6 +276,7 @@ class Info(BaseModel):
     table: dict[str, Any]
     trace: dict[str, Any] | None
     links: dict[str, str | None] = Field(description="repository, documentation, leaderboard")
+    first_screen: dict[str, Any] | None = Field(description="the episode that the page opens with, kept as a file")
     limits: dict[str, Any]
 
 
@@ -282,3 +300,4 @@ class Baseline(BaseModel):
     action: dict[str, Any]
     seed: int
     tasks: list[BaselineScore]
+    not_asked_for: list[str] = Field(description="tasks that wait for a search until they are asked for")

@@ -13,11 +13,12 @@ from typing import Any
 
 import orjson
 
-import inferencegym_jax as ig
 from inferencegym_jax.episodes.single_step import Outcome, read_actions
 from inferencegym_jax.models import Phase
 from inferencegym_jax.verification import first_difference
-from server.programs import Programs, TaskProgram
+from server.kinds import kind_of
+from server.programs import AnyProgram, Programs
+from server.schema_parts import ActionBase
 from server.sessions import Session, SessionStore, new_id
 
 
@@ -48,7 +49,12 @@ def draw_seed() -> int:
     return secrets.randbits(32)
 
 
-def reset_info(program: TaskProgram, seed: int) -> dict[str, Any]:
+def phase_of(outcome: Outcome) -> int:
+    """Where an episode stands in its burst calendar after a step; a fleet's days have none and count as steady."""
+    return outcome.info["workload"].get("phase", Phase.STEADY)
+
+
+def reset_info(program: AnyProgram, seed: int) -> dict[str, Any]:
     """What a reset says of its episode."""
     spec = program.spec
     return {
@@ -70,8 +76,8 @@ class Service:
         self, task: int | str, seed: int | None, config: dict[str, float], episode_id: str | None = None
     ) -> dict[str, Any]:
         """Start a session; the answer of POST /reset."""
-        program = self.programs.program(task, config)
         seed = draw_seed() if seed is None else seed
+        program = await self.programs.ready(task, config, seed)
         outcome = program.reset(seed)
         session_id = new_id()
         session = Session(
@@ -87,19 +93,19 @@ class Service:
         return {
             "session_id": session_id,
             "observation": outcome.observation,
-            "episode_length": program.spec.episode_length,
+            "episode_length": program.length,
             "reward": None,
             "done": False,
             "info": info,
             "metadata": info | {"session_id": session_id, "episode_id": session.episode_id},
         }
 
-    async def step(self, session_id: str, action: dict[str, Any], step_id: str | None = None) -> tuple[bytes, bool]:
+    async def step(self, session_id: str, action: ActionBase, step_id: str | None = None) -> tuple[bytes, bool]:
         """Take one step of a session.
 
         Args:
             session_id: from ``reset``.
-            action: all five knobs, within their ranges.
+            action: as it was read; of the kind of the session's task or as far as it may be of either.
             step_id: a retry with the step_id of the session's last step gets that step's answer again.
 
         Returns:
@@ -109,6 +115,7 @@ class Service:
             SessionNotFound: unknown or expired.
             StepConflict: the episode is over, or another step came between.
             NotFinite: the step gave a number that is not finite.
+            pydantic.ValidationError: a knob that the session's task does not have.
             ValueError: the server's own latency table lacks a value of a knob.
         """
         session = await self.store.get(session_id)
@@ -116,8 +123,8 @@ class Service:
             return session.response, False
         if session.done:
             raise StepConflict(f"session {session_id!r}: the episode is over at step {session.steps}; POST /reset")
-        program = self.programs.program(session.task, session.config)
-        packed = program.pack_action(action)
+        program = await self.programs.ready(session.task, session.config, session.seed)
+        packed = program.pack_action(program.kind.knobs_in(action))
         outcome = program.step(session.state, packed)
         check_finite(outcome)
         response = step_answer(session_id, outcome)
@@ -127,7 +134,7 @@ class Service:
             steps=outcome.info["timestep"],
             total_reward=session.total_reward + outcome.reward,
             done=outcome.done,
-            phase=outcome.info["workload"]["phase"],
+            phase=phase_of(outcome),
             actions=session.actions + packed,
             step_id=step_id,
             response=response if step_id is not None else b"",
@@ -159,7 +166,7 @@ class Service:
     async def session_episode(self, session_id: str) -> tuple[Session, list[dict[str, Any]]]:
         """A session and the actions that it took."""
         session = await self.store.get(session_id)
-        return session, read_actions(session.actions)
+        return session, read_actions(session.actions, kind_of(session.task).knobs)
 
     def verify(
         self,
@@ -177,9 +184,9 @@ class Service:
         Raises:
             ValueError: an action that the server's table cannot serve.
         """
-        program = self.programs.program(task, config)
+        program = self.programs.of(task, config, seed)
         log = self.programs.replay(program, seed, actions).log
-        result = ig.grade(program.spec.id, log, program.problem.normalisers)
+        result = program.grade(log)
         difference = None if episode_log is None else first_difference(episode_log, log)
         if difference is not None:
             result["feedback"] += (

@@ -10,7 +10,7 @@ import orjson
 import pyarrow as pa
 
 from inferencegym_jax.models import Trajectory
-from server.rollouts import Found
+from server.found import Found
 
 ARROW = "application/vnd.apache.arrow.stream"
 JSON = "application/json"

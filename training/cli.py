@@ -29,6 +29,8 @@ from training.options import (
 )
 from training.tables import evaluation_table, percent, rank_table, screen, sweep_table
 
+TRANSFER_FILE = RUNS / "transfer.json"
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -279,6 +281,9 @@ def policies(
         list[str], typer.Option("--task", "-t", help="Tasks; may be repeated. Default: all that ship.")
     ] = [],  # noqa: B006
     devices: Annotated[int | None, typer.Option(help="See train.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder that keeps each run; one that was cut off goes on from there.")
+    ] = None,
 ) -> None:
     """Train the policies that ship in data/policies (``make policies``)."""
     from training import devices as meshes
@@ -287,7 +292,7 @@ def policies(
     try:
         meshes.prepare(devices)
         use_cache()
-        build(console, seeds, devices, [task_of(task) for task in tasks] or None)
+        build(console, seeds, devices, [task_of(task) for task in tasks] or None, runs)
     except (ValueError, OSError) as error:
         raise fail(error) from error
 
@@ -364,6 +369,89 @@ def headroom(
         console.print(f"wrote {path}", highlight=False)
 
 
+@app.command()
+def transfer(
+    policy: Annotated[
+        Path | None, typer.Option("--policy", "-p", help="A policy file; default: the general policy that ships.")
+    ] = None,
+    tasks: Annotated[
+        list[str], typer.Option("--task", "-t", help="Tasks; may be repeated. Default without --trace: 4, 5, 6 and 7.")
+    ] = [],  # noqa: B006
+    traces: Annotated[
+        list[Path], typer.Option("--trace", help="Request logs, replayed on --log-task; may be repeated.")
+    ] = [],  # noqa: B006
+    log_task: Annotated[str, typer.Option(help="Task whose objectives and knobs the logs are replayed under.")] = "4",
+    episodes: Annotated[int, typer.Option(help="Held-out episodes of each.")] = 24,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="JSON; rows of other places that stand there stay.")
+    ] = TRANSFER_FILE,
+    as_json: AsJson = False,
+) -> None:
+    """Play a policy where it was never trained, beside the best static action of each task and log.
+
+    Example: python -m training transfer --task 6 --trace data/example_requests.csv
+    """
+    from training import transfer as elsewhere
+
+    use_cache()
+    try:
+        chosen = [task_of(task) for task in tasks] or ([] if traces else list(elsewhere.TASKS))
+        places = [elsewhere.Place(task) for task in chosen]
+        places += [elsewhere.Place(task_of(log_task), trace) for trace in traces]
+        found = None
+        for place in places:  # each is written as soon as it is known
+            found = elsewhere.measure([place], policy, episodes, lambda text: console.print(text, highlight=False))
+            if out.is_file():
+                found = elsewhere.merged(json.loads(out.read_text(encoding="utf-8")), found)
+            elsewhere.write(found, out)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    assert found is not None
+    typer.echo(json.dumps(found) if as_json else elsewhere.markdown(found))
+
+
+@app.command()
+def ablations(
+    conditions: Annotated[
+        list[str], typer.Option("--condition", "-c", help="real clock, switching free, fast clock; may be repeated.")
+    ] = [],  # noqa: B006
+    memory: Annotated[
+        list[int], typer.Option("--memory", "-m", help="A task, trained with and without memory; may be repeated.")
+    ] = [],  # noqa: B006
+    episodes: Annotated[int, typer.Option(help="Held-out episodes.")] = 24,
+    training_episodes: Annotated[int, typer.Option(help="On which settings are searched.")] = 16,
+    settings: Annotated[
+        int, typer.Option(help="Settings of a controller drawn, and tried again around the best.")
+    ] = 48,
+    steps: Annotated[int, typer.Option(help="Environment steps of each training run.")] = 2_000_000,
+    seed: Annotated[int, typer.Option(help="Of the training runs.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON; what stands there stays.")] = RUNS / "ablations.json",
+) -> None:
+    """What delays, the clock, a forecast and memory are worth, with intervals; without --condition and --memory the
+    table of what the file holds.
+
+    Example: python -m training ablations --condition "switching free" --memory 7
+    """
+    from training import ablations as studies
+
+    use_cache()
+    try:
+        found = studies.update(
+            out,
+            conditions,
+            memory,
+            episodes=episodes,
+            training_episodes=training_episodes,
+            settings=settings,
+            steps=steps,
+            seed=seed,
+            report=lambda text: console.print(text, highlight=False),
+        )
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    typer.echo(studies.markdown(found))
+
+
 @app.command("fleet-headroom")
 def fleet_headroom(
     task: Annotated[
@@ -431,7 +519,7 @@ def fleet_plot(
 
     Example: python -m training fleet-plot --task fleet-elastic-m-mid
     """
-    from training.fleet_headroom import draw_day
+    from training.fleet_plot import draw_day
 
     try:
         paths = draw_day(task, out, day)

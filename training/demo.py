@@ -2,8 +2,8 @@
 
 1. Roll out baseline, random, reactive, best static (and trained, where it ships) over 1,024 vmapped episodes of each
 short task; print a table. 2. Train task 1 from scratch. 3. Play 24 windows of task 7, second-gpu, with two GPUs always,
-with one, and under a controller that leases the second; print what each pays and keeps. demo.png holds one window and
-the learning curve.
+the best setting with one, and under the general policy, which was never trained there; print what each pays and keeps.
+demo.png holds one window and the learning curve.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHOWN = {
 SHOWN_BY_REQUEST = {**LATENCIES, "mean_tpot_ms": ("TPOT\nms", ",.0f")}
 COMMAND = "make demo   (python -m training.demo)"
 CURVE_TASK = 1
-SHOWN_AS = ("best_static", "baseline", "reactive")  # whose colours the three policies of the window have
+SHOWN_AS = ("best_static", "baseline", "trained")  # whose colours the three policies of the window have
 LINES = ("baseline", "random", "reactive", "best_static")  # beside the learning curve
 
 
@@ -110,59 +110,51 @@ def _table(results: dict[int, list[dict[str, Any]]], count: int) -> Table:
     return table
 
 
-def draw(
-    path: Path, windows: Windows, results: dict[int, list[dict[str, Any]]], curve: Sequence[dict[str, float]]
-) -> None:
-    """demo.png: a window of second-gpu under three policies, and the learning curve."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+def draw(windows: Windows, results: dict[int, list[dict[str, Any]]], curve: Sequence[dict[str, float]]) -> Any:
+    """The figure of demo.png: a window of second-gpu under three policies, and the learning curve."""
+    from matplotlib.figure import Figure
 
     import inferencegym_jax as ig
-    from inferencegym_jax.figure_style import COLOURS, STYLE, label_levels, millions, tidy
+    from inferencegym_jax.figure_style import COLOURS, SOFT, label_levels, millions, tidy
     from training import second_gpu
 
-    axes: Any
-    with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(10.5, 9.5))
-        upper, lower = figure.add_gridspec(
-            2, 1, height_ratios=(3.4, 1), left=0.08, right=0.9, top=0.92, bottom=0.08, hspace=0.24
-        )
-        axes = upper.subgridspec(4, 1, hspace=0.16).subplots(sharex=True)
-        second_gpu.draw(axes, windows, dict(zip(windows.played, (COLOURS[name] for name in SHOWN_AS), strict=True)))
-        axis = figure.add_subplot(lower)
-        axis.plot(
-            [millions(row["env_steps"]) for row in curve],
-            [row["score"] for row in curve],
-            color=COLOURS["trained"],
-            label="PPO",
-        )
-        axis.set_xlim(0, millions(curve[-1]["env_steps"]))
-        axis.set_ylim(0, 1.05)
-        levels = {row["policy"]: row["score"]["mean"] for row in results[CURVE_TASK] if row["policy"] in LINES}
-        label_levels(axis, levels)
-        axis.set_xlabel("environment steps (millions)")
-        axis.set_ylabel("mean score")
-        tidy(axis)
-        spec = ig.get_task(CURVE_TASK)
-        axis.set_title(
-            f"Learning task {spec.id}, {spec.title}: PPO from scratch in {curve[-1]['seconds']:.0f} s",
-            loc="left",
-            fontsize=10,
-            fontweight="bold",
-        )
-        axis.legend(loc="lower right", frameon=False)
-        figure.suptitle(
-            f"Task {windows.problem.spec.id}, {windows.problem.spec.title}: half an hour of a production pool, one GPU "
-            "and one that can be leased",
-            x=0.08,
-            ha="left",
-            fontsize=11,
-        )
-        figure.text(0.01, 0.006, COMMAND, fontsize=7, color="#555555", family="monospace")
-        figure.savefig(path, dpi=130)
-        plt.close(figure)
+    figure = Figure(figsize=(10.5, 9.5))
+    upper, lower = figure.add_gridspec(
+        2, 1, height_ratios=(3.4, 1), left=0.08, right=0.9, top=0.93, bottom=0.08, hspace=0.24
+    )
+    axes = upper.subgridspec(4, 1, hspace=0.16).subplots(sharex=True)
+    second_gpu.draw(axes, windows, dict(zip(windows.played, (COLOURS[name] for name in SHOWN_AS), strict=True)))
+    axis = figure.add_subplot(lower)
+    axis.plot(
+        [millions(row["env_steps"]) for row in curve],
+        [row["score"] for row in curve],
+        color=COLOURS["trained"],
+        label="PPO",
+    )
+    axis.set_xlim(0, millions(curve[-1]["env_steps"]))
+    axis.set_ylim(0, 1.05)
+    levels = {row["policy"]: row["score"]["mean"] for row in results[CURVE_TASK] if row["policy"] in LINES}
+    label_levels(axis, levels)
+    axis.set_xlabel("environment steps (millions)")
+    axis.set_ylabel("mean score")
+    tidy(axis)
+    spec = ig.get_task(CURVE_TASK)
+    axis.set_title(
+        f"Learning task {spec.id}, {spec.title}: PPO from scratch in {curve[-1]['seconds']:.0f} s",
+        loc="left",
+        fontsize=11,
+    )
+    axis.legend(loc="lower right")
+    figure.suptitle(
+        f"Task {windows.problem.spec.id}, {windows.problem.spec.title}: half an hour of a production pool, one GPU "
+        "and one that can be leased",
+        x=0.08,
+        y=0.965,
+        ha="left",
+        fontsize=11,
+    )
+    figure.text(0.01, 0.006, COMMAND, fontsize=7, color=SOFT, family="monospace")
+    return figure
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -182,7 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from training.cache import use_cache
 
     use_cache()
+    import matplotlib
+
     import inferencegym_jax as ig
+    from inferencegym_jax.figure_style import STYLE
     from inferencegym_jax.models import EPISODE_LENGTH
     from training import second_gpu
     from training.config import task_config
@@ -218,7 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         windows = second_gpu.play()
         bar.update(leasing, completed=1.0, status="")
         drawing = bar.add_task(f"drawing {options.out}", total=1.0, status="")
-        draw(options.out, windows, results, result.rows)
+        with matplotlib.rc_context(STYLE):
+            draw(windows, results, result.rows).savefig(options.out, dpi=130)
         bar.update(drawing, completed=1.0)
     console.width = max(console.width, TABLE_WIDTH)
     console.print(results_table(results, options.episodes))

@@ -20,7 +20,7 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax.fleet.action import GPUS
-from inferencegym_jax.fleet.contest import contest, decisions
+from inferencegym_jax.fleet.contest import contest
 from inferencegym_jax.fleet.failures import named_failures
 from inferencegym_jax.fleet.making import TRAINING_SEEDS, anywhere_params
 from inferencegym_jax.fleet.rules import (
@@ -347,41 +347,3 @@ def search_rule(settings: int = 200, conditions: int = 16, seed: int = 0) -> lis
     best = [row[0] for row in rows[:10]]
     more = judge([near(best[i % len(best)]) for i in range(settings // 4)])
     return sorted(rows + more, key=lambda row: row[1])
-
-
-def draw_day(task: str | FleetSpec, stem: Path, day: int = 0, plan: RulePlan = REACTIVE) -> list[Path]:
-    """PNG and SVG of one day under a rule: load, GPUs asked for, starting, serving, share on time, cost.
-
-    Raises:
-        ValueError: no such task.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    spec = get_fleet(task)
-    env, params = ig.make_fleet(spec)
-    rows = {name: value[0, 0] for name, value in decisions(env, params, [plan], np.asarray([day])).items()}
-    hours = np.arange(len(rows["load"])) * DECISION_S * spec.clock / 3600.0
-    figure, axes = pyplot.subplots(3, 1, figsize=(9, 7), sharex=True, height_ratios=(3, 1, 1))
-    serving, starting, draining = rows["serving"], rows["starting"], rows["draining"]
-    axes[0].stackplot(hours, serving, starting, draining, labels=("serving", "starting", "draining"), alpha=0.6)
-    axes[0].plot(hours, rows["load"], color="black", linewidth=0.6, label="load")
-    axes[0].set_ylabel("GPUs")
-    axes[0].legend(loc="upper left", fontsize=8)
-    wide = np.ones(12)
-    good, judged = (np.convolve(rows[name], wide, "same") for name in ("on_time", "judged"))
-    axes[1].plot(hours, good / np.maximum(judged, 1e-9), linewidth=0.8)
-    axes[1].set_ylabel("on time, 1 min")
-    axes[2].plot(hours, np.cumsum(rows["gpu_seconds"]) / 3600.0)
-    axes[2].set_ylabel("GPU-hours")
-    axes[2].set_xlabel(f"hour of day {day}, {spec.name}, clock x{spec.clock:g}")
-    figure.align_ylabels()
-    figure.tight_layout()
-    paths = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    for path in paths:
-        figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return paths

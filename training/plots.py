@@ -227,20 +227,26 @@ def draw_headroom(found: Mapping[str, Any], stem: Path) -> list[Path]:
         found: what ``headroom.measure`` returned.
         stem: of the files.
     """
-    rows = found["rows"]
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.5, 0.6 + 0.3 * len(rows)))
-        figure.subplots_adjust(left=0.28, right=0.97, top=0.9, bottom=0.2)
-        for i, row in enumerate(rows[::-1]):
-            paired = row["paired"]
-            axis.plot([paired["low"], paired["high"]], [i, i], color=COLOURS["reactive"], lw=2)
-            axis.plot(paired["mean"], i, "o", color=COLOURS["reactive"], ms=4)
-            axis.plot(row["worst"]["paired"], i, "x", color=OTHER_COLOUR, ms=4)
-        axis.axvline(0.0, color="#333333", lw=0.8)
-        names = [row["policy"] if row["policy"] != "oracle" else "oracle, at least" for row in rows]
-        axis.set_yticks(range(len(rows)), names[::-1])
-        axis.set_xscale("symlog", linthresh=0.1)
-        axis.set_xlabel("score over the best static action: mean with 95 % interval, and the worst episode (x)")
-        axis.set_title(f"Task {found['task']}, {found['title']}", loc="left", fontsize=9)
-        plain_numbers(axis.xaxis)
-        return save(figure, stem, f"python -m training headroom --task {found['task']}")
+        return save(draw_headroom_rows(found), stem, f"python -m training headroom --task {found['task']}")
+
+
+def draw_headroom_rows(found: Mapping[str, Any]) -> Any:
+    """The figure of ``draw_headroom``; ``found`` needs ``rows``, ``task`` and ``title``."""
+    rows = found["rows"]
+    height = 1.0 + 0.3 * len(rows)
+    figure, axis = plt.subplots(figsize=(7.5, height))
+    figure.subplots_adjust(left=0.36, right=0.97, top=1 - 0.3 / height, bottom=0.6 / height)
+    for i, row in enumerate(rows[::-1]):
+        paired = row["paired"]
+        axis.plot([paired["low"], paired["high"]], [i, i], color=COLOURS["reactive"], lw=2)
+        axis.plot(paired["mean"], i, "o", color=COLOURS["reactive"], ms=4)
+        axis.plot(row["worst"]["paired"], i, "x", color=OTHER_COLOUR, ms=4)
+    axis.axvline(0.0, color="#333333", lw=0.8)
+    names = [row["policy"] if row["policy"] != "oracle" else "oracle, at least" for row in rows]
+    axis.set_yticks(range(len(rows)), names[::-1])
+    axis.set_xscale("symlog", linthresh=0.1)
+    axis.set_xlabel("score over the best static action: mean, 95 % interval, worst episode (x)")
+    axis.set_title(f"Task {found['task']}, {found['title']}", loc="left", fontsize=9)
+    plain_numbers(axis.xaxis)
+    return figure

@@ -50,7 +50,11 @@ def rank(found: dict[str, float]) -> tuple[bool, float]:
 
 
 def build(
-    console: Console, seeds: int = 1, devices: int | None = None, tasks: Sequence[int | str] | None = None
+    console: Console,
+    seeds: int = 1,
+    devices: int | None = None,
+    tasks: Sequence[int | str] | None = None,
+    runs: Path | None = None,
 ) -> list[Path]:
     """Train every task on training seeds 0 to seeds - 1 and write the policy with the best validation score, of those
     that are never out of memory on the validation seeds where there is one.
@@ -60,9 +64,12 @@ def build(
         seeds: training seeds a task.
         devices: see ``devices.make_mesh``.
         tasks: ids or names of tasks that ship; default: all of them.
+        runs: folder that keeps each run, ``policy-task<N>-seed<S>``; one that was cut off goes on from its newest
+            checkpoint. Default: nothing is kept.
 
     Raises:
-        ValueError: seeds below 1, environments not divisible by devices, or a task that does not ship.
+        ValueError: seeds below 1, environments not divisible by devices, a task that does not ship, or a run in
+            ``runs`` that is of another config or already whole.
     """
     specs = [ig.get_task(task) for task in tasks] if tasks else list(shipped_specs().values())
     for spec in specs:
@@ -78,8 +85,14 @@ def build(
         best: tuple[dict[str, float], Any, dict[str, Any]] | None = None
         for seed in range(seeds):
             config = task_config(task).replace(seed=seed)
+            folder = None if runs is None else runs / f"policy-task{task}-seed{seed}"
+            begun = folder is not None and (folder / "checkpoints").is_dir()
             with training_progress(console, config) as report:
-                result = run(config, devices=devices, report=report)
+                result = run(config, folder, resume=begun, devices=devices, report=report)
+            if not result.rows:
+                raise ValueError(f"runs = {str(runs)!r}: {folder} is whole already; move it away to train anew")
+            if result.interrupted:
+                raise KeyboardInterrupt
             about = metadata(config, int(result.state.update), result.rows)
             found = validate(task, result.network, about)
             if best is None or rank(found) > rank(best[0]):

@@ -1,11 +1,13 @@
-"""What the demo ends with: one window of the second-gpu task under settings that stay and a controller that leases.
+"""What the demo ends with: one window of the second-gpu task under settings that stay and the general policy.
 
-``task 7 -> held-out windows -> three policies, one compiled program -> rows, a figure``. The controller's settings and
-the oracle's score are those that ``python -m training headroom --task 7 --out docs/headroom/task7`` found.
+``task 7 -> held-out windows -> three policies, one compiled program -> rows, a figure``. The general policy was trained
+on task 8, never on these days. The oracle's score is what ``python -m training headroom --task 7 --out
+docs/headroom/task7`` found, the best setting with one GPU what ``python -m training.second_gpu`` did.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +18,22 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 import inferencegym_jax as ig
-from training import lanes, rivals
-from training.headroom import Played, played, published, tuned_plan
+from inferencegym_jax.episodes.static_search import best_action, search_static, static_actions
+from training import rivals
+from training.beside import play_beside
+from training.headroom import PUBLISHED, Played, played, published
 from training.scenario_plot import draw_episode, steepest
 
 TASK, WINDOWS = 7, 24
+TWO, ONE, GENERAL = "two GPUs always", "best static with one", "general policy"
+ONE_GPU = PUBLISHED / "one_gpu.json"
+TRAINING_WINDOWS = 8  # of the search with one GPU
+TRIED: dict[str, tuple[float, ...]] = {
+    "batch_size": (32, 64, 96, 128, 192, 256, 512),
+    "kv_budget": (0.1, 0.175, 0.25, 0.375, 0.5, 0.75, 1.0),
+    "spec_length": (0, 1, 2),
+    "prefill_disagg": (False,),
+}
 
 
 @dataclass(frozen=True)
@@ -54,23 +67,41 @@ def play(windows: int = WINDOWS) -> Windows:
             differs most between its first and its second half.
     """
     found, problem = published(TASK), ig.problem(TASK)
-    steps, seeds = int(problem.params.episode_length), rivals.test_seeds(windows)
-    two = problem.best_static
-    statics = {"two GPUs always": two, "one GPU always": two.replace(prefill_disagg=False)}
-    parts = [lanes.of_sequences(lanes.held(action, windows, steps)) for action in statics.values()]
-    parts.append(lanes.of_plans([tuned_plan(found)] * windows, steps))
-    joined = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
-    rolled = jax.tree.map(np.asarray, lanes.episodes_of(problem, joined, np.tile(seeds, len(parts))))
+    seeds = rivals.test_seeds(windows)
+    policy = ig.policies.general_for(problem)
+    one = ig.ServeAction(**json.loads(ONE_GPU.read_text(encoding="utf-8"))["action"])
+    held = {TWO: problem.best_static, ONE: one, GENERAL: None}
+    rolled = play_beside(problem, policy, list(held.values()), seeds)
     load = rivals.true_load(problem, seeds, ahead=1)
     drawn = steepest(load)
     results: dict[str, Played] = {}
     trajectories: dict[str, ig.Trajectory] = {}
-    for i, name in enumerate([*statics, "follows the load"]):
-        own: ig.Trajectory = jax.tree.map(lambda x, i=i: x[:, i * windows : (i + 1) * windows], rolled)
+    for name, own in zip(held, rolled, strict=True):
         results[name] = played(problem, own)
         trajectories[name] = jax.tree.map(lambda x: x[:, drawn : drawn + 1], own)
     oracle = next(row["score"]["mean"] for row in found["rows"] if row["policy"] == "oracle")
     return Windows(problem, seeds, results, trajectories, drawn, load[drawn], float(oracle))
+
+
+def search_one_gpu(windows: int = TRAINING_WINDOWS) -> dict[str, Any]:
+    """The static action with the best mean score on training windows that never leases.
+
+    Returns:
+        ``{"task", "task_digest", "training_windows", "actions", "training_score", "action"}``.
+    """
+    problem = ig.problem(TASK)
+    actions = static_actions(problem.env, problem.params, TRIED)
+    search = search_static(problem.env, problem.params, actions, rivals.training_seeds(windows))
+    scores = problem.score(search.per_seed).mean(axis=1)
+    best = best_action(search, scores)
+    return {
+        "task": TASK,
+        "task_digest": problem.spec.digest,
+        "training_windows": windows,
+        "actions": len(actions),
+        "training_score": float(scores[best]),
+        "action": actions[best],
+    }
 
 
 def table(windows: Windows) -> Table:
@@ -84,7 +115,7 @@ def table(windows: Windows) -> Table:
     heads = "policy,GPU-seconds,on time,score,GPU-seconds\nof all,on time\nof all,score\nof all,normalised\nof all"
     for i, head in enumerate(heads.split(",")):
         shown.add_column(head, justify="left" if i == 0 else "right", no_wrap=True)
-    static = windows.played["two GPUs always"].columns["score"].mean()
+    static = windows.played[TWO].columns["score"].mean()
     for name, one in windows.played.items():
         columns = one.columns
         share = (columns["score"].mean() - static) / (windows.oracle - static)
@@ -119,3 +150,8 @@ def draw(axes: Any, windows: Windows, colours: Mapping[str, str]) -> None:
     axes[1].set_yticks([1, 2])
     axes[1].legend(frameon=False, fontsize=7, loc="upper left", ncols=3, columnspacing=1.2)
     axes[-1].set_xlabel("second of the window; dashed: what one GPU can do, and the objectives")
+
+
+if __name__ == "__main__":
+    ONE_GPU.write_text(json.dumps(search_one_gpu(), indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {ONE_GPU}")

@@ -35,6 +35,7 @@ from inferencegym_jax.adapters.client_messages import (
     knobs,
     read_table,
 )
+from inferencegym_jax.fleet.action import FleetAction
 from inferencegym_jax.models import ServeAction
 
 __all__ = ["ApiError", "AsyncClient", "AsyncEpisode", "Client", "Episode", "Retry", "Step"]
@@ -79,11 +80,11 @@ class EpisodeOperations(EpisodeView):
     """What can be done with a session."""
 
     @operation
-    def step(self, action: ServeAction | Mapping[str, Any]) -> Request[Step]:
-        """One simulated second.
+    def step(self, action: ServeAction | FleetAction | Mapping[str, Any]) -> Request[Step]:
+        """One simulated second; of a fleet one decision, five seconds.
 
         Raises:
-            ValueError, TypeError: a knob of a ``ServeAction`` is out of range.
+            ValueError, TypeError: a knob of a ``ServeAction`` or ``FleetAction`` is out of range.
             ApiError: the server refused (404 expired, 409 over, 422 out of range).
         """
         body = {"session_id": self.session_id, "action": knobs(action), "step_id": uuid.uuid4().hex}
@@ -150,7 +151,7 @@ class Operations(Generic[E]):
         seeds: Sequence[int],
         policy: str | None = None,
         *,
-        actions: Sequence[Sequence[ServeAction | Mapping[str, Any]]] | None = None,
+        actions: Sequence[Sequence[ServeAction | FleetAction | Mapping[str, Any]]] | None = None,
         config: Mapping[str, float] | None = None,
         trajectories: bool = False,
     ) -> Request[Any]:

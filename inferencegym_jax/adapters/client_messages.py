@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import httpx
 
-from inferencegym_jax.models import (
-    METRICS,
-    OBSERVATION,
-    OUTCOME,
-    WORKLOAD,
-    MetricsSnapshot,
-    RequestOutcome,
-    ServeAction,
-    ServeObservation,
-    WorkloadState,
-    check_action,
-)
+from inferencegym_jax.adapters.answer_types import ENGINE, FLEET, Parts, knobs, known
+from inferencegym_jax.fleet.making import is_fleet
+from inferencegym_jax.fleet.observation import FleetObservation
+from inferencegym_jax.fleet.state import FleetMetrics, FleetWorkload
+from inferencegym_jax.models import OUTCOME, MetricsSnapshot, RequestOutcome, ServeObservation, WorkloadState
+
+__all__ = ["ApiError", "EpisodeView", "Request", "Retry", "Step", "body_of", "knobs", "read_table"]
 
 T = TypeVar("T")
 RETRIED = (429, 502, 503, 504)
@@ -40,11 +35,11 @@ class ApiError(RuntimeError):
 class Step(NamedTuple):
     """What one step answered."""
 
-    observation: ServeObservation
+    observation: ServeObservation | FleetObservation
     reward: float
     done: bool
-    metrics: MetricsSnapshot
-    workload: WorkloadState
+    metrics: MetricsSnapshot | FleetMetrics
+    workload: WorkloadState | FleetWorkload
     oom: bool
     timestep: int
     outcome: RequestOutcome | None = None  # of an open-loop task
@@ -109,14 +104,6 @@ class Request(Generic[T]):
         raise ApiError(outcome.status_code, detail)
 
 
-def knobs(action: ServeAction | Mapping[str, Any]) -> dict[str, Any]:
-    """An action as JSON; a ``ServeAction`` is checked here, a mapping by the server."""
-    if isinstance(action, ServeAction):
-        check_action(action)
-        return action.to_dict()
-    return dict(action)
-
-
 def body_of(**fields: Any) -> dict[str, Any]:
     """The fields of a request's body that are not None."""
     return {name: value for name, value in fields.items() if value is not None}
@@ -131,11 +118,6 @@ def read_table(content: Any) -> Any:
     return pa.ipc.open_stream(content).read_all()
 
 
-def known(fields: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
-    """The fields that this library has; a newer server may send more."""
-    return {name: value for name, value in fields.items() if name in names}
-
-
 class EpisodeView:
     """Where an episode stands, as far as this client has seen."""
 
@@ -145,7 +127,8 @@ class EpisodeView:
         self.seed: int = body["info"]["seed"]
         self.length: int = body["episode_length"]
         self.active_actions: list[str] = body["info"]["active_actions"]
-        self.observation: ServeObservation = ServeObservation(**known(body["observation"], OBSERVATION))
+        self._parts: Parts = FLEET if is_fleet(self.task_id) else ENGINE
+        self.observation: ServeObservation | FleetObservation = self._parts.read("observation", body["observation"])
         self.done: bool = False
         self.total_reward: float = 0.0
 
@@ -154,11 +137,11 @@ class EpisodeView:
         info = body["info"]
         outcome = info.get("outcome")
         step = Step(
-            ServeObservation(**known(body["observation"], OBSERVATION)),
+            self._parts.read("observation", body["observation"]),
             body["reward"],
             body["done"],
-            MetricsSnapshot(**known(info["metrics"], METRICS)),
-            WorkloadState(**known(info["workload"], WORKLOAD)),
+            self._parts.read("metrics", info["metrics"]),
+            self._parts.read("workload", info["workload"]),
             info["oom"],
             info["timestep"],
             None if outcome is None else RequestOutcome(**known(outcome, OUTCOME)),

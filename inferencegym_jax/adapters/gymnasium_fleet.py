@@ -9,6 +9,7 @@ Needs the extra ``gym``. The same seed and actions give the same trajectory as e
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import gymnasium
@@ -17,6 +18,7 @@ import numpy as np
 from gymnasium import spaces
 
 from inferencegym_jax.adapters.gymnasium_spaces import check_options, next_episode
+from inferencegym_jax.episodes.forks import check_not_forked
 from inferencegym_jax.fleet.action import FleetAction
 from inferencegym_jax.fleet.environment import FleetEnvironment
 from inferencegym_jax.fleet.making import make_fleet
@@ -34,7 +36,8 @@ class FleetGymEnv(gymnasium.Env[np.ndarray, Any]):
 
     ``reset(seed=s)`` starts the day of seed s; without one the next episode as auto-reset would. ``step`` takes the
     number of GPUs less one (``Discrete``), a ``FleetAction``, or a mapping of knobs. Observations are
-    ``FleetObservation.to_unit``'s, float32 from 0 to 1. Episodes end by truncation.
+    ``FleetObservation.to_unit``'s, float32 from 0 to 1. Episodes end by truncation. Can be pickled and copied, in the
+    middle of an episode too.
 
     Args:
         task: name, id or ``FleetSpec``.
@@ -49,10 +52,17 @@ class FleetGymEnv(gymnasium.Env[np.ndarray, Any]):
         self.params: FleetParams = made[1]
         self.action_space: spaces.Space[Any] = spaces.Discrete(int(self.params.gpus))
         self.observation_space: spaces.Space[Any] = spaces.Box(0.0, 1.0, (len(FLEET_OBSERVATION),), np.float32)
-        self._step = jax.jit(lambda state, action: self.fleet.step_env(None, state, action, self.params))
         self._state: Any = None
         self._seed: int | None = None
         self._episode = 0
+
+    @functools.cached_property
+    def _step(self) -> Any:
+        return jax.jit(lambda state, action: self.fleet.step_env(None, state, action, self.params))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: a compiled step is neither, and is made again where it is wanted."""
+        return {name: value for name, value in self.__dict__.items() if name != "_step"}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -61,7 +71,9 @@ class FleetGymEnv(gymnasium.Env[np.ndarray, Any]):
 
         Raises:
             ValueError: a bad seed; an option.
+            RuntimeError: in a process that was forked after JAX had started.
         """
+        check_not_forked()
         check_options(options)
         super().reset(seed=None if seed is None else check_seed(seed))
         self._seed, self._episode = next_episode(seed, self._seed, self._episode, self.np_random)

@@ -22,7 +22,9 @@ from typing import Any
 from openenv.core.client_types import StepResult
 from openenv.core.env_client import EnvClient
 
-from inferencegym_jax.models import OBSERVATION, ServeAction, ServeObservation, check_action
+from inferencegym_jax.adapters.answer_types import knobs, observation_of
+from inferencegym_jax.fleet.action import FleetAction
+from inferencegym_jax.models import ServeAction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,21 +44,17 @@ class ServingState:
 class ServingClient(EnvClient[Any, Any, Any]):
     """An episode on a server over ``/ws``. ``reset(seed=, task_id=, config=)``, ``step``, ``state``; see ``EnvClient``.
 
-    ``step`` takes a ``ServeAction``, which is checked here, or a mapping of knobs, of which what is left out takes the
-    baseline's value. A result's ``observation`` is a ``ServeObservation`` of Python numbers, its ``metadata`` what the
-    server sends of metrics and workload.
+    ``step`` takes a ``ServeAction`` (of a fleet a ``FleetAction``), which is checked here, or a mapping of knobs, of
+    which what is left out takes the baseline's value. A result's ``observation`` is a ``ServeObservation`` (of a fleet
+    a ``FleetObservation``) of Python numbers, its ``metadata`` what the server sends of metrics and workload.
     """
 
-    def _step_payload(self, action: ServeAction | Mapping[str, Any]) -> dict[str, Any]:
-        if isinstance(action, ServeAction):
-            check_action(action)
-            return action.to_dict()
-        return dict(action)
+    def _step_payload(self, action: ServeAction | FleetAction | Mapping[str, Any]) -> dict[str, Any]:
+        return knobs(action)
 
     def _parse_result(self, payload: Mapping[str, Any]) -> StepResult[Any]:
-        fields = payload["observation"]
         found = StepResult(
-            observation=ServeObservation(**{name: fields[name] for name in OBSERVATION}),
+            observation=observation_of(payload["observation"]),
             reward=payload.get("reward"),
             done=bool(payload.get("done", False)),
         )

@@ -121,28 +121,6 @@ def _table(rows: list[dict[str, Any]], title: str) -> None:
     Console(width=None if sys.stdout.isatty() else 170).print(shown)
 
 
-def _plot(rows: list[dict[str, Any]], out: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
-    for axis, (name, label) in zip(
-        axes, (("itl_mean", "mean ITL"), ("ttft_mean", "mean TTFT"), ("latency_mean", "mean latency")), strict=True
-    ):
-        measured = [row[f"{name}_ms"] for row in rows]
-        guessed = [row[f"{name}_predicted_ms"] for row in rows]
-        ends = [0.9 * min(measured + guessed), 1.1 * max(measured + guessed)]
-        axis.plot(ends, ends, color="0.6", linewidth=1, label="equal")
-        axis.scatter(measured, guessed, color="C0", s=22, label="runs")
-        axis.set(xlabel=f"measured {label} (ms)", ylabel=f"predicted {label} (ms)", xscale="log", yscale="log")
-        axis.legend(frameon=False)
-    figure.suptitle(f"inferencegym validate: {len(rows)} measured runs", fontsize=10)
-    figure.savefig(out, dpi=150)
-    plt.close(figure)
-
-
 def _summary(rows: list[dict[str, Any]], what: str) -> str:
     """Median and worst absolute errors of the runs."""
     parts = []
@@ -178,9 +156,18 @@ def validate(
     is that of aiconfigurator-core) is compared in TPOT, with the tables that `table build` makes.
     """
     from inferencegym_jax.cli.closed_loop import validate_points
+    from inferencegym_jax.cli.measured_plot import save
+    from inferencegym_jax.cli.pareto_plot import check_ending
     from inferencegym_jax.fidelity.closed_loop_points import is_closed_loop
 
+    if plot is not None:
+        try:
+            check_ending(plot)
+        except ValueError as error:
+            raise _fail(error) from error
     if is_closed_loop(run):
+        if plot is not None:
+            raise _fail("--plot: draws measured runs, not closed-loop points; leave it out")
         validate_points(run, model, system, as_json, out)
         return
     from inferencegym_jax.fidelity.validation import Constants, compare, fitted_constants, is_fitted, predict
@@ -206,7 +193,10 @@ def validate(
     if not rows:
         raise _fail(f"{run}: no run that could be predicted among {len(runs)}")
     if plot is not None:
-        _plot(rows, plot)
+        try:
+            save(rows, plot)
+        except ValueError as error:
+            raise _fail(error) from error
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return

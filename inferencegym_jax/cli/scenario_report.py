@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from inferencegym_jax.figure_style import FAINT, INK, STYLE, tidy
+from inferencegym_jax.figure_style import FAINT, INK, LINES, STYLE, tidy
 
 COLUMNS = {
     "on_time_share": ("on time", "{:.1%}"),
@@ -18,7 +18,6 @@ COLUMNS = {
 SAVED, GIVEN_UP = 0.15, 0.02  # of the instance-seconds, and of the share on time: what adaptive control is held to
 POINTS = 0.05  # that a foretold share on time may be off
 SMOOTHED_S = 10
-COLOURS = ("#6e7781", "#c2570c", "#2457d6", "#13764a", "#7c3aed", "#b3203c")
 
 
 def _cell(row: dict[str, Any], form: str) -> str:
@@ -136,37 +135,48 @@ def misplaced(results: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def plot_scenario(results: dict[str, Any], path: Path, repeat: int = 0) -> None:
-    """Load, instances and share on time over one repeat, each policy; saved as PNG or SVG by the suffix."""
+    """``picture`` in a file; PNG or SVG by the suffix."""
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    with matplotlib.rc_context(STYLE):
+        picture(results, Figure(figsize=(8, 6), layout="constrained"), repeat).savefig(path, dpi=150)
 
+
+def picture(results: dict[str, Any], figure: Any, repeat: int = 0) -> Any:
+    """Load, instances and share on time over one repeat, each policy, on an empty figure of matplotlib.
+
+    Args:
+        results: of a scenario.
+        figure: an empty one.
+        repeat: which of them.
+
+    Returns:
+        The figure.
+    """
     shown = results["timeline"][repeat]
     load, policies = np.asarray(shown["load"]), shown["policies"]
     seconds = np.arange(len(load))
-    with pyplot.rc_context(STYLE):
-        figure, axes = pyplot.subplots(3, 1, figsize=(8, 6), sharex=True, constrained_layout=True)
-        axes[0].fill_between(seconds, _over(load, np.ones(len(load))), color=FAINT, lw=0)
-        axes[0].axhline(1.0, color=INK, lw=0.7, ls="--")
-        axes[0].set_ylabel("load\n(of one instance)")
-        for i, (name, one) in enumerate(policies.items()):
-            colour, on_time = COLOURS[i % len(COLOURS)], results["measured"][name]["on_time_share"]["mean"]
-            label = f"{name}: {results['measured'][name]['instances']['mean']:.2f} instances, {on_time:.1%} on time"
-            paid = np.asarray(one["instances"]) + 0.02 * i  # beside each other where they are the same
-            axes[1].step(np.arange(len(paid)), paid, where="post", color=colour, label=label)
-            axes[2].plot(seconds, 100 * _over(np.asarray(one["on_time"]), np.asarray(one["asked"])), color=colour)
-        axes[1].set_ylabel("instances paid")
-        axes[1].set_ylim(0.8, 2.9)
-        axes[1].set_yticks([1, 2])
-        axes[1].legend(fontsize=7, ncols=2, loc="upper left")
-        axes[2].set_ylabel(f"on time, %\n(of {SMOOTHED_S} s)")
-        axes[2].set_ylim(-3, 103)
-        axes[2].set_xlabel("second of the run; dashed: what one instance can serve")
-        for axis in axes:
-            tidy(axis)
-        figure.savefig(path, dpi=150)
-        pyplot.close(figure)
+    axes = figure.subplots(3, 1, sharex=True)
+    axes[0].fill_between(seconds, _over(load, np.ones(len(load))), color=FAINT, lw=0)
+    axes[0].axhline(1.0, color=INK, lw=0.7, ls="--")
+    axes[0].set_ylabel("load\n(of one instance)")
+    for i, (name, one) in enumerate(policies.items()):
+        colour, on_time = LINES[i % len(LINES)], results["measured"][name]["on_time_share"]["mean"]
+        label = f"{name}: {results['measured'][name]['instances']['mean']:.2f} instances, {on_time:.1%} on time"
+        paid = np.asarray(one["instances"]) + 0.02 * i  # beside each other where they are the same
+        axes[1].step(np.arange(len(paid)), paid, where="post", color=colour, label=label)
+        axes[2].plot(seconds, 100 * _over(np.asarray(one["on_time"]), np.asarray(one["asked"])), color=colour)
+    axes[1].set_ylabel("instances paid")
+    axes[1].set_ylim(0.8, 2.9)
+    axes[1].set_yticks([1, 2])
+    axes[1].legend(fontsize=7, ncols=2, loc="upper left")
+    axes[2].set_ylabel(f"on time, %\n(of {SMOOTHED_S} s)")
+    axes[2].set_ylim(-3, 103)
+    axes[2].set_xlabel("second of the run; dashed: what one instance can serve")
+    for axis in axes:
+        tidy(axis)
+    return figure
 
 
 def _over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

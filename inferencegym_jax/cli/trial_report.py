@@ -87,25 +87,45 @@ def _overlap(results: dict[str, Any], first: str, second: str) -> bool:
 
 
 def plot_trial(results: dict[str, Any], path: Path) -> None:
-    """Predicted against measured, a point a policy, with the measured interval; saved as PNG or SVG by the suffix."""
+    """``picture`` in a file; PNG or SVG by the suffix."""
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from inferencegym_jax.figure_style import STYLE
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 4), constrained_layout=True)
-    for axis, key in zip(axes, ("goodput", "ttft_mean_ms", "itl_ms"), strict=True):
-        values = []
-        for name, row in results["measured"].items():
+    with matplotlib.rc_context(STYLE):
+        picture(results, Figure(figsize=(10.5, 3.9))).savefig(path, dpi=150)
+
+
+def picture(results: dict[str, Any], figure: Any) -> Any:
+    """Predicted against measured, a point a policy, with the measured interval, on an empty figure of matplotlib.
+
+    Args:
+        results: of a trial.
+        figure: an empty one.
+
+    Returns:
+        The figure.
+    """
+    from inferencegym_jax.figure_style import FAINT, LINES, SOFT, readable, tidy
+
+    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.2, top=0.78, wspace=0.34)
+    for axis, key in zip(figure.subplots(1, 3), ("goodput", "ttft_mean_ms", "itl_ms"), strict=True):
+        values: list[float] = []
+        for i, (name, row) in enumerate(results["measured"].items()):
             measured, predicted = row[key], results["predicted"][name][key]["mean"]
             spread = [[max(measured["mean"] - measured["low"], 0.0)], [max(measured["high"] - measured["mean"], 0.0)]]
-            axis.errorbar(predicted, measured["mean"], yerr=spread, fmt="o", capsize=3, label=name)
+            drawn = {"fmt": "o", "markersize": 4, "capsize": 2, "lw": 1, "color": LINES[i % len(LINES)]}
+            axis.errorbar(predicted, measured["mean"], yerr=spread, label=readable(name), **drawn)
             values += [predicted, measured["low"], measured["high"]]
         low, high = min(values), max(values)
-        axis.plot([low, high], [low, high], color="grey", linewidth=1)
-        title = COLUMNS[key][0]
-        axis.set_xlabel(f"predicted {title}")
-        axis.set_ylabel(f"measured {title}")
-    axes[0].legend()
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+        axis.plot([low, high], [low, high], color=FAINT, linewidth=1)
+        title, unit = COLUMNS[key][0].rsplit(", ", 1)
+        axis.set_xlabel(f"predicted {title} ({unit})")
+        axis.set_ylabel(f"measured {title} ({unit})")
+        tidy(axis)
+        axis.locator_params(axis="x", nbins=5)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.06, 0.9), ncols=6)
+    figure.suptitle("Prediction and measurement, 95 % intervals", x=0.07, y=0.97, ha="left", fontsize=10)
+    figure.text(0.01, 0.015, "inferencegym trial --plot", fontsize=6.5, color=SOFT, family="monospace")
+    return figure

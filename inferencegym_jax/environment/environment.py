@@ -18,6 +18,7 @@ import numpy as np
 from inferencegym_jax.environment.transition import Dynamics, initial, transition
 from inferencegym_jax.models import (
     KNOBS,
+    TRAFFIC_TRACE,
     EnvParams,
     EnvState,
     ServeAction,
@@ -42,15 +43,33 @@ assumed_dynamics: Any = jax.make_user_context(default_value=None)
 """``with assumed_dynamics("closed_loop"):`` traced params are taken to be of these dynamics, and steps are compiled
 without the others. For what has seen the params before they are traced (``ig.jit``); part of every program's key."""
 
+assumed_source: Any = jax.make_user_context(default_value=None)
+"""``with assumed_source(TRAFFIC_FITTED):`` the requests of open-loop tasks in traced params are taken to come from
+there, as ``assumed_dynamics``."""
+
 
 def dynamics_in(tree: Any) -> Dynamics | None:
     """The dynamics of all ``EnvParams`` in a pytree, where there are some, all concrete and of one kind; else None."""
+    flag = _only([one.engine.open_loop for one in _params_in(tree)])
+    return None if flag is None else "open_loop" if flag else "closed_loop"
+
+
+def source_in(tree: Any) -> int | None:
+    """``EngineParams.traffic`` of all ``EnvParams`` in a pytree, where it is concrete and one; else None."""
+    return _only([one.engine.traffic for one in _params_in(tree)])
+
+
+def _params_in(tree: Any) -> list[EnvParams]:
     leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, EnvParams))
-    flags = [x.engine.open_loop for x in leaves if isinstance(x, EnvParams)]
-    if not flags or is_traced(flags):
+    return [x for x in leaves if isinstance(x, EnvParams)]
+
+
+def _only(values: list[Any]) -> int | None:
+    """The one whole number that all of these arrays hold; None where there are several, none, or traced ones."""
+    if is_traced(values):
         return None
-    kinds = {bool(flag) for one in flags for flag in np.ravel(np.asarray(one))}
-    return None if len(kinds) > 1 else "open_loop" if kinds.pop() else "closed_loop"
+    found = {int(value) for one in values for value in np.ravel(np.asarray(one))}
+    return found.pop() if len(found) == 1 else None
 
 
 class Environment:
@@ -86,6 +105,7 @@ class Environment:
         self.grid: TableGrid = TableGrid(table)
         self.trace = trace
         self.dynamics: Dynamics = "mixed" if engine.serves(table) else "closed_loop"
+        self.source: int | None = None  # of the requests, where it is compiled for one
         self.reward: Reward | None = None
         self._default_params = default_params
         self._checked: EnvParams | None = None  # the last params that were found in order
@@ -99,26 +119,28 @@ class Environment:
             self.reward = reward
 
     def __hash__(self) -> int:
-        """Hash of the table's and the request log's content, the dynamics, the reward function and the draws."""
+        """Hash of the table's and the request log's content, the dynamics, the source of the requests, the reward
+        function and the draws."""
         return hash(self._content())
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other environment has the same table, request log, dynamics, reward function and draws."""
+        """Whether the other environment has the same of each."""
         return isinstance(other, Environment) and self._content() == other._content()
 
     def _content(self) -> tuple[Any, ...]:
-        return self.grid, self.trace, self.dynamics, self.reward, self.draws
+        return self.grid, self.trace, self.dynamics, self.source, self.reward, self.draws
 
     def suited_to(self, params: EnvParams) -> Environment:
-        """This environment, compiled for the dynamics that ``params`` have where they can be inspected: without the
-        others, a step takes half the time. Traced params get both, and the same numbers.
+        """This environment, compiled for the dynamics that ``params`` have, and for the source of their requests,
+        where they can be inspected: without the others, a step takes half the time. Traced params get all, and the
+        same numbers.
 
         Raises:
             TableError: the table does not say what an open-loop engine needs, or its weights do not fit the memory.
             ValueError: the engine's params are out of range; see ``check_engine``.
         """
         if is_traced(params.engine.open_loop):
-            return self._with_dynamics(assumed_dynamics.value)
+            return self._with_dynamics(assumed_dynamics.value, assumed_source.value)
         if self.draws is None and not is_traced(params.engine.table) and (np.asarray(params.engine.table) < 0).any():
             raise ValueError("params: of a task that is drawn for each episode; use the environment of ig.make of it")
         flags = np.asarray(params.engine.open_loop) > 0
@@ -131,13 +153,17 @@ class Environment:
             return self
         if flags.any() and not flags.all():
             return self
-        return self._with_dynamics("open_loop" if flags.all() else "closed_loop")
+        if not flags.all():
+            return self._with_dynamics("closed_loop", None)
+        return self._with_dynamics("open_loop", _only([params.engine.traffic]))
 
-    def _with_dynamics(self, dynamics: Dynamics | None) -> Environment:
+    def _with_dynamics(self, dynamics: Dynamics | None, source: int | None) -> Environment:
         if dynamics is None or self.dynamics != "mixed":
             return self
         twin = copy.copy(self)
         twin.dynamics = dynamics
+        if dynamics == "open_loop" and self.draws is None and (source != TRAFFIC_TRACE or self.trace is not None):
+            twin.source = source
         return twin
 
     @property
@@ -294,7 +320,7 @@ class Environment:
         if jnp.ndim(state.time):
             return self._of_each(Environment._step_jit, state, action, params)
         final_observation, after, reward, terminated, info = transition(
-            self.grid, state, action, params, self.trace, self.dynamics, self.reward, self.draws
+            self.grid, state, action, params, self.trace, self.dynamics, self.reward, self.draws, self.source
         )
         truncated = self.is_truncated(after, params)
         done = terminated | truncated
@@ -310,7 +336,7 @@ class Environment:
             return self._of_each(Environment._step_env_jit, state, action, params)
         over = self.is_truncated(state, params)
         observation, after, reward, terminated, info = transition(
-            self.grid, state, action, params, self.trace, self.dynamics, self.reward, self.draws
+            self.grid, state, action, params, self.trace, self.dynamics, self.reward, self.draws, self.source
         )
         after = select(over, state, after)
         return observation, after, jnp.where(over, 0.0, reward), terminated, info

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models import (
     KNOBS,
+    TRAFFIC_OF_TASK,
     EngineState,
     EnvParams,
     EnvState,
@@ -62,6 +63,25 @@ def effective_action(table: LatencyTable, action: ServeAction, params: EnvParams
     return ServeAction(**fields)
 
 
+def _closed_loop(
+    grid: TableGrid, state: EnvState, action: ServeAction, params: EnvParams
+) -> tuple[engine.Served, jax.Array]:
+    """A second of the closed loop, and its class counts (int32[..., 3])."""
+    traffic, counts, metrics, oom = serve_second(grid, state, action, params)
+    served = engine.Served(
+        workload=traffic,
+        metrics=metrics,
+        oom=oom,
+        engine=state.engine,
+        outcome=engine.no_outcome(traffic.priority_distribution),
+        occupancy=kv_occupancy(grid, metrics.gpu_memory_gb, action.quant_tier, params),
+        violation_rate=violation_rate(metrics, traffic.queue_depth),
+        ttft_mean_ms=metrics.ttft_p50_ms,
+        ttft_p90_ms=metrics.ttft_p99_ms,
+    )
+    return served, counts
+
+
 def transition(
     grid: TableGrid,
     state: EnvState,
@@ -71,6 +91,7 @@ def transition(
     dynamics: Dynamics = "mixed",
     own_reward: Reward | None = None,
     draws: Draws | None = None,
+    source: int | None = None,
 ) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
     """The pure step: one second of serving, no auto-reset.
 
@@ -83,6 +104,7 @@ def transition(
         dynamics: which to compile, where it is known that all of ``params`` have one of them.
         own_reward: a user's, in place of ``scoring.reward``'s.
         draws: what is drawn anew for each episode, where the environment's task does.
+        source: where requests come from in all of ``params``, if that is known (``TRAFFIC_*``).
 
     Returns:
         (observation, state after the step, reward float32, terminated bool, info).
@@ -90,26 +112,24 @@ def transition(
     if draws is not None:
         params = compile_unit(functools.partial(drawn, draws))(params, state.seed)
     action = compile_unit(functools.partial(effective_action, grid.table))(action, params)
-    traffic, class_counts, metrics, oom = serve_second(grid, state, action, params)
-    served = engine.Served(
-        workload=traffic,
-        metrics=metrics,
-        oom=oom,
-        engine=state.engine,
-        outcome=engine.no_outcome(traffic.priority_distribution),
-        occupancy=kv_occupancy(grid, metrics.gpu_memory_gb, action.quant_tier, params),
-        violation_rate=violation_rate(metrics, traffic.queue_depth),
-        ttft_mean_ms=metrics.ttft_p50_ms,
-        ttft_p90_ms=metrics.ttft_p99_ms,
-    )
+    served, class_counts = None, state.class_counts
+    if dynamics != "open_loop" or source in (None, TRAFFIC_OF_TASK):
+        served, counts = _closed_loop(grid, state, action, params)
+        # arrivals that are not the task's own draws are not counted by class
+        own = params.engine.traffic == TRAFFIC_OF_TASK
+        class_counts = counts if dynamics == "closed_loop" else jnp.where(own, counts, class_counts)
     if dynamics != "closed_loop":
         rows = None if trace is None else trace.rows
-        run = engine.step if dynamics == "open_loop" else engine.apply
         if draws is None:
             iterations, asked = engine.iterations_of(grid.table), action
         else:  # engine i of the stack is its tier i
             iterations, asked = draws.stack, action.replace(quant_tier=jnp.asarray(params.engine.table, jnp.int32))
-        served = run(iterations, rows, grid.table.gpu_second_cost, state, asked, params, served)
+        given = iterations, rows, grid.table.gpu_second_cost, state, asked, params
+        if dynamics == "open_loop":
+            served = engine.step(*given, served, source)
+        elif served is not None:
+            served = engine.apply(*given, served)
+    assert served is not None
     traffic, metrics, oom = served.workload, served.metrics, served.oom
     after = EnvState(
         seed=state.seed,

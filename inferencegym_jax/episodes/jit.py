@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.environment import assumed_dynamics, dynamics_in
+from inferencegym_jax.environment import assumed_dynamics, assumed_source, dynamics_in, source_in
 from inferencegym_jax.episodes import parallel
 from inferencegym_jax.models import is_traced
 
@@ -64,10 +64,10 @@ class _Jit:
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Run it."""
-        dynamics = dynamics_in((args, named))
+        dynamics, source = dynamics_in((args, named)), source_in((args, named))
 
         def run(part: Sequence[Any]) -> Any:
-            with assumed_dynamics(dynamics):
+            with assumed_dynamics(dynamics), assumed_source(source):
                 return self._program(*part, **named)
 
         parts = 1 if is_traced((args, named)) or jax.default_backend() != "cpu" else self._parts(args)

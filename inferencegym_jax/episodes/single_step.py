@@ -27,14 +27,30 @@ import numpy as np
 from inferencegym_jax.episodes.forks import check_not_forked
 from inferencegym_jax.episodes.packing import Layout
 from inferencegym_jax.episodes.wrapped import check_played_by_step_env, episode_of, suited
-from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, check_seed, shown
+from inferencegym_jax.models import KNOBS, EnvParams, Knob, ServeAction, check_seed, shown
 from inferencegym_jax.numerics.compile_units import in_one_piece
 from inferencegym_jax.spaces import ActionSpace
 
 # The compiler rounds exp and log of a lone number and of a vector differently; a batch of two gives the vector's bits,
 # which are those of every rollout of two or more episodes.
 WIDTH = 2
-_ACTION = struct.Struct("<" + "".join("f" if knob.kind == "float" else "i" for knob in KNOBS.values()))
+
+
+@functools.cache
+def _record(codes: str) -> struct.Struct:
+    return struct.Struct(codes)
+
+
+def _struct_of(knobs: Mapping[str, Knob]) -> struct.Struct:
+    """How an action of these knobs is packed: four bytes each, a float32 or an int32."""
+    return _record("<" + "".join("f" if knob.kind == "float" else "i" for knob in knobs.values()))
+
+
+def knobs_of(env: Any, params: Any) -> Mapping[str, Knob] | None:
+    """The knobs that an environment's actions are made of; None under a wrapper with an action space of its own."""
+    if isinstance(getattr(type(env), "knobs", None), Mapping):
+        return type(env).knobs
+    return KNOBS if isinstance(env.action_space(params), ActionSpace) else None
 
 
 class Outcome(NamedTuple):
@@ -86,9 +102,11 @@ class _Program:
 
     def __init__(self, env: Any):
         params = env.default_params
-        space = env.action_space(params)
-        self.takes_knobs = isinstance(space, ActionSpace)
-        action = ServeAction().as_arrays() if self.takes_knobs else jnp.zeros(space.shape, space.dtype)
+        if knobs_of(env, params) is None:
+            space = env.action_space(params)
+            action = jnp.zeros(space.shape, space.dtype)
+        else:
+            action = (env.action_of({}) if hasattr(type(env), "knobs") else ServeAction()).as_arrays()
         observation, state = jax.eval_shape(lambda p: env.reset_seed(jnp.uint32(0), p), params)
         example = jax.eval_shape(lambda s, a, p: env.step_env(None, s, a, p), state, action, params)
         info = example[-1]
@@ -165,6 +183,11 @@ class SingleStep:
         return {name: value for name, value in vars(self).items() if name not in ("_program", "_packed")}
 
     @functools.cached_property
+    def knobs(self) -> Mapping[str, Knob] | None:
+        """See ``knobs_of``."""
+        return knobs_of(self.env, self.params)
+
+    @functools.cached_property
     def _program(self) -> _Program:
         return _program_of(self.env)
 
@@ -223,23 +246,25 @@ class SingleStep:
         return Outcome(raw[: program.state_bytes], observation, scalars["reward"], scalars["done"], info, knobs)
 
     def pack_action(self, action: Any) -> bytes:
-        """An action as bytes: the knobs, four each, a float32 or an int32 in the order of ``KNOBS``.
+        """An action as bytes: the knobs, four each, a float32 or an int32 in their table's order (``KNOBS``).
 
         Args:
-            action: a ``ServeAction`` of Python numbers, or a mapping; knobs that it leaves out take the baseline's
-                value, and what else it has is not read. Under a wrapper with an action space of its own, one of that.
+            action: a ``ServeAction`` (of a fleet a ``FleetAction``) of Python numbers, or a mapping; knobs that it
+                leaves out take the baseline's value, and what else it has is not read. Under a wrapper with an action
+                space of its own, one of that.
 
         Raises:
             TypeError, ValueError: a knob out of its range, or that the latency table lacks; see ``check_action``. An
                 action outside the wrapper's space.
         """
-        if not isinstance(self.env.action_space(self.params), ActionSpace):
+        knobs = self.knobs
+        if knobs is None:
             return self._program.action.pack_concrete(self._own_action(action))
         if isinstance(action, Mapping):
-            action = self.env.action_of({name: action[name] for name in KNOBS if name in action})
+            action = self.env.action_of({name: action[name] for name in knobs if name in action})
         else:
             self.env.check_action(action)
-        return _ACTION.pack(*(getattr(action, name) for name in KNOBS))
+        return _struct_of(knobs).pack(*(getattr(action, name) for name in knobs))
 
     def _own_action(self, action: Any) -> Any:
         space = self.env.action_space(self.params)
@@ -249,9 +274,9 @@ class SingleStep:
         return value
 
 
-def read_actions(packed: bytes) -> list[dict[str, Any]]:
+def read_actions(packed: bytes, knobs: Mapping[str, Knob] = KNOBS) -> list[dict[str, Any]]:
     """Actions that ``pack_action`` packed, one after the other, as knob dicts; floats as the simulator used them."""
     return [
-        {name: knob.plain(value) for (name, knob), value in zip(KNOBS.items(), values, strict=True)}
-        for values in _ACTION.iter_unpack(packed)
+        {name: knob.plain(value) for (name, knob), value in zip(knobs.items(), values, strict=True)}
+        for values in _struct_of(knobs).iter_unpack(packed)
     ]

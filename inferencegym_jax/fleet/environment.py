@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from inferencegym_jax.fleet.action import FLEET_KNOBS, FleetAction, check_fleet_
 from inferencegym_jax.fleet.observation import FleetObservation
 from inferencegym_jax.fleet.state import FleetParams, FleetState
 from inferencegym_jax.fleet.transition import initial, transition
-from inferencegym_jax.models import check_seed, shown
+from inferencegym_jax.models import Knob, check_seed, shown
 from inferencegym_jax.numerics import draws
 from inferencegym_jax.numerics.select import select
 from inferencegym_jax.physics.open_loop import iterations_of
@@ -35,6 +36,10 @@ class FleetEnvironment:
     Raises:
         TableError: the table says too little of an engine.
     """
+
+    knobs: ClassVar[Mapping[str, Knob]] = FLEET_KNOBS
+    """The knobs of its actions."""
+    dynamics: ClassVar[str] = "open_loop"
 
     def __init__(self, table: LatencyTable, default_params: FleetParams, trace: RequestLog | None = None):
         self.table: LatencyTable = table
@@ -136,6 +141,14 @@ class FleetEnvironment:
         observation, state, reward, terminated, info = self._step_env_jit(state, action, params)
         return observation, state, reward, terminated, {**info, "action": action}
 
+    def is_truncated(self, state: FleetState, params: FleetParams) -> jax.Array:
+        """Whether the episode is at its end, bool."""
+        return state.time >= jnp.asarray(params.episode_length, jnp.int32)
+
+    def check_action(self, action: Any) -> None:
+        """Raise if a concrete action cannot be carried out, see ``check_fleet_action``."""
+        check_fleet_action(action, self.default_params.gpus)
+
     def action_of(self, knobs: dict[str, Any]) -> FleetAction:
         """The action of a mapping of knobs; what it leaves out takes the knob's default.
 
@@ -146,7 +159,7 @@ class FleetEnvironment:
         if unknown:
             raise ValueError(f"action: knob {shown(unknown[0])} is unknown; there are {', '.join(FLEET_KNOBS)}")
         action = FleetAction(**knobs)
-        check_fleet_action(action, self.default_params.gpus)
+        self.check_action(action)
         return action
 
     @functools.partial(jax.jit, static_argnums=0)

@@ -17,7 +17,7 @@ from inferencegym_jax.models import check_seed
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 
-ANYWHERE = "fleet-anywhere"
+ANYWHERE, ANYWHERE_ID = "fleet-anywhere", 804
 TRAINING_SEEDS = 2**31  # seeds from here on are for training
 TRAINING_POOLS, TEST_POOLS = ("azure-day", "m-large"), ("azure-day", "m-large", "m-mid")
 OBJECTIVES = ((2000.0, 100.0), (1000.0, 50.0), (500.0, 30.0))
@@ -31,9 +31,20 @@ SCALES = (0.5, 1.0, 2.0)
 
 def is_fleet(task: Any) -> bool:
     """Whether a task is a fleet's: a ``FleetSpec``, or the name or id of one that ships."""
-    if isinstance(task, FleetSpec) or task == ANYWHERE:
+    if isinstance(task, FleetSpec) or is_anywhere(task):
         return True
     return any(task in (spec.name, spec.id) for spec in fleet_specs().values() if not isinstance(task, bool))
+
+
+def is_anywhere(task: Any) -> bool:
+    """Whether a task is fleet-anywhere's name or id."""
+    return task == ANYWHERE or (task == ANYWHERE_ID and not isinstance(task, bool))
+
+
+@functools.cache
+def fleet_tasks() -> dict[str, FleetSpec]:
+    """Every fleet task by name; fleet-anywhere is its first training condition."""
+    return {**fleet_specs(), ANYWHERE: draw_condition(TRAINING_SEEDS)}
 
 
 def make_fleet(
@@ -57,7 +68,7 @@ def make_fleet(
         TypeError: no such field.
         FileNotFoundError, TableError, TraceError: the table or the log cannot be used.
     """
-    spec = draw_condition(TRAINING_SEEDS) if task == ANYWHERE else get_fleet(task)
+    spec = draw_condition(TRAINING_SEEDS) if is_anywhere(task) else get_fleet(task)
     spec = spec.replace(**changes) if changes else spec
     loaded = load_table(table)
     log = None if trace is None else load_trace(trace)
@@ -82,7 +93,7 @@ def draw_condition(seed: int) -> FleetSpec:
     clock = float(rng.choice((1.0, 12.0)))
     return FleetSpec(
         name=ANYWHERE,
-        id=804,
+        id=ANYWHERE_ID,
         title="Fleet Anywhere",
         difficulty="hard",
         description="A fleet of any pool, day, objective, start, clock and weight format, drawn for each episode.",

@@ -75,21 +75,41 @@ class FleetParams:
 
 
 FLEET_METRICS: dict[str, Quantity] = {
-    "ttft_mean_ms": Quantity(description="mean time to first token of those that got it", unit="ms", scale="log"),
+    "ttft_mean_ms": Quantity(
+        description="mean time to first token of those that got it",
+        unit="ms",
+        title="Time to first token",
+        scale="log",
+        chart="value",
+    ),
     "ttft_p99_ms": Quantity(description="mean over the seconds of its 99th percentile", unit="ms", scale="log"),
-    "tpot_ms": Quantity(description="time per output token", unit="ms", digits=1),
+    "tpot_ms": Quantity(
+        description="time per output token", unit="ms", title="Time per output token", digits=1, chart="value"
+    ),
     "tokens": Quantity(description="output tokens", unit="tokens"),
     "first_tokens": Quantity(description="requests that left the line for an engine", unit="requests", digits=1),
     "completed": Quantity(description="requests that finished", unit="requests", digits=1),
     "preempted": Quantity(description="requests sent back to be recomputed", unit="requests", digits=1),
     "running": Quantity(description="requests that run at the end", unit="requests", digits=1),
-    "queue": Quantity(description="requests that wait at the end", unit="requests", digits=1),
+    "queue": Quantity(
+        description="requests that wait at the end", unit="requests", title="Queue", digits=1, chart="value"
+    ),
     "kv_use": Quantity(description="share of the KV pools in use", unit="share", digits=2),
-    "asked": Quantity(description="GPUs asked for", unit="GPUs"),
+    "asked": Quantity(description="GPUs asked for", unit="GPUs", title="GPUs asked for", chart="value"),
     "prefill": Quantity(description="of them, for prompts", unit="GPUs"),
-    "serving": Quantity(description="GPUs that take new requests at the end", unit="GPUs", digits=1),
-    "starting": Quantity(description="GPUs asked for that do not serve at the end", unit="GPUs", digits=1),
-    "draining": Quantity(description="GPUs given back and still paid for at the end", unit="GPUs", digits=1),
+    "serving": Quantity(
+        description="GPUs that take new requests at the end", unit="GPUs", title="serving", digits=0, chart="band"
+    ),
+    "starting": Quantity(
+        description="GPUs asked for that do not serve at the end", unit="GPUs", title="starting", digits=0, chart="band"
+    ),
+    "draining": Quantity(
+        description="GPUs given back and still paid for at the end",
+        unit="GPUs",
+        title="draining",
+        digits=0,
+        chart="band",
+    ),
     "failures": Quantity(description="GPUs that failed", unit="GPUs"),
     "changed": Quantity(description="GPUs asked for more or less than before", unit="GPUs"),
 }
@@ -119,13 +139,29 @@ class FleetMetrics:
     changed: Scalar
 
 
+FLEET_WORKLOAD: dict[str, Quantity] = {
+    "arrivals": Quantity(description="requests that arrived", unit="requests", digits=1, exogenous=True),
+    "prompt_tokens": Quantity(description="prompt tokens of those that arrived", unit="tokens", exogenous=True),
+    "output_tokens": Quantity(description="output tokens of those that arrived", unit="tokens", exogenous=True),
+    "load": Quantity(
+        description="GPUs that those that arrived keep busy",
+        unit="GPUs",
+        title="Load",
+        digits=1,
+        chart="value",
+        exogenous=True,
+    ),
+    "hour": Quantity(description="hour of the day", unit="h", digits=1, exogenous=True),
+}
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FleetWorkload:
-    """What came in one decision's seconds; each float32."""
+    """What came in one decision's seconds; each float32. Meaning: ``FLEET_WORKLOAD``."""
 
-    arrivals: Scalar  # requests
+    arrivals: Scalar
     prompt_tokens: Scalar
     output_tokens: Scalar
-    load: Scalar  # GPUs that they keep busy
-    hour: Scalar  # of the day
+    load: Scalar
+    hour: Scalar

@@ -18,7 +18,7 @@ class Quantity:
         scale: "linear" or "log", of axes and of normalised values.
         digits: decimals that are worth showing.
         chart: what the server's page draws of it over an episode: its "value", its running "sum", a line for each of
-            the three "classes", or "" for nothing.
+            the three "classes", a "band" on top of the others of its table's, or "" for nothing.
         exogenous: whether it is traffic, the same whatever the agent does.
     """
 

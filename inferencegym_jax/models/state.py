@@ -32,7 +32,7 @@ class EnvState(EpisodeState):
     time: jax.Array  # int32, steps taken in this episode
     queue: jax.Array  # int32, requests waiting
     arrival_ema: jax.Array  # float32, requests/s
-    class_counts: jax.Array  # int32[3], arrivals by class over the last 50 steps
+    class_counts: jax.Array  # int32[3], the task's own arrivals by class over the last 50 steps
     cost_so_far: jax.Array  # float32
     engine: EngineState = EngineState()  # what an open-loop engine carries; untouched by the closed loop
 

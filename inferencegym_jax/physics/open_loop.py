@@ -114,10 +114,23 @@ def step(
     state: EnvState,
     action: ServeAction,
     params: EnvParams,
-    closed: Served,
+    closed: Served | None,
+    source: int | None = None,
 ) -> Served:
-    """One second of an open-loop task; arguments as ``apply``."""
-    requests, kinds = requests_of(trace, state, params, closed.workload)
+    """One second of an open-loop task.
+
+    Args:
+        grid: see ``apply``.
+        trace: see ``apply``.
+        price: see ``apply``.
+        state: see ``apply``.
+        action: see ``apply``.
+        params: see ``apply``.
+        closed: see ``apply``; None where ``source`` is not the task's own draws.
+        source: where the requests of all such tasks come from, if known; see ``requests_of``.
+    """
+    task = None if closed is None else closed.workload
+    requests, kinds = requests_of(trace, state, params, task, source)
     second, after = serve_second(
         grid,
         state.engine,
@@ -128,22 +141,20 @@ def step(
         jnp.asarray(params.slo_ms, jnp.float32),
         kinds.engine(params.engine),
     )
-    workload, after = count(state, after, second, requests, kinds.shares, params, closed.workload)
+    workload, after = count(state, after, second, requests, kinds.shares, params, task)
     metrics, noise, violation_rate = compile_unit(functools.partial(measure, price))(state, second, params)
-    return _cast(
-        Served(
-            workload=workload,
-            metrics=metrics,
-            oom=jnp.zeros_like(closed.oom),
-            engine=after,
-            outcome=second.outcome,
-            occupancy=second.occupancy,
-            violation_rate=violation_rate,
-            ttft_mean_ms=second.ttft_mean_ms * noise,
-            ttft_p90_ms=second.ttft_p90_ms * noise,
-        ),
-        closed,
+    served = Served(
+        workload=workload,
+        metrics=metrics,
+        oom=jnp.zeros_like(workload.is_burst),
+        engine=after,
+        outcome=second.outcome,
+        occupancy=second.occupancy,
+        violation_rate=violation_rate,
+        ttft_mean_ms=second.ttft_mean_ms * noise,
+        ttft_p90_ms=second.ttft_p90_ms * noise,
     )
+    return served if closed is None else _cast(served, closed)
 
 
 def _cast(served: Served, like: Served) -> Served:
@@ -158,7 +169,7 @@ def count(
     requests: Requests,
     shares: jax.Array,
     params: EnvParams,
-    task: WorkloadState,
+    task: WorkloadState | None,
 ) -> tuple[WorkloadState, EngineState]:
     """Whole requests: arrived = finished + rejected + growth of waiting and running, to the request.
 
@@ -174,10 +185,12 @@ def count(
     waiting = jnp.clip(_ceiling(waits), 0, remaining)
     gone = present - remaining
     rejected = jnp.clip(jnp.round(second.rejected).astype(jnp.int32), 0, gone)
-    engine = params.engine
-    drawn = engine.traffic != TRAFFIC_OF_TASK
-    burst = jnp.where(drawn, requests.multiplier > open_traffic.BURST, task.is_burst)
-    quiet = jnp.where(state.time < WARMUP_STEPS, Phase.WARMUP, Phase.STEADY)
+    burst = requests.multiplier > open_traffic.BURST
+    phase = jnp.where(burst, Phase.BURST, jnp.where(state.time < WARMUP_STEPS, Phase.WARMUP, Phase.STEADY))
+    if task is not None:
+        own = params.engine.traffic == TRAFFIC_OF_TASK
+        burst, phase = jnp.where(own, task.is_burst, burst), jnp.where(own, task.phase, phase)
+        shares = jnp.where(own, task.priority_distribution, shares)
     arrivals = requests.arrivals
     workload = WorkloadState(
         arrival_rate=state.arrival_ema + (2.0 / (EMA_STEPS + 1)) * (arrivals - state.arrival_ema),
@@ -186,9 +199,9 @@ def count(
         ),
         prompt_len_bucket=prompt_bucket(requests.prompt),
         queue_depth=waiting,
-        priority_distribution=jnp.where(drawn, shares, task.priority_distribution),
+        priority_distribution=shares,
         is_burst=burst,
-        phase=jnp.where(drawn, jnp.where(burst, Phase.BURST, quiet), task.phase),
+        phase=phase,
         arrivals=arrivals,
         served=gone - rejected,
         rejected=rejected,

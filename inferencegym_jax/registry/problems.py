@@ -172,14 +172,27 @@ def make(
 
 
 def _calibration(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog | None) -> Calibration:
-    """Normalisers and best static action: those known of the task, where table, dynamics and traffic are those they
-    were found on, else those of a search."""
+    """Normalisers and best static action: those known of the task, else those of a search."""
+    known = _known(spec, table, dynamics, trace)
+    return search(spec, table, dynamics, trace) if known is None else known
+
+
+def _known(spec: TaskSpec, table: LatencyTable, dynamics: str, trace: RequestLog | None) -> Calibration | None:
+    """What is known of the task where table, dynamics and traffic are those that it was found on."""
     shipped = load_table()
     usual = trace is None and dynamics == spec.dynamics and table == shipped
-    known = known_calibration(spec) if usual and shipped.digest == calibration()["table_digest"] else None
-    if known is not None:
-        return known
-    return search(spec, table, dynamics, trace)
+    return known_calibration(spec) if usual and shipped.digest == calibration()["table_digest"] else None
+
+
+def needs_search(spec: TaskSpec, table: LatencyTable, trace: RequestLog | None = None) -> bool:
+    """Whether ``problem`` would search the static actions, which takes from seconds to minutes, once a process.
+
+    Args:
+        spec: the task, under its own dynamics.
+        table: of the engine.
+        trace: a request log in place of its traffic.
+    """
+    return _known(spec, table, dynamics_of(spec, None, trace), trace) is None
 
 
 @functools.lru_cache(maxsize=32)

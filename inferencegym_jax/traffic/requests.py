@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.models import EPISODE_LENGTH, EngineParams, EnvParams, EnvState, WorkloadState
+from inferencegym_jax.models import (
+    EPISODE_LENGTH,
+    TRAFFIC_DAY,
+    TRAFFIC_FITTED,
+    TRAFFIC_OF_TASK,
+    TRAFFIC_TRACE,
+    EngineParams,
+    EnvParams,
+    EnvState,
+    WorkloadState,
+)
 from inferencegym_jax.traffic import days
 from inferencegym_jax.traffic import fitted as open_traffic
 from inferencegym_jax.traffic.fitted import Requests
@@ -48,15 +58,29 @@ def replay(seed: jax.Array, step: jax.Array, rows: jax.Array, length: int) -> Re
 
 
 def requests_of(
-    trace: np.ndarray | None, state: EnvState, params: EnvParams, task: WorkloadState
+    trace: np.ndarray | None,
+    state: EnvState,
+    params: EnvParams,
+    task: WorkloadState | None,
+    source: int | None = None,
 ) -> tuple[Requests, Kinds]:
     """The second's requests, and of what kind they are: the task's own draws, the fitted traffic's, a day's or a
-    log's."""
+    log's.
+
+    Args:
+        trace: float32[seconds, 3] of a request log, or None.
+        state: before the second.
+        params: the task.
+        task: the second's own draws; None where ``source`` is another.
+        source: the only ``TRAFFIC_*`` of params, where that is known: nothing else is compiled, and what a task says
+            of its requests stays a constant of a batch. None: as params say.
+    """
     engine, seed, step = params.engine, state.seed, state.time
     shares = jnp.asarray(params.class_shares, jnp.float32)
     usual = Kinds(shares, *(jnp.asarray(getattr(engine, name), jnp.float32) for name in Kinds._fields[1:]))
 
     def own() -> tuple[Requests, Kinds]:
+        assert task is not None
         output = open_traffic.mean_output(seed, step, engine, task.arrivals)
         return Requests(task.arrivals, task.mean_prompt_len, output, jnp.ones_like(output)), usual
 
@@ -80,5 +104,9 @@ def requests_of(
         return replay(seed, step, jnp.asarray(trace), EPISODE_LENGTH), usual
 
     # a batch of one task draws its own traffic only; where tasks are mixed, all are drawn and one is chosen
-    sources = (own, fitted, by_day) if trace is None else (own, fitted, by_day, logged)
-    return jax.lax.switch(engine.traffic, sources)
+    sources = {TRAFFIC_OF_TASK: own, TRAFFIC_FITTED: fitted, TRAFFIC_DAY: by_day}
+    if trace is not None:
+        sources[TRAFFIC_TRACE] = logged
+    if source in sources:
+        return sources[source]()
+    return jax.lax.switch(engine.traffic, tuple(sources.values()))

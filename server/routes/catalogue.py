@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -49,7 +50,7 @@ def build(
     programs: Programs,
     settings: Settings,
     metrics: Metrics,
-    baseline: Callable[[], dict[str, Any]],
+    scored: dict[int, dict[str, Any]],
     sessions: Callable[[], Awaitable[int]],
     ws_sessions: Callable[[], int],
 ) -> APIRouter:
@@ -59,11 +60,12 @@ def build(
         programs: for its table.
         settings: for the limits.
         metrics: for /metrics.
-        baseline: the scores computed at startup.
+        scored: scores of the fixed agent so far, by task.
         sessions: how many HTTP sessions live.
         ws_sessions: how many WebSocket sessions are open.
     """
     router = APIRouter()
+    one_at_a_time = CapacityLimiter(1)
 
     @router.get("/tasks", response_model=TaskList, tags=["Catalogue"], responses=responses())
     async def tasks() -> Response:
@@ -77,8 +79,9 @@ def build(
 
     @router.get("/baseline", response_model=Baseline, tags=["Catalogue"], responses=responses())
     async def baseline_scores() -> Response:
-        """Scores of the fixed agent on every task, computed when the server started."""
-        return Response(orjson.dumps(baseline()), media_type="application/json")
+        """Scores of the fixed agent on every engine's task, computed when the server started."""
+        found = await to_thread.run_sync(catalogue.baseline, programs, scored, limiter=one_at_a_time)
+        return Response(orjson.dumps(found), media_type="application/json")
 
     @router.get("/metrics", tags=["Health"], response_class=Response, responses=responses(503))
     async def prometheus() -> Response:

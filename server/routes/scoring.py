@@ -10,12 +10,12 @@ from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
-import inferencegym_jax as ig
+from inferencegym_jax.fleet.making import is_anywhere
 from server.bad_input import BadInput, sentence
 from server.errors import responses
+from server.kinds import Kind, kind_of
 from server.metrics import Metrics
 from server.rollouts import Rollouts
-from server.schema_parts import ActionModel
 from server.schemas import GraderRequest, GraderResponse, RolloutRequest, RolloutResponse, config_dict
 from server.service import Service
 from server.streams import PieceResponse, Streams
@@ -28,20 +28,22 @@ def build(service: Service, rollouts: Rollouts, metrics: Metrics, route: type[AP
     one_at_a_time = CapacityLimiter(1)
     streams = Streams()
 
-    def checked(i: int, action: dict[str, Any]) -> dict[str, Any]:
+    def checked(kind: Kind, i: int, action: dict[str, Any]) -> dict[str, Any]:
         try:
-            return ActionModel.model_validate(action).knobs()
+            return kind.action.model_validate(action).knobs()
         except ValidationError as error:
             raise BadInput(f"episode_log[{i}].action: {sentence(error.errors(include_url=False))}") from error
 
     def from_log(request: GraderRequest) -> dict[str, Any]:
         log = [entry.model_dump() for entry in request.episode_log or []]
         assert request.task_id is not None
-        spec = ig.get_task(request.task_id)
+        task, kind = request.task_id, kind_of(request.task_id)
         if request.seed is not None and log:
-            actions = [checked(i, entry["action"]) for i, entry in enumerate(log)]
-            return service.verify(spec.id, request.seed, config_dict(request.config), actions, log)
-        result = ig.grade(spec.id, log, service.programs.program(spec.id).problem.normalisers)
+            actions = [checked(kind, i, entry["action"]) for i, entry in enumerate(log)]
+            return service.verify(task, request.seed, config_dict(request.config), actions, log)
+        if is_anywhere(task):
+            raise BadInput("seed: missing; a condition of fleet-anywhere is drawn from it")
+        result = service.programs.of(task).grade(log)
         note = " Not verified: without the seed the episode cannot be regenerated." if log else ""
         return result | {"verified": False, "feedback": result["feedback"] + note}
 
@@ -50,9 +52,12 @@ def build(service: Service, rollouts: Rollouts, metrics: Metrics, route: type[AP
             if request.actions is None:
                 return from_log(request)
             assert request.task_id is not None and request.seed is not None
-            actions = [action.knobs() for action in request.actions]
+            kind = kind_of(request.task_id)
+            actions = [kind.knobs_in(action) for action in request.actions]
             log = None if request.episode_log is None else [entry.model_dump() for entry in request.episode_log]
             return service.verify(request.task_id, request.seed, config_dict(request.config), actions, log)
+        except ValidationError as error:
+            raise BadInput(f"actions: {sentence(error.errors(include_url=False))}") from error
         except (ValueError, TypeError) as error:
             raise BadInput(str(error)) from error
 

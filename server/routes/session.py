@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Body, Query, Response
 from fastapi.routing import APIRoute
+from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from server.bad_input import BadInput
+from server.bodies import of_field
 from server.errors import problem, responses
 from server.metrics import Metrics
 from server.schema_parts import StateModel
@@ -57,9 +59,11 @@ def build(service: Service, metrics: Metrics, ws_sessions: Callable[[], int], ro
         responses=responses(400, 404, 408, 409, 413, 422, 500, 503),
     )
     async def step(request: StepRequest) -> Response:
-        """Serve one simulated second with these knobs."""
+        """Serve one simulated second with these knobs; of a fleet a decision, five seconds."""
         try:
-            response, taken = await service.step(request.session_id, request.action.knobs(), request.step_id)
+            response, taken = await service.step(request.session_id, request.action, request.step_id)
+        except ValidationError as error:
+            raise of_field(error, "body", "action") from error
         except ValueError as error:
             raise BadInput(str(error)) from error
         if taken:

@@ -55,6 +55,7 @@ export const api = {
   gradeSession: (sessionId) => request("grader", { session_id: sessionId }),
   gradeActions: (setup, actions) => request("grader", { ...episodeOf(setup), actions }),
   rollout: (setup, policy) => request("rollout", rolloutOf(setup, policy)),
+  file: (address) => request(address),
 };
 
 /**

@@ -6,7 +6,7 @@ import { ResultCard } from "./card.js";
 import { Chart } from "./charts.js";
 import { Episode, REQUESTS_PER_SECOND } from "./episode.js";
 import { Knobs } from "./knobs.js";
-import { knobsOf, panelsOf, readings } from "./panels.js";
+import { knobsOf, panelsOf, readings, schemasOf } from "./panels.js";
 import { legend, resultOf, tableOf, taskFacts } from "./readout.js";
 import { Setup } from "./setup.js";
 import { showClaim } from "./showcase.js";
@@ -15,13 +15,19 @@ import { watchTerms } from "./terms.js";
 import { recallTheme, switchTheme } from "./theme.js";
 
 const $ = (id) => document.getElementById(id);
-const page = { setup: null, episode: null, knobs: null, panels: [], charts: [], playing: false, busy: false, inspected: null, language: "python" };
+const page = { setup: null, episode: null, knobs: null, shown: null, playing: false, busy: false, inspected: null, language: "python" };
+
+const FRAMES_PER_SECOND = 30;
+const LONG = 600; // steps of an episode that is shown fast, unless a visitor chose a speed
 
 const task = () => page.setup.task;
 /** The panels that the task has a use for. */
-const panels = () => page.panels.filter((panel) => panel.shown(task()));
+const panels = () => page.shown.panels.filter((panel) => panel.shown(task()));
 const manual = () => page.episode?.driver.policy === "manual";
 const speed = () => Number(document.querySelector("input[name=speed]:checked").value);
+/** What the steps of a task are called. */
+const stepsOf = ({ step_s }) => (step_s > 1 ? `steps of ${step_s} s` : "seconds");
+const setSpeed = (value) => (document.querySelector(`input[name=speed][value='${value}']`).checked = true);
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /* Episode */
@@ -36,9 +42,10 @@ async function begin() {
   $("result").hidden = $("card").hidden = $("claim").hidden = true;
   const setup = page.setup.read();
   remember(setup);
+  showKind(task().kind);
   showTask();
   await guarded(begin, async () => {
-    const episode = new Episode(setup);
+    const episode = new Episode(setup, await stored(setup));
     await episode.open();
     if (episode.isCompared) {
       await episode.grade(); // both are known to their end: what they come to can be said before they are played
@@ -46,16 +53,26 @@ async function begin() {
     }
     page.episode = episode;
     page.inspected = null;
+    if (!page.paced) setSpeed(manual() || episode.length <= LONG ? 15 : 120);
     page.knobs.lock(locks(), !manual());
     $("knobs-hint").textContent = manual() ? "Move them at any time; each step uses them as they stand." : `${episode.driver.name} sets them; choose “You” to drive.`;
     showDrawer(manual()); // who drives needs them; else the charts come first
-    for (const chart of page.charts) chart.begin(episode.length, task(), episode.lanes);
+    for (const chart of page.shown.charts) chart.begin(episode.length, task(), episode.lanes);
     $("progress").max = episode.length;
     $("legend").replaceChildren(...legend(episode));
     render();
     $("setup").firstElementChild.textContent = `${task().title}, seed ${setup.seed}: ${episode.lanes.map(({ name }) => name).join(" against ")}`;
-    say(`${task().title}, seed ${setup.seed}: ready. ${episode.length} seconds.`);
+    say(`${task().title}, seed ${setup.seed}: ready. ${episode.length} ${stepsOf(task())}.`);
   });
+}
+
+/** The episode that the server keeps as a file, where the setup names it: it needs no simulation. */
+async function stored({ taskId, seed, policy, rival, config }) {
+  const first = page.info.first_screen;
+  const names = first && first.task_id === taskId && first.seed === seed && !Object.keys(config).length;
+  const has = [policy, rival].some((id) => id && [first?.policy, first?.rival].includes(id));
+  if (!names || !has) return undefined;
+  return (page.stored ??= api.file(first.episode));
 }
 
 /** Why a knob cannot be moved, by name. */
@@ -63,14 +80,15 @@ function locks() {
   const why = {};
   for (const name of Object.keys(page.knobs.values)) {
     if (!task().active_actions.includes(name)) why[name] = "Locked in this task: it stays at the baseline's value.";
-    else if (page.info.table.locked_knobs.includes(name)) why[name] = "Locked: this server's latency table does not vary it.";
+    else if (task().kind === "engine" && page.info.table.locked_knobs.includes(name)) why[name] = "Locked: this server's latency table does not vary it.";
   }
   return why;
 }
 
-async function stepOnce() {
+/** Take so many steps, and show where they lead. */
+async function advance(steps) {
   const { episode } = page;
-  await episode.advance(manual() ? page.knobs.action : undefined);
+  for (let i = 0; i < steps && !episode.done; i++) await episode.advance(manual() ? page.knobs.action : undefined);
   render();
   if (episode.done) await grade();
 }
@@ -102,8 +120,9 @@ async function run(perSecond) {
   await guarded(() => run(perSecond), async () => {
     render();
     while (page.playing && !page.episode.done) {
-      const due = performance.now() + 1000 / page.perSecond();
-      await stepOnce();
+      const steps = manual() ? 1 : Math.max(1, Math.round(page.perSecond() / FRAMES_PER_SECOND));
+      const due = performance.now() + (1000 * steps) / page.perSecond();
+      await advance(steps);
       while (page.playing && performance.now() < due) await pause(Math.min(50, due - performance.now()));
     }
     if (page.episode.done && $("result").hidden) await grade();
@@ -121,13 +140,13 @@ const finish = () => run(() => (manual() ? REQUESTS_PER_SECOND : 1000));
 function stop() {
   page.playing = false;
   render();
-  say(`Paused at second ${page.episode.time}.`);
+  say(`Paused at ${task().step_s > 1 ? "step" : "second"} ${page.episode.time}.`);
 }
 
 async function single() {
   if (page.playing) return;
   await turn();
-  if (!page.playing && page.episode && !page.episode.done) guarded(single, stepOnce);
+  if (!page.playing && page.episode && !page.episode.done) guarded(single, () => advance(1));
 }
 
 /* Trouble: one request at a time; a failure is told in words with a way on, and the episode stays where it was. */
@@ -199,7 +218,7 @@ function render() {
   $("finish").disabled = over;
   if (!episode) return;
   const latest = episode.driver.rows[episode.time - 1];
-  $("time").value = `${episode.time} / ${episode.length} s`;
+  $("time").value = `${episode.time} / ${episode.length} ${task().step_s > 1 ? stepsOf(task()) : "s"}`;
   $("progress").value = episode.time;
   $("readings").textContent = readings(latest, panels(), task());
   const burst = Boolean(latest?.workload.is_burst);
@@ -212,7 +231,7 @@ function render() {
 }
 
 function draw() {
-  for (const chart of page.charts) chart.draw(page.inspected);
+  for (const chart of page.shown.charts) chart.draw(page.inspected);
 }
 
 function showTable() {
@@ -225,8 +244,9 @@ function showTask() {
 }
 
 function showCode() {
+  if (!page.episode) return;
   const write = page.language === "curl" ? curl : python;
-  $("code").firstElementChild.textContent = write(page.episode, page.knobs.action);
+  $("code").firstElementChild.textContent = write(page.episode, page.knobs.action, task());
 }
 
 function selectLanguage(language) {
@@ -237,6 +257,29 @@ function selectLanguage(language) {
   }
   $("code").setAttribute("aria-labelledby", `tab-${language}`);
   if (page.episode) showCode();
+}
+
+/** Charts and knobs of a kind of task, made when a task of it is first chosen. */
+function showKind(kind) {
+  page.kinds ??= {};
+  if (!page.kinds[kind]) {
+    const schemas = schemasOf(page.info, kind);
+    const shown = panelsOf(schemas, page.info.classes);
+    page.kinds[kind] = {
+      panels: shown,
+      charts: shown.map((panel) => new Chart($("charts"), panel, page.inspect)),
+      quantities: { ...schemas.metrics.properties, ...schemas.outcome.properties },
+      properties: knobsOf(schemas),
+    };
+  }
+  if (page.shown === page.kinds[kind]) return;
+  page.shown = page.kinds[kind];
+  page.episode = null; // it has other knobs and charts
+  page.quantities = page.shown.quantities;
+  $("charts").replaceChildren(...page.shown.charts.map((chart) => chart.figure));
+  $("knobs").replaceChildren();
+  $("locked").replaceChildren($("locked").firstElementChild);
+  page.knobs = new Knobs($("knobs"), page.shown.properties, showCode);
 }
 
 /* Wiring */
@@ -270,7 +313,8 @@ function newSeed() {
 /** You against the trained policy, on the seed that everybody has today. */
 function beat() {
   page.setup.challenge();
-  document.querySelector("input[name=speed][value='5']").checked = true;
+  setSpeed(5);
+  page.paced = true;
   begin();
 }
 
@@ -318,15 +362,13 @@ async function start() {
   };
   const [tasks, info] = await Promise.all([api.tasks(), api.info()]);
   page.info = info;
-  page.quantities = { ...info.metrics.properties, ...info.outcome.properties };
-  page.panels = panelsOf(info);
+  page.inspect = inspect;
   page.card = new ResultCard($("card"), say);
   showLinks(info.links);
-  page.charts = page.panels.map((panel) => new Chart($("charts"), panel, inspect));
-  page.knobs = new Knobs($("knobs"), knobsOf(info), showCode);
   page.setup = new Setup(tasks, info, begin);
   const clicks = { beat, drawer: toggleDrawer, play, step: single, finish, restart: begin, dice: newSeed, theme: switchTheme, download, copy };
   for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
+  document.querySelector(".speeds").addEventListener("change", () => (page.paced = true));
   for (const name of ["python", "curl"]) $(`tab-${name}`).addEventListener("click", () => selectLanguage(name));
   document.querySelector("[role=tablist]").addEventListener("keydown", (event) => {
     if (!["ArrowLeft", "ArrowRight"].includes(event.key)) return;

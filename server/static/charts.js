@@ -42,7 +42,8 @@ export class Chart {
   /**
    * @param {HTMLElement} host a figure is appended to it.
    * @param {object} panel title, about, unit, value(row), format(number), and optionally log, least (top of the axis at least), hold (draw as steps),
-   *   shared (one line for both lanes), lines (`[{name, kind, value(row)}]`: these instead, of the first lane), mark(row) (true: a tick above the plot).
+   *   shared (one line for both lanes), lines (`[{name, kind, value(row)}]`: these instead, of the first lane), bands (the same, filled, one on
+   *   top of the other, below the lines), mark(row) (true: a tick above the plot).
    * @param {(t: number|null) => void} onInspect called with the step under the pointer.
    */
   constructor(host, panel, onInspect) {
@@ -60,7 +61,7 @@ export class Chart {
     this.svg = make("svg", { role: "img" });
     this.figure.append(this.svg);
     host.append(this.figure);
-    this.layers = Object.fromEntries(["bands", "grid", "lines", "marks", "cross", "limits"].map((name) => [name, make("g", { class: name })]));
+    this.layers = Object.fromEntries(["bands", "areas", "grid", "lines", "marks", "cross", "limits"].map((name) => [name, make("g", { class: name })]));
     this.svg.append(...Object.values(this.layers));
     this.svg.addEventListener("pointermove", (event) => onInspect(this.stepAt(event)));
     this.svg.addEventListener("pointerdown", (event) => onInspect(this.stepAt(event)));
@@ -72,7 +73,7 @@ export class Chart {
   begin(length, task, lanes) {
     const { panel } = this;
     const limits = panel.limits(task);
-    Object.assign(this, { length, limits, lanes, domain: "" });
+    Object.assign(this, { length, limits, lanes, domain: "", seconds: task.step_s });
     explained(this.name, typeof panel.about === "function" ? panel.about(task) : panel.about);
     this.figure.hidden = !panel.shown(task);
     this.peak = -Infinity;
@@ -138,10 +139,11 @@ export class Chart {
       grid.append(make("line", { x1: left, x2: right, y1: this.y(tick), y2: this.y(tick), class: tick === 0 ? "zero" : "" }));
       grid.append(make("text", { x: left - 6, y: this.y(tick) + 3.5, "text-anchor": "end" }, short(tick)));
     }
-    for (const step of niceTicks(0, this.length).filter((tick) => tick <= this.length)) {
-      grid.append(make("text", { x: this.x(step), y: bottom + 14, "text-anchor": "middle" }, step));
+    const [unit, per] = this.seconds > 1 ? ["min", 60 / this.seconds] : ["s", 1]; // a long step is told in minutes
+    for (const tick of niceTicks(0, this.length / per).filter((one) => one * per <= this.length)) {
+      grid.append(make("text", { x: this.x(tick * per), y: bottom + 14, "text-anchor": "middle" }, tick));
     }
-    grid.append(make("text", { x: (left + right) / 2, y: bottom + 29, "text-anchor": "middle", class: "axis" }, "time (s)"));
+    grid.append(make("text", { x: (left + right) / 2, y: bottom + 29, "text-anchor": "middle", class: "axis" }, `time (${unit})`));
     grid.append(make("text", { x: 4, y: 11, class: "axis" }, this.panel.unit + (this.panel.log ? ", log scale" : "")));
     limits.replaceChildren();
     for (const { value, label, strong } of this.limits) {
@@ -168,6 +170,20 @@ export class Chart {
     return d;
   }
 
+  /** The bands of a lane as areas, held from step to step. */
+  stacked(lane) {
+    const below = Array(lane.shown).fill(0);
+    return (this.panel.bands ?? []).map(({ kind, value }) => {
+      const from = [...below];
+      for (let i = 0; i < lane.shown; i++) below[i] += value(lane.rows[i]);
+      const edge = (heights, i) => `${this.y(heights[i]).toFixed(1)}`;
+      let d = "";
+      for (let i = 0; i < lane.shown; i++) d += `${i ? "V" : `M${this.x(0).toFixed(1)},`}${edge(below, i)}H${this.x(i + 1).toFixed(1)}`;
+      for (let i = lane.shown - 1; i >= 0; i--) d += `V${edge(from, i)}H${this.x(i).toFixed(1)}`;
+      return make("path", { d: d && `${d}Z`, class: kind });
+    });
+  }
+
   /** Redraw what is shown; `inspected` is the step under the crosshair (of any chart), or null for the latest. */
   draw(inspected) {
     this.inspected = inspected;
@@ -175,7 +191,8 @@ export class Chart {
     this.scale();
     const lanes = this.panel.shared ? this.lanes.slice(0, 1) : this.lanes;
     const drawn = lanes.flatMap((lane) => this.linesOf(lane));
-    const { bands, lines, marks, cross } = this.layers;
+    const { bands, areas, lines, marks, cross } = this.layers;
+    areas.replaceChildren(...this.stacked(this.lanes[0]));
     bands.replaceChildren(...this.bursts());
     // The second lane is drawn first, so that the first one stays on top of it.
     lines.replaceChildren(...drawn.map((line) => make("path", { d: this.path(line), class: line.kind })).reverse());
@@ -191,15 +208,17 @@ export class Chart {
       cross.append(make("circle", { cx: this.x(step), cy: this.y(now), r: 3.2, class: kind }));
       return { name, kind, text: this.panel.format(now) };
     });
-    this.now.replaceChildren(...readings.map(({ name, kind, text }) => {
+    const parts = step > 0 ? (this.panel.bands ?? []).map(({ name, kind, value }) => ({ name, kind, text: this.panel.format(value(lanes[0].rows[step - 1])) })) : [];
+    const named = this.panel.lines || this.panel.bands;
+    this.now.replaceChildren(...(parts.length ? parts : readings).map(({ name, kind, text }) => {
       const span = document.createElement("span");
       span.className = kind;
-      span.textContent = this.panel.lines ? `${name} ${text}` : text;
+      span.textContent = named ? `${name} ${text}` : text;
       return span;
     }));
-    const said = readings.map(({ name, text }) => `${name ? `${name} ` : ""}${text} ${this.panel.unit}`).join(", ");
+    const said = [...parts, ...readings].map(({ name, text }) => `${name ? `${name} ` : ""}${text} ${this.panel.unit}`).join(", ");
     const limits = this.limits.map((limit) => limit.label).join(", ");
-    this.svg.setAttribute("aria-label", `${this.panel.title}: ${said ? `${said} at second ${step}` : "no data yet"}${limits ? `; ${limits}` : ""}`);
+    this.svg.setAttribute("aria-label", `${this.panel.title}: ${said ? `${said} at ${this.seconds > 1 ? "step" : "second"} ${step}` : "no data yet"}${limits ? `; ${limits}` : ""}`);
   }
 
   /** Shaded spans of the first lane's burst steps. */

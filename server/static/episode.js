@@ -25,6 +25,21 @@ function row(entry, previous, task) {
   return { ...entry, totals };
 }
 
+/** The rows of a stored lane, whose columns are called "part.field" or "part"; a value that never changes stands there once. */
+function* unpacked({ columns }, steps) {
+  const paths = Object.entries(columns).map(([name, values]) => [...name.split("."), values]);
+  for (let i = 0; i < steps; i++) {
+    const entry = {};
+    for (const path of paths) {
+      const values = path.at(-1);
+      const value = Array.isArray(values) ? values[i] : values.always;
+      if (path.length === 2) entry[path[0]] = value;
+      else (entry[path[0]] ??= {})[path[1]] = value;
+    }
+    yield entry;
+  }
+}
+
 /** You: every step is a request of one session, made with the knobs as they stand. */
 class ManualLane {
   constructor(kind, setup) {
@@ -66,20 +81,30 @@ class ManualLane {
   }
 }
 
-/** A policy of the server's: its whole trajectory comes in one /rollout and is shown step by step. */
+/** A policy of the server's: its whole trajectory comes in one /rollout, or in a file, and is shown step by step. */
 class ReplayLane {
-  constructor(kind, setup, policy) {
-    Object.assign(this, { kind, setup, policy, name: policyName(policy), rows: [], shown: 0, grade: null });
+  /** @param {object} [stored] an episode that the server has as a file, see app.js. */
+  constructor(kind, setup, policy, stored) {
+    Object.assign(this, { kind, setup, policy, stored, name: policyName(policy), rows: [], shown: 0, grade: null });
   }
 
-  async open() {
+  async entries() {
+    const lane = this.stored?.lanes.find(({ policy }) => policy === this.policy);
+    if (lane) {
+      this.grade = lane.grade;
+      return unpacked(lane, this.stored.steps);
+    }
     const answer = await api.rollout(this.setup, this.policy).catch((error) => {
       // A refusal here is about the policy (the server has no trained one, say), not about a session.
       if (error.status >= 400 && error.status < 500 && error.status !== 429) error.code = "policy";
       throw error;
     });
+    return answer.trajectories[0];
+  }
+
+  async open() {
     this.rows = [];
-    for (const entry of answer.trajectories[0]) this.rows.push(row(entry, this.rows.at(-1), this.setup.task));
+    for (const entry of await this.entries()) this.rows.push(row(entry, this.rows.at(-1), this.setup.task));
     if (!this.rows.length) throw new ApiError(500, `the rollout of ${this.policy} came back empty`);
     this.length = this.rows.length;
   }
@@ -96,10 +121,10 @@ class ReplayLane {
 }
 
 export class Episode {
-  /** @param {{task: object, taskId: number, seed: number, policy: string, rival: string, config: object}} setup rival "" plays alone. */
-  constructor(setup) {
+  /** @param {{task: object, taskId: number, seed: number, policy: string, rival: string, config: object}} setup rival "" plays alone. @param {object} [stored] what is known of it before it is played. */
+  constructor(setup, stored) {
     const { taskId, seed, policy, rival, config } = setup;
-    const lane = (kind, id) => (id === "manual" ? new ManualLane(kind, setup) : new ReplayLane(kind, setup, id));
+    const lane = (kind, id) => (id === "manual" ? new ManualLane(kind, setup) : new ReplayLane(kind, setup, id, stored));
     Object.assign(this, { taskId, seed, config });
     this.lanes = [lane("a", policy), ...(rival ? [lane("b", rival)] : [])];
   }

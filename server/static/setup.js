@@ -5,9 +5,10 @@ import { policyName } from "./episode.js";
 import { Overrides } from "./overrides.js";
 
 const $ = (id) => document.getElementById(id);
-// What a visitor sees first: the task on which control makes the largest difference, and what can be had without it.
-// Of seeds 0 to 15 the one whose difference is nearest to their mean.
-const FIRST = { task: "3", seed: "9", policy: ["trained", "reactive"], rival: ["best_static", "baseline"] };
+// What a visitor sees first where the server has no episode of its own for that (/info's first_screen): a short task, and what
+// can be had without control. Of seeds 0 to 15 the one whose difference is nearest to their mean.
+const USUAL = { task: "3", seed: "9", policy: ["trained", "reactive"], rival: ["best_static", "baseline"] };
+const BY_HAND = 300; // steps of an episode that people drive to its end
 const OWN = { manual: "You set the knobs, second by second.", "": "One policy alone." };
 const MOST_SEED = 2 ** 32 - 1;
 const isSeed = (text) => /^\d{1,10}$/.test(text) && Number(text) <= MOST_SEED;
@@ -26,18 +27,21 @@ function choose(select, ...values) {
 export class Setup {
   /** @param {object[]} tasks of /tasks. @param {object} info of /info. @param {() => void} onChange a control was moved. */
   constructor(tasks, info, onChange) {
-    Object.assign(this, { tasks, info });
+    const known = info.first_screen;
+    const first = known && { task: `${known.task_id}`, seed: `${known.seed}`, policy: [known.policy, ...USUAL.policy], rival: [known.rival, ...USUAL.rival] };
+    Object.assign(this, { tasks, info, first: first ?? USUAL });
     $("task").append(...tasks.map((entry) => new Option(`${entry.id}. ${entry.title} (${entry.difficulty})`, entry.id)));
-    const policies = () => Object.keys(info.policies).map((id) => new Option(policyName(id), id));
+    const all = [...new Set(tasks.flatMap((entry) => Object.keys(entry.policies)))];
+    const policies = () => all.map((id) => new Option(policyName(id), id));
     $("policy").append(...policies(), new Option(policyName("manual"), "manual"));
     $("rival").append(new Option("Nobody", ""), ...policies());
     this.overrides = new Overrides($("overrides"), info.config.properties, onChange);
     /** What the address asks for and cannot be had, in sentences. */
     this.complaints = [];
-    this.recall("task", FIRST.task);
+    this.recall("task", this.first.task);
     this.offer();
-    for (const id of ["policy", "rival"]) this.recall(id, ...FIRST[id]);
-    const seed = location.search ? recalled("seed") : FIRST.seed;
+    for (const id of ["policy", "rival"]) this.recall(id, ...this.first[id]);
+    const seed = location.search ? recalled("seed") : this.first.seed;
     $("seed").value = seed !== null && isSeed(seed) ? seed : 0;
     if (seed !== null && !isSeed(seed)) this.complain(seed, `no seed: a whole number from 0 to ${MOST_SEED}. This is seed 0`);
     for (const [key, value] of this.overrides.recall(recalled)) this.complain(value, `no value of ${key}. The task's own is used`);
@@ -65,13 +69,14 @@ export class Setup {
 
   /** A policy that the task lacks cannot be chosen; if it was, the next best is. */
   offer() {
-    const lacking = { trained: !this.info.trained_policies[this.task.name] };
+    const has = (id) => id in OWN || id in this.task.policies;
     for (const id of ["policy", "rival"]) {
       for (const option of $(id).options) {
-        option.disabled = lacking[option.value] ?? false;
+        option.disabled = !has(option.value);
+        option.hidden = option.disabled && option.value !== "trained"; // rules of fleets are no choice for an engine
         option.text = option.disabled ? `${policyName(option.value)} (none for this task)` : option.text.replace(/ \(none.*/, "");
       }
-      if ($(id).selectedOptions[0]?.disabled) choose($(id), ...FIRST[id]);
+      if ($(id).selectedOptions[0]?.disabled) choose($(id), ...this.first[id]);
     }
   }
 
@@ -92,6 +97,8 @@ export class Setup {
   read() {
     this.offer();
     for (const id of ["policy", "rival"]) $(`${id}-about`).textContent = this.about($(id).value);
+    $("overrides").hidden = this.task.kind === "fleet"; // which takes none
+    if ($("overrides").hidden) this.overrides.reset();
     this.overrides.show(this.tasks.find((entry) => entry.id === this.task.id));
     const { config } = this.overrides;
     return { task: this.task, taskId: this.task.id, seed: $("seed").valueAsNumber, policy: $("policy").value, rival: $("rival").value, config };
@@ -99,7 +106,7 @@ export class Setup {
 
   /** What a driver is, in a line. */
   about(policy) {
-    return OWN[policy] ?? this.info.policy_descriptions[policy] ?? "";
+    return OWN[policy] ?? this.task.policies[policy] ?? "";
   }
 
   /** Another seed, at random. */
@@ -113,10 +120,10 @@ export class Setup {
     $("rival").value = "best_static";
   }
 
-  /** You against the trained policy on today's seed, on a task that has one and as it stands for everybody. */
+  /** You against the trained policy on today's seed, on a task that has one and is short, as it stands for everybody. */
   challenge() {
-    const trained = (task) => this.info.trained_policies[task.name];
-    if (!trained(this.task)) choose($("task"), FIRST.task, ...this.tasks.filter(trained).map((task) => String(task.id)));
+    const fits = (task) => task.policies.trained && task.episode_length <= BY_HAND;
+    if (!fits(this.task)) choose($("task"), USUAL.task, ...this.tasks.filter(fits).map((task) => String(task.id)));
     this.overrides.reset();
     this.offer();
     $("policy").value = "manual";

@@ -12,6 +12,8 @@ const WHO = {
   random: "knobs turned at random",
 };
 
+const TOLD = 0.05; // share of the cost from which on the difference is what there is to tell
+
 const scoreAbout = (task) => `0 to 1, the weighted sum of ${Object.keys(task.components).map((name) => name.replaceAll("_", " ")).join(", ")}`;
 const percent = (share) => `${Math.round(100 * share)} %`;
 
@@ -34,8 +36,12 @@ export function claimOf(episode, task, quantities) {
   const who = (lane) => WHO[lane.policy] ?? lane.name;
   const first = who(a)[0].toUpperCase() + who(a).slice(1);
   const costs = [a, b].map((lane) => cost(lane, task, quantities));
+  const saved = 1 - costs[0].value / costs[1].value;
+  const sentence = task.scored_by_request && Math.abs(saved) >= TOLD
+    ? `Same traffic. ${first} pays for ${percent(Math.abs(saved))} ${saved > 0 ? "fewer" : "more"} ${costs[0].unit} than ${who(b)}, and answers ${shares[0]} ${what} in time against ${shares[1]}.`
+    : `Same traffic, same GPU. ${first} answers in time in ${shares[0]} ${what}, ${who(b)} in ${shares[1]}.`;
   return {
-    sentence: `Same traffic, same GPU. ${first} answers in time in ${shares[0]} ${what}, ${who(b)} in ${shares[1]}.`,
+    sentence,
     numbers: [
       { label: "In time", about: aboutOnTime(task), hint: what, values: shares },
       { label: "Cost", about: costs[0].about, hint: costs[0].unit, values: costs.map(({ value, digits }) => value.toFixed(digits)) },

@@ -13,18 +13,19 @@ function runs(actions) {
   return found;
 }
 
-/** The actions taken so far, held to the end with the knobs as they stand. */
-function plan(episode, action) {
-  const rows = episode.driver.rows.slice(0, episode.driver.shown).map((row) => row.action);
+/** The actions taken so far, held to the end with the knobs as they stand; `whole`: all that a policy takes. */
+function plan(episode, action, whole = false) {
+  const rows = episode.driver.rows.slice(0, whole ? undefined : episode.driver.shown).map((row) => row.action);
   return runs([...rows, ...Array(episode.length - rows.length).fill(action)]);
 }
 
 const BOOLS = { true: "True", false: "False" };
 const keywords = (action) => Object.entries(action).map(([name, value]) => `${name}=${BOOLS[value] ?? value}`).join(", ");
 
-export function python(episode, action) {
+export function python(episode, action, task) {
   const { taskId, seed, driver, config } = episode;
   const overrides = Object.keys(config).length ? `, config=${JSON.stringify(config)}` : "";
+  if (task.kind === "fleet") return ofFleet(episode, task, action);
   const head = `import inferencegym_jax as ig\n\nenv, params = ig.make(${taskId}${overrides})\n`;
   if (driver.policy === "manual") {
     const lines = plan(episode, action).map(([steps, held]) => `    (${steps}, ig.ServeAction(${keywords(held)})),`);
@@ -46,6 +47,27 @@ print(ig.grade(${taskId}, log))
   return `${head}statistics = ig.evaluate(env, params, ${policy}, seeds=[${seed}])
 scores = ig.grader.score_aggregates(${taskId}, statistics)
 print({name: float(value[0]) for name, value in scores.items()})
+`;
+}
+
+/** A fleet's episode: the actions of whoever drove it, step by step. */
+function ofFleet(episode, task, action) {
+  const lines = plan(episode, action, episode.driver.policy !== "manual").map(([steps, held]) => `    (${steps}, ig.FleetAction(${keywords(held)})),`);
+  const spec = task.name === "fleet-anywhere" ? `draw_condition(${episode.seed})` : `"${task.name}"`;
+  const drawn = task.name === "fleet-anywhere" ? "from inferencegym_jax.fleet.making import draw_condition\n" : "";
+  return `import inferencegym_jax as ig
+${drawn}
+env, params = ig.make_fleet(${spec})
+obs, state = env.reset_seed(${episode.seed}, params)
+plan = [  # (decisions of 5 s, action)
+${lines.join("\n")}
+]
+total = 0.0
+for decisions, action in plan:
+    for _ in range(decisions):
+        obs, state, reward, terminated, truncated, info = env.step(None, state, action, params)
+        total += float(reward)
+print(total)
 `;
 }
 

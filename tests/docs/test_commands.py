@@ -25,10 +25,10 @@ QUICK = [
     ("docs/quickstart/student.md", "inferencegym tasks"),
     ("docs/quickstart/student.md", "inferencegym rollout --task 1 --policy batch_size=32"),
     ("docs/quickstart/student.md", "inferencegym rollout --task 2 --policy batch_size=96,kv_budget=0.1"),
-    ("docs/quickstart/judge.md", "inferencegym compare --task 1 --policies baseline best_static reactive"),
     ("docs/cli.md", "inferencegym compare --task 1 --policies baseline batch_size=256,kv_budget=0.5 --episodes 32"),
 ]
 SLOW = [
+    ("docs/quickstart/judge.md", "inferencegym compare --task 1 --policies baseline best_static reactive"),
     ("README.md", "inferencegym recommend --trace data/example_requests.csv --slo-ttft-ms 500 --memory-gb 40"),
     ("docs/quickstart/judge.md", "inferencegym compare --task 3 --policies baseline best_static reactive trained"),
 ]

@@ -17,7 +17,7 @@ from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, OBSERVATION, p
 from inferencegym_jax.numerics import draws as random
 
 ALL_TASKS = [
-    pytest.param(spec.id, marks=[pytest.mark.slow] if spec.episode_length > 600 else [])
+    pytest.param(spec.id, marks=[pytest.mark.slow] if spec.episode_length > 200 else [])
     for spec in ig.task_specs().values()
 ]
 

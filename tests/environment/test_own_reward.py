@@ -83,6 +83,7 @@ def by_request(metrics: Any, workload: Any, params: Any, outcome: Any) -> Any:
     return (jnp.sum(outcome.on_time) - late) / jnp.maximum(outcome.gpu_seconds, 1.0)
 
 
+@pytest.mark.slow
 def test_a_reward_sees_what_became_of_the_requests_where_it_asks_for_it() -> None:
     env, params = ig.make(4, reward=by_request)
     steps = jax.tree.map(np.asarray, ig.rollout(env, params, ig.policies.random, np.arange(3), length=20))

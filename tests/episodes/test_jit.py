@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.environment import assumed_dynamics, dynamics_in
+from inferencegym_jax.environment import assumed_dynamics, assumed_source, dynamics_in, source_in
 from inferencegym_jax.episodes import parallel
+from inferencegym_jax.models import TRAFFIC_FITTED, TRAFFIC_OF_TASK
 
 ENV, STATIC = ig.make(1)
 OPEN = ig.make(4)[1]
@@ -47,7 +48,8 @@ def test_params_decide_what_is_compiled_also_in_what_was_traced_before() -> None
 
     @jax.jit
     def inner(params: Any) -> Any:
-        seen.append(ENV.suited_to(params).dynamics)
+        suited = ENV.suited_to(params)
+        seen.append((suited.dynamics, suited.source))
         return params.rate
 
     run = ig.jit(lambda params: inner(params))
@@ -55,22 +57,22 @@ def test_params_decide_what_is_compiled_also_in_what_was_traced_before() -> None
         run(params)
     inner(OPEN)
     run(ig.stack_params([STATIC, OPEN]))
-    assert seen == ["closed_loop", "open_loop", "mixed", "mixed"]
-    assert assumed_dynamics.value is None
+    assert seen == [("closed_loop", None), ("open_loop", TRAFFIC_FITTED), ("mixed", None), ("mixed", None)]
+    assert assumed_dynamics.value is None and assumed_source.value is None
 
 
 @pytest.mark.parametrize(
-    ("tree", "dynamics"),
+    ("tree", "dynamics", "source"),
     [
-        ((1, {"p": STATIC}), "closed_loop"),
-        ((OPEN, OPEN), "open_loop"),
-        ((STATIC, OPEN), None),
-        ((np.ones(3),), None),
-        ((ig.stack_params([STATIC, OPEN]),), None),
+        ((1, {"p": STATIC}), "closed_loop", TRAFFIC_OF_TASK),
+        ((OPEN, OPEN), "open_loop", TRAFFIC_FITTED),
+        ((STATIC, OPEN), None, None),
+        ((np.ones(3),), None, None),
+        ((ig.stack_params([STATIC, OPEN]),), None, None),
     ],
 )
-def test_dynamics_are_read_from_the_arguments(tree: Any, dynamics: str | None) -> None:
-    assert dynamics_in(tree) == dynamics
+def test_dynamics_are_read_from_the_arguments(tree: Any, dynamics: str | None, source: int | None) -> None:
+    assert (dynamics_in(tree), source_in(tree)) == (dynamics, source)
 
 
 def test_what_cannot_be_split_is_refused() -> None:

@@ -46,6 +46,7 @@ def test_everything_else_is_the_upstreams_own_answer(
     assert (passed.status_code, passed.content) == (direct.status_code, direct.content)
 
 
+@pytest.mark.slow
 def test_a_thousand_streams_64_at_a_time_come_back_whole_and_each_once(launch: Callable[..., Any]) -> None:
     fast = launch("--a", 1, "--b", 0.02, "--c", 0)
 

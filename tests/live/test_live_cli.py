@@ -79,6 +79,7 @@ def test_bad_input_is_one_sentence_and_status_2(arguments: list[str], said: str)
     assert said in result.output.replace("\n", " ") and "Traceback" not in result.output
 
 
+@pytest.mark.slow
 def test_measure_writes_a_table_and_says_so_in_json(launch: Callable[..., Any], tmp_path: Path) -> None:
     guarded = launch("--api-key", KEY, "--a", 5)
     out = tmp_path / "t.parquet"

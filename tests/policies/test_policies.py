@@ -91,6 +91,7 @@ def test_the_best_of_anything_is_never_out_of_memory():
     assert solver.best_action(found, np.array([0.2, 0.9, 0.3])) == 2
 
 
+@pytest.mark.slow
 def test_refining_finds_what_lies_between_the_nodes_and_keeps_the_grid(monkeypatch):
     monkeypatch.setattr(solver, "CHUNK", 512)
     problem, seeds = ig.problem(3), np.arange(8)

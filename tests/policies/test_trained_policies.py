@@ -17,8 +17,9 @@ from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies.policy_file import load_network
 from inferencegym_jax.table.latency_table import data_path
-from training import rivals
+from training import headroom, lanes, rivals
 from training.evaluation import episodes
+from training.headroom import published, tuned_plan
 
 TASKS = tuple(spec.id for spec in ig.task_specs().values() if ig.policies.has_trained(spec.id))
 
@@ -105,6 +106,16 @@ def test_networks_of_one_shape_share_a_compiled_rollout_and_keep_their_own_weigh
     assert parallel._compiled.cache_info().misses == before
     np.testing.assert_array_equal(first.total_reward, again.total_reward)
     assert not np.allclose(first.total_reward, second.total_reward)
+
+
+@pytest.mark.slow
+def test_task_6_keeps_what_the_tuned_controller_wins() -> None:
+    problem, seeds = ig.problem(6), rivals.test_seeds(24)
+    mine = played(6, "trained", seeds)["score"]
+    plans = lanes.of_plans([tuned_plan(published(6))] * len(seeds), int(problem.params.episode_length))
+    tuned = headroom.played(problem, lanes.episodes_of(problem, plans, seeds)).columns["score"]
+    assert mean_interval(mine - tuned)["mean"] >= -0.005
+    assert mean_interval(mine - played(6, "best_static", seeds)["score"])["low"] > 0
 
 
 @pytest.mark.slow

@@ -209,6 +209,7 @@ def test_bad_input_is_said(
     assert said in " ".join(captured.err.replace("│", " ").split()) and "Traceback" not in captured.err
 
 
+@pytest.mark.slow
 def test_a_table_of_one_engine_setting_varies_what_it_has(tmp_path: Path):
     from inferencegym_jax.table import vllm_bench as bench_results
 

@@ -149,7 +149,7 @@ def test_a_drawn_episode_is_the_same_on_every_path(problem: ig.Problem) -> None:
     tokens = np.asarray(rolled.metrics.tokens_per_sec)[:, 0]
     log = resimulate(TASK, seed, None, [action.to_dict()] * steps)
     np.testing.assert_allclose([entry["metrics"]["tokens_per_sec"] for entry in log], tokens, rtol=1e-4)
-    env = gymnasium.make("inferencegym_jax/OneForAll-v0")
+    env = gymnasium.make("inferencegym_jax/OneforAll-v0")
     env.reset(seed=seed)
     rewards = [env.step(np.asarray(box_from_action(action)))[1] for _ in range(steps)]
     np.testing.assert_allclose(np.asarray(rewards, np.float32), np.asarray(rolled.reward)[:, 0], rtol=1e-3, atol=1e-4)

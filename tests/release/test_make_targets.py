@@ -33,6 +33,7 @@ PROGRAMS = {
     "policies": "import training.policies, training.cli",
     "table": "import runpy; runpy.run_path('data/build_table.py')",
     "bench": "import benchmarks.__main__, benchmarks.rivals, benchmarks.server, benchmarks.training",
+    "live": "import benchmarks.live.__main__",
     "notebook": "import notebooks.run, server.app\n" + notebook_imports(),
 }
 
@@ -43,7 +44,26 @@ def words(kind: str, target: str) -> list[str]:
     return [] if found is None else re.split(r"[ ,]", found.group(1))
 
 
-@pytest.mark.parametrize("target", PROGRAMS)
+OTHERS = {"pytest", "ruff", "pyright", "mkdocs", "build", "pip", "pip_audit"}  # programs of others
+
+
+def test_every_target_that_runs_a_program_of_ours_is_tried() -> None:
+    recipes = re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+    ours = {
+        target
+        for target, lines in recipes
+        for module, file in re.findall(r"^\t(?:\w+=\S* )*\$\(PY\) (?:-m (\w+)|(\S+\.py))", lines, re.MULTILINE)
+        if module not in OTHERS and not file.startswith("tests/")
+    }
+    assert ours == set(PROGRAMS)
+
+
+LONG = {"bench", "notebook"}  # import nearly everything
+
+
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in PROGRAMS]
+)
 def test_it_finds_what_it_imports(target: str) -> None:
     if target == "bench" and not util.find_spec("gymnax"):
         pytest.skip("gymnax, which benchmarks compare with, comes with `make install-bench` or `make install-ci`")

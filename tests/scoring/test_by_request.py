@@ -236,6 +236,7 @@ def test_log_statistics_and_a_second_simulation_score_alike(task):
         assert ig.verify(task, int(seed), None, actions, checked["episode_log"])["verified"]
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     task=st.sampled_from((4, 5)),

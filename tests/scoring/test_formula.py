@@ -15,7 +15,11 @@ from tests.server.twins import random_actions
 SPECS = list(ig.task_specs().values())
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize(
+    "spec",
+    [pytest.param(spec, marks=[pytest.mark.slow] if spec.episode_length > 200 else []) for spec in SPECS],
+    ids=lambda spec: spec.name,
+)
 def test_a_score_is_the_weighted_sum_of_the_components_that_the_formula_names(spec: ig.TaskSpec) -> None:
     result = ig.verify(spec, 3, None, random_actions(3, 200))
     parts = formula(spec)

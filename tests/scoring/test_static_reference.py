@@ -53,7 +53,7 @@ def test_closed_loop_statistics_keep_their_normalisers():
     assert norms == BASE and scores == pytest.approx([0.2, 0.5])
 
 
-@pytest.mark.parametrize("task", (4, 5))
+@pytest.mark.parametrize("task", (4, pytest.param(5, marks=pytest.mark.slow)))
 def test_the_shipped_reference_is_the_best_static_actions_own(task):
     entry = ig.problem(task)
     env, params, norms = entry.env, entry.params, entry.normalisers

@@ -20,6 +20,7 @@ from server.__main__ import main
 from server.app import create_app
 from server.connections import BoundedProtocol
 from server.programs import Programs
+from server.schema_parts import ActionModel
 from server.service import NotFinite, Service
 from server.sessions import EmbeddedStore
 from server.settings import Settings
@@ -103,7 +104,7 @@ def test_a_step_that_gives_no_finite_number_is_not_applied(monkeypatch: pytest.M
     async def run() -> None:
         service = Service(Programs(), EmbeddedStore(10, 60.0))
         session = (await service.reset(1, 0, {}))["session_id"]
-        await service.step(session, KNOBS)
+        await service.step(session, ACTION)
         before = await service.store.get(session)
         program = service.programs.program(1)
         outcome = program.step(before.state, program.pack_action(KNOBS))
@@ -114,15 +115,16 @@ def test_a_step_that_gives_no_finite_number_is_not_applied(monkeypatch: pytest.M
         ):
             monkeypatch.setattr(program, "step", lambda *_, bad=bad: bad)
             with pytest.raises(NotFinite, match="reward|ttft_p50|priority_distribution"):
-                await service.step(session, KNOBS)
+                await service.step(session, ACTION)
             assert await service.store.get(session) == before
         monkeypatch.undo()
-        assert (await service.step(session, KNOBS))[1]
+        assert (await service.step(session, ACTION))[1]
         assert (await service.store.get(session)) == replace(await service.store.get(session), steps=2)
 
     asyncio.run(run())
 
 
+ACTION = ActionModel()
 KNOBS = {"kv_budget": 1.0, "spec_length": 0, "batch_size": 32, "prefill_disagg": False, "quant_tier": 0}
 
 

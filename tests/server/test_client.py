@@ -11,6 +11,7 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.adapters.client import ApiError, AsyncClient, Client, Retry
+from inferencegym_jax.fleet.making import fleet_tasks
 from inferencegym_jax.models import plain
 from tests.server.conftest import Running
 from tests.server.twins import episodes, random_actions
@@ -51,7 +52,9 @@ def test_the_async_client_steps_sessions_at_once(server: Running):
                 assert (await episode.grade())["verified"]
                 return rewards
 
-            assert (await client.health())["ok"] and len(await client.tasks()) == len(ig.task_specs())
+            assert (await client.health())["ok"] and len(await client.tasks()) == len(ig.task_specs()) + len(
+                fleet_tasks()
+            )
             return await asyncio.gather(*(play(i) for i in range(8)))
 
     twins = episodes(2, list(range(8)), actions)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 import inferencegym_jax as ig
+from inferencegym_jax.fleet.making import fleet_tasks
 from inferencegym_jax.models import KNOBS, OBSERVATION, MetricsSnapshot, WorkloadState
 from inferencegym_jax.tasks import CONFIG_KEYS
 from tests.server.twins import episodes, random_actions, same, seen
@@ -24,7 +25,14 @@ def step(http: httpx.Client, session: str, action: dict[str, Any], **more: Any) 
     return http.post("/step", json={"session_id": session, "action": action, **more})
 
 
-@pytest.mark.parametrize("task", [spec.id for spec in ig.task_specs().values() if spec.episode_length <= 600])
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(spec.id, marks=[pytest.mark.slow] if spec.episode_length > 200 else [])
+        for spec in ig.task_specs().values()
+        if spec.episode_length <= 600
+    ],
+)
 def test_an_episode_over_http_is_the_rollouts(http: httpx.Client, task: int):
     seed, config = 40 + task, {"gamma": 0.5} if task == 3 else None
     steps = ig.get_task(task).episode_length
@@ -102,7 +110,7 @@ def test_health_says_healthy_and_counts_sessions(http: httpx.Client):
 def test_the_catalogue_is_the_librarys(http: httpx.Client):
     tasks = http.get("/tasks").json()["tasks"]
     assert [(t["id"], t["name"], t["active_actions"]) for t in tasks] == [
-        (spec.id, spec.name, list(spec.active_knobs)) for spec in ig.task_specs().values()
+        (spec.id, spec.name, list(spec.active_knobs)) for spec in (*ig.task_specs().values(), *fleet_tasks().values())
     ]
     info = http.get("/info").json()
     assert info["table"]["digest"] == ig.load_table().digest

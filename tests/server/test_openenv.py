@@ -37,6 +37,7 @@ def test_openenv_validates_the_running_server(server: Running):
     assert report.count("PASS ") >= 6 and "FAIL" not in report and "Verdict: PASS" in report
 
 
+@pytest.mark.slow
 def test_openenv_validates_the_checkout():
     report = openenv("validate", "--level", "static", ".")
     assert "PASS  static.manifest" in report and "Verdict: PASS" in report

@@ -48,7 +48,10 @@ def test_every_task_replays_the_log(log: Path, tmp_path: Path) -> None:
             other = http.post("/rollout", json=search | {"actions": [[best | change] * 200]}).json()["mean_score"]
             assert other == top if not change else other <= top
         tasks = {entry["task_id"]: entry for entry in http.get("/baseline").json()["tasks"]}
-        assert tasks[1]["expected_range"] is None and 0 < tasks[4]["score"] < 1
+        assert tasks[2]["expected_range"] is None and 0 < tasks[4]["score"] < 1
+        assert set(tasks) == {2, 4}  # what nobody asked for was not searched for
+        refused = http.post("/reset", json={"task_id": "fleet-elastic"})
+        assert refused.status_code == 422 and "inferencegym plan" in refused.json()["detail"]
 
 
 def test_a_server_without_a_log_says_so(http: httpx.Client) -> None:

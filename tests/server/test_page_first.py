@@ -2,39 +2,98 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import httpx
 import pytest
 
+from server.first_screen import first_screen, stored
 from tests.server.browser import IDLE, READY, RESULT, SECOND, Browser, visit
 
 pytestmark = pytest.mark.browser
 
 
 def test_an_episode_plays_with_what_control_is_worth_above_it(page: Browser, site: str) -> None:
+    first = httpx.get(f"{site}info", timeout=60).json()["first_screen"]
+    page.requests.clear()
     page.open(site)
     page.wait(READY)
     page.wait(f"{SECOND} > 3")  # it plays by itself
+    assert not [url for url in page.requests if url.endswith(("/rollout", "/grader"))]  # nothing is simulated for it
     assert page.js("[...document.querySelectorAll('#task, #policy, #rival')].map((s) => s.value)") == [
-        "3", "trained", "best_static"
+        "7", "trained", "best_static"
     ]  # fmt: skip
     sentence = page.text("#claim p")
-    assert "trained policy" in sentence and "never changes" in sentence and sentence.count("%") == 2
+    assert "trained policy" in sentence and "never changes" in sentence and "fewer GPU-seconds" in sentence
     assert page.js("[...document.querySelectorAll('#claim dt')].map((e) => e.firstChild.textContent.trim())") == [
         "In time", "Cost", "Score"
     ]  # fmt: skip
     shown = page.js("[...document.querySelectorAll('#claim dd')].map((e) => e.textContent)")
-    for i, policy in enumerate(("trained", "best_static")):
-        body = {"task_id": 3, "seeds": [9], "policy": policy, "trajectories": True}
-        answer = httpx.post(f"{site}rollout", json=body, timeout=120).json()
-        steps = answer["trajectories"][0]
-        good = sum(step["metrics"]["ttft_p50_ms"] <= 200 and not step["oom"] for step in steps)
-        assert float(shown[i].removesuffix(" %")) == pytest.approx(100 * good / len(steps), abs=0.5 + 1e-9)
-        assert shown[2 + i] == f"{sum(step['metrics']['cost_per_1k'] for step in steps):.2f}"
-        assert float(shown[4 + i]) == pytest.approx(answer["scores"][0], abs=2e-3)
+    lanes = httpx.get(f"{site}{first['episode']}", timeout=60).json()["lanes"]
+    for i, lane in enumerate(lanes):
+        counts = lane["grade"]["outcome"]
+        good = counts["on_time"] / sum(counts[name] for name in ("on_time", "late", "rejected", "failed"))
+        assert float(shown[i].removesuffix(" %")) == pytest.approx(100 * good, abs=0.5 + 1e-3)
+        assert float(shown[2 + i]) == pytest.approx(counts["gpu_seconds"], abs=0.5)
+        assert shown[4 + i] == f"{lane['grade']['score']:.3f}"
+    fewer = 100 * (1 - lanes[0]["grade"]["outcome"]["gpu_seconds"] / lanes[1]["grade"]["outcome"]["gpu_seconds"])
+    assert f"{fewer:.0f} % fewer" in sentence and all(share in sentence for share in shown[:2])
     assert page.js("document.querySelector('#claim').getBoundingClientRect().bottom < innerHeight")
     page.press("f")
     page.wait(RESULT)
     assert page.text(".grade.a .score") == shown[4]
+
+
+@pytest.mark.slow
+def test_the_stored_episode_is_the_one_that_this_server_simulates(site: str) -> None:
+    first = httpx.get(f"{site}info", timeout=60).json()["first_screen"]
+    stored = httpx.get(f"{site}{first['episode']}", timeout=60).json()
+    assert (stored["task_id"], stored["seed"]) == (first["task_id"], first["seed"])
+    for lane in stored["lanes"]:
+        log = entries(lane["columns"], stored["steps"])
+        body = {"task_id": stored["task_id"], "seed": stored["seed"], "episode_log": log}
+        answer = httpx.post(f"{site}grader", json=body, timeout=120).json()
+        assert answer["verified"] is True, answer["first_difference"]  # every number, to 1e-5
+        assert answer["score"] == pytest.approx(lane["grade"]["score"], abs=1e-6)
+        body = {"task_id": stored["task_id"], "seeds": [stored["seed"]], "policy": lane["policy"]}
+        score = httpx.post(f"{site}rollout", json=body, timeout=300).json()["scores"][0]
+        assert score == pytest.approx(lane["grade"]["score"], abs=2e-3)  # the policy's own episode, not any actions'
+
+
+def test_the_log_of_the_stored_episode_is_verified_at_its_start(http: httpx.Client) -> None:
+    stored = http.get(http.get("/info").json()["first_screen"]["episode"]).json()
+    log = entries(stored["lanes"][0]["columns"], 200)
+    body = {"task_id": stored["task_id"], "seed": stored["seed"], "episode_log": log}
+    assert http.post("/grader", json=body).json()["verified"] is True
+    log[150]["metrics"]["tpot_ms"] *= 1.01
+    assert http.post("/grader", json=body).json()["first_difference"]["field"] == "metrics.tpot_ms"
+
+
+def entries(columns: dict, steps: int) -> list[dict]:
+    """The first steps of a stored lane as an episode log."""
+    log: list[dict] = [{"action": {}, "metrics": {}, "outcome": {}} for _ in range(steps)]
+    for name, values in columns.items():
+        part, _, field = name.partition(".")
+        for i, entry in enumerate(log):
+            value = values[i] if isinstance(values, list) else values["always"]
+            if part == "reward":
+                entry["reward"] = value
+            elif part in entry:
+                entry[part][field] = value
+    return log
+
+
+@pytest.mark.parametrize("changed", ["a table", "a log"])
+def test_a_server_of_other_numbers_has_no_stored_episode(changed: str) -> None:
+    found = stored()
+    assert found is not None
+    digest = found["table_digest"]
+    programs: Any = SimpleNamespace(table=SimpleNamespace(digest=digest), trace=None)
+    assert first_screen(programs) is not None
+    other = {"table": SimpleNamespace(digest="other")} if changed == "a table" else {"trace": object()}
+    mine: Any = SimpleNamespace(**(vars(programs) | other))
+    assert first_screen(mine) is None
 
 
 def test_a_shared_address_plays_what_it_names(page: Browser, site: str) -> None:

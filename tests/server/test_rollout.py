@@ -130,6 +130,7 @@ def test_memory_stays_under_700_mb_with_every_program_compiled(server: Running, 
     assert resident < 700e6
 
 
+@pytest.mark.slow
 def test_a_policy_with_memory_acts_over_http_as_in_a_rollout(http: httpx.Client, monkeypatch: pytest.MonkeyPatch):
     policy, seeds, length = network_policy(BOTH), [0, 1, 2], 40
     env, params = ig.make(3)

@@ -73,6 +73,7 @@ def test_a_minibatch_recomputes_what_was_collected(collected: Collected) -> None
     assert float(kl(batch._replace(hidden=jnp.zeros_like(batch.hidden)))) > 1e-3
 
 
+@pytest.mark.slow
 def test_minibatches_part_the_rollout_and_their_gradients_make_up_the_whole_ones(collected: Collected) -> None:
     config, batch, variables = collected.config, collected.batch, collected.state.variables
     active, units = jnp.asarray(collected.params.active), np.random.default_rng(0).permutation(config.column_block)

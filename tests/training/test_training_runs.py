@@ -164,12 +164,14 @@ def test_networks_of_many_seeds_are_made_one_after_another() -> None:
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x: x[1], jax.vmap(fresh)(seeds)), fresh(seeds[1]))
 
 
+@pytest.mark.slow
 def test_training_learns_task_1() -> None:
     config = task_config(1).replace(total_steps=50_000)
     score = [row["score"] for row in run(config).rows]
     assert score[-1] >= 0.65
 
 
+@pytest.mark.slow
 def test_nan_stops_the_run_names_the_update_and_keeps_the_last_good_state(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLoss, match=r"update \d+.*not finite.*kept in"):
         run(SMALL.replace(learning_rate=1e30, max_gradient_norm=1e30), tmp_path)
@@ -272,6 +274,7 @@ def test_evaluate_prints_what_the_issue_asks_for() -> None:
     assert found["paired"]["reactive"]["score"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
 
 
+@pytest.mark.slow
 def test_paired_intervals_are_narrower_than_unpaired_ones() -> None:
     found = evaluate(3, "reactive", 128)
     width = {
