@@ -7,7 +7,7 @@ open-loop step takes longer than playing thousands of its episodes, so rivals, t
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,19 +102,14 @@ def _drawn(draws: Draws, params: EnvParams, seeds: jax.Array) -> Engine:
     return jax.vmap(functools.partial(drawn_engine, draws, params))(seeds)
 
 
-def statistics_of(
-    problem: Problem, lanes: Lanes, seeds: np.ndarray, width: int = WIDTH
-) -> Iterator[ig.EpisodeStatistics]:
-    """Statistics of the episodes, ``width`` of them a call; the last call is padded."""
+def scores_of(problem: Problem, lanes: Lanes, seeds: np.ndarray, width: int = WIDTH) -> np.ndarray:
+    """float64[episodes]: the score of each; ``width`` episodes a call."""
+    found = []
     for start in range(0, len(lanes), width):
         index = np.minimum(np.arange(start, start + width), len(lanes) - 1)
         carry = _carry(problem, lanes, index, seeds[index])
-        yield ig.evaluate(problem.env, problem.params, play_lane, seeds[index], carry=carry, carry_axis=0)
-
-
-def scores_of(problem: Problem, lanes: Lanes, seeds: np.ndarray, width: int = WIDTH) -> np.ndarray:
-    """float64[episodes]: the score of each; ``width`` episodes a call."""
-    found = [problem.score(statistics) for statistics in statistics_of(problem, lanes, seeds, width)]
+        statistics = ig.evaluate(problem.env, problem.params, play_lane, seeds[index], carry=carry, carry_axis=0)
+        found.append(problem.score(statistics))
     return np.concatenate(found)[: len(lanes)]
 
 

@@ -59,9 +59,12 @@ def test_the_reward_ranks_the_best_quarter_of_policies_as_the_score_does(task: i
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="open: -0.48 on one day's windows; two GPUs always score alike at any setting")
-def test_the_reward_ranks_the_best_quarter_of_task_7s_settings_as_the_score_does() -> None:
-    found = rank_policies(7, actions=120, count=8)
+@pytest.mark.parametrize("task", (6, 7))
+@pytest.mark.xfail(
+    strict=True, reason="open: 0.864 on task 6; -0.48 on task 7, where two GPUs score alike at any setting"
+)
+def test_the_reward_ranks_the_best_quarter_of_the_scenarios_policies_as_the_score_does(task: int) -> None:
+    found = rank_policies(task, actions=120, count=8)
     assert found["top"]["spearman"] >= 0.9, found["top"]
 
 
@@ -70,7 +73,6 @@ def test_the_reward_ranks_the_best_quarter_of_task_7s_settings_as_the_score_does
     [
         (["--actions", "2"], "actions = 2"),
         (["--task", "9"], "9"),
-        (["--task", "3", "--controllers", "4"], "controllers = 4: must be 0 on task 3"),
     ],
 )
 def test_bad_input_of_ranks_is_said(arguments: list[str], said: str) -> None:
