@@ -241,7 +241,9 @@ def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], t
         raise TraceError(f"{file}: no rows; wanted: at least one request")
     low, sums = seconds.low, seconds.between(seconds.low, seconds.high)
     rate = requests / sums.shape[1]
-    if requests >= LEAST_ROWS and last > early:  # a log within a second: is it one of another unit?
+    if (
+        rate <= RATES[1] and requests >= LEAST_ROWS and last > early
+    ):  # a log within a second: is it one of another unit?
         rate = max(rate, (requests - 1) / (last - early))
     if requests > 1 and not RATES[0] <= rate <= RATES[1]:
         raise TraceError(
