@@ -18,7 +18,7 @@ from tests.server.conftest import start_server  # noqa: E402
 
 OUT = ROOT / "docs" / "images"
 SIZES = {390: 844, 768: 1024, 1440: 900}
-SHOWN_FROM = 150  # seconds of the first screen's episode
+SHOWN_FROM = 1300  # seconds of the first screen's episode
 
 
 def shoot(address: str, out: Path) -> list[Path]:

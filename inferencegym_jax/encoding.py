@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +46,13 @@ def action_from_box(box: jax.Array) -> ServeAction:
     Numbers are spread over their range on the knob's scale, linear or log, and rounded where they are whole; choices
     are equal slices of the range; a switch is on above 0.
     """
+    return ServeAction(**values_from_box(box, KNOBS))
+
+
+def values_from_box(box: jax.Array, knobs: Mapping[str, Knob]) -> dict[str, jax.Array]:
+    """``action_from_box`` for any table of knobs: the value of each, by name."""
     share = (jnp.clip(jnp.asarray(box, jnp.float32), -1.0, 1.0) + 1.0) / 2.0
-    return ServeAction(**{name: _value(knob, share[..., i]) for i, (name, knob) in enumerate(KNOBS.items())})
+    return {name: _value(knob, share[..., i]) for i, (name, knob) in enumerate(knobs.items())}
 
 
 def _value(knob: Knob, share: jax.Array) -> jax.Array:
@@ -64,8 +71,13 @@ def _value(knob: Knob, share: jax.Array) -> jax.Array:
 
 def box_from_action(action: ServeAction) -> jax.Array:
     """float32[..., knobs] in [-1, 1] that ``action_from_box`` maps to ``action``."""
+    return box_from_knobs(action, KNOBS)
+
+
+def box_from_knobs(action: Any, knobs: Mapping[str, Knob]) -> jax.Array:
+    """``box_from_action`` for any table of knobs, attributes of ``action``."""
     columns = []
-    for name, knob in KNOBS.items():
+    for name, knob in knobs.items():
         value = jnp.asarray(getattr(action, name), jnp.float32)
         if knob.kind == "bool":
             share = 0.25 + 0.5 * value

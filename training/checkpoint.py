@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from inferencegym_jax.tasks import get_task
 from training.config import TrainConfig, from_mapping
 from training.trainer import TrainState
 
@@ -61,10 +60,9 @@ class Checkpoints:
             CheckpointError: none is there, it is of another task or network shape, or it is truncated.
         """
         stored = self.config()
-        if get_task(stored.task).id != get_task(config.task).id:
+        if stored.task_id != config.task_id:
             raise CheckpointError(
-                f"{self.folder}: a checkpoint of task {get_task(stored.task).id}; "
-                f"the run is of task {get_task(config.task).id}"
+                f"{self.folder}: a checkpoint of task {stored.task_id}; the run is of task {config.task_id}"
             )
         ours, theirs = config.to_dict(), stored.to_dict()
         for name in ours:

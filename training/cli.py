@@ -15,7 +15,6 @@ from training.options import (
     RUNS,
     TASK_HELP,
     AsJson,
-    Episodes,
     Settings,
     Table,
     Task,
@@ -100,7 +99,7 @@ def train(
     """
     from training import devices as meshes
     from training.progress import training_progress
-    from training.runner import NonFiniteLoss, run
+    from training.runner import NonFiniteLoss, columns_of, run
 
     try:
         changes = {"seed": seed, "total_steps": steps, **own_files(table, trace, unit, columns, start, end, last)}
@@ -110,9 +109,7 @@ def train(
         if devices or not (distributed or coordinator):
             meshes.prepare(devices)
         use_cache()
-        import inferencegym_jax as ig
-
-        folder = out or RUNS / f"task{ig.get_task(chosen.task).id}-seed{chosen.seed}"
+        folder = out or RUNS / f"task{chosen.task_id}-seed{chosen.seed}"
         with training_progress(console, chosen) as report:
             result = run(chosen, folder, resume=resume, devices=devices, tensorboard=tensorboard, report=report)
     except (ValueError, OSError) as error:
@@ -120,10 +117,13 @@ def train(
     except NonFiniteLoss as error:
         raise fail(error) from error
     word = "Interrupted" if result.interrupted else "Done"
-    final = result.rows[-1] if result.rows else dict.fromkeys(("score", "return", "oom_share"), float("nan"))
+    final = result.rows[-1] if result.rows else dict.fromkeys(columns_of(chosen), float("nan"))
+    besides = f"out of memory {percent(final['oom_share'])}"
+    if chosen.is_fleet:
+        besides = f"{percent(final['on_time_share'])} on time at {final['mean_gpus']:.2f} GPUs"
     console.print(
         f"{word} after {result.seconds:.1f} s: score {final['score']:.4f}, return {final['return']:.2f}, "
-        f"out of memory {percent(final['oom_share'])}. Kept in {folder}/.",
+        f"{besides}. Kept in {folder}/.",
         highlight=False,
     )
     if result.interrupted:
@@ -139,7 +139,12 @@ def evaluate(
         ),
     ],
     task: Task = "1",
-    episodes: Episodes = 1024,
+    episodes: Annotated[
+        int | None,
+        typer.Option(
+            help="Held-out episodes: seeds 0, 1, 2, ... that no training run sees; default 1024, of fleets 24."
+        ),
+    ] = None,
     table: Table = None,
     as_json: AsJson = False,
     trace: Trace = None,
@@ -153,12 +158,26 @@ def evaluate(
 
     Example: python -m training evaluate --task 3 --policy trained --json
     """
+    from inferencegym_jax.fleet.making import is_fleet
+    from training import fleet_evaluation
     from training.evaluation import evaluate as measure
 
     use_cache()
     try:
         log = own_log(trace, unit, columns, start, end, last)
-        found = measure(task_of(task), policy, episodes, None if table is None else str(table), log)
+        if is_fleet(task_of(task)):
+            fleet = fleet_evaluation.evaluate(
+                task_of(task),
+                policy,
+                fleet_evaluation.EPISODES if episodes is None else episodes,
+                table=table,
+                trace=log,
+            )
+            typer.echo(json.dumps(fleet) if as_json else fleet_evaluation.markdown(fleet))
+            return
+        found = measure(
+            task_of(task), policy, 1024 if episodes is None else episodes, None if table is None else str(table), log
+        )
     except (ValueError, OSError) as error:
         raise fail(error) from error
     if as_json:
@@ -457,32 +476,35 @@ def fleet_headroom(
     task: Annotated[
         str, typer.Option("--task", "-t", help="fleet-elastic, fleet-elastic-m-large or fleet-elastic-m-mid.")
     ] = "fleet-elastic",
-    days: Annotated[int, typer.Option(help="Held-out days: seeds 0, 1, 2, ...")] = 24,
-    clock: Annotated[float | None, typer.Option(help="Seconds of the day that pass in a second; default 12.")] = None,
-    start_s: Annotated[float | None, typer.Option(help="From asking for a GPU until it serves; default 30.")] = None,
+    days: Annotated[int, typer.Option(help="Held-out days at x12: seeds 0, 1, 2, ...")] = 24,
+    windows: Annotated[int, typer.Option(help="Windows of two hours at x1, of days apart; 0: x12 alone.")] = 36,
     clairvoyant: Annotated[bool, typer.Option(help="Search for sizes that know all that comes.")] = True,
+    policies: Annotated[
+        list[Path], typer.Option("--policy", "-p", help="File of a learned policy; may be repeated.")
+    ] = [],  # noqa: B006
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Stem of .json and .md; default: runs/headroom-<task>.")
     ] = None,
 ) -> None:
-    """What control of a fleet is worth: GPU-seconds against the share on time, rule by rule, with intervals by day.
+    """What control of a fleet is worth: mean GPUs at 99 % of requests on time, rule by rule, and the named failures;
+    every row at x12 with a start of 30 s and at x1 with 100 s.
 
-    Example: python -m training fleet-headroom --task fleet-elastic
+    Example: python -m training fleet-headroom --task fleet-elastic-m-large
     """
     from training import fleet_headroom as worth
 
     use_cache()
-    changes = {name: value for name, value in (("clock", clock), ("start_s", start_s)) if value is not None}
+
+    def report(text: str) -> None:
+        console.print(text, highlight=False)
+
     try:
-        found = worth.measure(
-            task,
-            days,
-            changes=changes,
-            clairvoyant=clairvoyant,
-            report=lambda text: console.print(text, highlight=False),
-        )
-        suffix = "".join(f"-{name}{value:g}" for name, value in changes.items())
-        paths = worth.write(found, out or RUNS / f"headroom-{task}{suffix}")
+        options = {"clairvoyant": clairvoyant, "learned": policies, "report": report}
+        if windows:
+            found = worth.measure_both(task, days, windows, **options)
+        else:
+            found = worth.measure(task, days, **options)
+        paths = worth.write(found, out or RUNS / f"headroom-{task}")
     except (ValueError, OSError) as error:
         raise fail(error) from error
     typer.echo(worth.markdown(found))
@@ -492,20 +514,37 @@ def fleet_headroom(
 
 @app.command("fleet-search")
 def fleet_search(
-    settings: Annotated[int, typer.Option(help="Settings of the rule by tokens that are drawn.")] = 200,
-    conditions: Annotated[int, typer.Option(help="Training conditions of fleet-anywhere.")] = 16,
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="fleet-anywhere, or a fleet task whose own rule is tuned.")
+    ] = "fleet-anywhere",
+    settings: Annotated[int, typer.Option(help="Settings of the rule by tokens that are drawn.")] = 240,
+    conditions: Annotated[int, typer.Option(help="Training conditions of fleet-anywhere, or training days.")] = 16,
+    keep: Annotated[bool, typer.Option("--keep", help="Write a task's own rule to data/fleet_rules.json.")] = False,
 ) -> None:
-    """Settings of the fleet's reactive rule, searched on fleet-anywhere's training conditions.
+    """Settings of the fleet's rule by tokens, searched on fleet-anywhere's training conditions by price, or on a task's
+    training days by the mean GPUs at 99 % of requests on time.
 
-    Example: python -m training fleet-search
+    Example: python -m training fleet-search --task fleet-elastic
     """
-    from training.fleet_headroom import search_rule
+    from training import fleet_search as searches
 
     use_cache()
-    names = ("target", "fast", "trend", "floor", "period", "hold")
-    typer.echo(f"{'price':>8} {'on time':>8} " + " ".join(f"{name:>7}" for name in names))
-    for plan, price, share in search_rule(settings, conditions)[:10]:
-        values = " ".join(f"{float(getattr(plan, name)):7.3g}" for name in names)
+    anywhere = task == "fleet-anywhere"
+    shapes = max(settings // len(searches.TUNED_TARGETS), 2)
+    try:
+        if anywhere:
+            rows = searches.search_rule(settings, conditions)
+        else:
+            rows = searches.tune_rule(task, shapes, conditions)
+        if keep and rows and not anywhere:
+            tried = (shapes + shapes // 2) * len(searches.TUNED_TARGETS)
+            searches.write_tuned(task, rows[0][0], rows[0][1], tried, conditions)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    first = "price" if anywhere else "GPUs"
+    typer.echo(f"{first:>8} {'on time':>8} " + " ".join(f"{name:>7}" for name in searches.SETTINGS))
+    for plan, price, share in rows[:10]:
+        values = " ".join(f"{float(getattr(plan, name)):7.3g}" for name in searches.SETTINGS)
         typer.echo(f"{price:8.3f} {share:8.2%} {values}")
 
 

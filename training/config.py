@@ -11,14 +11,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import yaml
 
 from inferencegym_jax import registry
 from inferencegym_jax.encoding import History
+from inferencegym_jax.fleet.making import fleet_spec_of, is_fleet
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, check_seed
+from inferencegym_jax.policies.fleet_numbers import FLEET_SIZE
 from inferencegym_jax.policies.relative import RELATIVE_SIZE
 from inferencegym_jax.registry import Problem
 from inferencegym_jax.tasks import get_task, shipped_specs
@@ -56,6 +58,9 @@ class Hyperparameters:
     )
     memory_weight: Any = 0.0  # of memory that the action would take above the task's limit, per 10 GB
     crash_weight: Any = 0.0  # of an action that would run out of memory if the task's longest prompts came
+    # of a fleet, in a mean request's GPU time: of a late request beside the reward's own price is late_weight,
+    shed_weight: Any = 0.0  # of a request that is rejected or fails, beside being late
+    late_limit: Any = 0.0  # most that a decision's late requests cost, in its GPU-seconds at full size; 0: no limit
 
 
 @dataclass(frozen=True)
@@ -83,19 +88,20 @@ class TrainConfig:
     history: tuple[float, ...] = ()  # averages of the observation beside it, time constants in seconds
     history_last: int = 0  # and the last so many observations
     reads: str = "observation"  # or "relative": in units of the task's own objectives and capacity
-    acts: str = "knobs"  # or "correction": of the tuned load-following controller; reads the relative observation
+    acts: str = "knobs"  # or "correction": of the tuned load-following controller, of a fleet of the tuned rule
     plan_of: int | str | None = None  # task whose tuned settings (docs/headroom) are corrected; default: the task
     initial_std: float = 0.5  # of the positions in [-1, 1] of kv_budget and batch_size
     start: str = (
         "middle"  # of every knob, or "baseline" or "best_static": the action that the untrained policy is centred on
     )
     stagger: bool = True  # start environments at every moment of an episode instead of all at its beginning
+    phases: int = 0  # moments of an episode at which they start; 0: each at its own. A reset takes as long as steps
     evaluate_every: int = 10  # updates
     evaluation_episodes: int = 64
     hyper: Hyperparameters = field(default_factory=Hyperparameters)
 
     def __post_init__(self) -> None:
-        episode = get_task(self.task).episode_length
+        episode = self.episode_length
         if not isinstance(self.hidden, tuple) or not self.hidden:
             raise ValueError(f"hidden = {self.hidden!r}: must be a list of at least one layer size")
         names = ["total_steps", "environments", "rollout_length", "epochs", "minibatches", "memory_size"]
@@ -107,6 +113,11 @@ class TrainConfig:
         ReadOptions.of(self.trace_unit, self.trace_columns, self.trace_start, self.trace_end, self.trace_last)
         if self.rollout_length > episode:
             raise ValueError(f"rollout_length = {self.rollout_length}: must be at most an episode, {episode}")
+        whole = isinstance(self.phases, int) and not isinstance(self.phases, bool)
+        if not whole or not 0 <= self.phases <= self.environments:
+            raise ValueError(
+                f"phases = {self.phases!r}: must be a whole number from 0 to environments, {self.environments}"
+            )
         if self.memory not in MEMORIES:
             raise ValueError(f"memory = {self.memory!r}: must be one of {', '.join(MEMORIES)}")
         try:
@@ -126,11 +137,15 @@ class TrainConfig:
         if self.start not in STARTS:
             raise ValueError(f"start = {self.start!r}: must be one of {', '.join(STARTS)}")
         if self.plan_of is not None:
-            get_task(self.plan_of)
+            (fleet_spec_of if self.is_fleet else get_task)(self.plan_of)
         for name, allowed in (("reads", READS), ("acts", ACTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(allowed)}")
-        if self.acts == "correction" and self.reads != "relative":
+        if self.is_fleet and (self.history or self.history_last):
+            raise ValueError("history, history_last: a fleet's observation holds its averages; must be empty")
+        if self.is_fleet and self.start == "best_static":
+            raise ValueError(f"start = {self.start!r}: a fleet has none; must be middle or baseline")
+        if self.acts == "correction" and self.reads != "relative" and not self.is_fleet:
             raise ValueError(f"reads = {self.reads!r}: must be 'relative' where acts = 'correction'")
         if not isinstance(self.stagger, bool):
             raise ValueError(f"stagger = {self.stagger!r}: must be true or false")
@@ -143,8 +158,28 @@ class TrainConfig:
             positive = item.name in ("learning_rate", "clip", "max_gradient_norm")
             check_number(item.name, value, above=0.0 if positive else None, most=1.0 if share else math.inf)
 
+    @property
+    def is_fleet(self) -> bool:
+        """Whether the task is a fleet's."""
+        return is_fleet(self.task)
+
+    @property
+    def task_id(self) -> int:
+        """Number of the task."""
+        return (fleet_spec_of if self.is_fleet else get_task)(self.task).id
+
+    @property
+    def task_name(self) -> str:
+        """Name of the task."""
+        return (fleet_spec_of if self.is_fleet else get_task)(self.task).name
+
+    @property
+    def episode_length(self) -> int:
+        """Steps of an episode."""
+        return fleet_spec_of(self.task).decisions if self.is_fleet else get_task(self.task).episode_length
+
     def problem(self) -> Problem:
-        """The task on the config's table and log."""
+        """The task on the config's table and log; of a fleet a ``FleetProblem``, which stands for one here."""
         log = self.trace
         if log is not None:
             log = load_trace(
@@ -155,6 +190,11 @@ class TrainConfig:
                 end=self.trace_end,
                 last=self.trace_last,
             )
+        if self.is_fleet:
+            from training.fleet_forms import fleet_problem
+
+            found = fleet_problem(self.task, self.table, log, self.environments, self.evaluation_episodes)
+            return cast(Any, found)
         return registry.problem(self.task, table=self.table, trace=log)
 
     @property
@@ -180,6 +220,8 @@ class TrainConfig:
     @property
     def numbers(self) -> int:
         """Numbers of one observation."""
+        if self.is_fleet:
+            return FLEET_SIZE
         return RELATIVE_SIZE if self.reads == "relative" else FLAT_OBSERVATION_SIZE
 
     @property
@@ -306,6 +348,10 @@ def load_config(path: str | Path) -> TrainConfig:
 
 def task_config(task: int | str) -> TrainConfig:
     """The config of a task in ``training/configs/``; the defaults where it has none, as a registered one."""
+    if is_fleet(task):
+        own = fleet_spec_of(task)
+        path = CONFIGS / f"task{own.id}.yaml"
+        return load_config(path) if path.is_file() else TrainConfig(task=own.name)
     spec = get_task(task)
     path = CONFIGS / f"task{spec.id}.yaml"
     return load_config(path) if spec.name in shipped_specs() and path.is_file() else TrainConfig(task=spec.name)

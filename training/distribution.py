@@ -5,17 +5,20 @@ Sampling and decoding are the library's (``inferencegym_jax.policies.network``),
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
-from inferencegym_jax.models import KNOBS
-from inferencegym_jax.policies.network import HEAD_SIZES, position
+from inferencegym_jax.models import KNOBS, Knob
+from inferencegym_jax.policies.layout import head_sizes
+from inferencegym_jax.policies.network import position
 
 HALF_LOG_TWO_PI = 0.9189385332046727
 
 
 def log_prob_and_entropy(
-    outputs: jax.Array, log_std: jax.Array, raw: jax.Array, active: jax.Array
+    outputs: jax.Array, log_std: jax.Array, raw: jax.Array, active: jax.Array, knobs: Mapping[str, Knob] = KNOBS
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability of raw actions and entropy of their distribution, sums over the active knobs.
 
@@ -26,6 +29,7 @@ def log_prob_and_entropy(
         log_std: float32[2], of the Gaussian positions.
         raw: float32[..., 5], see ``trained.decode``; positions as sampled, before clipping.
         active: bool[5], the task's.
+        knobs: that the actor sets; the sizes above are those of the single engine's five.
 
     Returns:
         (log-probability float32[...], entropy float32[...] in nats).
@@ -34,9 +38,10 @@ def log_prob_and_entropy(
     total = jnp.zeros(outputs.shape[1:], jnp.float32)
     entropies = total
     at = start = 0
-    for i, (name, knob) in enumerate(KNOBS.items()):
-        part, value = outputs[start : start + HEAD_SIZES[name]], raw[i]
-        start += HEAD_SIZES[name]
+    sizes = head_sizes(knobs)
+    for i, (name, knob) in enumerate(knobs.items()):
+        part, value = outputs[start : start + sizes[name]], raw[i]
+        start += sizes[name]
         if knob.kind == "choice":
             log_p = jax.nn.log_softmax(part, axis=0)
             options = jnp.arange(len(part), dtype=jnp.float32).reshape(-1, *(1,) * value.ndim)

@@ -1,7 +1,9 @@
 """A clairvoyant size for every block of a day: a beam search over sizes that knows all that comes.
 
-``days, price of a late request -> GPU-seconds and late requests of the best sequence found``. What it finds is a lower
-bound of what foreknowledge is worth: "at least". A block holds one size; of each size the best few states are kept.
+``days, price of a late request -> GPU-seconds and late requests of the best sequence found``. Every sequence is one
+that the fleet played, so what it costs is an upper bound of the least cost, and the gap to it "at least" what
+foreknowledge is worth. A block is a start's time and holds one size; of each size the cheapest state so far is kept,
+from which the next block goes up to two GPUs up or down. All candidates of all days are one batch.
 """
 
 from __future__ import annotations
@@ -14,13 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import inferencegym_jax as ig
+from inferencegym_jax.episodes import parallel
 from inferencegym_jax.fleet.action import GPUS
+from inferencegym_jax.fleet.state import DECISION_S
 from inferencegym_jax.fleet.transition import over_classes
 
-BLOCK = 6  # decisions
 MOVES = (-2, -1, 0, 1, 2)
-KEPT = 2  # states of each size
+LEAST_BLOCK, MOST_BLOCK = 3, 12  # decisions
 NOWHERE = 1e12
+
+
+def block_of(params: ig.FleetParams) -> int:
+    """Decisions of a block: a start's time, at least 15 s and at most a minute."""
+    return int(np.clip(round(float(params.start_s) / DECISION_S), LEAST_BLOCK, MOST_BLOCK))
 
 
 def search(env: ig.FleetEnvironment, params: ig.FleetParams, seeds: Any, price: float) -> dict[str, np.ndarray]:
@@ -35,28 +43,42 @@ def search(env: ig.FleetEnvironment, params: ig.FleetParams, seeds: Any, price: 
     Returns:
         "gpu_seconds", "late", "judged": float64[days]; "sizes": int32[days, blocks].
     """
-    blocks = int(params.episode_length) // BLOCK
-    found = _search(env, blocks, params, jnp.asarray(np.asarray(seeds), jnp.uint32), jnp.float32(price))
-    *totals, sizes, parents = jax.tree.map(np.asarray, found)
-    best = totals[0].argmin(axis=1)
-    days = np.arange(len(best))
-    path = np.zeros((len(best), blocks), np.int32)
+    hold = block_of(params)
+    blocks = int(params.episode_length) // hold
+    seeds = np.asarray(seeds, np.uint32)
+    cores = min(parallel.cores(), len(seeds))
+    # equal parts, so that one program plays them; what fills the last one up is dropped
+    size = -(-len(seeds) // cores)
+    padded = np.resize(seeds, cores * size)
+    parts = parallel.each(
+        lambda part: _search(env, blocks, hold, params, jnp.asarray(part), jnp.float32(price)), np.split(padded, cores)
+    )
+    found = [jax.tree.map(np.asarray, part) for part in parts]
+    best = np.concatenate([part[0].argmin(axis=1) for part in found])
+    rows = np.arange(len(padded))
+    totals = [np.concatenate([part[i] for part in found]) for i in (1, 2, 3)]
+    sizes, parents = (np.concatenate([part[i] for part in found], axis=1) for i in (4, 5))
+    path = np.zeros((len(padded), blocks), np.int32)
     at = best
     for block in range(blocks - 1, -1, -1):
-        path[:, block] = sizes[block][days, at]
-        at = parents[block][days, at]
-    picked = [np.asarray(total[days, best], np.float64) for total in totals[1:]]
-    return dict(zip(("gpu_seconds", "late", "judged"), picked, strict=True)) | {"sizes": path}
+        path[:, block] = sizes[block][rows, at]
+        at = parents[block][rows, at]
+    picked = [np.asarray(total[rows, best], np.float64)[: len(seeds)] for total in totals]
+    return dict(zip(("gpu_seconds", "late", "judged"), picked, strict=True)) | {"sizes": path[: len(seeds)]}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _search(env: ig.FleetEnvironment, blocks: int, params: ig.FleetParams, seeds: jax.Array, price: jax.Array) -> Any:
-    beams = GPUS * KEPT
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=parallel.compiler_options())
+def _search(
+    env: ig.FleetEnvironment, blocks: int, hold: int, params: ig.FleetParams, seeds: jax.Array, price: jax.Array
+) -> Any:
+    days, sizes, moves = len(seeds), jnp.arange(1, GPUS + 1), jnp.asarray(MOVES, jnp.int32)
     state = jax.vmap(lambda seed: env.reset_seed(seed, params)[1])(seeds)
-    state = jax.tree.map(lambda x: jnp.repeat(x[:, None], beams, axis=1), state)
-    zero = jnp.zeros((len(seeds), beams), jnp.float32)
+    state = jax.tree.map(lambda x: jnp.repeat(x[:, None], GPUS, axis=1), state)
+    zero = jnp.zeros((days, GPUS), jnp.float32)
 
-    def hold(state: Any, size: jax.Array) -> Any:
+    def held(state: Any, size: jax.Array) -> Any:
+        """A block of every candidate: (states after it, GPU-seconds, late, judged)."""
+
         def body(both: Any, _: None) -> Any:
             state, sums = both
             _seen, state, _reward, _over, info = env.step_env(None, state, ig.FleetAction(gpus=size), params)
@@ -65,39 +87,35 @@ def _search(env: ig.FleetEnvironment, blocks: int, params: ig.FleetParams, seeds
             judged = late + over_classes(outcome.on_time)
             return (state, (sums[0] + outcome.gpu_seconds, sums[1] + late, sums[2] + judged)), None
 
-        nothing = jnp.float32(0.0)
-        return jax.lax.scan(body, (state, (nothing, nothing, nothing)), None, length=BLOCK)[0]
+        nothing = jnp.zeros(size.shape, jnp.float32)
+        return jax.lax.scan(body, (state, (nothing, nothing, nothing)), None, length=hold)[0]
 
     def block(carry: Any, first: jax.Array) -> Any:
         state, cost, *sums = carry
-        moves = jnp.asarray(MOVES, jnp.int32)
-        size = jnp.clip(state.asked[..., None] + moves, 1, GPUS)
-        slot = jnp.arange(beams)
-        size = jnp.where(first, jnp.broadcast_to((slot[:, None] % GPUS) + 1, size.shape), size)
-        wide = jax.tree.map(lambda x: jnp.repeat(x[:, :, None], len(MOVES), axis=2), state)
-        after, (gpu, late, judged) = jax.vmap(jax.vmap(jax.vmap(hold)))(wide, size)
-        total = cost[..., None] + gpu + price * late
-        flat = [x.reshape(len(seeds), -1) for x in (total, size)]
-        # the same size from the same parent comes up twice at the edges
-        spread = 1e-3 * jnp.arange(flat[0].shape[1], dtype=jnp.float32)
-        chosen = []
-        for gpus in range(1, GPUS + 1):
-            rank = jnp.where(flat[1] == gpus, flat[0] + spread, NOWHERE)
-            chosen.append(jax.lax.top_k(-rank, KEPT)[1])
-        index = jnp.concatenate(chosen, axis=1)
+        # slot i holds the best state of size i + 1; in the first block every slot is of the fresh fleet
+        size = jnp.broadcast_to(sizes[:, None] + moves, (days, GPUS, len(MOVES)))
+        size = jnp.where(first, sizes[:, None], size)
+        legal = (size >= 1) & (size <= GPUS)
+        asked = jnp.clip(size, 1, GPUS).reshape(-1)
+        wide = jax.tree.map(lambda x: jnp.repeat(x, len(MOVES), axis=1).reshape(-1, *x.shape[2:]), state)
+        after, block_sums = held(wide, asked)
+        gpu, late, judged = (x.reshape(days, GPUS, len(MOVES)) for x in block_sums)
+        total = jnp.where(legal, cost[..., None] + gpu + price * late, NOWHERE).reshape(days, -1)
+        flat = size.reshape(days, -1)
+        index = jnp.stack([jnp.where(flat == s, total, NOWHERE).argmin(axis=1) for s in range(1, GPUS + 1)], axis=1)
+        rows = jnp.arange(days)[:, None]
 
         def take(x: jax.Array) -> jax.Array:
-            x = x.reshape(len(seeds), -1, *x.shape[3:])
-            return jnp.take_along_axis(x, index.reshape(*index.shape, *(1,) * (x.ndim - 2)), axis=1)
+            return x.reshape(days, GPUS * len(MOVES), *x.shape[1:])[rows, index]
 
         state = jax.tree.map(take, after)
-        before = [jnp.repeat(x[..., None], len(MOVES), axis=2) for x in sums]
-        sums = [take(x + y) for x, y in zip(before, (gpu, late, judged), strict=True)]
-        picked = take(size)
-        wanted = jnp.repeat(jnp.arange(1, GPUS + 1), KEPT)
-        cost = jnp.where(picked == wanted, take(total), NOWHERE)
+        before = [jnp.repeat(x, len(MOVES), axis=1) for x in sums]
+        both = zip(before, (gpu, late, judged), strict=True)
+        sums = [(x + y.reshape(days, -1))[rows, index] for x, y in both]
+        picked = flat[rows, index]
+        cost = jnp.where(picked == sizes, total[rows, index], NOWHERE)
         return (state, cost, *sums), (picked, index // len(MOVES))
 
     start = (state, zero, zero, zero, zero)
-    (_, cost, *sums), (sizes, parents) = jax.lax.scan(block, start, jnp.arange(blocks) == 0)
-    return cost, *sums, sizes, parents
+    (_, cost, *sums), (chosen, parents) = jax.lax.scan(block, start, jnp.arange(blocks) == 0)
+    return cost, *sums, chosen, parents

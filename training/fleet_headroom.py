@@ -19,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.fleet.action import GPUS
+from inferencegym_jax.fleet.action import FLEET_KNOBS, GPUS
 from inferencegym_jax.fleet.contest import contest
 from inferencegym_jax.fleet.failures import named_failures
-from inferencegym_jax.fleet.making import TRAINING_SEEDS, anywhere_params
 from inferencegym_jax.fleet.rules import (
     DEFAULTS,
     HPA,
@@ -34,18 +33,29 @@ from inferencegym_jax.fleet.rules import (
     act_by_rule,
     fixed,
     rule_start,
+    tuned_rule,
 )
 from inferencegym_jax.fleet.spec import FleetSpec, get_fleet
 from inferencegym_jax.fleet.state import DECISION_S
 from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet
 from inferencegym_jax.fleet.traffic import coming
+from inferencegym_jax.policies.policy_file import fleet_playable, load_network
+from inferencegym_jax.traffic.days import SEED_STRIDE
 from inferencegym_jax.traffic.fitted import log_modulation
 from training import fleet_beam
+from training.fleet_learned import SHIFTS
+from training.fleet_learned import learned as by_policy_file
+from training.fleet_search import WANTED, frontier
 
-WANTED = 0.99
-DAYS = 24
+DAYS, WINDOWS = 24, 36
 RESAMPLES = 1000
-LATE_PRICES = (20.0, 60.0, 150.0, 400.0)  # of the clairvoyant's late requests, times a request's GPU time
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"clock": 12.0, "start_s": 30.0},
+    {"clock": 1.0, "start_s": 100.0, "windows_a_day": 12},
+)
+"""What every row is measured under: a fast clock with the usual start, and real time, in windows of two hours, with a
+slow one."""
+LATE_PRICES = (30.0, 90.0, 300.0)  # of the clairvoyant's late requests, times a request's GPU time
 TARGETS: dict[str, tuple[RulePlan, tuple[float, ...]]] = {
     "fixed size": (fixed(1), tuple(float(size) for size in range(1, GPUS + 1))),
     "reactive": (REACTIVE, (0.85, 0.75, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)),
@@ -55,27 +65,6 @@ TARGETS: dict[str, tuple[RulePlan, tuple[float, ...]]] = {
     "two-loop planner": (DEFAULTS["Dynamo planner"], (1.0, 0.8, 0.65, 0.5, 0.4)),
 }
 """Rules and the targets over which their frontier runs, from cheap to dear."""
-
-
-def frontier(gpus: np.ndarray, share: np.ndarray, wanted: float = WANTED) -> float:
-    """Mean GPUs at the wanted share on time: least of the settings that reach it and of straight lines between pairs.
-
-    Args:
-        gpus, share: float64[settings].
-        wanted: share on time.
-
-    Returns:
-        GPUs, NaN where no setting reaches it.
-    """
-    best = np.inf
-    for i in range(len(gpus)):
-        if share[i] >= wanted:
-            best = min(best, gpus[i])
-        for j in range(len(gpus)):
-            if share[i] < wanted <= share[j]:
-                place = (wanted - share[i]) / (share[j] - share[i])
-                best = min(best, gpus[i] + place * (gpus[j] - gpus[i]))
-    return float(best) if np.isfinite(best) else float("nan")
 
 
 def shares(on_time: np.ndarray, judged: np.ndarray) -> np.ndarray:
@@ -147,16 +136,18 @@ def measure(
     changes: Mapping[str, Any] | None = None,
     clairvoyant: bool = True,
     failures: bool = True,
+    learned: Sequence[str | Path] = (),
     report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Everything that ``python -m training fleet-headroom`` prints.
+    """Everything that ``python -m training fleet-headroom`` prints of one setting.
 
     Args:
         task: a fleet task.
-        days: held-out ones, at least 2.
+        days: held-out ones, at least 2; of a task with several windows a day as many windows, of days apart.
         changes: fields of the task that differ.
         clairvoyant: whether to search for it.
         failures: whether the rules are played through the named failures.
+        learned: policy files.
         report: told what runs.
 
     Returns:
@@ -171,11 +162,13 @@ def measure(
     began = time.perf_counter()
     spec = get_fleet(task).replace(**(changes or {}))
     env, params = ig.make_fleet(spec)
-    seeds = np.arange(days, dtype=np.uint32)
+    stride = 1 if spec.windows_a_day == 1 else SEED_STRIDE
+    seeds = (stride * np.arange(days)).astype(np.uint32)
     picks = np.random.default_rng(0).integers(days, size=(RESAMPLES, days))
     plans: list[RulePlan] = []
-    labels: list[tuple[str, float]] = []
-    for name, (plan, targets) in TARGETS.items():
+    labels: list[tuple[str, Any]] = []
+    families = {**TARGETS, "tuned on the pool": (tuned_rule(spec.name), TARGETS["reactive"][1])}
+    for name, (plan, targets) in families.items():
         for target in targets:
             plans.append(plan.replace(target=target))
             labels.append((name, target))
@@ -184,7 +177,7 @@ def measure(
     settings: dict[str, list[dict[str, Any]]] = {}
     points: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
 
-    def add(name: str, label: float, gpus: Any, on_time: Any, judged: Any, changed: Any) -> None:
+    def add(name: str, label: Any, gpus: Any, on_time: Any, judged: Any, changed: Any) -> None:
         points.setdefault(name, []).append((np.asarray(gpus), np.asarray(on_time), np.asarray(judged)))
         settings.setdefault(name, []).append(
             {
@@ -196,24 +189,36 @@ def measure(
             }
         )
 
-    def add_statistics(name: str, label: float, found: FleetStatistics, i: Any = ...) -> None:
+    def add_statistics(name: str, label: Any, found: FleetStatistics, i: Any = ...) -> None:
         add(name, label, found.mean_gpus[i], found.on_time[i], found.judged[i], found.changes_an_hour[i])
 
     for i, (name, target) in enumerate(labels):
         add_statistics(name, target, all_rules, i)
+    report("fixed splits")
+    free = params.replace(active=np.asarray([knob in ("gpus", "prefill_gpus") for knob in FLEET_KNOBS]))
+    pairs = [(size, prefill) for size in range(2, spec.gpus + 1) for prefill in range(1, size)]
+    by_split = contest(env, free, [fixed(size).replace(prefill_gpus=prefill) for size, prefill in pairs], seeds)
+    for i, (size, prefill) in enumerate(pairs):
+        add_statistics("fixed split", f"{prefill} + {size - prefill}", by_split, i)
     report("perfect rates")
     targets = TARGETS["reactive"][1]
     for target, found in zip(targets, by_true_rates(env, params, targets, seeds), strict=True):
         add_statistics("reactive, true rates", target, found)
+    for file in learned:
+        report(f"learned: {file}")
+        statistics = by_policy_file(env, params, file, seeds, SHIFTS)
+        for i, shift in enumerate(SHIFTS):
+            add_statistics(f"learned, {Path(file).stem}", shift, statistics, i)
     if clairvoyant:
         report("clairvoyant")
-        seconds = int(params.episode_length) * DECISION_S
+        hold = fleet_beam.block_of(params)
+        seconds = int(params.episode_length) // hold * hold * DECISION_S
         for price in LATE_PRICES:
             best = fleet_beam.search(env, params, seeds, price * float(params.work_s))
             changed = np.abs(np.diff(best["sizes"], axis=1)).sum(axis=1) / seconds * 3600.0
             on_time = best["judged"] - best["late"]
             add("clairvoyant, at least", price, best["gpu_seconds"] / seconds, on_time, best["judged"], changed)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, found in points.items():
         gpus, on_time, judged = (np.stack(x) for x in zip(*found, strict=True))
         drawn = resampled(gpus, on_time, judged, picks)
@@ -231,17 +236,21 @@ def measure(
     defaults = []
     for i, name in enumerate(DEFAULTS, len(labels)):
         add_statistics(name, float(DEFAULTS[name].target), all_rules, i)
-        defaults.append({"rule": name, **settings[name][0]})
+        defaults.append({"rule": name, **settings[name][-1]})
     shown: dict[str, Any] = {}
     if failures:
-        report("failures")
-        tuned = {"reactive": REACTIVE, **DEFAULTS}
-        shown = {name: row.to_dict() for name, row in named_failures(tuned, spec, env.table).items()}
+        report("named failures")
+        policies = {f"learned, {Path(file).stem}": fleet_playable(*load_network(file)) for file in learned}
+        rules = {"reactive": REACTIVE, "tuned on the pool": tuned_rule(spec.name), **DEFAULTS}
+        found = named_failures(rules, spec, env.table, policies)
+        shown = {name: row.to_dict() for name, row in found.items()}
     return {
         "task": spec.name,
-        "changes": dict(changes or {}),
+        "clock": spec.clock,
+        "start_s": spec.start_s,
         "version": ig.__version__,
         "days": days,
+        "hours": spec.decisions * DECISION_S * spec.clock / 3600.0,
         "rows": rows,
         "defaults": defaults,
         "failures": shown,
@@ -249,32 +258,55 @@ def measure(
     }
 
 
+def measure_both(task: str | FleetSpec, days: int = DAYS, windows: int = WINDOWS, **options: Any) -> dict[str, Any]:
+    """``measure`` with the fast clock and the usual start, and at real time with a slow one.
+
+    Args:
+        task: a fleet task.
+        days: held-out ones at the fast clock.
+        windows: of two hours at real time, each of another day.
+        options: of ``measure``; the named failures are played once.
+
+    Returns:
+        ``{"task", "parts": [measure's, measure's]}``.
+    """
+    options = {**options}
+    first = measure(task, days, changes=SETTINGS[0], **options)
+    second = measure(task, windows, changes=SETTINGS[1], **{**options, "failures": False})
+    return {"task": first["task"], "version": first["version"], "parts": [first, second]}
+
+
+def _words(part: Mapping[str, Any]) -> str:
+    unit = "days" if part["hours"] > 23.0 else f"windows of {part['hours']:g} h, of days apart"
+    return f"x{part['clock']:g}, start {part['start_s']:g} s, {part['days']} {unit}"
+
+
 def markdown(found: Mapping[str, Any]) -> str:
-    """The tables of a task."""
-    changed = "".join(f", {name} {value:g}" for name, value in found["changes"].items())
+    """The tables of a task: every row in every setting that was measured."""
+    parts = found["parts"] if "parts" in found else [found]
+    several = f" ({'; '.join(_words(part) for part in parts)})"
     lines = [
-        f"{found['task']}{changed}: mean GPUs at 99 % of requests on time, {found['days']} held-out days, 95 % "
-        "interval over days",
+        f"{found['task']}: mean GPUs at 99 % of requests on time, held-out days, 95 % interval over days{several}",
         "",
-        "| rule | GPUs at 99 % | over best fixed | best setting within 99 %: share on time, changes an hour |",
-        "| --- | --- | --- | --- |",
+        "| rule | "
+        + " | ".join(f"GPUs at 99 %, {_words(part)} | over best fixed | best setting within 99 %" for part in parts)
+        + " |",
+        "|" + " --- |" * (1 + 3 * len(parts)),
     ]
-    for row in found["rows"]:
-        gpus, over = row["gpus"], row["over_fixed"]
-        text = "not reached" if gpus is None else f"{gpus['mean']:.2f} [{gpus['low']:.2f}, {gpus['high']:.2f}]"
-        inside = [s for s in row["settings"] if s["on_time_share"] >= WANTED]
-        best = (
-            min(inside, key=lambda s: s["gpus"]) if inside else max(row["settings"], key=lambda s: s["on_time_share"])
-        )
-        setting = f"{best['setting']:g}: {best['on_time_share']:.2%}, {best['changes_an_hour']:.1f}"
-        lines.append(f"| {row['rule']} | {text} | {'' if over is None else f'{over:+.1%}'} | {setting} |")
-    lines += ["", "| rule at its defaults | on time | worst day | mean GPUs | changes an hour |", "|" + " --- |" * 5]
-    for row in found["defaults"]:
-        lines.append(
-            f"| {row['rule']} | {row['on_time_share']:.2%} | {row['worst_day']:.2%} | {row['gpus']:.2f} | "
-            f"{row['changes_an_hour']:.1f} |"
-        )
-    if not found["failures"]:
+    by_rule = [{row["rule"]: row for row in part["rows"]} for part in parts]
+    for name in by_rule[0]:
+        cells = [cell for rows in by_rule for cell in (_cells(rows[name]) if name in rows else ("", "", ""))]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    head = " | ".join(f"on time, {_words(part)} | worst day | mean GPUs | changes an hour" for part in parts)
+    lines += ["", f"| rule at its defaults | {head} |", "|" + " --- |" * (1 + 4 * len(parts))]
+    for rows in zip(*(part["defaults"] for part in parts), strict=True):
+        cells = [
+            f"{row['on_time_share']:.2%} | {row['worst_day']:.2%} | {row['gpus']:.2f} | {row['changes_an_hour']:.1f}"
+            for row in rows
+        ]
+        lines.append(f"| {rows[0]['rule']} | " + " | ".join(cells) + " |")
+    failures = parts[0]["failures"]
+    if not failures:
         return "\n".join(lines)
     lines += [
         "",
@@ -283,13 +315,27 @@ def markdown(found: Mapping[str, Any]) -> str:
         "fails |",
         "|" + " --- |" * 7,
     ]
-    for name, row in found["failures"].items():
+    for name, row in failures.items():
         lines.append(
             f"| {name} | {row['changes_an_hour']:.1f} | {row['burst_over']:+.0f} | {row['reaction_s']:.0f} "
             f"({row['step_on_time']:.1%}) | {row['hopeless_over']:+.1f} | {row['empty_cache_on_time']:.1%} | "
             f"{', '.join(row['failed']) or 'none'} |"
         )
     return "\n".join(lines)
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """GPUs at 99 %, what they are over the best fixed size, and the cheapest setting within 99 % (the closest where
+    there is none)."""
+    gpus, over = row["gpus"], row["over_fixed"]
+    inside = [s for s in row["settings"] if s["on_time_share"] >= WANTED]
+    best = min(inside, key=lambda s: s["gpus"]) if inside else max(row["settings"], key=lambda s: s["on_time_share"])
+    label = best["setting"] if isinstance(best["setting"], str) else f"{best['setting']:g}"
+    return (
+        "not reached" if gpus is None else f"{gpus['mean']:.2f} [{gpus['low']:.2f}, {gpus['high']:.2f}]",
+        "" if over is None else f"{over:+.1%}",
+        f"{label}: {best['on_time_share']:.2%}, {best['changes_an_hour']:.1f} changes/h",
+    )
 
 
 def write(found: Mapping[str, Any], stem: Path) -> list[Path]:
@@ -299,51 +345,3 @@ def write(found: Mapping[str, Any], stem: Path) -> list[Path]:
     paths[0].write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     paths[1].write_text(markdown(found) + "\n", encoding="utf-8")
     return paths
-
-
-def search_rule(settings: int = 200, conditions: int = 16, seed: int = 0) -> list[tuple[RulePlan, float, float]]:
-    """Settings of the rule by tokens, searched on fleet-anywhere's training draws.
-
-    Args:
-        settings: drawn; a quarter as many again are tried around the best.
-        conditions: training conditions, drawn by seeds from 2^31.
-        seed: of the settings.
-
-    Returns:
-        (plan, median price over conditions, mean share on time), best first; the price is mean GPUs, and late requests
-        at the task's price.
-    """
-    rng = np.random.default_rng(seed)
-    seeds = np.arange(TRAINING_SEEDS, TRAINING_SEEDS + conditions, dtype=np.uint32)
-    env, _ = ig.make_fleet("fleet-anywhere")
-    params = anywhere_params(seeds.tolist(), env.table)
-
-    def draw() -> RulePlan:
-        return REACTIVE.replace(
-            target=float(rng.uniform(0.4, 0.9)),
-            fast=float(rng.uniform(0.0, 1.0)),
-            trend=float(rng.uniform(0.0, 2.0)),
-            floor=float(rng.uniform(0.0, 1.0)),
-            period=int(rng.choice((1, 2, 3))),
-            hold=int(rng.choice((1, 6, 12, 24, 36, 60))),
-        )
-
-    def near(plan: RulePlan) -> RulePlan:
-        return plan.replace(
-            target=float(np.clip(plan.target * rng.uniform(0.92, 1.08), 0.3, 1.0)),
-            fast=float(np.clip(plan.fast + rng.normal(0, 0.15), 0, 1)),
-            trend=float(np.clip(plan.trend + rng.normal(0, 0.25), 0, 3)),
-            floor=float(np.clip(plan.floor + rng.normal(0, 0.15), 0, 1)),
-        )
-
-    def judge(plans: list[RulePlan]) -> list[tuple[RulePlan, float, float]]:
-        found = contest(env, params, plans, seeds)
-        return [
-            (plan, float(np.mean(price)), float(np.mean(share)))
-            for plan, price, share in zip(plans, found.price, found.on_time_share, strict=True)
-        ]
-
-    rows = sorted(judge([draw() for _ in range(settings)]), key=lambda row: row[1])
-    best = [row[0] for row in rows[:10]]
-    more = judge([near(best[i % len(best)]) for i in range(settings // 4)])
-    return sorted(rows + more, key=lambda row: row[1])

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.encoding import History, box_from_action
-from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, ServeAction
+from inferencegym_jax.encoding import History, box_from_knobs
+from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, Knob
+from inferencegym_jax.policies.layout import CONTINUOUS
 from inferencegym_jax.policies.memory import GRU
-from inferencegym_jax.policies.network import CONTINUOUS, HEAD_SIZE, ObservationStatistics, PolicyNetwork
+from inferencegym_jax.policies.network import HEAD_SIZE, ObservationStatistics, PolicyNetwork
 
 
 @jax.custom_vjp
@@ -125,13 +126,18 @@ def gru_of(variables: Mapping[str, Any]) -> GRU | None:
     return None if weights is None else GRU(**weights)
 
 
-def starting_bias(action: ServeAction) -> tuple[float, ...]:
+def starting_bias(action: Any, knobs: Mapping[str, Knob] = KNOBS) -> tuple[float, ...]:
     """An output bias whose most likely action is (about) ``action``: positions at most 0.9 from the middle, odds of 4
-    for choices."""
+    for choices.
+
+    Args:
+        action: has each of the knobs as an attribute.
+        knobs: that the actor sets.
+    """
     with jax.ensure_compile_time_eval():  # also inside jit the start is a constant
-        box = np.asarray(box_from_action(action))
+        box = np.asarray(box_from_knobs(action, knobs))
     bias: list[float] = []
-    for i, (name, knob) in enumerate(KNOBS.items()):
+    for i, (name, knob) in enumerate(knobs.items()):
         value = getattr(action, name)
         if knob.kind == "choice":
             bias += [

@@ -24,7 +24,6 @@ Trace = Annotated[
         "place of the task's traffic; objectives, knobs and reward stay the task's."
     ),
 ]
-Episodes = Annotated[int, typer.Option(help="Held-out episodes: seeds 0, 1, 2, ... that no training run sees.")]
 Settings = Annotated[
     list[str], typer.Option("--set", "-s", help="key=value of any config field (training/config.py); may be repeated.")
 ]

@@ -16,12 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 
-import inferencegym_jax as ig
+from inferencegym_jax import EpisodeStatistics
 from inferencegym_jax.policies.network import PolicyNetwork
 from inferencegym_jax.policies.policy_file import save_network
 from training import forms
 from training.config import TrainConfig
 from training.devices import compiled_functions, make_mesh
+from training.fleet_forms import FIELDS, FleetRun
 from training.networks import to_policy
 from training.trainer import TrainState, warm_up_steps
 
@@ -29,6 +30,7 @@ COLUMNS = (
     "update env_steps seconds return score reward policy_loss value_loss entropy kl clipped steps_per_second "
     "mean_tps mean_ttft_p50_ms peak_memory_gb mean_violations total_cost oom_share"
 ).split()
+FLEET_COLUMNS = (*COLUMNS[:12], *FIELDS)
 CHECKPOINT_SECONDS = 20.0
 
 
@@ -40,7 +42,7 @@ class NonFiniteLoss(RuntimeError):
 class Report:
     """One evaluation during training."""
 
-    row: dict[str, float]  # COLUMNS
+    row: dict[str, float]  # of columns_of
     done: float  # share of the run
     seconds_left: float
 
@@ -147,7 +149,7 @@ def metadata(config: TrainConfig, updates: int, rows: list[dict[str, float]]) ->
     """How a policy was trained, for its file."""
     last = {key: rows[-1][key] for key in ("env_steps", "return", "score")} if rows else {}
     return forms.metadata(config) | {
-        "task": ig.get_task(config.task).name,
+        "task": config.task_name,
         "algorithm": "PPO",
         "updates": updates,
         "config": config.to_dict(),
@@ -158,7 +160,7 @@ def metadata(config: TrainConfig, updates: int, rows: list[dict[str, float]]) ->
 def summarise(
     config: TrainConfig,
     metrics: dict[str, np.ndarray],
-    found: ig.EpisodeStatistics,
+    found: EpisodeStatistics | FleetRun,
     update: int,
     seconds: float,
     chunk_seconds: float,
@@ -170,11 +172,17 @@ def summarise(
         "env_steps": update * config.steps_per_update + warm_up_steps(config),
         "seconds": seconds,
         "return": float(found.total_reward.mean()),
-        "score": float(config.problem().score(found).mean()),
+        "score": float(np.mean(forms.score(config, found))),
         "steps_per_second": config.steps_per_update * config.evaluate_every / chunk_seconds,
     }
-    row |= {name: float(getattr(found, name).mean()) for name in COLUMNS if hasattr(found, name)}
-    return {name: row[name] for name in COLUMNS}
+    columns = columns_of(config)
+    row |= {name: float(getattr(found, name).mean()) for name in columns if name not in row}
+    return {name: row[name] for name in columns}
+
+
+def columns_of(config: TrainConfig) -> tuple[str, ...]:
+    """Columns of a run's metrics.csv."""
+    return FLEET_COLUMNS if config.is_fleet else tuple(COLUMNS)
 
 
 class Log:
@@ -189,7 +197,7 @@ class Log:
             with path.open() as file:
                 old = [row for row in csv.DictReader(file) if int(float(row["update"])) <= after]
         self._file = path.open("w", newline="")
-        self._csv: Any = csv.DictWriter(self._file, COLUMNS)
+        self._csv: Any = csv.DictWriter(self._file, columns_of(config))
         self._csv.writeheader()
         self._csv.writerows(old)
         self._events = None if writer is None else writer(str(folder))

@@ -14,15 +14,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-import inferencegym_jax as ig
-from inferencegym_jax import EnvParams, EpisodeStatistics, ServeAction
+from inferencegym_jax import EnvParams, EpisodeStatistics
 from inferencegym_jax.episodes.policy import spread
 from inferencegym_jax.episodes.wrapped import episode_of, with_seed
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.numerics.select import select
-from inferencegym_jax.policies.corrected import CORRECTIONS
+from inferencegym_jax.policies.layout import continuous, head_sizes
 from inferencegym_jax.policies.memory import NetworkCarry
 from inferencegym_jax.policies.network import ObservationStatistics, first_carry, standardise
 from inferencegym_jax.traffic.days import SEED_STRIDE
@@ -31,7 +31,6 @@ from training.config import Hyperparameters, TrainConfig
 from training.losses import advantages_and_targets, clipped_objective, value_loss
 from training.memory import Batch, forget, mean_by_unit, pick, remember, with_hidden
 from training.networks import ActorCritic, starting_bias, to_policy
-from training.objective import training_signal
 from training.statistics import initial_statistics, mean_over, merge
 
 TRAINING_BIT = 1 << 31  # every training episode's seed has it; no evaluation seed has it
@@ -50,7 +49,7 @@ class TrainState:
     statistics: ObservationStatistics
     env_state: Any  # of the environment or the view on it, batched over environments
     observation: Any  # batched over environments
-    action: ServeAction  # the last one, batched over environments
+    action: Any  # the last one, batched over environments
     update: jax.Array  # int32, updates done
     seed: jax.Array  # uint32, of the run
     carry: NetworkCarry | None = None  # what the networks remember, batched over environments; None: nothing
@@ -64,11 +63,15 @@ def network_of(config: TrainConfig) -> ActorCritic:
     """The networks of a config; ``start: best_static`` is the best static action on its own table and log."""
     size = config.features, config.hidden_size
     if config.acts == "correction":
-        return ActorCritic(config.hidden, config.initial_std, None, *size, len(CORRECTIONS), len(CORRECTIONS))
+        many = len(forms.corrections(config))
+        return ActorCritic(config.hidden, config.initial_std, None, *size, many, many)
+    knobs = forms.knobs_of(config)
     start = None
     if config.start != "middle":
-        start = starting_bias(config.problem().best_static if config.start == "best_static" else ServeAction())
-    return ActorCritic(config.hidden, config.initial_std, start, *size)
+        best = config.start == "best_static"
+        start = starting_bias(config.problem().best_static if best else forms.first_action(config), knobs)
+    numbers = sum(head_sizes(knobs).values()), len(continuous(knobs))
+    return ActorCritic(config.hidden, config.initial_std, start, *size, *numbers)
 
 
 def apply(config: TrainConfig, variables: Any, x: jax.Array, method: str = "__call__") -> Any:
@@ -88,16 +91,27 @@ def training_seeds(seed: jax.Array, count: int) -> jax.Array:
     return counters.hash4(seed, jnp.arange(count), ENVIRONMENTS)[0] | jnp.uint32(TRAINING_BIT)
 
 
+def task_axis(params: Any) -> int | None:
+    """0 where every environment has a task of its own, None where all have one."""
+    return 0 if jnp.ndim(params.task_id) else None
+
+
 def step_all(env: Any, params: EnvParams, state: Any, action: Any) -> Any:
     """One step of every environment with auto-reset, whose fresh seeds get the training bit too."""
-    found = jax.vmap(env.step, in_axes=(None, 0, 0, None))(None, state, action, params)
+    found = jax.vmap(env.step, in_axes=(None, 0, 0, task_axis(params)))(None, state, action, params)
     return found[0], with_seed(found[1], lambda seed: seed | jnp.uint32(TRAINING_BIT)), *found[2:]
 
 
 def warm_up_steps(config: TrainConfig) -> int:
     """Environment steps that staggering takes before the first update."""
-    length = ig.get_task(config.task).episode_length
-    return sum(i * length // config.environments for i in range(config.environments)) if config.stagger else 0
+    return int(starting_offsets(config).sum()) if config.stagger else 0
+
+
+def starting_offsets(config: TrainConfig) -> np.ndarray:
+    """int64[environments]: steps into an episode at which staggered environments start."""
+    phases = config.phases or config.environments
+    phase = np.arange(config.environments) * phases // config.environments
+    return phase * config.episode_length // phases
 
 
 def initial_state(env: Any, params: EnvParams, config: TrainConfig, seed: Any, hyper: Hyperparameters) -> TrainState:
@@ -107,10 +121,10 @@ def initial_state(env: Any, params: EnvParams, config: TrainConfig, seed: Any, h
     baseline's action: otherwise all of a rollout's environments stand in the same phase of the burst calendar.
     """
     seed = jnp.asarray(seed, jnp.uint32)
-    observation, env_state = jax.vmap(env.reset_seed, in_axes=(0, None))(
+    observation, env_state = jax.vmap(env.reset_seed, in_axes=(0, task_axis(params)))(
         training_seeds(seed, config.environments), params
     )
-    action, idle = (spread(x, config.environments) for x in (ServeAction().as_arrays(), forms.idle(config)))
+    action, idle = (spread(x, config.environments) for x in (forms.first_action(config), forms.idle(config)))
 
     @jax.custom_batching.sequential_vmap  # two batched QRs (of the orthogonal kernels) wait for each other's threads
     def fresh(seed: jax.Array) -> Any:
@@ -120,8 +134,8 @@ def initial_state(env: Any, params: EnvParams, config: TrainConfig, seed: Any, h
     statistics = initial_statistics(config.features)
     carry = first_carry(config.observed, config.hidden_size, (config.environments,), config.numbers)
     if config.stagger:
-        length = ig.get_task(config.task).episode_length
-        offsets = jnp.arange(config.environments) * length // config.environments
+        length = config.episode_length
+        offsets = jnp.asarray(starting_offsets(config), jnp.int32)
 
         def advance(before: Any, step: jax.Array) -> tuple[Any, None]:
             observation, state, carry = before
@@ -155,7 +169,7 @@ def collect(
     """
     variables, statistics = state.variables, state.statistics
     log_std: jax.Array = variables["params"]["log_std"]
-    active = jnp.asarray(params.active)
+    active = forms.free_knobs(config, params)
 
     def step(loop: Any, _: Any) -> tuple[Any, Any]:
         env_state, observation, final, before, carry = loop
@@ -169,18 +183,7 @@ def collect(
         observation, env_state, reward, terminated, truncated, info = found
         action = info["action"]
         final = select(truncated, (info["final_observation"], carry), final)
-        signal = training_signal(
-            env,
-            env.episode_params(episode, params),
-            config,
-            hyper,
-            reward,
-            info["metrics"],
-            info["outcome"],
-            action,
-            before,
-            is_first,
-        )
+        signal = forms.signal(env, params, config, hyper, episode, reward, info, before, is_first)
         hidden = x[..., config.features :]
         row = (flat, hidden, raw, log_prob, reward, signal, terminated, truncated, is_first)
         return (env_state, observation, final, action, carry), row
@@ -237,6 +240,15 @@ def minibatch_loss(
     return policy + hyper.value_weight * critic - hyper.entropy * bonus, metrics
 
 
+def own_tasks(params: Any, config: TrainConfig, axis: str | None) -> Any:
+    """The tasks of this device's environments, where each has its own."""
+    if axis is None or task_axis(params) is None:
+        return params
+    count = config.environments // jax.lax.axis_size(axis)
+    start = jax.lax.axis_index(axis) * count
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(jnp.asarray(x), start, count), params)
+
+
 def make_update(
     env: Any, params: EnvParams, config: TrainConfig, axis: str | None = None
 ) -> Callable[[TrainState, Hyperparameters], tuple[TrainState, Metrics]]:
@@ -246,10 +258,10 @@ def make_update(
     on how many devices share the environments, and picking it copies contiguous rows. With a recurrent layer it is a
     random set of environments with every step in each, the same set of each block (``TrainConfig.column_block``).
     """
-    active = jnp.asarray(params.active)
+    active = forms.free_knobs(config, params)
 
     def update(state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics]:
-        state, batch, flat, reward = collect(env, params, config, state, hyper)
+        state, batch, flat, reward = collect(env, own_tasks(params, config, axis), config, state, hyper)
         optimiser = optimiser_of(config, hyper)
         key = jax.random.fold_in(jax.random.key(state.seed), state.update)
         units = config.column_block if config.has_gru else config.rollout_length
@@ -289,15 +301,15 @@ def make_chunk(env: Any, params: EnvParams, config: TrainConfig, axis: str | Non
     The function returns (state, metrics of each update, ``EpisodeStatistics`` of the evaluation).
     """
     update = make_update(env, params, config, axis)
-    split = axis is not None and config.evaluation_episodes % devices == 0
+    # validation conditions of a fleet that is drawn stand in the order of the episodes, and are played on every device
+    split = axis is not None and config.evaluation_episodes % devices == 0 and not config.is_fleet
     count = config.evaluation_episodes // devices if split else config.evaluation_episodes
 
     def chunk(state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics, EpisodeStatistics]:
         state, metrics = jax.lax.scan(lambda s, _: update(s, hyper), state, None, config.evaluate_every)
-        policy = forms.policy(config, to_policy(state.variables, state.statistics, config.observed))
+        network = to_policy(state.variables, state.statistics, config.observed)
         first = jax.lax.axis_index(axis) * count if split else 0
-        seeds = VALIDATION_SEED + SEED_STRIDE * (first + jnp.arange(count))
-        found = ig.evaluate(env, params, policy, seeds)
+        found = forms.evaluate(config, env, params, network, VALIDATION_SEED + SEED_STRIDE * first, count)
         if split:
             found = jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), found)
         return state, metrics, found

@@ -83,9 +83,9 @@ def main(
     spare_start: Annotated[
         str, typer.Option(help=f"how the second instance starts: {' or '.join(SPARE_STARTS)}")
     ] = "paused",
-    second_seconds: Annotated[int, typer.Option(help="length of a run of second-instance (600 written down)")] = 110,
-    second_repeats: Annotated[int, typer.Option(help="its runs of each policy (3 written down)")] = 2,
-    drift_seconds: Annotated[int, typer.Option(help="length of a run of drift (600 written down)")] = 70,
+    second_seconds: Annotated[int, typer.Option(help="length of a run of second-instance (600 written down)")] = 240,
+    second_repeats: Annotated[int, typer.Option(help="its runs of each policy (3 written down)")] = 1,
+    drift_seconds: Annotated[int, typer.Option(help="length of a run of drift (600 written down)")] = 60,
     drift_repeats: Annotated[int, typer.Option(help="its runs of each policy (3 written down)")] = 1,
     rivals: Annotated[
         str, typer.Option(help="of second-instance, separated by commas")

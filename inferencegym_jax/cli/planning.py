@@ -12,6 +12,8 @@ from inferencegym_jax.cli.options import TableFile
 from inferencegym_jax.cli.output import ANSWER_NO, JSON, answers, escape, print_json, sentences, table
 
 SHOWN = 12
+KINDS: dict[str, str] = {"fixed": "fixed size", "split": "fixed split", "rule": "rule"}
+"""Kinds of rows whose best is named, and what people call them."""
 
 
 def plan(
@@ -53,6 +55,12 @@ def plan(
             console.print(f"[bold]Cheapest: {escape(best.name)}[/]: {text}", soft_wrap=True)
         else:
             console.print(f"[bold]Nothing keeps {share:.2%} on time[/]; closest: {escape(best.name)}: {text}")
+        for kind, words in KINDS.items():
+            row = found.best_of.get(kind)
+            if row is not None:
+                text = f"{row.on_time_share:.2%} on time, {row.mean_gpus:.2f} GPUs"
+                short = "" if row.meets else " (the closest; none keeps the share)"
+                console.print(f"Best {words}: {escape(row.name)}, {text}{short}", soft_wrap=True)
         rows = [
             (
                 row.name,

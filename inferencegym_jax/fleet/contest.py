@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.episodes.rollout import rollout
 from inferencegym_jax.fleet.action import FleetAction
 from inferencegym_jax.fleet.environment import FleetEnvironment
@@ -79,11 +80,31 @@ def decisions(
     crossed, all_seeds, carry = _crossed(params, plans, seeds)
     task: Any = crossed  # a fleet's, where ``rollout`` speaks of a single engine's
     rows = rollout(env, task, act_by_carried_rule, all_seeds, length=length, carry=carry, carry_axis=0)
+    return _columns(rows, (len(plans), len(np.asarray(seeds)), -1))
+
+
+def decisions_of(
+    env: FleetEnvironment, params: FleetParams, policy: Policy, seeds: Any, length: int | None = None
+) -> dict[str, np.ndarray]:
+    """``decisions`` of one policy of any kind: float64[1, seeds, decisions].
+
+    Args:
+        env: the fleet.
+        params: one task, or a batch with one entry a seed.
+        policy: ``policy(key, observation, carry)`` gives a ``FleetAction``.
+        seeds: whole numbers, (seeds,).
+        length: decisions; default: the task's episode.
+    """
+    task: Any = params
+    rows = rollout(env, task, policy, np.asarray(seeds), length=length)
+    return _columns(rows, (1, len(np.asarray(seeds)), -1))
+
+
+def _columns(rows: Any, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     metrics: Any = rows.metrics
     workload: Any = rows.workload
     good = jnp.sum(rows.outcome.on_time, axis=-1)
     bad = jnp.sum(rows.outcome.late + rows.outcome.rejected + rows.outcome.failed, axis=-1)
     columns = {name: getattr(metrics, name) for name in ("asked", "serving", "starting", "draining")}
     columns |= {"gpu_seconds": rows.outcome.gpu_seconds, "on_time": good, "judged": good + bad, "load": workload.load}
-    shape = len(plans), len(np.asarray(seeds)), -1
     return {name: np.asarray(value, np.float64).T.reshape(shape) for name, value in columns.items()}

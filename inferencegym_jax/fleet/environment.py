@@ -12,7 +12,7 @@ import numpy as np
 
 from inferencegym_jax.fleet.action import FLEET_KNOBS, FleetAction, check_fleet_action
 from inferencegym_jax.fleet.observation import FleetObservation
-from inferencegym_jax.fleet.state import FleetParams, FleetState
+from inferencegym_jax.fleet.state import TRAINING_SEEDS, FleetParams, FleetState
 from inferencegym_jax.fleet.transition import initial, transition
 from inferencegym_jax.models import Knob, check_seed, shown
 from inferencegym_jax.numerics import draws
@@ -186,7 +186,7 @@ class FleetEnvironment:
         observation, after = jax.lax.fori_loop(
             0,
             truncated.astype(jnp.int32),
-            lambda _, both: self._initial(draws.episode_seed(both[1].seed, episode), episode, params),
+            lambda _, both: self._initial(_next_seed(both[1].seed, episode), episode, params),
             (final_observation, after),
         )
         terminated = jnp.zeros_like(truncated)
@@ -208,3 +208,8 @@ class FleetEnvironment:
         action = jax.tree.map(lambda x: jnp.broadcast_to(x, batch), action)
         axis = 0 if jnp.ndim(params.task_id) else None
         return jax.vmap(functools.partial(step, self), in_axes=(0, 0, axis))(state, action, params)
+
+
+def _next_seed(seed: jax.Array, episode: jax.Array) -> jax.Array:
+    """The seed of the next episode; after a training day comes one."""
+    return draws.episode_seed(seed, episode) | (seed & jnp.uint32(TRAINING_SEEDS))

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from inferencegym_jax.fleet.contest import decisions
+from inferencegym_jax.episodes.policy import Policy
+from inferencegym_jax.fleet.contest import decisions, decisions_of
 from inferencegym_jax.fleet.environment import FleetEnvironment
 from inferencegym_jax.fleet.rules import RulePlan, fixed
 from inferencegym_jax.fleet.spec import FleetSpec, fleet_params
@@ -122,18 +123,25 @@ def _params(spec: FleetSpec, table: LatencyTable, log: RequestLog) -> FleetParam
     return jax.tree.map(lambda *x: np.stack([np.asarray(leaf) for leaf in x]), *rows)
 
 
-def named_failures(plans: Mapping[str, RulePlan], spec: FleetSpec, table: LatencyTable) -> dict[str, Failures]:
+def named_failures(
+    plans: Mapping[str, RulePlan], spec: FleetSpec, table: LatencyTable, policies: Mapping[str, Policy] | None = None
+) -> dict[str, Failures]:
     """What each rule does in the scenarios.
 
     Args:
         plans: rules by name.
         spec: the task, whose objectives, start and number of GPUs count.
         table: of one engine.
+        policies: others by name, learned ones say.
     """
     log = scenario_log(spec, table)
     env, params = FleetEnvironment(table, fleet_params(spec, table, log), log), _params(spec, table, log)
     sizes = [fixed(size) for size in range(1, spec.gpus + 1)]
     rows = decisions(env, params, [*sizes, *plans.values()], np.arange(len(SCENARIOS)))
+    others = policies or {}
+    for policy in others.values():
+        own = decisions_of(env, params, policy, np.arange(len(SCENARIOS)))
+        rows = {name: np.concatenate([value, own[name]]) for name, value in rows.items()}
     begin = BEGIN_S // DECISION_S
 
     def share(which: Any, scenario: int, since: int = WARM) -> Any:
@@ -146,7 +154,7 @@ def named_failures(plans: Mapping[str, RulePlan], spec: FleetSpec, table: Latenc
 
     constant, burst, step = needed(0), needed(1), needed(2, begin + 24)
     found = {}
-    for i, name in enumerate(plans, len(sizes)):
+    for i, name in enumerate([*plans, *others], len(sizes)):
         asked = rows["asked"][i]
         after = asked[2, begin:]
         reached = np.flatnonzero(after >= step)

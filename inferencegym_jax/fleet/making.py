@@ -12,13 +12,12 @@ import numpy as np
 
 from inferencegym_jax.fleet.environment import FleetEnvironment
 from inferencegym_jax.fleet.spec import FleetSpec, fleet_params, fleet_specs, get_fleet
-from inferencegym_jax.fleet.state import FleetParams
+from inferencegym_jax.fleet.state import TRAINING_SEEDS, FleetParams
 from inferencegym_jax.models import check_seed
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 
 ANYWHERE, ANYWHERE_ID = "fleet-anywhere", 804
-TRAINING_SEEDS = 2**31  # seeds from here on are for training
 TRAINING_POOLS, TEST_POOLS = ("azure-day", "m-large"), ("azure-day", "m-large", "m-mid")
 OBJECTIVES = ((2000.0, 100.0), (1000.0, 50.0), (500.0, 30.0))
 """TTFT and TPOT, ms: MLPerf inference's llama3.1-8b and its interactive tier, and the elastic fleets' between them."""
@@ -68,12 +67,21 @@ def make_fleet(
         TypeError: no such field.
         FileNotFoundError, TableError, TraceError: the table or the log cannot be used.
     """
-    spec = draw_condition(TRAINING_SEEDS) if is_anywhere(task) else get_fleet(task)
+    spec = fleet_spec_of(task)
     spec = spec.replace(**changes) if changes else spec
     loaded = load_table(table)
     log = None if trace is None else load_trace(trace)
     params = fleet_params(spec, loaded, log)
     return FleetEnvironment(loaded, params, log), params
+
+
+def fleet_spec_of(task: int | str | FleetSpec) -> FleetSpec:
+    """The fleet task of a name or an id; of "fleet-anywhere" its first training condition.
+
+    Raises:
+        ValueError: no such task.
+    """
+    return draw_condition(TRAINING_SEEDS) if is_anywhere(task) else get_fleet(task)
 
 
 def draw_condition(seed: int) -> FleetSpec:
@@ -86,7 +94,7 @@ def draw_condition(seed: int) -> FleetSpec:
         ValueError: no whole number from 0 to 4294967295.
     """
     training = check_seed(seed) >= TRAINING_SEEDS
-    rng = np.random.default_rng([seed, 804])
+    rng = np.random.default_rng([seed, ANYWHERE_ID])
     pools = TRAINING_POOLS if training else TEST_POOLS
     ttft, tpot = OUT_OF_REACH if rng.random() < UNREACHABLE else OBJECTIVES[rng.integers(len(OBJECTIVES))]
     real = rng.random() < 0.5

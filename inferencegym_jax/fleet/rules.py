@@ -9,6 +9,9 @@ search is a batch.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +24,7 @@ from inferencegym_jax.episodes.policy import with_carry
 from inferencegym_jax.fleet.action import FLEET_KNOBS, GPUS, FleetAction
 from inferencegym_jax.fleet.observation import FleetObservation
 from inferencegym_jax.models import Scalar
+from inferencegym_jax.table.latency_table import data_path
 
 RING = 72  # decisions for which recommendations are kept: 360 s
 METRICS = ("fixed", "token load", "in flight", "queue", "cache", "latency", "saturation", "planner")
@@ -38,6 +42,7 @@ class RulePlan:
     fast: Scalar = 1.0  # float32, share of the 15 s average of the load; the rest is the 2 min average
     trend: Scalar = 0.0  # float32, times the 15 s average less the 2 min average that is added
     floor: Scalar = 0.0  # float32, times the 10 min average that the load counts for at least
+    spare: Scalar = 0.0  # float32, GPUs more than the load needs at the target; of the token load
     tolerance: Scalar = 0.0  # float32, of metric over target around 1 within which nothing changes
     period: Scalar = 1  # int32, decisions from one evaluation to the next
     hold: Scalar = 1  # int32, decisions of the stabilisation window, at most RING
@@ -102,6 +107,22 @@ REACTIVE = RulePlan(metric=LOAD, target=0.77, fast=0.9, trend=0.3, floor=0.7, pe
 fleet-anywhere's training days (``python -m training fleet-search``)."""
 
 
+@functools.cache
+def _tuned() -> Mapping[str, Any]:
+    return json.loads(data_path("fleet_rules.json").read_text())
+
+
+def tuned_rule(task: str) -> RulePlan:
+    """The rule by tokens tuned on a fleet task's own training days (``data/fleet_rules.json``, made by ``python -m
+    training fleet-search``); of every other task ``REACTIVE``.
+
+    Args:
+        task: its name.
+    """
+    found = _tuned().get(task)
+    return REACTIVE if found is None else REACTIVE.replace(**found["plan"])
+
+
 def rule_start(plan: RulePlan, *_: Any) -> dict[str, jax.Array]:
     """What a rule remembers before an episode: nothing recommended."""
     del plan
@@ -139,7 +160,7 @@ def act_by_rule(
     usages = jnp.stack(
         [
             plan.target / now,
-            load / (plan.target * now),
+            load / (plan.target * now) + plan.spare / now,
             (seen.running + seen.queue) / (plan.target * now),
             seen.queue / (plan.target * now),
             seen.kv_use / plan.target,

@@ -12,6 +12,8 @@ from inferencegym_jax.models import EngineParams, EngineState, EpisodeState, Qua
 
 DECISION_S = 5
 """Seconds that a decision holds, each a step of the engines' fluid."""
+TRAINING_SEEDS = 2**31
+"""Seeds from here on are for training."""
 
 
 @jax.tree_util.register_dataclass

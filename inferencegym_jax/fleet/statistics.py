@@ -109,7 +109,8 @@ def summarise(sums: dict[str, Any], params: FleetParams) -> FleetStatistics:
 
 
 @functools.cache
-def _no_sums() -> dict[str, np.float32]:
+def no_counts() -> dict[str, np.float32]:
+    """``count``'s sums before the first decision."""
     return dict.fromkeys(SUMS, np.float32(0.0))
 
 
@@ -139,5 +140,5 @@ def evaluate_fleet(
     """
     task: Any = params  # a fleet's, where ``fold`` speaks of a single engine's
     counted: Any = count
-    sums = fold(env, task, policy, seeds, counted, _no_sums(), length=length, carry=carry, carry_axis=carry_axis)
+    sums = fold(env, task, policy, seeds, counted, no_counts(), length=length, carry=carry, carry_axis=carry_axis)
     return summarise(sums, params)

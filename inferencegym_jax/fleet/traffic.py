@@ -21,6 +21,7 @@ from inferencegym_jax.traffic import days, fitted
 
 QUARTERS = 4  # of an hour
 REQUESTS = 32  # purpose of draws.hash4
+NOBODY = 1e-6  # requests/s
 
 
 class Coming(NamedTuple):
@@ -51,9 +52,13 @@ def coming(seed: jax.Array, time: jax.Array, scale: jax.Array, params: FleetPara
     if log is not None:
         return Coming(_of_log(params), jnp.asarray(params.short_outputs)[..., 0, :], log)
     rates = days.rates_at(seed, second, params.engine.day)
+    came = rates.sum(axis=-1)
+    # of a second in which nobody comes the mixture has no lengths, and an engine that waits for them no times
+    rates = jnp.where((came > NOBODY)[..., None], rates, 1.0)
     mix = days.mix_of(rates, params.engine.day)
+    mix = mix._replace(rate=jnp.where(came > NOBODY, mix.rate, 0.0))
     parts = [rates[..., kind, None] * jnp.asarray(params.short_outputs)[..., kind, :] for kind in range(KINDS)]
-    short = sum(parts[1:], parts[0]) / jnp.maximum(mix.rate, 1e-6)[..., None]
+    short = sum(parts[1:], parts[0]) / jnp.maximum(rates.sum(axis=-1), NOBODY)[..., None]
     mix = mix._replace(rate=mix.rate * scale, shares=jnp.asarray(params.class_shares, jnp.float32))
     return Coming(mix, short, None)
 

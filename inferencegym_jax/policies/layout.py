@@ -16,10 +16,21 @@ from inferencegym_jax.models import KNOBS, OBSERVATION, Knob
 Layout: TypeAlias = Mapping[str, Mapping[str, int]]
 """``{"observation": field -> numbers, "knobs": knob -> outputs of its head}``, each in the network's order."""
 
-HEAD_SIZES: dict[str, int] = {name: max(len(knob.choices), 1) for name, knob in KNOBS.items()}
-"""Outputs of the actor for each knob: a position for a number, a logit for a switch, a logit a choice."""
-CONTINUOUS = tuple(name for name, knob in KNOBS.items() if knob.kind in ("float", "int"))
-"""Knobs whose head is a position, with a standard deviation of its own."""
+
+def head_sizes(knobs: Mapping[str, Knob]) -> dict[str, int]:
+    """Outputs of the actor for each knob: a position for a number, a logit for a switch, a logit a choice."""
+    return {name: max(len(knob.choices), 1) for name, knob in knobs.items()}
+
+
+def continuous(knobs: Mapping[str, Knob]) -> tuple[str, ...]:
+    """Knobs whose head is a position, with a standard deviation of its own."""
+    return tuple(name for name, knob in knobs.items() if knob.kind in ("float", "int"))
+
+
+HEAD_SIZES: dict[str, int] = head_sizes(KNOBS)
+"""``head_sizes`` of the single engine's knobs."""
+CONTINUOUS = continuous(KNOBS)
+"""``continuous`` of the single engine's knobs."""
 CERTAIN = 20.0  # a logit, or a position before tanh, that leaves no doubt in float32
 
 

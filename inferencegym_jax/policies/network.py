@@ -8,7 +8,7 @@ user's rollout exactly as it did when it was evaluated. Needs neither flax nor o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from inferencegym_jax.encoding import History, action_from_box, normalise
+from inferencegym_jax.encoding import History, normalise, values_from_box
 from inferencegym_jax.episodes.policy import Policy, with_carry
-from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, ServeAction, ServeObservation
+from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, Knob, ServeAction, ServeObservation
 from inferencegym_jax.numerics import draws as counters
-from inferencegym_jax.policies.layout import CONTINUOUS, HEAD_SIZES
+from inferencegym_jax.policies.layout import HEAD_SIZES, continuous, head_sizes
 from inferencegym_jax.policies.memory import GRU, NetworkCarry, gru_inputs, gru_step
 
 FEATURE_CLIP = 5.0  # standard deviations; beyond it a feature says no more
@@ -49,7 +49,7 @@ class PolicyNetwork:
     Attributes:
         layers: (weights float32[in, out], bias float32[out]) of each layer, tanh between them; the first takes the
             features and after them the hidden state.
-        log_std: float32[numbers], of the Gaussian positions of the knobs in ``CONTINUOUS``.
+        log_std: float32[numbers], of the Gaussian positions of the knobs that are numbers.
         statistics: of the features seen in training.
         gru: the recurrent layer, None for a network without.
         history: what the features hold of earlier observations, None for nothing.
@@ -79,10 +79,10 @@ def standardise(normalised: jax.Array, statistics: ObservationStatistics) -> jax
     return jnp.clip((normalised - statistics.mean) * scale, -FEATURE_CLIP, FEATURE_CLIP)
 
 
-def split_heads(outputs: jax.Array) -> dict[str, jax.Array]:
+def split_heads(outputs: jax.Array, knobs: Mapping[str, Knob] = KNOBS) -> dict[str, jax.Array]:
     """The actor's outputs by knob: float32[..., HEAD_SIZE] -> name -> float32[..., size]."""
     parts, start = {}, 0
-    for name, size in HEAD_SIZES.items():
+    for name, size in head_sizes(knobs).items():
         parts[name] = outputs[..., start : start + size]
         start += size
     return parts
@@ -103,48 +103,54 @@ def decode(raw: jax.Array) -> ServeAction:
         raw: float32[..., knobs] in the order of ``KNOBS``: for a number its position on the knob's scale, clipped to
             [-1, 1], for a choice its index, for a switch 0 or 1.
     """
+    return ServeAction(**decode_knobs(raw, KNOBS))
+
+
+def decode_knobs(raw: jax.Array, knobs: Mapping[str, Knob]) -> dict[str, jax.Array]:
+    """``decode`` for any table of knobs: the value of each, by name."""
     columns = []
-    for i, knob in enumerate(KNOBS.values()):
+    for i, knob in enumerate(knobs.values()):
         value = raw[..., i]
         if knob.kind == "choice":
             value = 2.0 * (value + 0.5) / len(knob.choices) - 1.0
         elif knob.kind == "bool":
             value = value - 0.5
         columns.append(value)
-    return action_from_box(jnp.stack(columns, axis=-1))
+    return values_from_box(jnp.stack(columns, axis=-1), knobs)
 
 
-def mode(outputs: jax.Array) -> jax.Array:
+def mode(outputs: jax.Array, knobs: Mapping[str, Knob] = KNOBS) -> jax.Array:
     """The most likely raw action, float32[..., knobs], of the actor's outputs."""
     parts = []
-    for name, logits in split_heads(outputs).items():
-        if KNOBS[name].kind == "choice":
+    for name, logits in split_heads(outputs, knobs).items():
+        if knobs[name].kind == "choice":
             parts.append(jnp.argmax(logits, axis=-1).astype(jnp.float32))
-        elif KNOBS[name].kind == "bool":
+        elif knobs[name].kind == "bool":
             parts.append((logits[..., 0] > 0).astype(jnp.float32))
         else:
             parts.append(position(logits))
     return jnp.stack(parts, axis=-1)
 
 
-def sample(outputs: jax.Array, log_std: jax.Array, key: jax.Array) -> jax.Array:
+def sample(outputs: jax.Array, log_std: jax.Array, key: jax.Array, knobs: Mapping[str, Knob] = KNOBS) -> jax.Array:
     """A raw action drawn from the actor's distribution.
 
     Args:
         outputs: float32[..., HEAD_SIZE].
         log_std: float32[numbers].
         key: the policy's key of (seed, step), batched like ``outputs``.
+        knobs: that the actor sets.
 
     Returns:
         float32[..., knobs]; Gaussian positions are not clipped.
     """
-    normals, uniforms = _draws(key)
+    normals, uniforms = _draws(key, knobs)
     parts, at = [], 0
-    for name, logits in split_heads(outputs).items():
-        if KNOBS[name].kind == "choice":
+    for name, logits in split_heads(outputs, knobs).items():
+        if knobs[name].kind == "choice":
             cumulative = jnp.cumsum(jax.nn.softmax(logits, axis=-1), axis=-1)[..., :-1]
             parts.append((next(uniforms)[..., None] > cumulative).sum(axis=-1).astype(jnp.float32))
-        elif KNOBS[name].kind == "bool":
+        elif knobs[name].kind == "bool":
             parts.append((next(uniforms) < jax.nn.sigmoid(logits[..., 0])).astype(jnp.float32))
         else:
             parts.append(position(logits) + jnp.exp(log_std[..., at]) * next(normals))
@@ -152,12 +158,13 @@ def sample(outputs: jax.Array, log_std: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.stack(parts, axis=-1)
 
 
-def _draws(key: jax.Array) -> tuple[Iterator[jax.Array], Iterator[jax.Array]]:
+def _draws(key: jax.Array, knobs: Mapping[str, Knob]) -> tuple[Iterator[jax.Array], Iterator[jax.Array]]:
     """(standard normals, one a number; uniforms, one a choice or switch) of a policy's key.
 
     A normal takes a word of its own; two uniforms share one, the second its lower 16 bits: a bias of at most 2^-16.
     """
-    numbers, others = len(CONTINUOUS), len(KNOBS) - len(CONTINUOUS)
+    numbers = len(continuous(knobs))
+    others = len(knobs) - numbers
     shared = -(-others // 2)
     data = jax.random.key_data(key)
     words = counters.words(data[..., 0], data[..., 1], counters.POLICY, numbers + shared)

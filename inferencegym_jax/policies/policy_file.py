@@ -20,21 +20,24 @@ import numpy as np
 
 from inferencegym_jax.encoding import History
 from inferencegym_jax.episodes.policy import Policy
-from inferencegym_jax.models import FLAT_OBSERVATION_SIZE
+from inferencegym_jax.fleet.action import FLEET_KNOBS
+from inferencegym_jax.fleet.rules import RulePlan
 from inferencegym_jax.policies.corrected import CORRECTIONS, corrected_policy, relative_policy
 from inferencegym_jax.policies.engine_units import engine_of
-from inferencegym_jax.policies.layout import LayoutError, fit_arrays, layout
+from inferencegym_jax.policies.fleet_control import FLEET_CORRECTIONS, corrected_rule_policy, fleet_network_policy
+from inferencegym_jax.policies.fleet_numbers import FLEET_FIELDS
+from inferencegym_jax.policies.layout import LayoutError, fit_arrays, head_sizes, layout
 from inferencegym_jax.policies.load_following import LoadPlan
 from inferencegym_jax.policies.memory import GRU
-from inferencegym_jax.policies.network import HEAD_SIZE, ObservationStatistics, PolicyNetwork, network_policy
-from inferencegym_jax.policies.relative import FIELDS, RELATIVE_SIZE
+from inferencegym_jax.policies.network import ObservationStatistics, PolicyNetwork, network_policy
+from inferencegym_jax.policies.relative import FIELDS
 from inferencegym_jax.registry import Problem, problem
 from inferencegym_jax.table.latency_table import data_path
 from inferencegym_jax.tasks import TaskSpec, get_task, shipped_specs
 
-FORMAT, WITH_MEMORY, RELATIVE = 1, 2, 3
+FORMAT, WITH_MEMORY, RELATIVE, FLEET = 1, 2, 3, 4
 """Of policy files: a network without memory is in the first, which older versions read too; one that reads the
-observation in a task's own units is in the third."""
+observation in a task's own units is in the third, a fleet's in the fourth."""
 
 
 def save_network(path: str | Path, network: PolicyNetwork, metadata: dict[str, Any]) -> None:
@@ -72,19 +75,27 @@ def reads_relative(metadata: Mapping[str, Any]) -> bool:
     return metadata.get("reads") == "relative"
 
 
+def reads_fleet(metadata: Mapping[str, Any]) -> bool:
+    """Whether a file's network decides for a fleet."""
+    return metadata.get("reads") == "fleet"
+
+
 def corrects(metadata: Mapping[str, Any]) -> bool:
-    """Whether a file's network corrects the load-following controller."""
+    """Whether a file's network corrects a controller: the load-following one, of a fleet its rule."""
     return metadata.get("acts") == "correction"
 
 
 def _format(network: PolicyNetwork, metadata: Mapping[str, Any]) -> int:
-    if reads_relative(metadata):
-        return RELATIVE
+    if reads_relative(metadata) or reads_fleet(metadata):
+        return RELATIVE if reads_relative(metadata) else FLEET
     return WITH_MEMORY if network.has_memory else FORMAT
 
 
 def _layout(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What a network reads and sets, for its file."""
+    if reads_fleet(metadata):
+        knobs = dict.fromkeys(FLEET_CORRECTIONS, 1) if corrects(metadata) else head_sizes(FLEET_KNOBS)
+        return {"observation": dict.fromkeys(FLEET_FIELDS, 1), "knobs": knobs}
     today: dict[str, Any] = layout()
     if reads_relative(metadata):
         today["observation"] = dict.fromkeys(FIELDS, 1)
@@ -114,12 +125,12 @@ def load_network(path: str | Path) -> tuple[PolicyNetwork, dict[str, Any]]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         metadata = json.loads(arrays["metadata"].tobytes())
-        if metadata.get("format", FORMAT) not in (FORMAT, WITH_MEMORY, RELATIVE):
-            raise LayoutError(f"format {metadata['format']!r}; this version reads {FORMAT} to {RELATIVE}")
-        relative = reads_relative(metadata)
-        if relative:
-            _check_relative(metadata)
-        network = _network(arrays if relative else fit_arrays(arrays, metadata), metadata)
+        if metadata.get("format", FORMAT) not in (FORMAT, WITH_MEMORY, RELATIVE, FLEET):
+            raise LayoutError(f"format {metadata['format']!r}; this version reads {FORMAT} to {FLEET}")
+        fixed = reads_relative(metadata) or reads_fleet(metadata)
+        if fixed:
+            _check_same(metadata)
+        network = _network(arrays if fixed else fit_arrays(arrays, metadata), metadata)
     except LayoutError as error:
         raise ValueError(f"policy = {str(path)!r}: {error}") from error
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -141,8 +152,8 @@ def _network(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> P
     return PolicyNetwork(layers, jnp.asarray(arrays["log_std"]), statistics, gru, history)
 
 
-def _check_relative(metadata: Mapping[str, Any]) -> None:
-    """Raise ``LayoutError`` for a network of relative numbers, or of corrections, that are others today."""
+def _check_same(metadata: Mapping[str, Any]) -> None:
+    """Raise ``LayoutError`` for a network of numbers in units, or of corrections, that are others today."""
     today = _layout(metadata)
     for part in ("observation", "knobs"):
         if list(metadata[part]) != list(today[part]):
@@ -151,10 +162,11 @@ def _check_relative(metadata: Mapping[str, Any]) -> None:
 
 def _fault(network: PolicyNetwork, metadata: Mapping[str, Any]) -> str | None:
     """What does not fit together in a network, or with today's observation and knobs; None where all does."""
-    numbers = RELATIVE_SIZE if reads_relative(metadata) else FLAT_OBSERVATION_SIZE
+    today = _layout(metadata)
+    numbers = sum(today["observation"].values())
     features = numbers * (1 if network.history is None else network.history.copies)
     size = 0 if network.gru is None else network.gru.size
-    outputs = len(CORRECTIONS) if corrects(metadata) else HEAD_SIZE
+    outputs = sum(today["knobs"].values())
     shape = (network.layers[0][0].shape[0], network.layers[-1][0].shape[1])
     if shape != (features + size, outputs):
         return f"takes {shape[0]} numbers and gives {shape[1]}; must be {features + size} and {outputs}"
@@ -178,6 +190,8 @@ def load(path: str | Path, *, sample_actions: bool = False, problem: Problem | N
         TableError: such a network, and the problem's table says too little of an engine.
     """
     network, metadata = load_network(path)
+    if reads_fleet(metadata):
+        return fleet_playable(network, metadata)
     if not reads_relative(metadata):
         return network_policy(network, sample_actions=sample_actions)
     if problem is None:
@@ -203,6 +217,10 @@ def playable(
         ValueError: a network that reads a task's units, on a closed-loop task.
         TableError: the same, and the problem's table says too little of an engine.
     """
+    if reads_fleet(metadata):
+        raise ValueError(
+            f"task {problem.spec.name!r}: this policy decides for a fleet; it acts in fleet-elastic and its like"
+        )
     if not reads_relative(metadata):
         return network_policy(network, sample_actions=sample_actions)
     if problem.dynamics != "open_loop":
@@ -219,6 +237,25 @@ def playable(
     if corrects(metadata):
         return corrected_policy(network, LoadPlan(**metadata["plan"]), engine)
     return relative_policy(network, engine)
+
+
+def fleet_playable(network: PolicyNetwork, metadata: Mapping[str, Any]) -> Policy:
+    """The policy of a fleet's network, on any fleet.
+
+    Args:
+        network: see ``load_network``.
+        metadata: see ``load_network``.
+
+    Raises:
+        ValueError: it was trained for a single engine.
+    """
+    if not reads_fleet(metadata):
+        raise ValueError(
+            f"this policy was trained on {metadata.get('task')!r}, a single engine; fleets have other knobs"
+        )
+    if corrects(metadata):
+        return corrected_rule_policy(network, RulePlan(**metadata["plan"]))
+    return fleet_network_policy(network)
 
 
 def shipped_file(task: int | str | TaskSpec) -> Path:

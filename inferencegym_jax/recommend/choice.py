@@ -32,13 +32,15 @@ class Choice:
         index: of the action.
         meets: whether its replay meets the objective, within ``AGREES`` of its promise.
         agrees: whether promise and replay are within ``AGREES``.
-        replayed: index -> replay, of all that were replayed.
+        replayed: index -> replay, of all that were replayed to the end.
+        stopped: how many others were given up, as they could not come near the best of as many GPUs.
     """
 
     index: int
     meets: bool
     agrees: bool
     replayed: dict[int, Replayed]
+    stopped: int = 0
 
 
 def choose(
@@ -46,7 +48,7 @@ def choose(
     promised: Quality,
     allowed: np.ndarray,
     objective: Objective,
-    replay: Callable[[int], Replayed],
+    replay: Callable[[int, float], Replayed | None],
     current: Mapping[str, Any],
 ) -> Choice:
     """The recommended action.
@@ -60,15 +62,25 @@ def choose(
         promised: by the search.
         allowed: bool[actions].
         objective: what counts as good.
-        replay: index -> replay of the action as its flags set it.
+        replay: index, share of requests -> replay of the action as its flags set it, or None where no more than that
+            share can be in time.
         current: knobs of what runs now.
     """
     replayed: dict[int, Replayed] = {}
+    stopped: set[int] = set()
 
     def attainment(i: int) -> float:
-        if i not in replayed:
-            replayed[i] = replay(i)
-        return float(replayed[i].quality.attainment[0])
+        """Of the replay; 0 where it was given up."""
+        if i not in replayed and i not in stopped:
+            rivals = [
+                float(r.quality.attainment[0]) for j, r in replayed.items() if promised.gpus[j] == promised.gpus[i]
+            ]
+            one = replay(i, (1.0 - TOLERANCE) * max(rivals, default=0.0))
+            if one is None:
+                stopped.add(i)
+            else:
+                replayed[i] = one
+        return float(replayed[i].quality.attainment[0]) if i in replayed else 0.0
 
     def agrees(i: int) -> bool:
         return abs(float(promised.attainment[i]) - attainment(i)) <= AGREES
@@ -77,11 +89,13 @@ def choose(
         near = allowed & (promised.gpus == gpus) & (promised.attainment >= objective.attainment - AGREES)
         for i in _preferred(actions, promised, near, objective, current)[:TRIED]:
             if attainment(i) >= objective.attainment and agrees(i):
-                return Choice(i, True, True, replayed)
-    for i in _closest(actions, promised, allowed):
+                return Choice(i, True, True, replayed, len(stopped))
+    for i in _closest(actions, promised, allowed, current):
+        attainment(i)
+    for i in _neighbours(actions, allowed, _best(promised, replayed)):
         attainment(i)
     best = _best(promised, replayed)
-    return Choice(best, False, agrees(best), replayed)
+    return Choice(best, False, agrees(best), replayed, len(stopped))
 
 
 def _preferred(
@@ -98,21 +112,52 @@ def _preferred(
     equal = rank.astype(float)
     if meets.any():
         equal = np.where(meets & (goodput >= (1.0 - EQUAL) * goodput[meets].max()), 0.0, 1.0 + rank)
-    changes = np.asarray([sum(action[name] != current[name] for name in KNOBS) for action in actions])
+    changes = np.asarray([_changes(action, current) for action in actions])
     order = np.lexsort((-goodput, np.where(equal == 0.0, changes, 0), equal))
     return [int(i) for i in order if near[i]]
 
 
-def _closest(actions: Sequence[dict[str, Any]], promised: Quality, allowed: np.ndarray) -> list[int]:
+def _closest(
+    actions: Sequence[dict[str, Any]], promised: Quality, allowed: np.ndarray, current: Mapping[str, Any]
+) -> list[int]:
     """Indices that are worth a replay where nothing promises enough: of each weight format and number of GPUs the best
-    one, then the best of all; where no request is in time, by tokens."""
+    one, then the best of all; where no request is in time, by tokens. Of those that promise the same and differ in
+    slots only, one."""
     value = promised.goodput if (promised.goodput[allowed] > 0.0).any() else promised.tokens_per_sec
-    order = [int(i) for i in np.argsort(-value, kind="stable") if allowed[i]]
+    alike: list[list[int]] = []
+    for i in (int(i) for i in np.argsort(-value, kind="stable") if allowed[i]):
+        same = (group for group in alike if value[i] >= (1.0 - EQUAL) * value[group[0]])
+        like = next((group for group in same if _but_slots(actions[group[0]]) == _but_slots(actions[i])), None)
+        if like is None:
+            alike.append([i])
+        else:
+            like.append(i)
+    order = [min(group, key=lambda i: _changes(actions[i], current)) for group in alike]
     of_kind: dict[Any, list[int]] = {}
     for i in order:
         of_kind.setdefault((actions[i]["quant_tier"], actions[i]["prefill_disagg"]), []).append(i)
     picked = [i for kind in of_kind.values() for i in kind[:1]]
     return list(dict.fromkeys([*order[: CLOSEST - len(picked)], *picked]))
+
+
+def _but_slots(action: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in action.items() if name != "batch_size"}
+
+
+def _changes(action: Mapping[str, Any], current: Mapping[str, Any]) -> int:
+    return sum(action[name] != current[name] for name in KNOBS)
+
+
+def _neighbours(actions: Sequence[dict[str, Any]], allowed: np.ndarray, index: int) -> list[int]:
+    """Indices of the actions that are allowed and differ from one in slots or drafts only, by one step."""
+    found: list[int] = []
+    for knob in ("batch_size", "spec_length"):
+        others = {name: value for name, value in actions[index].items() if name != knob}
+        line = [i for i, action in enumerate(actions) if allowed[i] and {**others, knob: action[knob]} == action]
+        line.sort(key=lambda i: actions[i][knob])
+        at = [actions[i][knob] for i in line].index(actions[index][knob])
+        found += [line[j] for j in (at - 1, at + 1) if 0 <= j < len(line)]
+    return found
 
 
 def _best(promised: Quality, replayed: dict[int, Replayed]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from inferencegym_jax.table import LatencyTable, profile_of
 MOST_SERVED = 8  # of many engines that share a log so many are served, evenly picked
 ALONE = 2000  # requests that are served one by one to see what an idle engine does
 APART_MS = 1e7
+KEPT = 24  # engines' results that are not computed again
 PATIENCE_MS = 600_000.0  # after a stretch's last arrival; who has waited so long is late under any objective
 
 
@@ -50,6 +51,15 @@ class Replayed:
     engines: int
 
 
+class _Part(NamedTuple):
+    """What an engine made of its requests."""
+
+    ttft_ms: np.ndarray
+    tpot_ms: np.ndarray
+    peak: int
+    pool: int
+
+
 class EngineReplay:
     """Serves a log by engines of a table.
 
@@ -72,6 +82,7 @@ class EngineReplay:
         starts, length = requests.starts, requests.length
         run = np.cumsum(np.diff(starts, prepend=starts[0] - length) != length)  # stretches without a gap are one run
         self._run: np.ndarray = run[requests.stretch]
+        self._parts: dict[tuple[EngineSettings, int, int], _Part] = {}
         self._time_ms: np.ndarray = requests.time_ms + 1000.0 * starts[requests.stretch]
 
     def settings(self, made: Deployment) -> EngineSettings:
@@ -99,22 +110,60 @@ class EngineReplay:
         Raises:
             TableError: the weights do not fit.
         """
-        settings, requests, profile = self.settings(made), self.requests, profile_of(self.table)
+        settings, requests = self.settings(made), self.requests
         ttft, tpot = np.full(requests.count, np.nan), np.full(requests.count, np.nan)
         peak, pool = 0, 0
-        turn = np.arange(requests.count) % engines
-        served = np.unique(np.linspace(0, engines - 1, min(engines, looked_at or MOST_SERVED)).astype(int))
-        for run in range(int(self._run[-1]) + 1):
-            for engine in served:
-                mine = np.flatnonzero((self._run == run) & (turn == engine))
-                times = self._time_ms[mine]
-                until = (times[-1] if len(times) else 0.0) + PATIENCE_MS
-                done = serve_requests(times, requests.prompt[mine], requests.output[mine], settings, profile, until)
-                ttft[mine] = np.nan_to_num(done.ttft_ms, nan=np.inf)
-                tpot[mine] = np.where(requests.output[mine] > 1, np.nan_to_num(done.tpot_ms, nan=np.inf), 0.0)
-                peak, pool = max(peak, done.peak_tokens), done.pool_tokens
-        used_gb = made.weights_gb + made.runtime_gb + peak * profile.kv_bytes_per_token / 1e9
+        for engine in np.unique(np.linspace(0, engines - 1, min(engines, looked_at or MOST_SERVED)).astype(int)):
+            part = self._serve(settings, engines, int(engine))
+            assert part is not None
+            ttft[engine::engines], tpot[engine::engines] = part.ttft_ms, part.tpot_ms
+            peak, pool = max(peak, part.peak), part.pool
+        used_gb = made.weights_gb + made.runtime_gb + peak * profile_of(self.table).kv_bytes_per_token / 1e9
         return self._judged(made.knobs, ttft, tpot, engines, pool, used_gb)
+
+    def replay_if(self, made: Deployment, least: float) -> Replayed | None:
+        """The replay of one engine; None as soon as no more than the share ``least`` of the requests can be in time.
+
+        Raises:
+            TableError: the weights do not fit.
+        """
+        return None if self._serve(self.settings(made), 1, 0, least) is None else self.replay(made)
+
+    def _serve(self, settings: EngineSettings, engines: int, engine: int, least: float = 0.0) -> _Part | None:
+        """What one of ``engines`` makes of its requests; the last few are kept."""
+        key = (settings, engines, engine)
+        if key in self._parts:
+            return self._parts[key]
+        requests, profile = self.requests, profile_of(self.table)
+        mine = np.arange(engine, requests.count, engines)
+        ttft, tpot = np.empty(len(mine)), np.empty(len(mine))
+        peak, pool, late = 0, int(profile.pool_tokens(settings.quant_tier, settings.memory_gb)), 0.0
+        most_late = (1.0 - least) * float(requests.weight[mine].sum())
+        for run in range(int(self._run[-1]) + 1):
+            place = np.flatnonzero(self._run[mine] == run)
+            which = mine[place]
+            times, weight = self._time_ms[which], requests.weight[which]
+
+            def late_so_far(now: float, first: np.ndarray, times: Any = times, weight: Any = weight) -> float:
+                waited = np.where(np.isnan(first), now, first) - times
+                return float(weight[waited > self.objective.ttft_ms].sum())
+
+            def hopeless(now: float, first: np.ndarray, before: float = late, so_far: Any = late_so_far) -> bool:
+                return before + so_far(now, first) > most_late
+
+            until = (times[-1] if len(times) else 0.0) + PATIENCE_MS
+            lengths = requests.prompt[which], requests.output[which]
+            done = serve_requests(times, *lengths, settings, profile, until, hopeless if least else None)
+            ttft[place] = np.nan_to_num(done.ttft_ms, nan=np.inf)
+            tpot[place] = np.where(requests.output[which] > 1, np.nan_to_num(done.tpot_ms, nan=np.inf), 0.0)
+            peak = max(peak, done.peak_tokens)
+            late += float(weight[ttft[place] > self.objective.ttft_ms].sum())
+            if least and late > most_late:
+                return None
+        self._parts[key] = _Part(ttft, tpot, peak, pool)
+        if len(self._parts) > KEPT:
+            del self._parts[next(iter(self._parts))]
+        return self._parts[key]
 
     def _judged(
         self, knobs: Mapping[str, Any], ttft: np.ndarray, tpot: np.ndarray, engines: int, pool: int, used_gb: float
@@ -160,14 +209,14 @@ class EngineReplay:
 
     def alone(self, made: Deployment) -> tuple[np.ndarray, np.ndarray]:
         """TTFT and TPOT (ms) of requests that each find the engine idle, a sample of at most ``ALONE``: no number of
-        engines does better. A request longer than the pool: infinite."""
+        engines does better. A request longer than the pool: infinite. TPOT counts only where it is limited."""
         requests = self.requests
         picked = stood_for(requests)
         picked = picked[np.linspace(0, len(picked) - 1, min(ALONE, len(picked))).astype(int)]
-        times = np.arange(len(picked)) * APART_MS
-        done = serve_requests(
-            times, requests.prompt[picked], requests.output[picked], self.settings(made), profile_of(self.table)
-        )
+        times, output = np.arange(len(picked)) * APART_MS, requests.output[picked]
+        if math.isinf(self.objective.tpot_ms):
+            output = np.minimum(output, 2.0)  # the first token surfaces after the iteration that makes the second
+        done = serve_requests(times, requests.prompt[picked], output, self.settings(made), profile_of(self.table))
         return np.where(done.rejected, np.inf, done.ttft_ms), np.nan_to_num(done.tpot_ms)
 
 

@@ -59,6 +59,8 @@ class FleetPlan:
     Attributes:
         rows: every size and rule, cheapest first among those that meet the share, then by share.
         best: the cheapest that meets the share, or the one that comes closest.
+        best_of: the same of each kind: "fixed" (every GPU computes its own prompts), "split", "rule at its defaults"
+            and "rule"; a fleet of one GPU has no split.
         meets: whether any does.
         settings: what to write into a Kubernetes HPA, KEDA and the Dynamo planner, each with what its replay came to.
         failures: rules and the scenarios that they fail (``fleet.failures``), on this task's objectives.
@@ -68,6 +70,7 @@ class FleetPlan:
 
     rows: tuple[PlanRow, ...]
     best: PlanRow
+    best_of: dict[str, PlanRow]
     meets: bool
     settings: dict[str, str]
     failures: dict[str, tuple[str, ...]]
@@ -77,7 +80,7 @@ class FleetPlan:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         found = dataclasses.asdict(self)
-        for row in (*found["rows"], found["best"]):
+        for row in (*found["rows"], found["best"], *found["best_of"].values()):
             row["plan"] = {name: float(value) for name, value in row["plan"].items()}
         return found
 
@@ -156,6 +159,7 @@ def plan_fleet(
     return FleetPlan(
         rows=tuple(rows),
         best=rows[0],
+        best_of={kind: next(row for row in rows if row.kind == kind) for kind in sorted({row.kind for row in rows})},
         meets=rows[0].meets,
         settings=_settings(rows, gpus, spec),
         failures={name: row.failed for name, row in failures.items()},

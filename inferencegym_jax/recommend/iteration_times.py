@@ -6,7 +6,7 @@ Whole numbers of tokens and requests are looked up in lists; only the context be
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -76,3 +76,28 @@ class IterationTimes:
             prompts += end - first
             total += self.prompt_attention[end] - self.prompt_attention[first]
         return total + self.products[tokens + prompts]
+
+    def decode_only(self, decoding: int, drafts: int) -> Callable[[int], float]:
+        """``iteration`` without prompts as a function of the context alone, the same to the last bit."""
+        tokens = decoding * (drafts + 1)
+        row, nodes, last = self.rows[decoding], self.contexts, len(self.contexts) - 2
+        fixed, head, products = self.overhead + self.each * decoding, self.head[tokens], self.products[tokens]
+        drafting, share = self.products[decoding] + self.head[decoding], drafts * self.draft_share
+        low, start, end, at_start, rise = 0, -1.0, -1.0, 0.0, 0.0  # segment of contexts that was looked up last
+
+        def time(context: int) -> float:
+            nonlocal low, start, end, at_start, rise
+            mean = context / decoding
+            attention = row[0]
+            if mean > nodes[0]:
+                if not start <= mean < end:
+                    low = min(bisect.bisect_right(nodes, mean) - 1, last)
+                    start, end = nodes[low], nodes[low + 1]
+                    at_start, rise = row[low], row[low + 1] - row[low]
+                attention = at_start + (mean - start) / (end - start) * rise
+            total = fixed + (attention + head)
+            if drafts:
+                total += share * (drafting + attention)
+            return total + products
+
+        return time

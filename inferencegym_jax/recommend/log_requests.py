@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from inferencegym_jax.traffic.log_files import ReadOptions, open_log
+from inferencegym_jax.traffic.log_files import ReadOptions
 from inferencegym_jax.traffic.log_source import regular_file
-from inferencegym_jax.traffic.request_log import RequestLog, load_trace
+from inferencegym_jax.traffic.request_log import RequestLog, load_trace, open_again
 from inferencegym_jax.traffic.stretches import Stretches, representative_stretches
 
 TRACE_TASK = 4  # whose objectives, acceptance and trained policy stand for recorded traffic
@@ -104,7 +104,7 @@ def load_requests(trace: str | Path, options: ReadOptions | None = None) -> Logg
         chosen = representative_stretches(log)
         parts: list[np.ndarray] = []
         longest = 1.0
-        for block in open_log(path, how).blocks():
+        for block in open_again(path, how).blocks():
             times = block.times - log.start_s
             which = np.searchsorted(chosen.starts, times, side="right") - 1
             inside = (which >= 0) & (times < chosen.starts[np.maximum(which, 0)] + chosen.length)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ from inferencegym_jax.recommend.quality import (
     tail_interval,
 )
 from inferencegym_jax.recommend.remedies import Remedies, remedies
-from inferencegym_jax.recommend.search import Search, environment
+from inferencegym_jax.recommend.search import Judged, Search, environment
 from inferencegym_jax.table import LatencyTable, load_table, profile_of
 from inferencegym_jax.traffic.log_files import ReadOptions
 
@@ -185,11 +184,8 @@ def recommend(
         ]
     )
     engines = EngineReplay(loaded, requests, objective, params.engine.acceptance_lengths)
-    with ThreadPoolExecutor(1) as beside:  # the controllers' program compiles while the engine, in Python, replays
-        judged = beside.submit(search.judge_controllers) if named else None
-        quality = search.judge_actions(actions, progress)
-        one = _Answer(loaded, requests, objective, memory, actions, quality, search, engines, now)
-        return one.recommendation(allowed, dict.fromkeys(named, judged), fits, [] if said is None else [said])
+    one = _Answer(loaded, requests, objective, memory, actions, search.judge(actions, progress), search, engines, now)
+    return one.recommendation(allowed, list(named), fits, [] if said is None else [said])
 
 
 MEASURES = tuple(
@@ -211,7 +207,7 @@ class _Answer:
     objective: Objective
     memory_gb: float
     actions: list[dict[str, Any]]
-    quality: Quality
+    judged: Judged
     search: Search
     engines: EngineReplay
     current: dict[str, Any]
@@ -222,19 +218,22 @@ class _Answer:
     def replay(self, knobs: Mapping[str, Any], engines: int = 1, looked_at: int | None = None) -> Replayed:
         return self.engines.replay(self.deployment(knobs), engines, looked_at)
 
+    def replay_if(self, index: int, least: float) -> Replayed | None:
+        return self.engines.replay_if(self.deployment(self.actions[index]), least)
+
     def recommendation(
         self,
         allowed: np.ndarray,
-        controllers: Mapping[str, Future[tuple[Quality, np.ndarray]] | None],
+        controllers: Sequence[str],
         current_fits: bool,
         said: list[str],
     ) -> Recommendation:
-        """The answer; ``controllers`` are judged meanwhile, all in one."""
-        requests, statics = self.requests, self.quality
+        """The answer; ``controllers`` are the names of those that were judged."""
+        requests, statics = self.requests, self.judged.actions
         replay = functools.lru_cache(maxsize=None)(lambda i: self.replay(self.actions[i]))
-        choice = choose(self.actions, statics, allowed, self.objective, replay, self.current)
+        choice = choose(self.actions, statics, allowed, self.objective, self.replay_if, self.current)
         best, judged = choice.index, choice.replayed[choice.index]
-        results = {"recommended": measures(judged.quality), "promised": measures(self.quality, best)}
+        results = {"recommended": measures(judged.quality), "promised": measures(statics, best)}
         tail = tail_interval(judged.ttft_ms, requests)
         if tail is not None:
             results["recommended"] |= {"ttft_p99_low_ms": tail[0], "ttft_p99_high_ms": tail[1]}
@@ -246,10 +245,9 @@ class _Answer:
         else:
             said = [*said, "the current configuration does not fit into the memory"]
         promised = self.search.ttft_ms(self.actions[best]) if controllers else np.empty(0)
-        for i, (name, judging) in enumerate(controllers.items()):
-            assert judging is not None
-            found, ttft = judging.result()
-            gains[name] = self._gain(self.quality.take([best]), found.take([i]), promised, ttft[:, i])
+        for i, name in enumerate(controllers):
+            found, ttft = self.judged.controllers, self.judged.controllers_ttft_ms
+            gains[name] = self._gain(statics.take([best]), found.take([i]), promised, ttft[:, i])
             results[name] = measures(found, i)
         one_gpu, two_engines = self._other_than_two_gpus(choice, statics, allowed, replay)
         remedy = None if choice.meets else self._remedies(choice, judged)
@@ -285,7 +283,7 @@ class _Answer:
             flags=engine_flags(made),
             skipped=skipped,
             searched=len(self.actions),
-            replayed=len(choice.replayed),
+            replayed=len(choice.replayed) + choice.stopped,
             traffic=about(requests),
             notices=tuple(notices),
         )

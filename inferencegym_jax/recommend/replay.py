@@ -19,11 +19,13 @@ from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.policy import Policy, act, init_carry, spread
 from inferencegym_jax.models import EPISODE_LENGTH, EngineParams, EnvParams, ServeAction
 from inferencegym_jax.physics.iteration import iteration, prompts_ms
-from inferencegym_jax.physics.kernels import Iterations
+from inferencegym_jax.physics.kernels import Iterations, by_tier
 from inferencegym_jax.physics.open_loop import iterations_of
+from inferencegym_jax.physics.pool import pool_tokens
 from inferencegym_jax.physics.speculation import accepted_tokens
 
 LEAST = 1e-6
+FULL = 0.75  # mean share of the slots or of the KV pool from which a request may have to wait for one of them
 JOINING = 4  # later arrivals that are looked at: they may share a request's iterations
 
 
@@ -32,7 +34,7 @@ class Seconds(NamedTuple):
 
     action: ServeAction  # in force, as arrays
     running: jax.Array  # requests in the decode batch, a real number
-    wait_ms: jax.Array  # of the queue for a slot or for memory
+    wait_ms: jax.Array  # of the queue for a slot or for memory; 0 of a queue of prompts, which ``first_tokens`` has
     iteration_ms: jax.Array  # of a decode iteration without prefill
     per_iteration: jax.Array  # tokens that it yields a request
     tpot_ms: jax.Array
@@ -108,11 +110,15 @@ def _second(
     slots = action.batch_size.astype(jnp.float32)
     waited, waiting = before.engine.waiting.sum(axis=-1), engine.waiting.sum(axis=-1)
     admitted = traffic.arrivals + waited - waiting - traffic.rejected
+    weights = by_tier(grid.profile.weights_gb, engine.tier)
+    pool = pool_tokens(params.engine.memory_gb, weights, grid.profile.runtime_gb, grid.profile.kv_bytes_per_token)
+    taken = n + jnp.minimum(waiting.astype(jnp.float32), 1.0)  # whose prompt is computed has a slot too
+    full = (taken >= FULL * slots) | (engine.held + traffic.mean_prompt_len >= FULL * pool)
     drain = jnp.maximum(jnp.maximum(admitted, traffic.served).astype(jnp.float32), 0.1)
     return Seconds(
         action=action,
         running=n,
-        wait_ms=1000.0 * 0.5 * (waited + waiting) / drain,
+        wait_ms=jnp.where(full, 1000.0 * 0.5 * (waited + waiting) / drain, 0.0),
         iteration_ms=iteration(grid, n, slots, context, drafts, engine.tier, params.engine).ms,
         per_iteration=accepted_tokens(params.engine.acceptance_lengths, action.spec_length),
         tpot_ms=metrics.tpot_ms,

@@ -1,24 +1,20 @@
-"""A continuous-batching engine, request by request and iteration by iteration: what the printed flags come to.
+"""Requests served by one engine: what the printed flags come to, request by request.
 
-``arrivals, lengths, EngineSettings, profile -> serve_requests -> Served``. The rules are those of the open loop in
-ENVIRONMENT.md, admission on the prompt, preemption of the youngest and chunked prefill among them, and no formula of
-the fluid is used. ``tests/reference`` has the same rules written once more, plainly and slowly.
-
-What makes it fast: a decoding request is touched when it enters and when it leaves. Its tokens are counted by iteration
-(``growth``) and its last iteration is known on entry, so an iteration costs a few look-ups however many requests run.
+``arrivals, lengths, EngineSettings, profile -> serve_requests -> Served``; the engine: ``iteration_engine``.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-from inferencegym_jax.recommend.engine_settings import EngineSettings, Served, draft_probability
-from inferencegym_jax.recommend.iteration_times import IterationTimes
+from inferencegym_jax.recommend.engine_settings import EngineSettings, Served
+from inferencegym_jax.recommend.iteration_engine import IterationEngine
 from inferencegym_jax.table import EngineProfile
+
+LOOKS = 24  # times that a replay asks whether it is hopeless
 
 
 def serve_requests(
@@ -28,6 +24,7 @@ def serve_requests(
     settings: EngineSettings,
     profile: EngineProfile,
     until_ms: float = math.inf,
+    hopeless: Callable[[float, np.ndarray], bool] | None = None,
 ) -> Served:
     """Serve requests until none is left, or until some time.
 
@@ -38,12 +35,21 @@ def serve_requests(
         settings: of the engine.
         profile: times and sizes.
         until_ms: on the clock of the arrivals; who has no first or last token then never has one.
+        hopeless: asked now and then, with the clock and when each had its first token (NaN: not yet); True ends it.
 
     Raises:
         TableError: the weights do not fit into the memory.
     """
-    engine = _Engine(arrival_ms, prompt, output, settings, profile)
-    engine.run(until_ms)
+    engine = IterationEngine(arrival_ms, prompt, output, settings, profile)
+    if hopeless is not None and len(arrival_ms):
+        for stop in np.linspace(arrival_ms[0], arrival_ms[-1], LOOKS + 1)[1:]:
+            engine.run(min(float(stop), until_ms))
+            if hopeless(float(stop), np.asarray(engine.first_token)):
+                break
+        else:
+            engine.run(until_ms)
+    else:
+        engine.run(until_ms)
     first, finish = np.asarray(engine.first_token), np.asarray(engine.finish)
     gaps = np.asarray(output, np.float64) - 1.0
     return Served(
@@ -55,294 +61,3 @@ def serve_requests(
         peak_tokens=engine.peak,
         end_ms=engine.now,
     )
-
-
-class _Engine:
-    """The engine, and the GPU that computes its prompts where there is one. Requests are numbers."""
-
-    def __init__(
-        self, arrival: np.ndarray, prompt: np.ndarray, output: np.ndarray, settings: EngineSettings, profile: Any
-    ):
-        self.arrival: list[float] = np.asarray(arrival, np.float64).tolist()
-        self.prompt: list[int] = np.asarray(prompt, np.int64).tolist()
-        self.output: list[int] = np.asarray(output, np.int64).tolist()
-        count = len(self.arrival)
-        self.generated, self.target, self.computed = [0] * count, list(self.prompt), [0] * count
-        self.first_token, self.finish = [math.nan] * count, [math.nan] * count
-        self.rejected = [False] * count
-        self.last_iteration = [-1] * count  # in which its last token is made
-        self.drawn: dict[int, tuple[int, np.ndarray]] = {}  # with drafts: first iteration, tokens of each
-        self.settings, self.random = settings, np.random.default_rng(settings.seed)
-        self.drafts, self.width = settings.spec_length, settings.spec_length + 1
-        self.log_accepted = 0.0
-        if self.drafts:
-            self.log_accepted = math.log(draft_probability(settings.accepted, self.drafts))
-        longest = max((p + o for p, o in zip(self.prompt, self.output, strict=True)), default=1)
-        self.times = IterationTimes(profile, settings.quant_tier, settings.token_budget, settings.batch_size, longest)
-        self.path_ms = profile.path_ms
-        self.pool = int(profile.pool_tokens(settings.quant_tier, settings.memory_gb))
-        self.watermark = settings.kv_budget * self.pool
-        self.most_decoding = settings.token_budget // self.width
-        self.waiting: deque[int] = deque()
-        self.prefilling: list[int] = []
-        self.decoding = 0  # requests that an iteration decodes
-        self.entered: list[tuple[int, int]] = []  # they, in order of entry, each with its last iteration
-        self.parked: deque[int] = deque()  # decoding requests for which the token budget has no room
-        self.parked_context = self.context = self.reserved = 0
-        self.leaving: dict[int, list[int]] = {}  # iteration -> requests that it may end
-        self.growth = np.zeros(4096, np.int64)  # with drafts: tokens that each iteration makes
-        self.iteration, self.preemptions, self.peak = 0, 0, 0
-        self.surfacing: list[tuple[int, bool]] = []
-        self.chunks: list[tuple[int, int, int]] = []
-        self.event, self.now = math.inf, 0.0
-        # the prompts' own GPU
-        self.away: list[int] = []
-        self.queue: list[int] = []
-        self.remote_chunks: list[tuple[int, int, int]] = []
-        self.remote_event, self.link_free = math.inf, 0.0
-        self.link_ms = profile.kv_bytes_per_token / (profile.host_link_gb_s * 1e6)  # a token
-        self.ready: deque[tuple[float, int]] = deque()
-
-    def run(self, until_ms: float) -> None:
-        """Serve all; one turn of the loop is an arrival at an idle engine or the end of an iteration."""
-        arrivals, coming, count = [*self.arrival, math.inf], 0, len(self.arrival)
-        submit, busy = self.submit, False
-        while True:
-            at = min(self.event, self.remote_event)
-            if arrivals[coming] <= at:
-                if coming == count:
-                    break
-                until = at if busy else arrivals[coming]
-                while arrivals[coming] <= until and coming < count:
-                    submit(coming)
-                    coming += 1
-                if busy:
-                    continue
-                at = until
-            if at > until_ms:
-                break
-            self.now = at
-            if self.remote_event <= at:
-                self.end_prompts(at)
-                self.begin_prompts(at)
-            if self.event <= at:
-                if busy:
-                    self.end(at)
-                busy = self.begin(at)
-            elif not busy:
-                busy = self.begin(at)
-            if self.queue and self.remote_event == math.inf:
-                self.begin_prompts(at)
-
-    def submit(self, request: int) -> None:
-        """A request arrives."""
-        most = self.settings.max_waiting
-        full = most is not None and len(self.waiting) >= most
-        if full or self.prompt[request] + self.output[request] > self.pool:
-            self.rejected[request] = True
-        else:
-            self.waiting.append(request)
-
-    def begin(self, now: float) -> bool:
-        """Schedule the next iteration; whether there is one."""
-        while self.ready and self.ready[0][0] <= now:
-            request = self.ready.popleft()[1]
-            self.away.remove(request)
-            self.sampled(request)
-        preempted = self.preemptions
-        self.peak = max(self.peak, self.context + self.reserved)
-        while self.context + self.reserved + self.drafts * (self.decoding + len(self.parked)) > self.pool:
-            if self.running() <= 1:
-                break
-            self.preempt()
-        budget = self.settings.token_budget - self.decoding * self.width
-        self.chunks = []
-        for request in self.prefilling:
-            budget -= self.take_chunk(request, budget)
-        if self.waiting and self.preemptions == preempted:
-            self.admit(budget)
-        if not self.decoding and not self.chunks:
-            self.event = self.ready[0][0] if self.ready else math.inf
-            if self.surfacing:  # after the iteration that its requests would have had next
-                context = sum(self.prompt[r] + self.generated[r] for r, _ in self.surfacing)
-                self.surface(now + self.times.iteration(len(self.surfacing), context, (), 0, 0))
-            return False
-        complete = sum(end == self.target[request] for request, _, end in self.chunks)
-        self.event = now + self.times.iteration(
-            self.decoding, self.context - self.parked_context, self.chunks, complete, self.drafts
-        )
-        return True
-
-    def running(self) -> int:
-        """Requests that hold a slot."""
-        return self.decoding + len(self.parked) + len(self.prefilling) + len(self.away)
-
-    def take_chunk(self, request: int, budget: int) -> int:
-        """Put as much of the prompt into the iteration as the budget allows; tokens taken."""
-        first = self.computed[request]
-        take = min(budget, self.target[request] - first)
-        if take <= 0:
-            return 0
-        self.chunks.append((request, first, first + take))
-        return take
-
-    def admit(self, budget: int) -> None:
-        """Let requests in, first come first served; an empty engine takes its head whatever the watermark."""
-        settings, remote = self.settings, self.settings.prefill_gpu
-        limit = min(self.watermark, self.pool - self.drafts * (self.decoding + len(self.parked)))
-        running = self.running()
-        while (budget > 0 or remote) and running < settings.batch_size and self.waiting:
-            request = self.waiting[0]
-            target = self.target[request]
-            if self.context + self.reserved + target > (limit if running else self.pool):
-                return
-            self.waiting.popleft()
-            running += 1
-            self.reserved += target
-            self.computed[request] = min(int(settings.prefix_share * self.prompt[request]), target - 1)
-            if remote:
-                self.away.append(request)
-                self.queue.append(request)
-            else:
-                self.prefilling.append(request)
-                budget -= self.take_chunk(request, budget)
-
-    def end(self, now: float) -> None:
-        """Carry out the iteration that ends."""
-        self.surface(now)
-        at = self.iteration
-        if self.decoding:
-            self.context += int(self.growth[at]) if self.drafts else self.decoding
-            for request in self.leaving.pop(at, ()):
-                if self.last_iteration[request] == at:  # else it was preempted meanwhile
-                    self.decoding -= 1
-                    self.last_iteration[request] = -1
-                    self.generated[request] = self.output[request]
-                    self.context -= self.prompt[request] + self.output[request]
-                    self.surfacing.append((request, True))
-                    self.drawn.pop(request, None)
-        self.iteration = at + 1
-        while self.parked and self.decoding < self.most_decoding:
-            request = self.parked.popleft()
-            self.parked_context -= self.prompt[request] + self.generated[request]
-            self.decode(request)
-        for request, _, end in self.chunks:
-            self.computed[request] = end
-            if end == self.target[request]:
-                self.prefilling.remove(request)
-                self.sampled(request)
-
-    def surface(self, at: float) -> None:
-        """Tokens of the iteration before reach their clients."""
-        if not self.surfacing:
-            return
-        at += self.path_ms
-        for request, last in self.surfacing:
-            if math.isnan(self.first_token[request]):
-                self.first_token[request] = at
-            if last:
-                self.finish[request] = at
-        self.surfacing = []
-
-    def sampled(self, request: int) -> None:
-        """A prompt is in: its first token is there, and it decodes if it wants more."""
-        self.reserved -= self.target[request]
-        self.generated[request] += 1
-        left = self.output[request] - self.generated[request]
-        self.surfacing.append((request, left == 0))
-        if not left:
-            return
-        context = self.prompt[request] + self.generated[request]
-        self.context += context
-        if self.decoding < self.most_decoding and not self.parked:
-            self.decode(request)
-        else:
-            self.parked.append(request)
-            self.parked_context += context
-
-    def decode(self, request: int) -> None:
-        """From the next iteration on the request decodes: plan its tokens."""
-        left = self.output[request] - self.generated[request]
-        last = self.iteration + left - 1
-        if self.drafts:
-            tokens = self.draw(left)
-            last = self.iteration + len(tokens) - 1
-            if last >= len(self.growth):
-                self.growth = np.concatenate([self.growth, np.zeros(max(len(self.growth), last), np.int64)])
-            self.growth[self.iteration : last + 1] += tokens
-            self.drawn[request] = (self.iteration, tokens)
-        self.decoding += 1
-        self.last_iteration[request] = last
-        self.leaving.setdefault(last, []).append(request)
-        self.entered.append((request, last))
-        if len(self.entered) > 4 * self.settings.batch_size + 64:
-            self.entered = [(r, end) for r, end in self.entered if self.last_iteration[r] == end]
-
-    def draw(self, left: int) -> np.ndarray:
-        """Tokens that each verification yields until ``left`` are made."""
-        accepted = np.full(left, self.drafts)
-        if self.log_accepted < 0:  # P(at least i accepted) = a^i
-            drawn = np.log(1.0 - self.random.random(left)) / self.log_accepted
-            accepted = np.minimum(drawn, self.drafts).astype(np.int64)
-        made = np.cumsum(accepted + 1)
-        count = int(np.searchsorted(made, left)) + 1
-        tokens = accepted[:count] + 1
-        tokens[-1] -= made[count - 1] - left
-        return tokens
-
-    def preempt(self) -> None:
-        """The youngest goes back to the head of the line; what it held will be computed again."""
-        self.preemptions += 1
-        if self.prefilling or self.away:
-            request = self.prefilling.pop() if self.prefilling else self.away.pop()
-            if self.settings.prefill_gpu:
-                self.ready = deque(entry for entry in self.ready if entry[1] != request)
-                self.queue = [other for other in self.queue if other != request]
-                self.remote_chunks = [chunk for chunk in self.remote_chunks if chunk[0] != request]
-            self.reserved -= self.target[request]
-        elif self.parked:
-            request = self.parked.pop()
-            self.parked_context -= self.prompt[request] + self.generated[request]
-            self.context -= self.prompt[request] + self.generated[request]
-        else:
-            request, last = self.entered.pop()
-            while self.last_iteration[request] != last:
-                request, last = self.entered.pop()
-            if self.drafts:
-                start, tokens = self.drawn.pop(request)
-                done = self.iteration - start
-                self.growth[self.iteration : last + 1] -= tokens[done:]
-                self.generated[request] += int(tokens[:done].sum())
-            else:
-                self.generated[request] = self.output[request] - (last - self.iteration + 1)
-            self.decoding -= 1
-            self.last_iteration[request] = -1
-            self.context -= self.prompt[request] + self.generated[request]
-        self.target[request], self.computed[request] = self.prompt[request] + self.generated[request], 0
-        self.waiting.appendleft(request)
-
-    def begin_prompts(self, now: float) -> None:
-        """Schedule the next chunks on the prompts' own GPU."""
-        budget = self.settings.token_budget
-        self.remote_chunks = []
-        for request in self.queue:
-            first = self.computed[request]
-            take = min(budget, self.target[request] - first)
-            if take <= 0:
-                break
-            self.remote_chunks.append((request, first, first + take))
-            budget -= take
-        self.remote_event = math.inf
-        if self.remote_chunks:
-            complete = sum(end == self.target[request] for request, _, end in self.remote_chunks)
-            self.remote_event = now + self.times.iteration(0, 0, self.remote_chunks, complete, 0)
-
-    def end_prompts(self, now: float) -> None:
-        """Prompts that are complete cross the link, one after the other."""
-        for request, _, end in self.remote_chunks:
-            self.computed[request] = end
-            if end == self.target[request]:
-                self.queue.remove(request)
-                self.link_free = max(self.link_free, now) + self.target[request] * self.link_ms
-                self.ready.append((self.link_free, request))
-        self.remote_chunks = []

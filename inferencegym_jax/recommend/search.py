@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -55,9 +56,25 @@ def environment(
     return Environment(table, params, requests.log), params
 
 
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a search found.
+
+    Attributes:
+        actions: one entry a static action.
+        controllers: one entry a controller.
+        controllers_ttft_ms: float32[requests, controllers].
+    """
+
+    actions: Quality
+    controllers: Quality
+    controllers_ttft_ms: np.ndarray
+
+
 class Search:
-    """The log under static actions, ``LANES`` at a time, one part a core, and under controllers, in a program of their
-    own that is compiled meanwhile.
+    """The log under static actions and controllers, at most ``LANES`` at a time, one part a core.
+
+    Compiling the step takes ten times as long as running it, so controllers have no program of their own.
 
     Args:
         env: from ``environment``.
@@ -80,41 +97,42 @@ class Search:
         self.requests: LoggedRequests = requests
         self.controllers: tuple[Policy, ...] = controllers
         self.objective: Objective = objective
+        self._width: int = 1
         self._place = jnp.asarray(requests.stretch * requests.length + requests.second)
         # one draw a request, the same for every controller: where in the iteration under way it arrives
         self._residue = jnp.asarray(np.random.default_rng(0).random(requests.count), jnp.float32)
 
-    def judge_controllers(self) -> tuple[Quality, np.ndarray]:
-        """Quality of every controller and TTFTs, float32[requests, controllers]."""
-        count = len(self.controllers)
-        actions = [dict(self.env.table.knob_defaults)] * count
-        seconds, ttft = self.lanes(actions, np.arange(count, dtype=np.int32), count)
-        return judge(seconds, ttft, self.requests, self.objective), ttft
-
-    def judge_actions(
+    def judge(
         self, actions: list[dict[str, Any]], progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> Quality:
-        """Quality of every static action."""
-        width = max(LANES // len(self.requests.starts), 1)
-        chunks = [actions[start : start + width] for start in range(0, len(actions), width)]
+    ) -> Judged:
+        """Quality of every static action and every controller; all in calls of one compiled program."""
+        count = len(self.controllers)
+        entries = [*actions, *[dict(self.env.table.knob_defaults)] * count]
+        kinds = np.concatenate([np.full(len(actions), -1), np.arange(count)]).astype(np.int32)
+        self._width = max(min(LANES // len(self.requests.starts), len(entries)), 1)
+        chunks = [slice(start, start + self._width) for start in range(0, len(entries), self._width)]
         done = 0
 
-        def one(chunk: list[dict[str, Any]]) -> Quality:
-            seconds, ttft = self.lanes(chunk, np.full(len(chunk), -1, np.int32), width)
-            return judge(seconds, ttft, self.requests, self.objective)
+        def one(chunk: slice) -> tuple[Quality, np.ndarray]:
+            seconds, ttft = self.lanes(entries[chunk], kinds[chunk], self._width)
+            return judge(seconds, ttft, self.requests, self.objective), ttft[:, kinds[chunk] >= 0]
 
         parts = [one(chunks[0])]  # it compiles what the threads then share
         with ThreadPoolExecutor(cores()) as pool:
             for part in pool.map(one, chunks[1:]):
                 parts.append(part)
-                done += len(part.goodput)
+                done += len(part[0].goodput)
                 progress(done, len(actions))
-        return join(parts)
+        all_of_them = join([quality for quality, _ in parts])
+        return Judged(
+            all_of_them.take(slice(None, len(actions))),
+            all_of_them.take(slice(len(actions), None)),
+            np.concatenate([ttft for _, ttft in parts], axis=1),
+        )
 
     def ttft_ms(self, action: dict[str, Any]) -> np.ndarray:
-        """TTFT of every request under a static action, float32[requests]."""
-        width = max(LANES // len(self.requests.starts), 1)
-        return self.lanes([action], np.full(1, -1, np.int32), width)[1][:, 0]
+        """TTFT of every request under a static action, float32[requests]; after ``judge``, whose program it runs."""
+        return self.lanes([action], np.full(1, -1, np.int32), self._width)[1][:, 0]
 
     def lanes(self, actions: list[dict[str, Any]], kinds: np.ndarray, width: int) -> tuple[Seconds, np.ndarray]:
         """Seconds (fields of shape (seconds, controllers)) and TTFTs (requests, controllers) of at most ``width``."""
@@ -128,7 +146,7 @@ class Search:
         with assumed_dynamics("open_loop"), assumed_source(source_in(self.params)):
             served = serve(
                 self.env,
-                self.controllers if kinds[0] >= 0 else (),
+                self.controllers,
                 requests.length,
                 self.params,
                 jnp.asarray(seeds),

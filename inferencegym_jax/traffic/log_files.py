@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from inferencegym_jax.traffic.log_names import LogColumns, Sample, find_columns
 from inferencegym_jax.traffic.log_parquet import ParquetReader
 from inferencegym_jax.traffic.log_rows import UNITS, Block, Column, ReadOptions, TraceError, moment, named, plain_number
 from inferencegym_jax.traffic.log_source import LogSource
-from inferencegym_jax.traffic.log_units import EPOCH_S, Survey, check_days, check_order, unit_of
+from inferencegym_jax.traffic.log_sums import counts_of, rows_are_sums
+from inferencegym_jax.traffic.log_units import EPOCH_S, NAMES, Survey, check_days, check_order, unit_of
 
 __all__ = ["Block", "LogFile", "ReadOptions", "TraceError", "open_log"]
 
@@ -99,6 +101,11 @@ class LogFile:
                 for part in parts[1:]:
                     values = values + tokens(where, part, column[part], missing=0)
                 sums.append(values)
+            for name in self.columns.counts:
+                counts = tokens(where, name, column[name], missing=0)
+                if (counts > 1).any():
+                    i = int(np.argmax(counts > 1))
+                    raise rows_are_sums(where(i), name, counts[i])
             if self.columns.cached is not None:
                 self._check_cached(where, column[self.columns.cached], sums[0])
             keep = (seconds >= self.window[0]) & (seconds < self.window[1])
@@ -159,6 +166,8 @@ def open_log(path: str | Path, options: ReadOptions | None = None, name: str | N
     source = LogSource(Path(path), name)
     reader = _reader(source)
     columns = find_columns(source.name, reader.columns, reader.sample, options.columns)
+    if not options.columns:
+        columns = dataclasses.replace(columns, counts=counts_of(source.name, reader.columns, reader.sample))
     given = any(role == "time" for role, _ in options.columns)
     dates = is_date(next((cell for cell in reader.sample.get(columns.time, ()) if cell), None))
     unit = options.unit or columns.unit
@@ -178,6 +187,8 @@ def open_log(path: str | Path, options: ReadOptions | None = None, name: str | N
         notices.append(f"unit {options.unit} is not used: {named([columns.time])} holds dates")
     elif unit is not None:
         scale = UNITS[unit]
+        if options.unit is None:
+            _check_name(source.name, columns.time, unit, reader.sample)
     elif not dates:
         check_days(f"{source.name}: column {named([columns.time])}", survey)
         found = unit_of(survey)
@@ -185,6 +196,21 @@ def open_log(path: str | Path, options: ReadOptions | None = None, name: str | N
         notices += [found.notice] if found.notice else []
     window = _window(source.name, options, survey, scale, dates)
     return LogFile(source.name, columns, (*notices, *reader.notices), scale, window, reader)
+
+
+def _check_name(file: str, column: str, unit: str, sample: Sample) -> None:
+    """Refuse times whose size says another unit than their column's name.
+
+    Raises:
+        TraceError: they do; says what to do.
+    """
+    first = Survey()
+    first.add(np.asarray([float(cell) for cell in sample.get(column, ()) if plain_number(cell) and cell], np.float64))
+    if first.rows and first.epoch not in (None, unit):
+        raise TraceError(
+            f"{file}: column {named([column])} says {NAMES[unit]}, its numbers, like {first.low:.10g}, are"
+            f" {NAMES[first.epoch]} since 1970; say which: unit {first.epoch} (--unit {first.epoch})"
+        )
 
 
 def _reader(source: LogSource) -> Reader:

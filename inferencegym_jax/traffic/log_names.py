@@ -45,12 +45,7 @@ WEAK = {
     "output": "output generated completion response".split(),
 }
 WHAT = {"time": "time", "prompt": "prompt tokens", "output": "output tokens"}
-# counts of requests: a row that holds one is a sum over several
-COUNTS = frozenset(
-    "requests numrequests requestcount requestscount nrequests numberofrequests count calls numcalls callcount "
-    "apirequests successfulrequests nummodelrequests modelrequests totalrequests invocations queries numqueries hits "
-    "samples".split()
-)
+AGAIN = re.compile(r"\.\d+$")  # pandas' name of a second column of the same name
 # parts of a prompt or an output that stand apart from it, by the plain name beside which they do
 APART: dict[str, tuple[str, ...]] = {
     "inputtokens": ("cachereadinputtokens", "cachecreationinputtokens"),  # Anthropic
@@ -92,6 +87,7 @@ class LogColumns:
         unit: of the times, where the column's name states it.
         sure: whether the time's name says that it is one of arrival.
         status: a column that says whether a request failed.
+        counts: columns of counts of requests, 1 in the first rows, which each row has to bear out; see ``log_sums``.
         notices: choices among several columns, one sentence each.
     """
 
@@ -103,11 +99,12 @@ class LogColumns:
     sure: bool = True
     status: str | None = None
     notices: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
 
     @property
     def all(self) -> list[str]:
         """Every column that is read, each once."""
-        names = (self.time, *self.prompt, *self.output, self.cached, self.status)
+        names = (self.time, *self.prompt, *self.output, self.cached, self.status, *self.counts)
         return list(dict.fromkeys(name for name in names if name))
 
 
@@ -129,6 +126,7 @@ def split_unit(name: str) -> tuple[str, str | None]:
 def _readings(name: str, role: str) -> list[tuple[str, str | None]]:
     """(plain name, unit) under which a column may be known: whole, its last part, its last two; with and without a
     unit."""
+    name = AGAIN.sub("", name)
     parts = [part for part in re.split(r"[./]", name) if part] or [name]
     tails = dict.fromkeys((name, parts[-1], ".".join(parts[-2:])))
     readings: list[tuple[str, str | None]] = [(plain(tail), None) for tail in tails]
@@ -150,7 +148,7 @@ def _numeric(sample: Sequence[str | None]) -> bool:
 
 
 def _depth(name: str) -> int:
-    return len(re.split(r"[./]", name))
+    return len(re.split(r"[./]", AGAIN.sub("", name)))
 
 
 def _match(file: str, role: str, columns: list[str], sample: Sample) -> tuple[str, str | None, bool, list[str]]:
@@ -243,8 +241,6 @@ def find_columns(
                 notices.append(f"{named(chosen[role][1:])} is added to {named([column])}, which does not hold it")
             elif notice:
                 notices.append(notice)
-    if not given:
-        _refuse_sums(file, columns, cells)
     time = chosen["time"][0]
     if len(chosen["time"]) > 1:
         raise TraceError(f"{file}: columns: time is one column, got {named(chosen['time'])}")
@@ -304,7 +300,7 @@ def _cached(column: str, columns: list[str], sample: Sample) -> tuple[str | None
         return None, None
     prompts, cached = _floats(sample[column]), _floats(sample[names[0]])
     if not any(cached):
-        return None, None
+        return names[0], ""  # a later row may have some
     total = next((beside[name] for name in TOTALS if name in beside), None)
     output = next((beside[name] for name in NAMES["output"] if name in beside), None)
     adds_up = total is not None and output is not None
@@ -321,16 +317,3 @@ def _cached(column: str, columns: list[str], sample: Sample) -> tuple[str | None
 
 def _floats(cells: Sequence[str | None]) -> list[float]:
     return [float(cell or 0) if plain_number(cell) else 0.0 for cell in cells]
-
-
-def _refuse_sums(file: str, columns: list[str], sample: Sample) -> None:
-    for column in columns:
-        if plain(_parent(column)[1]) not in COUNTS:
-            continue
-        values = [float(cell or 0) for cell in sample.get(column, ()) if plain_number(cell)]
-        if any(value > 1 for value in values):
-            raise TraceError(
-                f"{file}: the rows are sums over several requests (column {named([column])} holds up to"
-                f" {max(values):g}); wanted: one row a request. If it does not count requests, name the columns:"
-                " columns time=NAME,prompt=NAME,output=NAME"
-            )

@@ -16,7 +16,8 @@ UNITS: dict[str, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 ROLES = ("time", "prompt", "output")
 MOST_TOKENS = 1e8
 LONGEST_VALUE = 40  # characters of a cell that a message quotes; longer ones may be somebody's prompt
-WORD = re.compile(r"\S*")
+WORD = re.compile(r"[A-Za-z/<>_.-]{0,20}")  # nothing with digits or an @, which may be a key or an address
+NUMBER = re.compile(r"[+-]?[\d.,]+(?:[eE][+-]?\d+)?%?")
 DATE_LIKE = re.compile(r"[\d\-/.:,+ TZUCGMAP]+")
 DURATION = re.compile(r"(\d+(?:\.\d*)?)\s*(s|sec|m|min|h|d|w)")
 DURATIONS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -160,7 +161,7 @@ def quoted(value: object) -> str:
     if value is None or value == "":
         return "nothing"
     text = str(value)
-    if len(text) > LONGEST_VALUE or not (WORD.fullmatch(text.strip()) or DATE_LIKE.fullmatch(text)):
+    if len(text) > LONGEST_VALUE or not any(form.fullmatch(text.strip()) for form in (WORD, NUMBER, DATE_LIKE)):
         return f"a text of {len(text):,} characters"
     return repr(value)
 

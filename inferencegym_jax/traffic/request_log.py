@@ -19,7 +19,7 @@ from inferencegym_jax.models import OBSERVATION, SHORT_OUTPUTS
 from inferencegym_jax.traffic.bins import Bins
 from inferencegym_jax.traffic.dispersion import ArrivalSpread, Moments
 from inferencegym_jax.traffic.log_arrays import array_block
-from inferencegym_jax.traffic.log_files import open_log
+from inferencegym_jax.traffic.log_files import LogFile, open_log
 from inferencegym_jax.traffic.log_rows import UNITS, Block, ReadOptions, TraceError
 from inferencegym_jax.traffic.log_source import regular_file
 
@@ -171,9 +171,28 @@ def load_trace(
 
 @functools.lru_cache(maxsize=4)
 def _load(path: str, stamp: tuple[int, int], options: ReadOptions) -> RequestLog:
-    del stamp  # part of the cache key only: a rewritten file is read again
-    file = open_log(path, options)
+    file = _understood(path, stamp, options)
     return _count(file.name, file.columns.time, file.blocks(), lambda: file.notices)
+
+
+@functools.lru_cache(maxsize=4)
+def _understood(path: str, stamp: tuple[int, int], options: ReadOptions) -> LogFile:
+    del stamp  # part of the cache key only: a rewritten file is read again
+    return open_log(path, options)
+
+
+def open_again(path: Path, options: ReadOptions) -> LogFile:
+    """The log that ``load_trace`` has counted, to read its rows; what was found out of it is not looked for again.
+
+    Args:
+        path: a regular file.
+        options: how to read it.
+
+    Raises:
+        TraceError: see ``load_trace``.
+    """
+    status = path.stat()
+    return _understood(str(path.resolve()), (status.st_mtime_ns, status.st_size), options)
 
 
 def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], tuple[str, ...]]) -> RequestLog:
@@ -183,6 +202,7 @@ def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], t
     start = np.zeros(0)  # times of the first three rows
     gaps = (np.inf, -np.inf)
     last, disordered, zeros, beyond, requests = -np.inf, 0, 0, 0, 0
+    early, rising, before = np.inf, True, 0.0
     seconds, moments, spread_of = Bins(3), Moments(), ArrivalSpread()
     for block in blocks:
         times = block.times
@@ -194,6 +214,9 @@ def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], t
         latest = np.maximum.accumulate(np.concatenate(([last], times)))
         disordered += int((times < latest[:-1]).sum())
         last = float(latest[-1])
+        early = min(early, float(times.min()))
+        rising = rising and bool((np.diff(block.prompts, prepend=before) > 0).all())
+        before = float(block.prompts[-1])
         zeros += int(((block.prompts == 0) | (block.outputs == 0)).sum())
         beyond += int((block.prompts > LONGEST_PROMPT).sum())
         requests += len(times)
@@ -218,6 +241,8 @@ def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], t
         raise TraceError(f"{file}: no rows; wanted: at least one request")
     low, sums = seconds.low, seconds.between(seconds.low, seconds.high)
     rate = requests / sums.shape[1]
+    if requests >= LEAST_ROWS and last > early:  # a log within a second: is it one of another unit?
+        rate = max(rate, (requests - 1) / (last - early))
     if requests > 1 and not RATES[0] <= rate <= RATES[1]:
         raise TraceError(
             f"{file}: {requests} requests in {sums.shape[1]} s are {rate:.3g} requests/s, which no log has (allowed:"
@@ -229,6 +254,8 @@ def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], t
         notices.append(
             f"every row is {gaps[0]:g} s after the one before: are they requests, or sums over {gaps[0]:g} s?"
         )
+    if requests >= LEAST_ROWS and rising:
+        notices.append("the prompt tokens rise from every row to the next: are they a running total?")
     if disordered:
         notices.append(f"{disordered} of {requests} rows are earlier than a row before them; sorted by time")
     if zeros:

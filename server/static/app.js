@@ -244,6 +244,7 @@ function showTask() {
 }
 
 function showCode() {
+  if (!page.episode) return;
   const write = page.language === "curl" ? curl : python;
   $("code").firstElementChild.textContent = write(page.episode, page.knobs.action, task());
 }
@@ -273,6 +274,7 @@ function showKind(kind) {
   }
   if (page.shown === page.kinds[kind]) return;
   page.shown = page.kinds[kind];
+  page.episode = null; // it has other knobs and charts
   page.quantities = page.shown.quantities;
   $("charts").replaceChildren(...page.shown.charts.map((chart) => chart.figure));
   $("knobs").replaceChildren();

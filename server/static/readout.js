@@ -12,7 +12,8 @@ function element(tag, className, ...children) {
 
 /** @param {object} task of /tasks. @param {number} knobs how many there are. @param {object} quantities schemas of metrics and outcome, by name. */
 export function taskFacts(task, knobs, quantities) {
-  const { ttft_p50_ms: ttft, gpu_memory_gb: memory, cost_per_1k: cost } = quantities;
+  const { gpu_memory_gb: memory, cost_per_1k: cost } = quantities;
+  const ttft = quantities.ttft_p50_ms ?? quantities.ttft_mean_ms;
   const facts = [
     ...shownSlos(task).map(({ label, value }) => [`${label} ${value.toLocaleString("en")} ms TTFT`, `latency objective on the ${ttft.description}`]),
     ...(task.memory_limit_gb ? [[`memory limit ${task.memory_limit_gb} GB`, memory.description]] : []),

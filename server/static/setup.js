@@ -97,6 +97,8 @@ export class Setup {
   read() {
     this.offer();
     for (const id of ["policy", "rival"]) $(`${id}-about`).textContent = this.about($(id).value);
+    $("overrides").hidden = this.task.kind === "fleet"; // which takes none
+    if ($("overrides").hidden) this.overrides.reset();
     this.overrides.show(this.tasks.find((entry) => entry.id === this.task.id));
     const { config } = this.overrides;
     return { task: this.task, taskId: this.task.id, seed: $("seed").valueAsNumber, policy: $("policy").value, rival: $("rival").value, config };

@@ -13,7 +13,9 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks.live import __main__ as stages
-from benchmarks.live import figures, vllm
+from benchmarks.live import figures, prediction, vllm
+from inferencegym_jax.live.trial.outcome import Objective
+from inferencegym_jax.live.trial.session import Record
 from tests.live.test_scenarios import result
 
 
@@ -143,3 +145,11 @@ def test_the_page_is_written_from_the_results_alone(tmp_path: Path, monkeypatch:
 def test_the_page_has_the_place_that_is_filled() -> None:
     text = figures.PAGE.read_text()
     assert text.count(figures.BEGIN) == 1 and text.index(figures.BEGIN) < text.index(figures.END)
+
+
+def test_what_the_predict_stage_says_of_a_run() -> None:
+    records = [Record(5.0 + i, 0, 64, 8, "completed", 0.0, 100.0 * (i + 1), 20.0 if i else None, 8) for i in range(10)]
+    late = [Record(6.0, 0, 64, 8, "failed"), Record(1.0, 0, 64, 8, "completed", 0.0, 9000.0, 9000.0, 8)]
+    found = prediction.figures(records + late, 5.0, Objective((450.0,) * 3, 100.0))
+    assert found["ttft"] == 550.0 and found["itl"] == 20.0 and found["ttft_p50"] == 550.0
+    assert found["ttft_p99"] == pytest.approx(991.0) and found["on_time"] == pytest.approx(4 / 11)

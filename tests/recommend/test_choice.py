@@ -57,7 +57,7 @@ def replayed(attainment: float, engines: int = 1) -> Replayed:
 def chosen(promised: list[float], kept: list[float], gpus: list[float] | None = None) -> Any:
     actions = [knobs(2**i, apart=gpus is not None and gpus[i] > 1) for i in range(len(promised))]
     allowed = np.ones(len(actions), bool)
-    return choose(actions, quality(promised, gpus), allowed, GOAL, lambda i: replayed(kept[i]), actions[0])
+    return choose(actions, quality(promised, gpus), allowed, GOAL, lambda i, least: replayed(kept[i]), actions[0])
 
 
 def test_a_promise_that_is_kept_is_recommended_after_one_replay():
@@ -85,6 +85,21 @@ def test_promise_and_replay_more_than_three_points_apart_is_no_yes():
 def test_fewer_gpus_come_first_and_two_only_where_one_fails():
     assert chosen([0.992, 0.999], [0.991, 0.999], gpus=[1.0, 2.0]).index == 0
     assert chosen([0.992, 0.999], [0.980, 0.999], gpus=[1.0, 2.0]).index == 1
+
+
+def test_a_replay_that_cannot_come_near_the_best_is_given_up_and_a_better_neighbour_is_found():
+    asked: dict[int, float] = {}
+    kept, promised = [0.2] * 11 + [0.5, 0.9, 0.95], [0.31 + 0.01 * i for i in range(11)] + [0.50, 0.30, 0.20]
+
+    def replay(i: int, least: float) -> Replayed | None:
+        asked[i] = least
+        return replayed(kept[i]) if kept[i] > least else None
+
+    actions = [knobs(2**i) for i in range(len(kept))]
+    found = choose(actions, quality(promised), np.ones(len(kept), bool), GOAL, replay, actions[0])
+    # slots of one step more than those of the closest were not promised as much, and are better
+    assert found.index == 12 and set(found.replayed) == {11, 12}
+    assert found.stopped == len(asked) - 2 and asked[11] == 0.0 and asked[10] == pytest.approx(0.99 * 0.5)
 
 
 def test_where_nothing_meets_the_best_replay_is_the_closest():

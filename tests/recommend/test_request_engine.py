@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import inferencegym_jax as ig
+from inferencegym_jax.recommend.engine_flags import deployment
+from inferencegym_jax.recommend.engine_replay import EngineReplay
 from inferencegym_jax.recommend.engine_settings import EngineSettings, draft_probability
+from inferencegym_jax.recommend.log_requests import load_requests
+from inferencegym_jax.recommend.quality import Objective
 from inferencegym_jax.recommend.request_engine import serve_requests
 from inferencegym_jax.table import profile_of
 from tests.reference.iteration import load_profile
@@ -85,3 +90,39 @@ def test_who_is_not_served_in_time_never_has_a_token():
     assert 0 < in_time.sum() < len(in_time)
     assert np.array_equal(cut.ttft_ms[in_time], whole.ttft_ms[in_time])
     assert (log[0] + whole.ttft_ms)[~in_time].min() > 30_000.0
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"memory_gb": 19.5}, {"prefill_gpu": True, "memory_gb": 19.3}, {"batch_size": 8}]
+)
+def test_being_looked_at_on_the_way_changes_nothing(changes: dict[str, Any]):
+    values = {"batch_size": 128, "quant_tier": 0, "spec_length": 0, "prefill_gpu": False, "memory_gb": 40.0} | changes
+    settings, log, asked = EngineSettings(token_budget=2048, **values), traffic(6.0, 60.0), list[float]()
+
+    def look(now: float, first: np.ndarray) -> bool:
+        asked.append(now)
+        assert np.nanmax(first, initial=0.0) <= now + PROFILE.path_ms
+        return False
+
+    alone, looked_at = serve_requests(*log, settings, PROFILE), serve_requests(*log, settings, PROFILE, hopeless=look)
+    assert len(asked) > 10 and asked == sorted(asked)
+    assert np.array_equal(alone.ttft_ms, looked_at.ttft_ms) and alone.preemptions == looked_at.preemptions
+    assert np.array_equal(alone.tpot_ms, looked_at.tpot_ms, equal_nan=True) and alone.end_ms == looked_at.end_ms
+
+
+def test_a_replay_is_given_up_where_too_few_can_be_in_time(tmp_path: Path):
+    times, prompts, outputs = traffic(8.0, 120.0)
+    path = tmp_path / "log.csv"
+    rows = [f"{t / 1000:.4f},{p},{o}" for t, p, o in zip(times, prompts, outputs, strict=True)]
+    path.write_text("time_s,prompt_tokens,output_tokens\n" + "\n".join(rows) + "\n")
+    table, requests = ig.load_table(), load_requests(path)
+    made = deployment(dict(table.knob_defaults) | {"batch_size": 8}, table, 40.0, requests.longest)
+
+    def engines() -> EngineReplay:
+        return EngineReplay(table, requests, Objective(20_000.0), np.ones(5))
+
+    kept = float(engines().replay(made).quality.attainment[0])
+    assert 0.02 < kept < 0.9
+    assert engines().replay_if(made, kept + 0.01) is None
+    judged = engines().replay_if(made, kept - 0.01)
+    assert judged is not None and judged.quality.attainment[0] == kept

@@ -33,6 +33,7 @@ PROGRAMS = {
     "policies": "import training.policies, training.cli",
     "table": "import runpy; runpy.run_path('data/build_table.py')",
     "bench": "import benchmarks.__main__, benchmarks.rivals, benchmarks.server, benchmarks.training",
+    "live": "import benchmarks.live.__main__",
     "notebook": "import notebooks.run, server.app\n" + notebook_imports(),
 }
 
@@ -41,6 +42,20 @@ def words(kind: str, target: str) -> list[str]:
     """The extras, or the packages without dependencies, of a target's set."""
     found = re.search(rf"^{kind}_{target} := (.*)$", MAKEFILE, re.MULTILINE)
     return [] if found is None else re.split(r"[ ,]", found.group(1))
+
+
+OTHERS = {"pytest", "ruff", "pyright", "mkdocs", "build", "pip", "pip_audit"}  # programs of others
+
+
+def test_every_target_that_runs_a_program_of_ours_is_tried() -> None:
+    recipes = re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+    ours = {
+        target
+        for target, lines in recipes
+        for module, file in re.findall(r"^\t(?:\w+=\S* )*\$\(PY\) (?:-m (\w+)|(\S+\.py))", lines, re.MULTILINE)
+        if module not in OTHERS and not file.startswith("tests/")
+    }
+    assert ours == set(PROGRAMS)
 
 
 LONG = {"bench", "notebook"}  # import nearly everything

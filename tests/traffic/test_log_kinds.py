@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import re
 import threading
 import warnings
 import zipfile
@@ -21,6 +22,7 @@ import pytest
 from pyarrow import parquet
 
 import inferencegym_jax as ig
+from inferencegym_jax.traffic import log_json
 from inferencegym_jax.traffic.request_log import TraceError, load_trace
 
 COUNT = 300
@@ -315,3 +317,53 @@ def test_a_bad_row_after_line_breaks_is_named_by_its_line(tmp_path: Path, row: s
     with pytest.raises(TraceError, match=said.replace("?", r"\?")) as error:
         read(path)
     assert len(str(error.value)) < 250
+
+
+LINE = '{"id": "a", "at": {"ts": %s}, "usage": {"prompt_tokens": %s, "completion_tokens": 7}, "m": [{"role": "u"}]}'
+
+
+def lines_with(odd: str | None, at: int = 300, count: int = 310) -> str:
+    """Plain lines, one of them odd."""
+    lines = [LINE % (i / 10, 10 + i % 50) for i in range(count)]
+    if odd is not None:
+        lines[at] = odd
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (LINE % ("30", "10"), None),  # a whole number among decimals
+        (LINE % ("30.5", "10.0"), None),  # a decimal among whole numbers
+        ('{"at":\n {"ts": 30.0}, "usage": {"prompt_tokens": 10, "completion_tokens": 7}}', None),  # over two lines
+        (LINE % ("30.5", '"12"'), None),  # a number in quotation marks
+        (LINE % ("30.5", "10.5"), "line 301: usage.prompt_tokens is '10.5'"),
+        (LINE % ("30.5", "null"), "line 301: usage.prompt_tokens is nothing"),
+        (LINE % ("NaN", "10"), "line 301: at.ts is 'nan'"),
+        (LINE % ('"soon"', "10"), "line 301: at.ts is 'soon'"),
+        (LINE % ("30.5", "-3"), "line 301: usage.prompt_tokens is '-3'"),
+        ('{"at": {"ts": 1}, "usage": {"prompt_tokens": 1, "prompt_tokens": 2}}', "'prompt_tokens' is there twice"),
+        ("[1, 2]", "line 301: got an array"),
+        (LINE % ("1", "1") + " x", "line 301: not JSON"),
+        (LINE % ("1", "1") + ",", None),  # commas between rows
+        ("", None),
+    ],
+)
+def test_a_late_odd_line_of_json_is_read_or_said_as_an_early_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, said: str | None
+):
+    monkeypatch.setattr(log_json, "SAMPLE_ROWS", 50)
+    monkeypatch.setattr(log_json, "BLOCK_BYTES", 4096)
+    path = tmp_path / "log.jsonl"
+    path.write_text(lines_with(odd))
+    if said is not None:
+        with pytest.raises(TraceError, match=re.escape(said)):
+            load_trace(path, unit="s")
+        return
+    log = load_trace(path, unit="s")
+    assert log.requests == 310 - (odd == "")
+    array = tmp_path / "log.json"  # an array is read a value at a time
+    rows = [line for line in lines_with(odd).splitlines() if line]
+    text = "\n".join(rows).replace("}]}\n", "}]},\n").replace("}}\n", "}},\n").replace(",,", ",")
+    array.write_text(f"[{text}]")
+    assert load_trace(array, unit="s").digest == log.digest

@@ -292,3 +292,62 @@ def test_a_part_between_dates(tmp_path: Path) -> None:
 def test_parts_and_units_that_are_none_are_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read(written(tmp_path, CSV), **options)
+
+
+@pytest.mark.parametrize(
+    ("header", "scale", "said"),
+    [
+        ("timestamp_ms", 1.0, "'timestamp_ms' says milliseconds, its numbers, like 1772359200"),
+        ("time_s", 1e3, "says seconds, its numbers, like 1.7723592e+12, are milliseconds since 1970"),
+        ("startTimeUnixNano", 1e6, "are microseconds since 1970; say which: unit us (--unit us)"),
+    ],
+)
+def test_numbers_that_contradict_the_unit_in_the_name_are_asked_about(
+    tmp_path: Path, header: str, scale: float, said: str
+) -> None:
+    rows = [(round((1772359200 + t) * scale, 3), p, o) for t, p, o in ROWS]
+    with pytest.raises(TraceError) as failed:
+        log(tmp_path, f"{header},{NAMES}", rows)
+    assert said in str(failed.value)
+    unit = {1.0: "s", 1e3: "ms", 1e6: "us"}[scale]
+    assert log(tmp_path, f"{header},{NAMES}", rows, unit=unit).requests == len(ROWS)
+
+
+def test_a_log_within_a_thousandth_of_a_second_has_another_unit(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="probably in another unit"):
+        log(tmp_path, f"ts_ns,{NAMES}", [(500 * i, 300, 100) for i in range(600)])  # milliseconds, in truth
+
+
+@pytest.mark.parametrize("name", ["rps", "qps", "requests_per_s", "Requests per second", "arrival_rate"])
+def test_a_rate_of_requests_stands_in_no_row_of_one_request(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TraceError, match="is a rate of requests"):
+        log(tmp_path, f"timestamp,{name},{NAMES}", [(60 * i, 0.7, 300, 100) for i in range(50)])
+
+
+def test_a_count_or_cached_tokens_after_the_first_rows_count_as_much(tmp_path: Path) -> None:
+    plain_rows = [(0.2 * i, 1, 300, 100) for i in range(3000)]
+    with pytest.raises(TraceError, match=r"line 3002: the rows are sums over several requests \(column 'requests'"):
+        log(tmp_path, f"time_s,requests,{NAMES}", [*plain_rows, (601.0, 7, 300, 100)])
+    cached = [(0.2 * i, 0, 300, 100) for i in range(3000)]
+    with pytest.raises(TraceError, match="line 3002: cached_tokens is 500 where prompt_tokens is 100"):
+        log(tmp_path, f"time_s,cached_tokens,{NAMES}", [*cached, (601.0, 500, 100, 100)])
+    assert log(tmp_path, f"time_s,cached_tokens,{NAMES}", cached).notices == ()
+
+
+def test_pandas_name_of_a_second_column_is_no_other_name(tmp_path: Path) -> None:
+    rows = [(i, 300, 310, 100) for i in range(20)]
+    with pytest.raises(TraceError, match=r"'prompt_tokens', 'prompt_tokens.1' could each be the prompt tokens"):
+        log(tmp_path, "time_s,prompt_tokens,prompt_tokens.1,output_tokens", rows)
+    assert log(tmp_path, "time_s,prompt_tokens,prompt_tokens.1,output_tokens", rows, columns="prompt=prompt_tokens")
+
+
+def test_a_running_total_is_asked_about(tmp_path: Path) -> None:
+    found = log(tmp_path, f"time_s,{NAMES}", [(i, 100 * (i + 1), 100) for i in range(60)])
+    assert any("a running total" in notice for notice in found.notices)
+
+
+@pytest.mark.parametrize("secret", ["someone@example.com", "sk-1234567890abcdef", "+49 30 1234567x", "hunter2"])
+def test_a_word_that_may_be_a_key_or_an_address_is_not_quoted(tmp_path: Path, secret: str) -> None:
+    with pytest.raises(TraceError) as failed:
+        log(tmp_path, f"time_s,{NAMES}", [(1, 300, 100), (2, secret, 100)])
+    assert secret not in str(failed.value) and f"a text of {len(secret)} characters" in str(failed.value)

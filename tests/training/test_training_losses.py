@@ -17,7 +17,8 @@ from scipy import stats
 import inferencegym_jax as ig
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS
 from inferencegym_jax.numerics import draws as counters
-from inferencegym_jax.policies.network import CONTINUOUS, HEAD_SIZE, decode, mode, sample, split_heads
+from inferencegym_jax.policies.layout import CONTINUOUS
+from inferencegym_jax.policies.network import HEAD_SIZE, decode, mode, sample, split_heads
 from training.distribution import log_prob_and_entropy
 from training.losses import advantages_and_targets, clipped_objective
 from training.networks import matmul

@@ -1,0 +1,199 @@
+"""Learned policies of fleets against the rules: mean GPUs at 99 % on time, prices, differences paired by day.
+
+``task, policy files -> frontiers over shifts of each -> rows``; on fleet-anywhere ``conditions -> prices``. A learned
+policy's frontier shifts it by GPUs, as a rule's frontier moves its target: neither is trained again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+import inferencegym_jax as ig
+from inferencegym_jax.fleet.action import FLEET_KNOBS, GPUS
+from inferencegym_jax.fleet.contest import contest
+from inferencegym_jax.fleet.environment import FleetEnvironment
+from inferencegym_jax.fleet.making import anywhere_params, draw_condition
+from inferencegym_jax.fleet.rules import REACTIVE, RulePlan, fixed, tuned_rule
+from inferencegym_jax.fleet.spec import FleetSpec, get_fleet
+from inferencegym_jax.fleet.state import FleetParams
+from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet
+from inferencegym_jax.policies.fleet_control import FleetCarry, follow_rule, knobs_of
+from inferencegym_jax.policies.fleet_numbers import fleet_numbers
+from inferencegym_jax.policies.network import PolicyNetwork, first_carry, forward, mode
+from inferencegym_jax.policies.policy_file import corrects, load_network, reads_fleet
+from training.fleet_search import WANTED, frontier
+
+RESAMPLES = 1000
+SHIFTS = (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
+"""GPUs by which a learned policy's frontier shifts it."""
+TARGETS = (0.8, 0.72, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.36)
+"""Utilisations over which a rule's frontier runs."""
+
+
+def act_shifted(network: PolicyNetwork, key: jax.Array, seen: Any, carry: Any) -> Any:
+    """A network's decision with GPUs added; what is added, and the rule that it corrects, stand in the carry."""
+    del key
+    shift, plan, memory = carry
+    outputs, after = forward(network, fleet_numbers(seen), memory.network)
+    if plan is None:
+        raw = mode(outputs, FLEET_KNOBS)
+        raw = raw.at[..., 0].add(shift * 2.0 / (GPUS - 1))
+        return knobs_of(raw), (shift, plan, FleetCarry(memory.memory, after))
+    moved = plan.replace(spare=plan.spare + shift)
+    action, rule_memory = follow_rule(moved, jnp.tanh(outputs), seen, memory.memory)
+    return action, (shift, plan, FleetCarry(rule_memory, after))
+
+
+def learned(
+    env: FleetEnvironment,
+    params: FleetParams,
+    path: str | Path,
+    seeds: Any,
+    shifts: Sequence[float] = (0.0,),
+) -> FleetStatistics:
+    """Statistics of a policy file at every shift on every seed, float64[shifts, seeds].
+
+    Args:
+        env: the fleet.
+        params: one task, or a batch with one entry a seed.
+        path: of the file, or the folder of a run.
+        seeds: whole numbers.
+        shifts: GPUs more.
+
+    Raises:
+        FileNotFoundError, ValueError: no policy file, or one of a single engine.
+    """
+    from inferencegym_jax.fleet.rules import rule_start
+
+    network, metadata = load_network(path)
+    if not reads_fleet(metadata):
+        raise ValueError(f"policy = {str(path)!r}: trained on {metadata.get('task')!r}, a single engine")
+    seeds = np.asarray(seeds)
+    many = len(shifts) * len(seeds)
+
+    def spread(tree: Any) -> Any:
+        return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (many, *np.shape(x))), tree)
+
+    plan = RulePlan(**metadata["plan"]).as_arrays() if corrects(metadata) else None
+    size = 0 if network.gru is None else network.gru.size
+    memory = FleetCarry(rule_start(RulePlan()), first_carry(network.history, size, numbers=network.numbers))
+    moved = np.repeat(np.asarray(shifts, np.float32), len(seeds))
+    if np.ndim(params.task_id):
+        params = jax.tree.map(lambda x: np.concatenate([np.asarray(x)] * len(shifts)), params)
+    carry = moved, None if plan is None else spread(plan), spread(memory)
+    policy = Partial(act_shifted, network)
+    found = evaluate_fleet(env, params, policy, np.tile(seeds, len(shifts)), carry=carry, carry_axis=0)
+    shape = len(shifts), len(seeds)
+    return FleetStatistics(**{f.name: np.reshape(getattr(found, f.name), shape) for f in dataclasses.fields(found)})
+
+
+def _at_99(found: FleetStatistics, rows: slice, pick: np.ndarray) -> float:
+    gpus = found.mean_gpus[rows][:, pick].mean(axis=-1)
+    share = found.on_time[rows][:, pick].sum(axis=-1) / np.maximum(found.judged[rows][:, pick].sum(axis=-1), 1e-9)
+    return frontier(gpus, share, WANTED)
+
+
+def _interval(values: np.ndarray) -> dict[str, float]:
+    known = values[np.isfinite(values)]
+    if len(known) < 0.9 * len(values):
+        return {"mean": float("nan"), "low": float("nan"), "high": float("nan")}
+    low, high = np.percentile(known, (2.5, 97.5))
+    return {"mean": float(np.mean(known)), "low": float(low), "high": float(high)}
+
+
+def compare(
+    task: str | FleetSpec, files: Sequence[str | Path], days: int = 24, changes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Mean GPUs at 99 % of requests on time of the fixed sizes, the rules and learned policies.
+
+    Args:
+        task: a fleet task of one pool.
+        files: of learned policies; several are training seeds.
+        days: held-out ones, seeds 0, 1, 2, ...
+        changes: fields of the task that differ.
+
+    Returns:
+        ``{"task", "days", "rows": {name: interval of GPUs}, "over_tuned": {name: interval of the relative difference to
+        the rule tuned on the pool, paired by day}}``.
+    """
+    spec = get_fleet(task)
+    env, params = ig.make_fleet(spec.replace(**(changes or {})))
+    seeds = np.arange(days, dtype=np.uint32)
+    rules = {"reactive": REACTIVE, "tuned on the pool": tuned_rule(spec.name)}
+    plans = [fixed(size) for size in range(1, spec.gpus + 1)]
+    places = {"fixed size": slice(0, spec.gpus)}
+    for name, plan in rules.items():
+        places[name] = slice(len(plans), len(plans) + len(TARGETS))
+        plans += [plan.replace(target=target) for target in TARGETS]
+    by_rules = contest(env, params, plans, seeds)
+    found = {name: (by_rules, place) for name, place in places.items()}
+    for file in files:
+        found[str(file)] = (learned(env, params, file, seeds, SHIFTS), slice(None))
+    picks = np.random.default_rng(0).integers(days, size=(RESAMPLES, days))
+    drawn = {name: np.asarray([_at_99(one, rows, pick) for pick in picks]) for name, (one, rows) in found.items()}
+    means = {name: _at_99(one, rows, np.arange(days)) for name, (one, rows) in found.items()}
+    tuned = drawn["tuned on the pool"]
+    return {
+        "task": spec.name,
+        "days": days,
+        "rows": {name: _interval(values) | {"mean": means[name]} for name, values in drawn.items()},
+        "over_tuned": {
+            name: _interval(values / tuned - 1.0) | {"mean": means[name] / means["tuned on the pool"] - 1.0}
+            for name, values in drawn.items()
+        },
+    }
+
+
+def compare_anywhere(files: Sequence[str | Path], conditions: int = 96, first: int = 0) -> dict[str, Any]:
+    """Prices of learned policies on fleet-anywhere's held-out conditions, over those of the shipped rule.
+
+    Args:
+        files: of learned policies.
+        conditions: test conditions.
+        first: their first seed.
+
+    Returns:
+        ``{"conditions", "rows": {file: {group: {"median", "low", "high", "worst", "price", "rule_price", "count"}}}}``:
+        medians of the ratio of prices less 1 with the interval over conditions, the ratio of the worst prices; groups
+        are all conditions, each pool, and objectives in and out of reach.
+    """
+    from inferencegym_jax.fleet.making import OUT_OF_REACH
+
+    seeds = np.arange(first, first + conditions, dtype=np.uint32)
+    specs = [draw_condition(int(seed)) for seed in seeds]
+    env, _ = ig.make_fleet("fleet-anywhere")
+    params = anywhere_params(seeds.tolist(), env.table)
+    rule_price = contest(env, params, [REACTIVE], seeds).price[0]
+    hopeless = np.asarray([(spec.slo_ttft_ms, spec.slo_tpot_ms) == OUT_OF_REACH for spec in specs])
+    pools = np.asarray([spec.pool for spec in specs])
+    groups = {"all": np.ones(conditions, bool)} | {pool: pools == pool for pool in sorted(set(pools.tolist()))}
+    groups |= {"in reach": ~hopeless, "out of reach": hopeless}
+    rows: dict[str, Any] = {}
+    for file in files:
+        price = learned(env, params, file, seeds).price[0]
+        ratio = price / rule_price
+        rows[str(file)] = {}
+        for name, members in groups.items():
+            rng = np.random.default_rng(0)
+            own = ratio[members]
+            drawn = np.median(own[rng.integers(len(own), size=(RESAMPLES, len(own)))], axis=1) - 1.0
+            low, high = np.percentile(drawn, (2.5, 97.5))
+            rows[str(file)][name] = {
+                "median": float(np.median(own) - 1.0),
+                "low": float(low),
+                "high": float(high),
+                "worst": float(price[members].max() / rule_price[members].max()),
+                "dearest": float(own.max()),
+                "price": float(price[members].mean()),
+                "rule_price": float(rule_price[members].mean()),
+                "count": int(members.sum()),
+            }
+    return {"conditions": conditions, "rows": rows}
