@@ -74,3 +74,23 @@ def draft_probability(accepted: float, drafts: int) -> float:
         below = sum(middle**i for i in range(drafts + 1)) < accepted
         low, high = (middle, high) if below else (low, middle)
     return high
+
+
+def tokens_of_verifications(random: np.random.Generator, drafts: int, log_accepted: float, left: int) -> np.ndarray:
+    """Tokens that each verification of ``drafts`` drafts yields until ``left`` are made, int64[verifications].
+
+    Args:
+        random: where the draws come from.
+        drafts: of a verification.
+        log_accepted: logarithm of the probability that a draft is accepted; 0: all are.
+        left: tokens that the request still makes.
+    """
+    accepted = np.full(left, drafts)
+    if log_accepted < 0:  # P(at least i accepted) = a^i
+        drawn = np.log(1.0 - random.random(left)) / log_accepted
+        accepted = np.minimum(drawn, drafts).astype(np.int64)
+    made = np.cumsum(accepted + 1)
+    count = int(np.searchsorted(made, left)) + 1
+    tokens = accepted[:count] + 1
+    tokens[-1] -= made[count - 1] - left
+    return tokens

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from inferencegym_jax.recommend.engine_settings import EngineSettings, draft_probability
+from inferencegym_jax.recommend.engine_settings import EngineSettings, draft_probability, tokens_of_verifications
 from inferencegym_jax.recommend.iteration_times import IterationTimes
 
 
@@ -31,41 +31,57 @@ class IterationEngine:
         self.prompt: list[int] = np.asarray(prompt, np.int64).tolist()
         self.output: list[int] = np.asarray(output, np.int64).tolist()
         count = len(self.arrival)
-        self.generated, self.target, self.computed = [0] * count, list(self.prompt), [0] * count
-        self.first_token, self.finish = [math.nan] * count, [math.nan] * count
-        self.rejected = [False] * count
-        self.last_iteration = [-1] * count  # in which its last token is made
+        self.generated: list[int] = [0] * count
+        self.target: list[int] = list(self.prompt)
+        self.computed: list[int] = [0] * count
+        self.first_token: list[float] = [math.nan] * count
+        self.finish: list[float] = [math.nan] * count
+        self.rejected: list[bool] = [False] * count
+        self.last_iteration: list[int] = [-1] * count  # in which its last token is made
         self.drawn: dict[int, tuple[int, np.ndarray]] = {}  # with drafts: first iteration, tokens of each
-        self.settings, self.random = settings, np.random.default_rng(settings.seed)
-        self.drafts, self.width = settings.spec_length, settings.spec_length + 1
-        self.log_accepted = 0.0
+        self.settings: EngineSettings = settings
+        self.random: np.random.Generator = np.random.default_rng(settings.seed)
+        self.drafts: int = settings.spec_length
+        self.width: int = settings.spec_length + 1
+        self.log_accepted: float = 0.0
         if self.drafts:
             self.log_accepted = math.log(draft_probability(settings.accepted, self.drafts))
         longest = max((p + o for p, o in zip(self.prompt, self.output, strict=True)), default=1)
-        self.times = IterationTimes(profile, settings.quant_tier, settings.token_budget, settings.batch_size, longest)
-        self.path_ms = profile.path_ms
-        self.pool = int(profile.pool_tokens(settings.quant_tier, settings.memory_gb))
-        self.watermark = settings.kv_budget * self.pool
-        self.most_decoding = settings.token_budget // self.width
+        self.times: IterationTimes = IterationTimes(
+            profile, settings.quant_tier, settings.token_budget, settings.batch_size, longest
+        )
+        self.path_ms: float = profile.path_ms
+        self.pool: int = int(profile.pool_tokens(settings.quant_tier, settings.memory_gb))
+        self.watermark: float = settings.kv_budget * self.pool
+        self.most_decoding: int = settings.token_budget // self.width
         self.waiting: deque[int] = deque()
         self.prefilling: list[int] = []
-        self.decoding = 0  # requests that an iteration decodes
+        self.decoding: int = 0  # requests that an iteration decodes
         self.entered: list[tuple[int, int]] = []  # they, in order of entry, each with its last iteration
         self.parked: deque[int] = deque()  # decoding requests for which the token budget has no room
-        self.parked_context = self.context = self.reserved = 0
+        self.parked_context: int = 0
+        self.context: int = 0
+        self.reserved: int = 0
         self.leaving: dict[int, list[int]] = {}  # iteration -> requests that it may end
-        self.growth = np.zeros(4096, np.int64)  # with drafts: tokens that each iteration makes
-        self.iteration, self.preemptions, self.peak, self.just_preempted = 0, 0, 0, False
+        self.growth: np.ndarray = np.zeros(4096, np.int64)  # with drafts: tokens that each iteration makes
+        self.iteration: int = 0
+        self.preemptions: int = 0
+        self.peak: int = 0
+        self.just_preempted: bool = False
         self.surfacing: list[tuple[int, bool]] = []
         self.chunks: list[tuple[int, int, int]] = []
-        self.event, self.now = math.inf, 0.0
-        self.arrivals, self.coming, self.busy = [*self.arrival, math.inf], 0, False
+        self.event: float = math.inf
+        self.now: float = 0.0
+        self.arrivals: list[float] = [*self.arrival, math.inf]
+        self.coming: int = 0
+        self.busy: bool = False
         # the prompts' own GPU
         self.away: list[int] = []
         self.queue: list[int] = []
         self.remote_chunks: list[tuple[int, int, int]] = []
-        self.remote_event, self.link_free = math.inf, 0.0
-        self.link_ms = profile.kv_bytes_per_token / (profile.host_link_gb_s * 1e6)  # a token
+        self.remote_event: float = math.inf
+        self.link_free: float = 0.0
+        self.link_ms: float = profile.kv_bytes_per_token / (profile.host_link_gb_s * 1e6)  # a token
         self.ready: deque[tuple[float, int]] = deque()
 
     def run(self, until_ms: float) -> None:
@@ -261,7 +277,7 @@ class IterationEngine:
         left = self.output[request] - self.generated[request]
         last = self.iteration + left - 1
         if self.drafts:
-            tokens = self.draw(left)
+            tokens = tokens_of_verifications(self.random, self.drafts, self.log_accepted, left)
             last = self.iteration + len(tokens) - 1
             if last >= len(self.growth):
                 self.growth = np.concatenate([self.growth, np.zeros(max(len(self.growth), last), np.int64)])
@@ -273,18 +289,6 @@ class IterationEngine:
         self.entered.append((request, last))
         if len(self.entered) > 4 * self.settings.batch_size + 64:
             self.entered = [(r, end) for r, end in self.entered if self.last_iteration[r] == end]
-
-    def draw(self, left: int) -> np.ndarray:
-        """Tokens that each verification yields until ``left`` are made."""
-        accepted = np.full(left, self.drafts)
-        if self.log_accepted < 0:  # P(at least i accepted) = a^i
-            drawn = np.log(1.0 - self.random.random(left)) / self.log_accepted
-            accepted = np.minimum(drawn, self.drafts).astype(np.int64)
-        made = np.cumsum(accepted + 1)
-        count = int(np.searchsorted(made, left)) + 1
-        tokens = accepted[:count] + 1
-        tokens[-1] -= made[count - 1] - left
-        return tokens
 
     def preempt(self) -> None:
         """The youngest goes back to the head of the line; what it held will be computed again."""

@@ -25,7 +25,7 @@ NEAR_END = 64  # an error so near the end of what was read may be one of what wa
 DEEPEST = 6
 SPACE = re.compile(r"[ \t\r\n]*")
 BLOCK_BYTES = 4 << 20
-ARROW_TYPES = {
+ARROW_TYPES: dict[frozenset[type], pa.DataType] = {
     frozenset((int,)): pa.int64(),
     frozenset((float,)): pa.float64(),
     frozenset((int, float)): pa.float64(),
