@@ -12,6 +12,7 @@ import pytest
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.episodes.static_search import search_static, static_actions
+from inferencegym_jax.fleet.rules import DEFAULTS
 from inferencegym_jax.policies import NAMES, policy_of
 from inferencegym_jax.policies.policy_file import load_network, save_network, shipped_file
 from inferencegym_jax.table.latency_table import table_from_columns
@@ -109,7 +110,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_the_server_plays_the_names_that_the_library_lists() -> None:
     schema = RolloutRequest.model_json_schema()["properties"]["policy"]["anyOf"][0]
-    assert tuple(schema["enum"]) == NAMES
+    assert tuple(schema["enum"]) == (*NAMES, *DEFAULTS)  # rules with published defaults are fleets'
 
 
 def test_an_own_best_static_action_takes_the_place_of_the_search() -> None:

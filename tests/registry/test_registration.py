@@ -259,7 +259,7 @@ def test_the_server_lists_plays_and_grades_it(file: str) -> None:
             }
 
     answers = asyncio.run(ask())
-    assert answers["tasks"].json()["tasks"][-1]["name"] == "night-shift"
+    assert "night-shift" in [task["name"] for task in answers["tasks"].json()["tasks"]]
     info = answers["info"].json()
     assert info["trained_policies"]["night-shift"] is False
     assert info["best_static"]["night-shift"] == ig.problem(60).best_static.to_dict()

@@ -238,7 +238,7 @@ def test_every_shipped_config_loads() -> None:
     assert files
     for file in files:
         config = load_config(file)
-        assert file.stem == f"task{ig.get_task(config.task).id}" and task_config(config.task) == config
+        assert file.stem == f"task{config.task_id}" and task_config(config.task) == config
 
 
 def test_a_yaml_that_is_wrong_is_named(tmp_path: Path) -> None:
