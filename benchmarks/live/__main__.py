@@ -28,7 +28,16 @@ from benchmarks.live.learn import learn
 from benchmarks.live.prediction import predict_and_measure, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
 from benchmarks.live.scenarios import ScenarioLengths, scenario_stage
-from benchmarks.live.vllm import SPARE_STARTS, Engine, Instances, Served, engine_folder, fetched, instances
+from benchmarks.live.vllm import (
+    SPARE_STARTS,
+    Engine,
+    Instances,
+    Served,
+    engine_folder,
+    fast_dtype,
+    fetched,
+    instances,
+)
 from inferencegym_jax.cli.live import parse_shares
 from inferencegym_jax.cli.measure_report import measure_and_report
 from inferencegym_jax.cli.options import parse_slo
@@ -134,7 +143,7 @@ def main(
     with own as both:
         engine = both.first
         if both.cold_start_s:
-            keep("start", {"cold_start_s": both.cold_start_s, "spare_start": wants_spare})
+            keep("start", {"cold_start_s": both.cold_start_s, "spare_start": wants_spare, "dtype": fast_dtype()})
         endpoint = Endpoint(engine.url, model)
         settings = MeasureSettings(
             budget_s=budget,

@@ -97,7 +97,7 @@ def about(results: dict[str, Any]) -> list[str]:
         took = ", ".join(f"{x:.0f}" for x in start["cold_start_s"])
         lines.append(
             f"Both instances were started together; they answered after {took} s. The second one's start in the "
-            f"trial: {start.get('spare_start')}."
+            f"trial: {start.get('spare_start')}. They compute in {start.get('dtype', 'bfloat16')}."
         )
     return lines
 

@@ -89,8 +89,17 @@ class Served:
         prefix = ["nice", "-n", str(NICE), "taskset", "-c", str(core)]
         prefix += ["env", f"VLLM_CPU_OMP_THREADS_BIND={core}", "OMP_NUM_THREADS=1"]
         serve = ["bash", str(SCRIPT), "serve", str(self.folder), self.model, str(port)]
-        serve += ["--max-num-seqs", str(self.max_num_seqs), "--block-size", str(BLOCK)]
+        serve += ["--max-num-seqs", str(self.max_num_seqs), "--block-size", str(BLOCK), "--dtype", fast_dtype()]
         return [*prefix, *serve, "--num-gpu-blocks-override", str(-(-self.kv_tokens // BLOCK))]
+
+
+def fast_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Numbers that the processor multiplies fast: bfloat16 where it has instructions for them, else float32.
+
+    Without them a prompt of 64 tokens of the model ``small`` took 1.5 s in bfloat16 and 0.4 s in float32.
+    """
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set[str]()
+    return "bfloat16" if flags & {"avx512_bf16", "amx_bf16", "bf16"} else "float32"
 
 
 def free_port() -> int:

@@ -81,6 +81,15 @@ def test_an_instance_has_a_core_and_a_pool_of_its_own(tmp_path: Path) -> None:
     assert "--max-num-seqs 64" in text and "--num-gpu-blocks-override 32" in text and "--block-size 32" in text
 
 
+@pytest.mark.parametrize(
+    ("flags", "dtype"), [("fma avx2", "float32"), ("avx512f avx512_bf16", "bfloat16"), ("asimd bf16", "bfloat16")]
+)
+def test_an_instance_computes_in_what_the_processor_multiplies_fast(tmp_path: Path, flags: str, dtype: str) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
+    assert vllm.fast_dtype(tmp_path / "cpuinfo") == dtype
+    assert vllm.fast_dtype(tmp_path / "none") == "float32"
+
+
 def test_a_spare_that_is_paused_keeps_its_process_and_is_silent_meanwhile(tmp_path: Path) -> None:
     process = subprocess.Popen(["sleep", "60"], start_new_session=True)
     engine = vllm.Engine("http://127.0.0.1:9", process)
