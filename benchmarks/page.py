@@ -7,15 +7,12 @@ and the extras server and client.
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.server.browser import SECOND, Browser
-from tests.server.conftest import start_server
+from tests.server.conftest import served_page
 
 VISITS = 7
 PLAYS = f"!document.getElementById('claim').hidden && {SECOND} > 0"
@@ -68,12 +65,7 @@ def visit(address: str, visits: int = VISITS) -> Visits:
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    with contextlib.ExitStack() as opened:
-        if arguments:
-            address = arguments[0].rstrip("/")
-        else:
-            folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-            address = opened.enter_context(start_server(folder)).url
+    with served_page(arguments) as address:
         found = visit(f"{address}/")
     for what, seconds in (("first paint", found.first_paint_s), ("episode plays", found.plays_s)):
         print(f"{what:14} median {statistics.median(seconds):.2f} s, longest of {len(seconds)} {max(seconds):.2f} s")

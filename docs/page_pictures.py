@@ -5,16 +5,14 @@ Without an address it starts a server of its own. Needs chromium and the extras 
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.server.browser import READY, SECOND, Browser  # noqa: E402
-from tests.server.conftest import start_server  # noqa: E402
+from tests.server.conftest import served_page  # noqa: E402
 
 OUT = ROOT / "docs" / "images"
 SIZES = {390: 844, 768: 1024, 1440: 900}
@@ -41,12 +39,7 @@ def shoot(address: str, out: Path) -> list[Path]:
 
 def main(arguments: list[str]) -> None:
     """Take them and say where they are."""
-    with contextlib.ExitStack() as opened:
-        if arguments:
-            address = arguments[0].rstrip("/")
-        else:
-            folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-            address = opened.enter_context(start_server(folder)).url
+    with served_page(arguments) as address:
         for path in shoot(address, OUT):
             print(path.relative_to(ROOT))
 

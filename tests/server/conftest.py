@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,6 +86,16 @@ def start_server(folder: Path, port: int | None = None, wait: bool = True, **set
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
+
+
+@contextmanager
+def served_page(arguments: list[str]) -> Iterator[str]:
+    """Address of the server that a script's first argument names; without one, of a server of its own."""
+    if arguments:
+        yield arguments[0].rstrip("/")
+        return
+    with tempfile.TemporaryDirectory() as folder, start_server(Path(folder)) as running:
+        yield running.url
 
 
 def wait_healthy(running: LocalServer, patience_s: float = 180.0) -> None:

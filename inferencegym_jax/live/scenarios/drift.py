@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.live.scenarios.described import Drift
-from inferencegym_jax.live.scenarios.objectives import RequestWork, objectives
+from inferencegym_jax.live.scenarios.objectives import RequestWork, held_to, objectives
 from inferencegym_jax.live.scenarios.second_instance import Setting
 from inferencegym_jax.live.trial.traffic import Traffic, joined, poisson_traffic
 from inferencegym_jax.models import ServeAction, ServeObservation
@@ -53,12 +53,7 @@ def drift(scenario: Drift, table: LatencyTable, seconds: int, kind: int | None =
     ]
     mean_prompt, mean_output = (float(np.mean(column)) for column in zip(*lengths, strict=True))
     objective = objectives(table, params.engine, mean_prompt, mean_output)
-    engine = params.engine.replace(slo_tpot_ms=np.full(3, objective.tpot_ms, np.float32))
-    params = params.replace(
-        engine=engine,
-        slo_ms=np.full(3, objective.ttft_ms, np.float32),
-        episode_length=np.int32(seconds + 1),  # a run is not cut
-    )
+    params = held_to(params, objective, seconds)
 
     def traffic(seed: int) -> Traffic:
         parts: list[tuple[np.ndarray, ...]] = []

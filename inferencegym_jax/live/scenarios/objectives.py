@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inferencegym_jax.models import EngineParams
+from inferencegym_jax.models import EngineParams, EnvParams
 from inferencegym_jax.physics.capacity import work_ms, work_within
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
@@ -54,6 +54,15 @@ def objectives(table: LatencyTable, engine: EngineParams, prompt: float, output:
     """(TTFT, TPOT) objectives in ms for an engine whose mean request is ``prompt`` and ``output`` tokens."""
     bare, (ttft, tpot) = bare_times(table, engine, prompt, output), margins()
     return Bare(ttft * bare.ttft_ms, tpot * bare.tpot_ms)
+
+
+def held_to(params: EnvParams, objective: Bare, seconds: int) -> EnvParams:
+    """A task's params with one objective for all classes and room for a run of ``seconds``, which is not cut."""
+    return params.replace(
+        engine=params.engine.replace(slo_tpot_ms=np.full(3, objective.tpot_ms, np.float32)),
+        slo_ms=np.full(3, objective.ttft_ms, np.float32),
+        episode_length=np.int32(seconds + 1),
+    )
 
 
 class RequestWork:

@@ -15,7 +15,7 @@ import numpy as np
 
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.live.scenarios.described import SecondInstance
-from inferencegym_jax.live.scenarios.objectives import Bare, RequestWork, objectives
+from inferencegym_jax.live.scenarios.objectives import Bare, RequestWork, held_to, objectives
 from inferencegym_jax.live.trial.foretold import SpareTimes
 from inferencegym_jax.live.trial.traffic import Traffic, day_mix, scaled_params, task_traffic
 from inferencegym_jax.models import EnvParams
@@ -76,13 +76,8 @@ def second_instance(
         raise ValueError(f"seconds = {seconds}: must be from 1 to {day_s}, a day of the scenario")
     prompt = float(params.engine.prompt_mean)
     objective = objectives(table, params.engine, prompt, output)
-    engine = params.engine.replace(slo_tpot_ms=np.full(3, objective.tpot_ms, np.float32))
-    params = params.replace(
-        engine=engine,
-        slo_ms=np.full(3, objective.ttft_ms, np.float32),
-        episode_length=np.int32(seconds + 1),  # a run is not cut
-    )
-    work = RequestWork(table, engine, longest, output)
+    params = held_to(params, objective, seconds)
+    work = RequestWork(table, params.engine, longest, output)
 
     def day(seed: int) -> Day:
         rate, mean, cv, _ = day_mix(params, seed, day_s)
