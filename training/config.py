@@ -18,7 +18,7 @@ import yaml
 
 from inferencegym_jax import registry
 from inferencegym_jax.encoding import History
-from inferencegym_jax.fleet.making import fleet_spec_of, is_fleet
+from inferencegym_jax.fleet.making import fleet_spec_of, is_anywhere, is_fleet
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, check_seed
 from inferencegym_jax.policies.fleet_numbers import FLEET_SIZE
 from inferencegym_jax.policies.relative import RELATIVE_SIZE
@@ -90,6 +90,7 @@ class TrainConfig:
     reads: str = "observation"  # or "relative": in units of the task's own objectives and capacity
     acts: str = "knobs"  # or "correction": of the tuned load-following controller, of a fleet of the tuned rule
     plan_of: int | str | None = None  # task whose tuned settings (docs/headroom) are corrected; default: the task
+    out_of_reach: float = 0.0  # share of a fleet's environments whose objectives nobody can meet, of one pool's tasks
     initial_std: float = 0.5  # of the positions in [-1, 1] of kv_budget and batch_size
     start: str = (
         "middle"  # of every knob, or "baseline" or "best_static": the action that the untrained policy is centred on
@@ -150,6 +151,12 @@ class TrainConfig:
         if not isinstance(self.stagger, bool):
             raise ValueError(f"stagger = {self.stagger!r}: must be true or false")
         check_number("initial_std", self.initial_std, above=0.0)
+        check_number("out_of_reach", self.out_of_reach, most=1.0)
+        if self.out_of_reach and (not self.is_fleet or is_anywhere(self.task) or self.trace is not None):
+            raise ValueError(
+                f"out_of_reach = {self.out_of_reach!r}: is of a fleet of one pool; must be 0 where the task is no "
+                "fleet's, is drawn or replays a log"
+            )
         for item in dataclasses.fields(Hyperparameters):
             value = getattr(self.hyper, item.name)
             if isinstance(value, jax.Array):
@@ -193,7 +200,8 @@ class TrainConfig:
         if self.is_fleet:
             from training.fleet_forms import fleet_problem
 
-            found = fleet_problem(self.task, self.table, log, self.environments, self.evaluation_episodes)
+            counts = self.environments, self.evaluation_episodes
+            found = fleet_problem(self.task, self.table, log, *counts, self.out_of_reach)
             return cast(Any, found)
         return registry.problem(self.task, table=self.table, trace=log)
 
