@@ -517,7 +517,7 @@ def fleet_train(
     tasks: Annotated[list[str], typer.Option("--task", "-t", help="A fleet task; may be repeated.")],
     seeds: Annotated[int, typer.Option(help="Training seeds of each: 0, 1, 2, ...")] = 10,
     seconds: Annotated[
-        float | None, typer.Option(help="Of training after compilation, in place of the configs' steps.")
+        float | None, typer.Option(help="In all, compilation included, in place of the configs' steps.")
     ] = None,
     settings: Settings = [],  # noqa: B006
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the policy files and metrics.csv.")] = RUNS

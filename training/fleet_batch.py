@@ -119,8 +119,8 @@ def train_many(
         configs: of fleets; alike but for task, seed, share out of reach, ``plan_of`` and the numbers of PPO.
         folder: where a policy file for each and metrics.csv go, every half minute; None keeps nothing.
         names: of the files; default task and seed.
-        seconds: of training after compilation; the learning rate falls to 0 by then, however far that is. Default:
-            ``total_steps`` of each.
+        seconds: in all, compilation included; the learning rate falls to its last value by then, however far that is.
+            Default: ``total_steps`` of each.
         report: told of every chunk.
 
     Raises:
@@ -148,7 +148,7 @@ def train_many(
         state, metrics = jax.block_until_ready(go_on(state, hyper, members))
         updates += config.evaluate_every
         now = time.perf_counter()
-        done = updates / config.updates if seconds is None else (now - start) / seconds
+        done = updates / config.updates if seconds is None else (now - start) / max(began + seconds - start, 1.0)
         means = {name: np.asarray(metrics[name], np.float64).mean(axis=1) for name in ROW}
         deviation = np.exp(np.asarray(state.variables["params"]["log_std"]).mean(axis=-1))
         for i, label in enumerate(labels):
