@@ -61,6 +61,7 @@ class Hyperparameters:
     # of a fleet, in a mean request's GPU time: of a late request beside the reward's own price is late_weight,
     shed_weight: Any = 0.0  # of a request that is rejected or fails, beside being late
     late_limit: Any = 0.0  # most that a decision's late requests cost, in its GPU-seconds at full size; 0: no limit
+    signal_scale: Any = 1.0  # of a fleet: by which all that is maximised is multiplied, so that values are near 1
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class TrainConfig:
             if isinstance(value, jax.Array):
                 continue
             share = item.name in ("discount", "gae_lambda", "score_share")
-            positive = item.name in ("learning_rate", "clip", "max_gradient_norm")
+            positive = item.name in ("learning_rate", "clip", "max_gradient_norm", "signal_scale")
             check_number(item.name, value, above=0.0 if positive else None, most=1.0 if share else math.inf)
 
     @property

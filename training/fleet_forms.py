@@ -128,7 +128,7 @@ def signal(params: FleetParams, hyper: Any, reward: jax.Array, info: Any, limite
     ``- (GPU-seconds + late requests at their price + shed ones at theirs) / GPU-seconds of the whole fleet``, with
     ``hyper.late_weight`` added to the price of the reward; requests cost at most ``hyper.late_limit`` of that, where it
     is not 0. Where the task's own price is 0 only those that are shed cost: under an objective that nobody can meet all
-    are late, which says nothing of what was decided.
+    are late, which says nothing of what was decided. All of it times ``hyper.signal_scale``.
 
     Args:
         params: one task or one an environment.
@@ -147,7 +147,7 @@ def signal(params: FleetParams, hyper: Any, reward: jax.Array, info: Any, limite
         missed = jnp.minimum(missed, hyper.late_limit)
     paid = outcome.gpu_seconds / full
     del reward
-    return -(paid + missed + hyper.shed_weight * work * shed / full)
+    return -hyper.signal_scale * (paid + missed + hyper.shed_weight * work * shed / full)
 
 
 def evaluate(env: FleetNumbers, params: FleetParams, policy: Policy, first: Any, episodes: int) -> FleetRun:
