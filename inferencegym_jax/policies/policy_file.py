@@ -23,8 +23,8 @@ from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.fleet.action import FLEET_KNOBS
 from inferencegym_jax.fleet.rules import RulePlan
 from inferencegym_jax.policies.corrected import CORRECTIONS, corrected_policy, relative_policy
-from inferencegym_jax.policies.engine_units import engine_of
 from inferencegym_jax.policies.corrected_queue import QUEUE_CORRECTIONS, corrected_queue_policy, queue_plan_for
+from inferencegym_jax.policies.engine_units import engine_of
 from inferencegym_jax.policies.fleet_control import FLEET_CORRECTIONS, corrected_rule_policy, fleet_network_policy
 from inferencegym_jax.policies.fleet_numbers import FLEET_FIELDS
 from inferencegym_jax.policies.layout import LayoutError, fit_arrays, head_sizes, layout

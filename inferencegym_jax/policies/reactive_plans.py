@@ -157,7 +157,7 @@ def budgets_by_drafts(table: LatencyTable, params: EnvParams, tier: int) -> tupl
         tier: weight format.
 
     Returns:
-        (draft lengths int32[lengths], rising; the largest KV budget at each batch size from 1, float32[2, lengths, 512],
+        (draft lengths int32[lengths], rising; the largest KV budget by batch size from 1, float32[2, lengths, 512],
         that fits into the task's limit and into the GPU, 0 where none does).
     """
     lengths, grid = _choices(table, params, "spec_length"), TableGrid(table)
