@@ -210,7 +210,7 @@ def load(path: str | Path, *, sample_actions: bool = False, problem: Problem | N
     if not needs_problem(metadata):
         return network_policy(network, sample_actions=sample_actions)
     if problem is None:
-        needs = "corrects a controller that is planned for" if corrects_queue(metadata) else "reads units of"
+        needs = "corrects a controller planned for" if corrects_queue(metadata) else "reads observations in units of"
         raise ValueError(
             f"policy = {str(path)!r}: {needs} a GPU and a task; say which: "
             "ig.policies.load(path, problem=ig.problem(task, table=..., trace=...))"
