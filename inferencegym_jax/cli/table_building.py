@@ -92,7 +92,7 @@ def show(built: LatencyTable, out: Path) -> None:
     heads = ("tier", "weights", "GB a GPU", "KV tokens", "running", "TPOT ms", "tokens/s", "$ per 1M tokens")
     console.print(table(heads, rows, 2))
     console.print(
-        f"requests of {PROMPT:,} prompt and {built.output_length:g} output tokens, up to {MOST_SHOWN} at once"
+        f"requests of {PROMPT:,.0f} prompt and {built.output_length:g} output tokens, up to {MOST_SHOWN} at once"
     )
     each = float(about["kv_bytes_per_token_per_gpu"])
     console.print(

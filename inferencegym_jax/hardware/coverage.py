@@ -80,7 +80,7 @@ def verdict(model: str, system: str, backend: str, dtype: str | None = None) -> 
     if own is None:
         others = ", ".join(row["dtypes"])
         if good:
-            return Verdict(None, f"not compared with measurements in {dtype}: {together} are of {others}")
+            return Verdict(None, f"not compared with measurements in {dtype}; in {others}: {together}")
         return Verdict(False, f"not validated: {together}, none of them in {dtype}{cause}")
     alone = f"in {dtype}: {_error(own)}" + (f", {together} in all" if len(row["dtypes"]) > 1 else "")
     if good and own["tpot_error_median"] <= WORST_MEDIAN:
