@@ -182,4 +182,4 @@ def test_of_the_format_that_a_checkpoint_states_itself_no_engine_is_told(tier: i
     assert one.own is own
     for command in engine_flags(one).values():
         assert ("owner/name" in command) == own and ("quant" not in command.lower() or not own)
-        assert own or "checkpoint of the model" in command
+        assert own or "<INT4 AWQ checkpoint " in command

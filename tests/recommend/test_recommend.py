@@ -131,6 +131,7 @@ def test_the_replay_is_of_the_printed_flags(log: Path):
     kept = found.results["recommended"]["attainment"]
     assert kept == pytest.approx(float((served.ttft_ms <= 400.0).mean()))
     assert served.pool_tokens == found.engine["pool_tokens"] and served.peak_tokens <= served.pool_tokens
+    assert [one["attainment"] for one in found.pareto] == [kept]  # the front is replayed too
     out = printed(found)
     assert out.startswith("Run: kv_budget=1.0")
     both = f"{kept:.2%} of the requests come in time in the replay, {found.results['promised']['attainment']:.2%} were"

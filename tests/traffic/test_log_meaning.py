@@ -58,7 +58,8 @@ def test_times_since_1970_say_their_unit(tmp_path: Path, name: str, scale: float
     rows = [(round((1772359200 + t) * scale), p, o) for t, p, o in ROWS]
     found = log(tmp_path, f"ts,{NAMES}", rows)
     assert found.requests == len(ROWS) and abs(found.seconds - 60) <= 1
-    assert found.notices == (() if name == "s" else (found.notices[0],))
+    unit = [notice for notice in found.notices if "since 1970" in notice]
+    assert len(unit) == (name != "s") and all(f"are taken as {name}" in notice for notice in unit)
 
 
 def durations() -> list[float]:
@@ -351,6 +352,14 @@ def test_a_word_that_may_be_a_key_or_an_address_is_not_quoted(tmp_path: Path, se
     with pytest.raises(TraceError) as failed:
         log(tmp_path, f"time_s,{NAMES}", [(1, 300, 100), (2, secret, 100)])
     assert secret not in str(failed.value) and f"a text of {len(secret)} characters" in str(failed.value)
+
+
+def test_reasoning_tokens_that_stand_apart_are_counted(tmp_path: Path) -> None:
+    header = "timestamp,prompt_tokens,output_tokens,reasoning_tokens"
+    apart = log(tmp_path, header, [(t, p, 5, o + 5) for t, p, o in ROWS])
+    assert apart.mean_output == pytest.approx(10 + np.mean([o for _, _, o in ROWS]))
+    assert "'reasoning_tokens' is added to 'output_tokens'" in apart.notices[0]
+    assert the_requests(log(tmp_path, header, [(t, p, o, o // 2) for t, p, o in ROWS]))  # a part of the output
 
 
 def some_notice(found: Any, said: str) -> bool:
