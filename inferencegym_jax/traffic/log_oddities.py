@@ -14,7 +14,7 @@ from inferencegym_jax.traffic.log_units import EPOCH_S
 
 LEAST_ROWS = 20  # from which rows say something
 LEAST_STEP_S = 10.0  # between rows that are evenly spaced, from which they may be sums
-COARSE_S, AT_ONCE = 1.0, 2.0  # step between different times, and requests at each, from which times are coarse
+AT_ONCE = 2.0  # requests at one time, where times are whole seconds, from which times are coarse
 LATE_A_FALL = 20  # rows that are late for each fall of the times from which a clock has started anew
 AGAIN = 0.1  # share of rows that are the same as the row before from which they may be there twice
 CHUNKS = 0.5  # share of rows with the prompt of the row before from which they may be chunks of an answer
@@ -39,6 +39,7 @@ class Oddities:
     _gaps: tuple[float, float] = (np.inf, -np.inf)
     _step: float = np.inf  # least difference of a row's time from the row before, but 0
     _steps: int = 0  # rows whose time differs from the row before
+    _whole: bool = True  # whether all times are whole seconds
     _rising: bool = True
     _same_prompt: int = 0
     _more_output: int = 0
@@ -57,6 +58,7 @@ class Oddities:
         latest = np.maximum.accumulate(np.concatenate(([self.latest], times)))
         self.disordered += int((times < latest[:-1]).sum())
         self._falls += int((gap < 0).sum())
+        self._whole = self._whole and bool((times == np.floor(times)).all())
         moved = np.abs(gap[gap != 0])
         self._step = min(self._step, float(np.nanmin(moved, initial=np.inf)))
         self._steps += len(moved)
@@ -80,10 +82,10 @@ class Oddities:
         even = self._gaps[0]
         if LEAST_STEP_S <= even == self._gaps[1]:
             said.append(f"every row is {even:g} s after the one before: are they requests, or sums over {even:g} s?")
-        elif self._step >= COARSE_S and self.rows >= AT_ONCE * self._steps:
+        elif self._whole and self._steps and self.rows >= AT_ONCE * self._steps:
             said.append(
                 f"times are written in steps of {self._step:g} s: the requests of one step,"
-                f" {self.rows / self._steps:.3g} in the mean, are taken to arrive at once"
+                f" {self.rows / self._steps:.3g} in the mean, are taken to arrive evenly over its first second"
             )
         if self._rising:
             said.append("the prompt tokens rise from every row to the next: are they a running total?")
