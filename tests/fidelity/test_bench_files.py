@@ -299,7 +299,7 @@ def test_runs_that_contradict_themselves_are_refused(tmp_path: Path, change: dic
 @pytest.mark.parametrize(
     ("report", "said"),
     [
-        (NVIDIA | {"input_config": [1]}, "input_config is .*; wanted: an object as genai-perf writes"),
+        (NVIDIA | {"input_config": [1]}, "input_config is .*; wanted: an object as aiperf writes"),
         (NVIDIA | {"input_config": {"perf_analyzer": "x"}}, "input_config: perf_analyzer is 'x'; wanted: an object"),
         (INFERENCE_PERF | {"load_summary": "x"}, "load_summary is 'x'; wanted: an object as inference-perf writes"),
         (INFERENCE_PERF | {"failures": "none"}, "failures is 'none'; wanted: an object"),
