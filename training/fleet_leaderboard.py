@@ -18,9 +18,10 @@ from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies.fleet_names import RULES, fleet_file
 from inferencegym_jax.policies.policy_file import load_network
 from inferencegym_jax.table.derived_profile import profile_of
+from inferencegym_jax.table.latency_table import data_path
 from training.fleet_evaluation import episodes
 
-SEEN_FREE = ("seven GPUs always", "gpus=7"), ("reactive, as shipped", "reactive")
+UNTRAINED = ("seven GPUs always", "gpus=7"), ("reactive, as shipped", "reactive")
 
 
 def version_of(task: str) -> str:
@@ -46,10 +47,10 @@ def score_of(task: str, policy: str, seeds: Sequence[int]) -> dict[str, float]:
 
 def ours(task: str) -> list[tuple[str, str, int]]:
     """(name, policy, environment steps that were spent on it) of what we measure a fleet task with."""
-    rows = [(name, policy, 0) for name, policy in SEEN_FREE]
+    rows = [(name, policy, 0) for name, policy in UNTRAINED]
     rows += [(f"{name}, as shipped", policy, 0) for name, policy in zip(DEFAULTS, RULES, strict=True)]
     if task != ANYWHERE:
-        searched = json.loads(_rules())[task]
+        searched = json.loads(data_path("fleet_rules.json").read_text())[task]
         spent = searched["settings"] * searched["training_days"] * fleet_spec_of(task).decisions
         rows.append(("reactive, tuned on the pool", "tuned", spent))
     for name, policy, file in (("PPO", "trained", task), ("general policy", "general", ANYWHERE)):
@@ -64,12 +65,6 @@ def ours(task: str) -> list[tuple[str, str, int]]:
     return rows
 
 
-def names() -> list[str]:
-    """Every fleet task."""
-    return list(fleet_tasks())
-
-
-def _rules() -> str:
-    from inferencegym_jax.table.latency_table import data_path
-
-    return data_path("fleet_rules.json").read_text()
+def titles() -> dict[str, str]:
+    """Title of every fleet task by its name."""
+    return {name: f"Task {spec.id}, {spec.title}" for name, spec in fleet_tasks().items()}
