@@ -51,7 +51,8 @@ def on_curves(figure: Any) -> list[tuple[str, str]]:
             if len(points) == 2 and np.ptp(points, axis=0).min() < 1e-6:
                 continue
             if line.get_linestyle() != "None":
-                between = np.linspace(0, 1, 24)[:, None, None]
+                longest = np.abs(np.diff(points, axis=0)).max(initial=1.0)
+                between = np.linspace(0, 1, int(min(longest, 4000)) + 2)[:, None, None]  # a pixel apart
                 points = (points[:-1] + between * (points[1:] - points[:-1])).reshape(-1, 2)
             points = points[(points >= seen.min - 1).all(axis=1) & (points <= seen.max + 1).all(axis=1)]
             for text, box in drawn:
