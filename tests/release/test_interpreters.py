@@ -137,4 +137,5 @@ def test_a_typed_consumer_is_checked_against_the_wheel(uv: str, built: dict[str,
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     errors = [line for line in checked.stdout.splitlines() if " error: " in line]
-    assert len(errors) == 1 and '"int" is not assignable to "str"' in errors[0], checked.stdout
+    assert len(errors) == 1, checked.stdout  # as pyright of one year and of another words it
+    assert re.search('"int" is not assignable to (declared type )?"str"', errors[0]), checked.stdout
