@@ -144,8 +144,8 @@ def _serving(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, 
 
 
 def _arrivals(source: str, run: Mapping[str, Any]) -> str:
-    given = run.get("burstiness")
-    burstiness = 1.0 if given is None else positive(source, "burstiness", given)
+    stated = run.get("burstiness")
+    burstiness = 1.0 if stated is None else positive(source, "burstiness", stated)
     if burstiness == 1.0:
         return "poisson"
     if burstiness >= EVEN_BURSTINESS:

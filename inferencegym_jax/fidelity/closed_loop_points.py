@@ -184,10 +184,10 @@ def _memory(
 ) -> tuple[float, float]:
     """GB of weights and bytes of cache a token on one GPU."""
     try:
-        found = memory.plan(shape_of(config), gpu, DTYPES[dtype], kv_dtype, placement)
+        layout = memory.plan(shape_of(config), gpu, DTYPES[dtype], kv_dtype, placement)
     except UnknownShapeError:
         return built.weights_gb(), built.kv_bytes_per_token(memory.REFERENCE_CONTEXT)
-    return found.weights_gb, found.kv_bytes_per_token
+    return layout.weights_gb, layout.kv_bytes_per_token
 
 
 def running(profile: EngineProfile, point: ClosedLoopPoint) -> float:
@@ -245,10 +245,10 @@ def summary(
     groups: dict[tuple[Any, ...], list[float]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in by), []).append(row["tpot_error"])
-    found: list[dict[str, Any]] = []
+    summaries: list[dict[str, Any]] = []
     for key, errors in sorted(groups.items()):
         absolute = np.abs(errors)
-        found.append(
+        summaries.append(
             dict(zip(by, key, strict=True))
             | {
                 "points": len(errors),
@@ -257,4 +257,4 @@ def summary(
                 "tpot_error_signed_median": round(float(np.median(errors)), 4),
             }
         )
-    return found
+    return summaries
