@@ -52,6 +52,7 @@ class Inflow(NamedTuple):
 @compile_unit
 def merge_arrivals(
     engine: EngineState,
+    preempted_tokens: jax.Array,
     arrivals: Arrivals,
     action: ServeAction,
     tokens: jax.Array,
@@ -63,6 +64,7 @@ def merge_arrivals(
 
     Args:
         engine: at the start of the second.
+        preempted_tokens: mean tokens of each request that is to be recomputed, those that a stop puts back among them.
         arrivals: of the second.
         action: knobs in force.
         tokens: AL, tokens of a verification; 1 without drafts.
@@ -98,7 +100,7 @@ def merge_arrivals(
     # the means of seconds carry a part of the dispersion; variances of the logarithm add up
     square, several = params.prompt_cv**2, jnp.maximum(some, 1.0)
     within = square * (several - 1.0) / (several + square)
-    longer = (some * prompt + again * engine.preempted_tokens) / jnp.maximum(some + again, TINY)
+    longer = (some * prompt + again * preempted_tokens) / jnp.maximum(some + again, TINY)
     return Inflow(
         phases=phases,
         running=running,

@@ -111,7 +111,9 @@ def serve_configured(
     weights = by_tier(profile.weights_gb, grid.weight_format(configuration.tier))
     pool_tokens = pool.pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
-    inflow = merge_arrivals(engine, arrivals, action, tokens, pool_tokens, configuration, params)
+    inflow = merge_arrivals(
+        engine, switched.preempted_tokens, arrivals, action, tokens, pool_tokens, configuration, params
+    )
     prompts, apart = prompts_of(grid, inflow, configuration, params)
     fluid = flow(grid, engine, inflow, prompts, apart, action, configuration, params)
     new = fluid.admitted - fluid.again
