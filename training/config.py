@@ -88,7 +88,8 @@ class TrainConfig:
     history: tuple[float, ...] = ()  # averages of the observation beside it, time constants in seconds
     history_last: int = 0  # and the last so many observations
     reads: str = "observation"  # or "relative": in units of the task's own objectives and capacity
-    acts: str = "knobs"  # or "correction": of the tuned load-following controller, of a fleet of the tuned rule
+    acts: str = "knobs"  # or "correction": of the tuned load-following controller, of a fleet of the tuned rule, of a
+    # closed-loop task of the reactive controller
     plan_of: int | str | None = None  # task whose tuned settings (docs/headroom) are corrected; default: the task
     initial_std: float = 0.5  # of the positions in [-1, 1] of kv_budget and batch_size
     start: str = (
@@ -145,8 +146,10 @@ class TrainConfig:
             raise ValueError("history, history_last: a fleet's observation holds its averages; must be empty")
         if self.is_fleet and self.start == "best_static":
             raise ValueError(f"start = {self.start!r}: a fleet has none; must be middle or baseline")
-        if self.acts == "correction" and self.reads != "relative" and not self.is_fleet:
-            raise ValueError(f"reads = {self.reads!r}: must be 'relative' where acts = 'correction'")
+        if self.acts == "correction" and not self.is_fleet:
+            wanted = "observation" if self.corrects_queue else "relative"
+            if self.reads != wanted:
+                raise ValueError(f"reads = {self.reads!r}: must be {wanted!r} where acts = 'correction' on this task")
         if not isinstance(self.stagger, bool):
             raise ValueError(f"stagger = {self.stagger!r}: must be true or false")
         check_number("initial_std", self.initial_std, above=0.0)
@@ -162,6 +165,13 @@ class TrainConfig:
     def is_fleet(self) -> bool:
         """Whether the task is a fleet's."""
         return is_fleet(self.task)
+
+    @property
+    def corrects_queue(self) -> bool:
+        """Whether the networks correct the reactive controller of a closed-loop task."""
+        if self.acts != "correction" or self.is_fleet or self.trace is not None:
+            return False
+        return get_task(self.task).dynamics == "closed_loop"
 
     @property
     def task_id(self) -> int:
