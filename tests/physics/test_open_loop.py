@@ -70,7 +70,7 @@ def player():
     replica=st.integers(0, 1),
     memory=st.sampled_from([20.0, 28.0, 40.0, 80.0]),
 )
-@example(  # nobody waits nor arrives when a new weight format stops the engine: only what ran is there, to be recomputed
+@example(  # nobody waits nor arrives when a new weight format stops the engine: only those that ran, to be recomputed
     seed=2812000,
     task=5,
     actions=[
