@@ -52,11 +52,11 @@ class Inflow(NamedTuple):
 @compile_unit
 def merge_arrivals(
     engine: EngineState,
-    preempted_tokens: jax.Array,
     arrivals: Arrivals,
     action: ServeAction,
     tokens: jax.Array,
     pool_tokens: jax.Array,
+    preempted_tokens: jax.Array,
     configuration: Configuration,
     params: EngineParams,
 ) -> Inflow:
@@ -64,11 +64,11 @@ def merge_arrivals(
 
     Args:
         engine: at the start of the second.
-        preempted_tokens: mean tokens of each request that is to be recomputed, those that a stop puts back among them.
         arrivals: of the second.
         action: knobs in force.
         tokens: AL, tokens of a verification; 1 without drafts.
         pool_tokens: of one GPU.
+        preempted_tokens: mean of each to recompute, those that ran where the engine stops among them.
         configuration: GPUs that serve.
         params: the engine.
     """

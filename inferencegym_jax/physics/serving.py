@@ -112,7 +112,7 @@ def serve_configured(
     pool_tokens = pool.pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
     inflow = merge_arrivals(
-        engine, switched.preempted_tokens, arrivals, action, tokens, pool_tokens, configuration, params
+        engine, arrivals, action, tokens, pool_tokens, switched.preempted_tokens, configuration, params
     )
     prompts, apart = prompts_of(grid, inflow, configuration, params)
     fluid = flow(grid, engine, inflow, prompts, apart, action, configuration, params)
