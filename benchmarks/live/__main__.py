@@ -25,7 +25,6 @@ import typer
 from rich.console import Console
 
 from benchmarks.live.figures import write_figures
-from benchmarks.live.learn import learn
 from benchmarks.live.prediction import judge, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
 from benchmarks.live.scenarios import ScenarioLengths, scenario_stage
@@ -141,7 +140,8 @@ def main(
         shown = {key: value for key, value in found.items() if not isinstance(value, dict | list)}
         console.print(f"[bold]{name}[/] {json.dumps(shown)}", highlight=False, soft_wrap=True)
 
-    table_path, learned = out / f"{model}.parquet", out / "learned.npz"
+    stem = model.replace("/", "--")
+    table_path, learned = out / f"{stem}.parquet", out / "learned.npz"
     if set(chosen) <= set(OFFLINE):
         keep("predict", predicted(table_path, out / "runs.json", warmup, against))
         return
@@ -209,13 +209,15 @@ def main(
             settings=TrialSettings(repeats=repeats, max_num_seqs=max_num_seqs),
         )
         if "learn" in chosen:
+            from benchmarks.live.learn import learn  # the trainer and its packages, which nothing else here needs
+
             begun = time.monotonic()
             learn(request, learned, say)
             keep("learn", {"policy": learned.name, "seconds": time.monotonic() - begun})
         if "trial" in chosen:
             keep("trial", trial(request, out, {str(learned): "learned"}))
         if "repeat" in chosen:
-            second = out / f"{model}-second.parquet"
+            second = out / f"{stem}-second.parquet"
             measure_and_report(endpoint, dataclasses.replace(settings, seed=1000), second, True, console)
             keep("repeat", table_difference(load_table(table_path), load_table(second)))
         if "control" in chosen:
