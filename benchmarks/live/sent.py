@@ -96,7 +96,7 @@ def write_runs(path: Path, runs: list[Sent]) -> None:
     rows: list[dict[str, Any]] = []
     for run in runs:
         row = {field.name: getattr(run, field.name) for field in dataclasses.fields(run) if field.name != "records"}
-        rows.append(row | {name: [getattr(record, name) for record in run.records] for name in RECORDED})
+        rows.append(row | {"records": {name: [getattr(record, name) for record in run.records] for name in RECORDED}})
     path.write_text(json.dumps(rows, separators=(",", ":")))
 
 
@@ -112,7 +112,8 @@ def read_runs(path: Path) -> list[Sent]:
         )
     runs = []
     for row in json.loads(path.read_text()):
-        columns = zip(*(row.pop(name) for name in RECORDED), strict=True)
-        records = [Record(klass=0, **dict(zip(RECORDED, values, strict=True))) for values in columns]
+        columns = row.pop("records")
+        lines = zip(*(columns[name] for name in RECORDED), strict=True)
+        records = [Record(klass=0, **dict(zip(RECORDED, values, strict=True))) for values in lines]
         runs.append(Sent(records=records, **row))
     return runs
