@@ -89,6 +89,9 @@ def main(
     max_num_batched_tokens: Annotated[
         int, typer.Option(help="of the engine, which does not tell; 0: that of the shipped profile")
     ] = 0,
+    kv_bytes_per_token: Annotated[
+        float, typer.Option(help="of the model's cache, where the engine does not tell (vLLM on a GPU)")
+    ] = 0.0,
     policies: Annotated[
         str,
         typer.Option(help="of the trial, reference first: the engine's own limit; learned is the stage's of that name"),
@@ -170,6 +173,7 @@ def main(
             longest_prompt=max_prompt,
             slice_s=3.0,
             token_budget=max_num_batched_tokens,
+            kv_bytes_per_token=kv_bytes_per_token,
         )
         if "measure" in chosen:
             summary = measure_and_report(endpoint, settings, table_path, True, console)
