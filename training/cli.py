@@ -513,6 +513,34 @@ def fleet_headroom(
         console.print(f"wrote {path}", highlight=False)
 
 
+@app.command("fleet-train")
+def fleet_train(
+    tasks: Annotated[list[str], typer.Option("--task", "-t", help="A fleet task; may be repeated.")],
+    seeds: Annotated[int, typer.Option(help="Training seeds of each: 0, 1, 2, ...")] = 10,
+    seconds: Annotated[
+        float | None, typer.Option(help="In all, compilation included, in place of the configs' steps.")
+    ] = None,
+    settings: Settings = [],  # noqa: B006
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the policy files and metrics.csv.")] = RUNS
+    / "fleets",
+) -> None:
+    """Train every seed of several fleet tasks in one program, for an accelerator or many cores; a policy file each.
+
+    Example: python -m training fleet-train --task fleet-elastic --task fleet-elastic-m-large --seeds 10
+    """
+    from training.fleet_batch import train_many
+
+    use_cache()
+    if seeds < 1:
+        raise fail(ValueError(f"seeds = {seeds}: must be a whole number of at least 1"))
+    try:
+        chosen = [configured(task, None, settings, {"seed": seed}) for task in tasks for seed in range(seeds)]
+        train_many(chosen, out, seconds=seconds, report=lambda text: console.print(text, highlight=False))
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    console.print(f"wrote {len(chosen)} policies to {out}/", highlight=False)
+
+
 @app.command("fleet-search")
 def fleet_search(
     task: Annotated[

@@ -13,7 +13,7 @@ import typer
 
 from inferencegym_jax import registry, verification
 from inferencegym_jax.adapters.relative_views import env_and_policy
-from inferencegym_jax.cli.options import Config, TableFile, Task, config_values, task_of
+from inferencegym_jax.cli.options import Config, TableFile, Task, config_values, say_doubts, task_of
 from inferencegym_jax.cli.output import (
     JSON,
     answers,
@@ -109,6 +109,7 @@ def rollout(
     """Run a policy on a task and print what it came to, with 95 % intervals."""
     with sentences():
         problem = registry.problem(task_of(task), table=table_file, config=config_values(config))
+        say_doubts(problem.table)
         spec, (env, chosen) = problem.spec, env_and_policy(policy, problem)
         if first_seed + episodes > SEEDS:
             raise ValueError(f"--seed {first_seed}: with {episodes} episodes it must be at most {SEEDS - episodes}")
@@ -161,6 +162,7 @@ def compare(
     """Compare policies on the same episodes; differences to the first are paired, seed by seed."""
     with sentences():
         problem = registry.problem(task_of(task), table=table_file, config=config_values(config))
+        say_doubts(problem.table)
         spec = problem.spec
         names = policies.replace(";", " ").split()
         if not names:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from inferencegym_jax import registry, verification
-from inferencegym_jax.cli.options import Config, TableFile, config_values, task_of
+from inferencegym_jax.cli.options import Config, TableFile, config_values, say_doubts, task_of
 from inferencegym_jax.cli.output import ANSWER_NO, BAD_INPUT, JSON, answers, fail, headed, print_json, sentences, table
 from inferencegym_jax.scoring import grader
 
@@ -34,6 +34,7 @@ def grade(
         overrides = config_values(config) or given.get("config")
         entries = given["episode_log"]
         problem = registry.problem(chosen, table=table_file, config=overrides)
+        say_doubts(problem.table)
         if seed is None:
             result: dict[str, Any] = grader.grade(chosen, entries, problem.normalisers) | {"verified": None}
         else:

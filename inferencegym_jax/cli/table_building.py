@@ -92,7 +92,7 @@ def show(built: LatencyTable, out: Path) -> None:
     heads = ("tier", "weights", "GB a GPU", "KV tokens", "running", "TPOT ms", "tokens/s", "$ per 1M tokens")
     console.print(table(heads, rows, 2))
     console.print(
-        f"requests of {PROMPT:,} prompt and {built.output_length:g} output tokens, up to {MOST_SHOWN} at once"
+        f"requests of {PROMPT:,.0f} prompt and {built.output_length:g} output tokens, up to {MOST_SHOWN} at once"
     )
     each = float(about["kv_bytes_per_token_per_gpu"])
     console.print(
@@ -118,7 +118,11 @@ def list_covered(system: str | None, model: str | None, backend: str | None, jso
 
 
 def _short(one: Covered) -> str:
-    return "-" if one.verdict.validated is None else one.verdict.text
+    if one.verdict.validated is None:
+        return "-"
+    if not one.by_dtype or len(one.by_dtype) < 2:
+        return next(iter(one.by_dtype.values()), one.verdict).text
+    return "; ".join(text for text in (one.verdict.text, *(by.text for by in one.by_dtype.values())))
 
 
 def described(one: Covered) -> dict[str, Any]:
@@ -132,6 +136,7 @@ def described(one: Covered) -> dict[str, Any]:
         "dtypes": list(one.dtypes),
         "validated": one.verdict.validated,
         "verdict": one.verdict.text,
+        "by_dtype": {name: {"validated": by.validated, "verdict": by.text} for name, by in one.by_dtype.items()},
     }
 
 
@@ -141,10 +146,11 @@ def _summary(found: list[Covered]) -> None:
         groups.setdefault((one.system, f"{one.backend} {one.version}"), []).append(one)
     rows = []
     for (system, backend), ones in groups.items():
-        verdicts = [one.verdict.validated for one in ones]
+        verdicts = [by.validated for one in ones for by in one.by_dtype.values()]
         counts = (verdicts.count(True), verdicts.count(False))
         rows.append((system, backend, " ".join(ones[0].dtypes), len(ones), *counts))
     heads = ("system", "backend", "dtypes", "models measured", "validated", "not validated")
     answers().print(table(heads, rows, 3))
     names = sorted({one.model for one in found})
+    answers().print("validated or not: model x weight format, where there are measured runs")
     answers().print(f"{len(names)} models; `--model`, or `--system` with `--backend`, lists them with their errors")

@@ -11,7 +11,7 @@ import dataclasses
 import re
 from typing import NamedTuple
 
-from inferencegym_jax.fidelity.bench_runs import RunError
+from inferencegym_jax.fidelity.bench_checks import RunError
 from inferencegym_jax.fidelity.measured_runs import MeasuredRun
 
 LARGE_GB = 70 * 2**30 / 1e9  # from which vLLM takes a GPU for a large one

@@ -45,25 +45,59 @@ class Verdict:
 
 @functools.cache
 def accuracy() -> tuple[Mapping[str, Any], ...]:
-    """Rows of ``data/table_accuracy.json``: model, system, backend, points, errors as shares, cause."""
+    """Rows of ``data/table_accuracy.json``: model, system, backend, points, errors as shares, the same of each weight
+    format under ``dtypes``, cause."""
     return tuple(json.loads(data_path("table_accuracy.json").read_text())["rows"])
 
 
-def verdict(model: str, system: str, backend: str) -> Verdict:
-    """What ``data/table_accuracy.json`` says of a model on a system with a backend, all its points together."""
+def _row(model: str, system: str, backend: str) -> Mapping[str, Any] | None:
     here = [r for r in accuracy() if r["system"] == system and r["backend"] == backend]
-    row = next((r for r in here if plain_name(r["model"]) == plain_name(model)), None)
+    return next((r for r in here if plain_name(r["model"]) == plain_name(model)), None)
+
+
+def _error(row: Mapping[str, Any]) -> str:
+    return f"median TPOT error {row['tpot_error_median']:.0%} on {row['points']} closed-loop points"
+
+
+def verdict(model: str, system: str, backend: str, dtype: str | None = None) -> Verdict:
+    """What ``data/table_accuracy.json`` says of a model on a system with a backend.
+
+    Args:
+        model: name.
+        system: GPU.
+        backend: engine.
+        dtype: weight format, whose points have to be within ``WORST_MEDIAN`` as well as all together; None: all
+            together alone.
+    """
+    row = _row(model, system, backend)
     if row is None:
         return Verdict(None, f"not compared with measurements: no points of {model} on {system} with {backend}")
-    error = f"median TPOT error {row['tpot_error_median']:.0%} on {row['points']} closed-loop points"
-    if row["tpot_error_median"] <= WORST_MEDIAN:
-        return Verdict(True, f"validated: {error}")
-    return Verdict(False, f"not validated: {error}{'; ' + row['cause'] if row.get('cause') else ''}")
+    cause = f"; {row['cause']}" if row.get("cause") else ""
+    good, together = row["tpot_error_median"] <= WORST_MEDIAN, _error(row)
+    if dtype is None:
+        return Verdict(True, f"validated: {together}") if good else Verdict(False, f"not validated: {together}{cause}")
+    own = row["dtypes"].get(dtype)
+    if own is None:
+        others = ", ".join(row["dtypes"])
+        if good:
+            return Verdict(None, f"not compared with measurements in {dtype}; in {others}: {together}")
+        return Verdict(False, f"not validated: {together}, none of them in {dtype}{cause}")
+    alone = f"in {dtype}: {_error(own)}" + (f", {together} in all" if len(row["dtypes"]) > 1 else "")
+    if good and own["tpot_error_median"] <= WORST_MEDIAN:
+        return Verdict(True, f"validated {alone}")
+    return Verdict(False, f"not validated {alone}{cause}")
+
+
+def verdicts_by_dtype(model: str, system: str, backend: str) -> dict[str, Verdict]:
+    """``verdict`` of each weight format that has measured points."""
+    row = _row(model, system, backend)
+    return {} if row is None else {dtype: verdict(model, system, backend, dtype) for dtype in row["dtypes"]}
 
 
 @dataclass(frozen=True)
 class Covered:
-    """A model on a system with a backend: what of it is measured, in which weight formats, and the verdict."""
+    """A model on a system with a backend: what of it is measured, in which weight formats, and the verdicts: of all
+    points together and of each weight format that has any."""
 
     model: str
     system: str
@@ -72,6 +106,7 @@ class Covered:
     measured: str
     dtypes: tuple[str, ...]
     verdict: Verdict
+    by_dtype: Mapping[str, Verdict]
 
 
 @functools.cache
@@ -111,7 +146,8 @@ def covered(system: str | None = None, model: str | None = None, backend: str | 
                     continue
                 key = (row["HuggingFaceID"], name, row["Backend"])
                 dtypes = measured_dtypes(name, row["Backend"])
-                found.append(Covered(*key, row["Version"], MEASURED[row["Status"]], dtypes, verdict(*key)))
+                judged = (verdict(*key), verdicts_by_dtype(*key))
+                found.append(Covered(*key, row["Version"], MEASURED[row["Status"]], dtypes, *judged))
     if not found:
         asked = ", ".join(str(x) for x in (model, system, backend) if x is not None)
         raise TableError(f"nothing is measured of {asked}; `inferencegym table list` shows what is")

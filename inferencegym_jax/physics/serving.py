@@ -111,7 +111,7 @@ def serve_configured(
     weights = by_tier(profile.weights_gb, grid.weight_format(configuration.tier))
     pool_tokens = pool.pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
-    inflow = take_in(engine, arrivals, action, tokens, pool_tokens, configuration, params)
+    inflow = take_in(engine, arrivals, action, tokens, pool_tokens, switched.preempted_tokens, configuration, params)
     prompts, apart = prompts_of(grid, inflow, configuration, params)
     moved = flow(grid, engine, inflow, prompts, apart, action, configuration, params)
     new = moved.admitted - moved.again

@@ -20,7 +20,7 @@ from inferencegym_jax.traffic.log_rows import MOST_TOKENS, Column, TraceError, n
 Where = Callable[[int], str]
 
 TIME_WANTED = "a number, or a date and time like 2023-11-16 18:15:46.68"
-TOKENS_WANTED = "a whole number of tokens, 0 or more"
+TOKENS_WANTED = f"a whole number of tokens from 0 to {MOST_TOKENS:,.0f}"
 # as people write dates, to what pyarrow reads; applied in this order where a plain reading fails
 DATE_FORMS = (
     (r"^(\d{4})/(\d{1,2})/(\d{1,2})", r"\1-\2-\3"),

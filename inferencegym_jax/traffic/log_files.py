@@ -22,7 +22,7 @@ from inferencegym_jax.traffic.log_parquet import ParquetReader
 from inferencegym_jax.traffic.log_rows import UNITS, Block, Column, ReadOptions, TraceError, moment, named, plain_number
 from inferencegym_jax.traffic.log_source import LogSource
 from inferencegym_jax.traffic.log_sums import counts_of, rows_are_sums
-from inferencegym_jax.traffic.log_units import EPOCH_S, NAMES, Survey, check_days, check_order, unit_of
+from inferencegym_jax.traffic.log_units import EPOCH_S, NAMES, Survey, check_days, check_one_unit, check_order, unit_of
 
 __all__ = ["Block", "LogFile", "ReadOptions", "TraceError", "open_log"]
 
@@ -179,6 +179,8 @@ def open_log(path: str | Path, options: ReadOptions | None = None, name: str | N
             survey.add(times.read(where, cells[0]))
         if not survey.rows:
             raise TraceError(f"{source.name}: no rows; wanted: at least one request")
+        if not dates:
+            check_one_unit(f"{source.name}: column {named([columns.time])}", survey)
         if not dates and not given:
             check_order(f"{source.name}: column {named([columns.time])}", survey, columns.sure)
             if survey.shuffled:
@@ -187,7 +189,9 @@ def open_log(path: str | Path, options: ReadOptions | None = None, name: str | N
         notices.append(f"unit {options.unit} is not used: {named([columns.time])} holds dates")
     elif unit is not None:
         scale = UNITS[unit]
-        if options.unit is None:
+        if options.unit is not None and columns.unit not in (None, options.unit):
+            notices.append(f"unit {unit} is taken, though {named([columns.time])} says {NAMES[columns.unit]}")
+        elif options.unit is None:
             _check_name(source.name, columns.time, unit, reader.sample)
     elif not dates:
         check_days(f"{source.name}: column {named([columns.time])}", survey)

@@ -52,6 +52,7 @@ APART: dict[str, tuple[str, ...]] = {
     "usagedetailsinput": ("inputcachedtokens", "cachereadinputtokens", "cachecreationinputtokens", "inputcacheread"),
     "candidatestokencount": ("thoughtstokencount",),  # Gemini
 }
+REASONING = re.compile(r"(reasoning|thinking|thoughts?)(output)?tokens?(count)?")
 CACHED = re.compile(r"cached?|cache(read|hit)")
 STATUS = (
     "statuscode httpstatus httpstatuscode responsestatus responsecode status level success errormessage error "
@@ -230,7 +231,7 @@ def find_columns(
         differing = [o for o in others if _depth(o) <= _depth(column) and _differ(cells, column, o)]
         if differing:
             notices.append(f"{WHAT[role]} are those of {named([column])}; {named(differing)} differs and is not used")
-        apart = _parts(column, columns)
+        apart = _parts(column, columns) or (_reasoning(column, columns, cells) if role == "output" else ())
         if apart:
             chosen[role] += apart
             notices.append(f"{named(apart)} is added to {named([column])}, which does not hold it")
@@ -289,6 +290,15 @@ def _parts(column: str, columns: list[str]) -> tuple[str, ...]:
         if reading in APART:
             return tuple(beside[name] for name in APART[reading] if name in beside)
     return ()
+
+
+def _reasoning(column: str, columns: list[str], sample: Sample) -> tuple[str, ...]:
+    """A column of reasoning tokens that stand apart from the output: some row has more of them than of it."""
+    names = [c for c in columns if REASONING.fullmatch(plain(_parent(c)[1])) and _numeric(sample.get(c, ()))]
+    if len(names) != 1:
+        return ()
+    pairs = zip(_floats(sample.get(column, ())), _floats(sample[names[0]]), strict=True)
+    return (names[0],) if any(reasoning > output for output, reasoning in pairs) else ()
 
 
 def _cached(column: str, columns: list[str], sample: Sample) -> tuple[str | None, str | None]:

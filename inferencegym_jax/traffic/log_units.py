@@ -14,6 +14,7 @@ from inferencegym_jax.traffic.log_rows import UNITS, TraceError
 
 EPOCH_S = (1.1e9, 4.2e9)  # seconds since 1970 of the years 2004 to 2103
 EPOCH_SHARE = 0.99  # of a log's times that must lie in those years
+SEVERAL = 0.01  # share of the times in a second unit from which a log is in two
 PLAUSIBLE = (0.02, 1000.0)  # requests/s that a log may have on average in a reading that nothing speaks for
 PLAUSIBLE_PARTS = 100.0  # likewise, where times have decimals: few write parts of a millisecond
 USUAL_RATE = 3.0  # requests/s; of two plausible readings the one whose rate is nearer to it, on a log scale
@@ -102,6 +103,18 @@ def check_days(where: str, survey: Survey) -> None:
             f"{where} holds numbers like {survey.low:.10g}: a spreadsheet's days since 1900; format it as date and time"
             " and save the log again"
         )
+
+
+def check_one_unit(where: str, survey: Survey) -> None:
+    """Refuse times since 1970 of which some are in one unit and some in another.
+
+    Raises:
+        TraceError: they are; says what to do.
+    """
+    found = {name: count for name, count in survey.epochs.items() if count > SEVERAL * survey.rows}
+    if len(found) > 1 and sum(found.values()) >= EPOCH_SHARE * survey.rows:
+        parts = ", ".join(f"{count} in {NAMES[name]}" for name, count in found.items())
+        raise TraceError(f"{where} holds times since 1970 in several units: {parts}; bring them into one")
 
 
 def unit_of(survey: Survey) -> Unit:
