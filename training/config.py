@@ -18,7 +18,7 @@ import yaml
 
 from inferencegym_jax import registry
 from inferencegym_jax.encoding import History
-from inferencegym_jax.fleet.making import fleet_spec_of, is_fleet
+from inferencegym_jax.fleet.making import fleet_spec_of, is_anywhere, is_fleet
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, check_seed
 from inferencegym_jax.policies.fleet_numbers import FLEET_SIZE
 from inferencegym_jax.policies.relative import RELATIVE_SIZE
@@ -61,6 +61,7 @@ class Hyperparameters:
     # of a fleet, in a mean request's GPU time: of a late request beside the reward's own price is late_weight,
     shed_weight: Any = 0.0  # of a request that is rejected or fails, beside being late
     late_limit: Any = 0.0  # most that a decision's late requests cost, in its GPU-seconds at full size; 0: no limit
+    signal_scale: Any = 1.0  # of a fleet: by which all that is maximised is multiplied, so that values are near 1
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class TrainConfig:
     acts: str = "knobs"  # or "correction": of the tuned load-following controller, of a fleet of the tuned rule, of a
     # closed-loop task of the reactive controller
     plan_of: int | str | None = None  # task whose tuned settings (docs/headroom) are corrected; default: the task
+    out_of_reach: float = 0.0  # share of a fleet's environments whose objectives nobody can meet, of one pool's tasks
     initial_std: float = 0.5  # of the positions in [-1, 1] of kv_budget and batch_size
     start: str = (
         "middle"  # of every knob, or "baseline" or "best_static": the action that the untrained policy is centred on
@@ -153,12 +155,18 @@ class TrainConfig:
         if not isinstance(self.stagger, bool):
             raise ValueError(f"stagger = {self.stagger!r}: must be true or false")
         check_number("initial_std", self.initial_std, above=0.0)
+        check_number("out_of_reach", self.out_of_reach, most=1.0)
+        if self.out_of_reach and (not self.is_fleet or is_anywhere(self.task) or self.trace is not None):
+            raise ValueError(
+                f"out_of_reach = {self.out_of_reach!r}: is of a fleet of one pool; must be 0 where the task is no "
+                "fleet's, is drawn or replays a log"
+            )
         for item in dataclasses.fields(Hyperparameters):
             value = getattr(self.hyper, item.name)
             if isinstance(value, jax.Array):
                 continue
             share = item.name in ("discount", "gae_lambda", "score_share")
-            positive = item.name in ("learning_rate", "clip", "max_gradient_norm")
+            positive = item.name in ("learning_rate", "clip", "max_gradient_norm", "signal_scale")
             check_number(item.name, value, above=0.0 if positive else None, most=1.0 if share else math.inf)
 
     @property
@@ -203,7 +211,8 @@ class TrainConfig:
         if self.is_fleet:
             from training.fleet_forms import fleet_problem
 
-            found = fleet_problem(self.task, self.table, log, self.environments, self.evaluation_episodes)
+            counts = self.environments, self.evaluation_episodes
+            found = fleet_problem(self.task, self.table, log, *counts, self.out_of_reach)
             return cast(Any, found)
         return registry.problem(self.task, table=self.table, trace=log)
 

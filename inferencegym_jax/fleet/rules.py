@@ -23,7 +23,7 @@ from jax.tree_util import Partial
 from inferencegym_jax.episodes.policy import with_carry
 from inferencegym_jax.fleet.action import FLEET_KNOBS, GPUS, FleetAction
 from inferencegym_jax.fleet.observation import FleetObservation
-from inferencegym_jax.models import Scalar
+from inferencegym_jax.models import Scalar, is_traced
 from inferencegym_jax.table.latency_table import data_path
 
 RING = 72  # decisions for which recommendations are kept: 360 s
@@ -59,9 +59,10 @@ class RulePlan:
     def as_arrays(self) -> RulePlan:
         """The same plan as float32 and int32 arrays."""
         whole = {f.name for f in dataclasses.fields(self) if isinstance(f.default, int)}
+        asarray = jnp.asarray if is_traced(self) else np.asarray
         return RulePlan(
             **{
-                f.name: np.asarray(getattr(self, f.name), np.int32 if f.name in whole else np.float32)
+                f.name: asarray(getattr(self, f.name), np.int32 if f.name in whole else np.float32)
                 for f in dataclasses.fields(self)
             }
         )
