@@ -118,11 +118,7 @@ def list_covered(system: str | None, model: str | None, backend: str | None, jso
 
 
 def _short(one: Covered) -> str:
-    if one.verdict.validated is None:
-        return "-"
-    if not one.by_dtype or len(one.by_dtype) < 2:
-        return next(iter(one.by_dtype.values()), one.verdict).text
-    return "; ".join(text for text in (one.verdict.text, *(by.text for by in one.by_dtype.values())))
+    return "; ".join(by.text for by in one.by_dtype.values()) or "-"
 
 
 def described(one: Covered) -> dict[str, Any]:

@@ -82,7 +82,9 @@ def verdict(model: str, system: str, backend: str, dtype: str | None = None) -> 
         if good:
             return Verdict(None, f"not compared with measurements in {dtype}; in {others}: {together}")
         return Verdict(False, f"not validated: {together}, none of them in {dtype}{cause}")
-    alone = f"in {dtype}: {_error(own)}" + (f", {together} in all" if len(row["dtypes"]) > 1 else "")
+    alone = f"in {dtype}: {_error(own)}"
+    if len(row["dtypes"]) > 1:
+        alone += f" ({row['tpot_error_median']:.0%} on {row['points']} in all formats)"
     if good and own["tpot_error_median"] <= WORST_MEDIAN:
         return Verdict(True, f"validated {alone}")
     return Verdict(False, f"not validated {alone}{cause}")
