@@ -54,12 +54,14 @@ LOCKED_NODEPS := openenv==0.10.0 aiconfigurator-core==0.12.0 stoa-env==0.1.2
 # that took the place of an ended one would wait for ever: pytest-xdist, issue 784).
 END_STUCK = -o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
 
+RUN_TESTS = JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist worksteal --max-worker-restart 0 --timeout 240 $(END_STUCK)
+
 # uv where pip could fetch it (ten times faster), pip otherwise.
 INSTALL = $$( [ -x $(VENV)/bin/uv ] && echo $(VENV)/bin/uv pip install --quiet --python $(PY) || echo $(PY) -m pip install --quiet ) -c constraints.txt
 export UV_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test test-slow lint format bench table serve policies docs notebook release audit recipes live install-% lock wheel clean
+.PHONY: help install demo test test-ci test-slow lint format bench table serve policies docs notebook release audit recipes live install-% lock wheel clean
 .PRECIOUS: $(STAMPS)/%
 
 help: ## Show this list
@@ -76,7 +78,10 @@ demo: $(STAMPS)/demo ## Score the policies on the short tasks, lease a second GP
 	$(PY) -m training.demo $(ARGS)
 
 test: $(STAMPS)/test ## Run the tests on both cores (PYTEST_ARGS="-k grader" narrows them)
-	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist worksteal --max-worker-restart 0 --timeout 240 $(END_STUCK) -m "not slow" $(PYTEST_ARGS)
+	$(RUN_TESTS) -m "not slow and not ci and not browser" $(PYTEST_ARGS)
+
+test-ci: $(STAMPS)/test ## Run what CI runs: those that take longer and those that drive a browser too
+	$(RUN_TESTS) -m "not slow" $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/test ## Run the tests that are marked slow (each CI run takes a part of them)
 	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --max-worker-restart 0 --timeout 900 $(END_STUCK) -m "slow and not release" $(PYTEST_ARGS)

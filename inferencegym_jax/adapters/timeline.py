@@ -159,8 +159,8 @@ def _other_knobs(knobs: dict[str, np.ndarray]) -> str:
     for name in KNOBS:
         if name not in named or not len(knobs[name]):
             continue
-        found, counts = np.unique(knobs[name], return_counts=True)
-        shares = [f" {100 * count / counts.sum():.0f} %" if len(found) > 1 else "" for count in counts]
+        values, counts = np.unique(knobs[name], return_counts=True)
+        shares = [f" {100 * count / counts.sum():.0f} %" if len(values) > 1 else "" for count in counts]
         order = np.argsort(-counts)
-        parts.append(" / ".join(named[name](found[i]) + shares[i] for i in order))
+        parts.append(" / ".join(named[name](values[i]) + shares[i] for i in order))
     return textwrap.fill(", ".join(parts), 80)

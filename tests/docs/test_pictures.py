@@ -10,6 +10,7 @@ from docs import engine_picture, rooms, tables
 from tests.test_rooms import ROOMS
 
 
+@pytest.mark.ci
 def test_the_picture_of_the_rooms_is_up_to_date():
     drawn = rooms.svg(rooms.imported_rooms())
     assert drawn == rooms.OUT.read_text(encoding="utf-8"), "the imports changed: run python docs/rooms.py"
