@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -653,10 +654,16 @@ def leaderboard(
             board.update([task for task in chosen if task is not None], episodes, report=console.print)
         if check:
             wrong = 0
-            for row in [row for task in chosen for row in board.every_row(task=task)]:
-                said = board.faults(row)
-                wrong += bool(said)
-                typer.echo(f"{row.task}: {row.name}: {'; '.join(said) or 'reproduced'}")
+            for task in chosen:
+                by_task: dict[str, list[board.Row]] = {}
+                for row in board.every_row(task=task):
+                    by_task.setdefault(row.task, []).append(row)
+                for rows in by_task.values():
+                    began = time.perf_counter()
+                    for row, said in zip(rows, board.faults_of(rows), strict=True):
+                        wrong += bool(said)
+                        typer.echo(f"{row.task}: {row.name}: {'; '.join(said) or 'reproduced'}")
+                    console.print(f"{len(rows)} rows in {time.perf_counter() - began:.0f} s", highlight=False)
             if wrong:
                 raise typer.Exit(1)
             return

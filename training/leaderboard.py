@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import inferencegym_jax as ig
@@ -127,24 +128,34 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     path.write_text(json.dumps({"rows": entries}, indent=1) + "\n")
 
 
+def lanes_of(row: Row, problem: Problem, root: Path = ROOT) -> lanes.Lanes | None:
+    """The row's episodes as lanes, which all rows of a task share a compiled program in; None of a network and of the
+    planned controller.
+
+    Raises:
+        ValueError, OSError: its actions or settings cannot be used.
+    """
+    seeds, steps = rivals.test_seeds(row.episodes), int(problem.params.episode_length)
+    if row.plan is not None:
+        return lanes.of_plans([LoadPlan(**row.plan)] * row.episodes, steps)
+    if row.actions is not None:
+        return lanes.of_sequences(_actions(root / row.actions, row, steps))
+    if row.policy == "random":
+        return lanes.of_sequences(lanes.random_sequences(seeds, steps))
+    action = static_action(str(row.policy), problem)
+    return None if action is None else lanes.of_sequences(lanes.held(action, row.episodes, steps))
+
+
 def episodes_of(row: Row, problem: Problem, root: Path = ROOT) -> ig.Trajectory:
     """The row's episodes, played now.
 
     Raises:
         ValueError, OSError: its policy or actions cannot be used.
     """
-    seeds, steps = rivals.test_seeds(row.episodes), int(problem.params.episode_length)
-    if row.plan is not None:
-        plans = [LoadPlan(**row.plan)] * row.episodes
-        return lanes.episodes_of(problem, lanes.of_plans(plans, steps), seeds)
-    if row.actions is not None:
-        return lanes.episodes_of(problem, lanes.of_sequences(_actions(root / row.actions, row, steps)), seeds)
+    seeds, own = rivals.test_seeds(row.episodes), lanes_of(row, problem, root)
+    if own is not None:
+        return lanes.episodes_of(problem, own, seeds)
     name = str(row.policy)
-    if name == "random":
-        return lanes.episodes_of(problem, lanes.of_sequences(lanes.random_sequences(seeds, steps)), seeds)
-    action = static_action(name, problem)
-    if action is not None:
-        return lanes.episodes_of(problem, lanes.of_sequences(lanes.held(action, row.episodes, steps)), seeds)
     env, policy = env_and_policy(str(root / name) if name.endswith(".npz") else name, problem)
     return ig.rollout(env, problem.params, policy, seeds)
 
@@ -184,12 +195,12 @@ def _fleet_faults(row: Row, root: Path) -> list[str]:
     if row.version != version:
         return [f"is of version {row.version} of {row.task}, which is {version} now: measure it again"]
     try:
-        return _differences(row, fleet_score(row, root))
+        return _differ(row, fleet_score(row, root))
     except (ValueError, OSError) as error:
         return [str(error)]
 
 
-def _differences(row: Row, score: Mapping[str, float]) -> list[str]:
+def _differ(row: Row, score: Mapping[str, float]) -> list[str]:
     return [
         f"score {name} = {row.score[name]:.4f}; played again it is {score[name]:.4f}"
         for name in ("mean", "low", "high")
@@ -198,23 +209,58 @@ def _differences(row: Row, score: Mapping[str, float]) -> list[str]:
 
 
 def faults(row: Row, root: Path = ROOT) -> list[str]:
-    """What is not true of a row, in sentences; nothing where all of it is reproduced.
+    """What is not true of a row, in sentences; nothing where all of it is reproduced; see ``faults_of``."""
+    return faults_of([row], root)[0]
+
+
+def faults_of(rows: Sequence[Row], root: Path = ROOT) -> list[list[str]]:
+    """What is not true of rows of one task, in sentences; nothing of a row where all of it is reproduced.
 
     Its episodes are played again, the score and its interval must come out, and the actions of the first episode,
-    simulated one by one by ``ig.verify``, must give that episode's score. Of a fleet's the score alone is compared.
+    simulated one by one by ``ig.verify``, must give that episode's score; of a fleet the score alone is compared. Rows
+    without a network are played together: compiling takes longer than playing.
+
+    Raises:
+        ValueError: rows of several tasks.
     """
-    if is_fleet(row.task):
-        return _fleet_faults(row, root)
-    problem = ig.problem(row.task)
+    if len({row.task for row in rows}) > 1:
+        raise ValueError(f"rows: of tasks {', '.join(sorted({row.task for row in rows}))}; must be of one")
+    said: list[list[str]] = [[] for _ in rows]
+    if not rows:
+        return said
+    if is_fleet(rows[0].task):
+        return [_fleet_faults(row, root) for row in rows]
+    problem = ig.problem(rows[0].task)
     version = task_version(problem)
-    if row.version != version:
-        return [f"is of version {row.version} of {row.task}, which is {version} now: measure it again"]
-    try:
-        score, found = measure(row, root)
-    except (ValueError, TypeError, OSError) as error:
-        return [str(error)]
-    said = _differences(row, score)
+    together: dict[int, lanes.Lanes] = {}
+    for i, row in enumerate(rows):
+        if row.version != version:
+            said[i] = [f"is of version {row.version} of {row.task}, which is {version} now: measure it again"]
+            continue
+        try:
+            own = lanes_of(row, problem, root)
+            if own is None:
+                said[i] = _differences(row, problem, played(problem, episodes_of(row, problem, root)))
+            else:
+                together[i] = own
+        except (ValueError, TypeError, OSError) as error:
+            said[i] = [str(error)]
+    if together:
+        joined: lanes.Lanes = jax.tree.map(lambda *parts: np.concatenate(parts), *together.values())
+        seeds = np.concatenate([rivals.test_seeds(rows[i].episodes) for i in together])
+        trajectory = jax.tree.map(np.asarray, lanes.episodes_of(problem, joined, seeds))
+        start = 0
+        for i in together:
+            end = start + rows[i].episodes
+            part = jax.tree.map(lambda x, a=start, b=end: x[:, a:b], trajectory)
+            said[i], start = _differences(rows[i], problem, played(problem, part)), end
+    return said
+
+
+def _differences(row: Row, problem: Problem, found: Played) -> list[str]:
+    """In what a row differs from its episodes as they were played now."""
     each = found.columns["score"]
+    said = _differ(row, mean_interval(each))
     for i in range(min(VERIFIED, row.episodes)):
         columns = {name: found.sequences[name][i] for name in KNOBS}
         steps = range(problem.spec.episode_length)
