@@ -58,8 +58,8 @@ class BaseEnvironment(Generic[Params, State, Action, Observation]):
 
     def reset_env(self, key: jax.Array, params: Params | None = None) -> tuple[Observation, State]:
         """Same as ``reset``: gymnax's name for the reset without wrappers."""
-        params = self.default_params if params is None else params
-        return self._reset_jit(draws.seed_of_key(key), params)
+        task = self._default_params if params is None else params
+        return self._reset_jit(draws.seed_of_key(key), task)
 
     def reset_seed(self, seed: int | jax.Array, params: Params | None = None) -> tuple[Observation, State]:
         """Start the episode of an integer seed: the seed of the HTTP contract; a fleet's is its day.
@@ -71,10 +71,10 @@ class BaseEnvironment(Generic[Params, State, Action, Observation]):
         Raises:
             ValueError: a seed that is no array, outside that range or no whole number.
         """
-        params = self.default_params if params is None else params
+        task = self._default_params if params is None else params
         if not isinstance(seed, jax.Array | np.ndarray):
             seed = check_seed(seed)
-        return self._reset_jit(jnp.asarray(seed, jnp.uint32), params)
+        return self._reset_jit(jnp.asarray(seed, jnp.uint32), task)
 
     def step(
         self, key: Any, state: State, action: Action, params: Params | None = None
@@ -99,13 +99,11 @@ class BaseEnvironment(Generic[Params, State, Action, Observation]):
             TypeError, ValueError: see ``check_action`` and ``check_fleet_action``.
         """
         del key
-        params = self.default_params if params is None else params
-        self._check(action, params)
-        action = action.as_arrays()
-        observation, state, reward, terminated, truncated, info = self.suited_to(params)._step_jit(
-            state, action, params
-        )
-        return observation, state, reward, terminated, truncated, {**info, "action": action}
+        task = self._default_params if params is None else params
+        self._check(action, task)
+        knobs = action.as_arrays()
+        observation, state, reward, terminated, truncated, info = self.suited_to(task)._step_jit(state, knobs, task)
+        return observation, state, reward, terminated, truncated, {**info, "action": knobs}
 
     def step_env(
         self, key: Any, state: State, action: Action, params: Params | None = None
@@ -116,11 +114,11 @@ class BaseEnvironment(Generic[Params, State, Action, Observation]):
         one more step that is not counted.
         """
         del key
-        params = self.default_params if params is None else params
-        self._check(action, params)
-        action = action.as_arrays()
-        observation, state, reward, terminated, info = self.suited_to(params)._step_env_jit(state, action, params)
-        return observation, state, reward, terminated, {**info, "action": action}
+        task = self._default_params if params is None else params
+        self._check(action, task)
+        knobs = action.as_arrays()
+        observation, state, reward, terminated, info = self.suited_to(task)._step_env_jit(state, knobs, task)
+        return observation, state, reward, terminated, {**info, "action": knobs}
 
     def is_truncated(self, state: State, params: Params) -> jax.Array:
         """bool: has the episode reached its length."""
