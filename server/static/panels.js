@@ -25,7 +25,7 @@ export function knobsOf(schemas) {
 }
 
 /** What tells most of an episode stands first. */
-const FIRST = ["band", "load", "on_time", "gpu_seconds", "ttft_p50_ms", "queue_depth", "reward"];
+const FIRST = ["band", "load", "gpu_seconds", "on_time", "ttft_p50_ms", "queue_depth", "reward"];
 
 /** On which tasks a panel is of use; the others show all. */
 const SHOWN = {
