@@ -23,7 +23,7 @@ from inferencegym_jax.traffic.log_source import regular_file
 from server.app import create_app
 from server.bounds import MESSAGE
 from server.connections import BoundedProtocol
-from server.memory import ROLLOUTS_KEPT
+from server.memory import ROLLOUTS_KEPT, spare_memory
 from server.programs import own_log
 from server.settings import Settings
 
@@ -60,6 +60,7 @@ def application() -> FastAPI:
     set_up_logging(settings)
     BoundedProtocol.most_connections = settings.connections
     keep(ROLLOUTS_KEPT)
+    spare_memory()
     return create_app(settings)
 
 

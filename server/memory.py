@@ -14,8 +14,21 @@ from inferencegym_jax.episodes.parallel import Options
 # memory, and take a quarter longer. The closed loop's, which are small, are compiled as the library compiles them: to
 # the same bits.
 QUICK: Options = {"xla_cpu_use_fusion_emitters": False}
-ROLLOUTS_KEPT = 6  # compiled rollouts; the least recently used goes, and is compiled again when it is asked for
+ROLLOUTS_KEPT = 4  # compiled rollouts; the least recently used goes, and is compiled again when it is asked for
 COMPILED_AT_ONCE = 2
+
+
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
+LARGE = 1 << 20  # bytes; allocations from here on are the system's own, and go back to it when they are freed
+ARENAS = 2
+
+
+def spare_memory() -> None:
+    """Tell the C library to keep less freed memory: few arenas, large blocks apart. Before threads are started."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(M_ARENA_MAX, ARENAS)
+        library.mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def let_go() -> None:

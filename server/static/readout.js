@@ -53,7 +53,7 @@ export function resultOf(episode, task, quantities) {
       parts.append(element("dt", "", term(name.replaceAll("_", " "), `${meaning}; weighs ${weight}`)), bar, element("dd", "", value.toFixed(3)));
     }
     if (outcome) {
-      parts.append(element("dt", "", term("GPU-seconds", quantities.gpu_seconds.description)), element("dd", "bar none"), element("dd", "", outcome.gpu_seconds.toFixed(0)));
+      parts.append(element("dt", "", term("GPU-seconds", quantities.gpu_seconds.description)), element("dd", "bar none"), element("dd", "", Math.round(outcome.gpu_seconds).toLocaleString("en")));
     }
     const crashed = lane.rows.filter((entry) => entry.oom).length;
     const told = verified ? "✓ verified by simulating it again" : "not verified";

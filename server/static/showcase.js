@@ -34,7 +34,7 @@ export function claimOf(episode, task, quantities) {
   const [a, b] = episode.lanes;
   const what = `of the ${counted(task)}`;
   const shares = [a, b].map((lane) => percent(shareUpTo(lane.rows.at(-1))));
-  const who = (lane) => WHO[lane.policy] ?? lane.name;
+  const who = (lane) => (task.kind === "fleet" && lane.policy === "baseline" ? "all GPUs, always" : WHO[lane.policy] ?? lane.name);
   const first = who(a)[0].toUpperCase() + who(a).slice(1);
   const costs = [a, b].map((lane) => cost(lane, task, quantities));
   const saved = 1 - costs[0].value / costs[1].value;

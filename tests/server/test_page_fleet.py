@@ -36,7 +36,8 @@ def text_of(page: Browser, panel: str, part: str = ".now") -> str:
 
 def test_the_charts_of_a_fleet_show_its_gpus_by_state(page: Browser, site: str, steps: list[dict[str, Any]]) -> None:
     visit(page, site, QUERY)
-    assert "GPU-seconds" in page.text("#claim dl") and "rule that reacts" in page.text("#claim p")
+    told = page.text("#claim p")
+    assert "GPU-seconds" in page.text("#claim dl") and "rule that reacts" in told and "all GPUs, always" in told
     page.press("f")
     page.wait(RESULT)
     last = steps[-1]["metrics"]
@@ -68,6 +69,8 @@ def test_what_a_fleet_lacks_is_not_shown(page: Browser, site: str, steps: list[d
     assert "burst" not in page.text("#legend") and "out of memory" not in page.text("#legend")
     shown = page.js("[...document.querySelectorAll('#knobs .knob')].map((knob) => knob.dataset.knob)")
     assert shown == [name for name in FLEET_KNOBS if name in SPEC.active_knobs]
+    panels = page.js("[...document.querySelectorAll('.panel:not([hidden])')].map((one) => one.dataset.panel)")
+    assert "gpus" in panels and "prefill_gpus" not in panels  # a locked knob never moves
     page.press("f")
     page.wait(RESULT)
     assert "memory" not in page.text("#result") and page.js("document.querySelectorAll('.grade').length") == 2
