@@ -14,7 +14,7 @@ from inferencegym_jax.episodes.parallel import Options
 # memory, and take a quarter longer. The closed loop's, which are small, are compiled as the library compiles them: to
 # the same bits.
 QUICK: Options = {"xla_cpu_use_fusion_emitters": False}
-ROLLOUTS_KEPT = 4  # compiled rollouts; the least recently used goes, and is compiled again when it is asked for
+ROLLOUTS_KEPT = 3  # compiled rollouts; the least recently used goes, and is compiled again when it is asked for
 COMPILED_AT_ONCE = 2
 
 
