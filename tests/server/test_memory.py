@@ -48,8 +48,9 @@ def wait_idle(server: LocalServer) -> None:
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     """A server without the suite's compiler flags and without what others compiled."""
     folder = tmp_path_factory.mktemp("bare")
-    plain = {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": "", "WARM_ROLLOUTS": "true"}
-    with start_server(folder, patience_s=400.0, **plain) as running:
+    with start_server(
+        folder, patience_s=400.0, XLA_FLAGS="", JAX_COMPILATION_CACHE_DIR="", WARM_ROLLOUTS="true"
+    ) as running:
         wait_idle(running)
         yield running
 
