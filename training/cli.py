@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -512,6 +513,34 @@ def fleet_headroom(
         console.print(f"wrote {path}", highlight=False)
 
 
+@app.command("fleet-train")
+def fleet_train(
+    tasks: Annotated[list[str], typer.Option("--task", "-t", help="A fleet task; may be repeated.")],
+    seeds: Annotated[int, typer.Option(help="Training seeds of each: 0, 1, 2, ...")] = 10,
+    seconds: Annotated[
+        float | None, typer.Option(help="In all, compilation included, in place of the configs' steps.")
+    ] = None,
+    settings: Settings = [],  # noqa: B006
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the policy files and metrics.csv.")] = RUNS
+    / "fleets",
+) -> None:
+    """Train every seed of several fleet tasks in one program, for an accelerator or many cores; a policy file each.
+
+    Example: python -m training fleet-train --task fleet-elastic --task fleet-elastic-m-large --seeds 10
+    """
+    from training.fleet_batch import train_many
+
+    use_cache()
+    if seeds < 1:
+        raise fail(ValueError(f"seeds = {seeds}: must be a whole number of at least 1"))
+    try:
+        chosen = [configured(task, None, settings, {"seed": seed}) for task in tasks for seed in range(seeds)]
+        train_many(chosen, out, seconds=seconds, report=lambda text: console.print(text, highlight=False))
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    console.print(f"wrote {len(chosen)} policies to {out}/", highlight=False)
+
+
 @app.command("fleet-search")
 def fleet_search(
     task: Annotated[
@@ -572,7 +601,12 @@ def fleet_plot(
 def ranks(
     task: Task = "3",
     actions: Annotated[int, typer.Option(help="Static actions, drawn from the grid of the task's knobs.")] = 512,
-    episodes: Annotated[int, typer.Option(help="Episodes of each policy, seeds 0, 1, 2, ...")] = 16,
+    episodes: Annotated[
+        int, typer.Option(help="Episodes of each policy, seeds 0, 1, 2, ...; of traffic by day windows of days apart.")
+    ] = 16,
+    controllers: Annotated[
+        int, typer.Option(help="Settings of the load-following controller besides, on open-loop tasks.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Does the reward rank policies as the grader does? Spearman's correlation of mean return and mean score."""
@@ -580,7 +614,7 @@ def ranks(
 
     use_cache()
     try:
-        found = rank_policies(task_of(task), actions, episodes)
+        found = rank_policies(task_of(task), actions, episodes, controllers)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     if as_json:
@@ -620,10 +654,16 @@ def leaderboard(
             board.update([task for task in chosen if task is not None], episodes, report=console.print)
         if check:
             wrong = 0
-            for row in [row for task in chosen for row in board.every_row(task=task)]:
-                said = board.faults(row)
-                wrong += bool(said)
-                typer.echo(f"{row.task}: {row.name}: {'; '.join(said) or 'reproduced'}")
+            for task in chosen:
+                by_task: dict[str, list[board.Row]] = {}
+                for row in board.every_row(task=task):
+                    by_task.setdefault(row.task, []).append(row)
+                for rows in by_task.values():
+                    began = time.perf_counter()
+                    for row, said in zip(rows, board.faults_of(rows), strict=True):
+                        wrong += bool(said)
+                        typer.echo(f"{row.task}: {row.name}: {'; '.join(said) or 'reproduced'}")
+                    console.print(f"{len(rows)} rows in {time.perf_counter() - began:.0f} s", highlight=False)
             if wrong:
                 raise typer.Exit(1)
             return

@@ -18,7 +18,7 @@ import yaml
 
 from inferencegym_jax import registry
 from inferencegym_jax.encoding import History
-from inferencegym_jax.fleet.making import fleet_spec_of, is_fleet
+from inferencegym_jax.fleet.making import fleet_spec_of, is_anywhere, is_fleet
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, check_seed
 from inferencegym_jax.policies.fleet_numbers import FLEET_SIZE
 from inferencegym_jax.policies.relative import RELATIVE_SIZE
@@ -61,6 +61,7 @@ class Hyperparameters:
     # of a fleet, in a mean request's GPU time: of a late request beside the reward's own price is late_weight,
     shed_weight: Any = 0.0  # of a request that is rejected or fails, beside being late
     late_limit: Any = 0.0  # most that a decision's late requests cost, in its GPU-seconds at full size; 0: no limit
+    signal_scale: Any = 1.0  # of a fleet: by which all that is maximised is multiplied, so that values are near 1
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,10 @@ class TrainConfig:
     history: tuple[float, ...] = ()  # averages of the observation beside it, time constants in seconds
     history_last: int = 0  # and the last so many observations
     reads: str = "observation"  # or "relative": in units of the task's own objectives and capacity
-    acts: str = "knobs"  # or "correction": of the tuned load-following controller, of a fleet of the tuned rule
+    acts: str = "knobs"  # or "correction": of the tuned load-following controller, of a fleet of the tuned rule, of a
+    # closed-loop task of the reactive controller
     plan_of: int | str | None = None  # task whose tuned settings (docs/headroom) are corrected; default: the task
+    out_of_reach: float = 0.0  # share of a fleet's environments whose objectives nobody can meet, of one pool's tasks
     initial_std: float = 0.5  # of the positions in [-1, 1] of kv_budget and batch_size
     start: str = (
         "middle"  # of every knob, or "baseline" or "best_static": the action that the untrained policy is centred on
@@ -145,23 +148,38 @@ class TrainConfig:
             raise ValueError("history, history_last: a fleet's observation holds its averages; must be empty")
         if self.is_fleet and self.start == "best_static":
             raise ValueError(f"start = {self.start!r}: a fleet has none; must be middle or baseline")
-        if self.acts == "correction" and self.reads != "relative" and not self.is_fleet:
-            raise ValueError(f"reads = {self.reads!r}: must be 'relative' where acts = 'correction'")
+        if self.acts == "correction" and not self.is_fleet:
+            wanted = "observation" if self.corrects_queue else "relative"
+            if self.reads != wanted:
+                raise ValueError(f"reads = {self.reads!r}: must be {wanted!r} where acts = 'correction' on this task")
         if not isinstance(self.stagger, bool):
             raise ValueError(f"stagger = {self.stagger!r}: must be true or false")
         check_number("initial_std", self.initial_std, above=0.0)
+        check_number("out_of_reach", self.out_of_reach, most=1.0)
+        if self.out_of_reach and (not self.is_fleet or is_anywhere(self.task) or self.trace is not None):
+            raise ValueError(
+                f"out_of_reach = {self.out_of_reach!r}: is of a fleet of one pool; must be 0 where the task is no "
+                "fleet's, is drawn or replays a log"
+            )
         for item in dataclasses.fields(Hyperparameters):
             value = getattr(self.hyper, item.name)
             if isinstance(value, jax.Array):
                 continue
             share = item.name in ("discount", "gae_lambda", "score_share")
-            positive = item.name in ("learning_rate", "clip", "max_gradient_norm")
+            positive = item.name in ("learning_rate", "clip", "max_gradient_norm", "signal_scale")
             check_number(item.name, value, above=0.0 if positive else None, most=1.0 if share else math.inf)
 
     @property
     def is_fleet(self) -> bool:
         """Whether the task is a fleet's."""
         return is_fleet(self.task)
+
+    @property
+    def corrects_queue(self) -> bool:
+        """Whether the networks correct the reactive controller of a closed-loop task."""
+        if self.acts != "correction" or self.is_fleet or self.trace is not None:
+            return False
+        return get_task(self.task).dynamics == "closed_loop"
 
     @property
     def task_id(self) -> int:
@@ -193,7 +211,8 @@ class TrainConfig:
         if self.is_fleet:
             from training.fleet_forms import fleet_problem
 
-            found = fleet_problem(self.task, self.table, log, self.environments, self.evaluation_episodes)
+            counts = self.environments, self.evaluation_episodes
+            found = fleet_problem(self.task, self.table, log, *counts, self.out_of_reach)
             return cast(Any, found)
         return registry.problem(self.task, table=self.table, trace=log)
 

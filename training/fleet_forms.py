@@ -19,9 +19,9 @@ from inferencegym_jax.adapters.fleet_views import CorrectedFleet, FleetNumbers
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.fleet.action import FLEET_KNOBS, FleetAction
 from inferencegym_jax.fleet.environment import FleetEnvironment
-from inferencegym_jax.fleet.making import ANYWHERE, anywhere_params, fleet_spec_of
+from inferencegym_jax.fleet.making import ANYWHERE, OUT_OF_REACH, anywhere_params, fleet_spec_of
 from inferencegym_jax.fleet.rules import RulePlan, tuned_rule
-from inferencegym_jax.fleet.spec import FleetSpec
+from inferencegym_jax.fleet.spec import FleetSpec, fleet_params
 from inferencegym_jax.fleet.state import DECISION_S, TRAINING_SEEDS, FleetParams
 from inferencegym_jax.fleet.statistics import count, no_counts
 from inferencegym_jax.fleet.transition import over_classes
@@ -67,9 +67,10 @@ class FleetProblem:
 
 @functools.lru_cache(maxsize=4)
 def fleet_problem(
-    task: int | str, table: str | None, trace: Any, environments: int, evaluation_episodes: int
+    task: int | str, table: str | None, trace: Any, environments: int, evaluation_episodes: int, hopeless: float = 0.0
 ) -> FleetProblem:
-    """The problem of a config; of fleet-anywhere every environment has a training condition of its own.
+    """The problem of a config; of fleet-anywhere every environment has a training condition of its own, of one pool's
+    task a share of them, spread evenly, the objectives that nobody can meet.
 
     Raises:
         ValueError, FileNotFoundError: see ``make_fleet``.
@@ -77,10 +78,28 @@ def fleet_problem(
     spec = fleet_spec_of(task)
     env, params = ig.make_fleet(task, table=table, trace=trace)
     if spec.name != ANYWHERE or trace is not None:
-        return FleetProblem(spec, env, params, params)
+        mixed = params if hopeless == 0.0 else with_hopeless(spec, env, params, environments, hopeless)
+        return FleetProblem(spec, env, mixed, params)
     conditions = range(TRAINING_SEEDS, TRAINING_SEEDS + environments)
     held = range(VALIDATION_CONDITIONS, VALIDATION_CONDITIONS + evaluation_episodes)
     return FleetProblem(spec, env, anywhere_params(conditions, env.table), anywhere_params(held, env.table))
+
+
+def with_hopeless(
+    spec: FleetSpec, env: FleetEnvironment, params: FleetParams, environments: int, share: float
+) -> FleetParams:
+    """Params of a task for so many environments, a share of them with ``OUT_OF_REACH`` for objectives and no price on
+    late requests."""
+    ttft, tpot = OUT_OF_REACH
+    other = fleet_params(spec.replace(slo_ttft_ms=ttft, slo_tpot_ms=tpot), env.table)
+    # loads in the task's own units: it is the same load that nobody can serve within the objectives
+    other = other.replace(prompt_gpus=params.prompt_gpus, output_gpus=params.output_gpus, work_s=params.work_s)
+    other = other.replace(late_price=np.zeros_like(params.late_price))
+    due = np.floor(share * np.arange(1, environments + 1)) > np.floor(share * np.arange(environments))
+    rows = [
+        np.stack([np.asarray(a), np.asarray(b)]) for a, b in zip(*map(jax.tree.leaves, (params, other)), strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(params), [row[due.astype(int)] for row in rows])
 
 
 def view(env: FleetEnvironment, plan: RulePlan | None) -> FleetNumbers:
@@ -100,8 +119,7 @@ def idle(plan: RulePlan | None, corrections: int) -> Any:
 
 def free_knobs(params: FleetParams) -> jax.Array:
     """bool[knobs]: those that the task leaves to the agent; all of a run's conditions leave the same."""
-    active = np.asarray(params.active)
-    return jnp.asarray(active.reshape(-1, len(FLEET_KNOBS))[0])
+    return jnp.asarray(params.active).reshape(-1, len(FLEET_KNOBS))[0]
 
 
 def signal(params: FleetParams, hyper: Any, reward: jax.Array, info: Any, limited: bool) -> jax.Array:
@@ -109,7 +127,8 @@ def signal(params: FleetParams, hyper: Any, reward: jax.Array, info: Any, limite
 
     ``- (GPU-seconds + late requests at their price + shed ones at theirs) / GPU-seconds of the whole fleet``, with
     ``hyper.late_weight`` added to the price of the reward; requests cost at most ``hyper.late_limit`` of that, where it
-    is not 0: under an objective that nobody can meet they are all late, and say nothing of what was decided.
+    is not 0. Where the task's own price is 0 only those that are shed cost: under an objective that nobody can meet all
+    are late, which says nothing of what was decided. All of it times ``hyper.signal_scale``.
 
     Args:
         params: one task or one an environment.
@@ -121,14 +140,14 @@ def signal(params: FleetParams, hyper: Any, reward: jax.Array, info: Any, limite
     outcome = info["outcome"]
     full = DECISION_S * jnp.asarray(params.gpus, jnp.float32)
     shed = over_classes(outcome.rejected) + over_classes(outcome.failed)
-    late = over_classes(outcome.late) + shed
+    late = jnp.where(jnp.asarray(params.late_price) > 0, over_classes(outcome.late), 0.0) + shed
     work = jnp.asarray(params.work_s)
     missed = (jnp.asarray(params.late_price) + hyper.late_weight) * work * late / full
     if limited:
         missed = jnp.minimum(missed, hyper.late_limit)
     paid = outcome.gpu_seconds / full
     del reward
-    return -(paid + missed + hyper.shed_weight * work * shed / full)
+    return -hyper.signal_scale * (paid + missed + hyper.shed_weight * work * shed / full)
 
 
 def evaluate(env: FleetNumbers, params: FleetParams, policy: Policy, first: Any, episodes: int) -> FleetRun:

@@ -29,9 +29,13 @@ from inferencegym_jax.policies.fleet_control import FleetCarry, follow_rule, kno
 from inferencegym_jax.policies.fleet_numbers import fleet_numbers
 from inferencegym_jax.policies.network import PolicyNetwork, first_carry, forward, mode
 from inferencegym_jax.policies.policy_file import corrects, load_network, reads_fleet
+from inferencegym_jax.traffic.days import SEED_STRIDE
 from training.fleet_search import WANTED, frontier
 
 RESAMPLES = 1000
+SEEDS = "learned, mean of the seeds"
+COLLAPSE = 1.5
+"""Times the rule's price, from which on a condition counts as one on which a policy collapsed."""
 SHIFTS = (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
 """GPUs by which a learned policy's frontier shifts it."""
 TARGETS = (0.8, 0.72, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.36)
@@ -110,23 +114,29 @@ def _interval(values: np.ndarray) -> dict[str, float]:
 
 
 def compare(
-    task: str | FleetSpec, files: Sequence[str | Path], days: int = 24, changes: Mapping[str, Any] | None = None
+    task: str | FleetSpec,
+    files: Sequence[str | Path],
+    days: int = 24,
+    changes: Mapping[str, Any] | None = None,
+    first: int = 0,
 ) -> dict[str, Any]:
     """Mean GPUs at 99 % of requests on time of the fixed sizes, the rules and learned policies.
 
     Args:
         task: a fleet task of one pool.
         files: of learned policies; several are training seeds.
-        days: held-out ones, seeds 0, 1, 2, ...
+        days: how many, of days apart.
         changes: fields of the task that differ.
+        first: seed of the first: 0 for held-out days, from ``TRAINING_SEEDS`` on those that a choice is made on.
 
     Returns:
         ``{"task", "days", "rows": {name: interval of GPUs}, "over_tuned": {name: interval of the relative difference to
-        the rule tuned on the pool, paired by day}}``.
+        the rule tuned on the pool, paired by day}}``; of several files also ``SEEDS``, the mean over them.
     """
-    spec = get_fleet(task)
-    env, params = ig.make_fleet(spec.replace(**(changes or {})))
-    seeds = np.arange(days, dtype=np.uint32)
+    spec = get_fleet(task).replace(**(changes or {}))
+    env, params = ig.make_fleet(spec)
+    stride = 1 if spec.windows_a_day == 1 else SEED_STRIDE
+    seeds = (first + stride * np.arange(days)).astype(np.uint32)
     rules = {"reactive": REACTIVE, "tuned on the pool": tuned_rule(spec.name)}
     plans = [fixed(size) for size in range(1, spec.gpus + 1)]
     places = {"fixed size": slice(0, spec.gpus)}
@@ -140,6 +150,9 @@ def compare(
     picks = np.random.default_rng(0).integers(days, size=(RESAMPLES, days))
     drawn = {name: np.asarray([_at_99(one, rows, pick) for pick in picks]) for name, (one, rows) in found.items()}
     means = {name: _at_99(one, rows, np.arange(days)) for name, (one, rows) in found.items()}
+    if len(files) > 1:
+        drawn[SEEDS] = np.mean([drawn[str(file)] for file in files], axis=0)
+        means[SEEDS] = float(np.mean([means[str(file)] for file in files]))
     tuned = drawn["tuned on the pool"]
     return {
         "task": spec.name,
@@ -161,9 +174,10 @@ def compare_anywhere(files: Sequence[str | Path], conditions: int = 96, first: i
         first: their first seed.
 
     Returns:
-        ``{"conditions", "rows": {file: {group: {"median", "low", "high", "worst", "price", "rule_price", "count"}}}}``:
-        medians of the ratio of prices less 1 with the interval over conditions, the ratio of the worst prices; groups
-        are all conditions, each pool, and objectives in and out of reach.
+        ``{"conditions", "rows": {file: {group: {"median", "low", "high", "worst", "dearest", "collapses", "price",
+        "rule_price", "count"}}}}``: medians of the ratio of prices less 1 with the interval over conditions, the ratio
+        of the worst prices, the largest ratio, how many are above ``COLLAPSE``; groups are all conditions, each pool,
+        and objectives in and out of reach.
     """
     from inferencegym_jax.fleet.making import OUT_OF_REACH
 
@@ -192,6 +206,7 @@ def compare_anywhere(files: Sequence[str | Path], conditions: int = 96, first: i
                 "high": float(high),
                 "worst": float(price[members].max() / rule_price[members].max()),
                 "dearest": float(own.max()),
+                "collapses": int((own > COLLAPSE).sum()),
                 "price": float(price[members].mean()),
                 "rule_price": float(rule_price[members].mean()),
                 "count": int(members.sum()),

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 import inferencegym_jax as ig
 from inferencegym_jax import Problem, ServeAction
+from inferencegym_jax.adapters.queue_view import CorrectedQueue
 from inferencegym_jax.adapters.relative_views import CorrectedControl, RelativeObservation
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.fleet.action import FLEET_KNOBS, FleetAction
@@ -22,6 +23,7 @@ from inferencegym_jax.models import KNOBS, Knob
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.policies import network as knobs
 from inferencegym_jax.policies.corrected import CORRECTIONS, mean_positions, positions_policy
+from inferencegym_jax.policies.corrected_queue import QUEUE_CORRECTIONS
 from inferencegym_jax.policies.fleet_control import FLEET_CORRECTIONS, view_policy
 from inferencegym_jax.policies.fleet_control import knobs_of as fleet_knobs_of
 from inferencegym_jax.policies.load_following import LoadPlan
@@ -37,6 +39,9 @@ CORRECTED_BY: dict[str, str] = {
     "lease": "prefill_disagg",
     "release": "prefill_disagg",
     "drafts": "spec_length",
+    "slots": "batch_size",
+    "second_gpu": "prefill_disagg",
+    "memory": "kv_budget",
 }
 """Correction -> the knob that it moves; where a task locks the knob the correction enters no gradient."""
 
@@ -45,6 +50,8 @@ def view(config: TrainConfig, problem: Problem) -> Any:
     """The environment as the networks of a config see it."""
     if config.is_fleet:
         return fleet_forms.view(cast(Any, problem.env), fleet_plan(config))
+    if config.corrects_queue:
+        return CorrectedQueue(problem.env, problem.params)
     if config.acts == "correction":
         return CorrectedControl(problem.env, base_plan(config), problem.params)
     return RelativeObservation(problem.env, problem.params) if config.reads == "relative" else problem.env
@@ -73,7 +80,7 @@ def idle(config: TrainConfig) -> Any:
     """What one environment does before anything is learned: the baseline's action, or no correction."""
     if config.is_fleet:
         return fleet_forms.idle(fleet_plan(config), len(FLEET_CORRECTIONS))
-    return jnp.zeros(len(CORRECTIONS)) if config.acts == "correction" else ServeAction().as_arrays()
+    return jnp.zeros(len(corrections(config))) if config.acts == "correction" else ServeAction().as_arrays()
 
 
 def metadata(config: TrainConfig) -> dict[str, Any]:
@@ -83,6 +90,8 @@ def metadata(config: TrainConfig) -> dict[str, Any]:
         own = {} if plan is None else {"acts": config.acts, "plan": plain(plan)}
         return {"reads": "fleet", **own}
     form: dict[str, Any] = {} if config.reads == "observation" else {"reads": config.reads}
+    if config.corrects_queue:
+        return form | {"acts": config.acts}  # the controller is planned anew for the table and task where it acts
     if config.acts == "correction":
         form |= {"acts": config.acts, "plan": plain(base_plan(config))}
     return form
@@ -113,7 +122,8 @@ def log_prob_and_entropy(
         return distribution.log_prob_and_entropy(outputs, log_std, raw, active, knobs_of(config))
     free = jnp.ones(len(FLEET_CORRECTIONS))
     if not config.is_fleet:
-        free = jnp.stack([active[list(KNOBS).index(CORRECTED_BY[name])] for name in CORRECTIONS]).astype(jnp.float32)
+        moved = [CORRECTED_BY[name] for name in corrections(config)]
+        free = jnp.stack([active[list(KNOBS).index(knob)] for knob in moved]).astype(jnp.float32)
     z = (raw - mean_positions(outputs)) * jnp.exp(-log_std)
     half = distribution.HALF_LOG_TWO_PI
     log_prob = ((-0.5 * z * z - log_std - half) * free).sum(axis=-1)
@@ -134,7 +144,9 @@ def knobs_of(config: TrainConfig) -> Mapping[str, Knob]:
 
 def corrections(config: TrainConfig) -> tuple[str, ...]:
     """The corrections that a config's network gives."""
-    return FLEET_CORRECTIONS if config.is_fleet else CORRECTIONS
+    if config.is_fleet:
+        return FLEET_CORRECTIONS
+    return QUEUE_CORRECTIONS if config.corrects_queue else CORRECTIONS
 
 
 def first_action(config: TrainConfig) -> Any:

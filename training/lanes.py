@@ -104,13 +104,18 @@ def _drawn(draws: Draws, params: EnvParams, seeds: jax.Array) -> Engine:
 
 def scores_of(problem: Problem, lanes: Lanes, seeds: np.ndarray, width: int = WIDTH) -> np.ndarray:
     """float64[episodes]: the score of each; ``width`` episodes a call."""
+    return problem.score(statistics_of(problem, lanes, seeds, width))
+
+
+def statistics_of(problem: Problem, lanes: Lanes, seeds: np.ndarray, width: int = WIDTH) -> ig.EpisodeStatistics:
+    """The statistics of each episode, fields [episodes]; ``width`` episodes a call."""
     found = []
     for start in range(0, len(lanes), width):
         index = np.minimum(np.arange(start, start + width), len(lanes) - 1)
         carry = _carry(problem, lanes, index, seeds[index])
         statistics = ig.evaluate(problem.env, problem.params, play_lane, seeds[index], carry=carry, carry_axis=0)
-        found.append(problem.score(statistics))
-    return np.concatenate(found)[: len(lanes)]
+        found.append(jax.tree.map(np.asarray, statistics))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(lanes)], *found)
 
 
 def episodes_of(problem: Problem, lanes: Lanes, seeds: np.ndarray) -> ig.Trajectory:

@@ -110,4 +110,10 @@ def rank_table(found: Mapping[str, Any]) -> Group:
     for key, name in names.items():
         x = found[key]
         lines.append(f"    {x['spearman']:.3f} [{x['low']:.3f}, {x['high']:.3f}] {name}")
+    apart = found["apart"]
+    alike = "" if apart["alike"] is None else f", {apart['alike']:.2f} of them ordered alike by the return"
+    lines.append(
+        f"Of that quarter's {apart['pairs']} pairs the episodes tell {apart['apart']} apart by score{alike}; its scores"
+        f" span {apart['spread']:.4f}."
+    )
     return Group(table, Text("\n".join(lines)))

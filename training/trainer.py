@@ -69,9 +69,10 @@ def network_of(config: TrainConfig) -> ActorCritic:
     start = None
     if config.start != "middle":
         best = config.start == "best_static"
-        start = starting_bias(config.problem().best_static if best else forms.first_action(config), knobs)
-    numbers = sum(head_sizes(knobs).values()), len(continuous(knobs))
-    return ActorCritic(config.hidden, config.initial_std, start, *size, *numbers)
+        with jax.ensure_compile_time_eval():  # a constant also where all of this is traced
+            start = starting_bias(config.problem().best_static if best else forms.first_action(config), knobs)
+    size += sum(head_sizes(knobs).values()), len(continuous(knobs))
+    return ActorCritic(config.hidden, config.initial_std, start, *size)
 
 
 def apply(config: TrainConfig, variables: Any, x: jax.Array, method: str = "__call__") -> Any:
@@ -117,18 +118,18 @@ def starting_offsets(config: TrainConfig) -> np.ndarray:
 def initial_state(env: Any, params: EnvParams, config: TrainConfig, seed: Any, hyper: Hyperparameters) -> TrainState:
     """The state before the first update.
 
-    With ``stagger`` environment i starts ``i / environments`` of an episode in, which it reaches under the
-    baseline's action: otherwise all of a rollout's environments stand in the same phase of the burst calendar.
+    With ``stagger`` environment i starts ``i / environments`` of an episode in, reached under the baseline's action:
+    otherwise all of a rollout's environments stand in the same phase of the burst calendar.
     """
     seed = jnp.asarray(seed, jnp.uint32)
-    observation, env_state = jax.vmap(env.reset_seed, in_axes=(0, task_axis(params)))(
-        training_seeds(seed, config.environments), params
-    )
+    seeds = training_seeds(seed, config.environments)
+    observation, env_state = jax.vmap(env.reset_seed, in_axes=(0, task_axis(params)))(seeds, params)
     action, idle = (spread(x, config.environments) for x in (forms.first_action(config), forms.idle(config)))
+    network = network_of(config)
 
     @jax.custom_batching.sequential_vmap  # two batched QRs (of the orthogonal kernels) wait for each other's threads
     def fresh(seed: jax.Array) -> Any:
-        return network_of(config).init(jax.random.key(seed), jnp.zeros((1, config.features + config.hidden_size)))
+        return network.init(jax.random.key(seed), jnp.zeros((1, config.features + config.hidden_size)))
 
     variables = fresh(seed)
     statistics = initial_statistics(config.features)
@@ -193,8 +194,7 @@ def collect(
     flat, hidden, raw, log_prob, reward, signal, terminated, truncated, is_first = rows
 
     x = standardise(flat, statistics)
-    # at most one truncation an environment a rollout (rollout_length is at most one), so one final observation each
-    # is enough
+    # at most one truncation an environment a rollout (rollout_length is at most an episode): one final observation each
     beyond = [remember(config, variables, statistics, *pair)[1] for pair in ((observation, carry), final)]
     value = apply(config, variables, jnp.concatenate([x, hidden], axis=-1), "critic")
     after, at_end = apply(config, variables, jnp.stack(beyond), "critic")

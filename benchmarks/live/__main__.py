@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import time
 from contextlib import nullcontext
@@ -24,10 +25,10 @@ import typer
 from rich.console import Console
 
 from benchmarks.live.figures import write_figures
-from benchmarks.live.learn import learn
-from benchmarks.live.prediction import predict_and_measure, table_difference
+from benchmarks.live.prediction import judge, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
 from benchmarks.live.scenarios import ScenarioLengths, scenario_stage
+from benchmarks.live.sent import read_runs, send
 from benchmarks.live.vllm import (
     SPARE_STARTS,
     Engine,
@@ -50,8 +51,9 @@ from inferencegym_jax.live.trial.runs import TrialSettings
 from inferencegym_jax.table.latency_table import load_table
 
 SCENARIOS = ("second-instance", "drift")
-STAGES = ("engine", "measure", "predict", *SCENARIOS, "learn", "trial", "repeat", "control")
-SHORT = ("engine", "measure", "predict", *SCENARIOS)
+STAGES = ("engine", "measure", "send", "predict", *SCENARIOS, "learn", "trial", "repeat", "control")
+SHORT = ("engine", "measure", "send", "predict", *SCENARIOS)
+OFFLINE = ("predict",)  # needs the table and the runs, and no engine
 console = Console()
 
 
@@ -72,11 +74,24 @@ def main(
     budget: Annotated[float, typer.Option(help="seconds of each measurement")] = 360.0,
     seconds: Annotated[int, typer.Option(help="length of a trial run; two calendar periods are 120")] = 60,
     repeats: Annotated[int, typer.Option(help="trial runs of each policy")] = 2,
-    predict_seconds: Annotated[float, typer.Option(help="length of each prediction run")] = 30.0,
+    predict_seconds: Annotated[float, typer.Option(help="length of each run that is sent")] = 30.0,
+    warmup: Annotated[float, typer.Option(help="seconds of each of them that are not counted")] = 5.0,
+    shares: Annotated[str, typer.Option(help="their rates, as shares of saturation")] = "0.3,0.6,0.9",
+    prompts: Annotated[str, typer.Option(help="their prompt lengths, tokens")] = "96,192",
+    against: Annotated[
+        Path | None,
+        typer.Option(help="another table that predicts the same runs: of published kernels (inferencegym table build)"),
+    ] = None,
     output_tokens: Annotated[int, typer.Option(help="mean output length")] = 32,
     max_concurrency: Annotated[int, typer.Option(help="largest batch size that is measured")] = 32,
     max_prompt: Annotated[int, typer.Option(help="longest prompt that is measured")] = 256,
     max_num_seqs: Annotated[int, typer.Option(help="of the engine")] = 64,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(help="of the engine, which does not tell; 0: that of the shipped profile")
+    ] = 0,
+    kv_bytes_per_token: Annotated[
+        float, typer.Option(help="of the model's cache, where the engine does not tell (vLLM on a GPU)")
+    ] = 0.0,
     policies: Annotated[
         str,
         typer.Option(help="of the trial, reference first: the engine's own limit; learned is the stage's of that name"),
@@ -104,7 +119,8 @@ def main(
         typer.Option("--write-docs", help="put figures and pictures of --out into docs/live.md, run nothing"),
     ] = False,
 ) -> None:
-    """Run the stages against a real vLLM on this machine's CPU and print what was found beside the targets."""
+    """Run the stages against a real vLLM, on this machine's CPU or at --base-url, and print what was found beside the
+    targets."""
     if write_docs:
         for path in write_figures(out):
             console.print(f"wrote {path}")
@@ -127,7 +143,12 @@ def main(
         shown = {key: value for key, value in found.items() if not isinstance(value, dict | list)}
         console.print(f"[bold]{name}[/] {json.dumps(shown)}", highlight=False, soft_wrap=True)
 
-    keep("run", machine())
+    stem = model.replace("/", "--")
+    table_path, learned = out / f"{stem}.parquet", out / "learned.npz"
+    if set(chosen) <= set(OFFLINE):
+        keep("predict", predicted(table_path, out / "runs.json", warmup, against))
+        return
+    keep("run", machine() | ({} if base_url is None else {"gpu": gpu()}))
     place = engine_folder(folder)
     if "engine" in chosen and base_url is None:
         begun = time.monotonic()
@@ -151,25 +172,26 @@ def main(
             most_concurrency=max_concurrency,
             longest_prompt=max_prompt,
             slice_s=3.0,
+            token_budget=max_num_batched_tokens,
+            kv_bytes_per_token=kv_bytes_per_token,
         )
-        table_path, learned = out / f"{model}.parquet", out / "learned.npz"
         if "measure" in chosen:
             summary = measure_and_report(endpoint, settings, table_path, True, console)
-            keep("measure", {**summary, "table": table_path.name})
-        if "predict" in chosen:
-            found = predict_and_measure(
+            about = {key: load_table(table_path).metadata[key] for key in ("engine", "version")}
+            keep("measure", {**summary, **about, "table": table_path.name})
+        if "send" in chosen:
+            send(
                 endpoint,
                 load_table(table_path),
-                shares=(0.3, 0.6, 0.9),
-                prompts=(96, 192),
+                shares=numbers("shares", shares),
+                prompts=[int(x) for x in numbers("prompts", prompts)],
                 seconds=predict_seconds,
-                warmup_s=5.0,
                 max_num_seqs=max_num_seqs,
+                path=out / "runs.json",
                 report=say,
             )
-            for row in found["rows"]:
-                console.print(json.dumps({k: round(v, 3) for k, v in row.items()}), highlight=False, soft_wrap=True)
-            keep("predict", found)
+        if "predict" in chosen:
+            keep("predict", predicted(table_path, out / "runs.json", warmup, against))
         lengths = {
             "second-instance": ScenarioLengths(second_seconds, second_repeats, tuple(rivals.split(","))),
             "drift": ScenarioLengths(drift_seconds, drift_repeats, None),
@@ -191,13 +213,15 @@ def main(
             settings=TrialSettings(repeats=repeats, max_num_seqs=max_num_seqs),
         )
         if "learn" in chosen:
+            from benchmarks.live.learn import learn  # the trainer and its packages, which nothing else here needs
+
             begun = time.monotonic()
             learn(request, learned, say)
             keep("learn", {"policy": learned.name, "seconds": time.monotonic() - begun})
         if "trial" in chosen:
             keep("trial", trial(request, out, {str(learned): "learned"}))
         if "repeat" in chosen:
-            second = out / f"{model}-second.parquet"
+            second = out / f"{stem}-second.parquet"
             measure_and_report(endpoint, dataclasses.replace(settings, seed=1000), second, True, console)
             keep("repeat", table_difference(load_table(table_path), load_table(second)))
         if "control" in chosen:
@@ -219,6 +243,43 @@ def chosen_stages(stages: str | None, short: bool) -> list[str]:
     if unknown:
         raise typer.BadParameter(f"stages = {unknown[0]!r}: there are {', '.join(STAGES)}")
     return [stage for stage in STAGES if stage in chosen]
+
+
+def numbers(name: str, text: str) -> list[float]:
+    """The numbers of an option, which are separated by commas.
+
+    Raises:
+        typer.BadParameter: one is no number above 0.
+    """
+    found = []
+    for part in text.split(","):
+        try:
+            found.append(float(part))
+        except ValueError:
+            raise typer.BadParameter(f"{name} = {part!r}: must be numbers separated by commas") from None
+        if not 0 < found[-1] < float("inf"):
+            raise typer.BadParameter(f"{name} = {part!r}: must be above 0")
+    return found
+
+
+def predicted(table: Path, runs: Path, warmup_s: float, against: Path | None) -> dict[str, Any]:
+    """The runs that were sent beside what the measured table, and another one, foretell of them; printed row by row."""
+    other = None if against is None else load_table(against)
+    found = judge(load_table(table), read_runs(runs), warmup_s=warmup_s, report=say, against=other)
+    for side in (found, found.get("against", {"rows": []})):
+        for row in side["rows"]:
+            console.print(json.dumps({k: round(v, 3) for k, v in row.items()}), highlight=False, soft_wrap=True)
+    return found
+
+
+def gpu() -> str | None:
+    """The GPU of this machine and its driver, as nvidia-smi tells them; None where there is none."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return "; ".join(found.stdout.strip().splitlines()) or None
 
 
 def machine() -> dict[str, Any]:

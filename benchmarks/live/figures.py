@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from benchmarks.live.gpu_figures import gpu_block
 from benchmarks.live.prediction import PERCENTILES
 from benchmarks.live.vllm import ROOT
 from inferencegym_jax.cli.scenario_report import POINTS, markdown
@@ -20,7 +21,9 @@ from inferencegym_jax.cli.scenario_report import POINTS, markdown
 PAGE = ROOT / "docs" / "live.md"
 IMAGES = ROOT / "docs" / "images"
 KEPT = Path(__file__).with_name("results.json")
+KEPT_GPU = Path(__file__).with_name("gpu.json")
 BEGIN, END = "<!-- figures of make live: begin -->", "<!-- figures of make live: end -->"
+BEGIN_GPU, END_GPU = "<!-- figures on a GPU: begin -->", "<!-- figures on a GPU: end -->"
 TARGETS = {
     "itl_median_error": 0.06,
     "ttft_median_error": 0.05,
@@ -38,7 +41,8 @@ TITLES = {
 
 
 def write_figures(out: Path) -> list[Path]:
-    """Put a run's figures into the page, its pictures beside it and its results beside this module.
+    """Put a run's figures into the page, its pictures beside it and its results beside this module; those of a run on
+    a GPU into a section of their own.
 
     Args:
         out: folder of ``make live``.
@@ -51,11 +55,11 @@ def write_figures(out: Path) -> list[Path]:
         ValueError: the page has no such block.
     """
     results: dict[str, Any] = json.loads((out / "results.json").read_text())
-    text = PAGE.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{PAGE}: must hold the lines {BEGIN!r} and {END!r} once, in this order")
-    head, rest = text.split(BEGIN)
-    PAGE.write_text(head + BEGIN + "\n\n" + "\n".join(block(results)) + "\n\n" + END + rest.split(END)[1])
+    if results.get("run", {}).get("gpu"):
+        fill(BEGIN_GPU, END_GPU, gpu_block(results))
+        KEPT_GPU.write_text(json.dumps(results, indent=1) + "\n")
+        return [PAGE, KEPT_GPU]
+    fill(BEGIN, END, block(results))
     KEPT.write_text(json.dumps(results, indent=1) + "\n")
     written = [PAGE, KEPT]
     for name in ("second-instance", "drift"):
@@ -67,6 +71,19 @@ def write_figures(out: Path) -> list[Path]:
                 shutil.copyfile(found, kept)
                 written.append(kept)
     return written
+
+
+def fill(begin: str, end: str, lines: list[str]) -> None:
+    """Replace what stands between two lines of the page.
+
+    Raises:
+        ValueError: the page does not have them once, in this order.
+    """
+    text = PAGE.read_text()
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{PAGE}: must hold the lines {begin!r} and {end!r} once, in this order")
+    head, rest = text.split(begin)
+    PAGE.write_text(head + begin + "\n\n" + "\n".join(lines) + "\n\n" + end + rest.split(end)[1])
 
 
 def block(results: dict[str, Any]) -> list[str]:

@@ -1,28 +1,27 @@
-"""Open-loop prediction from the measured table against the engine, at shares of saturation: mean ITL, TTFT's mean and
-percentiles, share on time."""
+"""Predictions of the runs that were sent to the engine, from the table that was measured on it and from another one:
+mean ITL, TTFT's mean and percentiles, share on time."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 import inferencegym_jax as ig
+from benchmarks.live.sent import OPEN_GATE, Sent
 from inferencegym_jax.live.scenarios.objectives import TASK as SCENARIO_TASK
 from inferencegym_jax.live.scenarios.objectives import objectives
-from inferencegym_jax.live.server.streaming import Endpoint
-from inferencegym_jax.live.trial.live_env import LiveEnv
 from inferencegym_jax.live.trial.outcome import Objective
-from inferencegym_jax.live.trial.profile_engine import saturation
-from inferencegym_jax.live.trial.runs import TrialSettings, predict, run_policy
+from inferencegym_jax.live.trial.profile_engine import engine_times
+from inferencegym_jax.live.trial.runs import TrialSettings, predict
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.simulated import simulate_traffic
-from inferencegym_jax.live.trial.traffic import poisson_traffic
-from inferencegym_jax.models import ServeAction
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
 
 PERCENTILES = (50, 90, 99)
+LABELS = ("itl", "ttft", *(f"ttft_p{p}" for p in PERCENTILES), "on_time")
 
 
 def figures(records: list[Record], warmup_s: float, objective: Objective) -> dict[str, float]:
@@ -37,65 +36,95 @@ def figures(records: list[Record], warmup_s: float, objective: Objective) -> dic
     return found | {"on_time": sum(map(objective.met, kept)) / len(kept)}
 
 
-def predict_and_measure(
-    endpoint: Endpoint,
+def judge(
     table: LatencyTable,
+    runs: Sequence[Sent],
     *,
-    shares: tuple[float, ...],
-    prompts: tuple[int, ...],
-    seconds: float,
     warmup_s: float,
-    max_num_seqs: int,
-    report: Any,
+    report: Callable[[str], None],
+    against: LatencyTable | None = None,
 ) -> dict[str, Any]:
-    """One row a (prompt length, share of saturation), and the median errors (of the share on time in shares).
+    """What a table foretells of each run beside what was measured, by the replay and by the compiled step.
 
-    On time is what keeps task 7's objectives, scaled to this engine's bare times.
+    On time is what keeps task 7's objectives, scaled to the bare times of the measured engine.
 
-    Poisson arrivals; no gate (batch_size 512), so that the engine's own scheduler is what is predicted.
+    Args:
+        table: measured on the engine that the runs were sent to.
+        runs: sent.
+        warmup_s: seconds of each run that are not counted.
+        report: told what is predicted.
+        against: another table of such an engine, made of published kernels, say; it predicts the same runs, nothing of
+            it is fitted on them, and they are held to the same objectives.
+
+    Returns:
+        rows (one a run: measured, predicted, error, simulated), median errors over the rows (of the share on time in
+        shares); against: the same of the other table, and ``iterations``, the two tables' cells side by side.
 
     Raises:
         ValueError: the runs are too short for anything to be measured after their warm-up.
+        TableError: a table says too little of an engine; the message names what to add.
     """
-    if not seconds >= 2.0 * warmup_s:
-        raise ValueError(f"seconds = {seconds:g}: must be at least {2.0 * warmup_s:g}, twice the warm-up")
-    _, params = ig.make(1, table=table)
+    for run in runs:
+        if not run.seconds >= 2.0 * warmup_s:
+            raise ValueError(f"seconds = {run.seconds:g}: must be at least {2.0 * warmup_s:g}, twice the warm-up")
     engine = make_params(get_task(SCENARIO_TASK), table, NOT_NORMALISED).engine
-    policy = ig.policies.static(ServeAction(batch_size=512))
     output = int(table.output_length)
-    settings = TrialSettings(max_num_seqs=max_num_seqs)
-    rows = []
-    for prompt in prompts:
-        most = saturation(table, prompt, output)
-        for share in shares:
-            traffic = poisson_traffic(share * most, seconds, prompt, output, seed=int(100 * share) + prompt)
-            report(f"prompts of {prompt} at {share:g} of saturation ({share * most:.2f} requests/s)")
-            aims = objectives(table, engine, prompt, output)
-            objective = Objective((aims.ttft_ms,) * 3, aims.tpot_ms)
-            foretold = predict(table, traffic, policy, params, settings)
-            with LiveEnv(endpoint, params, lambda _, traffic=traffic: traffic) as env:
-                seen, _ = run_policy(env, policy, 0, traffic)
-            row: dict[str, Any] = {"prompt": prompt, "share": share, "rate": share * most, "requests": len(seen)}
-            row |= {"ttft_objective_ms": aims.ttft_ms, "tpot_objective_ms": aims.tpot_ms}
-            sides = figures(seen, warmup_s, objective), figures(foretold, warmup_s, objective)
-            for label, measured in sides[0].items():
-                predicted = sides[1][label]
-                row |= {f"{label}_measured": measured, f"{label}_predicted": predicted}
-                row[f"{label}_error"] = predicted - measured if label == "on_time" else predicted / measured - 1.0
-            simulated = simulate_traffic(table, traffic, policy, warmup_s=warmup_s)
-            row["itl_simulated"], row["ttft_simulated"] = simulated["itl_ms"], simulated["ttft_mean_ms"]
+    aims = {run.prompt: objectives(table, engine, run.prompt, output) for run in runs}
+    held = {prompt: Objective((aim.ttft_ms,) * 3, aim.tpot_ms) for prompt, aim in aims.items()}
+    measured = [figures(run.records, warmup_s, held[run.prompt]) for run in runs]
+
+    def side(source: LatencyTable) -> dict[str, Any]:
+        _, params = ig.make(1, table=source)
+        policy = ig.policies.static(OPEN_GATE)
+        rows: list[dict[str, Any]] = []
+        for run, seen in zip(runs, measured, strict=True):
+            report(f"predicting prompts of {run.prompt} at {run.share:g} of saturation from {source.name}")
+            settings = TrialSettings(max_num_seqs=run.max_num_seqs)
+            foretold = figures(predict(source, run.traffic, policy, params, settings), warmup_s, held[run.prompt])
+            row: dict[str, Any] = {"prompt": run.prompt, "share": run.share, "rate": run.rate}
+            row |= {"requests": len(run.records), "failed": sum(r.outcome == "failed" for r in run.records)}
+            row |= {"ttft_objective_ms": aims[run.prompt].ttft_ms, "tpot_objective_ms": aims[run.prompt].tpot_ms}
+            for label in LABELS:
+                row |= {f"{label}_measured": seen[label], f"{label}_predicted": foretold[label]}
+                row[f"{label}_error"] = foretold[label] - seen[label]
+                if label != "on_time":
+                    row[f"{label}_error"] /= seen[label]
+            simulated = simulate_traffic(source, run.traffic, policy, warmup_s=warmup_s)
+            row |= {"itl_simulated": simulated["itl_ms"], "ttft_simulated": simulated["ttft_mean_ms"]}
             rows.append(row)
-    simulator = {
-        f"simulator_{label}_median_error": float(
-            np.median([abs(row[f"{label}_simulated"] / row[f"{label}_measured"] - 1.0) for row in rows])
-        )
-        for label in ("itl", "ttft")
-    }
+        return {"rows": rows, **median_errors(rows)}
+
+    found = side(table)
+    if against is not None:
+        found["against"] = {"table": against.name, "source": against.metadata.get("source", ""), **side(against)}
+        found["against"]["iterations"] = iterations(table, against)
+    return found
+
+
+def median_errors(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Medians over rows of the errors' sizes: of the replay, and of the compiled step (``simulator_``)."""
     errors = {
-        f"{label}_median_error": float(np.median([abs(row[f"{label}_error"]) for row in rows]))
-        for label in ("itl", "ttft", *(f"ttft_p{p}" for p in PERCENTILES), "on_time")
+        f"{label}_median_error": float(np.median([abs(row[f"{label}_error"]) for row in rows])) for label in LABELS
     }
-    return {**simulator, "rows": rows, **errors}
+    for label in ("itl", "ttft"):
+        off = [abs(row[f"{label}_simulated"] / row[f"{label}_measured"] - 1.0) for row in rows]
+        errors[f"simulator_{label}_median_error"] = float(np.median(off))
+    return errors
+
+
+def iterations(table: LatencyTable, against: LatencyTable) -> list[dict[str, float]]:
+    """At every batch size and prompt length that was measured, ms of a decode iteration and what a lone prompt adds, by
+    either table; requests are half through their outputs."""
+    sides = {"measured": engine_times(table), "against": engine_times(against)}
+    rows = []
+    for prompt in map(int, table.axes["prompt_len_bucket"]):
+        context = prompt + 0.5 * table.output_length
+        for n in map(int, table.axes["batch_size"]):
+            row = {"running": float(n), "prompt": float(prompt)}
+            for name, times in sides.items():
+                row |= {f"decode_ms_{name}": times.decode_ms(n, context), f"prompt_ms_{name}": times.prompt_ms(prompt)}
+            rows.append(row)
+    return rows
 
 
 def table_difference(first: LatencyTable, second: LatencyTable) -> dict[str, float]:

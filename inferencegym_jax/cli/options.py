@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inferencegym_jax.cli.output import fail
+from inferencegym_jax.cli.output import escape, fail, notices
 from inferencegym_jax.policies.knob_text import pairs
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
+
+if TYPE_CHECKING:
+    from inferencegym_jax.table import LatencyTable
 
 Task = Annotated[str, typer.Option("--task", "-t", help="Number or name; `inferencegym tasks` lists them.")]
 TableFile = Annotated[
@@ -30,6 +33,14 @@ Config = Annotated[
     str | None, typer.Option("--config", help=f"Overrides among {', '.join(CONFIG_KEYS)}: gamma=0.5,delta=0.2")
 ]
 BaseMemory = Annotated[float, typer.Option(help="memory of weights and runtime, which no server tells")]
+
+
+def say_doubts(table: LatencyTable) -> None:
+    """Say on stderr where tables of this model, GPU and backend are not validated, or were not compared."""
+    from inferencegym_jax.hardware.table_metadata import doubts
+
+    for text in doubts(table.metadata, int(table.knob_defaults["quant_tier"])):
+        notices().print(f"Note: {escape(text)}.", soft_wrap=True)
 
 
 def task_of(text: str) -> int | str:
@@ -65,9 +76,9 @@ def config_values(text: str | None) -> dict[str, float] | None:
     if text is None:
         return None
     values: dict[str, Any] = {}
-    for name, given in pairs(text, "--config").items():
+    for name, text_value in pairs(text, "--config").items():
         try:
-            values[name] = float(given)
+            values[name] = float(text_value)
         except ValueError:
-            raise ValueError(f"--config {name} = {given!r}: must be a number") from None
+            raise ValueError(f"--config {name} = {text_value!r}: must be a number") from None
     return check_config(values)

@@ -47,7 +47,7 @@ def draw(recommendation: Any, console: Console) -> None:
         column = round((math.log(x) - low) / max(high - low, 1e-9) * (WIDTH - 1))
         row = round((top - y) / max(top - bottom, 1e-9) * (HEIGHT - 1))
         rows[row][column] = mark
-    console.print("goodput requests/s against p99 TTFT (log scale); digits are the Pareto front")
+    console.print("goodput requests/s against p99 TTFT (log scale); digits are the Pareto front, replayed")
     for i, row in enumerate(rows):
         scale = number(top) if i == 0 else number(bottom) if i == HEIGHT - 1 else ""
         console.print(escape(f"{scale:>8} |" + "".join(row).rstrip()))
@@ -96,7 +96,7 @@ def picture(recommendation: Any, figure: Any) -> Any:
     share = 0.16 * (len(front) + 1) / figure.get_figheight()
     axes = figure.add_axes((0.1, share + 0.12, 0.87, 0.76 - share))
     at = [(one["ttft_p99_ms"], one["goodput"]) for one in front]
-    axes.step(*zip(*at, strict=True), "o-", where="post", color=INK, markersize=3.5, label="front")
+    axes.step([x for x, _ in at], [y for _, y in at], "o-", where="post", color=INK, markersize=3.5, label="front")
     colours = {"current": COLOURS["baseline"], "Reactive": COLOURS["reactive"], "Trained": COLOURS["trained"]}
     for _, x, y, name in points(recommendation)[len(front) :]:
         axes.plot([x], [y], "s", markersize=6, label=name, color=colours.get(name, OTHER_COLOUR))

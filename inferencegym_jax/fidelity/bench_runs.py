@@ -11,6 +11,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from inferencegym_jax.fidelity.bench_checks import (
+    RunError,
+    check_cap,
+    check_load,
+    odd_duration,
+    positive,
+    positive_or_zero,
+)
 from inferencegym_jax.models import shown
 from inferencegym_jax.table.bench_files import (
     AIPERF,
@@ -36,26 +44,8 @@ QUANTISED = re.compile(
     r"(?<![a-z])(fp8|fp4|nvfp4|mxfp4|int8|int4|w\d+a\d+|awq|gptq|gguf|bnb|[48]-?bit|q[2-8]_\w+)(?![a-z])", re.IGNORECASE
 )
 CSV_WAY = "or write it as a row of a CSV of runs (docs/fidelity.md)"
+SERVERS = frozenset("tgi lmdeploy tensorrt-llm trtllm deepspeed-mii scalellm llama.cpp".split())  # that clients can ask
 CLOSED = "keeps a number of requests in flight, and the prediction is of requests that arrive at a rate"
-
-
-class RunError(ValueError):
-    """A file of measured runs that cannot be used; the message names file, row, column and what is wanted."""
-
-
-def positive(source: str, name: str, value: Any) -> float:
-    """``value`` as a finite number above 0.
-
-    Raises:
-        RunError: it is none.
-    """
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise RunError(f"{source}: {name} is {shown(value)}; wanted: a number above 0")
-    return number
 
 
 def row_of(source: str, report: Any) -> tuple[dict[str, Any], list[str]]:
@@ -71,6 +61,10 @@ def row_of(source: str, report: Any) -> tuple[dict[str, Any], list[str]]:
         )
     if tool in (VLLM, SGLANG):
         return _serving(source, report, tool)
+    for name in ("input_config", "load_summary", "successes", "failures"):
+        value = report.get(name)
+        if value is not None and not isinstance(value, Mapping):
+            raise RunError(f"{source}: {name} is {shown(value)}; wanted: an object as {tool} writes")
     if tool in (GENAI_PERF, AIPERF):
         return _nvidia(source, report, tool)
     if tool == INFERENCE_PERF:
@@ -92,6 +86,9 @@ def _serving(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, 
     """A run of vLLM's or SGLang's client."""
     notices: list[str] = []
     done = positive(source, "completed", run.get("completed"))
+    asked = run.get("num_prompts")
+    if asked is not None and done > positive(source, "num_prompts", asked):
+        raise RunError(f"{source}: completed is {done:g} of num_prompts {shown(asked)}; wanted: at most as many")
     failed = failed_share(run)
     if failed > MOST_FAILED:
         raise RunError(
@@ -115,8 +112,15 @@ def _serving(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, 
             f" mean_tpot_ms, {float(tpot):g} a token, is used"
         )
     latency = told(run, "mean_e2el_ms", "mean_e2e_latency_ms") or ttft + per_token * (output - 1)
-    _check_cap(source, run, rate, positive(source, "mean_e2el_ms", latency))
-    _check_drafts(source, run)
+    latency = positive(source, "mean_e2el_ms", latency)
+    check_load(source, run, rate, latency)
+    notices += odd_duration(source, run, done, rate, latency)
+    cached = told(run, "prefix_cache_hit_rate")
+    if cached is not None and positive_or_zero(cached) > 0 and run.get("prefix_share") is None:
+        notices.append(
+            f"{source}: prefix_cache_hit_rate is {shown(cached)}, and prompts are taken as computed whole; state"
+            " prefix_share"
+        )
     if told(run, "ramp_up_strategy") is not None:
         raise RunError(f"{source}: ramp_up_strategy is {shown(run['ramp_up_strategy'])}; wanted: one rate over the run")
     row = {
@@ -136,16 +140,23 @@ def _serving(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, 
             for q, name in (("p50", "median"), ("p90", "p90"), ("p99", "p99"))
         },
         "prefix_share": run.get("prefix_share"),
-        "engine": told(run, "engine") or ("sglang" if "sglang" in str(run.get("backend", tool)) else "vllm"),
+        "engine": told(run, "engine") or _engine(run, tool),
         "engine_version": told(run, "vllm_version", "sglang_version", "engine_version", "version"),
         "dtype": format_of(source, run),
     }
     return row | parallel_of(source, run), notices
 
 
+def _engine(run: Mapping[str, Any], tool: str) -> str:
+    backend = str(run.get("backend", tool)).lower()
+    return "sglang" if "sglang" in backend else backend if backend in SERVERS else "vllm"
+
+
 def _arrivals(source: str, run: Mapping[str, Any]) -> str:
-    given = run.get("burstiness")
-    burstiness = 1.0 if given is None else positive(source, "burstiness", given)
+    stated = run.get("burstiness")
+    if stated == math.inf:
+        return "constant"
+    burstiness = 1.0 if stated is None else positive(source, "burstiness", stated)
     if burstiness == 1.0:
         return "poisson"
     if burstiness >= EVEN_BURSTINESS:
@@ -153,36 +164,6 @@ def _arrivals(source: str, run: Mapping[str, Any]) -> str:
     raise RunError(
         f"{source}: burstiness is {burstiness:g}; wanted: 1 (Poisson), or at least {EVEN_BURSTINESS:g} (even)"
     )
-
-
-def _check_cap(source: str, run: Mapping[str, Any], rate: float, latency_ms: float) -> None:
-    """A cap on concurrency may not bind: Little's law, and four deviations of a Poisson count above it."""
-    cap = told(run, "max_concurrency")
-    if cap is None:
-        return
-    cap, mean = positive(source, "max_concurrency", cap), rate * latency_ms / 1000.0
-    if cap < mean + 4.0 * math.sqrt(mean) + 1.0:
-        raise RunError(
-            f"{source}: max_concurrency is {cap:g}, and {rate:g} requests/s of {latency_ms / 1000:.3g} s are {mean:.3g}"
-            " at once: the client held requests back; wanted: a run without --max-concurrency"
-        )
-
-
-def _check_drafts(source: str, run: Mapping[str, Any]) -> None:
-    for name in ("accept_length", "acceptance_length", "spec_decode_acceptance_length", "spec_length"):
-        value = told(run, name)
-        if value is not None and positive_or_zero(value) > (0.0 if name == "spec_length" else 1.01):
-            raise RunError(
-                f"{source}: {name} is {shown(value)}: the engine drafted tokens; wanted: a run without drafts"
-            )
-
-
-def positive_or_zero(value: Any) -> float:
-    """The value as a number; 0 where it is none."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return 0.0
 
 
 def parallel_of(source: str, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,13 +177,18 @@ def parallel_of(source: str, run: Mapping[str, Any]) -> dict[str, Any]:
             value = told(run, name)
             if value is not None and positive(source, name, value) > 1:
                 raise RunError(f"{source}: {name} is {value}; wanted: 1, one engine on its GPUs")
-    stated = {
-        name: int(positive(source, name, told(run, name))) for name in PARALLEL["tp"] if told(run, name) is not None
-    }
+    stated = {name: _whole(source, name, told(run, name)) for name in PARALLEL["tp"] if told(run, name) is not None}
     if len(set(stated.values())) > 1:
         said = ", ".join(f"{name} is {value}" for name, value in stated.items())
         raise RunError(f"{source}: {said}; wanted: one number of GPUs")
     return {"tp": next(iter(stated.values()), None)}
+
+
+def _whole(source: str, name: str, value: Any) -> int:
+    number = positive(source, name, value)
+    if number != int(number):
+        raise RunError(f"{source}: {name} is {shown(value)}; wanted: a whole number of GPUs")
+    return int(number)
 
 
 def format_of(source: str, run: Mapping[str, Any]) -> str | None:
@@ -225,8 +211,8 @@ def format_of(source: str, run: Mapping[str, Any]) -> str | None:
 def _nvidia(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, Any], list[str]]:
     """A run of genai-perf or aiperf: its request rate, and means over its requests."""
     config: Any = run.get("input_config") or {}
-    loadgen: Any = config.get("loadgen") or {}
-    stimulus: Any = (config.get("perf_analyzer") or {}).get("stimulus") or {}
+    loadgen: Any = _object(source, config, "loadgen")
+    stimulus: Any = _object(source, _object(source, config, "perf_analyzer"), "stimulus")
     rate = loadgen.get("request_rate") or stimulus.get("request_rate")
     if rate is None:
         raise RunError(
@@ -244,7 +230,7 @@ def _nvidia(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, A
         )
     models = config.get("model") or config.get("model_names") or (config.get("endpoint") or {}).get("model_names")
     rate, latency = positive(source, "request_rate", rate), _milliseconds(source, run, "request_latency", "avg")
-    _check_cap(source, {"max_concurrency": loadgen.get("concurrency")}, rate, latency)
+    check_cap(source, {"max_concurrency": loadgen.get("concurrency")}, rate, latency)
     row = {
         "model": models[0] if isinstance(models, list) and models else models,
         "gpu": config.get("gpu"),
@@ -262,6 +248,13 @@ def _nvidia(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, A
         },
     }
     return row, []
+
+
+def _object(source: str, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = config.get(name)
+    if value is not None and not isinstance(value, Mapping):
+        raise RunError(f"{source}: input_config: {name} is {shown(value)}; wanted: an object")
+    return value or {}
 
 
 def _average(run: Mapping[str, Any], name: str) -> Any:

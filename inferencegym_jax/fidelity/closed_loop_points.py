@@ -153,6 +153,21 @@ def modes_to_try(engine: Engine, own: Dtype) -> list[Modes]:
     return [Modes(gemm, experts, cache, attention) for cache, attention in caches for gemm, experts in products]
 
 
+def _weight_format(engine: Engine, own: Dtype) -> str:
+    """The weight format of a point, as ``DTYPES`` names it: of its products, else the checkpoint's own."""
+    return own.name if engine.gemm is None or own.experts_only else DTYPE_OF_KERNEL.get(engine.gemm, own.name)
+
+
+@functools.cache
+def weight_format(engine: Engine) -> str:
+    """The weight format of what a point was measured on, as ``--dtype`` names it.
+
+    Raises:
+        TableError: the model is unknown.
+    """
+    return _weight_format(engine, checkpoint_dtype(model_file(SAME_MODEL.get(engine.model, engine.model)).config))
+
+
 @functools.cache
 def profile_of_point(engine: Engine) -> EngineProfile:
     """The profile of what a point was measured on; its one weight format stands in every tier.
@@ -171,7 +186,7 @@ def profile_of_point(engine: Engine) -> EngineProfile:
         placement = Placement(placement.tp, 1, placement.pp, 1)
     memory.checked_placement(placement, shape)
     built = fastest(file, gpu.system, engine.backend, placement, modes_to_try(engine, own))
-    dtype = own.name if engine.gemm is None or own.experts_only else DTYPE_OF_KERNEL.get(engine.gemm, own.name)
+    dtype = _weight_format(engine, own)
     kv_dtype = "fp8" if built.modes.cache == "fp8" else "bf16"
     weights, each = _memory(built, gpu, file.config, dtype, kv_dtype, placement)
     engines = Engines(file, gpu, shape, kv_dtype, {dtype: built}, {dtype: weights}, each, ())
@@ -184,10 +199,10 @@ def _memory(
 ) -> tuple[float, float]:
     """GB of weights and bytes of cache a token on one GPU."""
     try:
-        found = memory.plan(shape_of(config), gpu, DTYPES[dtype], kv_dtype, placement)
+        layout = memory.plan(shape_of(config), gpu, DTYPES[dtype], kv_dtype, placement)
     except UnknownShapeError:
         return built.weights_gb(), built.kv_bytes_per_token(memory.REFERENCE_CONTEXT)
-    return found.weights_gb, found.kv_bytes_per_token
+    return layout.weights_gb, layout.kv_bytes_per_token
 
 
 def running(profile: EngineProfile, point: ClosedLoopPoint) -> float:
@@ -227,6 +242,7 @@ def compared(points: Sequence[ClosedLoopPoint]) -> tuple[list[dict[str, Any]], d
                 "backend": engine.backend,
                 "parallelism": str(engine.placement),
                 "precision": point.precision,
+                "dtype": weight_format(engine),
                 "clients": point.clients,
                 "prompt": point.prompt,
                 "output": point.output,
@@ -241,20 +257,27 @@ def compared(points: Sequence[ClosedLoopPoint]) -> tuple[list[dict[str, Any]], d
 def summary(
     rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ("model", "system", "backend")
 ) -> list[dict[str, Any]]:
-    """Median and 90th percentile of the absolute TPOT error, and the signed median, by model, system and backend."""
-    groups: dict[tuple[Any, ...], list[float]] = {}
+    """Median and 90th percentile of the absolute TPOT error, and the signed median, by model, system and backend; the
+    same of each weight format under ``dtypes``."""
+    summaries: list[dict[str, Any]] = []
+    for key, ones in sorted(_grouped(rows, by).items()):
+        of_format = {dtype: _errors(some) for (dtype,), some in sorted(_grouped(ones, ("dtype",)).items())}
+        summaries.append(dict(zip(by, key, strict=True)) | _errors(ones) | {"dtypes": of_format})
+    return summaries
+
+
+def _grouped(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[name] for name in by), []).append(row["tpot_error"])
-    found: list[dict[str, Any]] = []
-    for key, errors in sorted(groups.items()):
-        absolute = np.abs(errors)
-        found.append(
-            dict(zip(by, key, strict=True))
-            | {
-                "points": len(errors),
-                "tpot_error_median": round(float(np.median(absolute)), 4),
-                "tpot_error_p90": round(float(np.quantile(absolute, 0.9)), 4),
-                "tpot_error_signed_median": round(float(np.median(errors)), 4),
-            }
-        )
-    return found
+        groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    return groups
+
+
+def _errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    errors = np.asarray([row["tpot_error"] for row in rows])
+    return {
+        "points": len(errors),
+        "tpot_error_median": round(float(np.median(np.abs(errors))), 4),
+        "tpot_error_p90": round(float(np.quantile(np.abs(errors), 0.9)), 4),
+        "tpot_error_signed_median": round(float(np.median(errors)), 4),
+    }

@@ -11,7 +11,7 @@ import dataclasses
 import re
 from typing import NamedTuple
 
-from inferencegym_jax.fidelity.bench_runs import RunError
+from inferencegym_jax.fidelity.bench_checks import RunError
 from inferencegym_jax.fidelity.measured_runs import MeasuredRun
 
 LARGE_GB = 70 * 2**30 / 1e9  # from which vLLM takes a GPU for a large one
@@ -62,10 +62,10 @@ def with_defaults(run: MeasuredRun, gpu: str, memory_gb: float) -> tuple[Measure
     if not run.assumed:
         return run, []
     try:
-        chosen = engine_defaults(run.engine, run.engine_version, gpu, memory_gb)
+        defaults = engine_defaults(run.engine, run.engine_version, gpu, memory_gb)
     except ValueError as error:
         raise RunError(f"{run.source}: {error}") from None
-    values = {name: getattr(chosen, name) for name in run.assumed}
+    values = {name: getattr(defaults, name) for name in run.assumed}
     said = ", ".join(f"{name} {value:,}" for name, value in values.items())
-    notice = f"{run.source}: {' and '.join(run.assumed)} not in the file; taken as {chosen.words} on {gpu}: {said}"
+    notice = f"{run.source}: {' and '.join(run.assumed)} not in the file; taken as {defaults.words} on {gpu}: {said}"
     return dataclasses.replace(run, **values, assumed=()), [notice]

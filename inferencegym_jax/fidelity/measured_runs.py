@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inferencegym_jax.fidelity.bench_runs import RunError, format_of, parallel_of, positive, row_of
+from inferencegym_jax.fidelity.bench_checks import RunError, check_load, positive, positive_or_zero
+from inferencegym_jax.fidelity.bench_runs import format_of, parallel_of, row_of
 from inferencegym_jax.models import finite_number, shown
+from inferencegym_jax.table.bench_files import MOST_FAILED
 from inferencegym_jax.traffic.log_rows import TraceError
 from inferencegym_jax.traffic.log_source import LogSource
 
@@ -28,6 +30,7 @@ QUANTILES = ("p50", "p90", "p99")
 ARRIVALS = ("constant", "poisson")
 DEFAULT_DURATION_S = 600.0
 LONGEST_DURATION_S = 7200.0
+LEAST_TTFT_MS = 0.5  # a first token takes an iteration and a way over the network
 
 
 @dataclass(frozen=True)
@@ -95,16 +98,17 @@ def read_measured(path: str | Path) -> tuple[list[MeasuredRun], list[str]]:
     runs: list[MeasuredRun] = []
     said: list[str] = []
     reasons: list[str] = []
-    for where, row in _reports(file.name, text) if json_text else _rows(file.name, text):
+    for place, row in _reports(file.name, text) if json_text else _rows(file.name, text):
         try:
             if isinstance(row, RunError):
                 raise row
             if json_text:
-                row, notices = row_of(where, row)
+                row, notices = row_of(place, row)
                 said += [f"note: {notice}" for notice in notices]
             else:
-                row = row | parallel_of(where, row) | {"dtype": format_of(where, row)}
-            runs.append(_from_row(where, row))
+                _check_csv(place, row)
+                row = row | parallel_of(place, row) | {"dtype": format_of(place, row)}
+            runs.append(_from_row(place, row))
         except RunError as error:
             reasons.append(str(error))
     if not runs:
@@ -127,11 +131,11 @@ def _rows(name: str, text: str) -> Iterator[tuple[str, dict[str, Any] | RunError
         raise RunError(f"{name}: the column {twice[0]} is there twice; leave one")
     before = reader.line_num
     for cells in reader:
-        where, before = f"{name} line {before + 1}", reader.line_num
+        place, before = f"{name} line {before + 1}", reader.line_num
         if len(cells) not in (0, len(columns)):
-            yield where, RunError(f"{where}: {len(cells)} cells where the header has {len(columns)}")
+            yield place, RunError(f"{place}: {len(cells)} cells where the header has {len(columns)}")
         elif any(cell.strip() for cell in cells):
-            yield where, {c: cell.strip() for c, cell in zip(columns, cells, strict=True)}
+            yield place, {c: cell.strip() for c, cell in zip(columns, cells, strict=True)}
 
 
 def _reports(name: str, text: str) -> Iterator[tuple[str, Any]]:
@@ -149,6 +153,19 @@ def _reports(name: str, text: str) -> Iterator[tuple[str, Any]]:
         return
     for i, report in enumerate(parsed if isinstance(parsed, list) else [parsed], start=1):
         yield f"{name} run {i}", report
+
+
+def _check_csv(source: str, row: Mapping[str, Any]) -> None:
+    """What a CSV's further columns say against the run, as far as they are those of the tools."""
+    failed, requests = positive_or_zero(row.get("failed")), positive_or_zero(row.get("requests"))
+    if failed > MOST_FAILED * max(requests, failed):
+        raise RunError(f"{source}: failed is {failed:g} of {requests:g} requests; wanted: at most {MOST_FAILED:.0%}")
+    check_load(
+        source,
+        row,
+        positive(source, "rate_rps", row["rate_rps"]),
+        positive(source, "latency_mean_ms", row["latency_mean_ms"]),
+    )
 
 
 def share(source: str, value: Any) -> float:
@@ -183,16 +200,27 @@ def _from_row(source: str, row: Mapping[str, Any]) -> MeasuredRun:
     ttft, latency = number("ttft_mean_ms"), number("latency_mean_ms")
     if latency <= ttft:
         raise RunError(f"{source}: latency_mean_ms is {latency:g}; wanted: more than ttft_mean_ms, {ttft:g}")
+    if ttft < LEAST_TTFT_MS:
+        raise RunError(
+            f"{source}: ttft_mean_ms is {ttft:g}, less than any engine takes; is it in seconds? wanted: milliseconds"
+        )
+    gpu = row.get("gpu")
+    if gpu is not None and not isinstance(gpu, str):
+        raise RunError(f"{source}: gpu is {shown(gpu)}; wanted: a name such as 'NVIDIA H100 80GB HBM3' or '2xH100'")
     arrivals = str(row.get("arrivals") or "poisson").strip().lower()
     if arrivals not in ARRIVALS:
         raise RunError(f"{source}: arrivals is {shown(arrivals)}; wanted: one of {', '.join(ARRIVALS)}")
     requests, cached = row.get("requests"), row.get("prefix_share")
     prefix_share = 0.0 if cached in (None, "") else share(source, cached)
-    given = [q for q in QUANTILES if row.get(f"ttft_{q}_ms") not in (None, "")]
+    stated = [q for q in QUANTILES if row.get(f"ttft_{q}_ms") not in (None, "")]
+    quantiles = {q: positive(source, f"ttft_{q}_ms", row[f"ttft_{q}_ms"]) for q in stated}
+    if sorted(quantiles.values()) != list(quantiles.values()):
+        said = ", ".join(f"ttft_{q}_ms {value:g}" for q, value in quantiles.items())
+        raise RunError(f"{source}: {said}; wanted: quantiles that rise")
     return MeasuredRun(
         source=source,
         model=row.get("model") or None,
-        gpu=row.get("gpu") or None,
+        gpu=gpu or None,
         tp=int(number("tp")),
         max_num_seqs=int(number("max_num_seqs")),
         max_num_batched_tokens=int(number("max_num_batched_tokens")),
@@ -204,7 +232,7 @@ def _from_row(source: str, row: Mapping[str, Any]) -> MeasuredRun:
         ttft_mean_ms=ttft,
         itl_mean_ms=(latency - ttft) / (output - 1),
         latency_mean_ms=latency,
-        ttft_quantiles_ms={q: positive(source, f"ttft_{q}_ms", row[f"ttft_{q}_ms"]) for q in given},
+        ttft_quantiles_ms=quantiles,
         prefix_share=prefix_share,
         engine=str(row.get("engine") or "vllm").strip().lower(),
         engine_version=str(row["engine_version"]) if row.get("engine_version") else None,

@@ -23,7 +23,7 @@ from jax.tree_util import Partial
 from inferencegym_jax.episodes.policy import with_carry
 from inferencegym_jax.fleet.action import FLEET_KNOBS, GPUS, FleetAction
 from inferencegym_jax.fleet.observation import FleetObservation
-from inferencegym_jax.models import Scalar
+from inferencegym_jax.models import Scalar, is_traced
 from inferencegym_jax.table.latency_table import data_path
 
 RING = 72  # decisions for which recommendations are kept: 360 s
@@ -59,9 +59,10 @@ class RulePlan:
     def as_arrays(self) -> RulePlan:
         """The same plan as float32 and int32 arrays."""
         whole = {f.name for f in dataclasses.fields(self) if isinstance(f.default, int)}
+        asarray = jnp.asarray if is_traced(self) else np.asarray
         return RulePlan(
             **{
-                f.name: np.asarray(getattr(self, f.name), np.int32 if f.name in whole else np.float32)
+                f.name: asarray(getattr(self, f.name), np.int32 if f.name in whole else np.float32)
                 for f in dataclasses.fields(self)
             }
         )
@@ -119,8 +120,8 @@ def tuned_rule(task: str) -> RulePlan:
     Args:
         task: its name.
     """
-    found = _tuned().get(task)
-    return REACTIVE if found is None else REACTIVE.replace(**found["plan"])
+    rule = _tuned().get(task)
+    return REACTIVE if rule is None else REACTIVE.replace(**rule["plan"])
 
 
 def rule_start(plan: RulePlan, *_: Any) -> dict[str, jax.Array]:
@@ -178,8 +179,8 @@ def act_by_rule(
     wanted = jnp.clip(wanted, 1, GPUS).astype(jnp.int32)
     due = first | (time % plan.period == 0)
     ring = jnp.concatenate([jnp.where(due, wanted, 0)[None], carry["recommended"][:-1]])
-    held = jnp.max(jnp.where(jnp.arange(RING) < plan.hold, ring, 0))
-    asked = jnp.where(due, jnp.where(first, wanted, jnp.maximum(wanted, jnp.minimum(held, asked))), asked)
+    most_in_hold = jnp.max(jnp.where(jnp.arange(RING) < plan.hold, ring, 0))
+    asked = jnp.where(due, jnp.where(first, wanted, jnp.maximum(wanted, jnp.minimum(most_in_hold, asked))), asked)
     slow_due = (time + 1) % plan.slow_period == 0
     mean = jnp.where(first, seen.load, carry["mean"] + (seen.load - carry["mean"]) / _since(time, plan))
     slow = jnp.where(first | slow_due, jnp.ceil(mean / plan.target - NEVER).astype(jnp.int32), carry["slow"])

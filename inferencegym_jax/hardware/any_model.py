@@ -138,7 +138,8 @@ def engines_of(request: Request) -> Engines:
                     raise missing
                 notices.append(f"{' or '.join(group)} weights are left out: {missing}")
     if not compiled:
-        raise NotMeasuredError(f"{file.name} on {gpu.system}, {request.backend}: {notices[-1]}")
+        first = next((notice for notice in notices if "are left out" in notice), notices[0])
+        raise NotMeasuredError(f"{file.name} on {gpu.system}, {request.backend}, {kv_dtype} cache: {first}")
     if shape is None:
         return _counted_by_package(file, gpu, kv_dtype, compiled, notices)
     bytes_each = memory.kv_bytes_per_token(shape, kv_dtype, placement)

@@ -45,25 +45,61 @@ class Verdict:
 
 @functools.cache
 def accuracy() -> tuple[Mapping[str, Any], ...]:
-    """Rows of ``data/table_accuracy.json``: model, system, backend, points, errors as shares, cause."""
+    """Rows of ``data/table_accuracy.json``: model, system, backend, points, errors as shares, the same of each weight
+    format under ``dtypes``, cause."""
     return tuple(json.loads(data_path("table_accuracy.json").read_text())["rows"])
 
 
-def verdict(model: str, system: str, backend: str) -> Verdict:
-    """What ``data/table_accuracy.json`` says of a model on a system with a backend, all its points together."""
+def _row(model: str, system: str, backend: str) -> Mapping[str, Any] | None:
     here = [r for r in accuracy() if r["system"] == system and r["backend"] == backend]
-    row = next((r for r in here if plain_name(r["model"]) == plain_name(model)), None)
+    return next((r for r in here if plain_name(r["model"]) == plain_name(model)), None)
+
+
+def _error(row: Mapping[str, Any]) -> str:
+    return f"median TPOT error {row['tpot_error_median']:.0%} on {row['points']} closed-loop points"
+
+
+def verdict(model: str, system: str, backend: str, dtype: str | None = None) -> Verdict:
+    """What ``data/table_accuracy.json`` says of a model on a system with a backend.
+
+    Args:
+        model: name.
+        system: GPU.
+        backend: engine.
+        dtype: weight format, whose points have to be within ``WORST_MEDIAN`` as well as all together; None: all
+            together alone.
+    """
+    row = _row(model, system, backend)
     if row is None:
         return Verdict(None, f"not compared with measurements: no points of {model} on {system} with {backend}")
-    error = f"median TPOT error {row['tpot_error_median']:.0%} on {row['points']} closed-loop points"
-    if row["tpot_error_median"] <= WORST_MEDIAN:
-        return Verdict(True, f"validated: {error}")
-    return Verdict(False, f"not validated: {error}{'; ' + row['cause'] if row.get('cause') else ''}")
+    cause = f"; {row['cause']}" if row.get("cause") else ""
+    good, together = row["tpot_error_median"] <= WORST_MEDIAN, _error(row)
+    if dtype is None:
+        return Verdict(True, f"validated: {together}") if good else Verdict(False, f"not validated: {together}{cause}")
+    own = row["dtypes"].get(dtype)
+    if own is None:
+        others = ", ".join(row["dtypes"])
+        if good:
+            return Verdict(None, f"not compared with measurements in {dtype}; in {others}: {together}")
+        return Verdict(False, f"not validated: {together}, none of them in {dtype}{cause}")
+    alone = f"in {dtype}: {_error(own)}"
+    if len(row["dtypes"]) > 1:
+        alone += f" ({row['tpot_error_median']:.0%} on {row['points']} in all formats)"
+    if good and own["tpot_error_median"] <= WORST_MEDIAN:
+        return Verdict(True, f"validated {alone}")
+    return Verdict(False, f"not validated {alone}{cause}")
+
+
+def verdicts_by_dtype(model: str, system: str, backend: str) -> dict[str, Verdict]:
+    """``verdict`` of each weight format that has measured points."""
+    row = _row(model, system, backend)
+    return {} if row is None else {dtype: verdict(model, system, backend, dtype) for dtype in row["dtypes"]}
 
 
 @dataclass(frozen=True)
 class Covered:
-    """A model on a system with a backend: what of it is measured, in which weight formats, and the verdict."""
+    """A model on a system with a backend: what of it is measured, in which weight formats, and the verdicts: of all
+    points together and of each weight format that has any."""
 
     model: str
     system: str
@@ -72,6 +108,7 @@ class Covered:
     measured: str
     dtypes: tuple[str, ...]
     verdict: Verdict
+    by_dtype: Mapping[str, Verdict]
 
 
 @functools.cache
@@ -80,11 +117,11 @@ def measured_dtypes(system: str, backend: str) -> tuple[str, ...]:
     require_package()
     folder = package_folder()
     assert folder is not None
-    found: set[str] = set()
+    dtypes: set[str] = set()
     for file in sorted((folder / "systems" / "data" / system / "gemm" / backend).glob("*/gemm_perf.parquet")):
         kernels = compute.unique(parquet.read_table(file, columns=["gemm_dtype"])["gemm_dtype"])  # pyright: ignore
-        found |= {DTYPE_OF_KERNEL[str(name)] for name in kernels.to_pylist() if str(name) in DTYPE_OF_KERNEL}
-    return tuple(name for name in ("bf16", "fp8", "int8", "int4", "fp4") if name in found)
+        dtypes |= {DTYPE_OF_KERNEL[str(name)] for name in kernels.to_pylist() if str(name) in DTYPE_OF_KERNEL}
+    return tuple(name for name in ("bf16", "fp8", "int8", "int4", "fp4") if name in dtypes)
 
 
 def covered(system: str | None = None, model: str | None = None, backend: str | None = None) -> list[Covered]:
@@ -96,7 +133,7 @@ def covered(system: str | None = None, model: str | None = None, backend: str | 
     require_package()
     folder = package_folder()
     assert folder is not None
-    found: list[Covered] = []
+    systems: list[Covered] = []
     for name in gpus():
         file = folder / "systems" / "support_matrix" / f"{name}.csv"
         if (system is not None and name != system) or not file.is_file():
@@ -111,11 +148,12 @@ def covered(system: str | None = None, model: str | None = None, backend: str | 
                     continue
                 key = (row["HuggingFaceID"], name, row["Backend"])
                 dtypes = measured_dtypes(name, row["Backend"])
-                found.append(Covered(*key, row["Version"], MEASURED[row["Status"]], dtypes, verdict(*key)))
-    if not found:
+                judged = (verdict(*key), verdicts_by_dtype(*key))
+                systems.append(Covered(*key, row["Version"], MEASURED[row["Status"]], dtypes, *judged))
+    if not systems:
         asked = ", ".join(str(x) for x in (model, system, backend) if x is not None)
         raise TableError(f"nothing is measured of {asked}; `inferencegym table list` shows what is")
-    return found
+    return systems
 
 
 def _has_slot(system: str, backend: str) -> bool:

@@ -50,14 +50,14 @@ def package_folder() -> Path | None:
 def known_configs() -> dict[str, Path]:
     """Hugging Face name -> config file, of the package and of ``data/model_configs``; the latter alone without it."""
     folder = package_folder()
-    found: dict[str, Path] = {}
+    configs: dict[str, Path] = {}
     if folder is not None:
         for file in sorted((folder / "model_configs").glob("*_config.json")):
             if not file.name.endswith("_hf_quant_config.json"):
-                found[file.name.removesuffix("_config.json").replace("--", "/")] = file
+                configs[file.name.removesuffix("_config.json").replace("--", "/")] = file
     for file in sorted(data_path("model_configs").glob("*.json")):
-        found[file.stem.replace("--", "/")] = file
-    return found
+        configs[file.stem.replace("--", "/")] = file
+    return configs
 
 
 def plain_name(name: str) -> str:
@@ -68,6 +68,11 @@ def plain_name(name: str) -> str:
     return plain
 
 
+def is_path(model: str) -> bool:
+    """Whether a model is given by its ``config.json`` (or the folder of it), not by its name."""
+    return Path(model).suffix == ".json" or Path(model).is_dir()
+
+
 def model_file(model: str) -> ModelFile:
     """The config of a name or of a path to ``config.json`` (or its folder).
 
@@ -75,7 +80,7 @@ def model_file(model: str) -> ModelFile:
         TableError: no such file, not JSON, or a name that is unknown; the message lists the nearest ones.
     """
     path = Path(model)
-    if path.suffix == ".json" or path.is_dir():
+    if is_path(model):
         file = path / "config.json" if path.is_dir() else path
         config = _read(file)
         return ModelFile(str(model), config, _folder(config))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from inferencegym_jax.hardware import coverage, memory
-from inferencegym_jax.hardware.dtypes import DTYPES, kv_bytes
+from inferencegym_jax.hardware.dtypes import DTYPES, checkpoint_dtype, kv_bytes
 from inferencegym_jax.hardware.engine_curves import rounded
 from inferencegym_jax.hardware.gpus import Price
 from inferencegym_jax.hardware.request import Engines, Request
@@ -32,6 +33,7 @@ def described(engines: Engines, request: Request, price: Price, profile: EngineP
         "parallelism": str(placement),
         "gpus_per_engine": placement.gpus,
         "dtypes": {str(int(DTYPES[name].tier)): name for name in engines.compiled},
+        "checkpoint_dtype": checkpoint_dtype(engines.file.config).name,
         "modes": {name: str(engine.modes) for name, engine in engines.compiled.items()},
         "weights": {DTYPES[name].tier.name: f"{gb:.2f} GB a GPU ({name})" for name, gb in engines.weights_gb.items()},
         "kv_dtype": engines.kv_dtype,
@@ -46,6 +48,7 @@ def described(engines: Engines, request: Request, price: Price, profile: EngineP
         "cost_unit": "GPU-seconds per 1,000 tokens",
         "kernel_sources": sources,
         "validated": coverage.verdict(engines.file.name, gpu.system, request.backend).text,
+        "validated_by_dtype": {name: one.text for name, one in verdicts(engines, request).items()},
         "reference_acceptance": f"{request.acceptance:g}",
         "reference_output_length": f"{request.output_length:g}",
         "engine_overhead_ms": f"{profile.overhead_ms:.10g}",
@@ -97,18 +100,37 @@ def computed_share(sources: dict[str, float]) -> float:
 
 def extrapolated(engines: Engines) -> list[str]:
     """Notices of weight formats of which much is computed, not measured."""
-    found = []
+    notices = []
     for name, engine in engines.compiled.items():
         share = computed_share(engine.sources())
         if share > EXTRAPOLATED:
-            found.append(
+            notices.append(
                 f"{share:.0%} of the time of {name} iterations is computed by aiconfigurator-core from similar kernels"
                 " or the roofline, not measured"
             )
-    return found
+    return notices
+
+
+def verdicts(engines: Engines, request: Request) -> dict[str, coverage.Verdict]:
+    """How tables of this model, GPU and backend compare with measurements in each weight format of the request."""
+    of = (engines.file.name, engines.gpu.system, request.backend)
+    return {name: coverage.verdict(*of, name) for name in engines.compiled}
 
 
 def validity(engines: Engines, request: Request) -> list[str]:
-    """A notice where tables of this model, GPU and backend are not validated, or not compared."""
-    verdict = coverage.verdict(engines.file.name, engines.gpu.system, request.backend)
-    return [] if verdict.validated else [verdict.text]
+    """A notice for each weight format of the table that is not validated, or not compared."""
+    return list(dict.fromkeys(one.text for one in verdicts(engines, request).values() if not one.validated))
+
+
+def doubts(metadata: Mapping[str, Any], tier: int) -> list[str]:
+    """What a table's metadata say against its weight format of a tier: that it is not validated or was not compared.
+
+    Args:
+        metadata: of any table; one that was not built of measured kernels says nothing.
+        tier: ``quant_tier`` of the answer.
+    """
+    if "validated" not in metadata:
+        return []
+    name = json.loads(metadata.get("dtypes", "{}")).get(str(tier))
+    text = json.loads(metadata.get("validated_by_dtype", "{}")).get(name, metadata["validated"])
+    return [] if text.startswith("validated") else [text]

@@ -50,12 +50,13 @@ class Inflow(NamedTuple):
 
 
 @compile_unit
-def take_in(
+def merge_arrivals(
     engine: EngineState,
     arrivals: Arrivals,
     action: ServeAction,
     tokens: jax.Array,
     pool_tokens: jax.Array,
+    preempted_tokens: jax.Array,
     configuration: Configuration,
     params: EngineParams,
 ) -> Inflow:
@@ -67,6 +68,7 @@ def take_in(
         action: knobs in force.
         tokens: AL, tokens of a verification; 1 without drafts.
         pool_tokens: of one GPU.
+        preempted_tokens: mean of each to recompute, those that ran where the engine stops among them.
         configuration: GPUs that serve.
         params: the engine.
     """
@@ -98,7 +100,7 @@ def take_in(
     # the means of seconds carry a part of the dispersion; variances of the logarithm add up
     square, several = params.prompt_cv**2, jnp.maximum(some, 1.0)
     within = square * (several - 1.0) / (several + square)
-    longer = (some * prompt + again * engine.preempted_tokens) / jnp.maximum(some + again, TINY)
+    longer = (some * prompt + again * preempted_tokens) / jnp.maximum(some + again, TINY)
     return Inflow(
         phases=phases,
         running=running,

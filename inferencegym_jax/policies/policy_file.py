@@ -23,6 +23,7 @@ from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.fleet.action import FLEET_KNOBS
 from inferencegym_jax.fleet.rules import RulePlan
 from inferencegym_jax.policies.corrected import CORRECTIONS, corrected_policy, relative_policy
+from inferencegym_jax.policies.corrected_queue import QUEUE_CORRECTIONS, corrected_queue_policy, queue_plan_for
 from inferencegym_jax.policies.engine_units import engine_of
 from inferencegym_jax.policies.fleet_control import FLEET_CORRECTIONS, corrected_rule_policy, fleet_network_policy
 from inferencegym_jax.policies.fleet_numbers import FLEET_FIELDS
@@ -35,9 +36,10 @@ from inferencegym_jax.registry import Problem, problem
 from inferencegym_jax.table.latency_table import data_path
 from inferencegym_jax.tasks import TaskSpec, get_task, shipped_specs
 
-FORMAT, WITH_MEMORY, RELATIVE, FLEET = 1, 2, 3, 4
+FORMAT, WITH_MEMORY, RELATIVE, FLEET, QUEUE = FORMATS = 1, 2, 3, 4, 5
 """Of policy files: a network without memory is in the first, which older versions read too; one that reads the
-observation in a task's own units is in the third, a fleet's in the fourth."""
+observation in a task's own units is in the third, a fleet's in the fourth, one that corrects the reactive controller of
+closed-loop tasks in the fifth."""
 
 
 def save_network(path: str | Path, network: PolicyNetwork, metadata: dict[str, Any]) -> None:
@@ -81,13 +83,26 @@ def reads_fleet(metadata: Mapping[str, Any]) -> bool:
 
 
 def corrects(metadata: Mapping[str, Any]) -> bool:
-    """Whether a file's network corrects a controller: the load-following one, of a fleet its rule."""
+    """Whether a file's network corrects a controller: the load-following one, of a fleet its rule, of a closed-loop
+    task the reactive one."""
     return metadata.get("acts") == "correction"
+
+
+def corrects_queue(metadata: Mapping[str, Any]) -> bool:
+    """Whether a file's network corrects the reactive controller of closed-loop tasks."""
+    return corrects(metadata) and not reads_relative(metadata) and not reads_fleet(metadata)
+
+
+def needs_problem(metadata: Mapping[str, Any]) -> bool:
+    """Whether a file's network can only act where table and task are known."""
+    return reads_relative(metadata) or corrects_queue(metadata)
 
 
 def _format(network: PolicyNetwork, metadata: Mapping[str, Any]) -> int:
     if reads_relative(metadata) or reads_fleet(metadata):
         return RELATIVE if reads_relative(metadata) else FLEET
+    if corrects_queue(metadata):
+        return QUEUE
     return WITH_MEMORY if network.has_memory else FORMAT
 
 
@@ -100,7 +115,7 @@ def _layout(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if reads_relative(metadata):
         today["observation"] = dict.fromkeys(FIELDS, 1)
     if corrects(metadata):
-        today["knobs"] = dict.fromkeys(CORRECTIONS, 1)
+        today["knobs"] = dict.fromkeys(QUEUE_CORRECTIONS if corrects_queue(metadata) else CORRECTIONS, 1)
     return today
 
 
@@ -125,9 +140,9 @@ def load_network(path: str | Path) -> tuple[PolicyNetwork, dict[str, Any]]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         metadata = json.loads(arrays["metadata"].tobytes())
-        if metadata.get("format", FORMAT) not in (FORMAT, WITH_MEMORY, RELATIVE, FLEET):
-            raise LayoutError(f"format {metadata['format']!r}; this version reads {FORMAT} to {FLEET}")
-        fixed = reads_relative(metadata) or reads_fleet(metadata)
+        if metadata.get("format", FORMAT) not in FORMATS:
+            raise LayoutError(f"format {metadata['format']!r}; this version reads {FORMAT} to {FORMATS[-1]}")
+        fixed = reads_relative(metadata) or reads_fleet(metadata) or corrects(metadata)
         if fixed:
             _check_same(metadata)
         network = _network(arrays if fixed else fit_arrays(arrays, metadata), metadata)
@@ -192,11 +207,12 @@ def load(path: str | Path, *, sample_actions: bool = False, problem: Problem | N
     network, metadata = load_network(path)
     if reads_fleet(metadata):
         return fleet_playable(network, metadata)
-    if not reads_relative(metadata):
+    if not needs_problem(metadata):
         return network_policy(network, sample_actions=sample_actions)
     if problem is None:
+        needs = "corrects a controller planned for" if corrects_queue(metadata) else "reads observations in units of"
         raise ValueError(
-            f"policy = {str(path)!r}: reads loads and latencies in units of a GPU and a task; say which: "
+            f"policy = {str(path)!r}: {needs} a GPU and a task; say which: "
             "ig.policies.load(path, problem=ig.problem(task, table=..., trace=...))"
         )
     return playable(network, metadata, problem, sample_actions=sample_actions)
@@ -221,6 +237,13 @@ def playable(
         raise ValueError(
             f"task {problem.spec.name!r}: this policy decides for a fleet; it acts in fleet-elastic and its like"
         )
+    if corrects_queue(metadata):
+        if problem.dynamics == "open_loop":
+            raise ValueError(
+                f"task {problem.spec.name!r}: this policy corrects the controller of closed-loop tasks (1 to 3, or any "
+                "with dynamics='closed_loop'), and the task is open-loop"
+            )
+        return corrected_queue_policy(network, queue_plan_for(problem.table, problem.params))
     if not reads_relative(metadata):
         return network_policy(network, sample_actions=sample_actions)
     if problem.dynamics != "open_loop":
@@ -297,8 +320,8 @@ def trained(task: int | str | TaskSpec, *, sample_actions: bool = False) -> Poli
         FileNotFoundError: no policy ships for it.
     """
     path = shipped_file(task)
-    relative = reads_relative(load_network(path)[1])
-    return load(path, sample_actions=sample_actions, problem=problem(task) if relative else None)
+    told = needs_problem(load_network(path)[1])
+    return load(path, sample_actions=sample_actions, problem=problem(task) if told else None)
 
 
 GENERAL = "policies/general.npz"  # of the data folder

@@ -64,19 +64,17 @@ def closed_loop_plan(table: LatencyTable, params: EnvParams) -> ReactivePlan:
     bring, and the fewest are more, if that costs at most a tenth of the throughput. KV budget: the largest that fits at
     each batch size, as evicting costs recompute. Drafts and weight format: those with the highest expected throughput.
     """
-    limit = float(min(params.memory_limit_gb, params.oom_limit_gb)) * (1.0 - SPARE)
+    limit = _limit_gb(params)
     tiers, lengths = _choices(table, params, "quant_tier"), _choices(table, params, "spec_length")
     grid = TableGrid(table)
     budgets, throughputs, delays, least_memory = [], [], [], math.inf
     for tier in tiers:
         for length in lengths:
-            memory = np.asarray(_memory(grid, params, tier, length))
-            least_memory = min(least_memory, float(memory.min()))
-            fits = memory <= limit
-            largest = BUDGETS[len(BUDGETS) - 1 - np.argmax(fits[:, ::-1], axis=1)]
+            largest, fits, least = _largest_budgets(grid, params, tier, length, limit)
+            least_memory = min(least_memory, least)
             tokens, ttft = (np.asarray(x) for x in _expectations(grid, params, tier, length, largest))
-            budgets.append(np.where(fits.any(axis=1), largest, 0.0))
-            throughputs.append(np.where(fits.any(axis=1), tokens, -np.inf))
+            budgets.append(np.where(fits, largest, 0.0))
+            throughputs.append(np.where(fits, tokens, -np.inf))
             delays.append(ttft)
     shape = (len(tiers), len(lengths), SIZES)
     budget, throughput, delay = (np.reshape(x, shape) for x in (budgets, throughputs, delays))
@@ -148,6 +146,44 @@ def open_loop_plan(table: LatencyTable, params: EnvParams) -> ReactivePlan:
         quant_tier=jnp.int32(tier),
         by_rate=jnp.bool_(True),
     )
+
+
+def budgets_by_drafts(table: LatencyTable, params: EnvParams, tier: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a closed-loop task's memory holds, whatever comes, at every draft length that may be chosen.
+
+    Args:
+        table: what every action costs.
+        params: the task.
+        tier: weight format.
+
+    Returns:
+        (draft lengths int32[lengths], rising; the largest KV budget by batch size from 1, float32[2, lengths, 512],
+        that fits into the task's limit and into the GPU, 0 where none does).
+    """
+    lengths, grid = _choices(table, params, "spec_length"), TableGrid(table)
+    limits = _limit_gb(params), float(params.oom_limit_gb) * (1.0 - SPARE)
+    found = np.zeros((len(limits), len(lengths), SIZES), np.float32)
+    with jax.ensure_compile_time_eval():
+        for i, limit in enumerate(limits):
+            for j, length in enumerate(lengths):
+                largest, fits, _ = _largest_budgets(grid, params, tier, length, limit)
+                found[i, j] = np.where(fits, largest, 0.0)
+    return np.asarray(lengths, np.int32), found
+
+
+def _limit_gb(params: EnvParams) -> float:
+    return float(min(params.memory_limit_gb, params.oom_limit_gb)) * (1.0 - SPARE)
+
+
+def _largest_budgets(
+    grid: TableGrid, params: EnvParams, tier: int, length: int, limit_gb: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """(the largest KV budget that fits at each batch size, float32[512]; whether any does, bool[512]; the least memory
+    of all, GB)."""
+    memory = np.asarray(_memory(grid, params, tier, length))
+    fits = memory <= limit_gb
+    largest = BUDGETS[len(BUDGETS) - 1 - np.argmax(fits[:, ::-1], axis=1)]
+    return largest, fits.any(axis=1), float(memory.min())
 
 
 def _queue_weight(params: EnvParams) -> jax.Array:

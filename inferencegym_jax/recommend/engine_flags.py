@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from inferencegym_jax.hardware.model_files import is_path
 from inferencegym_jax.models import QuantTier
 from inferencegym_jax.recommend.gpu_formats import ENGINES, cannot_run
 from inferencegym_jax.table import LatencyTable, profile_of
@@ -60,18 +61,21 @@ PRECISIONS = {
         "<NVFP4 checkpoint of the model>", "modelopt_fp4", "modelopt_fp4", "<NVFP4 checkpoint of the model>"
     ),
 }
+OWN = Precision(MODEL, "", "", MODEL)  # the format that the model's checkpoint states itself
 OF_DTYPE = {
     "bf16": "fp16",
     "fp8": "fp8",
     "int8": "int8",
     "int4": "int4",
     "fp4": "fp4",
+    "mxfp4": "mxfp4",  # of no other checkpoint than the model's own
 }  # of a table's metadata `dtypes`
 PARALLEL = {  # word of a table's metadata `parallelism` -> flag of each engine
     "TP": {"vllm": "--tensor-parallel-size", "sglang": "--tp-size", "tensorrt_llm": "--tp_size"},
     "PP": {"vllm": "--pipeline-parallel-size", "sglang": "--pp-size", "tensorrt_llm": "--pp_size"},
     "EP": {"vllm": "", "sglang": "--ep-size", "tensorrt_llm": "--ep_size"},  # vLLM: --enable-expert-parallel, no number
 }
+CACHES = {"": True, "fp8": True, "int8": False}  # format of the KV cache -> whether the engines have a flag for it
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Deployment:
 
     Attributes:
         knobs: of a ``ServeAction``, all of them.
-        precision: key of ``PRECISIONS``.
+        precision: key of ``PRECISIONS``, or "mxfp4".
         gpu: name of the GPU.
         gpu_memory_gb: what it has.
         memory_share: share of it that weights, runtime and KV pool may take, of ``SHARE_DIGITS`` digits.
@@ -88,7 +92,8 @@ class Deployment:
         max_model_len: tokens of the longest request that is served.
         token_budget: tokens of an iteration.
         parallel: ways in which several GPUs are one engine, "TP" 4 or "EP" 2; nothing for one GPU.
-        kv_dtype: of the KV cache, "fp8", or "" for the model's own.
+        kv_dtype: of the KV cache, "fp8" or "int8", or "" for 16 bits.
+        own: whether the model's checkpoint is in that format itself, so that nothing has to be said of it.
         model: its name, where it is known.
     """
 
@@ -103,7 +108,13 @@ class Deployment:
     token_budget: int
     parallel: Mapping[str, int] = field(default_factory=dict[str, int])
     kv_dtype: str = ""
+    own: bool = False
     model: str = MODEL
+
+    @property
+    def words(self) -> Precision:
+        """What each engine is told of the weight format."""
+        return OWN if self.own else PRECISIONS[self.precision]
 
     @property
     def gpus(self) -> int:
@@ -129,11 +140,13 @@ def deployment(knobs: Mapping[str, Any], table: LatencyTable, memory_gb: float, 
         TableError: the weights do not fit.
     """
     profile, tier = profile_of(table), int(knobs["quant_tier"])
+    named = table.metadata.get("model", MODEL) if "system" in table.metadata else MODEL  # of a table of any model
+    name = precision(tier, table)
     share = memory_share(memory_gb, profile.memory_gb)
     pool = int(profile.pool_tokens(tier, share * profile.memory_gb))
     return Deployment(
         knobs=dict(knobs),
-        precision=precision(tier, table),
+        precision=name,
         gpu=profile.gpu,
         gpu_memory_gb=profile.memory_gb,
         memory_share=share,
@@ -142,13 +155,15 @@ def deployment(knobs: Mapping[str, Any], table: LatencyTable, memory_gb: float, 
         max_model_len=min(longest, pool),
         token_budget=int(profile.tokens_per_iteration),
         parallel=parallel_of(table),
-        kv_dtype="fp8" if table.metadata.get("kv_dtype") == "fp8" else "",
+        kv_dtype=kv_dtype if (kv_dtype := table.metadata.get("kv_dtype", "")) in CACHES else "",
+        own=name == "mxfp4" or OF_DTYPE.get(table.metadata.get("checkpoint_dtype", "bf16")) == name,
+        model=MODEL if is_path(named) else named,
     )
 
 
 def parallel_of(table: LatencyTable) -> dict[str, int]:
     """How the GPUs of a table's engine share its work: its metadata ``parallelism``, TP4 or TP2 EP2."""
-    found = re.findall(r"\b(TP|PP|EP)(\d+)", table.metadata.get("parallelism", ""))
+    found = re.findall(r"\b(TP|PP|EP|DP)(\d+)", table.metadata.get("parallelism", ""))
     return {word: int(count) for word, count in found if int(count) > 1}
 
 
@@ -163,8 +178,8 @@ def _rounded_down(share: float) -> float:
 
 
 def precision(tier: int, table: LatencyTable) -> str:
-    """Key of ``PRECISIONS`` of a tier: what the metadata ``dtypes`` say; where there are none, INT4 and, unless the
-    metadata ``weights`` tell that the 8-bit tier is FP8 there, INT8."""
+    """Weight format of a tier, a key of ``PRECISIONS`` or "mxfp4": what the metadata ``dtypes`` say; where there are
+    none, INT4 and, unless the metadata ``weights`` tell that the 8-bit tier is FP8 there, INT8."""
     named = _json(table, "dtypes").get(str(int(tier)))
     if named in OF_DTYPE:
         return OF_DTYPE[named]
@@ -189,6 +204,16 @@ def _parallel(made: Deployment, engine: str) -> list[str]:
     return [*words, "--enable-expert-parallel"] if engine == "vllm" and "EP" in made.parallel else words
 
 
+def _cannot_cut(made: Deployment, engine: str) -> str | None:
+    """Why no flags of an engine cut a model as it was replayed; None where they do."""
+    tp, dp, ep = (made.parallel.get(word, 1) for word in ("TP", "DP", "EP"))
+    if dp > 1:
+        return f"its slots and tokens are set for each of the {dp} attention copies, and were replayed for all together"
+    if engine == "vllm" and ep not in (1, tp):
+        return f"it deals the experts over all {tp} GPUs or none, not over {ep}"
+    return None
+
+
 def engine_flags(made: Deployment) -> dict[str, str]:
     """Engine name -> the commands that set the deployment, one a line; engines that cannot run it are left out."""
     commands = {"vllm": vllm, "sglang": sglang, "tensorrt_llm": tensorrt_llm}
@@ -197,13 +222,15 @@ def engine_flags(made: Deployment) -> dict[str, str]:
 
 def left_out(made: Deployment) -> dict[str, str]:
     """Engine name -> why it cannot run the deployment on the GPU in question."""
-    reasons = {name: cannot_run(name, made.precision, made.gpu) for name in ENGINES}
+    reasons = {name: cannot_run(name, made.precision, made.gpu) or _cannot_cut(made, name) for name in ENGINES}
+    if not CACHES[made.kv_dtype]:
+        reasons = dict.fromkeys(ENGINES, f"it has no flag for a KV cache in {made.kv_dtype}")
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def vllm(made: Deployment) -> str:
     """``vllm serve`` lines, and the router's where prefill is apart: it tells NIXL who prefills."""
-    knobs, weights = made.knobs, PRECISIONS[made.precision]
+    knobs, weights = made.knobs, made.words
     words = ["vllm", "serve", _named(weights.checkpoint, made), "--max-num-seqs", str(knobs["batch_size"])]
     words += ["--max-num-batched-tokens", str(made.token_budget), "--max-model-len", str(made.max_model_len)]
     words += ["--gpu-memory-utilization", f"{made.memory_share:g}", *_parallel(made, "vllm")]
@@ -234,7 +261,7 @@ def vllm(made: Deployment) -> str:
 
 def sglang(made: Deployment) -> str:
     """``sglang.launch_server`` lines, and the router's where prefill is apart."""
-    knobs, weights = made.knobs, PRECISIONS[made.precision]
+    knobs, weights = made.knobs, made.words
     words = ["python", "-m", "sglang.launch_server", "--model-path", _named(weights.checkpoint, made)]
     words += ["--max-running-requests", str(knobs["batch_size"]), "--chunked-prefill-size", str(made.token_budget)]
     static = _rounded_down((made.memory_gb - made.runtime_gb) / made.gpu_memory_gb)  # weights and KV pool
@@ -263,7 +290,7 @@ def sglang(made: Deployment) -> str:
 
 def tensorrt_llm(made: Deployment) -> str:
     """``trtllm-serve`` lines with the YAML that they read, and the orchestrator's where prefill is apart."""
-    knobs, weights = made.knobs, PRECISIONS[made.precision]
+    knobs, weights = made.knobs, made.words
     free = made.gpu_memory_gb - made.weights_gb - made.runtime_gb
     pool = _rounded_down((made.memory_gb - made.weights_gb - made.runtime_gb) / free)  # of what the weights leave free
     options = ["enable_chunked_prefill: true", "kv_cache_config:", f"  free_gpu_memory_fraction: {pool:g}"]

@@ -17,6 +17,7 @@ from inferencegym_jax.fleet.environment import FleetEnvironment
 from inferencegym_jax.fleet.failures import named_failures
 from inferencegym_jax.fleet.rules import DEFAULTS, HPA, IN_FLIGHT, QUEUE, REACTIVE, RulePlan, fixed
 from inferencegym_jax.fleet.spec import FleetSpec, fleet_params
+from inferencegym_jax.hardware.table_metadata import doubts
 from inferencegym_jax.models import finite_number, shown
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.traffic.request_log import RequestLog, load_trace
@@ -163,7 +164,7 @@ def plan_fleet(
         meets=rows[0].meets,
         settings=_settings(rows, gpus, spec),
         failures={name: row.failed for name, row in failures.items()},
-        notices=_notices(log),
+        notices=(*_notices(log), *doubts(loaded.metadata, int(loaded.knob_defaults["quant_tier"]))),
         traffic={
             "requests": float(log.requests),
             "seconds": float(log.seconds),

@@ -17,12 +17,15 @@ import numpy as np
 from inferencegym_jax.hardware import Placement, Request, build
 from inferencegym_jax.hardware.gpus import money_per_million_tokens
 from inferencegym_jax.hardware.memory import MEMORY_SHARE
+from inferencegym_jax.hardware.model_files import is_path
+from inferencegym_jax.hardware.table_metadata import doubts
 from inferencegym_jax.models import finite_number, shown
 from inferencegym_jax.physics.speculation import DRAFT_LENGTHS
-from inferencegym_jax.recommend.engine_flags import Deployment, deployment, engine_flags, left_out
+from inferencegym_jax.recommend.engine_flags import MODEL, Deployment, deployment, engine_flags, left_out
 from inferencegym_jax.recommend.engine_replay import EngineReplay, Replayed
 from inferencegym_jax.recommend.layouts import Layout, busy_rate, expected, layouts, neighbours, worth_replaying
 from inferencegym_jax.recommend.log_requests import LoggedRequests, load_requests
+from inferencegym_jax.recommend.notices import deployment_notices
 from inferencegym_jax.recommend.quality import Objective, check_objective
 from inferencegym_jax.table import LatencyTable, TableError, profile_of
 from inferencegym_jax.traffic.log_files import ReadOptions
@@ -132,7 +135,7 @@ def choose_gpus(
         for layout in found
     ]
     picked = worth_replaying(found, seen, objective.ttft_ms, objective.tpot_ms, MOST_REPLAYED)
-    judge = _Judge(tables, requests, objective, request.model)
+    judge = _Judge(tables, requests, objective, MODEL if is_path(request.model) else request.model)
     tried: dict[Layout, Tried] = {}
     for i, layout in enumerate(picked):
         progress(i, len(picked))
@@ -144,13 +147,13 @@ def choose_gpus(
     made = judge.deployment(best.layout)
     about = tables[best.layout.tp].metadata
     profile = profile_of(tables[best.layout.tp])
-    said = [*requests.log.notices, *notices]
-    if about["validated"].split(":")[0] != "validated":
-        said.append(about["validated"])
+    said = [*requests.log.notices, *notices, *doubts(about, best.layout.tier)]
     if best.layout.replicas > LOOKED_AT:
         said.append(f"{LOOKED_AT} of the {best.layout.replicas} engines were replayed, each with its share of the log")
     if best.layout.drafts:
-        said.append("speculation needs a draft head of the model; accepted lengths are assumed for chat")
+        said.append("accepted lengths of drafts are assumed for chat")
+    skipped = left_out(made)
+    said += deployment_notices(made, skipped)
     return GpuChoice(
         model=about["model"],
         system=about["system"],
@@ -161,7 +164,7 @@ def choose_gpus(
         tried=tuple(tried.values()),
         dtypes={int(tier): name for table in tables.values() for tier, name in dtypes(table).items()},
         flags=engine_flags(made),
-        skipped=left_out(made),
+        skipped=skipped,
         searched=len(found),
         price_per_gpu_hour=profile.price_per_gpu_hour,
         price_source=about["price_source"],

@@ -103,8 +103,9 @@ def load_requests(trace: str | Path, options: ReadOptions | None = None) -> Logg
         log = load_trace(path, how.unit, columns={role: list(names) for role, names in how.columns}, **window)
         chosen = representative_stretches(log)
         parts: list[np.ndarray] = []
-        longest = 1.0
+        longest, whole = 1.0, True
         for block in open_again(path, how).blocks():
+            whole = whole and bool((block.times == np.floor(block.times)).all())
             times = block.times - log.start_s
             which = np.searchsorted(chosen.starts, times, side="right") - 1
             inside = (which >= 0) & (times < chosen.starts[np.maximum(which, 0)] + chosen.length)
@@ -113,7 +114,22 @@ def load_requests(trace: str | Path, options: ReadOptions | None = None) -> Logg
             parts.append(rows[inside])
     rows = np.concatenate(parts)
     rows = rows[np.argsort(rows[:, 1], kind="stable")]
+    if whole:
+        rows[:, 1] += place_in_second(rows[:, 1])
     stretch = rows[:, 0].astype(np.int32)
     since = np.maximum(rows[:, 1] - chosen.starts[stretch], 0.0) * 1000.0
     columns = (rows[:, 2].astype(np.float32), rows[:, 3].astype(np.float32))
     return LoggedRequests(log, chosen, stretch, since, *columns, int(longest))
+
+
+def place_in_second(times: np.ndarray) -> np.ndarray:
+    """Where in their second requests lie whose times are whole seconds: one after the other, evenly.
+
+    Args:
+        times: float64[requests], ascending, whole seconds.
+
+    Returns:
+        float64[requests] in [0, 1).
+    """
+    _, first, count = np.unique(times, return_index=True, return_counts=True)
+    return (np.arange(len(times)) - np.repeat(first, count)) / np.repeat(count, count)

@@ -60,7 +60,7 @@ def deployment_notices(made: Deployment, skipped: Mapping[str, str]) -> list[str
         said.append(
             f"the longest request has {made.max_model_len:,} tokens; a model of a shorter context refuses that length"
         )
-    if knobs["quant_tier"] != 0:
+    if knobs["quant_tier"] != 0 and not made.own:
         said.append(
             "a quantised model may answer differently: check its quality on your own prompts before deploying it"
         )

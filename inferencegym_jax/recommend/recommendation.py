@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from inferencegym_jax.episodes.policy import Policy
+from inferencegym_jax.hardware.table_metadata import doubts
 from inferencegym_jax.recommend.candidates import (
     controllers_that_fit,
     fixed_knobs,
@@ -43,6 +44,7 @@ from inferencegym_jax.recommend.quality import (
     between,
     check_objective,
     gain_intervals,
+    join,
     tail_interval,
 )
 from inferencegym_jax.recommend.remedies import Remedies, remedies
@@ -71,7 +73,8 @@ class Recommendation:
         one_gpu: knobs and replayed measures of the best on one GPU, where two are recommended.
         two_engines: replayed measures of two engines of that, likewise.
         remedies: what would make the objective feasible, where nothing meets it.
-        pareto: configurations that no other one beats in promised goodput, p99 TTFT and GPUs, by goodput.
+        pareto: configurations that no other one beats in goodput, p99 TTFT and GPUs, by goodput, all replayed: those
+            that the search promises to be so, and those that were replayed for the choice.
         flags: engine -> commands that set the recommended configuration, or each engine of the remedy.
         skipped: engine -> why it has no commands.
         searched: static actions tried.
@@ -257,6 +260,7 @@ class _Answer:
         notices = [
             *traffic_notices(self.table, requests),
             *said,
+            *doubts(self.table.metadata, printed["quant_tier"]),
             *too_long_notice(requests, judged.pool_tokens),
             *deployment_notices(made, skipped),
         ]
@@ -279,7 +283,9 @@ class _Answer:
             one_gpu=one_gpu,
             two_engines=two_engines,
             remedies=remedy,
-            pareto=[{"knobs": self.actions[i]} | measures(statics, i) for i in front(statics, allowed)],
+            pareto=self._front(
+                {i: choice.replayed.get(i) or replay(i) for i in [*front(statics, allowed), *choice.replayed]}
+            ),
             flags=engine_flags(made),
             skipped=skipped,
             searched=len(self.actions),
@@ -287,6 +293,13 @@ class _Answer:
             traffic=about(requests),
             notices=tuple(notices),
         )
+
+    def _front(self, replayed: Mapping[int, Replayed]) -> list[dict[str, Any]]:
+        """Of those that were replayed the ones that no other beats; who never serves one in a
+        hundred is not shown."""
+        quality, indices = join([one.quality for one in replayed.values()]), list(replayed)
+        best = front(quality, np.isfinite(quality.ttft_p99_ms))
+        return [{"knobs": self.actions[indices[j]]} | measures(quality, j) for j in best]
 
     def _gain(
         self, before: Quality, after: Quality, ttft_before: np.ndarray, ttft_after: np.ndarray

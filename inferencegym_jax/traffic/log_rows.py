@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from inferencegym_jax.models import shown
+
 Column: TypeAlias = Any  # a pyarrow array; pyarrow ships no types
 
 UNITS: dict[str, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -33,7 +35,7 @@ class Block(NamedTuple):
     times: np.ndarray  # float64[rows], seconds; of an unfinished reading, in the log's own unit
     prompts: np.ndarray  # float64[rows], tokens
     outputs: np.ndarray  # float64[rows], tokens
-    where: Callable[[int], str]  # what a message calls the block's row i: "line 17"
+    place: Callable[[int], str]  # what a message calls the block's row i: "line 17"
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,19 @@ class ReadOptions:
             raise ValueError(f"unit = {self.unit!r}: must be one of {', '.join(UNITS)}")
         if self.last is not None and (self.start is not None or self.end is not None):
             raise ValueError("last together with start or end (--last with --from or --to): give one or the other")
-        for name in ("start", "end", "last"):
-            value = getattr(self, name)
-            if value is not None:
-                moment(name, value, dates=name != "last")
+        bounds = {
+            name: moment(name, value, dates=name != "last")
+            for name in ("start", "end", "last")
+            if (value := getattr(self, name)) is not None
+        }
+        if bounds.get("last") == (0.0, False):
+            raise ValueError(f"last = {self.last!r}: must be above 0, or nothing of the log is left")
+        if "start" in bounds and "end" in bounds:
+            (first, dated), (behind, also) = bounds["start"], bounds["end"]
+            if dated == also and first >= behind:
+                raise ValueError(
+                    f"start = {self.start!r} is not before end = {self.end!r} (--from, --to): nothing lies between"
+                )
 
     @property
     def windowed(self) -> bool:
@@ -105,7 +116,7 @@ def columns_of(
                 raise ValueError(f"columns: {quoted(part)} is no role=column; give time=...,prompt=...,output=...")
             pairs.append((role, name))
     else:
-        pairs = [(role, name if isinstance(name, str) else "+".join(name)) for role, name in columns.items()]
+        pairs = [(role, _joined(role, names)) for role, names in columns.items()]
     result: dict[str, tuple[str, ...]] = {}
     for role, name in pairs:
         role = role.strip().lower()
@@ -116,8 +127,19 @@ def columns_of(
             raise ValueError(f"columns: {role} names no column; give {role}=NAME, or {role}=A+B for their sum")
         if role in result:
             raise ValueError(f"columns: {role} is given twice")
+        taken = next((n for i, n in enumerate(names) if n in names[:i] or any(n in r for r in result.values())), None)
+        if taken is not None:
+            raise ValueError(f"columns: {quoted(taken)} is given twice; a column is counted once")
         result[role] = names
     return tuple(result.items())
+
+
+def _joined(role: str, names: Any) -> str:
+    if isinstance(names, str):
+        return names
+    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"columns: {role} is {shown(names)}; must be the name of a column or several names")
+    return "+".join(names)
 
 
 def moment(name: str, value: str | float, dates: bool = True) -> tuple[float, bool]:

@@ -20,12 +20,12 @@ from inferencegym_jax.traffic.bins import Bins
 from inferencegym_jax.traffic.dispersion import ArrivalSpread, Moments
 from inferencegym_jax.traffic.log_arrays import array_block
 from inferencegym_jax.traffic.log_files import LogFile, open_log
+from inferencegym_jax.traffic.log_oddities import LEAST_ROWS, Oddities
 from inferencegym_jax.traffic.log_rows import UNITS, Block, ReadOptions, TraceError
 from inferencegym_jax.traffic.log_source import regular_file
 
 LONGEST_PROMPT = OBSERVATION["mean_prompt_len"].high  # tokens; the shipped table's longest too
 LONGEST_SECONDS = 31 * 86400
-LEAST_ROWS, LEAST_STEP_S = 20, 10.0  # from which rows that are evenly spaced may be sums
 RATES = (1e-3, 1e5)  # requests/s that a log may have on average; outside it the unit of time must be wrong
 
 
@@ -200,32 +200,22 @@ def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], t
     first: float | None = None
     place: Callable[[int], str] = str
     start = np.zeros(0)  # times of the first three rows
-    gaps = (np.inf, -np.inf)
-    last, disordered, zeros, beyond, requests = -np.inf, 0, 0, 0, 0
-    early, rising, before = np.inf, True, 0.0
+    zeros, beyond, odd = 0, 0, Oddities()
     seconds, moments, spread_of = Bins(3), Moments(), ArrivalSpread()
     for block in blocks:
         times = block.times
         if first is None:
-            first, place = float(times[0]), block.where
+            first, place = float(times[0]), block.place
             start = times[:3]
-        steps = np.diff(times)
-        gaps = (min(gaps[0], steps.min(initial=np.inf)), max(gaps[1], steps.max(initial=-np.inf)))
-        latest = np.maximum.accumulate(np.concatenate(([last], times)))
-        disordered += int((times < latest[:-1]).sum())
-        last = float(latest[-1])
-        early = min(early, float(times.min()))
-        rising = rising and bool((np.diff(block.prompts, prepend=before) > 0).all())
-        before = float(block.prompts[-1])
+        odd.add(block)
         zeros += int(((block.prompts == 0) | (block.outputs == 0)).sum())
         beyond += int((block.prompts > LONGEST_PROMPT).sum())
-        requests += len(times)
         second = np.floor(times)
         far = np.abs(second - np.floor(first))
         low, high = (second.min(), second.max()) if seconds.low is None else (seconds.low, seconds.high)
         if max(second.max(), high) - min(second.min(), low) >= LONGEST_SECONDS:
             i = int(np.argmax(far))
-            row, value, others = block.where(i), times[i], "first row"
+            row, value, others = block.place(i), times[i], "first row"
             if len(start) > 2 and abs(start[1] - start[0]) >= LONGEST_SECONDS > abs(start[2] - start[1]):
                 row, value, others = place(0), start[0], "others"
             raise TraceError(
@@ -239,27 +229,17 @@ def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], t
         seconds.add(second.astype(np.int64), (None, prompts, outputs))
     if seconds.low is None or seconds.high is None:
         raise TraceError(f"{file}: no rows; wanted: at least one request")
-    low, sums = seconds.low, seconds.between(seconds.low, seconds.high)
+    low, sums, requests = seconds.low, seconds.between(seconds.low, seconds.high), odd.rows
     rate = requests / sums.shape[1]
-    if (
-        rate <= RATES[1] and requests >= LEAST_ROWS and last > early
-    ):  # a log within a second: is it one of another unit?
-        rate = max(rate, (requests - 1) / (last - early))
+    if rate <= RATES[1] and requests >= LEAST_ROWS and odd.latest > odd.earliest:
+        rate = max(rate, (requests - 1) / (odd.latest - odd.earliest))  # within a second: is it one of another unit?
     if requests > 1 and not RATES[0] <= rate <= RATES[1]:
         raise TraceError(
             f"{file}: {requests} requests in {sums.shape[1]} s are {rate:.3g} requests/s, which no log has (allowed:"
             f" {RATES[0]:g} to {RATES[1]:g}); the times are probably in another unit: pass unit='s', 'ms', 'us' or 'ns'"
             " (--unit)"
         )
-    notices = [*read()]
-    if requests >= LEAST_ROWS and LEAST_STEP_S <= gaps[0] == gaps[1]:
-        notices.append(
-            f"every row is {gaps[0]:g} s after the one before: are they requests, or sums over {gaps[0]:g} s?"
-        )
-    if requests >= LEAST_ROWS and rising:
-        notices.append("the prompt tokens rise from every row to the next: are they a running total?")
-    if disordered:
-        notices.append(f"{disordered} of {requests} rows are earlier than a row before them; sorted by time")
+    notices = [*read(), *odd.notices()]
     if zeros:
         notices.append(f"{zeros} of {requests} rows have 0 tokens, counted as 1")
     if beyond:

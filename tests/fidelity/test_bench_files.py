@@ -273,3 +273,65 @@ def test_the_command_says_which_runs_it_leaves_out(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["validate", str(path), "--model", "llama3-8b", "--system", "h100_sxm"])
     assert found.exit_code == 2 and "left out: runs.jsonl run 1: tp = 3" in found.output
     assert "1 of 2 runs are of another model or GPU than --model or --system" in found.output
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"duration": 0}, "duration is 0; wanted: a number above 0"),
+        ({"completed": 900}, "completed is 900 of num_prompts 600"),
+        ({"tp_size": 1.5}, "tp_size is 1.5; wanted: a whole number of GPUs"),
+        ({"gpu": ["H100", "H100"]}, "gpu is .*; wanted: a name such as"),
+        (
+            {"mean_ttft_ms": 0.031, "median_ttft_ms": 0.029},
+            "ttft_mean_ms is 0.031, less than any engine takes; is it in",
+        ),
+        ({"median_ttft_ms": 90.0}, "ttft_p50_ms 90, ttft_p99_ms 62; wanted: quantiles that rise"),
+        ({"spec_decode_acceptance_rate": 60.0}, "spec_decode_acceptance_rate is 60.0: the engine drafted tokens"),
+    ],
+)
+def test_runs_that_contradict_themselves_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(RunError, match=said):
+        read_runs(written(tmp_path, VLLM | change))
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (NVIDIA | {"input_config": [1]}, "input_config is .*; wanted: an object as aiperf writes"),
+        (NVIDIA | {"input_config": {"perf_analyzer": "x"}}, "input_config: perf_analyzer is 'x'; wanted: an object"),
+        (INFERENCE_PERF | {"load_summary": "x"}, "load_summary is 'x'; wanted: an object as inference-perf writes"),
+        (INFERENCE_PERF | {"failures": "none"}, "failures is 'none'; wanted: an object"),
+    ],
+)
+def test_fields_of_another_kind_are_named(tmp_path: Path, report: dict[str, Any], said: str) -> None:
+    with pytest.raises(RunError, match=said):
+        read_runs(written(tmp_path, report))
+
+
+def test_what_is_odd_about_a_run_is_said(tmp_path: Path) -> None:
+    backends = {"vllm": "vllm", "openai-chat": "vllm", "sglang-oai": "sglang", "tgi": "tgi", "lmdeploy": "lmdeploy"}
+    for backend, engine in backends.items():
+        assert read_runs(written(tmp_path, VLLM | {"backend": backend}))[0].engine == engine
+    assert read_runs(written(tmp_path, VLLM | {"burstiness": float("inf")}))[0].arrivals == "constant"
+    for duration in (60.0, 300.0):
+        said = read_measured(written(tmp_path, VLLM | {"duration": duration}))[1]
+        assert f"duration is {duration:g} s, and 600 requests at 5/s arrive in 120 s: did the client" in said[0]
+    cached = read_measured(written(tmp_path, VLLM | {"prefix_cache_hit_rate": 0.9}))[1]
+    assert any("prefix_cache_hit_rate is 0.9, and prompts are taken as computed whole" in said for said in cached)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("max_concurrency", "2", "max_concurrency is 2, and 5 requests/s"),
+        ("failed", "90", "failed is 90 of 600 requests; wanted: at most 1%"),
+        ("spec_length", "4", "spec_length is '4': the engine drafted tokens"),
+    ],
+)
+def test_a_csvs_further_columns_are_looked_at_too(tmp_path: Path, column: str, value: str, said: str) -> None:
+    path = tmp_path / "runs.csv"
+    head = "requests,rate_rps,mean_prompt_tokens,mean_output_tokens,ttft_mean_ms,latency_mean_ms"
+    path.write_text(f"{head},{column}\n600,5,512,128,31,1130,{value}\n600,5,512,128,31,1130,\n")
+    runs, said_of = read_measured(path)
+    assert len(runs) == 1 and said in said_of[0]

@@ -9,9 +9,11 @@ import pytest
 from inferencegym_jax.hardware import Placement, Request, build, compiled_engine, covered, gpus, verdict
 from inferencegym_jax.hardware.any_model import engines_of
 from inferencegym_jax.hardware.compiled_engine import NotMeasuredError, require_package
+from inferencegym_jax.hardware.coverage import verdicts_by_dtype
 from inferencegym_jax.hardware.memory import DoesNotFitError
 from inferencegym_jax.hardware.model_files import known_configs, model_file, package_folder
 from inferencegym_jax.hardware.model_shape import UnknownShapeError, shape_of
+from inferencegym_jax.hardware.table_metadata import doubts
 from inferencegym_jax.table import LatencyTable, TableError, load_table
 from inferencegym_jax.table.vllm_bench import write_table
 
@@ -75,6 +77,7 @@ def test_iterations_are_the_packages_own(llama_70b):
     np.testing.assert_allclose(found, (14.9, 16.0, 16.8, 21.7), rtol=0.03)
 
 
+@pytest.mark.ci
 @kernels
 @pytest.mark.parametrize(
     "request_",
@@ -212,3 +215,26 @@ def test_a_median_above_a_fifth_is_not_validated():
     assert bad.validated is False and bad.text.startswith("not validated: median TPOT error")
     assert verdict("meta-llama/Llama-3.1-70B-Instruct", "h200_sxm", "vllm").validated is True
     assert verdict("meta-llama/Llama-3.1-70B", "l40s", "vllm").validated is None
+
+
+def test_each_weight_format_has_a_verdict_of_its_own():
+    one = ("meta-llama/Llama-3.1-70B", "b200_sxm", "trtllm")
+    assert verdict(*one).validated is True and verdict(*one, "fp8").validated is True
+    assert verdict(*one, "fp4").validated is False  # 23 % of its own points, 10 % of all
+    assert verdict(*one, "fp4").text.startswith("not validated in fp4: median TPOT error")
+    unseen = verdict(*one, "bf16")
+    assert unseen.validated is None and unseen.text.startswith(
+        "not compared with measurements in bf16; in fp4, fp8: median"
+    )
+    # all together decide too: where they are not validated, no format of them is
+    pooled = verdict("openai/gpt-oss-120b", "b200_sxm", "trtllm")
+    assert pooled.validated is False and verdict("openai/gpt-oss-120b", "b200_sxm", "trtllm", "bf16").validated is False
+    assert {name: by.validated for name, by in verdicts_by_dtype(*one).items()} == {"fp4": False, "fp8": True}
+
+
+def test_an_answer_doubts_the_format_that_it_recommends():
+    about = {"validated": "validated: 10%", "dtypes": '{"0": "bf16", "1": "fp8", "2": "fp4"}'}
+    about |= {"validated_by_dtype": '{"bf16": "not compared", "fp8": "validated in fp8: 4%", "fp4": "not validated"}'}
+    assert [doubts(about, tier) for tier in (0, 1, 2)] == [["not compared"], [], ["not validated"]]
+    assert doubts({"validated": "not validated: 30%"}, 0) == ["not validated: 30%"]  # of a table built before
+    assert doubts({}, 0) == []  # that is not of this kind

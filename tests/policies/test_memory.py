@@ -241,9 +241,9 @@ def test_a_file_of_a_later_format_or_with_a_layer_that_does_not_fit_is_refused(t
     with np.load(tmp_path / "policy.npz") as archive:
         arrays = dict(archive)
     metadata = json.loads(arrays["metadata"].tobytes())
-    later = np.frombuffer(json.dumps(metadata | {"format": 5}).encode(), np.uint8)
+    later = np.frombuffer(json.dumps(metadata | {"format": 6}).encode(), np.uint8)
     np.savez(tmp_path / "later.npz", **(arrays | {"metadata": later}))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="format 5; this version reads 1 to 4"):
+    with pytest.raises(ValueError, match="format 6; this version reads 1 to 5"):
         load_network(tmp_path / "later.npz")
     np.savez(tmp_path / "narrow.npz", **(arrays | {"gru_inputs": arrays["gru_inputs"][:, 3:]}))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="recurrent layer has shapes"):

@@ -160,3 +160,26 @@ def test_several_gpus_an_engine_are_said_to_each_engine():
     assert after(first, "--kv-cache-dtype") == "fp8"
     assert after(found["sglang"], "--tp-size") == after(found["sglang"], "--ep-size") == "2"
     assert "--tp_size 2 --ep_size 2" in found["tensorrt_llm"] and "  dtype: fp8" in found["tensorrt_llm"]
+
+
+def test_a_cut_that_no_flag_sets_has_no_command_and_a_reason():
+    part = dataclasses.replace(made(), parallel={"TP": 4, "EP": 2})
+    assert set(engine_flags(part)) == {"sglang", "tensorrt_llm"} and "not over 2" in left_out(part)["vllm"]
+    copies = dataclasses.replace(made(), parallel={"DP": 4, "EP": 4})
+    assert copies.gpus == 4
+    assert not engine_flags(copies) and all("4 attention copies" in reason for reason in left_out(copies).values())
+    cache = dataclasses.replace(made(), kv_dtype="int8")
+    assert not engine_flags(cache) and "KV cache in int8" in left_out(cache)["vllm"]
+
+
+@pytest.mark.parametrize(("tier", "dtype", "own"), [(1, "fp8", True), (2, "mxfp4", True), (2, "int4", False)])
+def test_of_the_format_that_a_checkpoint_states_itself_no_engine_is_told(tier: int, dtype: str, own: bool):
+    about = {"dtypes": json.dumps({str(tier): dtype}), "checkpoint_dtype": dtype if own else "bf16"}
+    about |= {"system": "h100_sxm", "model": "owner/name"}
+    shipped = ig.load_table()
+    table = ig.LatencyTable(shipped.axes, shipped.values, about, "built", profile_of(shipped))
+    one = dataclasses.replace(deployment(DEFAULT | {"quant_tier": tier}, table, 40.0, 9000), gpu="H100")
+    assert one.own is own
+    for command in engine_flags(one).values():
+        assert ("owner/name" in command) == own and ("quant" not in command.lower() or not own)
+        assert own or "<INT4 AWQ checkpoint " in command

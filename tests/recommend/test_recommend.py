@@ -92,6 +92,7 @@ def printed(found: Recommendation) -> str:
     return text.getvalue()
 
 
+@pytest.mark.ci
 def test_the_command_prints_the_contract(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = ["recommend", "--trace", str(log), "--slo-ttft-ms", "400", "--memory-gb", "40"]
     arguments += ["--current", "batch_size=16", "--fixed", "quant_tier=0,prefill_disagg=false"]
@@ -131,6 +132,7 @@ def test_the_replay_is_of_the_printed_flags(log: Path):
     kept = found.results["recommended"]["attainment"]
     assert kept == pytest.approx(float((served.ttft_ms <= 400.0).mean()))
     assert served.pool_tokens == found.engine["pool_tokens"] and served.peak_tokens <= served.pool_tokens
+    assert [one["attainment"] for one in found.pareto] == [kept]  # the front is replayed too
     out = printed(found)
     assert out.startswith("Run: kv_budget=1.0")
     both = f"{kept:.2%} of the requests come in time in the replay, {found.results['promised']['attainment']:.2%} were"
@@ -138,6 +140,7 @@ def test_the_replay_is_of_the_printed_flags(log: Path):
     assert f"replays on {requests.count} of {requests.count} requests (100.0%)" in out
 
 
+@pytest.mark.ci
 def test_nothing_feasible_has_no_run_line_but_what_would_be(log: Path):
     found = recommend(log, slo_ttft_ms=60.0, memory_gb=40.0, controllers={}, fixed=HELD)
     out = printed(found)
@@ -235,6 +238,17 @@ def test_requests_are_the_log(tmp_path: Path):
     assert requests.prompt.mean() == pytest.approx(log.mean_prompt, rel=1e-5)
 
 
+def test_requests_of_whole_seconds_are_spread_over_them(tmp_path: Path):
+    path = tmp_path / "log.csv"
+    rows = [(3, 10), (3, 20), (3, 30), (3, 40), (5, 50), (8, 60), (8, 70)]
+    path.write_text("time_s,prompt_tokens,output_tokens\n" + "".join(f"{t},{p},9\n" for t, p in rows))
+    requests = load_requests(path)
+    assert requests.time_ms.tolist() == [0.0, 250.0, 500.0, 750.0, 2000.0, 5000.0, 5500.0]
+    assert np.array_equal(np.bincount(requests.second, minlength=requests.log.seconds), requests.log.counts)
+    path.write_text(path.read_text().replace("5,50", "5.5,50"))  # one with decimals: the others are where they say
+    assert load_requests(path).time_ms.tolist() == [0.0, 0.0, 0.0, 0.0, 2500.0, 5000.0, 5000.0]
+
+
 def test_the_requests_of_stretches_are_those_of_the_log(tmp_path: Path):
     path = write_log(tmp_path / "long.csv", rate=0.5, seconds=20_000)
     requests = load_requests(path)
@@ -269,6 +283,7 @@ def test_a_day_is_judged_by_its_busiest_hour_too(tmp_path: Path):
     assert f"{rate:.3g} requests/s" in out and rate > 2 * found.traffic["requests_per_sec"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("requests", [1, 2])
 def test_a_log_of_one_request_is_answered_and_doubted(tmp_path: Path, requests: int):
     path = tmp_path / "one.csv"

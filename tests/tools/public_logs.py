@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-
 BESIDE = Path(__file__).resolve().parents[2].parent
 
 
@@ -23,6 +21,8 @@ def public_log(name: str) -> Path | None:
 
 def require_log(name: str) -> Path:
     """The file of that name; the test that asks is skipped where it is not there."""
+    import pytest
+
     path = public_log(name)
     if path is None:
         pytest.skip(f"the public log {name} is not here; INFERENCEGYM_TRACES names its folder")

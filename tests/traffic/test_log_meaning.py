@@ -58,7 +58,8 @@ def test_times_since_1970_say_their_unit(tmp_path: Path, name: str, scale: float
     rows = [(round((1772359200 + t) * scale), p, o) for t, p, o in ROWS]
     found = log(tmp_path, f"ts,{NAMES}", rows)
     assert found.requests == len(ROWS) and abs(found.seconds - 60) <= 1
-    assert found.notices == (() if name == "s" else (found.notices[0],))
+    unit = [notice for notice in found.notices if "since 1970" in notice]
+    assert len(unit) == (name != "s") and all(f"are taken as {name}" in notice for notice in unit)
 
 
 def durations() -> list[float]:
@@ -351,3 +352,74 @@ def test_a_word_that_may_be_a_key_or_an_address_is_not_quoted(tmp_path: Path, se
     with pytest.raises(TraceError) as failed:
         log(tmp_path, f"time_s,{NAMES}", [(1, 300, 100), (2, secret, 100)])
     assert secret not in str(failed.value) and f"a text of {len(secret)} characters" in str(failed.value)
+
+
+def test_reasoning_tokens_that_stand_apart_are_counted(tmp_path: Path) -> None:
+    header = "timestamp,prompt_tokens,output_tokens,reasoning_tokens"
+    apart = log(tmp_path, header, [(t, p, 5, o + 5) for t, p, o in ROWS])
+    assert apart.mean_output == pytest.approx(10 + np.mean([o for _, _, o in ROWS]))
+    assert "'reasoning_tokens' is added to 'output_tokens'" in apart.notices[0]
+    assert the_requests(log(tmp_path, header, [(t, p, o, o // 2) for t, p, o in ROWS]))  # a part of the output
+
+
+def some_notice(found: Any, said: str) -> bool:
+    return any(said in notice for notice in found.notices)
+
+
+def test_a_request_that_is_there_twice_or_in_chunks_is_asked_about(tmp_path: Path) -> None:
+    twice = log(tmp_path, f"timestamp,{NAMES}", [row for row in ROWS for _ in (0, 1)])
+    assert some_notice(twice, f"{len(ROWS)} of {2 * len(ROWS)} rows are the same as the row before them")
+    chunks = [(t + i / 50, p, i + 1) for t, p, _ in ROWS[::10] for i in range(10)]
+    assert some_notice(log(tmp_path, f"timestamp,{NAMES}", sorted(chunks)), "chunks of streamed answers?")
+    alike = [(t, 500, 100) for t, _, _ in ROWS]  # a benchmark's requests are alike
+    assert log(tmp_path, f"timestamp,{NAMES}", alike).notices == ()
+    growing = [(t, 500, o) for t, o in zip(TIMES.tolist(), range(5, 5 + len(ROWS)), strict=True)]
+    assert log(tmp_path, f"timestamp,{NAMES}", growing).notices == ()
+
+
+@pytest.mark.parametrize(("copies", "falls"), [(2, 1), (10, 9)])
+def test_a_clock_that_starts_anew_is_asked_about(tmp_path: Path, copies: int, falls: int) -> None:
+    said = f"the times fall back and rise again, {falls} times"
+    assert some_notice(log(tmp_path, f"timestamp,{NAMES}", [*ROWS] * copies), said)
+    late = [ROWS[1], ROWS[0], *ROWS[2:]]  # two rows in another order
+    assert not some_notice(log(tmp_path, f"timestamp,{NAMES}", late), "clock")
+    stamped = [(1772359200 + t, p, o) for t, p, o in [*ROWS] * 2]  # two files of one time are one log
+    assert not some_notice(log(tmp_path, f"timestamp,{NAMES}", stamped), "clock")
+
+
+@pytest.mark.parametrize("step", [1, 3, 60])
+def test_times_in_coarse_steps_are_said_to_be_arrivals_at_once(tmp_path: Path, step: int) -> None:
+    rows = [(i // 8 * step, p, o) for i, (_, p, o) in enumerate(ROWS)]
+    said = f"times are written in steps of {step} s: the requests of one step, "
+    assert some_notice(log(tmp_path, f"timestamp,{NAMES}", rows, unit="s"), said)
+    assert not some_notice(log(tmp_path, f"timestamp,{NAMES}", [(i * step, *r[1:]) for i, r in enumerate(ROWS)]), said)
+
+
+def test_times_since_1970_in_two_units_are_refused(tmp_path: Path) -> None:
+    rows = [((1772359200 + t) * (1 if i < 150 else 1000), p, o) for i, (t, p, o) in enumerate(ROWS)]
+    with pytest.raises(TraceError, match="in several units: 150 in seconds, 150 in milliseconds; bring them into one"):
+        log(tmp_path, f"timestamp,{NAMES}", rows)
+
+
+def test_a_unit_that_contradicts_the_columns_name_is_said(tmp_path: Path) -> None:
+    rows = [(round(1000 * t), p, o) for t, p, o in ROWS]
+    found = log(tmp_path, f"timestamp_ms,{NAMES}", rows, unit="s")
+    assert found.notices[0] == "unit s is taken, though 'timestamp_ms' says milliseconds"
+    assert log(tmp_path, f"timestamp_ms,{NAMES}", rows, unit="ms").notices == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"columns": "prompt=prompt_tokens,output=prompt_tokens"}, "'prompt_tokens' is given twice"),
+        ({"columns": "prompt=prompt_tokens+prompt_tokens"}, "a column is counted once"),
+        ({"columns": {"time": 3}}, "time is 3; must be the name of a column or several names"),
+        ({"columns": {"time": ()}}, "must be the name of a column"),
+        ({"start": "40", "end": "20"}, "start = '40' is not before end = '20'"),
+        ({"start": "2026-03-02", "end": "2026-03-01"}, "nothing lies between"),
+        ({"last": 0}, "last = 0: must be above 0"),
+    ],
+)
+def test_options_that_leave_nothing_or_count_twice_are_refused(tmp_path: Path, options: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        log(tmp_path, f"timestamp,{NAMES}", ROWS, **options)

@@ -121,7 +121,7 @@ def test_an_absurd_rate_is_refused(tmp_path):
         (HEADER, "no rows"),
         ("a,b\n1,2\n", "no column of time among 'a', 'b'"),
         ("time,prompt_tokens\n1,2\n", "no column of output tokens"),
-        (HEADER + "1,2,3\n2,-4,5\n", r"line 3: prompt_tokens is '-4'; wanted: a whole number of tokens, 0 or more"),
+        (HEADER + "1,2,3\n2,-4,5\n", r"line 3: prompt_tokens is '-4'; wanted: a whole number of tokens from 0"),
         (HEADER + "1,2,3\n2,,5\n", "line 3: prompt_tokens is nothing"),
         (HEADER + "1,2,3\n2,4,nan\n", "line 3: output_tokens is "),
         (HEADER + "1,2,3\n2,inf,5\n", "line 3: prompt_tokens is 'inf'"),
