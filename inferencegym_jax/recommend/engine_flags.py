@@ -27,7 +27,7 @@ from inferencegym_jax.table import LatencyTable, profile_of
 
 CHECKED = "flags of vLLM 0.32, SGLang 0.5 and TensorRT-LLM 1.2"
 # Iterations of up to twice max-num-seqs tokens, and of this many at most, run as CUDA graphs in vLLM; its processor
-# launches those of a longer one singly, and takes longer than a short prompt does on the GPU (docs/live.md, "On a GPU").
+# launches those of a longer one singly, which takes longer than a short prompt on the GPU (docs/live.md, "On a GPU").
 GRAPH_TOKENS = 512
 MODEL, DRAFT = "<model>", "<EAGLE-3 head of the model>"
 USUAL_SHARE = 0.9  # of the GPU's memory that an engine takes where nobody says (vLLM; SGLang takes about as much)
