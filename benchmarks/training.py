@@ -6,7 +6,8 @@ Both get the same networks (two tanh MLPs 64 x 64), environments, rollout length
 measurement is a process of its own; the contenders alternate, so that a busy machine slows all of them, and the
 figure is the ratio of medians. CartPole's actor has 2 outputs on 4 inputs, this environment's 11 on 14; "memory" is
 the task with the recurrent layer. Tasks 6 to 8 are trained in the form that their config has, a correction of the tuned
-controller; what they are measured against is task 3, whose networks set the knobs here. Compilation is not counted; evaluation is in neither.
+controller; what they are measured against is task 3, whose networks set the knobs here. Compilation is not counted;
+evaluation is in neither.
 
     python -m benchmarks.training --only ours-task3 ours-task6 ours-task7 ours-task8 ours-task7-memory
 """
