@@ -126,8 +126,6 @@ def show(found: GpuChoice, console: Console) -> None:
     if best.meets:
         for engine, commands in found.flags.items():
             console.print(f"\n[bold]{engine}, each of {best.layout.replicas}[/]\n{escape(commands)}", soft_wrap=True)
-        for reason in found.skipped.values():
-            console.print(f"Note: left out: {escape(reason)}.", soft_wrap=True)
     console.print(
         f"\n{found.searched:,} layouts judged by closed forms, {len(found.tried)} replayed request by request."
     )

@@ -206,7 +206,7 @@ def show(recommendation: Recommendation, console: Console) -> None:
         gain = recommendation.gains[name]
         say(
             f"The {name} controller {verdict(gain['goodput'])} against what is promised of the recommended"
-            f" configuration: {changed(gain['goodput'])} requests/s, p99 TTFT {changed(gain['ttft_p99_ms'])} ms."
+            f" configuration: {changed(gain['goodput'])} requests/s, p99 TTFT {changed(gain['ttft_p99_ms'], ' ms')}."
         )
     remedy = recommendation.remedies
     if remedy is not None:
@@ -288,7 +288,7 @@ def _compared(recommendation: Recommendation, say: Callable[[str], None]) -> Non
         say(
             f"Over {words(recommendation.current)} it {verdict(gain['goodput'])}:\n"
             f"    goodput  {changed(gain['goodput'])} requests/s\n"
-            f"    p99 TTFT {changed(gain['ttft_p99_ms'])} ms\n"
+            f"    p99 TTFT {changed(gain['ttft_p99_ms'], ' ms')}\n"
             f"    cost     {changed(gain['cost_per_1k'])} per 1k tokens"
         )
     single, pair = recommendation.one_gpu, recommendation.two_engines

@@ -14,8 +14,8 @@ from typing import Any
 from inferencegym_jax.fidelity.bench_checks import (
     RunError,
     check_cap,
-    check_duration,
     check_load,
+    odd_duration,
     positive,
     positive_or_zero,
 )
@@ -114,7 +114,7 @@ def _serving(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, 
     latency = told(run, "mean_e2el_ms", "mean_e2e_latency_ms") or ttft + per_token * (output - 1)
     latency = positive(source, "mean_e2el_ms", latency)
     check_load(source, run, rate, latency)
-    check_duration(source, run, done, rate, latency)
+    notices += odd_duration(source, run, done, rate, latency)
     cached = told(run, "prefix_cache_hit_rate")
     if cached is not None and positive_or_zero(cached) > 0 and run.get("prefix_share") is None:
         notices.append(
@@ -153,10 +153,10 @@ def _engine(run: Mapping[str, Any], tool: str) -> str:
 
 
 def _arrivals(source: str, run: Mapping[str, Any]) -> str:
-    given = run.get("burstiness")
-    if given == math.inf:
+    stated = run.get("burstiness")
+    if stated == math.inf:
         return "constant"
-    burstiness = 1.0 if given is None else positive(source, "burstiness", given)
+    burstiness = 1.0 if stated is None else positive(source, "burstiness", stated)
     if burstiness == 1.0:
         return "poisson"
     if burstiness >= EVEN_BURSTINESS:

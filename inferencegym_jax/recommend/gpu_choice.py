@@ -25,6 +25,7 @@ from inferencegym_jax.recommend.engine_flags import MODEL, Deployment, deploymen
 from inferencegym_jax.recommend.engine_replay import EngineReplay, Replayed
 from inferencegym_jax.recommend.layouts import Layout, busy_rate, expected, layouts, neighbours, worth_replaying
 from inferencegym_jax.recommend.log_requests import LoggedRequests, load_requests
+from inferencegym_jax.recommend.notices import deployment_notices
 from inferencegym_jax.recommend.quality import Objective, check_objective
 from inferencegym_jax.table import LatencyTable, TableError, profile_of
 from inferencegym_jax.traffic.log_files import ReadOptions
@@ -150,7 +151,9 @@ def choose_gpus(
     if best.layout.replicas > LOOKED_AT:
         said.append(f"{LOOKED_AT} of the {best.layout.replicas} engines were replayed, each with its share of the log")
     if best.layout.drafts:
-        said.append("speculation needs a draft head of the model; accepted lengths are assumed for chat")
+        said.append("accepted lengths of drafts are assumed for chat")
+    skipped = left_out(made)
+    said += deployment_notices(made, skipped)
     return GpuChoice(
         model=about["model"],
         system=about["system"],
@@ -161,7 +164,7 @@ def choose_gpus(
         tried=tuple(tried.values()),
         dtypes={int(tier): name for table in tables.values() for tier, name in dtypes(table).items()},
         flags=engine_flags(made),
-        skipped=left_out(made),
+        skipped=skipped,
         searched=len(found),
         price_per_gpu_hour=profile.price_per_gpu_hour,
         price_source=about["price_source"],

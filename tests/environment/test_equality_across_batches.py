@@ -78,6 +78,7 @@ def test_stepping_alone_gives_the_same_episode(task):
         assert_same(expected, found, f"step {t}")
 
 
+@pytest.mark.ci
 def test_parts_on_several_cores_are_the_whole(monkeypatch):
     from inferencegym_jax.episodes import parallel
 

@@ -278,8 +278,7 @@ def test_the_command_says_which_runs_it_leaves_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"duration": 300.0}, "600 requests at 5/s arrive in 120 s: the client did not send at that rate"),
-        ({"duration": 60.0}, "duration is 60 s, and 600 requests"),
+        ({"duration": 0}, "duration is 0; wanted: a number above 0"),
         ({"completed": 900}, "completed is 900 of num_prompts 600"),
         ({"tp_size": 1.5}, "tp_size is 1.5; wanted: a whole number of GPUs"),
         ({"gpu": ["H100", "H100"]}, "gpu is .*; wanted: a name such as"),
@@ -310,11 +309,14 @@ def test_fields_of_another_kind_are_named(tmp_path: Path, report: dict[str, Any]
         read_runs(written(tmp_path, report))
 
 
-def test_a_server_that_vllms_client_asked_is_called_what_it_is(tmp_path: Path) -> None:
+def test_what_is_odd_about_a_run_is_said(tmp_path: Path) -> None:
     backends = {"vllm": "vllm", "openai-chat": "vllm", "sglang-oai": "sglang", "tgi": "tgi", "lmdeploy": "lmdeploy"}
     for backend, engine in backends.items():
         assert read_runs(written(tmp_path, VLLM | {"backend": backend}))[0].engine == engine
     assert read_runs(written(tmp_path, VLLM | {"burstiness": float("inf")}))[0].arrivals == "constant"
+    for duration in (60.0, 300.0):
+        said = read_measured(written(tmp_path, VLLM | {"duration": duration}))[1]
+        assert f"duration is {duration:g} s, and 600 requests at 5/s arrive in 120 s: did the client" in said[0]
     cached = read_measured(written(tmp_path, VLLM | {"prefix_cache_hit_rate": 0.9}))[1]
     assert any("prefix_cache_hit_rate is 0.9, and prompts are taken as computed whole" in said for said in cached)
 
