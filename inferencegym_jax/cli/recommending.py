@@ -295,8 +295,9 @@ def _compared(recommendation: Recommendation, say: Callable[[str], None]) -> Non
         )
     single, pair, each = recommendation.one_gpu, recommendation.two_engines, int(recommendation.engine["gpus"])
     if single is not None and pair is not None:
+        fewer = "one GPU" if each == 1 else f"{each} GPUs"
         say(
-            f"On {'one GPU' if each == 1 else f'{each} GPUs'} instead: {words(single['knobs'])}: {single['attainment']:.2%} in time in the replay; two"
+            f"On {fewer} instead: {words(single['knobs'])}: {single['attainment']:.2%} in time in the replay; two"
             f" engines of that, each request to one in turn: {pair['attainment']:.2%}."
         )
 
