@@ -33,6 +33,7 @@ EXTRAS_docs := docs
 EXTRAS_live := live,train
 EXTRAS_rejax := rejax
 EXTRAS_sb3 := sb3
+EXTRAS_stoa := rejax,train
 EXTRAS_torchrl := torchrl
 EXTRAS_notebook := notebook,train,gym,client,server
 NODEPS_all := openenv aiconfigurator-core
@@ -42,22 +43,25 @@ NODEPS_table := aiconfigurator-core
 NODEPS_bench := openenv
 NODEPS_serve := openenv
 NODEPS_notebook := openenv
+NODEPS_stoa := stoa-env
 # Everything in the lock but what is installed without dependencies.
 LOCKED := server demo train gym render client cli live openenv tensorboard sb3 torchrl rejax bench docs notebook dev
 # Not locked: rejax needs gymnax before 1.0, other trainers 1.x; the extras' own bounds choose, and a lock would forbid one.
 UNLOCKED := gymnax
-LOCKED_NODEPS := openenv==0.10.0 aiconfigurator-core==0.12.0
+LOCKED_NODEPS := openenv==0.10.0 aiconfigurator-core==0.12.0 stoa-env==0.1.2
 
 # A test that is stuck in compiled code hears no --timeout: its worker is ended after so long, and with it the run (a worker
 # that took the place of an ended one would wait for ever: pytest-xdist, issue 784).
 END_STUCK = -o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
+
+RUN_TESTS = JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist worksteal --max-worker-restart 0 --timeout 240 $(END_STUCK)
 
 # uv where pip could fetch it (ten times faster), pip otherwise.
 INSTALL = $$( [ -x $(VENV)/bin/uv ] && echo $(VENV)/bin/uv pip install --quiet --python $(PY) || echo $(PY) -m pip install --quiet ) -c constraints.txt
 export UV_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test test-slow lint format bench table serve policies docs notebook release audit recipes live install-% lock wheel clean
+.PHONY: help install demo test test-ci test-slow lint format bench table serve policies docs notebook release audit recipes live install-% lock wheel clean
 .PRECIOUS: $(STAMPS)/%
 
 help: ## Show this list
@@ -74,7 +78,10 @@ demo: $(STAMPS)/demo ## Score the policies on the short tasks, lease a second GP
 	$(PY) -m training.demo $(ARGS)
 
 test: $(STAMPS)/test ## Run the tests on both cores (PYTEST_ARGS="-k grader" narrows them)
-	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist worksteal --max-worker-restart 0 --timeout 240 $(END_STUCK) -m "not slow" $(PYTEST_ARGS)
+	$(RUN_TESTS) -m "not slow and not ci and not browser" $(PYTEST_ARGS)
+
+test-ci: $(STAMPS)/test ## Run what CI runs: those that take longer and those that drive a browser too
+	$(RUN_TESTS) -m "not slow" $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/test ## Run the tests that are marked slow (each CI run takes a part of them)
 	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --max-worker-restart 0 --timeout 900 $(END_STUCK) -m "slow and not release" $(PYTEST_ARGS)
@@ -116,7 +123,7 @@ audit: $(STAMPS)/test ## Look for known vulnerabilities in everything that is lo
 	$(PY) -m pip_audit --strict --progress-spinner off --no-deps --disable-pip -r constraints.txt $(ARGS) || \
 	  { echo "'could not be audited' means that the index serves no vulnerability data, not that there is none to report: see CONTRIBUTING.md, A release." >&2; exit 1; }
 
-recipes: $(STAMPS)/test $(STAMPS)/rejax $(STAMPS)/sb3 $(STAMPS)/torchrl ## Run every recipe of examples/ (brings torch)
+recipes: $(STAMPS)/test $(STAMPS)/rejax $(STAMPS)/stoa $(STAMPS)/sb3 $(STAMPS)/torchrl ## Run every recipe of examples/ (brings torch)
 	JAX_PLATFORMS=cpu $(PY) -m pytest -q --timeout 900 tests/test_examples.py tests/adapters/test_stable_baselines.py $(PYTEST_ARGS)
 
 live: $(STAMPS)/live ## Run the benchmarks against a real engine

@@ -86,9 +86,9 @@ def resimulate(
     if not actions:
         return []
     taken = []
-    for i, given in enumerate(actions):
+    for i, asked in enumerate(actions):
         try:
-            action = action_from(given, baseline=env.table.knob_defaults)
+            action = action_from(asked, baseline=env.table.knob_defaults)
             env.check_action(action)
         except (TypeError, ValueError) as error:
             raise type(error)(f"actions[{i}]: {error}") from error
@@ -156,20 +156,20 @@ def first_difference(
                 if isinstance(right, Mapping)
                 else [(part, left, right)]
             )
-            for name, given, true in pairs:
-                if not _same(given, true):
-                    return {"step": step, "field": name, "claimed": given, "simulated": true}
+            for name, claimed_value, true in pairs:
+                if not _same(claimed_value, true):
+                    return {"step": step, "field": name, "claimed": claimed_value, "simulated": true}
     if len(claimed) != len(simulated):
         step = min(len(claimed), len(simulated))
         return {"step": step, "field": "length", "claimed": len(claimed), "simulated": len(simulated)}
     return None
 
 
-def _same(given: Any, true: Any) -> bool:
+def _same(claimed: Any, true: Any) -> bool:
     if isinstance(true, list):
-        return isinstance(given, list | tuple) and len(given) == len(true) and all(map(_same, given, true))
+        return isinstance(claimed, list | tuple) and len(claimed) == len(true) and all(map(_same, claimed, true))
     if isinstance(true, bool | int) and not isinstance(true, float):
-        return isinstance(given, bool | int | float) and given == true
-    if isinstance(given, bool) or not isinstance(given, int | float):
+        return isinstance(claimed, bool | int | float) and claimed == true
+    if isinstance(claimed, bool) or not isinstance(claimed, int | float):
         return False
-    return math.isclose(given, true, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return math.isclose(claimed, true, rel_tol=TOLERANCE, abs_tol=TOLERANCE)

@@ -1,4 +1,4 @@
-"""Every figure that a program of this repository writes: no two texts over each other, none cut off, axes named.
+"""Every figure that a program here writes: no text over another or over a curve, none cut off, axes named.
 
 ``FIGURES`` names them by the file that writes them; one that is missing here fails the first test.
 """
@@ -21,17 +21,17 @@ matplotlib = pytest.importorskip("matplotlib", reason="needs the extra demo")
 from matplotlib.figure import Figure  # noqa: E402
 
 from inferencegym_jax.cli import measured_plot, scenario_report, trial_report  # noqa: E402
-from tests.tools.figure_texts import collisions, texts  # noqa: E402
+from tests.tools.figure_texts import collisions, on_curves, texts  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 300
+SECONDS = 1800  # numbers on axes as wide as they come
 RNG = np.random.default_rng(0)
 
 
 def trajectory(level: float) -> Any:
     """What ``draw_episode`` reads of a trajectory."""
     noise = np.exp(0.3 * RNG.standard_normal((SECONDS, 1)))
-    wave = np.sin(np.arange(SECONDS) / 60)[:, None]
+    wave = np.sin(np.arange(SECONDS) / 360)[:, None]
     return SimpleNamespace(
         outcome=SimpleNamespace(gpu_seconds=np.where(wave > 0, 2, 1)),
         action=SimpleNamespace(spec_length=np.where(wave > 0, 8, 0)),
@@ -161,8 +161,9 @@ def trial() -> Figure:
 
 
 def live_scenario() -> Figure:
-    load = 10 + 8 * np.sin(np.arange(SECONDS) / 40)
-    one = {"instances": 1 + (load > 12), "on_time": 0.9 * load, "asked": load}
+    load = 10 + 8 * np.sin(np.arange(SECONDS) / 240)
+    paid = 1 + (load > 12) + np.where(np.arange(SECONDS) == 900, 0.7, 0) - np.where(np.arange(SECONDS) == 100, 0.6, 0)
+    one = {"instances": paid, "on_time": 0.9 * load, "asked": load}  # seconds are not measured evenly
     measured = {name: {"instances": interval(1.5), "on_time_share": interval(0.8)} for name in POLICIES}
     timeline = [{"load": load / 15, "policies": dict.fromkeys(POLICIES, one)}]
     figure = Figure(figsize=(8, 6), layout="constrained")
@@ -232,7 +233,31 @@ def test_no_text_over_another_and_every_axis_named(path: str, name: str, styled:
     figure = FIGURES[path][name]()
     assert len(texts(figure)) > 5
     assert collisions(figure) == []
+    assert on_curves(figure) == []
     assert figure.get_supylabel() or all(
         axis.get_ylabel() or axis.get_yticklabels()[0].get_text() for axis in figure.axes
     )
     assert any(axis.get_xlabel() for axis in figure.axes)
+
+
+def test_a_curve_through_a_text_is_seen() -> None:
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], label="diagonal")
+    axes.text(0.48, 0.48, "middle")
+    axes.text(0.8, 0.1, "corner")
+    assert on_curves(figure) == [("middle", "diagonal")]
+
+
+def test_what_a_drawn_line_says_is_within_its_panel() -> None:
+    """Where a program sets the limits itself, they hold what is drawn."""
+    figure = live_scenario()
+    panel = figure.axes[1]
+    low, high = panel.get_ylim()
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in panel.lines])
+    assert low <= drawn.min() and drawn.max() <= high
+
+
+def test_draft_tokens_are_counted_in_whole_numbers() -> None:
+    ticks = scenario(6).axes[1].get_yticks()
+    assert all(tick == int(tick) for tick in ticks)

@@ -61,6 +61,7 @@ def test_evolution_learns() -> None:
     assert last > first
 
 
+@pytest.mark.ci
 def test_a_task_and_a_reward_of_ones_own() -> None:
     said = run("examples/own_task.py", "task", "reward").splitlines()
     assert [line.split(":")[0] for line in said] == ["own task", "own reward"]

@@ -22,7 +22,7 @@ from inferencegym_jax import figure_style as style  # noqa: E402
 from inferencegym_jax.adapters import timeline  # noqa: E402
 from inferencegym_jax.cli import pareto_plot  # noqa: E402
 from inferencegym_jax.models import KNOBS, ServeAction  # noqa: E402
-from tests.tools.figure_texts import collisions, texts  # noqa: E402
+from tests.tools.figure_texts import collisions, on_curves, texts  # noqa: E402
 
 LEVELS = {"baseline": 0.3037, "random": 0.31, "reactive": 0.9989, "best_static": 0.999}
 
@@ -59,6 +59,7 @@ def test_learning_curves_have_bands_millions_and_names_apart(runs: Path, monkeyp
     with plots.plt.rc_context(plots.STYLE):
         figure = plots.curves(1, plots.runs_of(1))
     assert collisions(figure) == []
+    assert on_curves(figure) == []
     for axis in figure.axes:
         assert axis.get_xlabel() == "environment steps (millions)" and axis.get_ylabel()
         assert axis.get_xlim() == (0.0, pytest.approx(19 * 0.131072))
@@ -91,6 +92,7 @@ def test_the_pareto_plot_draws_its_front_and_no_text_over_another() -> None:
     with plots.plt.rc_context(plots.STYLE):
         figure = plots.draw_pareto(ig.get_task(3), cost, latency, safe, points)
     assert collisions(figure) == []
+    assert on_curves(figure) == []
     assert "front of the static actions" in words(figure)
     chosen = np.flatnonzero(safe)[plots.front(cost[safe], latency[safe])]
     beaten = [((cost[safe] <= cost[i]) & (latency[safe] < latency[i])).any() for i in chosen]
@@ -114,6 +116,7 @@ def recommendation() -> Any:
 def test_the_recommended_point_stands_out_and_its_labels_apart() -> None:
     figure = pareto_plot.picture(recommendation(), Figure())
     assert collisions(figure) == []
+    assert on_curves(figure) == []
     said = words(figure)
     assert "recommended" in said and {str(i) for i in range(1, 7)} <= said
     assert any("Batch size 66" in text for text in said)
@@ -145,6 +148,7 @@ def test_a_batch_that_never_changes_is_seen_in_the_timeline() -> None:
     axes = figure.subplots(len(timeline.PANELS), 2, sharex=True, squeeze=False)
     timeline.draw(axes, [played(32), played(512)], ["#6e7781", "#13764a"])
     assert collisions(figure) == []
+    assert on_curves(figure) == []
     for column, batch in enumerate((32, 512)):
         panel = axes[timeline.PANELS.index("batch"), column]
         heights = panel.transAxes.inverted().transform(panel.transData.transform([(0.0, batch)]))
@@ -171,5 +175,6 @@ def test_the_preview_of_a_link_can_be_read() -> None:
     rewards = np.linspace(0.0, 16.0, 200)
     figure = page_preview.draw({"trained": (rewards, 0.586), "best_static": (rewards - 0.5, 0.577)})
     assert collisions(figure) == []
+    assert on_curves(figure) == []
     assert {"InferenceGym JAX", "the best setting\nthat never changes\nscore 0.577"} <= words(figure)
     assert tuple(figure.get_size_inches() * figure.dpi) == (1200.0, 630.0)

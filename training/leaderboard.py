@@ -20,6 +20,7 @@ import numpy as np
 import inferencegym_jax as ig
 from inferencegym_jax import Problem
 from inferencegym_jax.adapters.relative_views import env_and_policy
+from inferencegym_jax.fleet.making import fleet_spec_of, is_fleet
 from inferencegym_jax.models import KNOBS, ServeAction
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import has_trained
@@ -30,7 +31,7 @@ from inferencegym_jax.policies.policy_file import load_network, shipped_file
 from inferencegym_jax.table.derived_profile import profile_of
 from inferencegym_jax.table.latency_table import data_path
 from inferencegym_jax.tasks import calibration, shipped_specs
-from training import lanes, rivals
+from training import fleet_leaderboard, lanes, rivals
 from training.headroom import PUBLISHED, Played, plain, played, published, tuned_plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -171,10 +172,40 @@ def _actions(path: Path, row: Row, steps: int) -> dict[str, np.ndarray]:
 
 
 def measure(row: Row, root: Path = ROOT) -> tuple[dict[str, float], Played]:
-    """(score with its interval, episodes) of a row, played now."""
+    """(score with its interval, episodes) of a row of a single engine, played now."""
     problem = ig.problem(row.task)
     found = played(problem, episodes_of(row, problem, root))
     return mean_interval(found.columns["score"]), found
+
+
+def fleet_score(row: Row, root: Path = ROOT) -> dict[str, float]:
+    """Score with its interval of a row of a fleet, played now.
+
+    Raises:
+        ValueError, FileNotFoundError: its policy cannot be used, or it names none.
+    """
+    if row.policy is None:
+        raise ValueError(f"row {row.name!r}: a fleet's must have a policy")
+    name = str(root / row.policy) if row.policy.endswith(".npz") else row.policy
+    return fleet_leaderboard.score_of(row.task, name, rivals.test_seeds(row.episodes).tolist())
+
+
+def _fleet_faults(row: Row, root: Path) -> list[str]:
+    version = fleet_leaderboard.version_of(row.task)
+    if row.version != version:
+        return [f"is of version {row.version} of {row.task}, which is {version} now: measure it again"]
+    try:
+        return _differ(row, fleet_score(row, root))
+    except (ValueError, OSError) as error:
+        return [str(error)]
+
+
+def _differ(row: Row, score: Mapping[str, float]) -> list[str]:
+    return [
+        f"score {name} = {row.score[name]:.4f}; played again it is {score[name]:.4f}"
+        for name in ("mean", "low", "high")
+        if not abs(row.score[name] - score[name]) <= TOLERANCE
+    ]
 
 
 def faults(row: Row, root: Path = ROOT) -> list[str]:
@@ -186,8 +217,8 @@ def faults_of(rows: Sequence[Row], root: Path = ROOT) -> list[list[str]]:
     """What is not true of rows of one task, in sentences; nothing of a row where all of it is reproduced.
 
     Its episodes are played again, the score and its interval must come out, and the actions of the first episode,
-    simulated one by one by ``ig.verify``, must give that episode's score. Rows without a network are played together:
-    compiling takes longer than playing.
+    simulated one by one by ``ig.verify``, must give that episode's score; of a fleet the score alone is compared. Rows
+    without a network are played together: compiling takes longer than playing.
 
     Raises:
         ValueError: rows of several tasks.
@@ -197,6 +228,8 @@ def faults_of(rows: Sequence[Row], root: Path = ROOT) -> list[list[str]]:
     said: list[list[str]] = [[] for _ in rows]
     if not rows:
         return said
+    if is_fleet(rows[0].task):
+        return [_fleet_faults(row, root) for row in rows]
     problem = ig.problem(rows[0].task)
     version = task_version(problem)
     together: dict[int, lanes.Lanes] = {}
@@ -227,12 +260,7 @@ def faults_of(rows: Sequence[Row], root: Path = ROOT) -> list[list[str]]:
 def _differences(row: Row, problem: Problem, found: Played) -> list[str]:
     """In what a row differs from its episodes as they were played now."""
     each = found.columns["score"]
-    score = mean_interval(each)
-    said = [
-        f"score {name} = {row.score[name]:.4f}; played again it is {score[name]:.4f}"
-        for name in ("mean", "low", "high")
-        if not abs(row.score[name] - score[name]) <= TOLERANCE
-    ]
+    said = _differ(row, mean_interval(each))
     for i in range(min(VERIFIED, row.episodes)):
         columns = {name: found.sequences[name][i] for name in KNOBS}
         steps = range(problem.spec.episode_length)
@@ -276,6 +304,11 @@ def our_rows(tasks: Sequence[str] | None = None, episodes: int = EPISODES) -> li
             _, about = load_network(data_path(GENERAL_FILE))
             budget = int(about["last_evaluation"]["env_steps"])
             add("general policy, trained on task 8", budget, policy=GENERAL)
+    for task in fleet_leaderboard.titles():
+        if not tasks or task in tasks:
+            version = fleet_leaderboard.version_of(task)
+            for name, policy, budget in fleet_leaderboard.ours(task):
+                rows.append(Row(name, task, version, SPLIT, episodes, budget, NOT_MEASURED, policy=policy))
     return rows
 
 
@@ -296,14 +329,14 @@ def update(
         The file.
     """
     path = ROWS / OURS
-    names = [ig.get_task(task).name for task in tasks or []]
+    names = [name_of(task) for task in tasks or []]
     kept = [row for row in read().get(path, []) if names and row.task not in names]
     fresh = []
     for row in our_rows(names, episodes):
-        score, _ = measure(row)
+        score = fleet_score(row) if is_fleet(row.task) else measure(row)[0]
         fresh.append(dataclasses.replace(row, score=score))
         report(f"{row.task}: {row.name}: {score['mean']:.4f}")
-    order = {name: i for i, name in enumerate(shipped_specs())}
+    order = {name: i for i, name in enumerate([*shipped_specs(), *fleet_leaderboard.titles()])}
     write(path, sorted([*kept, *fresh], key=lambda row: order.get(row.task, len(order))))
     return path
 
@@ -318,12 +351,13 @@ def markdown(rows: Sequence[Row]) -> str:
         " counts the environment steps that were spent.",
         "",
     ]
-    for spec in ig.task_specs().values():
-        version = task_version(ig.problem(spec))
-        mine = sorted((r for r in rows if (r.task, r.version) == (spec.name, version)), key=lambda r: -r.score["mean"])
+    titles = {spec.name: f"Task {spec.id}, {spec.title}" for spec in ig.task_specs().values()}
+    for task, title in {**titles, **fleet_leaderboard.titles()}.items():
+        version = fleet_leaderboard.version_of(task) if is_fleet(task) else task_version(ig.problem(task))
+        mine = sorted((r for r in rows if (r.task, r.version) == (task, version)), key=lambda r: -r.score["mean"])
         if not mine:
             continue
-        lines += [f"## Task {spec.id}, {spec.title} ({spec.name}, version {version})", ""]
+        lines += [f"## {title} ({task}, version {version})", ""]
         lines += ["| policy | score | budget | episodes | what is played |", "| --- | --- | --- | --- | --- |"]
         for row in mine:
             score = f"{row.score['mean']:.4f} [{row.score['low']:.4f}, {row.score['high']:.4f}]"
@@ -333,16 +367,26 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, HOW_TO.read_text()])
 
 
+def name_of(task: Any) -> str:
+    """Name of a task, a fleet's too.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return fleet_spec_of(task).name if is_fleet(task) else ig.get_task(task).name
+
+
 def every_row(folder: Path = ROWS, task: Any = None) -> list[Row]:
     """The rows of all files, or of one task."""
-    name = None if task is None else ig.get_task(task).name
+    name = None if task is None else name_of(task)
     return [row for rows in read(folder).values() for row in rows if name in (None, row.task)]
 
 
 def add(name: str, task: Any, budget: int, episodes: int = EPISODES, **plays: Any) -> Mapping[str, Any]:
     """Measure a row of somebody's and write ``leaderboard/NAME.json``; its fields."""
-    problem = ig.problem(task)
-    row = Row(name, problem.spec.name, task_version(problem), SPLIT, episodes, budget, NOT_MEASURED, **plays)
-    row = dataclasses.replace(row, score=measure(row)[0])
+    fleet = is_fleet(task)
+    version = fleet_leaderboard.version_of(name_of(task)) if fleet else task_version(ig.problem(task))
+    row = Row(name, name_of(task), version, SPLIT, episodes, budget, NOT_MEASURED, **plays)
+    row = dataclasses.replace(row, score=fleet_score(row) if fleet else measure(row)[0])
     write(ROWS / f"{name}.json", [row])
     return dataclasses.asdict(row)

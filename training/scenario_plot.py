@@ -50,6 +50,8 @@ def draw_episode(
         tidy(axis)
     if leases:
         axes[1].set_yticks([1, 2])
+    else:
+        axes[1].yaxis.get_major_locator().set_params(integer=True)
 
 
 def episode_figure(
@@ -70,7 +72,7 @@ def episode_figure(
         title: over it all.
         objectives: see ``draw_episode``.
     """
-    drawing.subplots_adjust(left=0.12, right=0.98, top=0.9, bottom=0.09, hspace=0.16)
+    drawing.subplots_adjust(left=0.12, right=0.965, top=0.9, bottom=0.09, hspace=0.16)
     panels = drawing.subplots(4, 1, sharex=True)
     draw_episode(panels, problem, load, lines, objectives)
     panels[-1].set_xlabel("second of the episode; dashed: one GPU's capacity, objectives")

@@ -9,11 +9,9 @@ Needs the extra ``gym``. The same seed and actions give the same trajectory as e
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import gymnasium
-import jax
 import numpy as np
 from gymnasium import spaces
 
@@ -56,14 +54,6 @@ class FleetGymEnv(gymnasium.Env[np.ndarray, Any]):
         self._seed: int | None = None
         self._episode = 0
 
-    @functools.cached_property
-    def _step(self) -> Any:
-        return jax.jit(lambda state, action: self.fleet.step_env(None, state, action, self.params))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is pickled and copied: a compiled step is neither, and is made again where it is wanted."""
-        return {name: value for name, value in self.__dict__.items() if name != "_step"}
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -90,7 +80,7 @@ class FleetGymEnv(gymnasium.Env[np.ndarray, Any]):
         if self._state is None:
             raise gymnasium.error.ResetNeeded("step before reset, or after the episode's end: call reset()")
         asked = self._action_of(action)
-        seen, state, reward, _, info = self._step(self._state, asked.as_arrays())
+        seen, state, reward, _, info = self.fleet.step_env(None, self._state, asked, self.params)
         over = int(state.time) >= int(self.params.episode_length)
         self._state = None if over else state
         kept = {name: plain(info[name]) for name in ("timestep", "metrics", "workload", "outcome")}

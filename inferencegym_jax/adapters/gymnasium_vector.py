@@ -151,13 +151,13 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
         infos: dict[str, Any] = {"seed": seeds} if mask.all() else {"seed": seeds, "_seed": mask}
         return self._observation.copy(), infos
 
-    def _mask(self, given: Any) -> np.ndarray:
-        if given is None:
+    def _mask(self, asked: Any) -> np.ndarray:
+        if asked is None:
             return np.ones(self.num_envs, bool)
-        mask = np.asarray(given)
+        mask = np.asarray(asked)
         if mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
             raise ValueError(
-                f"options[{RESET_MASK!r}] = {shown(given)}: must be bool[{self.num_envs}] with at least one true"
+                f"options[{RESET_MASK!r}] = {shown(asked)}: must be bool[{self.num_envs}] with at least one true"
             )
         if self._state is None and not mask.all():
             raise ValueError(f"options[{RESET_MASK!r}]: the first reset must be of all {self.num_envs} environments")
@@ -172,17 +172,17 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
         own = [None] * self.num_envs if seed is None else list(seed)
         if len(own) != self.num_envs:
             raise ValueError(f"seed: {len(own)} given; must be one for each of {self.num_envs} environments")
-        given = np.asarray([one is not None for one in own])
+        is_seeded = np.asarray([one is not None for one in own])
         checked = np.asarray([0 if one is None else check_seed(one) for one in own]).astype(np.uint32)
-        if given.all():
+        if is_seeded.all():
             return checked, none
         if self._state is None:
             drawn = self.np_random.integers(SEEDS, size=self.num_envs).astype(np.uint32)
-            return np.where(given, checked, drawn), none
+            return np.where(is_seeded, checked, drawn), none
         before = episode_of(self._state)
         number = np.asarray(before.episode) + 1
         following = np.asarray(_episode_seed(before.seed, number))
-        return np.where(given, checked, following), np.where(given, 0, number).astype(np.int32)
+        return np.where(is_seeded, checked, following), np.where(is_seeded, 0, number).astype(np.int32)
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One second of serving everywhere; actions float32[num_envs, 5] or a batched ``ServeAction``, under a view of
@@ -203,10 +203,10 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
         if isinstance(action, ServeAction):
             self._played.inner.check_action(action)
             action = jax.tree.map(lambda x: np.broadcast_to(x, self.num_envs), action.as_arrays())
-        self._state, found = self._program.step(
+        self._state, outputs = self._program.step(
             self.autoreset_mode, self._state, self._over, action, self.params, np.int32(self._most)
         )
-        seen, final, reward, terminated, truncated, info = jax.device_get(found)
+        seen, final, reward, terminated, truncated, info = jax.device_get(outputs)
         done = terminated | truncated
         infos: dict[str, Any] = {name: info[name] for name in ("timestep", "oom")}
         infos |= {name: vars(info[name]) for name in ("metrics", "workload")}
@@ -242,22 +242,22 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
         return tuple(one.render() for one in self._renderers) if self.render_mode else None
 
 
-def _mode(given: AutoresetMode | str) -> AutoresetMode:
+def _mode(wanted: AutoresetMode | str) -> AutoresetMode:
     try:
-        return AutoresetMode(given)
+        return AutoresetMode(wanted)
     except ValueError:
         names = ", ".join(repr(mode.value) for mode in AutoresetMode)
-        raise ValueError(f"autoreset_mode = {shown(given)}: must be one of {names}") from None
+        raise ValueError(f"autoreset_mode = {shown(wanted)}: must be one of {names}") from None
 
 
-def _limit(given: int | None, length: int) -> int:
-    if given is None or given == -1:
+def _limit(limit: int | None, length: int) -> int:
+    if limit is None or limit == -1:
         return length
-    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= length:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= length:
         raise ValueError(
-            f"max_episode_steps = {shown(given)}: must be a whole number from 1 to the task's own {length}"
+            f"max_episode_steps = {shown(limit)}: must be a whole number from 1 to the task's own {length}"
         )
-    return given
+    return limit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,15 +53,15 @@ class ServingClient(EnvClient[Any, Any, Any]):
         return knobs(action)
 
     def _parse_result(self, payload: Mapping[str, Any]) -> StepResult[Any]:
-        found = StepResult(
+        result = StepResult(
             observation=observation_of(payload["observation"]),
             reward=payload.get("reward"),
             done=bool(payload.get("done", False)),
         )
         metadata = payload.get("metadata")
         if metadata is not None:
-            found.metadata = metadata  # a field of openenv's own from 0.10 on
-        return found
+            result.metadata = metadata  # a field of openenv's own from 0.10 on
+        return result
 
     def _parse_state(self, payload: Mapping[str, Any]) -> ServingState:
         known = {f.name for f in dataclasses.fields(ServingState)} - {"others"}

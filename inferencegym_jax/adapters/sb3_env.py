@@ -50,8 +50,8 @@ class InferenceGymVecEnv(VecEnv):
         """Start an episode everywhere: of the seeds that ``seed`` set, else everybody's next."""
         if any(self._options):
             raise ValueError("options: Stable-Baselines3's environments are reset together; there are none")
-        given = None if all(seed is None for seed in self._seeds) else self._seeds
-        observation, infos = self.envs.reset(seed=given)
+        seeds = None if all(seed is None for seed in self._seeds) else self._seeds
+        observation, infos = self.envs.reset(seed=seeds)
         self.reset_infos: list[dict[str, Any]] = [{"seed": int(seed)} for seed in infos["seed"]]
         self._reset_seeds()
         self._returns[:], self._lengths[:] = 0.0, 0

@@ -138,12 +138,13 @@ def _column(axes: Any, timeline: Timeline, colour: str, first: bool) -> None:
 
 
 def _legend(axis: Any, columns: int) -> None:
-    """A panel's legend above its curves, which leave a quarter of its height to it."""
+    """A panel's legend above its curves, which leave it the height of its rows."""
+    rows = -(-len(axis.get_legend_handles_labels()[1]) // columns)
     low, high = axis.get_ylim()
     if axis.get_yscale() == "log":
-        axis.set_ylim(low, high * (high / low) ** 0.4)
+        axis.set_ylim(low, high * (high / low) ** (0.05 + 0.35 * rows))
     else:
-        axis.set_ylim(low, high + 0.45 * (high - low))
+        axis.set_ylim(low, high + (0.1 + 0.35 * rows) * (high - low))
     axis.legend(loc="upper center", fontsize=SMALL, frameon=False, ncols=columns)
 
 
@@ -158,8 +159,8 @@ def _other_knobs(knobs: dict[str, np.ndarray]) -> str:
     for name in KNOBS:
         if name not in named or not len(knobs[name]):
             continue
-        found, counts = np.unique(knobs[name], return_counts=True)
-        shares = [f" {100 * count / counts.sum():.0f} %" if len(found) > 1 else "" for count in counts]
+        values, counts = np.unique(knobs[name], return_counts=True)
+        shares = [f" {100 * count / counts.sum():.0f} %" if len(values) > 1 else "" for count in counts]
         order = np.argsort(-counts)
-        parts.append(" / ".join(named[name](found[i]) + shares[i] for i in order))
+        parts.append(" / ".join(named[name](values[i]) + shares[i] for i in order))
     return textwrap.fill(", ".join(parts), 80)

@@ -279,8 +279,8 @@ class ScoreReward(Wrapper):
 
     def step(self, key: Any, state: ScoredState, action: ServeAction, params: EnvParams | None = None) -> Any:
         """See ``Environment.step``."""
-        found = self._env.step(key, state.inner, action, params)
-        observation, after, reward, terminated, truncated, info = found
+        stepped = self._env.step(key, state.inner, action, params)
+        observation, after, reward, terminated, truncated, info = stepped
         score, info = self._score(state, action, reward, info, params)
         return observation, ScoredState(after, action.as_arrays()), score, terminated, truncated, info
 
@@ -292,8 +292,8 @@ class ScoreReward(Wrapper):
         return observation, ScoredState(after, action.as_arrays()), jnp.where(over, 0.0, score), terminated, info
 
     def _score(self, state: ScoredState, action: ServeAction, reward: Any, info: Any, params: EnvParams | None) -> Any:
-        given: EnvParams = self.default_params if params is None else params
-        task = self.episode_params(episode_of(state), given)
+        task_params: EnvParams = self.default_params if params is None else params
+        task = self.episode_params(episode_of(state), task_params)
         second = info["metrics"], info["outcome"], action.as_arrays(), state.action
         is_first = episode_of(state).time == 0
         return second_score(self._spec, task, *second, is_first), {**info, "environment_reward": reward}

@@ -160,9 +160,9 @@ def play(
         actions.append(action.to_dict())
         progress(step + 1)
     result = verify(agent.spec, seed, config, actions, table=table)
-    held = agent.usage.held - held_before
-    if held:
-        text = f" {held} of {decisions} decisions were held: the model gave no valid action, and the knobs stayed."
+    kept = agent.usage.held - held_before
+    if kept:
+        text = f" {kept} of {decisions} decisions were held: the model gave no valid action, and the knobs stayed."
         result = result | {"feedback": result["feedback"] + text}
     return {
         "task": agent.spec.name,
@@ -172,7 +172,7 @@ def play(
         "total_reward": total,
         "oom_share": crashed / steps,
         "decisions": decisions,
-        "held": held,
+        "held": kept,
         "actions": actions,
         "usage": dataclasses.asdict(agent.usage),
     }

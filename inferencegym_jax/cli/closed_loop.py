@@ -25,11 +25,11 @@ def validate_points(path: Path, model: str | None, system: str | None, json_outp
             rows, left = compared(points)
         if not rows:
             raise ValueError(f"{path}: no point could be predicted; {next(iter(left))}")
-    found = summary(rows)
+    summaries = summary(rows)
     if out is not None:
-        write(out, path, found, left)
+        write(out, path, summaries, left)
     if json_output:
-        print_json({"summary": found, "left_out": left, "points": rows})
+        print_json({"summary": summaries, "left_out": left, "points": rows})
         return
     shown = [
         (
@@ -42,7 +42,7 @@ def validate_points(path: Path, model: str | None, system: str | None, json_outp
             f"{r['tpot_error_signed_median']:+.1%}",
             "not validated" if r["tpot_error_median"] > WORST_MEDIAN else "",
         )
-        for r in found
+        for r in summaries
     ]
     heads = ("model", "system", "backend", "points", "TPOT error, median", "p90", "signed", "")
     answers().print(table(heads, shown, 3))
@@ -56,11 +56,11 @@ def _wanted(point: ClosedLoopPoint, model: str | None, system: str | None) -> bo
     return same_model and (system is None or gpu_named(system).system == point.engine.system)
 
 
-def write(out: Path, path: Path, found: list[dict[str, Any]], left: dict[str, int]) -> None:
+def write(out: Path, path: Path, summaries: list[dict[str, Any]], left: dict[str, int]) -> None:
     """Keep the errors, and the causes that the file already names for the same rows."""
     before = json.loads(out.read_text()) if out.is_file() else {}
     causes = before.get("causes", [])
-    for row in found:
+    for row in summaries:
         for cause in causes:
             if all(row[key] in values for key, values in cause["of"].items()):
                 row["cause"] = cause["cause"]
@@ -68,7 +68,7 @@ def write(out: Path, path: Path, found: list[dict[str, Any]], left: dict[str, in
         "made_by": f"inferencegym validate {path.name} --out data/table_accuracy.json",
         "left_out_points": sum(left.values()),
         "causes": causes,
-        "rows": found,
+        "rows": summaries,
     }
     lines = [f" {json.dumps(key)}: {_lines(value)}" for key, value in content.items()]
     out.write_text("{\n" + ",\n".join(lines) + "\n}\n")

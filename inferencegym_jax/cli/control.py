@@ -100,7 +100,7 @@ def control(
     for name, value in (("--stall-timeout", stall_timeout), ("--first-byte-timeout", first_byte_timeout)):
         if not 0 < value < math.inf:
             fail(f"{name} {value}: must be a number of seconds above 0")
-    found: dict[str, Any] = {
+    description: dict[str, Any] = {
         "start_cmd": start_cmd,
         "stop_cmd": stop_cmd,
         "wake_path": wake_path,
@@ -111,7 +111,7 @@ def control(
         "stop_timeout_s": stop_timeout,
     }
     with sentences():
-        second = spare_of(spare, found)
+        second = spare_of(spare, description)
         default = PLAIN_TASK if second is None else LEASING_TASK
         objectives = parse_slo(slo_ttft_ms)
         # the general policy is told the objective that holds here; the others have their task's

@@ -82,11 +82,11 @@ def interval(values: np.ndarray) -> float:
     return float(1.96 * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
-def statistics(problem: Problem, found: EpisodeStatistics) -> dict[str, np.ndarray]:
+def statistics(problem: Problem, episodes: EpisodeStatistics) -> dict[str, np.ndarray]:
     """Every statistic and the score with its components, one number an episode."""
-    scores = grader.score_aggregates(problem.spec, found, problem.normalisers)
-    parts = {f.name: np.asarray(getattr(found, f.name), np.float64) for f in dataclasses.fields(found)}
-    parts |= failure_shares(problem.spec, found)
+    scores = grader.score_aggregates(problem.spec, episodes, problem.normalisers)
+    parts = {f.name: np.asarray(getattr(episodes, f.name), np.float64) for f in dataclasses.fields(episodes)}
+    parts |= failure_shares(problem.spec, episodes)
     count = len(parts["total_reward"])
     return parts | {name: np.broadcast_to(np.asarray(value, np.float64), (count,)) for name, value in scores.items()}
 
@@ -110,14 +110,14 @@ def rollout(
     with sentences():
         problem = registry.problem(task_of(task), table=table_file, config=config_values(config))
         say_doubts(problem.table)
-        spec, (env, chosen) = problem.spec, env_and_policy(policy, problem)
+        spec, (env, acting) = problem.spec, env_and_policy(policy, problem)
         if first_seed + episodes > SEEDS:
             raise ValueError(f"--seed {first_seed}: with {episodes} episodes it must be at most {SEEDS - episodes}")
         seeds = np.arange(first_seed, first_seed + episodes)
         with working(f"{episodes:,} episodes of {spec.name}"):
-            columns = statistics(problem, jax.block_until_ready(evaluate(env, problem.params, chosen, seeds)))
+            columns = statistics(problem, jax.block_until_ready(evaluate(env, problem.params, acting, seeds)))
         if log is not None:
-            write_log(log, problem, env, chosen, first_seed)
+            write_log(log, problem, env, acting, first_seed)
     result = summary(columns)
     if json_output:
         about = {
@@ -167,13 +167,13 @@ def compare(
         names = policies.replace(";", " ").split()
         if not names:
             raise ValueError("--policies: names none")
-        chosen = {name: env_and_policy(name, problem) for name in names}
+        acting = {name: env_and_policy(name, problem) for name in names}
         seeds = np.arange(episodes)
         results: dict[str, dict[str, np.ndarray]] = {}
-        for name, (env, one) in chosen.items():
+        for name, (env, one) in acting.items():
             with working(f"{name}: {episodes:,} episodes of {spec.name}"):
-                found = jax.block_until_ready(evaluate(env, problem.params, one, seeds))
-                results[name] = statistics(problem, found)
+                outcomes = jax.block_until_ready(evaluate(env, problem.params, one, seeds))
+                results[name] = statistics(problem, outcomes)
     first = results[names[0]]["score"]
     gains = {name: summary({"gain": columns["score"] - first})["gain"] for name, columns in results.items()}
     if json_output:

@@ -26,20 +26,20 @@ def grade(
 ) -> None:
     """Score an episode log; with its seed also verify it. Exit code 1: it is not that episode."""
     with sentences():
-        given = read_log(log)
-        chosen = given.get("task") if task is None else task_of(task)
-        if chosen is None:
+        episode = read_log(log)
+        task_of_log = episode.get("task") if task is None else task_of(task)
+        if task_of_log is None:
             raise ValueError(f"{log}: names no task; pass --task")
-        seed = given.get("seed") if seed is None else seed
-        overrides = config_values(config) or given.get("config")
-        entries = given["episode_log"]
-        problem = registry.problem(chosen, table=table_file, config=overrides)
+        seed = episode.get("seed") if seed is None else seed
+        overrides = config_values(config) or episode.get("config")
+        entries = episode["episode_log"]
+        problem = registry.problem(task_of_log, table=table_file, config=overrides)
         say_doubts(problem.table)
         if seed is None:
-            result: dict[str, Any] = grader.grade(chosen, entries, problem.normalisers) | {"verified": None}
+            result: dict[str, Any] = grader.grade(task_of_log, entries, problem.normalisers) | {"verified": None}
         else:
             actions = [entry.get("action") if isinstance(entry, dict) else entry for entry in entries]
-            result = verification.verify(chosen, seed, overrides, actions, entries, table=problem.table)
+            result = verification.verify(task_of_log, seed, overrides, actions, entries, table=problem.table)
             result.pop("episode_log")
     if json_output:
         print_json(result)
@@ -67,11 +67,11 @@ def read_log(path: Path) -> dict[str, Any]:
     if not path.is_file():
         fail(f"{path}: no such file", BAD_INPUT)
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
-    if isinstance(given, list):
-        return {"episode_log": given}
-    if isinstance(given, dict) and isinstance(given.get("episode_log"), list):
-        return given
+    if isinstance(content, list):
+        return {"episode_log": content}
+    if isinstance(content, dict) and isinstance(content.get("episode_log"), list):
+        return content
     raise ValueError(f"{path}: must be a list of log entries, or an object with a list `episode_log`")

@@ -133,8 +133,8 @@ def measure(
                 token_budget=max_num_batched_tokens,
                 seed=seed,
             )
-            endpoint, answer = server(base_url, model, api_key_env), console if json_output else answers()
-            summary = measure_and_report(endpoint, settings, out, restart, console, answer)
+            endpoint, stdout = server(base_url, model, api_key_env), console if json_output else answers()
+            summary = measure_and_report(endpoint, settings, out, restart, console, stdout)
     except KeyboardInterrupt:
         console.print(f"interrupted; the same command goes on from {out}.state.json")
         raise typer.Exit(130) from None
@@ -243,16 +243,16 @@ def trial(
             spare=second,
         )
         with console.status("starting") as status:
-            found = compare(request, status.update if console.is_terminal else console.print)
-    answer = console if json_output else answers()
-    answer.print(trial_table(found))
-    for line in verdict(found, names[0]):
-        answer.print(line, highlight=False, soft_wrap=True)
+            comparison = compare(request, status.update if console.is_terminal else console.print)
+    stdout = console if json_output else answers()
+    stdout.print(trial_table(comparison))
+    for line in verdict(comparison, names[0]):
+        stdout.print(line, highlight=False, soft_wrap=True)
     if plot is not None:
-        plot_trial(found, plot)
-        answer.print(f"[bold]{plot}[/]: predicted against measured")
+        plot_trial(comparison, plot)
+        stdout.print(f"[bold]{plot}[/]: predicted against measured")
     if json_output:
-        print(json.dumps(found))
+        print(json.dumps(comparison))
 
 
 app.command()(control)

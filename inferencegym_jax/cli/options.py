@@ -76,9 +76,9 @@ def config_values(text: str | None) -> dict[str, float] | None:
     if text is None:
         return None
     values: dict[str, Any] = {}
-    for name, given in pairs(text, "--config").items():
+    for name, text_value in pairs(text, "--config").items():
         try:
-            values[name] = float(given)
+            values[name] = float(text_value)
         except ValueError:
-            raise ValueError(f"--config {name} = {given!r}: must be a number") from None
+            raise ValueError(f"--config {name} = {text_value!r}: must be a number") from None
     return check_config(values)

@@ -163,12 +163,13 @@ def picture(results: dict[str, Any], figure: Any, repeat: int = 0) -> Any:
     axes[0].set_ylabel("load\n(of one instance)")
     for i, (name, one) in enumerate(policies.items()):
         colour, on_time = LINES[i % len(LINES)], results["measured"][name]["on_time_share"]["mean"]
-        label = f"{name}: {results['measured'][name]['instances']['mean']:.2f} instances, {on_time:.1%} on time"
+        label = f"{name}: {results['measured'][name]['instances']['mean']:.2f} instances, {100 * on_time:.1f} % on time"
         paid = np.asarray(one["instances"]) + 0.02 * i  # beside each other where they are the same
         axes[1].step(np.arange(len(paid)), paid, where="post", color=colour, label=label)
         axes[2].plot(seconds, 100 * _over(np.asarray(one["on_time"]), np.asarray(one["asked"])), color=colour)
     axes[1].set_ylabel("instances paid")
-    axes[1].set_ylim(0.8, 2.9)
+    low, high = axes[1].get_ylim()
+    axes[1].set_ylim(min(0.8, low), max(2.1, high) + 0.8)  # room for the names
     axes[1].set_yticks([1, 2])
     axes[1].legend(fontsize=7, ncols=2, loc="upper left")
     axes[2].set_ylabel(f"on time, %\n(of {SMOOTHED_S} s)")

@@ -57,12 +57,12 @@ def serve(
     log = trace if trace is None or str(trace) == "-" or str(trace).startswith("/dev/") else trace.resolve()
     files = [("--table", None if table is None else table.resolve()), ("--trace", log)]
     reading = [("--unit", unit), ("--columns", columns), ("--from", start), ("--to", end), ("--last", last)]
-    given = [
+    variables = [
         (name, value)
         for name, value in (("--port", port), ("--host", host), *files, *reading, *tasks)
         if value is not None
     ]
-    command = [sys.executable, "-m", "server", *(str(x) for pair in given for x in pair), *context.args]
+    command = [sys.executable, "-m", "server", *(str(x) for pair in variables for x in pair), *context.args]
     try:
         code = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}).returncode
     except KeyboardInterrupt:

@@ -47,11 +47,11 @@ def spare_of(url: str | None, options: Mapping[str, Any]) -> SpareSettings | Non
     """
     from inferencegym_jax.live.capacity.settings import SpareSettings
 
-    given = {name: value for name, value in options.items() if value is not None}
+    settings = {name: value for name, value in options.items() if value is not None}
     if url is None:
-        if given:
-            name = min(given)
+        if settings:
+            name = min(settings)
             flag = name.removesuffix("_s").replace("_", "-")
-            fail(f"--{flag} {given[name]}: says how a spare engine is run; name one with --spare")
+            fail(f"--{flag} {settings[name]}: says how a spare engine is run; name one with --spare")
         return None
-    return SpareSettings(url, **given)
+    return SpareSettings(url, **settings)

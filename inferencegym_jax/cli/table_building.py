@@ -106,14 +106,14 @@ def show(built: LatencyTable, out: Path) -> None:
 def list_covered(system: str | None, model: str | None, backend: str | None, json_output: bool) -> None:
     """Print what is measured; one line a model where a model or a system and backend are named."""
     with sentences():
-        found = covered(None if system is None else gpu_named(system).system, model, backend)
+        systems = covered(None if system is None else gpu_named(system).system, model, backend)
     if json_output:
-        print_json([described(one) for one in found])
+        print_json([described(one) for one in systems])
         return
     if model is None and (system is None or backend is None):
-        _summary(found)
+        _summary(systems)
         return
-    rows = [(c.model, c.system, f"{c.backend} {c.version}", c.measured, " ".join(c.dtypes), _short(c)) for c in found]
+    rows = [(c.model, c.system, f"{c.backend} {c.version}", c.measured, " ".join(c.dtypes), _short(c)) for c in systems]
     answers().print(table(("model", "system", "backend", "kernels", "dtypes", "against measured runs"), rows, 6))
 
 
@@ -136,9 +136,9 @@ def described(one: Covered) -> dict[str, Any]:
     }
 
 
-def _summary(found: list[Covered]) -> None:
+def _summary(systems: list[Covered]) -> None:
     groups: dict[tuple[str, str], list[Covered]] = {}
-    for one in found:
+    for one in systems:
         groups.setdefault((one.system, f"{one.backend} {one.version}"), []).append(one)
     rows = []
     for (system, backend), ones in groups.items():
@@ -147,6 +147,6 @@ def _summary(found: list[Covered]) -> None:
         rows.append((system, backend, " ".join(ones[0].dtypes), len(ones), *counts))
     heads = ("system", "backend", "dtypes", "models measured", "validated", "not validated")
     answers().print(table(heads, rows, 3))
-    names = sorted({one.model for one in found})
+    names = sorted({one.model for one in systems})
     answers().print("validated or not: model x weight format, where there are measured runs")
     answers().print(f"{len(names)} models; `--model`, or `--system` with `--backend`, lists them with their errors")

@@ -68,8 +68,8 @@ def _only(values: list[Any]) -> int | None:
     """The one whole number that all of these arrays hold; None where there are several, none, or traced ones."""
     if is_traced(values):
         return None
-    found = {int(value) for one in values for value in np.ravel(np.asarray(one))}
-    return found.pop() if len(found) == 1 else None
+    distinct = {int(value) for one in values for value in np.ravel(np.asarray(one))}
+    return distinct.pop() if len(distinct) == 1 else None
 
 
 class Environment:

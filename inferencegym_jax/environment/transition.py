@@ -124,11 +124,11 @@ def transition(
             iterations, asked = engine.iterations_of(grid.table), action
         else:  # engine i of the stack is its tier i
             iterations, asked = draws.stack, action.replace(quant_tier=jnp.asarray(params.engine.table, jnp.int32))
-        given = iterations, rows, grid.table.gpu_second_cost, state, asked, params
+        inputs = iterations, rows, grid.table.gpu_second_cost, state, asked, params
         if dynamics == "open_loop":
-            served = engine.step(*given, served, source)
+            served = engine.step(*inputs, served, source)
         elif served is not None:
-            served = engine.apply(*given, served)
+            served = engine.apply(*inputs, served)
     assert served is not None
     traffic, metrics, oom = served.workload, served.metrics, served.oom
     after = EnvState(

@@ -139,9 +139,9 @@ def refine(env: Environment, params: EnvParams, search: StaticSearch, scores: Sc
         fresh = [action for key, action in tried.items() if key not in known]
         if fresh:
             known |= set(tried)
-            found = search_static(env, params, fresh, seeds, CHUNK)
-            both = jax.tree.map(lambda a, b: np.concatenate([a, b]), search.per_seed, found.per_seed)
-            search = _summary([*search.actions, *found.actions], both)
+            finer = search_static(env, params, fresh, seeds, CHUNK)
+            both = jax.tree.map(lambda a, b: np.concatenate([a, b]), search.per_seed, finer.per_seed)
+            search = _summary([*search.actions, *finer.actions], both)
         if not fresh or best_action(search, scores(search)) == best:
             step, halvings = step / 2.0, halvings + 1
             if halvings > HALVINGS:
@@ -163,9 +163,9 @@ def _centres(search: StaticSearch, values: np.ndarray) -> list[int]:
     """Indices of the best actions, best first, no two of which agree in all knobs that are no numbers."""
     best: dict[tuple[Any, ...], int] = {}
     for i in np.argsort(-values, kind="stable"):
-        choice = tuple(v for name, v in search.actions[i].items() if KNOBS[name].kind not in ("float", "int"))
+        discrete = tuple(v for name, v in search.actions[i].items() if KNOBS[name].kind not in ("float", "int"))
         if np.isfinite(values[i]):
-            best.setdefault(choice, int(i))
+            best.setdefault(discrete, int(i))
         if len(best) == CENTRES:
             break
     return list(best.values())
@@ -239,10 +239,10 @@ def normalise(env: Environment, params: EnvParams, seeds: Any) -> tuple[dict[str
     """
     actions = static_actions(env, params)
     # with the baseline in one search: one compilation
-    found = search_static(env, params, [*actions, env.table.knob_defaults], seeds, CHUNK)
-    search = _summary(actions, jax.tree.map(lambda x: x[:-1], found.per_seed))
+    with_baseline = search_static(env, params, [*actions, env.table.knob_defaults], seeds, CHUNK)
+    search = _summary(actions, jax.tree.map(lambda x: x[:-1], with_baseline.per_seed))
     best = optimal_throughput(search, float(np.asarray(params.slo_ms)[0]))
     return {
         "optimal_tps": float(search.means.mean_tps[best]),
-        "cost_normaliser": float(found.means.total_cost[-1]) / int(params.episode_length),
+        "cost_normaliser": float(with_baseline.means.total_cost[-1]) / int(params.episode_length),
     }, search

@@ -75,10 +75,12 @@ def episode_of(state: Any) -> EpisodeState:
     Raises:
         TypeError: there is none.
     """
-    found = [x for x in jax.tree.leaves(state, is_leaf=_is_episode) if _is_episode(x)]
-    if len(found) != 1:
-        raise TypeError(f"state: {type(state).__name__} holds {len(found)} episodes' states; a wrapper's must hold one")
-    return found[0]
+    episodes = [x for x in jax.tree.leaves(state, is_leaf=_is_episode) if _is_episode(x)]
+    if len(episodes) != 1:
+        raise TypeError(
+            f"state: {type(state).__name__} holds {len(episodes)} episodes' states; a wrapper's must hold one"
+        )
+    return episodes[0]
 
 
 def check_played_by_step_env(env: Any) -> None:

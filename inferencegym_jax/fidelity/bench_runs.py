@@ -153,10 +153,10 @@ def _engine(run: Mapping[str, Any], tool: str) -> str:
 
 
 def _arrivals(source: str, run: Mapping[str, Any]) -> str:
-    given = run.get("burstiness")
-    if given == math.inf:
+    stated = run.get("burstiness")
+    if stated == math.inf:
         return "constant"
-    burstiness = 1.0 if given is None else positive(source, "burstiness", given)
+    burstiness = 1.0 if stated is None else positive(source, "burstiness", stated)
     if burstiness == 1.0:
         return "poisson"
     if burstiness >= EVEN_BURSTINESS:

@@ -199,10 +199,10 @@ def _memory(
 ) -> tuple[float, float]:
     """GB of weights and bytes of cache a token on one GPU."""
     try:
-        found = memory.plan(shape_of(config), gpu, DTYPES[dtype], kv_dtype, placement)
+        layout = memory.plan(shape_of(config), gpu, DTYPES[dtype], kv_dtype, placement)
     except UnknownShapeError:
         return built.weights_gb(), built.kv_bytes_per_token(memory.REFERENCE_CONTEXT)
-    return found.weights_gb, found.kv_bytes_per_token
+    return layout.weights_gb, layout.kv_bytes_per_token
 
 
 def running(profile: EngineProfile, point: ClosedLoopPoint) -> float:
@@ -259,11 +259,11 @@ def summary(
 ) -> list[dict[str, Any]]:
     """Median and 90th percentile of the absolute TPOT error, and the signed median, by model, system and backend; the
     same of each weight format under ``dtypes``."""
-    found: list[dict[str, Any]] = []
+    summaries: list[dict[str, Any]] = []
     for key, ones in sorted(_grouped(rows, by).items()):
         of_format = {dtype: _errors(some) for (dtype,), some in sorted(_grouped(ones, ("dtype",)).items())}
-        found.append(dict(zip(by, key, strict=True)) | _errors(ones) | {"dtypes": of_format})
-    return found
+        summaries.append(dict(zip(by, key, strict=True)) | _errors(ones) | {"dtypes": of_format})
+    return summaries
 
 
 def _grouped(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:

@@ -62,10 +62,10 @@ def with_defaults(run: MeasuredRun, gpu: str, memory_gb: float) -> tuple[Measure
     if not run.assumed:
         return run, []
     try:
-        chosen = engine_defaults(run.engine, run.engine_version, gpu, memory_gb)
+        defaults = engine_defaults(run.engine, run.engine_version, gpu, memory_gb)
     except ValueError as error:
         raise RunError(f"{run.source}: {error}") from None
-    values = {name: getattr(chosen, name) for name in run.assumed}
+    values = {name: getattr(defaults, name) for name in run.assumed}
     said = ", ".join(f"{name} {value:,}" for name, value in values.items())
-    notice = f"{run.source}: {' and '.join(run.assumed)} not in the file; taken as {chosen.words} on {gpu}: {said}"
+    notice = f"{run.source}: {' and '.join(run.assumed)} not in the file; taken as {defaults.words} on {gpu}: {said}"
     return dataclasses.replace(run, **values, assumed=()), [notice]

@@ -98,17 +98,17 @@ def read_measured(path: str | Path) -> tuple[list[MeasuredRun], list[str]]:
     runs: list[MeasuredRun] = []
     said: list[str] = []
     reasons: list[str] = []
-    for where, row in _reports(file.name, text) if json_text else _rows(file.name, text):
+    for place, row in _reports(file.name, text) if json_text else _rows(file.name, text):
         try:
             if isinstance(row, RunError):
                 raise row
             if json_text:
-                row, notices = row_of(where, row)
+                row, notices = row_of(place, row)
                 said += [f"note: {notice}" for notice in notices]
             else:
-                _check_csv(where, row)
-                row = row | parallel_of(where, row) | {"dtype": format_of(where, row)}
-            runs.append(_from_row(where, row))
+                _check_csv(place, row)
+                row = row | parallel_of(place, row) | {"dtype": format_of(place, row)}
+            runs.append(_from_row(place, row))
         except RunError as error:
             reasons.append(str(error))
     if not runs:
@@ -131,11 +131,11 @@ def _rows(name: str, text: str) -> Iterator[tuple[str, dict[str, Any] | RunError
         raise RunError(f"{name}: the column {twice[0]} is there twice; leave one")
     before = reader.line_num
     for cells in reader:
-        where, before = f"{name} line {before + 1}", reader.line_num
+        place, before = f"{name} line {before + 1}", reader.line_num
         if len(cells) not in (0, len(columns)):
-            yield where, RunError(f"{where}: {len(cells)} cells where the header has {len(columns)}")
+            yield place, RunError(f"{place}: {len(cells)} cells where the header has {len(columns)}")
         elif any(cell.strip() for cell in cells):
-            yield where, {c: cell.strip() for c, cell in zip(columns, cells, strict=True)}
+            yield place, {c: cell.strip() for c, cell in zip(columns, cells, strict=True)}
 
 
 def _reports(name: str, text: str) -> Iterator[tuple[str, Any]]:
@@ -212,8 +212,8 @@ def _from_row(source: str, row: Mapping[str, Any]) -> MeasuredRun:
         raise RunError(f"{source}: arrivals is {shown(arrivals)}; wanted: one of {', '.join(ARRIVALS)}")
     requests, cached = row.get("requests"), row.get("prefix_share")
     prefix_share = 0.0 if cached in (None, "") else share(source, cached)
-    given = [q for q in QUANTILES if row.get(f"ttft_{q}_ms") not in (None, "")]
-    quantiles = {q: positive(source, f"ttft_{q}_ms", row[f"ttft_{q}_ms"]) for q in given}
+    stated = [q for q in QUANTILES if row.get(f"ttft_{q}_ms") not in (None, "")]
+    quantiles = {q: positive(source, f"ttft_{q}_ms", row[f"ttft_{q}_ms"]) for q in stated}
     if sorted(quantiles.values()) != list(quantiles.values()):
         said = ", ".join(f"ttft_{q}_ms {value:g}" for q, value in quantiles.items())
         raise RunError(f"{source}: {said}; wanted: quantiles that rise")

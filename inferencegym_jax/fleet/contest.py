@@ -63,9 +63,9 @@ def contest(
         ``FleetStatistics``, each field float64[plans, seeds].
     """
     crossed, all_seeds, carry = _crossed(params, plans, seeds)
-    found = evaluate_fleet(env, crossed, act_by_carried_rule, all_seeds, length=length, carry=carry, carry_axis=0)
+    statistics = evaluate_fleet(env, crossed, act_by_carried_rule, all_seeds, length=length, carry=carry, carry_axis=0)
     shape = len(plans), len(np.asarray(seeds))
-    fields = {f.name: np.reshape(getattr(found, f.name), shape) for f in dataclasses.fields(found)}
+    fields = {f.name: np.reshape(getattr(statistics, f.name), shape) for f in dataclasses.fields(statistics)}
     return FleetStatistics(**fields)
 
 

@@ -153,7 +153,7 @@ def named_failures(
         return int(np.argmax(enough)) + 1 if enough.any() else spec.gpus
 
     constant, burst, step = needed(0), needed(1), needed(2, begin + 24)
-    found = {}
+    failures_of = {}
     for i, name in enumerate([*plans, *others], len(sizes)):
         asked = rows["asked"][i]
         after = asked[2, begin:]
@@ -177,5 +177,5 @@ def named_failures(
             row.empty_cache_on_time >= ON_TIME,
         )
         failed = tuple(scenario for scenario, good in zip(SCENARIOS, passed, strict=True) if not good)
-        found[name] = dataclasses.replace(row, failed=failed)
-    return found
+        failures_of[name] = dataclasses.replace(row, failed=failed)
+    return failures_of

@@ -77,23 +77,23 @@ def grade_fleet(episode_log: Sequence[Mapping[str, Any]], params: FleetParams, t
     }
     bad = sum(counts[name] for name in BAD)
     judged = bad + counts["on_time"]
-    found = {
+    components = {
         name: float(value) for name, value in fleet_scores(totals["gpu_seconds"], bad, len(episode_log), params).items()
     }
-    score = found.pop("score")
+    score = components.pop("score")
     share = counts["on_time"] / judged if judged > 0 else 1.0
     mean = totals["gpu_seconds"] / (DECISION_S * max(len(episode_log), 1))
     feedback = (
         f"{title}: score {score:.3f} over {len(episode_log)} decisions. Of {judged:,.0f} requests {100 * share:.1f} %"
         f" were on time, on {mean:.2f} of {int(np.asarray(params.gpus))} GPUs in the mean. Most is lost on "
     )
-    if found["late_cost"] > 1.0 - found["gpus_saved"]:
-        feedback += f"late requests: {bad:,.0f} cost {found['late_cost']:.3f}."
+    if components["late_cost"] > 1.0 - components["gpus_saved"]:
+        feedback += f"late requests: {bad:,.0f} cost {components['late_cost']:.3f}."
     else:
-        feedback += f"GPUs: {totals['gpu_seconds']:,.0f} GPU-seconds cost {1.0 - found['gpus_saved']:.3f}."
+        feedback += f"GPUs: {totals['gpu_seconds']:,.0f} GPU-seconds cost {1.0 - components['gpus_saved']:.3f}."
     return {
         "score": score if episode_log else 0.0,
-        "breakdown": found,
+        "breakdown": components,
         "feedback": feedback,
         "complete": len(episode_log) == length,
         "outcome": {**counts, **totals},

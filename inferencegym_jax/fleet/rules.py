@@ -120,8 +120,8 @@ def tuned_rule(task: str) -> RulePlan:
     Args:
         task: its name.
     """
-    found = _tuned().get(task)
-    return REACTIVE if found is None else REACTIVE.replace(**found["plan"])
+    rule = _tuned().get(task)
+    return REACTIVE if rule is None else REACTIVE.replace(**rule["plan"])
 
 
 def rule_start(plan: RulePlan, *_: Any) -> dict[str, jax.Array]:
@@ -179,8 +179,8 @@ def act_by_rule(
     wanted = jnp.clip(wanted, 1, GPUS).astype(jnp.int32)
     due = first | (time % plan.period == 0)
     ring = jnp.concatenate([jnp.where(due, wanted, 0)[None], carry["recommended"][:-1]])
-    held = jnp.max(jnp.where(jnp.arange(RING) < plan.hold, ring, 0))
-    asked = jnp.where(due, jnp.where(first, wanted, jnp.maximum(wanted, jnp.minimum(held, asked))), asked)
+    most_in_hold = jnp.max(jnp.where(jnp.arange(RING) < plan.hold, ring, 0))
+    asked = jnp.where(due, jnp.where(first, wanted, jnp.maximum(wanted, jnp.minimum(most_in_hold, asked))), asked)
     slow_due = (time + 1) % plan.slow_period == 0
     mean = jnp.where(first, seen.load, carry["mean"] + (seen.load - carry["mean"]) / _since(time, plan))
     slow = jnp.where(first | slow_due, jnp.ceil(mean / plan.target - NEVER).astype(jnp.int32), carry["slow"])

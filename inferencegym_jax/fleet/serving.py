@@ -88,7 +88,7 @@ def serve_decision(
             grid, engine, configuration, switched, knobs, arrivals, of.mix.shares, params.slo_ttft_ms, routed, of.short
         )
         after = after.replace(running=engine.running)
-        return (after, *settle(engine, slots, sums, served, after, arrivals, configuration)), None
+        return (after, *add_second(engine, slots, sums, served, after, arrivals, configuration)), None
 
     first = (engine, slots, no_sums(engine.held))
     return jax.lax.scan(second, first, jnp.arange(DECISION_S))[0]
@@ -102,7 +102,7 @@ def no_sums(like: jax.Array) -> Sums:
     return Sums(outcome, *(zero,) * (len(Sums._fields) - 1))
 
 
-def settle(
+def add_second(
     engine: EngineState,
     slots: Slots,
     sums: Sums,

@@ -99,8 +99,8 @@ class FleetSpec:
         for name, (low, high) in NUMBERS.items():
             value = finite_number(getattr(self, name))
             if value is None or not low <= value <= high:
-                given = shown(getattr(self, name))
-                raise ValueError(f"fleet {self.name!r}: {name} = {given}: must be a number from {low:g} to {high:g}")
+                text = shown(getattr(self, name))
+                raise ValueError(f"fleet {self.name!r}: {name} = {text}: must be a number from {low:g} to {high:g}")
         for name, low, high in (("gpus", 1, GPUS), ("quant_tier", 0, 2), ("windows_a_day", 1, 96)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

@@ -92,8 +92,8 @@ def arrivals_of(seed: jax.Array, second: jax.Array, of: Coming, params: FleetPar
     if of.logged is not None:
         rows = of.logged
         length = DECISION_S * jnp.asarray(params.episode_length, jnp.int32)
-        found = rows[(seed.astype(jnp.int32) * length + second) % rows.shape[0]]
-        return Arrivals(found[..., 0], found[..., 1], found[..., 2])
+        log_row = rows[(seed.astype(jnp.int32) * length + second) % rows.shape[0]]
+        return Arrivals(log_row[..., 0], log_row[..., 1], log_row[..., 2])
     swing = compile_unit(_swing)(seed, second, params.engine)
     return compile_unit(_draw)(seed, second, swing, of.mix)
 

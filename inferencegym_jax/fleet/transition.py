@@ -150,10 +150,10 @@ def transition(
     engine, slots, sums = serve_decision(
         grid, engine, slots, knobs.gpus, knobs.prefill_gpus, knobs, state.seed, state.time, of, params
     )
-    return compile_unit(functools.partial(settle))(state, knobs, slots, engine, sums, failed, is_first, params)
+    return compile_unit(functools.partial(close_decision))(state, knobs, slots, engine, sums, failed, is_first, params)
 
 
-def settle(
+def close_decision(
     state: FleetState,
     knobs: FleetAction,
     slots: Slots,

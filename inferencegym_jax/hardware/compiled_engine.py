@@ -321,14 +321,14 @@ def fastest(
     """
     first: NotMeasuredError | None = None
     for _, group in itertools.groupby(tried, lambda modes: (modes.cache, modes.attention)):
-        found: list[CompiledEngine] = []
+        engines: list[CompiledEngine] = []
         for modes in group:
             try:
-                found.append(compiled(model, system, backend, placement, modes))
+                engines.append(compiled(model, system, backend, placement, modes))
             except NotMeasuredError as error:
                 first = first or error
-        if found:
-            return min(found, key=lambda engine: engine.mixed_ms)
+        if engines:
+            return min(engines, key=lambda engine: engine.mixed_ms)
     if first is None:
         raise NotMeasuredError(f"{model.name}, {backend} on {system}: no number format to try")
     raise NotMeasuredError(f"no kernels: {first}") from None

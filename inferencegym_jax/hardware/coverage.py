@@ -117,11 +117,11 @@ def measured_dtypes(system: str, backend: str) -> tuple[str, ...]:
     require_package()
     folder = package_folder()
     assert folder is not None
-    found: set[str] = set()
+    dtypes: set[str] = set()
     for file in sorted((folder / "systems" / "data" / system / "gemm" / backend).glob("*/gemm_perf.parquet")):
         kernels = compute.unique(parquet.read_table(file, columns=["gemm_dtype"])["gemm_dtype"])  # pyright: ignore
-        found |= {DTYPE_OF_KERNEL[str(name)] for name in kernels.to_pylist() if str(name) in DTYPE_OF_KERNEL}
-    return tuple(name for name in ("bf16", "fp8", "int8", "int4", "fp4") if name in found)
+        dtypes |= {DTYPE_OF_KERNEL[str(name)] for name in kernels.to_pylist() if str(name) in DTYPE_OF_KERNEL}
+    return tuple(name for name in ("bf16", "fp8", "int8", "int4", "fp4") if name in dtypes)
 
 
 def covered(system: str | None = None, model: str | None = None, backend: str | None = None) -> list[Covered]:
@@ -133,7 +133,7 @@ def covered(system: str | None = None, model: str | None = None, backend: str | 
     require_package()
     folder = package_folder()
     assert folder is not None
-    found: list[Covered] = []
+    systems: list[Covered] = []
     for name in gpus():
         file = folder / "systems" / "support_matrix" / f"{name}.csv"
         if (system is not None and name != system) or not file.is_file():
@@ -149,11 +149,11 @@ def covered(system: str | None = None, model: str | None = None, backend: str | 
                 key = (row["HuggingFaceID"], name, row["Backend"])
                 dtypes = measured_dtypes(name, row["Backend"])
                 judged = (verdict(*key), verdicts_by_dtype(*key))
-                found.append(Covered(*key, row["Version"], MEASURED[row["Status"]], dtypes, *judged))
-    if not found:
+                systems.append(Covered(*key, row["Version"], MEASURED[row["Status"]], dtypes, *judged))
+    if not systems:
         asked = ", ".join(str(x) for x in (model, system, backend) if x is not None)
         raise TableError(f"nothing is measured of {asked}; `inferencegym table list` shows what is")
-    return found
+    return systems
 
 
 def _has_slot(system: str, backend: str) -> bool:

@@ -161,9 +161,9 @@ def smallest(shape: ModelShape, gpu: Gpu, dtype: Dtype, kv_dtype: str) -> Plan |
     tries = [Placement(tp=n) for n in widths]
     tries += [Placement(tp=widths[-1], pp=n) for n in range(2, min(MOST_GPUS // widths[-1], shape.layers) + 1)]
     for placement in tries:
-        found = plan(shape, gpu, dtype, kv_dtype, placement)
-        if found.pool_tokens >= least_tokens(shape):
-            return found
+        layout = plan(shape, gpu, dtype, kv_dtype, placement)
+        if layout.pool_tokens >= least_tokens(shape):
+            return layout
     return None
 
 
@@ -173,10 +173,10 @@ def fitting(shape: ModelShape, gpu: Gpu, dtype: Dtype, kv_dtype: str, placement:
     Raises:
         DoesNotFitError: it does not; the message has the sizes and the smallest number of GPUs that would do.
     """
-    found = plan(shape, gpu, dtype, kv_dtype, placement)
-    if found.pool_tokens >= least_tokens(shape):
-        return found
-    where = f"{placement.gpus} x {gpu.title}" if placement.gpus > 1 else f"one {gpu.title}"
+    layout = plan(shape, gpu, dtype, kv_dtype, placement)
+    if layout.pool_tokens >= least_tokens(shape):
+        return layout
+    gpus = f"{placement.gpus} x {gpu.title}" if placement.gpus > 1 else f"one {gpu.title}"
     least = smallest(shape, gpu, dtype, kv_dtype)
     if least is None:
         advice = f"no number of GPUs up to {MOST_GPUS} would do"
@@ -189,11 +189,11 @@ def fitting(shape: ModelShape, gpu: Gpu, dtype: Dtype, kv_dtype: str, placement:
             f" {least.pool_tokens:,.0f} tokens of cache)"
         )
     room = (
-        f"leave {found.room_gb:.1f} GB of {gpu.memory_gb:g} for the KV cache, {found.pool_tokens:,.0f} tokens"
-        if found.room_gb > 0
+        f"leave {layout.room_gb:.1f} GB of {gpu.memory_gb:g} for the KV cache, {layout.pool_tokens:,.0f} tokens"
+        if layout.room_gb > 0
         else f"exceed its {gpu.memory_gb:g} GB"
     )
     raise DoesNotFitError(
-        f"{model} in {dtype.name} does not fit {where}: {found.weights_gb:.1f} GB of weights on each and"
-        f" {found.runtime_gb:.1f} GB of runtime {room}; wanted is room for {least_tokens(shape):,.0f} tokens. {advice}"
+        f"{model} in {dtype.name} does not fit {gpus}: {layout.weights_gb:.1f} GB of weights on each and"
+        f" {layout.runtime_gb:.1f} GB of runtime {room}; wanted is room for {least_tokens(shape):,.0f} tokens. {advice}"
     )

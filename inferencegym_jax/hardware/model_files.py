@@ -50,14 +50,14 @@ def package_folder() -> Path | None:
 def known_configs() -> dict[str, Path]:
     """Hugging Face name -> config file, of the package and of ``data/model_configs``; the latter alone without it."""
     folder = package_folder()
-    found: dict[str, Path] = {}
+    configs: dict[str, Path] = {}
     if folder is not None:
         for file in sorted((folder / "model_configs").glob("*_config.json")):
             if not file.name.endswith("_hf_quant_config.json"):
-                found[file.name.removesuffix("_config.json").replace("--", "/")] = file
+                configs[file.name.removesuffix("_config.json").replace("--", "/")] = file
     for file in sorted(data_path("model_configs").glob("*.json")):
-        found[file.stem.replace("--", "/")] = file
-    return found
+        configs[file.stem.replace("--", "/")] = file
+    return configs
 
 
 def plain_name(name: str) -> str:

@@ -147,20 +147,20 @@ def serve(profile: EngineProfile, point: Point, link_gb_s: float, acceptance: fl
     tpot = tpot_ms(profile, point, acceptance)
     plain = Point(point.running, point.prompt, point.output, 0, point.tier, point.disagg)
     decode = decode_ms(profile, plain)
-    alone = prompt_ms(profile, plain, 0) + along(1, profile.head_tokens, profile.head_ms) + profile.overhead_ms
+    unloaded_ms = prompt_ms(profile, plain, 0) + along(1, profile.head_tokens, profile.head_ms) + profile.overhead_ms
     if point.disagg:
         transfer = point.prompt * profile.kv_bytes_per_token / (link_gb_s * 1e6)
         away = point.output * decode_ms(profile, point) / tokens_per_verification(point.drafts, acceptance) + transfer
-        rho = closed_loop_utilisation(point.running, alone, away)
-        full = closed_loop_utilisation(point.running, alone, point.output * decode + transfer)
-        waits = [queue_wait_ms(q, min(full, 0.999), alone, point.running) for q in (0.5, 0.99)]
-        first, rate = alone + transfer, point.output * rho / alone
+        rho = closed_loop_utilisation(point.running, unloaded_ms, away)
+        full = closed_loop_utilisation(point.running, unloaded_ms, point.output * decode + transfer)
+        waits = [queue_wait_ms(q, min(full, 0.999), unloaded_ms, point.running) for q in (0.5, 0.99)]
+        first, rate = unloaded_ms + transfer, point.output * rho / unloaded_ms
     else:
         prompt = prompt_ms(profile, plain, point.running)
         stall = point.running / point.output * prompt
         waits = [queue_wait_ms(q, stall / (decode + stall), prompt, point.running) for q in (0.5, 0.99)]
         first, rate = prompt + decode, point.running / tpot
-    held = point.running * (point.prompt + point.output) * profile.kv_bytes_per_token / 1e9
-    memory = float(profile.weights_gb[point.tier]) + profile.runtime_gb + held
+    kv_gb = point.running * (point.prompt + point.output) * profile.kv_bytes_per_token / 1e9
+    memory = float(profile.weights_gb[point.tier]) + profile.runtime_gb + kv_gb
     ttfts = [wait + first + profile.path_ms for wait in waits]
     return Served(ttfts[0], ttfts[1], tpot, 1000 * rate, memory, 2 if point.disagg else 1)

@@ -100,15 +100,15 @@ def computed_share(sources: dict[str, float]) -> float:
 
 def extrapolated(engines: Engines) -> list[str]:
     """Notices of weight formats of which much is computed, not measured."""
-    found = []
+    notices = []
     for name, engine in engines.compiled.items():
         share = computed_share(engine.sources())
         if share > EXTRAPOLATED:
-            found.append(
+            notices.append(
                 f"{share:.0%} of the time of {name} iterations is computed by aiconfigurator-core from similar kernels"
                 " or the roofline, not measured"
             )
-    return found
+    return notices
 
 
 def verdicts(engines: Engines, request: Request) -> dict[str, coverage.Verdict]:

@@ -86,8 +86,8 @@ def work_within(
     def at(values: jax.Array) -> jax.Array:
         return jnp.take_along_axis(jnp.broadcast_to(values, quick.shape), best[..., None], axis=-1)[..., 0]
 
-    alone = added[..., 0] + (1.0 + params.first_token_iterations) * took[..., 0] + params.path_ms
-    return Work(at(added), at(decode), alone, took[..., 0])
+    unloaded_ms = added[..., 0] + (1.0 + params.first_token_iterations) * took[..., 0] + params.path_ms
+    return Work(at(added), at(decode), unloaded_ms, took[..., 0])
 
 
 def _last(values: jax.Array) -> jax.Array:

@@ -65,7 +65,7 @@ def unseen(running: jax.Array, cv_output: jax.Array, stiffness: jax.Array, load:
 
 
 def near_slots(
-    slots: jax.Array, running: jax.Array, waiting: jax.Array, sigma: jax.Array, stay_ms: jax.Array
+    slots: jax.Array, running: jax.Array, waiting: jax.Array, sigma: jax.Array, residence_ms: jax.Array
 ) -> Chance:
     """Chance where slots are the limit.
 
@@ -74,10 +74,10 @@ def near_slots(
         running: n.
         waiting: requests that wait in the fluid.
         sigma: their standard deviation, see ``unseen``.
-        stay_ms: from a request's first to its last token.
+        residence_ms: from a request's first to its last token.
     """
     z = (slots - running - waiting) / sigma
-    return Chance(z, sigma * stay_ms / slots)
+    return Chance(z, sigma * residence_ms / slots)
 
 
 def near_pool(
@@ -87,7 +87,7 @@ def near_pool(
     waiting: jax.Array,
     prompt: jax.Array,
     sigma: jax.Array,
-    stay_ms: jax.Array,
+    residence_ms: jax.Array,
 ) -> Chance:
     """Chance where the pool is the limit: requests count by the tokens that they hold.
 
@@ -98,15 +98,15 @@ def near_pool(
         waiting: requests that wait in the fluid.
         prompt: P.
         sigma: standard deviation of the tokens held.
-        stay_ms: from a request's first to its last token.
+        residence_ms: from a request's first to its last token.
     """
     z = (room - held - waiting * prompt) / sigma
     # a full pool gives P tokens to newcomers for each of its requests, once in a stay
-    return Chance(z, sigma * context * stay_ms / (prompt * room))
+    return Chance(z, sigma * context * residence_ms / (prompt * room))
 
 
 @compile_unit
-def met(others: jax.Array, service: jax.Array) -> jax.Array:
+def prefills_ahead(others: jax.Array, service: jax.Array) -> jax.Array:
     """``rho / (1 - rho)`` of Pollaczek-Khinchine where a second's arrivals are counted, not a rate.
 
     ``others`` requests (m) come at independent moments of the second, each needs ``service`` ms, a share r of it: the

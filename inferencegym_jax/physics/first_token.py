@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models import EngineParams
 from inferencegym_jax.numerics.compile_units import compile_unit, once
-from inferencegym_jax.physics.chance import Chance, met, normal_share
+from inferencegym_jax.physics.chance import Chance, normal_share, prefills_ahead
 from inferencegym_jax.physics.fluid import Flow
 from inferencegym_jax.physics.iteration import NODE_WEIGHTS, TINY, Apart, Prompts, over_nodes
 from inferencegym_jax.physics.switching import SECOND_MS, Configuration
@@ -84,7 +84,7 @@ def first_token(
     # two different requests of a second whose mean is known are less alike than that mean with itself
     unlike = 1.0 / (1.0 + params.prompt_cv**2 / jnp.maximum(admitted, 1.0))
     load = jnp.minimum(seen * p, 1.0)
-    growth = met(others, p)  # load / (1 - load)
+    growth = prefills_ahead(others, p)  # load / (1 - load)
     # the iteration that an arrival falls into: E[T^2] / E[T]
     lengthened = scv * square / jnp.maximum(p, TINY) * growth / (1.0 + load)
     inspected = t * (1.0 + growth) + lengthened
@@ -95,7 +95,7 @@ def first_token(
     # prompts beyond what one iteration has room for queue as at a server of their own
     service = p + jnp.where(split, 0.0, per_prompt)
     squares = over_nodes(tuple(jnp.where(split, w, x + per_prompt) ** 2 for x, w in zip(added, whole, strict=True)))
-    queue = 0.5 * scv * squares / service * met(others, service) - waited_ms
+    queue = 0.5 * scv * squares / service * prefills_ahead(others, service) - waited_ms
     ahead = jnp.where(split, jnp.maximum(queue, 0.0), busy * jnp.maximum(with_it, queue - 0.5 * (inspected - t)))
     (ahead,) = once(ahead)
     # one more iteration holds what came during the last of its own, as far as it has room

@@ -46,8 +46,8 @@ class Step(NamedTuple):
 def _chances(rate: jax.Array, span_ms: jax.Array, count: int) -> tuple[list[jax.Array], list[jax.Array]]:
     """Probability of passing 0, 1, ... phases, and the time spent that many phases on: ``int_0^span P(j passed)``."""
     u = rate * span_ms
-    stay, inverse = once(jnp.exp(-u), 1.0 / jnp.maximum(rate, 1e-9))
-    chances = [stay]
+    none_passed, inverse = once(jnp.exp(-u), 1.0 / jnp.maximum(rate, 1e-9))
+    chances = [none_passed]
     for j in range(1, count):
         chances.append(chances[-1] * u * jnp.float32(1.0 / j))
     # from the cumulative chances, which cancel where u is small: by series there

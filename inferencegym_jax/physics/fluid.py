@@ -1,7 +1,7 @@
 """One second of a continuous-batching engine as a fluid of requests. Symbols: docs/physics.md.
 
-``Inflow -> iteration, prompts -> Outlook, Solution -> Flow``. Whole seconds are taken in one step: iteration time and
-admission are solved together, twice, at the running number of the start and at that of the middle of the second.
+``Inflow -> iteration, prompts -> SecondPlan, Solution -> Flow``. Whole seconds are taken in one step: iteration time
+and admission are solved together, twice, at the running number of the start and at that of the middle of the second.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from inferencegym_jax.physics.iteration import (
     rough_iteration_ms,
 )
 from inferencegym_jax.physics.kernels import Iterations
-from inferencegym_jax.physics.solution import Outlook, Solution, look_ahead, solve
+from inferencegym_jax.physics.solution import SecondPlan, Solution, plan_second, solve
 from inferencegym_jax.physics.switching import SECOND_MS, Configuration
 
 
@@ -57,7 +57,7 @@ def finish(
     engine: EngineState,
     inflow: Inflow,
     demand: admission.Demand,
-    outlook: Outlook,
+    plan: SecondPlan,
     solution: Solution,
     long: jax.Array,
     configuration: Configuration,
@@ -119,12 +119,12 @@ def flow(
     )
     demand = admission.Demand(inflow.line, inflow.here, inflow.phases[-1], held, freed, inverse)
     begin = rough_iteration_ms(grid, inflow.running * inflow.busiest, inflow.context, drafts, tier, params)
-    outlook = look_ahead(inflow, prompts, begin, apart, demand, long, action, configuration, params)
+    plan = plan_second(inflow, prompts, begin, apart, demand, long, action, configuration, params)
     slots = action.batch_size.astype(jnp.float32)
-    at = iteration(grid, outlook.middle * inflow.busiest, slots, outlook.context, drafts, tier, params)
-    solution = solve(inflow, prompts, at, apart, demand, outlook, long, action, configuration, params)
+    at = iteration(grid, plan.middle * inflow.busiest, slots, plan.context, drafts, tier, params)
+    solution = solve(inflow, prompts, at, apart, demand, plan, long, action, configuration, params)
     phases, admitted, again, completed, grown, busy, held = finish(
-        engine, inflow, demand, outlook, solution, long, configuration
+        engine, inflow, demand, plan, solution, long, configuration
     )
     return Flow(
         phases=phases,
@@ -138,7 +138,7 @@ def flow(
         slowed_ms=1.0 / solution.pace,
         stiffness=at.stiffness,
         capacity=solution.most,
-        output=outlook.output,
+        output=plan.output,
         held=held,
         preempted=solution.preempted * completed,
         chance=solution.chance,
@@ -152,7 +152,7 @@ def prompts_of(
     nodes = prompt_nodes(inflow.prompt, inflow.square_cv)
     prompts = prompts_ms(grid, nodes, inflow.beside, params.token_budget, params.prefix_share, configuration.tier)
     empty = params.overhead_ms + grid.empty_ms(configuration.tier)
-    alone = tuple(p + (f + 1.0) * empty for p, f in zip(prompts.added_ms, prompts.further, strict=True))
+    unloaded_ms = tuple(p + (f + 1.0) * empty for p, f in zip(prompts.added_ms, prompts.further, strict=True))
     a_token = jnp.float32(grid.profile.kv_bytes_per_token / 1e6) / params.link_gb_s  # ms
     link = tuple(tokens * a_token for tokens in nodes)
-    return prompts, Apart(alone, link, over_nodes(alone), over_nodes(link))
+    return prompts, Apart(unloaded_ms, link, over_nodes(unloaded_ms), over_nodes(link))

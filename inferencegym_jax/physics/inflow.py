@@ -50,7 +50,7 @@ class Inflow(NamedTuple):
 
 
 @compile_unit
-def take_in(
+def merge_arrivals(
     engine: EngineState,
     arrivals: Arrivals,
     action: ServeAction,

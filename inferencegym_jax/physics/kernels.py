@@ -143,8 +143,8 @@ class Iterations:
     def prefill_attention_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
         """A: attention of one whole prompt, ms; 0 for none."""
         del tier
-        found = between(self.prefill, *octave_place(tokens, len(self._prompt_axis)))
-        return found * jnp.minimum(tokens, 1.0)
+        attention_ms = between(self.prefill, *octave_place(tokens, len(self._prompt_axis)))
+        return attention_ms * jnp.minimum(tokens, 1.0)
 
     def empty_ms(self, tier: jax.Array) -> jax.Array:
         """An iteration over a single token, kernels only, ms."""
@@ -154,10 +154,10 @@ class Iterations:
 
 def by_tier(values: np.ndarray, tier: jax.Array) -> jax.Array:
     """A constant of the weight format in force, float32."""
-    found = jnp.full_like(tier, float(values[0]), jnp.float32)
+    constant = jnp.full_like(tier, float(values[0]), jnp.float32)
     for i in range(1, len(values)):
-        found = jnp.where(tier >= i, jnp.float32(values[i]), found)
-    return found
+        constant = jnp.where(tier >= i, jnp.float32(values[i]), constant)
+    return constant
 
 
 def between(values: np.ndarray, node: jax.Array, place: jax.Array) -> jax.Array:

@@ -73,8 +73,8 @@ def younger_than(arrived: jax.Array, age: jax.Array) -> jax.Array:
     x = jnp.clip(age / SECOND_MS, 0.0, float(seconds))
     node = jnp.minimum(x.astype(jnp.int32), seconds - 1)
     low = jnp.where(node > 0, _at(arrived, jnp.maximum(node - 1, 0)), 0.0)
-    found = low + (x - node) * (_at(arrived, node) - low)
-    return jnp.where(age < SECOND_MS * seconds, found, EVERYBODY)
+    arrived_before = low + (x - node) * (_at(arrived, node) - low)
+    return jnp.where(age < SECOND_MS * seconds, arrived_before, EVERYBODY)
 
 
 def _at(arrived: jax.Array, node: jax.Array) -> jax.Array:

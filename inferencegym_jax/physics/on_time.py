@@ -66,13 +66,13 @@ def time_per_token(
         stiffness: g, d ln t / d ln n.
     """
     now = slowed_ms / tokens
-    stay = jnp.maximum(output - 1.0, 1.0) * now
-    recent = jnp.minimum(1000.0 / jnp.maximum(stay, TINY), 1.0)
+    residence_ms = jnp.maximum(output - 1.0, 1.0) * now
+    recent = jnp.minimum(1000.0 / jnp.maximum(residence_ms, TINY), 1.0)
     before = jnp.where(had_tokens > 1.0, had_ms / jnp.maximum(had_tokens, 1.0), now)
     mean = recent * now + (1.0 - recent) * before
     square_cv = cv_output * cv_output
     # E[1 / tau - 1 / (tau + 1/2)], tau a stay in seconds: of the prompts met, those of whole seconds are counted
-    seconds = 1e-3 * stay
+    seconds = 1e-3 * residence_ms
     longer = 1.0 / (seconds + 0.5)
     uncounted = (1.0 + square_cv) / seconds - (1.0 + square_cv * (seconds * longer) ** 2) * longer
     by_prompts = 1e-3 * admission * square_ms / jnp.maximum(1.0 - load, 0.2) * now * now * uncounted
@@ -127,15 +127,15 @@ def share_quick_of_all(per_token: TimePerToken, objective_ms: jax.Array, short: 
     for i, gaps in enumerate(SHORT_GAPS):
         share = short.shares[..., i + 1]
         expected = jnp.maximum(short.chunks * short.slowed_ms * gaps, 1e-6)
-        met = 1.0 - jnp.exp(-expected)
-        mean = expected * short.chunk_ms / met
+        meets = 1.0 - jnp.exp(-expected)
+        mean = expected * short.chunk_ms / meets
         # who came in a long iteration enters the next: lengths correlate by the load from one to the next
         bunched = (1.0 + 2.0 * load / idle * (1.0 - (1.0 - load**gaps) / (gaps * idle))) / (1.0 - load * load)
-        second = expected * (bunched * short.chunk_square + expected * short.chunk_ms**2) / met
+        second = expected * (bunched * short.chunk_square + expected * short.chunk_ms**2) / meets
         shape = mean * mean / jnp.maximum(second - mean * mean, 1e-6 * second)
         cube = jnp.cbrt(jnp.maximum(spare * gaps, 0.0) / jnp.maximum(mean, 1e-6))
         z = (cube - 1.0 + 1.0 / (9.0 * shape)) * 3.0 * jnp.sqrt(shape)
-        late = jnp.where(spare > 0, met * normal_share(-z), 1.0)
+        late = jnp.where(spare > 0, meets * normal_share(-z), 1.0)
         quick = quick + share * (1.0 - late)
         counted = counted + share
     return quick + (1.0 - counted) * share_quick(per_token, objective_ms)

@@ -39,8 +39,8 @@ def held_after(held: jax.Array, entered: jax.Array, leaving: jax.Array) -> jax.A
         leaving: share of the tokens that leaves in a second at the second's rate.
     """
     u = jnp.maximum(leaving, 1e-4)
-    stay = jnp.exp(-u)
-    return held * stay + entered * (1.0 - stay) / u
+    decay = jnp.exp(-u)
+    return held * decay + entered * (1.0 - decay) / u
 
 
 def preempted_share(

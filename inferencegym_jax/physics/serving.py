@@ -16,7 +16,7 @@ from inferencegym_jax.physics import line, on_time, pool
 from inferencegym_jax.physics.first_token import FirstToken, first_token, quantiles, share_within
 from inferencegym_jax.physics.flow import mix, total
 from inferencegym_jax.physics.fluid import Flow, flow, prompts_of
-from inferencegym_jax.physics.inflow import Arrivals, Inflow, take_in, waiting_again
+from inferencegym_jax.physics.inflow import Arrivals, Inflow, merge_arrivals, waiting_again
 from inferencegym_jax.physics.iteration import TINY, Prompts, over_nodes
 from inferencegym_jax.physics.kernels import Iterations, by_tier
 from inferencegym_jax.physics.line import Lines
@@ -111,20 +111,22 @@ def serve_configured(
     weights = by_tier(profile.weights_gb, grid.weight_format(configuration.tier))
     pool_tokens = pool.pool_tokens(params.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token)
     tokens = accepted_tokens(params.acceptance_lengths, action.spec_length)
-    inflow = take_in(engine, arrivals, action, tokens, pool_tokens, switched.preempted_tokens, configuration, params)
-    prompts, apart = prompts_of(grid, inflow, configuration, params)
-    moved = flow(grid, engine, inflow, prompts, apart, action, configuration, params)
-    new = moved.admitted - moved.again
-    lines = line.serve_lines(
-        engine, new, arrivals.requests, class_shares, slo_ttft_ms, params.queue_capacity, moved.slowed_ms
+    inflow = merge_arrivals(
+        engine, arrivals, action, tokens, pool_tokens, switched.preempted_tokens, configuration, params
     )
-    first = first_token(prompts, apart, moved, lines.wait_ms, configuration, params)
-    return settle(
+    prompts, apart = prompts_of(grid, inflow, configuration, params)
+    fluid = flow(grid, engine, inflow, prompts, apart, action, configuration, params)
+    new = fluid.admitted - fluid.again
+    lines = line.serve_lines(
+        engine, new, arrivals.requests, class_shares, slo_ttft_ms, params.queue_capacity, fluid.slowed_ms
+    )
+    first = first_token(prompts, apart, fluid, lines.wait_ms, configuration, params)
+    return close_second(
         grid,
         engine,
         switched,
         inflow,
-        moved,
+        fluid,
         lines,
         first,
         prompts,
@@ -138,12 +140,12 @@ def serve_configured(
     )
 
 
-def settle(
+def close_second(
     grid: Iterations,
     engine: EngineState,
     switched: Switched,
     inflow: Inflow,
-    moved: Flow,
+    fluid: Flow,
     lines: Lines,
     first: FirstToken,
     prompts: Prompts,
@@ -157,30 +159,30 @@ def settle(
 ) -> tuple[Second, EngineState]:
     """Lines, outcome and metrics of the second, and the engine after it."""
     profile = grid.profile
-    new = moved.admitted - moved.again
+    new = fluid.admitted - fluid.again
     per_token = on_time.time_per_token(
-        moved.slowed_ms,
+        fluid.slowed_ms,
         inflow.tokens,
         engine.had_ms,
         engine.had_tokens,
-        moved.output,
-        moved.admitted / (SECOND_MS * configuration.gpus),
+        fluid.output,
+        fluid.admitted / (SECOND_MS * configuration.gpus),
         over_nodes(tuple(x * x for x in prompts.added_ms)),
-        1.0 - moved.iteration_ms / moved.slowed_ms,
+        1.0 - fluid.iteration_ms / fluid.slowed_ms,
         params.output_cv,
-        moved.running / configuration.gpus,
-        moved.stiffness,
+        fluid.running / configuration.gpus,
+        fluid.stiffness,
     )
-    finished = jnp.minimum(moved.completed / jnp.maximum(inflow.running + new, TINY), 1.0)
+    finished = jnp.minimum(fluid.completed / jnp.maximum(inflow.running + new, TINY), 1.0)
 
     def quick(objective: jax.Array) -> jax.Array:
         if short is None:
             return on_time.share_quick(per_token, objective)
-        return on_time.share_quick_of_all(per_token, objective, short_outputs(short, moved, prompts, configuration))
+        return on_time.share_quick_of_all(per_token, objective, short_outputs(short, fluid, prompts, configuration))
 
     def judge(i: int) -> on_time.Judged:
         mine, objective = lines.classes[i], slo_ttft_ms[..., i]
-        chance = moved.chance._replace(scale_ms=moved.chance.scale_ms * mine.last)
+        chance = fluid.chance._replace(scale_ms=fluid.chance.scale_ms * mine.last)
         return on_time.judge(
             class_shares[..., i] * lines.joined,
             engine.young[..., i],
@@ -202,8 +204,8 @@ def settle(
 
     rows = (judge(0), *jax.lax.cond(line.has_classes(class_shares), judge_others, nobody))
     wait, spread = lines.wait_ms, lines.spread_ms
-    p50, p90, p99 = quantiles(first, moved.chance, wait, spread)
-    tokens = moved.grown + new
+    p50, p90, p99 = quantiles(first, fluid.chance, wait, spread)
+    tokens = fluid.grown + new
     good = rows[0].on_time + rows[1].on_time + rows[2].on_time
     zero = jnp.zeros_like(class_shares)
     outcome = RequestOutcome(
@@ -214,18 +216,18 @@ def settle(
         failed=zero,
         present=jnp.stack([row.present for row in rows], axis=-1),
         tokens_asked=arrivals.requests * arrivals.output,
-        on_time_tokens=good * moved.output,
+        on_time_tokens=good * fluid.output,
         gpu_seconds=configuration.paid,
         quality=1.0 - by_tier(profile.quality_loss, grid.weight_format(configuration.tier)),
     )
-    used = moved.held / configuration.pools
+    used = fluid.held / configuration.pools
     lost = engine.phases[..., 0] + engine.phases[..., 1] + engine.phases[..., 2] + engine.phases[..., 3]
     drafts = action.spec_length.astype(jnp.float32)
     yielded = accepted_tokens(params.acceptance_lengths, action.spec_length)
     second = Second(
         tokens=tokens,
-        tpot_ms=moved.slowed_ms / inflow.tokens,
-        ttft_mean_ms=wait + first.mean + moved.chance.mean_ms,
+        tpot_ms=fluid.slowed_ms / inflow.tokens,
+        ttft_mean_ms=wait + first.mean + fluid.chance.mean_ms,
         ttft_p50_ms=p50,
         ttft_p90_ms=p90,
         ttft_p99_ms=p99,
@@ -233,14 +235,14 @@ def settle(
         + jnp.float32(profile.runtime_gb)
         + used * jnp.float32(profile.kv_bytes_per_token / 1e9),
         occupancy=jnp.clip(used / jnp.maximum(inflow.pool, 1.0), 0.0, 1.0),
-        admitted=moved.admitted,
-        completed=moved.completed,
+        admitted=fluid.admitted,
+        completed=fluid.completed,
         rejected=lines.rejected,
-        preempted=moved.preempted + jnp.where(configuration.stopped, lost, 0.0),
-        running=moved.running,
+        preempted=fluid.preempted + jnp.where(configuration.stopped, lost, 0.0),
+        running=fluid.running,
         accepted=jnp.where(drafts > 0, (yielded - 1.0) / jnp.maximum(drafts, 1.0), 0.0),
         outcome=outcome,
-        flow=moved,
+        flow=fluid,
         first=first,
         lines=lines,
         wait_ms=wait,
@@ -248,22 +250,22 @@ def settle(
         per_token=per_token,
     )
     kept = 1.0 - finished
-    back = jnp.where(inflow.again > TINY, moved.again / jnp.maximum(inflow.again, TINY), 0.0)
-    taken = jnp.where(configuration.gpus > 1.0, moved.admitted, 0.0)
+    back = jnp.where(inflow.again > TINY, fluid.again / jnp.maximum(inflow.again, TINY), 0.0)
+    taken = jnp.where(configuration.gpus > 1.0, fluid.admitted, 0.0)
     replica = configuration.second_running * kept
-    filled = jnp.minimum(replica + taken, 0.5 * total(moved.phases))
+    filled = jnp.minimum(replica + taken, 0.5 * total(fluid.phases))
     again = waiting_again(engine, configuration.stopped)
     return second, engine.replace(
         **switched._asdict(),
-        phases=jnp.stack(moved.phases, axis=-1),
-        prompt=mix(inflow.running, inflow.own_prompt, moved.admitted, inflow.prompt),
-        output=moved.output,
-        held=moved.held,
+        phases=jnp.stack(fluid.phases, axis=-1),
+        prompt=mix(inflow.running, inflow.own_prompt, fluid.admitted, inflow.prompt),
+        output=fluid.output,
+        held=fluid.held,
         # The mean of a request that finishes reaches half as far back as that of all who run, from which the share of
         # the finished is taken alike: so it is taken twice. Who was preempted by a stop, half way on average, has had
         # its first token: the time until it decodes again is its TPOT's, for all of its tokens.
-        had_ms=(engine.had_ms + moved.busy_ms + 0.5 * SECOND_MS * (inflow.again - 0.5 * moved.again)) * kept * kept,
-        had_tokens=(engine.had_tokens + moved.grown) * kept * kept,
+        had_ms=(engine.had_ms + fluid.busy_ms + 0.5 * SECOND_MS * (inflow.again - 0.5 * fluid.again)) * kept * kept,
+        had_tokens=(engine.had_tokens + fluid.grown) * kept * kept,
         unjudged=jnp.stack([row.unjudged for row in rows], axis=-1),
         waiting=jnp.stack([mine.after for mine in lines.classes], axis=-1),
         young=jnp.stack([mine.young for mine in lines.classes], axis=-1),
@@ -280,17 +282,17 @@ def settle(
 
 
 def short_outputs(
-    shares: jax.Array, moved: Flow, prompts: Prompts, configuration: Configuration
+    shares: jax.Array, fluid: Flow, prompts: Prompts, configuration: Configuration
 ) -> on_time.ShortOutputs:
     """The short outputs of a second, and the prompt chunks that their gaps meet: none where prompts are computed
     apart."""
     pieces = tuple(further + 1.0 for further in prompts.further)
     each = over_nodes(pieces)
-    rate = moved.admitted / (SECOND_MS * configuration.gpus)
+    rate = fluid.admitted / (SECOND_MS * configuration.gpus)
     return on_time.ShortOutputs(
         shares=shares,
-        iteration_ms=moved.iteration_ms,
-        slowed_ms=moved.slowed_ms,
+        iteration_ms=fluid.iteration_ms,
+        slowed_ms=fluid.slowed_ms,
         chunks=jnp.where(configuration.prefill_gpu, 0.0, rate * each),
         chunk_ms=prompts.mean_ms / each,
         chunk_square=over_nodes(tuple(x * x / n for x, n in zip(prompts.added_ms, pieces, strict=True))) / each,

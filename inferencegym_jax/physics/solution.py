@@ -1,6 +1,6 @@
 """Admission and iteration time of a second, solved together: at its start, and again at its middle.
 
-``Inflow, prompts, iteration time -> limits -> Outlook, Solution``. Symbols: docs/physics.md.
+``Inflow, prompts, iteration time -> limits -> SecondPlan, Solution``. Symbols: docs/physics.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Solution(NamedTuple):
     chance: Chance
 
 
-class Outlook(NamedTuple):
+class SecondPlan(NamedTuple):
     """Where a first, rough solution sees the second go; requests, tokens, ms."""
 
     entering: jax.Array  # requests
@@ -43,7 +43,7 @@ class Outlook(NamedTuple):
     context: jax.Array  # tokens that each holds there
     held: jax.Array  # tokens in the pools there
     output: jax.Array  # mean output of all that run
-    stay_ms: jax.Array  # from a request's first to its last token
+    residence_ms: jax.Array  # from a request's first to its last token
 
 
 def limits_of(
@@ -82,7 +82,7 @@ def limits_of(
 
 
 @compile_unit
-def look_ahead(
+def plan_second(
     inflow: Inflow,
     prompts: Prompts,
     begin_ms: jax.Array,
@@ -92,7 +92,7 @@ def look_ahead(
     action: ServeAction,
     configuration: Configuration,
     params: EngineParams,
-) -> Outlook:
+) -> SecondPlan:
     """A first solution at the iteration time of the second's start: who enters, who is gone, and the middle."""
     span = configuration.span_ms
     what = limits_of(inflow, prompts, begin_ms, apart, inflow.own_output, long, action, configuration, params)
@@ -112,10 +112,10 @@ def look_ahead(
     context = jnp.clip(held / jnp.maximum(middle, TINY), 0.5 * inflow.context, 2.0 * inflow.context)
     context = jnp.where(inflow.running > 1.0, context, inflow.prompt + 0.5 * jnp.minimum(inflow.output, span * pace))
     # outputs are mixed by what the running still have to get, so that tokens owed are conserved
-    owing = sum(x * float(PHASES - i) for i, x in enumerate(inflow.phases)) * (1.0 / (3.0 * long + 1.0))
-    output = mix(owing, inflow.own_output, entering, inflow.output)
-    stay = jnp.maximum(output - 1.0, 1.0) / (pace * inflow.tokens)
-    return Outlook(entering, gone, most, middle, context, held, output, stay)
+    tokens_remaining = sum(x * float(PHASES - i) for i, x in enumerate(inflow.phases)) * (1.0 / (3.0 * long + 1.0))
+    output = mix(tokens_remaining, inflow.own_output, entering, inflow.output)
+    residence_ms = jnp.maximum(output - 1.0, 1.0) / (pace * inflow.tokens)
+    return SecondPlan(entering, gone, most, middle, context, held, output, residence_ms)
 
 
 def most_admitted(what: admission.Engine, kept: jax.Array, reach: jax.Array, configuration: Configuration) -> jax.Array:
@@ -131,22 +131,22 @@ def solve(
     at: Iteration,
     apart: Apart,
     demand: admission.Demand,
-    outlook: Outlook,
+    plan: SecondPlan,
     long: jax.Array,
     action: ServeAction,
     configuration: Configuration,
     params: EngineParams,
 ) -> Solution:
     """The second's solution at the iteration time of its middle."""
-    what = limits_of(inflow, prompts, at.ms, apart, outlook.output, long, action, configuration, params)
+    what = limits_of(inflow, prompts, at.ms, apart, plan.output, long, action, configuration, params)
     memory, budget = once(admission.by_memory(what, demand), admission.by_budget(what))
-    chance, full = near_limits(inflow, what, demand, outlook, at.stiffness, memory <= outlook.most, params)
-    share = pool.preempted_share(inflow.pool, action.kv_budget, inflow.own_prompt, outlook.output, full)
-    again = share * outlook.gone * demand.inverse_ms * what.share_ms  # of the time, by what is recomputed
+    chance, full = near_limits(inflow, what, demand, plan, at.stiffness, memory <= plan.most, params)
+    share = pool.preempted_share(inflow.pool, action.kv_budget, inflow.own_prompt, plan.output, full)
+    again = share * plan.gone * demand.inverse_ms * what.share_ms  # of the time, by what is recomputed
     share, left = once(share, jnp.maximum(1.0 - again, 0.5))
     others = jnp.minimum(budget, memory) * left
     wanted, others = once(jnp.minimum(inflow.line * demand.inverse_ms, others), others)
-    likely = jnp.maximum(jnp.minimum(wanted, outlook.most), 0.0)
+    likely = jnp.maximum(jnp.minimum(wanted, plan.most), 0.0)
     (pace,) = once(what.pace * jnp.maximum(left - likely * what.share_ms, 1.0 - admission.BUSIEST))
     passing = what.passing * pace
     kept, reach = remainder(inflow.phases, long, passing, configuration.span_ms)
@@ -158,23 +158,23 @@ def near_limits(
     inflow: Inflow,
     what: admission.Engine,
     demand: admission.Demand,
-    outlook: Outlook,
+    plan: SecondPlan,
     stiffness: jax.Array,
     by_pool: jax.Array,
     params: EngineParams,
 ) -> tuple[Chance, jax.Array]:
     """What chance does at the nearer of slots and pool, all GPUs together, and the probability of a full pool."""
-    waiting = jnp.maximum(0.5 * (inflow.waiting + inflow.line - outlook.entering), 0.0)
-    rate = outlook.entering * demand.inverse_ms
-    (sigma,) = once(unseen(outlook.middle, params.output_cv, stiffness, rate * what.share_ms))
+    waiting = jnp.maximum(0.5 * (inflow.waiting + inflow.line - plan.entering), 0.0)
+    rate = plan.entering * demand.inverse_ms
+    (sigma,) = once(unseen(plan.middle, params.output_cv, stiffness, rate * what.share_ms))
     prefill = rate * what.prefill_ms  # requests in their own
-    slots = near_slots(what.slots - prefill, outlook.middle, jnp.where(by_pool, 0.0, waiting), sigma, outlook.stay_ms)
+    slots = near_slots(what.slots - prefill, plan.middle, jnp.where(by_pool, 0.0, waiting), sigma, plan.residence_ms)
     spread = (inflow.own_prompt * params.prompt_cv) ** 2
-    spread = spread + outlook.output**2 * (0.5 * params.output_cv**2 + ONE_TWELFTH)
-    tokens = sigma * jnp.sqrt(outlook.context**2 + spread)
+    spread = spread + plan.output**2 * (0.5 * params.output_cv**2 + ONE_TWELFTH)
+    tokens = sigma * jnp.sqrt(plan.context**2 + spread)
     line = jnp.where(by_pool, waiting, 0.0)
     room = jnp.maximum(what.room - prefill * what.prompt, what.prompt)
-    memory = near_pool(room, outlook.held, outlook.context, line, inflow.prompt, tokens, outlook.stay_ms)
+    memory = near_pool(room, plan.held, plan.context, line, inflow.prompt, tokens, plan.residence_ms)
     (slack,) = once(memory.slack)
     nearer = slack < slots.slack
     nearest = Chance(jnp.minimum(slack, slots.slack), jnp.where(nearer, memory.scale_ms, slots.scale_ms))

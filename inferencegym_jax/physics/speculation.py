@@ -52,7 +52,7 @@ def accepted_tokens(lengths: jax.Array, drafts: jax.Array) -> jax.Array:
         lengths: float32[..., 5] for 0, 1, 2, 4 and 8 drafts.
         drafts: a length between two of these yields what the lower one does.
     """
-    found = jnp.broadcast_to(lengths[..., 0], jnp.shape(drafts))
+    tokens = jnp.broadcast_to(lengths[..., 0], jnp.shape(drafts))
     for i, length in enumerate(DRAFT_LENGTHS):
-        found = jnp.where(drafts >= length, lengths[..., i + 1], found)
-    return found
+        tokens = jnp.where(drafts >= length, lengths[..., i + 1], tokens)
+    return tokens

@@ -77,10 +77,10 @@ class StackedIterations(Iterations):
 
     def weight_format(self, tier: jax.Array) -> jax.Array:
         """Weight format (``QuantTier``) of an engine."""
-        found = jnp.zeros_like(tier)
+        weights = jnp.zeros_like(tier)
         for i, (_, own) in enumerate(self.engines):
-            found = jnp.where(tier == i, own, found)
-        return found
+            weights = jnp.where(tier == i, own, weights)
+        return weights
 
     def decode_attention_ms(self, running: jax.Array, context: jax.Array, tier: jax.Array) -> jax.Array:
         """Attention of ``running`` decode requests over ``context`` tokens each, ms."""
@@ -100,10 +100,10 @@ class StackedIterations(Iterations):
 
     def empty_ms(self, tier: jax.Array) -> jax.Array:
         """An iteration over a single token, kernels only, ms."""
-        found = jnp.zeros_like(tier, jnp.float32)
+        empty = jnp.zeros_like(tier, jnp.float32)
         for i, single in enumerate(self.sampled[:: len(self.tokens)]):
-            found = jnp.where(tier == i, jnp.float32(single), found)
-        return found
+            empty = jnp.where(tier == i, jnp.float32(single), empty)
+        return empty
 
 
 def stacked(engines: Sequence[tuple[EngineProfile, int]]) -> StackedIterations:

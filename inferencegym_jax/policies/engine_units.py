@@ -64,8 +64,8 @@ class Engine:
 
     def running(self, observation: ServeObservation) -> jax.Array:
         """Requests that run on a GPU, by the tokens that they hold, float32."""
-        held = observation.kv_cache_occupancy * self.pool
-        return held / (observation.mean_prompt_len + 0.5 * self.output)
+        tokens_in_pool = observation.kv_cache_occupancy * self.pool
+        return tokens_in_pool / (observation.mean_prompt_len + 0.5 * self.output)
 
     def ttft_objective_ms(self, observation: ServeObservation) -> jax.Array:
         """Of the mean request of the last seconds, float32."""
@@ -102,7 +102,7 @@ def engine_of(table: LatencyTable, params: EnvParams) -> Engine:
     with jax.ensure_compile_time_eval():
         prompts = np.asarray([0.5 * mean, 1.5 * mean], np.float32)
         low, high = np.asarray(work_ms(grid, engine, prompts, np.full(2, output), tier))
-        curve, alone = (np.asarray(x) for x in curves_ms(grid, engine, mean, output, np.int32(tier)))
+        curve, unloaded_ms = (np.asarray(x) for x in curves_ms(grid, engine, mean, output, np.int32(tier)))
     slope = (high - low) / mean
     active = dict(zip(KNOBS, np.asarray(params.active), strict=True))
     slo_ttft, slo_tpot = (np.minimum(np.asarray(x), ANY_MS) for x in (params.slo_ms, engine.slo_tpot_ms))
@@ -113,7 +113,7 @@ def engine_of(table: LatencyTable, params: EnvParams) -> Engine:
             output=output,
             pool=grid.profile.pool_tokens(tier, float(engine.memory_gb)),
             tpot_ms=curve,
-            prompt_ms=alone,
+            prompt_ms=unloaded_ms,
             slo_ttft_ms=np.broadcast_to(slo_ttft, 3),
             slo_tpot_ms=np.broadcast_to(slo_tpot, 3),
             acceptance=engine.acceptance_lengths,
@@ -135,7 +135,9 @@ def drawn_engine(draws: Draws, params: EnvParams, seed: jax.Array) -> Engine:
         seed: uint32, of one environment.
     """
     choice, own = draws.choice(seed), drawn(draws, params, seed)
-    slopes, curves, alone = (draws.pick(draws.pick(table, choice.engine), choice.pool) for table in _curves_of(draws))
+    slopes, curves, unloaded_ms = (
+        draws.pick(draws.pick(table, choice.engine), choice.pool) for table in _curves_of(draws)
+    )
     work = draws.pick(draws.pick(draws.work_ms, choice.engine), choice.pool)
     engine, shares = own.engine, own.engine.day.rate / jnp.maximum(own.engine.rate, 1e-6)
     profile = draws.stack.profile
@@ -147,7 +149,7 @@ def drawn_engine(draws: Draws, params: EnvParams, seed: jax.Array) -> Engine:
         output=engine.output_mean,
         pool=pool_tokens(engine.memory_gb, weights, profile.runtime_gb, profile.kv_bytes_per_token),
         tpot_ms=curves,
-        prompt_ms=alone,
+        prompt_ms=unloaded_ms,
         slo_ttft_ms=jnp.minimum(own.slo_ms, ANY_MS),
         slo_tpot_ms=jnp.minimum(engine.slo_tpot_ms, ANY_MS),
         acceptance=engine.acceptance_lengths,
@@ -165,7 +167,7 @@ def _curves_of(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     days = draws.days
     shares = days.rate / days.rate.sum(axis=1, keepdims=True)
     prompts, outputs = (shares * days.prompt_mean).sum(axis=1), (shares * days.output_mean).sum(axis=1)
-    slopes, curves, alone = [], [], []
+    slopes, curves, unloaded_ms = [], [], []
     with jax.ensure_compile_time_eval():
         for i in range(len(draws.stack.engines)):
             own: dict[str, Any] = {name: np.float32(values[i]) for name, values in draws.numbers.items()}
@@ -176,9 +178,9 @@ def _curves_of(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 curve, one = curves_ms(draws.stack, params, prompt, output, np.int32(i))
                 slopes.append((high - low) / prompt)
                 curves.append(np.asarray(curve))
-                alone.append(np.asarray(one))
+                unloaded_ms.append(np.asarray(one))
     shape = len(draws.stack.engines), len(prompts)
-    columns = (np.asarray(x, np.float32) for x in (slopes, curves, alone))
+    columns = (np.asarray(x, np.float32) for x in (slopes, curves, unloaded_ms))
     first, second, third = (x.reshape(*shape, *x.shape[1:]) for x in columns)
     return first, second, third
 

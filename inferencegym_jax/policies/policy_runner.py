@@ -46,8 +46,8 @@ class PolicyRunner:
 
         def ask(seed: jax.Array, step: jax.Array, observation: ServeObservation, carry: Any) -> Any:
             several = spread((seed, step, observation, carry), WIDTH)
-            found = jax.vmap(functools.partial(act_at, policy))(*several)
-            return jax.tree.map(lambda x: x[0], found)
+            decisions = jax.vmap(functools.partial(act_at, policy))(*several)
+            return jax.tree.map(lambda x: x[0], decisions)
 
         self._ask = jax.jit(ask)
         self.reset(seed, carry)

@@ -91,7 +91,7 @@ def relative(engine: Engine, observation: ServeObservation, seen: Seen) -> tuple
     slots = engine.slots(observation)
     ttft, tpot = engine.ttft_objective_ms(observation), engine.tpot_objective_ms(observation)
     acceptance = jnp.asarray(engine.acceptance)
-    held = engine.pool / (observation.mean_prompt_len + 0.5 * engine.output)
+    requests_in_pool = engine.pool / (observation.mean_prompt_len + 0.5 * engine.output)
     values = {
         "load": load / 2.0,
         "load_15s": fast / 2.0,
@@ -108,7 +108,7 @@ def relative(engine: Engine, observation: ServeObservation, seen: Seen) -> tuple
         "bare_ttft_over_objective": _log(jnp.asarray(engine.prompt_ms) / ttft),
         "bare_tpot_over_objective": _log(jnp.asarray(engine.tpot_ms)[..., 0] / tpot),
         "slots": jnp.log2(slots) / 9.0,
-        "pool_over_slots": _log(held / slots),
+        "pool_over_slots": _log(requests_in_pool / slots),
         "start": jnp.asarray(engine.start_s) / 100.0,
         "clock": jnp.log10(jnp.maximum(jnp.asarray(engine.clock), 1.0)) / 2.0,
         "may_lease": jnp.asarray(engine.may_lease),

@@ -127,9 +127,9 @@ def problem(
     loaded = load_table(table)
     log = None if trace is None else load_trace(trace)
     loop = dynamics_of(spec, dynamics, log)
-    found = _calibration(spec, loaded, loop, log)
+    calibrated = _calibration(spec, loaded, loop, log)
     names = NORMALISERS + (OPEN_LOOP_NORMALISERS if loop == "open_loop" else ())
-    normalisers = {name: float(found[name]) for name in names}
+    normalisers = {name: float(calibrated[name]) for name in names}
     params = make_params(spec, loaded, normalisers, overrides, loop, log)
     env = Environment(loaded, params, log, reward, drawn_by(spec, loaded, log))
     return Problem(spec, env, params, normalisers, loop, overrides)

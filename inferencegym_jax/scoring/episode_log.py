@@ -71,31 +71,31 @@ def _column(episode_log: Sequence[LogEntry], spec: TaskSpec, part: str, name: st
 
 
 def _value(entry: Any, spec: TaskSpec, part: str, name: str, i: int, size: int) -> float | list[float]:
-    where = f"episode_log[{i}].{part}"
+    place = f"episode_log[{i}].{part}"
     if not isinstance(entry, Mapping) or not isinstance(entry.get(part), Mapping):
         outcome = ""
         if is_scored_by_request(spec):
             outcome = ", 'outcome': {...}"
         why = f" (task {spec.id} is scored by request)" if part == "outcome" else ""
         raise ValueError(
-            f"{where}: missing{why}; a log entry is {{'action': {{...}}, 'reward': r, 'metrics': {{...}}{outcome}}}"
+            f"{place}: missing{why}; a log entry is {{'action': {{...}}, 'reward': r, 'metrics': {{...}}{outcome}}}"
         )
     if name not in entry[part]:
-        raise ValueError(f"{where}.{name}: missing")
+        raise ValueError(f"{place}.{name}: missing")
     value = entry[part][name]
     if size == 1:
         if part == "action" and KNOBS[name].kind == "bool" and isinstance(value, bool | np.bool_):
             return float(value)
-        return _number(value, f"{where}.{name}", part)
+        return _number(value, f"{place}.{name}", part)
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__") or np.shape(value) != (size,):
-        raise ValueError(f"{where}.{name} = {shown(value)}: must be {size} numbers, one a class")
-    return [_number(one, f"{where}.{name}[{j}]", part) for j, one in enumerate(value)]
+        raise ValueError(f"{place}.{name} = {shown(value)}: must be {size} numbers, one a class")
+    return [_number(one, f"{place}.{name}[{j}]", part) for j, one in enumerate(value)]
 
 
-def _number(value: Any, where: str, part: str) -> float:
+def _number(value: Any, place: str, part: str) -> float:
     number = finite_number(value)
     if number is None or abs(number) > 1e12:
-        raise ValueError(f"{where} = {shown(value)}: must be a finite number (at most 1e12)")
+        raise ValueError(f"{place} = {shown(value)}: must be a finite number (at most 1e12)")
     if part == "outcome" and number < -ROUNDING:
-        raise ValueError(f"{where} = {shown(value)}: must be a finite number of at least 0")
+        raise ValueError(f"{place} = {shown(value)}: must be a finite number of at least 0")
     return number

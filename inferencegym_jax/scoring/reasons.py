@@ -32,38 +32,38 @@ def reason(spec: TaskSpec, component: str, aggregates: Aggregates, normalisers: 
     return _by_second(spec, aggregates, normalisers)[component]
 
 
-def _by_request(found: Aggregates, normalisers: Mapping[str, Any]) -> dict[str, str]:
+def _by_request(episode: Aggregates, normalisers: Mapping[str, Any]) -> dict[str, str]:
     static_share = float(normalisers["static_on_time_share"])
     cost = (
-        f"{found.gpu_seconds:,.0f} GPU-seconds were paid for, the best fixed setting pays for"
-        f" {float(normalisers['static_gpus']) * found.steps:,.0f}"
+        f"{episode.gpu_seconds:,.0f} GPU-seconds were paid for, the best fixed setting pays for"
+        f" {float(normalisers['static_gpus']) * episode.steps:,.0f}"
     )
-    if found.on_time_share < static_share - ON_TIME_SLACK:
+    if episode.on_time_share < static_share - ON_TIME_SLACK:
         cost += (
-            f"; paying for less does not count, as {_percent(found.on_time_share)} of the requests were on time, under"
-            f" that setting {_percent(static_share)}"
+            f"; paying for less does not count, as {_percent(episode.on_time_share)} of the requests were on time,"
+            f" under that setting {_percent(static_share)}"
         )
     return {
-        "goodput_share": f"{_percent(1.0 - found.goodput_share)} of the output tokens came late or never",
-        "on_time_share": f"{_percent(1.0 - found.on_time_share)} of the requests were late or found no place",
+        "goodput_share": f"{_percent(1.0 - episode.goodput_share)} of the output tokens came late or never",
+        "on_time_share": f"{_percent(1.0 - episode.on_time_share)} of the requests were late or found no place",
         "cost": cost,
-        "stability": f"from second to second the knobs moved by {found.knob_jitter:.3f} of their highest values"
+        "stability": f"from second to second the knobs moved by {episode.knob_jitter:.3f} of their highest values"
         " (standard deviations, added up)",
-        "quality_lost": f"the weight format keeps {_percent(found.quality)} of the 16-bit model's answers",
+        "quality_lost": f"the weight format keeps {_percent(episode.quality)} of the 16-bit model's answers",
     }
 
 
-def _by_second(spec: TaskSpec, found: Aggregates, normalisers: Mapping[str, Any]) -> dict[str, str]:
+def _by_second(spec: TaskSpec, episode: Aggregates, normalisers: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "throughput": f"{found.mean_tps:,.0f} tokens/s on average, the best fixed setting serves"
+        "throughput": f"{episode.mean_tps:,.0f} tokens/s on average, the best fixed setting serves"
         f" {float(normalisers['optimal_tps']):,.0f}",
-        "latency": f"the median first token took {found.mean_ttft_p50_ms:,.0f} ms on average, and from"
+        "latency": f"the median first token took {episode.mean_ttft_p50_ms:,.0f} ms on average, and from"
         f" {spec.slo_ttft_ms[0]:,g} ms on nothing is left",
-        "memory": f"memory peaked at {found.peak_memory_gb:.1f} GB, the limit is {spec.memory_limit_gb or 0.0:g} GB",
-        "slo": f"{found.mean_violations:,.1f} requests a second missed their objective or were turned away",
-        "cost": f"it came to {found.total_cost:.2f} {COST_UNIT}, the budget is {spec.cost_budget or COST_BUDGET:g}",
-        "stability": f"from second to second the batch size moved by {found.batch_jitter:.1f} and the KV budget by"
-        f" {found.kv_jitter:.3f} (standard deviations)",
+        "memory": f"memory peaked at {episode.peak_memory_gb:.1f} GB, the limit is {spec.memory_limit_gb or 0.0:g} GB",
+        "slo": f"{episode.mean_violations:,.1f} requests a second missed their objective or were turned away",
+        "cost": f"it came to {episode.total_cost:.2f} {COST_UNIT}, the budget is {spec.cost_budget or COST_BUDGET:g}",
+        "stability": f"from second to second the batch size moved by {episode.batch_jitter:.1f} and the KV budget by"
+        f" {episode.kv_jitter:.3f} (standard deviations)",
     }
 
 

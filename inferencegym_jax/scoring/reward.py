@@ -142,8 +142,8 @@ def check_reward(
     value = jax.eval_shape(functools.partial(_called, function), metrics, workload, params, outcome)
     number = isinstance(value, jax.ShapeDtypeStruct)
     if not number or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-        given = f"{value.dtype} of shape {value.shape}" if number else shown(value)
-        raise TypeError(f"reward: the function gives {given}; must be one float32 number, shape ()")
+        returned = f"{value.dtype} of shape {value.shape}" if number else shown(value)
+        raise TypeError(f"reward: the function gives {returned}; must be one float32 number, shape ()")
 
 
 def of_each(

@@ -170,8 +170,8 @@ def _parts(table: LatencyTable, path_ms: float) -> tuple[np.ndarray, np.ndarray,
     if table.prefill_ms:
         added = np.broadcast_to(np.asarray(table.prefill_ms, np.float64), tpot[:, 0, 0].shape)
     elif batch[0, 0] == 1:
-        alone = ttft[:, 0, 0] - (0.0 if disagg[0] else tpot[:, 0, 0]) - path_ms
-        added = np.maximum(alone, 0.0)
+        unloaded_ms = ttft[:, 0, 0] - (0.0 if disagg[0] else tpot[:, 0, 0]) - path_ms
+        added = np.maximum(unloaded_ms, 0.0)
     else:
         raise TableError(
             f"{table.name}: nothing says what a prompt costs; add the metadata prefill_ms (JSON list, ms for each "

@@ -311,11 +311,11 @@ def _check_key(key: str, values: np.ndarray) -> None:
 
 def _check_prefill(text: str, lengths: int, name: str) -> None:
     try:
-        found = json.loads(text)
-        good = isinstance(found, list) and all(math.isfinite(x) and x >= 0 for x in found)
+        entries = json.loads(text)
+        good = isinstance(entries, list) and all(math.isfinite(x) and x >= 0 for x in entries)
     except (ValueError, TypeError):
-        good, found = False, []
-    if not good or len(found) not in (0, lengths):
+        good, entries = False, []
+    if not good or len(entries) not in (0, lengths):
         raise TableError(
             f"{name}: metadata prefill_ms = {text[:80]}; must be a JSON list of {lengths} numbers of at least 0, one a "
             "prompt length"

@@ -136,17 +136,17 @@ def _optional(key: str) -> bool:
     return key in NUMBERS and NUMBERS[key].optional
 
 
-def _number(value: Any, number: Number, where: str) -> float | int | None:
+def _number(value: Any, number: Number, name: str) -> float | int | None:
     if value is None and number.optional:
         return None
     checked = finite_number(value)
     bad = checked is None or checked < number.low or (number.above and checked == number.low)
     if checked is None or bad or (number.whole and checked != math.floor(checked)):
-        raise TableError(f"{where} = {shown(value)}: must be {number.allowed} ({number.meaning})")
+        raise TableError(f"{name} = {shown(value)}: must be {number.allowed} ({number.meaning})")
     return int(checked) if number.whole else checked
 
 
-def _array(value: Any, shape: tuple[int, ...], where: str, meaning: str) -> np.ndarray:
+def _array(value: Any, shape: tuple[int, ...], name: str, meaning: str) -> np.ndarray:
     """float64 of a shape, finite and of at least 0; -1 stands for any length."""
     wanted = " x ".join("n" if n < 0 else str(n) for n in shape)
     try:
@@ -154,11 +154,11 @@ def _array(value: Any, shape: tuple[int, ...], where: str, meaning: str) -> np.n
     except (ValueError, TypeError):
         array = np.empty(0)
     if array.ndim != len(shape) or not all(n in (-1, m) and m for n, m in zip(shape, array.shape, strict=True)):
-        raise TableError(f"{where} = {shown(value)}: must be {wanted} numbers, {meaning}")
+        raise TableError(f"{name} = {shown(value)}: must be {wanted} numbers, {meaning}")
     bad = ~(np.isfinite(array) & (array >= 0))
     if bad.any():
-        place = [int(i) for i in np.argwhere(bad)[0]]
-        raise TableError(f"{where}{place} = {array[tuple(place)]:g}: must be finite and of at least 0")
+        bad_place = [int(i) for i in np.argwhere(bad)[0]]
+        raise TableError(f"{name}{bad_place} = {array[tuple(bad_place)]:g}: must be finite and of at least 0")
     array.setflags(write=False)
     return array
 
@@ -195,15 +195,15 @@ def _acceptance(content: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
         raise TableError(f"{name}: acceptance_lengths = {shown(kinds)}: must map kinds of traffic to lists")
     lengths_of: dict[str, np.ndarray] = {}
     for kind, value in kinds.items():
-        where = f"{name}: acceptance_lengths.{kind}"
-        tokens = _array(value, (len(SPEC_LENGTHS),), where, f"one for each of {list(SPEC_LENGTHS)} drafts")
+        entry = f"{name}: acceptance_lengths.{kind}"
+        tokens = _array(value, (len(SPEC_LENGTHS),), entry, f"one for each of {list(SPEC_LENGTHS)} drafts")
         if tokens[0] != 1:
-            raise TableError(f"{where}[0] = {tokens[0]:g}: must be 1, a token an iteration without drafts")
+            raise TableError(f"{entry}[0] = {tokens[0]:g}: must be 1, a token an iteration without drafts")
         for i in range(1, len(tokens)):
             k = SPEC_LENGTHS[i]
             if not tokens[i - 1] <= tokens[i] <= k + 1:
                 raise TableError(
-                    f"{where}[{i}] = {tokens[i]:g}: must be from {tokens[i - 1]:g} (fewer drafts yield that) to {k + 1}"
+                    f"{entry}[{i}] = {tokens[i]:g}: must be from {tokens[i - 1]:g} (fewer drafts yield that) to {k + 1}"
                 )
         lengths_of[str(kind)] = tokens
     return lengths_of

@@ -141,11 +141,11 @@ class Draws:
     def pick(self, table: Any, index: jax.Array) -> jax.Array:
         """Row ``index`` of a small array, as a sum: a gather is computed number by number."""
         rows = jnp.asarray(table, jnp.float32)
-        found = jnp.zeros(jnp.shape(index) + rows.shape[1:], jnp.float32)
+        row = jnp.zeros(jnp.shape(index) + rows.shape[1:], jnp.float32)
         for i in range(rows.shape[0]):
             flag = jnp.reshape(index == i, jnp.shape(index) + (1,) * (rows.ndim - 1))
-            found = jnp.where(flag, rows[i], found)
-        return found
+            row = jnp.where(flag, rows[i], row)
+        return row
 
 
 def drawn(draws: Draws, params: EnvParams, seed: jax.Array) -> EnvParams:
@@ -159,7 +159,7 @@ def drawn(draws: Draws, params: EnvParams, seed: jax.Array) -> EnvParams:
     choice = draws.choice(seed)
     engine = _engine(draws, params.engine, choice)
     lease = jnp.asarray([name == "prefill_disagg" for name in KNOBS])
-    found = params.replace(
+    drawn_params = params.replace(
         slo_ms=draws.pick(draws.ttft_ms, choice.objective),
         memory_limit_gb=engine.memory_gb,
         oom_limit_gb=engine.memory_gb,
@@ -168,8 +168,8 @@ def drawn(draws: Draws, params: EnvParams, seed: jax.Array) -> EnvParams:
     )
     is_drawn = jnp.asarray(params.engine.table) == DRAWN
     own = params.replace(engine=params.engine.replace(table=jnp.zeros_like(engine.table)))
-    own = jax.tree.map(lambda x, y: jnp.broadcast_to(jnp.asarray(y, x.dtype), x.shape), found, own)
-    return select(is_drawn, found, own)
+    own = jax.tree.map(lambda x, y: jnp.broadcast_to(jnp.asarray(y, x.dtype), x.shape), drawn_params, own)
+    return select(is_drawn, drawn_params, own)
 
 
 def _engine(draws: Draws, params: EngineParams, choice: Choice) -> EngineParams:

@@ -111,7 +111,7 @@ def engine_params(
     if wanted == "closed_loop":
         return _engine({})
     profile = profile_of(table)
-    found: dict[str, Any] = {
+    engine: dict[str, Any] = {
         "open_loop": 1,
         "overhead_ms": profile.overhead_ms,
         "overhead_ms_per_sequence": profile.overhead_ms_per_sequence,
@@ -125,9 +125,9 @@ def engine_params(
         "slo_tpot_ms": spec.tpot_objectives_ms,
         "output_mean": table.output_length,
     }
-    found |= {key: SECOND_GPU.index(value) if key == "second_gpu" else value for key, value in spec.switching.items()}
+    engine |= {key: SECOND_GPU.index(value) if key == "second_gpu" else value for key, value in spec.switching.items()}
     if trace is not None:
-        found |= {
+        engine |= {
             "traffic": TRAFFIC_TRACE,
             "rate": trace.rate,
             "output_mean": trace.mean_output,
@@ -140,7 +140,7 @@ def engine_params(
         day = day_traffic(spec.traffic, profile)
         with jax.ensure_compile_time_eval():  # params are made now, also where a caller is being traced
             mean = mix_of(day.rate, day)
-        found |= {
+        engine |= {
             "traffic": TRAFFIC_DAY,
             "day": day,
             "rate": mean.rate,
@@ -155,7 +155,7 @@ def engine_params(
         }
     elif spec.traffic is not None:
         fitted = spec.traffic
-        found |= {
+        engine |= {
             "traffic": TRAFFIC_FITTED,
             "rate": fitted["rate"],
             "modulation": fitted["sigma"],
@@ -165,12 +165,12 @@ def engine_params(
             "output_mean": fitted["output"]["mean"],
             "output_cv": fitted["output"]["cv"],
         }
-    return _engine(found)
+    return _engine(engine)
 
 
-def _engine(found: Mapping[str, Any]) -> EngineParams:
+def _engine(stated: Mapping[str, Any]) -> EngineParams:
     """``EngineParams`` as NumPy arrays; what is not found is its default."""
-    values = {f.name: found.get(f.name, f.default) for f in fields(EngineParams)}
+    values = {f.name: stated.get(f.name, f.default) for f in fields(EngineParams)}
     day: DayTraffic = values.pop("day")
     windows = {f.name: np.asarray(getattr(day, f.name), _engine_dtype(f.name)) for f in fields(DayTraffic)}
     numbers = {name: np.asarray(value, _engine_dtype(name)) for name, value in values.items()}
@@ -229,9 +229,9 @@ def make_params(
         slo[0] = overrides["slo_ttft_ms"]
     engine = engine_params(spec, table, dynamics, trace)
     if spec.draws is not None and trace is None:
-        given = [name for name in OBJECTIVES if name in overrides]
-        if given:
-            raise ValueError(f"config {given[0]}: task {spec.id} draws its objectives for each episode")
+        overridden = [name for name in OBJECTIVES if name in overrides]
+        if overridden:
+            raise ValueError(f"config {overridden[0]}: task {spec.id} draws its objectives for each episode")
         engine = base_engine(engine)
     if engine.open_loop:
         scales = {name: np.float32(normalisers[name]) for name in ("demand_tps", "demand_rps", "static_gpus")}

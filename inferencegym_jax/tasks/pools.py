@@ -74,26 +74,26 @@ def check_kinds(check: Any, traffic: Mapping[str, Any]) -> None:
         check.fail("traffic kinds", kinds, f"a list of one to {KINDS} kinds")
     for i in range(len(kinds)):
         kind: Any = kinds[i]
-        where = f"traffic kinds[{i}]"
-        check.mapping(where, kind, KIND_KEYS, None)
-        check.number(f"{where} rate", kind["rate"], 0, 1e4, above=True)
-        _numbers(check, f"{where} hours", kind["hours"], HOURS, 0, 1e4)
-        _numbers(check, f"{where} weights", kind["weights"], TIME_SCALES, 0, 1)
-        _numbers(check, f"{where} levels", kind["levels"], LEVELS, 0, 1e4)
+        place = f"traffic kinds[{i}]"
+        check.mapping(place, kind, KIND_KEYS, None)
+        check.number(f"{place} rate", kind["rate"], 0, 1e4, above=True)
+        _numbers(check, f"{place} hours", kind["hours"], HOURS, 0, 1e4)
+        _numbers(check, f"{place} weights", kind["weights"], TIME_SCALES, 0, 1)
+        _numbers(check, f"{place} levels", kind["levels"], LEVELS, 0, 1e4)
         squares = sum(weight**2 for weight in kind["weights"])
         if squares and abs(squares - 1.0) > 0.01:
-            check.fail(f"{where} weights", kind["weights"], "numbers whose squares add up to 1, or all 0")
-        check.number(f"{where} gaps_cv", kind["gaps_cv"], 0, 1e3)
+            check.fail(f"{place} weights", kind["weights"], "numbers whose squares add up to 1, or all 0")
+        check.number(f"{place} gaps_cv", kind["gaps_cv"], 0, 1e3)
         if kind["class"] not in CLASS_NAMES:
-            check.fail(f"{where} class", kind["class"], f"one of {', '.join(CLASS_NAMES)}")
+            check.fail(f"{place} class", kind["class"], f"one of {', '.join(CLASS_NAMES)}")
         for part in ("prompt", "output"):
-            check.mapping(f"{where} {part}", kind[part], ("mean", "cv"), None)
-            check.number(f"{where} {part} mean", kind[part]["mean"], 1, MOST_TOKENS)
-            check.number(f"{where} {part} cv", kind[part]["cv"], 0, 100)
-        check.number(f"{where} correlation", kind.get("correlation", 0.0), -1, 1)
-        check.number(f"{where} prefix_share", kind.get("prefix_share", 0.0), 0, 1)
+            check.mapping(f"{place} {part}", kind[part], ("mean", "cv"), None)
+            check.number(f"{place} {part} mean", kind[part]["mean"], 1, MOST_TOKENS)
+            check.number(f"{place} {part} cv", kind[part]["cv"], 0, 100)
+        check.number(f"{place} correlation", kind.get("correlation", 0.0), -1, 1)
+        check.number(f"{place} prefix_share", kind.get("prefix_share", 0.0), 0, 1)
         if not isinstance(kind["acceptance"], str):
-            _numbers(check, f"{where} acceptance", kind["acceptance"], DRAFTS, 1, 64)
+            _numbers(check, f"{place} acceptance", kind["acceptance"], DRAFTS, 1, 64)
 
 
 def _numbers(check: Any, name: str, values: Any, count: int, low: float, high: float) -> None:

@@ -132,8 +132,8 @@ class TaskSpec:
     @property
     def tpot_objectives_ms(self) -> tuple[float, ...]:
         """``slo_tpot_ms`` of the three classes."""
-        found = self.slo_tpot_ms
-        return (float(found),) * 3 if isinstance(found, int | float) else found
+        objectives = self.slo_tpot_ms
+        return (float(objectives),) * 3 if isinstance(objectives, int | float) else objectives
 
     @functools.cached_property
     def digest(self) -> str:

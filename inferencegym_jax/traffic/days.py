@@ -124,8 +124,8 @@ def _level_nodes(noise: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Arra
 
 @compile_unit
 def _lookup(values: jax.Array, left: jax.Array, right: jax.Array, place: jax.Array) -> jax.Array:
-    found = [values.at[..., index].get(mode="promise_in_bounds") for index in (left, right)]
-    return _blend(found[0], found[1], place)
+    neighbours = [values.at[..., index].get(mode="promise_in_bounds") for index in (left, right)]
+    return _blend(neighbours[0], neighbours[1], place)
 
 
 def _blend(left: jax.Array, right: jax.Array, place: jax.Array) -> jax.Array:

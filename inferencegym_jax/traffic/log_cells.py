@@ -50,9 +50,9 @@ def call(name: str, *arguments: Any, **options: Any) -> Any:
     return getattr(pc, name)(*arguments, **options)
 
 
-def failure(where: str, column: str, value: object, wanted: str) -> TraceError:
-    """The error of one cell; ``where`` names file and row."""
-    return TraceError(f"{where}: {named([column])[1:-1]} is {quoted(value)}; wanted: {wanted}")
+def failure(place: str, column: str, value: object, wanted: str) -> TraceError:
+    """The error of one cell; ``place`` names file and row."""
+    return TraceError(f"{place}: {named([column])[1:-1]} is {quoted(value)}; wanted: {wanted}")
 
 
 def floats(column: Column) -> np.ndarray | None:
@@ -72,11 +72,11 @@ def is_date(cell: str | None) -> bool:
     return cell is not None and Times("").kind_of(cell.strip()) not in (None, "numbers")
 
 
-def tokens(where: Where, name: str, column: Column, missing: float | None = None) -> np.ndarray:
+def tokens(place: Where, name: str, column: Column, missing: float | None = None) -> np.ndarray:
     """A column of text as tokens, float64.
 
     Args:
-        where: what a message calls the block's row i.
+        place: what a message calls the block's row i.
         name: of the column.
         column: its cells.
         missing: what an empty cell is; None: an error.
@@ -91,11 +91,11 @@ def tokens(where: Where, name: str, column: Column, missing: float | None = None
     values = floats(stripped)
     if values is None:
         i, cell = next((i, cell) for i, cell in enumerate(stripped.to_pylist()) if not _is_number(cell))
-        raise failure(where(i), name, cell, TOKENS_WANTED)
+        raise failure(place(i), name, cell, TOKENS_WANTED)
     bad = ~((values >= 0) & (values <= MOST_TOKENS)) | (values != np.floor(values))
     if bad.any():
         i = int(np.argmax(bad))
-        raise failure(where(i), name, stripped[i].as_py(), TOKENS_WANTED)
+        raise failure(place(i), name, stripped[i].as_py(), TOKENS_WANTED)
     return values
 
 
@@ -112,7 +112,7 @@ class Times:
         """Whether the values are seconds since 1970, from dates."""
         return self.kind not in (None, "numbers")
 
-    def read(self, where: Where, column: Column) -> np.ndarray:
+    def read(self, place: Where, column: Column) -> np.ndarray:
         """A block's values, float64: seconds since 1970 of dates, else as they are.
 
         Raises:
@@ -122,7 +122,7 @@ class Times:
         shortest = call("min", call("utf8_length", stripped)).as_py()
         if stripped.null_count or not shortest:
             i = next(i for i, cell in enumerate(stripped.to_pylist()) if not cell)
-            raise failure(where(i), self.name, None, TIME_WANTED)
+            raise failure(place(i), self.name, None, TIME_WANTED)
         if self.kind in (None, "numbers"):
             numbers = floats(stripped)
             if numbers is None and self.decimal_comma:
@@ -133,13 +133,13 @@ class Times:
                 self.kind = "numbers"
                 if not np.isfinite(numbers).all():
                     i = int(np.argmin(np.isfinite(numbers)))
-                    raise failure(where(i), self.name, stripped[i].as_py(), TIME_WANTED)
+                    raise failure(place(i), self.name, stripped[i].as_py(), TIME_WANTED)
                 return numbers
             if self.kind is None and _is_number(stripped[0].as_py()):
                 self.kind = "numbers"
         values = None if self.kind == "numbers" else self._dates(stripped)
         if values is None:
-            raise self._first_bad(where, stripped)
+            raise self._first_bad(place, stripped)
         return values
 
     def _dates(self, cells: Column) -> np.ndarray | None:
@@ -182,20 +182,20 @@ class Times:
         alone = Times(self.name)
         return alone.kind if alone._dates(pa.array([cell])) is not None else None
 
-    def _first_bad(self, where: Where, cells: Column) -> TraceError:
+    def _first_bad(self, place: Where, cells: Column) -> TraceError:
         before = self.kind
         for i, cell in enumerate(cells.to_pylist()):
             if DAY_ONLY.fullmatch(cell):
                 wanted = "a date with its time of day: days alone do not say when in the day a request came"
-                return failure(where(i), self.name, cell, wanted)
+                return failure(place(i), self.name, cell, wanted)
             if DAY_FIRST.match(cell):
                 return failure(
-                    where(i), self.name, cell, f"{TIME_WANTED} (whether its day or month stands first is open)"
+                    place(i), self.name, cell, f"{TIME_WANTED} (whether its day or month stands first is open)"
                 )
             kind = self.kind_of(cell)
             if kind is None:
-                return failure(where(i), self.name, cell, TIME_WANTED)
+                return failure(place(i), self.name, cell, TIME_WANTED)
             if before not in (None, kind):
-                return failure(where(i), self.name, cell, f"{before}, as in the rows before")
+                return failure(place(i), self.name, cell, f"{before}, as in the rows before")
             before = kind
-        return TraceError(f"{where(0)}: {self.name} is not read as times; wanted: {TIME_WANTED}")
+        return TraceError(f"{place(0)}: {self.name} is not read as times; wanted: {TIME_WANTED}")

@@ -55,14 +55,14 @@ class LogFile:
     Attributes:
         name: the file's, for messages.
         columns: what is read of it.
-        chosen: what was chosen in understanding it, one sentence each.
+        decided: what was decided in understanding it, one sentence each.
         unit_s: seconds in one unit of its times; 1 of dates.
         window: seconds of its clock, from and to (the latter left out), that are read.
     """
 
     name: str
     columns: LogColumns
-    chosen: tuple[str, ...]
+    decided: tuple[str, ...]
     unit_s: float
     window: tuple[float, float]
     _reader: Reader
@@ -70,11 +70,11 @@ class LogFile:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """``chosen``, and after ``blocks`` what was left out."""
+        """``decided``, and after ``blocks`` what was left out."""
         if not self._failed:
-            return self.chosen
+            return self.decided
         said = f"{self._failed} requests that failed ({self.columns.status}) and hold no tokens are left out"
-        return (*self.chosen, said)
+        return (*self.decided, said)
 
     def blocks(self) -> Iterator[Block]:
         """Its rows, times in seconds of its own clock, a block at a time.
@@ -85,35 +85,35 @@ class LogFile:
         times = Times(self.columns.time, self._reader.decimal_comma)
         names = self.columns.all
         self._failed = 0
-        for where, cells in self._reader.blocks(names):
+        for place, cells in self._reader.blocks(names):
             column = dict(zip(names, cells, strict=True))
             there = self._usable(column)
             if there is not None:
                 self._failed += len(cells[0]) - len(there)
-                where = _of_rows(where, there)
+                place = _of_rows(place, there)
                 column = {name: call("take", cell, there) for name, cell in column.items()}
                 if not len(there):
                     continue
-            seconds = times.read(where, column[self.columns.time]) * self.unit_s  # 1 of dates
+            seconds = times.read(place, column[self.columns.time]) * self.unit_s  # 1 of dates
             sums: list[np.ndarray] = []
             for parts in (self.columns.prompt, self.columns.output):
-                values = tokens(where, parts[0], column[parts[0]])
+                values = tokens(place, parts[0], column[parts[0]])
                 for part in parts[1:]:
-                    values = values + tokens(where, part, column[part], missing=0)
+                    values = values + tokens(place, part, column[part], missing=0)
                 sums.append(values)
             for name in self.columns.counts:
-                counts = tokens(where, name, column[name], missing=0)
+                counts = tokens(place, name, column[name], missing=0)
                 if (counts > 1).any():
                     i = int(np.argmax(counts > 1))
-                    raise rows_are_sums(where(i), name, counts[i])
+                    raise rows_are_sums(place(i), name, counts[i])
             if self.columns.cached is not None:
-                self._check_cached(where, column[self.columns.cached], sums[0])
+                self._check_cached(place, column[self.columns.cached], sums[0])
             keep = (seconds >= self.window[0]) & (seconds < self.window[1])
             if keep.all():
-                yield Block(seconds, sums[0], sums[1], where)
+                yield Block(seconds, sums[0], sums[1], place)
             elif keep.any():
                 rows = np.flatnonzero(keep)
-                yield Block(seconds[keep], sums[0][keep], sums[1][keep], _of_rows(where, rows))
+                yield Block(seconds[keep], sums[0][keep], sums[1][keep], _of_rows(place, rows))
 
     def _usable(self, column: dict[str, Column]) -> np.ndarray | None:
         """Rows but those that failed and hold no tokens; None: all."""
@@ -128,12 +128,12 @@ class LogFile:
         failed = [i for i in np.flatnonzero(empty) if _failed(states[i], errors)]
         return np.setdiff1d(np.arange(len(empty)), failed) if failed else None
 
-    def _check_cached(self, where: Callable[[int], str], column: Column, prompts: np.ndarray) -> None:
-        cached = tokens(where, str(self.columns.cached), column, missing=0)
+    def _check_cached(self, place: Callable[[int], str], column: Column, prompts: np.ndarray) -> None:
+        cached = tokens(place, str(self.columns.cached), column, missing=0)
         if (cached > prompts).any():
             i, name = int(np.argmax(cached > prompts)), self.columns.prompt[0]
             raise TraceError(
-                f"{where(i)}: {self.columns.cached} is {cached[i]:g} where {name} is {prompts[i]:g}, so it is no part"
+                f"{place(i)}: {self.columns.cached} is {cached[i]:g} where {name} is {prompts[i]:g}, so it is no part"
                 f" of it; say so: columns prompt={name}+{self.columns.cached}"
             )
 
@@ -146,8 +146,8 @@ def _failed(state: str | None, is_error: bool) -> bool:
     return float(text) >= 400 if plain_number(text) else text in FAILURES
 
 
-def _of_rows(where: Callable[[int], str], rows: np.ndarray) -> Callable[[int], str]:
-    return lambda i: where(int(rows[i]))
+def _of_rows(place: Callable[[int], str], rows: np.ndarray) -> Callable[[int], str]:
+    return lambda i: place(int(rows[i]))
 
 
 def open_log(path: str | Path, options: ReadOptions | None = None, name: str | None = None) -> LogFile:
@@ -168,20 +168,20 @@ def open_log(path: str | Path, options: ReadOptions | None = None, name: str | N
     columns = find_columns(source.name, reader.columns, reader.sample, options.columns)
     if not options.columns:
         columns = dataclasses.replace(columns, counts=counts_of(source.name, reader.columns, reader.sample))
-    given = any(role == "time" for role, _ in options.columns)
+    time_is_named = any(role == "time" for role, _ in options.columns)
     dates = is_date(next((cell for cell in reader.sample.get(columns.time, ()) if cell), None))
     unit = options.unit or columns.unit
     survey, scale = Survey(), 1.0
     notices = [*columns.notices]
     if options.windowed or not dates and (unit is None or not columns.sure):
         times = Times(columns.time, reader.decimal_comma)
-        for where, cells in reader.blocks([columns.time]):
-            survey.add(times.read(where, cells[0]))
+        for place, cells in reader.blocks([columns.time]):
+            survey.add(times.read(place, cells[0]))
         if not survey.rows:
             raise TraceError(f"{source.name}: no rows; wanted: at least one request")
         if not dates:
             check_one_unit(f"{source.name}: column {named([columns.time])}", survey)
-        if not dates and not given:
+        if not dates and not time_is_named:
             check_order(f"{source.name}: column {named([columns.time])}", survey, columns.sure)
             if survey.shuffled:
                 notices.append(f"the rows stand in no order of {named([columns.time])}: is it the time of arrival?")
@@ -195,9 +195,9 @@ def open_log(path: str | Path, options: ReadOptions | None = None, name: str | N
             _check_name(source.name, columns.time, unit, reader.sample)
     elif not dates:
         check_days(f"{source.name}: column {named([columns.time])}", survey)
-        found = unit_of(survey)
-        scale = found.seconds
-        notices += [found.notice] if found.notice else []
+        guess = unit_of(survey)
+        scale = guess.seconds
+        notices += [guess.notice] if guess.notice else []
     window = _window(source.name, options, survey, scale, dates)
     return LogFile(source.name, columns, (*notices, *reader.notices), scale, window, reader)
 

@@ -156,7 +156,7 @@ def _match(file: str, role: str, columns: list[str], sample: Sample) -> tuple[st
     """(column, its unit, whether its name says plainly what it is, others that would do as well)."""
     text_columns: list[str] = []
     for sure, known in ((True, NAMES[role]), (False, WEAK[role])):
-        found: list[tuple[int, int, str, str | None]] = []
+        matches: list[tuple[int, int, str, str | None]] = []
         for column in columns:
             ranks = [(known.index(name), unit) for name, unit in _readings(column, role) if name in known]
             if not ranks:
@@ -168,12 +168,12 @@ def _match(file: str, role: str, columns: list[str], sample: Sample) -> tuple[st
                 text_columns.append(column)
                 continue
             rank, unit = min(ranks, key=lambda pair: pair[0])
-            found.append((rank, _depth(column), column, unit))
-        if not found:
+            matches.append((rank, _depth(column), column, unit))
+        if not matches:
             continue
-        found.sort(key=lambda entry: entry[:2])
-        rank, depth, column, unit = found[0]
-        same = [other for other in found[1:] if other[:2] == (rank, depth)]
+        matches.sort(key=lambda entry: entry[:2])
+        rank, depth, column, unit = matches[0]
+        same = [other for other in matches[1:] if other[:2] == (rank, depth)]
         if same:
             names = [column, *(other[2] for other in same)]
             if len(set(names)) < len(names):
@@ -184,7 +184,7 @@ def _match(file: str, role: str, columns: list[str], sample: Sample) -> tuple[st
                 f"{file}: {named(names)} could each be the {WHAT[role]}; say which: columns {role}=NAME"
                 f" (--columns {role}={column})"
             )
-        return column, unit, sure, [entry[2] for entry in found[1:]]
+        return column, unit, sure, [entry[2] for entry in matches[1:]]
     known = ", ".join(("timestamp", *NAMES[role][:6]) if role == "time" else NAMES[role][:7]) + ", ..."
     if text_columns:
         raise TraceError(
@@ -201,7 +201,7 @@ def find_columns(
     file: str,
     columns: list[str],
     sample: Sample | None = None,
-    given: Sequence[tuple[str, tuple[str, ...]]] = (),
+    named_columns: Sequence[tuple[str, tuple[str, ...]]] = (),
 ) -> LogColumns:
     """The columns of time, prompt and output tokens among ``columns``.
 
@@ -209,22 +209,22 @@ def find_columns(
         file: what messages call the log.
         columns: its columns' names.
         sample: their first cells.
-        given: what the user says, see ``ReadOptions.columns``.
+        named_columns: what the user says, see ``ReadOptions.columns``.
 
     Raises:
         TraceError: one of them is not there, is there twice, or the rows are sums over requests; says what would do.
     """
     cells = sample or {}
-    chosen: dict[str, tuple[str, ...]] = {
-        role: tuple(_given(file, role, name, columns) for name in names) for role, names in given
+    columns_of: dict[str, tuple[str, ...]] = {
+        role: tuple(_named_column(file, role, name, columns) for name in names) for role, names in named_columns
     }
     notices: list[str] = []
     unit, sure, cached = None, True, None
     for role in ROLES:
-        if role in chosen:
+        if role in columns_of:
             continue
         column, found_unit, plainly, others = _match(file, role, columns, cells)
-        chosen[role] = (column,)
+        columns_of[role] = (column,)
         if role == "time":
             unit, sure = found_unit, plainly
             continue
@@ -233,29 +233,29 @@ def find_columns(
             notices.append(f"{WHAT[role]} are those of {named([column])}; {named(differing)} differs and is not used")
         apart = _parts(column, columns) or (_reasoning(column, columns, cells) if role == "output" else ())
         if apart:
-            chosen[role] += apart
+            columns_of[role] += apart
             notices.append(f"{named(apart)} is added to {named([column])}, which does not hold it")
         elif role == "prompt":
             cached, notice = _cached(column, columns, cells)
             if cached is not None and notice is None:
-                chosen[role], cached = (column, cached), None
-                notices.append(f"{named(chosen[role][1:])} is added to {named([column])}, which does not hold it")
+                columns_of[role], cached = (column, cached), None
+                notices.append(f"{named(columns_of[role][1:])} is added to {named([column])}, which does not hold it")
             elif notice:
                 notices.append(notice)
-    time = chosen["time"][0]
-    if len(chosen["time"]) > 1:
-        raise TraceError(f"{file}: columns: time is one column, got {named(chosen['time'])}")
-    if unit is None and "time" in dict(given):
+    time = columns_of["time"][0]
+    if len(columns_of["time"]) > 1:
+        raise TraceError(f"{file}: columns: time is one column, got {named(columns_of['time'])}")
+    if unit is None and "time" in dict(named_columns):
         unit = split_unit(time)[1]
     if plain(_parent(time)[1]) in ENDS:
         notices.append(f"{named([time])} is when nginx ended a request, not when it came")
     by_name = {plain(_parent(column)[1]): column for column in reversed(columns)}
     status = next((by_name[name] for name in STATUS if name in by_name), None)
-    status = None if status in (time, *chosen["prompt"], *chosen["output"]) else status
-    return LogColumns(time, chosen["prompt"], chosen["output"], cached, unit, sure, status, tuple(notices))
+    status = None if status in (time, *columns_of["prompt"], *columns_of["output"]) else status
+    return LogColumns(time, columns_of["prompt"], columns_of["output"], cached, unit, sure, status, tuple(notices))
 
 
-def _given(file: str, role: str, name: str, columns: list[str]) -> str:
+def _named_column(file: str, role: str, name: str, columns: list[str]) -> str:
     fitting = [c for c in columns if c == name] or [c for c in columns if plain(c) == plain(name) != ""]
     if not fitting:
         fitting = [c for c in columns if plain(re.split(r"[./]", c)[-1]) == plain(name) != ""]

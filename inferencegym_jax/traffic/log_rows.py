@@ -35,7 +35,7 @@ class Block(NamedTuple):
     times: np.ndarray  # float64[rows], seconds; of an unfinished reading, in the log's own unit
     prompts: np.ndarray  # float64[rows], tokens
     outputs: np.ndarray  # float64[rows], tokens
-    where: Callable[[int], str]  # what a message calls the block's row i: "line 17"
+    place: Callable[[int], str]  # what a message calls the block's row i: "line 17"
 
 
 @dataclass(frozen=True)

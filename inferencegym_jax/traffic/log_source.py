@@ -184,16 +184,16 @@ def regular_file(path: str | Path) -> Generator[Path]:
     Raises:
         FileNotFoundError: no such file.
     """
-    given = Path("/dev/stdin") if str(path) == "-" else Path(path)
-    if not is_there(given):
+    source = Path("/dev/stdin") if str(path) == "-" else Path(path)
+    if not is_there(source):
         raise FileNotFoundError(
             f"trace = {str(path)!r}: no such file; give a CSV or JSON-lines request log (or JSON, or Parquet)"
         )
-    if stat.S_ISREG(os.stat(given).st_mode) and not str(given).startswith(("/dev/", "/proc/")):
-        yield given
+    if stat.S_ISREG(os.stat(source).st_mode) and not str(source).startswith(("/dev/", "/proc/")):
+        yield source
         return
     with tempfile.TemporaryDirectory(prefix="inferencegym-log-") as folder:
-        copy = Path(folder) / (given.name if given.name not in ("", "stdin") else "stdin")
-        with given.open("rb") as pipe, copy.open("wb") as out:
+        copy = Path(folder) / (source.name if source.name not in ("", "stdin") else "stdin")
+        with source.open("rb") as pipe, copy.open("wb") as out:
             shutil.copyfileobj(pipe, out)
         yield copy

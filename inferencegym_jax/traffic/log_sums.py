@@ -35,7 +35,7 @@ def counts_of(file: str, columns: Sequence[str], sample: Sample) -> tuple[str, .
     Raises:
         TraceError: rows are sums over requests; says what to do.
     """
-    found: list[str] = []
+    counts: list[str] = []
     for column in columns:
         name = plain(column.rpartition(".")[2])
         cells = sample.get(column, ())
@@ -48,12 +48,12 @@ def counts_of(file: str, columns: Sequence[str], sample: Sample) -> tuple[str, .
             if max(values) > 1:
                 raise rows_are_sums(file, column, max(values))
             if len(values) == len(cells):
-                found.append(column)
-    return tuple(found)
+                counts.append(column)
+    return tuple(counts)
 
 
-def rows_are_sums(where: str, column: str, count: float) -> TraceError:
-    """The error of rows that are no single requests; ``where`` names file and row."""
+def rows_are_sums(place: str, column: str, count: float) -> TraceError:
+    """The error of rows that are no single requests; ``place`` names file and row."""
     return TraceError(
-        f"{where}: the rows are sums over several requests (column {named([column])} holds up to {count:g}); {REMEDY}"
+        f"{place}: the rows are sums over several requests (column {named([column])} holds up to {count:g}); {REMEDY}"
     )

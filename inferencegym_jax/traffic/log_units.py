@@ -91,7 +91,7 @@ class Survey:
         return (self.rows - 1) / span if span > 0 else np.inf
 
 
-def check_days(where: str, survey: Survey) -> None:
+def check_days(place: str, survey: Survey) -> None:
     """Refuse a spreadsheet's numbers of days since 1900, which no unit of time here fits.
 
     Raises:
@@ -100,21 +100,21 @@ def check_days(where: str, survey: Survey) -> None:
     days = not survey.whole and SHEET_DAYS[0] <= survey.low and survey.high <= SHEET_DAYS[1]
     if days and survey.rate("s") > PLAUSIBLE[1] and PLAUSIBLE[0] <= survey.rate("s") / 86400.0 <= PLAUSIBLE[1]:
         raise TraceError(
-            f"{where} holds numbers like {survey.low:.10g}: a spreadsheet's days since 1900; format it as date and time"
+            f"{place} holds numbers like {survey.low:.10g}: a spreadsheet's days since 1900; format it as date and time"
             " and save the log again"
         )
 
 
-def check_one_unit(where: str, survey: Survey) -> None:
+def check_one_unit(place: str, survey: Survey) -> None:
     """Refuse times since 1970 of which some are in one unit and some in another.
 
     Raises:
         TraceError: they are; says what to do.
     """
-    found = {name: count for name, count in survey.epochs.items() if count > SEVERAL * survey.rows}
-    if len(found) > 1 and sum(found.values()) >= EPOCH_SHARE * survey.rows:
-        parts = ", ".join(f"{count} in {NAMES[name]}" for name, count in found.items())
-        raise TraceError(f"{where} holds times since 1970 in several units: {parts}; bring them into one")
+    units = {name: count for name, count in survey.epochs.items() if count > SEVERAL * survey.rows}
+    if len(units) > 1 and sum(units.values()) >= EPOCH_SHARE * survey.rows:
+        parts = ", ".join(f"{count} in {NAMES[name]}" for name, count in units.items())
+        raise TraceError(f"{place} holds times since 1970 in several units: {parts}; bring them into one")
 
 
 def unit_of(survey: Survey) -> Unit:
@@ -137,23 +137,23 @@ def unit_of(survey: Survey) -> Unit:
         name for name, rate in rates.items() if PLAUSIBLE[0] <= rate <= (PLAUSIBLE[1] if name == "s" else most)
     ]
     if not plausible:
-        chosen = "s" if rates["s"] >= PLAUSIBLE[0] else min(rates, key=lambda name: _unusual(rates[name]))
+        unit = "s" if rates["s"] >= PLAUSIBLE[0] else min(rates, key=lambda name: _unusual(rates[name]))
     elif not survey.whole and "s" in plausible:
-        chosen = "s"
+        unit = "s"
     else:
-        chosen = min(plausible, key=lambda name: _unusual(rates[name]))
-    others = [name for name in plausible if name != chosen]
-    if chosen == "s" and not others:
+        unit = min(plausible, key=lambda name: _unusual(rates[name]))
+    others = [name for name in plausible if name != unit]
+    if unit == "s" and not others:
         return Unit("s", 1.0, None)
     other = "; ".join(f"as {NAMES[name]} it would be {rates[name]:.3g} (unit {name})" for name in others or ["s"])
-    return Unit(chosen, UNITS[chosen], f"times are taken as {NAMES[chosen]} ({rates[chosen]:.3g} requests/s; {other})")
+    return Unit(unit, UNITS[unit], f"times are taken as {NAMES[unit]} ({rates[unit]:.3g} requests/s; {other})")
 
 
 def _unusual(rate: float) -> float:
     return abs(float(np.log(rate / USUAL_RATE)))
 
 
-def check_order(where: str, survey: Survey, sure: bool) -> None:
+def check_order(place: str, survey: Survey, sure: bool) -> None:
     """Refuse numbers in no order under a name that may be that of a duration.
 
     Raises:
@@ -161,6 +161,6 @@ def check_order(where: str, survey: Survey, sure: bool) -> None:
     """
     if not sure and survey.shuffled:
         raise TraceError(
-            f"{where}: {survey.late / survey.rows:.0%} of its rows are earlier than a row before them, so these look"
+            f"{place}: {survey.late / survey.rows:.0%} of its rows are earlier than a row before them, so these look"
             " like durations, not times of arrival; name the column of arrivals: columns time=NAME (--columns ...)"
         )

@@ -205,7 +205,7 @@ def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], t
     for block in blocks:
         times = block.times
         if first is None:
-            first, place = float(times[0]), block.where
+            first, place = float(times[0]), block.place
             start = times[:3]
         odd.add(block)
         zeros += int(((block.prompts == 0) | (block.outputs == 0)).sum())
@@ -215,7 +215,7 @@ def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], t
         low, high = (second.min(), second.max()) if seconds.low is None else (seconds.low, seconds.high)
         if max(second.max(), high) - min(second.min(), low) >= LONGEST_SECONDS:
             i = int(np.argmax(far))
-            row, value, others = block.where(i), times[i], "first row"
+            row, value, others = block.place(i), times[i], "first row"
             if len(start) > 2 and abs(start[1] - start[0]) >= LONGEST_SECONDS > abs(start[2] - start[1]):
                 row, value, others = place(0), start[0], "others"
             raise TraceError(

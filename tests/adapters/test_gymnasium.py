@@ -18,6 +18,7 @@ from inferencegym_jax.encoding import action_from_box, normalise
 from inferencegym_jax.models import KNOBS
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", IDS)
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_gymnasium_check_env_passes_without_a_warning(name: str) -> None:
@@ -33,6 +34,7 @@ def follow(key: Any, observation: Any, carry: Any) -> Any:
     return action_from_box(rows[step]), (rows, step + 1)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("task", [2, 3, 5])
 def test_single_env_has_the_trajectory_of_rollout(task: int) -> None:
     env, params = ig.make(task)

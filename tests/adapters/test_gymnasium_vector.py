@@ -28,6 +28,7 @@ def still() -> np.ndarray:
     return np.zeros((N, len(KNOBS)), np.float32)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("mode", [None, "sync"])
 @pytest.mark.parametrize("name", IDS)
 def test_every_id_steps_as_single_environments_do(name: str, mode: str | None) -> None:

@@ -27,6 +27,7 @@ def fewer_drafts() -> ig.LatencyTable:
     return ig.LatencyTable(axes, np.ascontiguousarray(shipped.values[kept]), shipped.metadata, "fewer", shipped.engine)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("usual", [True, False])
 def test_on_every_path(usual: bool, fewer_drafts: ig.LatencyTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(problems, "_calibration", lambda *_: known_calibration(ig.get_task(2)))

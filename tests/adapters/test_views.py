@@ -34,6 +34,7 @@ def rollout(views: list[Any], boxes: np.ndarray) -> ig.Trajectory:
     return ig.rollout(env, params, follow, [4, 5], length=STEPS, carry=jnp.int32(0))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", VIEWS)
 def test_it_plays_as_in_a_rollout(name: str) -> None:
     boxes = np.random.default_rng(0).uniform(-1, 1, (STEPS, 5)).astype(np.float32)

@@ -151,6 +151,7 @@ def test_a_history_beside_the_observation_is_that_of_the_episode_and_vmaps():
     same_trees(alone[1], features[1])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("task", [2, 3, 4])
 def test_the_score_as_a_reward_adds_up_to_the_score(task):
     problem = ig.problem(task)

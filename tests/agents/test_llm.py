@@ -209,6 +209,7 @@ def test_a_score_in_which_decisions_were_held_says_so(
     assert episode["score"] == ig.verify(1, 0, None, [{"batch_size": 64}] * 200)["score"]
 
 
+@pytest.mark.ci
 def test_inference_scores_all_tasks_twice_alike(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

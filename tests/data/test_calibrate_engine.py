@@ -36,6 +36,7 @@ def runs():
     return read_runs(calibrate_engine.MEASURED / calibrate_engine.RUNS)[:3]
 
 
+@pytest.mark.ci
 def test_the_fit_gives_the_committed_file(tmp_path):
     out = tmp_path / "constants.json"
     assert calibrate_engine.main(["--out", str(out)]) == 0

@@ -153,6 +153,7 @@ def test_a_command_is_known(command: Command):
     check(command)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("page", "line"),
     [*QUICK, *(pytest.param(*entry, marks=pytest.mark.slow) for entry in SLOW)],

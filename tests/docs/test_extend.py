@@ -43,6 +43,7 @@ def test_the_page_has_an_example_of_each() -> None:
         assert call in code
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("i", [i for i, (title, _) in enumerate(BLOCKS) if not title])
 def test_a_block_runs(i: int, folder: Path) -> None:
     path = folder / "block.py"

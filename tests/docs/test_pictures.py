@@ -1,6 +1,7 @@
 """Pictures and tables that scripts write are what the scripts write now."""
 
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from docs import engine_picture, rooms, tables
 from tests.test_rooms import ROOMS
 
 
+@pytest.mark.ci
 def test_the_picture_of_the_rooms_is_up_to_date():
     drawn = rooms.svg(rooms.imported_rooms())
     assert drawn == rooms.OUT.read_text(encoding="utf-8"), "the imports changed: run python docs/rooms.py"
@@ -23,6 +25,23 @@ def test_an_arrow_is_an_import_that_no_other_path_implies():
 def test_the_picture_of_the_engine_is_up_to_date():
     drawn = engine_picture.svg()
     assert drawn == engine_picture.OUT.read_text(encoding="utf-8"), "run python docs/engine_picture.py"
+
+
+def test_no_text_of_the_engine_is_wider_than_its_box():
+    pytest.importorskip("matplotlib", reason="measures the letters")
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    boxes = r'<rect [^>]*\bwidth="([\d.]+)"[^>]*/><text [^>]*font-size="(\d+)"[^>]*>(.*?)</text>'
+    lines = [
+        (float(width), float(size), unescape(line))
+        for width, size, spans in re.findall(boxes, engine_picture.svg())
+        for line in re.findall(r"<tspan[^>]*>(.*?)</tspan>", spans)
+    ]
+    assert len(lines) > 10
+    for width, size, line in lines:
+        path = TextPath((0, 0), line, size=size, prop=FontProperties(family="DejaVu Sans"))
+        assert path.get_extents().width < width - 6, line
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The step and gymnax's base-class behaviour: auto-reset, truncation, clamping, errors, compilation."""
 
+import functools
 import logging
 
 import chex
@@ -17,7 +18,7 @@ from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, OBSERVATION, p
 from inferencegym_jax.numerics import draws as random
 
 ALL_TASKS = [
-    pytest.param(spec.id, marks=[pytest.mark.slow] if spec.episode_length > 200 else [])
+    pytest.param(spec.id, marks=[pytest.mark.slow] if spec.episode_length > 200 else [pytest.mark.ci] * (spec.id > 3))
     for spec in ig.task_specs().values()
 ]
 
@@ -38,10 +39,10 @@ def test_shapes_dtypes_and_ranges_over_an_episode(task):
     assert np.abs(np.asarray(trajectory.reward)).max() <= 1
     for name in ("eviction_events", "slo_violations"):
         assert getattr(trajectory.metrics, name).dtype == jnp.int32
-    flat = trajectory.next_observation.to_array()
+    flat = jax.jit(type(trajectory.next_observation).to_array)(trajectory.next_observation)
     assert flat.shape == (steps, 16, FLAT_OBSERVATION_SIZE) and flat.dtype == jnp.float32
     np.testing.assert_array_equal(flat[..., 9:12], trajectory.next_observation.priority_distribution)
-    assert normalise(trajectory.next_observation).shape == (steps, 16, FLAT_OBSERVATION_SIZE)
+    assert jax.eval_shape(normalise, trajectory.next_observation).shape == (steps, 16, FLAT_OBSERVATION_SIZE)
 
 
 def test_reset_by_key_supplies_a_seed_and_nothing_else():
@@ -62,6 +63,7 @@ def test_the_key_of_a_step_is_ignored():
     chex.assert_trees_all_equal(a, b)
 
 
+@pytest.mark.ci
 def test_episode_truncates_at_200_and_auto_resets_to_a_derived_seed():
     env, params = ig.make(2)
     trajectory = ig.rollout(env, params, ig.policies.baseline, np.array([11]), length=450)
@@ -199,6 +201,7 @@ def test_any_action_on_any_seed_gives_a_finite_bounded_step(task, seed, kv, batc
     assert int(info["metrics"].eviction_events) == int(np.floor(np.float32(1 - np.float32(max(kv, 0.1))) * after.queue))
 
 
+@pytest.mark.ci
 def test_rollout_with_new_seeds_or_another_task_compiles_nothing():
     env, params = ig.make(1)
     ig.rollout(env, params, ig.policies.random, np.arange(3))
@@ -232,10 +235,10 @@ def test_vmapped_step_traces_once_per_shape():
         return env.step(None, state, action, params)[2]
 
     step = jax.jit(jax.vmap(counted))
+    begin = jax.jit(jax.vmap(lambda seed: env.reset_seed(seed, params)[1]))
+    draw = jax.jit(jax.vmap(env.action_space(params).sample))
     for start in (0, 50):
-        _, states = jax.vmap(env.reset_seed, in_axes=(0, None))(jnp.arange(6) + start, params)
-        actions = jax.vmap(env.action_space(params).sample)(jax.random.split(jax.random.key(start), 6))
-        step(states, actions)
+        step(begin(jnp.arange(6) + start), draw(jax.random.split(jax.random.key(start), 6)))
     assert len(traces) == 1
 
 
@@ -245,8 +248,8 @@ def test_environments_over_equal_tables_are_equal_and_their_step_is_pure():
     assert env == other and hash(env) == hash(other)
     _, state = env.reset_seed(5, params)
     action = ig.ServeAction(batch_size=77).as_arrays()
-    first = transition(env.grid, state, action, params)
-    chex.assert_trees_all_equal(first, transition(other.grid, state, action, params))
+    first, second = (jax.jit(functools.partial(transition, e.grid))(state, action, params) for e in (env, other))
+    chex.assert_trees_all_equal(first, second)
 
 
 def test_no_double_precision_anywhere():

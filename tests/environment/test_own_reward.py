@@ -40,6 +40,7 @@ def test_every_step_gives_it_and_nothing_else_changes(task: int) -> None:
     assert steps.reward.dtype == jnp.float32 and not np.allclose(steps.reward, usual.reward)
 
 
+@pytest.mark.ci
 def test_a_batch_without_vmap_gives_what_its_members_give() -> None:
     env, params = ig.make(3, reward=thrifty)
     seeds = jnp.arange(4, dtype=jnp.uint32)

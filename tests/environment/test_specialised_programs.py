@@ -43,6 +43,7 @@ def test_a_batch_of_both_kinds_and_traced_params_keep_both_loops():
     assert seen == ["mixed"]
 
 
+@pytest.mark.ci
 def test_an_open_loop_task_is_compiled_for_the_source_of_its_requests():
     env, fitted = ig.make(4)
     day, own = ig.make(7)[1], ig.make(1, dynamics="open_loop")[1]

@@ -30,6 +30,7 @@ def loop(seeds: Any, params: Any) -> Any:
     return jax.lax.scan(body, states, None, length=4)[1]
 
 
+@pytest.mark.ci
 def test_it_gives_plain_jits_numbers_in_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "PART_MINIMUM", 2)
     monkeypatch.setattr(parallel, "cores", lambda: 2)

@@ -123,6 +123,7 @@ def zeros(env):
     return 0.0, jax.tree.map(jnp.zeros_like, env.reset_seed(0)[0]), 0
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("count", [3, 1024], ids=["one part", "a part a core"])
 def test_fold_sums_the_steps_of_rollout(count):
     env, params = ig.make(3)

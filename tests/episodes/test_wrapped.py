@@ -138,6 +138,7 @@ def test_views_of_both_sides_play_as_the_bare_environment_does(bare: Any) -> Non
     np.testing.assert_array_equal(there.action.batch_size, here.action.batch_size)
 
 
+@pytest.mark.ci
 def test_gymnax_log_wrapper_is_played_by_rollout(bare: Any) -> None:
     wrappers = pytest.importorskip("gymnax.wrappers", reason="needs gymnax")
     env, params, _ = bare

@@ -77,6 +77,7 @@ def test_constants_fitted_on_two_runs_predict_the_third(tmp_path):
     assert abs(row["itl_mean_error"]) < 0.08 and abs(row["ttft_mean_error"]) < 0.05
 
 
+@pytest.mark.ci
 @kernels
 @pytest.mark.parametrize(
     ("model", "gpu", "rate", "prompt", "output"),

@@ -195,6 +195,7 @@ def test_fleets_in_a_batch_are_fleets_alone() -> None:
             np.testing.assert_allclose(mine.to_array(), np.asarray(seen.to_array())[i], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.ci
 def test_observation_is_in_range_and_one_table() -> None:
     seen = play(60.0, swinging())[0]
     for name, spec in FLEET_OBSERVATION.items():

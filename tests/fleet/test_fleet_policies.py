@@ -58,6 +58,7 @@ def asked(policy: Any, rows: list[FleetObservation]) -> list[int]:
 DAY = [loads(x) for x in (0.4, 1.3, 2.2, 3.4, 1.0, 0.6, 0.6)]
 
 
+@pytest.mark.ci
 def test_no_correction_is_the_rule_and_spare_gpus_are_spare() -> None:
     memory, by_rule = rule_start(REACTIVE), []
     for row in DAY:

@@ -77,6 +77,7 @@ def test_iterations_are_the_packages_own(llama_70b):
     np.testing.assert_allclose(found, (14.9, 16.0, 16.8, 21.7), rtol=0.03)
 
 
+@pytest.mark.ci
 @kernels
 @pytest.mark.parametrize(
     "request_",

@@ -101,6 +101,7 @@ def test_measure_writes_a_table_and_says_so_in_json(launch: Callable[..., Any], 
         assert KEY not in text and "sk-wrong-9876" not in text
 
 
+@pytest.mark.ci
 def test_control_listens_where_it_says_and_refuses_a_port_in_use(engine: Any) -> None:
     command = [sys.executable, "-m", "inferencegym_jax.cli", "control", "--upstream", engine.url]
     command += ["--policy", "batch_size=3", "--port"]

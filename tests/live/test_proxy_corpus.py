@@ -145,6 +145,7 @@ def judge(client: str, behaviour: str, answers: list[Answer], raw: bytes) -> lis
     return said
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("client", CLIENTS)
 def test_no_behaviour_of_an_upstream_stops_the_proxy(
     upstream: RawUpstream, client: str, caplog: pytest.LogCaptureFixture

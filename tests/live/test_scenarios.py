@@ -67,6 +67,7 @@ def test_every_scenario_is_written_down_with_its_reasons() -> None:
         scenario_of("nothing")
 
 
+@pytest.mark.ci
 def test_objectives_stand_to_the_bare_times_as_those_of_task_7(two: Setting, table: LatencyTable) -> None:
     ttft, tpot = margins()
     assert ttft > 10 and 5 < tpot < 12  # 2,000 ms and 100 ms on an A100

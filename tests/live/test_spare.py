@@ -177,6 +177,7 @@ def test_a_spare_that_is_killed_or_frozen_is_started_anew(
     assert [line[1:] for line in place.lines() if line[1] == "ended"]  # the proxy's own end gave it back
 
 
+@pytest.mark.ci
 def test_requests_are_shared_and_batch_size_is_that_of_each_engine(setting: Callable[..., Setting]) -> None:
     place = setting()
     policy = Leasing(batch_size=3)

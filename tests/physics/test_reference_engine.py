@@ -191,6 +191,7 @@ def test_running_requests_obey_littles_law():
     assert request_ms == pytest.approx(10.0 * requests.output.sum(), rel=1e-9)
 
 
+@pytest.mark.ci
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

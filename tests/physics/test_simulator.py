@@ -124,6 +124,7 @@ def test_latencies_have_a_floor_of_one_millisecond():
     assert min(noisy) >= 1.0
 
 
+@pytest.mark.ci
 def test_ttft_p99_is_never_below_p50():
     env, params = ig.make(3)
     metrics = ig.rollout(env, params, ig.policies.random, np.arange(32)).metrics

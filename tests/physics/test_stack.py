@@ -22,6 +22,7 @@ def stack() -> StackedIterations:
     return stacked(ENGINES)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("engine", range(len(NAMES)))
 def test_each_engine_is_looked_up_as_it_is_alone(stack: StackedIterations, engine: int) -> None:
     profile, tier = ENGINES[engine]

@@ -33,6 +33,7 @@ def test_the_baselines_score_on_seed_0_is_in_its_range(task, low, high):
     assert low <= ig.grade(task, env.episode_log)["score"] <= high
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("task", TASKS)
 def test_best_static_beats_baseline_and_random(task):
     best = scores(task, ig.policies.best_static(task)).mean()
@@ -40,6 +41,7 @@ def test_best_static_beats_baseline_and_random(task):
     assert best > scores(task, ig.policies.random).mean()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("task", TASKS)
 def test_no_static_action_near_it_scores_clearly_higher_than_best_static(task):
     env, params = ig.make(task)
@@ -72,6 +74,7 @@ def test_optimal_action_is_safe_and_within_the_slo_where_that_is_possible(task):
         assert (grid.means.mean_ttft_p50_ms[grid.worst_oom_share == 0] > spec.slo_ttft_ms[0]).all()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("task", TASKS)
 def test_best_static_is_never_out_of_memory_on_the_searchs_seeds_and_is_what_a_search_finds(task):
     entry = calibration()["tasks"][ig.get_task(task).name]

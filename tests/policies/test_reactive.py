@@ -35,6 +35,7 @@ def memory_of(table, action, prompt):
     return float(RegularGridInterpolator(axes, values)([float(action.batch_size), float(action.kv_budget), prompt])[0])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("controller", ["plain", "planned"])
 @pytest.mark.parametrize("task", (2, 3))
 def test_reactive_beats_the_best_static_action_and_is_never_out_of_memory(task, controller):
@@ -94,6 +95,7 @@ def test_more_memory_allows_more_slots_and_none_that_fits_is_said():
         most(np.float32(5.0))
 
 
+@pytest.mark.ci
 def test_another_table_gives_another_plan():
     """Twice the memory a slot: about half the slots, without a word from the user."""
     table, params = ig.load_table(), ig.make(3)[1]

@@ -39,6 +39,7 @@ def test_a_policy_is_small_and_says_how_it_was_trained(task: int) -> None:
     assert about["config"]["total_steps"] > 0
 
 
+@pytest.mark.ci
 def test_loading_needs_no_training_library() -> None:
     program = (
         "import json, sys, inferencegym_jax as ig; ig.policies.trained(3);"
@@ -48,6 +49,7 @@ def test_loading_needs_no_training_library() -> None:
     assert json.loads(done.stdout) == []
 
 
+@pytest.mark.ci
 def test_task_1_keeps_98_percent_of_the_best_static_score() -> None:
     seeds = np.arange(256)
     mine, best = (played(1, name, seeds)["score"].mean() for name in ("trained", "best_static"))
@@ -63,6 +65,7 @@ def test_tasks_2_and_3_beat_best_static_in_score_and_return(task: int) -> None:
         assert mean_interval(mine[metric] - theirs[metric])["low"] > 0, metric
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("task", [2, 3])
 def test_no_policy_that_ships_runs_out_of_memory(task: int) -> None:
     assert played(task, "trained", np.arange(1024))["oom_share"].max() == 0
@@ -84,7 +87,7 @@ def test_it_acts_deterministically_unless_asked_to_sample() -> None:
     keys = jax.random.split(jax.random.key(0), 8)
 
     def batches(policy: Policy) -> int:
-        actions = jax.vmap(lambda key: policy(key, observation, None)[0].batch_size)(keys)
+        actions = jax.jit(jax.vmap(lambda key: policy(key, observation, None)[0].batch_size))(keys)
         return len(np.unique(np.asarray(actions)))
 
     assert batches(ig.policies.trained(3)) == 1
@@ -96,6 +99,7 @@ def test_an_unknown_task_is_named() -> None:
         ig.policies.trained(9)
 
 
+@pytest.mark.ci
 def test_networks_of_one_shape_share_a_compiled_rollout_and_keep_their_own_weights():
     env, params = ig.make(3)
     seeds = np.arange(7)

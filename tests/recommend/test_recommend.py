@@ -92,6 +92,7 @@ def printed(found: Recommendation) -> str:
     return text.getvalue()
 
 
+@pytest.mark.ci
 def test_the_command_prints_the_contract(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = ["recommend", "--trace", str(log), "--slo-ttft-ms", "400", "--memory-gb", "40"]
     arguments += ["--current", "batch_size=16", "--fixed", "quant_tier=0,prefill_disagg=false"]
@@ -139,6 +140,7 @@ def test_the_replay_is_of_the_printed_flags(log: Path):
     assert f"replays on {requests.count} of {requests.count} requests (100.0%)" in out
 
 
+@pytest.mark.ci
 def test_nothing_feasible_has_no_run_line_but_what_would_be(log: Path):
     found = recommend(log, slo_ttft_ms=60.0, memory_gb=40.0, controllers={}, fixed=HELD)
     out = printed(found)
@@ -281,6 +283,7 @@ def test_a_day_is_judged_by_its_busiest_hour_too(tmp_path: Path):
     assert f"{rate:.3g} requests/s" in out and rate > 2 * found.traffic["requests_per_sec"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("requests", [1, 2])
 def test_a_log_of_one_request_is_answered_and_doubted(tmp_path: Path, requests: int):
     path = tmp_path / "one.csv"

@@ -217,6 +217,7 @@ def test_a_file_that_is_none_of_tasks_is_named(tmp_path: Path, name: str, text: 
         ig.register_file(path)
 
 
+@pytest.mark.ci
 def test_the_command_line_compares_policies_on_it(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     names = "baseline random reactive best_static"
     arguments = ["--tasks-from", file, "compare", "--task", "night-shift", "--policies", names, "-n", "4", "--json"]
@@ -237,6 +238,7 @@ def test_the_command_line_says_what_is_wrong_with_a_file(tmp_path: Path, capsys:
     assert "no such file" in capsys.readouterr().err
 
 
+@pytest.mark.ci
 def test_the_server_lists_plays_and_grades_it(file: str) -> None:
     app = create_app(Settings(redis_url=None, rate_limit="off", tasks_from=(file,), warm_rollouts=False))
 

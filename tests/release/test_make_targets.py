@@ -61,6 +61,7 @@ def test_every_target_that_runs_a_program_of_ours_is_tried() -> None:
 LONG = {"bench", "notebook"}  # import nearly everything
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "target", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in PROGRAMS]
 )

@@ -18,6 +18,7 @@ def played(task, policy):
     return params, jax.tree.map(np.asarray, ig.rollout(env, params, policy, SEEDS))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("task", (1, 3, 4))
 def test_whole_episodes_come_to_what_their_seconds_came_to_one_by_one(task):
     env, params = ig.make(task)

@@ -213,6 +213,7 @@ def test_a_bad_outcome_names_its_place_and_field(change, message):
         ig.grade(4, log, NORMS)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("task", (4, 5))
 def test_log_statistics_and_a_second_simulation_score_alike(task):
     env, params = ig.make(task)

@@ -53,6 +53,7 @@ def test_closed_loop_statistics_keep_their_normalisers():
     assert norms == BASE and scores == pytest.approx([0.2, 0.5])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("task", (4, pytest.param(5, marks=pytest.mark.slow)))
 def test_the_shipped_reference_is_the_best_static_actions_own(task):
     entry = ig.problem(task)

@@ -56,7 +56,9 @@ class LocalServer(Running):
 
 
 @contextmanager
-def start_server(folder: Path, port: int | None = None, wait: bool = True, **settings: str) -> Iterator[LocalServer]:
+def start_server(
+    folder: Path, port: int | None = None, wait: bool = True, patience_s: float = 180.0, **settings: str
+) -> Iterator[LocalServer]:
     """``python -m server`` with these settings; healthy when it is handed over (``wait``), ended afterwards."""
     port = port or free_port()
     environment = {
@@ -77,7 +79,7 @@ def start_server(folder: Path, port: int | None = None, wait: bool = True, **set
     running = LocalServer(f"http://127.0.0.1:{port}", process, log)
     try:
         if wait:
-            wait_healthy(running)
+            wait_healthy(running, patience_s)
         yield running
     finally:
         process.terminate()

@@ -39,6 +39,7 @@ def test_a_whole_episode_in_types(server: Running):
         assert caught.value.status == 409
 
 
+@pytest.mark.ci
 def test_the_async_client_steps_sessions_at_once(server: Running):
     actions = [random_actions(i, 10) for i in range(8)]
 
@@ -61,6 +62,7 @@ def test_the_async_client_steps_sessions_at_once(server: Running):
     assert asyncio.run(run()) == [[row["reward"] for row in twin] for twin in twins]
 
 
+@pytest.mark.ci
 def test_rollouts_come_back_as_scores_or_as_a_table(server: Running):
     with Client(server.url) as client:
         scores = client.rollout(1, [1, 2], "baseline")["scores"]

@@ -25,6 +25,7 @@ def step(http: httpx.Client, session: str, action: dict[str, Any], **more: Any) 
     return http.post("/step", json={"session_id": session, "action": action, **more})
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "task",
     [

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pyarrow
+import pytest
 
 from tests.server.conftest import ROOT
 
@@ -39,6 +40,7 @@ print("ready", log.requests)
 """
 
 
+@pytest.mark.ci
 def test_what_the_image_leaves_out_is_not_needed(tmp_path: Path):
     command = DOCKERFILE.replace("\\\n", " ")
     patterns = re.findall(r"pyarrow/(\S+)", command)

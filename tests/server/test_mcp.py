@@ -31,6 +31,7 @@ def test_the_tools_state_their_arguments(server: Any):
     assert all(tool.description for tool in tools.values())
 
 
+@pytest.mark.ci
 def test_an_mcp_episode_is_the_episode(server: Any, http: httpx.Client):
     async def body(client: Any) -> tuple[Any, ...]:
         started = (await client.call_tool("reset", {"task_id": 2, "seed": 7})).data

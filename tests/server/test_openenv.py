@@ -32,6 +32,7 @@ def openenv(*arguments: str) -> str:
     return ran.stdout
 
 
+@pytest.mark.ci
 def test_openenv_validates_the_running_server(server: Running):
     report = openenv("validate", "--url", server.url)
     assert report.count("PASS ") >= 6 and "FAIL" not in report and "Verdict: PASS" in report
@@ -93,6 +94,7 @@ def test_openenvs_runtime_graders_pass(server: Running, tmp_path: Path, task: in
     assert report.verdict is not Verdict.FAIL, report.results
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("task", [spec.id for spec in ig.task_specs().values() if spec.episode_length <= 600])
 def test_openenvs_own_client_plays_the_rollouts_episode(server: Running, task: int):
     steps = ig.get_task(task).episode_length

@@ -34,6 +34,7 @@ def test_an_episode_in_types(server: Running) -> None:
             env.step(ig.ServeAction(batch_size=0))
 
 
+@pytest.mark.ci
 def test_the_extra_holds_everything_that_the_client_imports() -> None:
     """docs/server.md: `pip install '.[openenv]'` and openenv without its dependencies."""
     done = only_extras.run(IMPORTS, declared() + declared("openenv"), ("openenv", "openenv-core"))

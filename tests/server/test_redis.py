@@ -181,6 +181,7 @@ def test_two_servers_share_sessions_and_a_kill_loses_nothing(redis_url: str, two
     assert broken > 0 and found == episodes(2, list(range(24)), actions)
 
 
+@pytest.mark.ci
 def test_of_many_steps_at_once_each_is_taken_once(two_workers: LocalServer):
     workers(two_workers, 2)
     with httpx.Client(base_url=two_workers.url) as client:

@@ -73,6 +73,7 @@ def test_one_sequence_serves_all_seeds_and_a_config_counts(http: httpx.Client):
                 assert found[t]["observation"] == twin[t - 1]["observation"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("policy", ["baseline", "best_static", "reactive", "random", "trained"])
 def test_a_policy_by_name_is_the_librarys(http: httpx.Client, policy: str):
     problem = ig.problem(2)

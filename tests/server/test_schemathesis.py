@@ -34,6 +34,7 @@ COMMON: dict[str, Any] = {
 schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi()).include(path_regex=OURS)
 
 
+@pytest.mark.ci
 @schema.parametrize()
 @settings(max_examples=25, **COMMON)
 def test_the_server_keeps_its_own_openapi(case, server: Running):

@@ -105,3 +105,21 @@ def test_check_exits_1_where_a_row_is_wrong(row: Row, tmp_path: Path, monkeypatc
 def test_the_rows_in_the_repository_are_reproduced(task: int) -> None:
     rows = board.every_row(task=task)
     assert rows and [faults(row) for row in rows] == [[]] * len(rows)
+
+
+@pytest.mark.slow
+def test_a_row_of_a_fleet_is_played_again_and_tampering_is_found() -> None:
+    version = board.fleet_leaderboard.version_of("fleet-elastic")
+    row = Row("seven", "fleet-elastic", version, "held-out", 2, 0, board.NOT_MEASURED, policy="gpus=7")
+    row = dataclasses.replace(row, score=board.fleet_score(row))
+    assert faults(row) == [] and 0.0 < row.score["mean"] < 1.0 / 8.0
+    assert "score mean" in faults(dataclasses.replace(row, score=row.score | {"mean": 0.9}))[0]
+    assert "measure it again" in faults(dataclasses.replace(row, version="00000000"))[0]
+    assert "nowhere.npz" in faults(dataclasses.replace(row, policy="leaderboard/nowhere.npz"))[0]
+
+
+def test_fleets_are_measured_with_rules_as_shipped_and_tuned() -> None:
+    names = {policy for _, policy, _ in board.fleet_leaderboard.ours("fleet-elastic")}
+    assert {"gpus=7", "reactive", "tuned", "hpa-queue", "dynamo-planner"} <= names
+    assert "tuned" not in {policy for _, policy, _ in board.fleet_leaderboard.ours("fleet-anywhere")}
+    assert board.name_of(801) == "fleet-elastic" and board.name_of(3) == "adversarial-multi-tenant"

@@ -129,6 +129,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     return folder, run(MEMORY, folder)
 
 
+@pytest.mark.ci
 def test_a_run_with_memory_exports_what_it_evaluated(trained: tuple[Path, Result]) -> None:
     folder, result = trained
     network, about = load_network(folder / "policy.npz")

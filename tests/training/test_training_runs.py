@@ -150,6 +150,7 @@ def test_staggered_environments_start_all_over_the_episode() -> None:
     np.testing.assert_array_equal(np.asarray(state.env_state.time), np.arange(8) * 25)
 
 
+@pytest.mark.ci
 def test_networks_of_many_seeds_are_made_one_after_another() -> None:
     """JAX's batched QR, twice in a program, can wait for its own threads for ever."""
     env, params = ig.make(2)
@@ -248,6 +249,7 @@ def test_a_yaml_that_is_wrong_is_named(tmp_path: Path) -> None:
         load_config(path)
 
 
+@pytest.mark.ci
 def test_a_policy_file_acts_as_the_network_that_was_evaluated(tmp_path: Path, whole: Result) -> None:
     run(SMALL, tmp_path)
     network, metadata = load_network(tmp_path / "policy.npz")
@@ -264,6 +266,7 @@ def test_a_policy_file_acts_as_the_network_that_was_evaluated(tmp_path: Path, wh
         load_network(broken)
 
 
+@pytest.mark.ci
 def test_evaluate_prints_what_the_issue_asks_for() -> None:
     answer = CliRunner().invoke(app, ["evaluate", "--task", "3", "--policy", "reactive", "--episodes", "64", "--json"])
     assert answer.exit_code == 0, answer.output

@@ -178,8 +178,8 @@ def _spawn(command: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command, shell=True, stdin=subprocess.DEVNULL, stdout=error, stderr=error, start_new_session=True
         )
-    except OSError as found:
-        raise LifecycleError(f"a command cannot be run: {found.strerror or found}") from None
+    except OSError as fault:
+        raise LifecycleError(f"a command cannot be run: {fault.strerror or fault}") from None
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -51,16 +51,16 @@ class SpareSettings:
         for name, value in {**commands, **paths}.items():
             if value is not None and not value.strip():
                 raise ValueError(f"{name} = {value!r}: must not be empty")
-        given = [name for name, value in paths.items() if value is not None]
-        if given and (self.start_cmd is not None or self.stop_cmd is not None):
+        named = [name for name, value in paths.items() if value is not None]
+        if named and (self.start_cmd is not None or self.stop_cmd is not None):
             raise ValueError(
-                f"{given[0]} = {paths[given[0]]!r}: contradicts the start and stop commands; a spare is either started "
+                f"{named[0]} = {paths[named[0]]!r}: contradicts the start and stop commands; a spare is either started "
                 "and stopped, or woken and put to sleep"
             )
-        if len(given) == 1:
-            other = "sleep-path" if given[0] == "wake-path" else "wake-path"
-            raise ValueError(f"{given[0]} = {paths[given[0]]!r}: needs {other} beside it")
-        if not given and self.start_cmd is None:
+        if len(named) == 1:
+            other = "sleep-path" if named[0] == "wake-path" else "wake-path"
+            raise ValueError(f"{named[0]} = {paths[named[0]]!r}: needs {other} beside it")
+        if not named and self.start_cmd is None:
             raise ValueError(
                 f"spare = {hide_user(self.url)!r}: nothing says how it starts; give start-cmd (and stop-cmd), or "
                 "wake-path and sleep-path"

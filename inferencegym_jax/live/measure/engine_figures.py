@@ -40,14 +40,14 @@ def first_token(cells: Cells, batch_sizes: list[int], bucket: int) -> tuple[int,
         (whole iterations, the estimate before rounding); (0, None) where no cell's iterations are longer than a lone
         request's, and nothing can be told.
     """
-    alone, first = cells.gap_ms((1, bucket)), cells.ttft_mean_ms((1, bucket))
+    single, first = cells.gap_ms((1, bucket)), cells.ttft_mean_ms((1, bucket))
     weights, values = [], []
     for n in batch_sizes[1:]:
         gap = cells.gap_ms((n, bucket))
-        if gap < LEAST_RISE * alone:
+        if gap < LEAST_RISE * single:
             continue
-        values.append((cells.ttft_mean_ms((n, bucket)) - first - 1.5 * gap + alone) / (gap - alone))
-        weights.append((gap - alone) ** 2)
+        values.append((cells.ttft_mean_ms((n, bucket)) - first - 1.5 * gap + single) / (gap - single))
+        weights.append((gap - single) ** 2)
     if not values:
         return 0, None
     estimate = float(np.average(values, weights=weights))
@@ -63,15 +63,15 @@ def pool_seen(cells: Cells, output_tokens: int) -> float | None:
     Returns:
         None where the server has no gauge, or never used a hundredth of its pool.
     """
-    held, share = 0.0, 0.0
+    tokens_in_pool, share = 0.0, 0.0
     for (_, bucket), pieces in cells.slices.items():
         for piece in pieces:
             if piece.memory_share is None or piece.memory_share < LEAST_SHARE:
                 continue
             made = output_tokens * (1.0 + 1.0 / 12.0) / 2.0
-            held += piece.inside * (PROMPT_LENGTHS[bucket] + made)
+            tokens_in_pool += piece.inside * (PROMPT_LENGTHS[bucket] + made)
             share += piece.memory_share
-    return held / share if share else None
+    return tokens_in_pool / share if share else None
 
 
 def acceptance_lengths(before: EngineMetrics | None, after: EngineMetrics | None) -> tuple[int, list[float]] | None:

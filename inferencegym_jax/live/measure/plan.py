@@ -132,9 +132,9 @@ class Measurement:
             repeated = await self._repeat()
             if not refined and not repeated:
                 break
-        found = acceptance_lengths(before, await read_metrics(self.client))
-        if found is not None:  # else nothing was verified in this sitting, and an earlier one's stands
-            self.cells.acceptance = found
+        lengths = acceptance_lengths(before, await read_metrics(self.client))
+        if lengths is not None:  # else nothing was verified in this sitting, and an earlier one's stands
+            self.cells.acceptance = lengths
             if self.state is not None:
                 self.cells.save(self.state)
 
@@ -148,8 +148,8 @@ class Measurement:
         metadata |= pool_metadata(self.engine, self.settings.kv_cache_tokens, self.settings.kv_bytes_per_token, seen)
         if budget := self.engine.token_budget or self.settings.token_budget:
             metadata["tokens_per_iteration"] = str(budget)
-        if (found := self.cells.acceptance) is not None:
-            metadata |= {"spec_length": str(found[0]), "acceptance_lengths": json.dumps(found[1])}
+        if (acceptance := self.cells.acceptance) is not None:
+            metadata |= {"spec_length": str(acceptance[0]), "acceptance_lengths": json.dumps(acceptance[1])}
         return write_table(columns, metadata, path)
 
     async def _scan(self) -> None:

@@ -41,9 +41,9 @@ def prefill(cells: Cells, buckets: list[int]) -> tuple[np.ndarray, float]:
     ``first_token`` tells apart of it); with one prompt length the two cannot be told apart, and all is prefill.
     """
     lengths = np.array([PROMPT_LENGTHS[bucket] for bucket in buckets], float)
-    alone = np.array([cells.ttft_ms((1, bucket), 50) for bucket in buckets])
-    rest = alone - np.array([cells.gap_ms((1, bucket)) for bucket in buckets])
-    overhead = float(np.polyfit(lengths, rest, 1, w=1.0 / alone)[1]) if len(buckets) > 1 else 0.0
+    unloaded_ms = np.array([cells.ttft_ms((1, bucket), 50) for bucket in buckets])
+    rest = unloaded_ms - np.array([cells.gap_ms((1, bucket)) for bucket in buckets])
+    overhead = float(np.polyfit(lengths, rest, 1, w=1.0 / unloaded_ms)[1]) if len(buckets) > 1 else 0.0
     overhead = min(max(overhead, 0.0), max(float(rest.min()), 0.0))
     return np.maximum(rest - overhead, 0.0), overhead
 

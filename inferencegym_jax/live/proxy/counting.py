@@ -94,7 +94,7 @@ class AnswerCounter:
 def completion_tokens(body: bytes) -> int:
     """``usage.completion_tokens`` of an answer in one piece; 0 where it has none."""
     try:
-        found = json.loads(body)["usage"]["completion_tokens"]
+        tokens = json.loads(body)["usage"]["completion_tokens"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return 0
-    return found if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 10**9 else 0
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < 10**9 else 0

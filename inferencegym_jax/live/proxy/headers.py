@@ -100,8 +100,8 @@ def relocated(value: bytes, root: str) -> bytes:
     prefix = own.path.rstrip("/")
     path = place.path.removeprefix(prefix) if f"{place.path}/".startswith(f"{prefix}/") else place.path
     # two slashes at the start would be a host
-    found = place._replace(scheme="", netloc="", path="/" + path.lstrip("/")).geturl()
-    return found.encode("latin-1")
+    location = place._replace(scheme="", netloc="", path="/" + path.lstrip("/")).geturl()
+    return location.encode("latin-1")
 
 
 def _port(url: object, scheme: str = "") -> int | None:

@@ -15,8 +15,8 @@ COUNTERS = ("preemptions", "draft_tokens", "accepted_tokens")
 
 async def read_all(clients: Mapping[Hashable, httpx.AsyncClient], timeout_s: float) -> dict[Hashable, EngineMetrics]:
     """One reading of each engine at the same time, without those that tell nothing or are late."""
-    found = await asyncio.gather(*(read_metrics(client, timeout_s) for client in clients.values()))
-    return {key: metrics for key, metrics in zip(clients, found, strict=True) if metrics is not None}
+    readings = await asyncio.gather(*(read_metrics(client, timeout_s) for client in clients.values()))
+    return {key: metrics for key, metrics in zip(clients, readings, strict=True) if metrics is not None}
 
 
 class Combined:

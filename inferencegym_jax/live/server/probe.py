@@ -147,11 +147,11 @@ async def stated_limits(client: httpx.AsyncClient) -> Limits:
     ):
         try:
             response = await client.get(path, timeout=PROBE_TIMEOUT_S)
-            found = of(response.json()) if response.status_code == 200 else Limits()
+            limits = of(response.json()) if response.status_code == 200 else Limits()
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        if found.pool_tokens is not None:
-            return found
+        if limits.pool_tokens is not None:
+            return limits
     return Limits()
 
 
@@ -160,17 +160,17 @@ def _tokens(value: Any) -> float | None:
     return float(value) if is_number and 0 < value < MOST_TOKENS else None
 
 
-def _sglang_limits(answer: Any) -> Limits:
-    budget = _tokens(answer.get("chunked_prefill_size"))  # -1: prompts are not cut
-    return Limits(_tokens(answer["max_total_num_tokens"]), None if budget is None else int(budget))
+def _sglang_limits(stated: Any) -> Limits:
+    budget = _tokens(stated.get("chunked_prefill_size"))  # -1: prompts are not cut
+    return Limits(_tokens(stated["max_total_num_tokens"]), None if budget is None else int(budget))
 
 
-def _tgi_limits(answer: Any) -> Limits:
-    return Limits(_tokens(answer["max_batch_total_tokens"]))
+def _tgi_limits(stated: Any) -> Limits:
+    return Limits(_tokens(stated["max_batch_total_tokens"]))
 
 
-def _llama_cpp_limits(answer: Any) -> Limits:
-    return Limits(_tokens(answer["default_generation_settings"]["n_ctx"] * answer["total_slots"]))
+def _llama_cpp_limits(stated: Any) -> Limits:
+    return Limits(_tokens(stated["default_generation_settings"]["n_ctx"] * stated["total_slots"]))
 
 
 async def read_metrics(client: httpx.AsyncClient, timeout_s: float = PROBE_TIMEOUT_S) -> EngineMetrics | None:
@@ -198,11 +198,11 @@ def parse_metrics(text: str) -> EngineMetrics:
     usage = values("kv_cache_usage_perc") or values("gpu_cache_usage_perc")
 
     def places(name: str) -> tuple[float, ...]:
-        found: dict[int, float] = {}
+        counts: dict[int, float] = {}
         for page, value in re.findall(rf"^vllm:{name}\{{([^\n]*)\}} (\S+)$", text, re.MULTILINE):
             if place := re.search(r'\bposition="(\d+)"', page):
-                found[int(place[1])] = found.get(int(place[1]), 0.0) + float(value)
-        return tuple(found[i] for i in sorted(found)) if sorted(found) == list(range(len(found))) else ()
+                counts[int(place[1])] = counts.get(int(place[1]), 0.0) + float(value)
+        return tuple(counts[i] for i in sorted(counts)) if sorted(counts) == list(range(len(counts))) else ()
 
     def labels(name: str) -> list[float]:
         pages = re.findall(r"^vllm:cache_config_info\{([^\n]*)\}", text, re.MULTILINE)
