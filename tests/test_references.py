@@ -52,6 +52,7 @@ def test_no_line_names_a_page_or_a_data_folder_of_another_place():
     pages = "|".join(("SPEC", "HOUSE", "FLUID", "WORTH"))
     assert not lines(rf"\b(?:{pages})(?:\.md|,? sections?)? \d|\b(?:{pages})\.md\b", THIS)
     assert not lines(r"(?<!\w)silicon/", THIS)
+    assert not lines(r"\bSPEC (?:of|says|section)\b", THIS | HISTORY)
 
 
 def test_no_relative_path_leaves_the_repository():

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inferencegym_jax.environment.base import BaseEnvironment
 from inferencegym_jax.environment.transition import Dynamics, initial, transition
 from inferencegym_jax.models import (
     KNOBS,
@@ -24,7 +25,6 @@ from inferencegym_jax.models import (
     ServeAction,
     ServeObservation,
     check_action,
-    check_seed,
     is_traced,
     shown,
 )
@@ -72,7 +72,7 @@ def _only(values: list[Any]) -> int | None:
     return distinct.pop() if len(distinct) == 1 else None
 
 
-class Environment:
+class Environment(BaseEnvironment[EnvParams, EnvState, ServeAction, ServeObservation]):
     """LLM serving under control of the knobs in ``KNOBS``, one action a simulated second.
 
     Same calls as a gymnax 1.x ``Environment``: ``reset``, ``step`` (with auto-reset), ``reset_env``, ``step_env``,
@@ -101,13 +101,13 @@ class Environment:
         reward: Reward | None = None,
         draws: Draws | None = None,
     ):
+        super().__init__(default_params)
         self.draws = draws
         self.grid: TableGrid = TableGrid(table)
         self.trace = trace
         self.dynamics: Dynamics = "mixed" if engine.serves(table) else "closed_loop"
         self.source: int | None = None  # of the requests, where it is compiled for one
         self.reward: Reward | None = None
-        self._default_params = default_params
         self._checked: EnvParams | None = None  # the last params that were found in order
         if reward is not None:
             state, action = (
@@ -177,87 +177,13 @@ class Environment:
         return self.grid.table
 
     @property
-    def default_params(self) -> EnvParams:
-        """Params of the task that the environment was made for."""
-        return self._default_params
-
-    @property
     def num_actions(self) -> int:
         """Number of knobs."""
         return len(KNOBS)
 
-    def reset(self, key: jax.Array, params: EnvParams | None = None) -> tuple[ServeObservation, EnvState]:
-        """Start an episode whose seed is drawn from a JAX key (typed or raw).
-
-        Returns:
-            (observation before any request was seen, state).
-        """
-        return self.reset_env(key, params)
-
-    def reset_seed(self, seed: int | jax.Array, params: EnvParams | None = None) -> tuple[ServeObservation, EnvState]:
-        """Start the episode of an integer seed: the seed of the HTTP contract.
-
-        Args:
-            seed: 0 to 4294967295 (a traced or array seed is taken as uint32).
-            params: the task; default: the one that the environment was made for.
-
-        Raises:
-            ValueError: a seed that is no array, outside that range or no whole number.
-        """
-        params = self.default_params if params is None else params
-        if not isinstance(seed, jax.Array | np.ndarray):
-            seed = check_seed(seed)
-        return self._reset_jit(jnp.asarray(seed, jnp.uint32), params)
-
-    def reset_env(self, key: jax.Array, params: EnvParams | None = None) -> tuple[ServeObservation, EnvState]:
-        """Same as ``reset``: gymnax's name for the reset without wrappers."""
-        params = self.default_params if params is None else params
-        return self._reset_jit(random.seed_of_key(key), params)
-
-    def step(
-        self, key: Any, state: EnvState, action: ServeAction, params: EnvParams | None = None
-    ) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
-        """One second of serving, with auto-reset after the last step.
-
-        Args:
-            key: ignored (randomness comes from the state's counters); there for gymnax's signature.
-            state: from ``reset`` or ``step``; a batch of states is stepped as ``vmap`` steps it.
-            action: a ``ServeAction``. Outside jit a value out of range raises; a traced one is clamped at the edge.
-            params: the task.
-
-        Returns:
-            (observation, state, reward float32, terminated bool, truncated bool, info). After the last step
-            observation and state are those of the next episode, whose seed is derived from (seed, episode number), and
-            ``info["final_observation"]`` is the last observation of the finished one. ``info["action"]`` is the
-            ``ServeAction`` that was asked for, which wrappers may have made of something else.
-
-        Raises:
-            TypeError, ValueError: see ``check_action``.
-        """
-        del key
-        params = self.default_params if params is None else params
+    def _check(self, action: ServeAction, params: EnvParams) -> None:
+        del params
         self.check_action(action)
-        action = action.as_arrays()
-        observation, state, reward, terminated, truncated, info = self.suited_to(params)._step_jit(
-            state, action, params
-        )
-        return observation, state, reward, terminated, truncated, {**info, "action": action}
-
-    def step_env(
-        self, key: Any, state: EnvState, action: ServeAction, params: EnvParams | None = None
-    ) -> tuple[ServeObservation, EnvState, jax.Array, jax.Array, dict[str, Any]]:
-        """One second of serving without auto-reset; gymnax's five values (observation, state, reward, terminated,
-        info).
-
-        Past the episode's end the state stays as it is, the reward is 0 and the observation and metrics are those of
-        one more second that is not counted.
-        """
-        del key
-        params = self.default_params if params is None else params
-        self.check_action(action)
-        action = action.as_arrays()
-        observation, state, reward, terminated, info = self.suited_to(params)._step_env_jit(state, action, params)
-        return observation, state, reward, terminated, {**info, "action": action}
 
     def check_action(self, action: ServeAction) -> None:
         """Raise for a concrete action outside the knobs' ranges or the table's; see ``models.check_action``."""
@@ -292,10 +218,6 @@ class Environment:
             return params
         one = functools.partial(drawn, self.draws, params)
         return jax.vmap(one)(state.seed) if jnp.ndim(state.seed) else one(state.seed)
-
-    def is_truncated(self, state: EnvState, params: EnvParams) -> jax.Array:
-        """bool: has the episode reached its length."""
-        return state.time >= params.episode_length
 
     def is_terminated(self, state: EnvState, params: EnvParams) -> jax.Array:
         """bool: always false, an episode ends by truncation only."""
@@ -340,10 +262,3 @@ class Environment:
         )
         after = select(over, state, after)
         return observation, after, jnp.where(over, 0.0, reward), terminated, info
-
-    def _of_each(self, step: Any, state: EnvState, action: ServeAction, params: EnvParams) -> Any:
-        """A step of one environment on a batch of any shape; an action without the batch's axes is everybody's."""
-        batch = jnp.shape(state.time)
-        action = jax.tree.map(lambda x: jnp.broadcast_to(x, batch), action)
-        axis = 0 if jnp.ndim(params.task_id) else None
-        return jax.vmap(functools.partial(step, self), in_axes=(0, 0, axis))(state, action, params)

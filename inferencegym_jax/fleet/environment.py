@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from inferencegym_jax.environment.base import BaseEnvironment
 from inferencegym_jax.fleet.action import FLEET_KNOBS, FleetAction, check_fleet_action
 from inferencegym_jax.fleet.observation import FleetObservation
 from inferencegym_jax.fleet.state import TRAINING_SEEDS, FleetParams, FleetState
 from inferencegym_jax.fleet.transition import initial, transition
-from inferencegym_jax.models import Knob, check_seed, shown
+from inferencegym_jax.models import Knob, shown
 from inferencegym_jax.numerics import draws
 from inferencegym_jax.numerics.select import select
 from inferencegym_jax.physics.open_loop import iterations_of
@@ -22,11 +22,12 @@ from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.traffic.request_log import RequestLog
 
 
-class FleetEnvironment:
+class FleetEnvironment(BaseEnvironment[FleetParams, FleetState, FleetAction, FleetObservation]):
     """A fleet of engines behind a router, sized once every five simulated seconds.
 
     Same calls as ``Environment``: ``reset``, ``reset_seed``, ``step`` (with auto-reset), ``reset_env``, ``step_env``;
-    ``rollout`` and ``fold`` play it. Two environments over equal tables and logs are equal.
+    ``rollout`` and ``fold`` play it. A seed is a day; days of seeds below 2^31 are for tests, others for training. Two
+    environments over equal tables and logs are equal.
 
     Args:
         table: the latency table of one engine; a group of GPUs that shares a model is one engine.
@@ -42,10 +43,10 @@ class FleetEnvironment:
     dynamics: ClassVar[str] = "open_loop"
 
     def __init__(self, table: LatencyTable, default_params: FleetParams, trace: RequestLog | None = None):
+        super().__init__(default_params)
         self.table: LatencyTable = table
         self.grid: Any = iterations_of(table)
         self.trace: RequestLog | None = trace
-        self._default_params = default_params
 
     def __hash__(self) -> int:
         """Hash of the engine's profile and the log."""
@@ -61,89 +62,12 @@ class FleetEnvironment:
         return "InferenceGymFleet"
 
     @property
-    def default_params(self) -> FleetParams:
-        """Params of the task that the environment was made for."""
-        return self._default_params
-
-    @property
     def num_actions(self) -> int:
         """Number of knobs."""
         return len(FLEET_KNOBS)
 
-    def suited_to(self, params: FleetParams) -> FleetEnvironment:
-        """This environment: a fleet has one dynamics."""
-        del params
-        return self
-
-    def reset(self, key: jax.Array, params: FleetParams | None = None) -> tuple[FleetObservation, FleetState]:
-        """Start an episode whose seed is drawn from a JAX key (typed or raw).
-
-        Returns:
-            (observation before any request was seen, state).
-        """
-        return self.reset_env(key, params)
-
-    def reset_env(self, key: jax.Array, params: FleetParams | None = None) -> tuple[FleetObservation, FleetState]:
-        """Same as ``reset``: gymnax's name for the reset without wrappers."""
-        params = self.default_params if params is None else params
-        return self._reset_jit(draws.seed_of_key(key), params)
-
-    def reset_seed(
-        self, seed: int | jax.Array, params: FleetParams | None = None
-    ) -> tuple[FleetObservation, FleetState]:
-        """Start the episode of an integer seed, which is its day; those below 2^31 are for tests, others for training.
-
-        Raises:
-            ValueError: a seed that is no array, outside 0 to 4294967295 or no whole number.
-        """
-        params = self.default_params if params is None else params
-        if not isinstance(seed, jax.Array | np.ndarray):
-            seed = check_seed(seed)
-        return self._reset_jit(jnp.asarray(seed, jnp.uint32), params)
-
-    def step(
-        self, key: Any, state: FleetState, action: FleetAction, params: FleetParams | None = None
-    ) -> tuple[FleetObservation, FleetState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
-        """One decision and the five seconds that it holds, with auto-reset after the last one.
-
-        Args:
-            key: ignored (randomness comes from the state's counters); there for gymnax's signature.
-            state: from ``reset`` or ``step``; a batch of states is stepped as ``vmap`` steps it.
-            action: a ``FleetAction``. Outside jit one that cannot be carried out raises; a traced one is clamped.
-            params: the task.
-
-        Returns:
-            (observation, state, reward float32, terminated bool, truncated bool, info), as ``Environment.step``; of
-            ``info["metrics"]`` and ``info["workload"]`` see ``FleetMetrics`` and ``FleetWorkload``.
-
-        Raises:
-            TypeError, ValueError: see ``check_fleet_action``.
-        """
-        del key
-        params = self.default_params if params is None else params
+    def _check(self, action: FleetAction, params: FleetParams) -> None:
         check_fleet_action(action, params.gpus)
-        action = action.as_arrays()
-        *result, info = self._step_jit(state, action, params)
-        observation, state, reward, terminated, truncated = result
-        return observation, state, reward, terminated, truncated, {**info, "action": action}
-
-    def step_env(
-        self, key: Any, state: FleetState, action: FleetAction, params: FleetParams | None = None
-    ) -> tuple[FleetObservation, FleetState, jax.Array, jax.Array, dict[str, Any]]:
-        """One decision without auto-reset; gymnax's five values (observation, state, reward, terminated, info).
-
-        Past the episode's end the state stays as it is and the reward is 0.
-        """
-        del key
-        params = self.default_params if params is None else params
-        check_fleet_action(action, params.gpus)
-        action = action.as_arrays()
-        observation, state, reward, terminated, info = self._step_env_jit(state, action, params)
-        return observation, state, reward, terminated, {**info, "action": action}
-
-    def is_truncated(self, state: FleetState, params: FleetParams) -> jax.Array:
-        """Whether the episode is at its end, bool."""
-        return state.time >= jnp.asarray(params.episode_length, jnp.int32)
 
     def check_action(self, action: Any) -> None:
         """Raise if a concrete action cannot be carried out, see ``check_fleet_action``."""
@@ -201,13 +125,6 @@ class FleetEnvironment:
         observation, after, reward, info = transition(self.grid, self._rows(), state, action, params)
         after = select(over, state, after)
         return observation, after, jnp.where(over, 0.0, reward), jnp.zeros_like(over), info
-
-    def _of_each(self, step: Any, state: FleetState, action: FleetAction, params: FleetParams) -> Any:
-        """A step of one environment on a batch of any shape; an action without the batch's axes is everybody's."""
-        batch = jnp.shape(state.time)
-        action = jax.tree.map(lambda x: jnp.broadcast_to(x, batch), action)
-        axis = 0 if jnp.ndim(params.task_id) else None
-        return jax.vmap(functools.partial(step, self), in_axes=(0, 0, axis))(state, action, params)
 
 
 def _next_seed(seed: jax.Array, episode: jax.Array) -> jax.Array:

@@ -183,7 +183,7 @@ def _largest_budgets(
     memory = np.asarray(_memory(grid, params, tier, length))
     fits = memory <= limit_gb
     largest = BUDGETS[len(BUDGETS) - 1 - np.argmax(fits[:, ::-1], axis=1)]
-    return largest, fits.any(axis=1), float(memory.min())
+    return largest, np.asarray(fits.any(axis=1)), float(memory.min())
 
 
 def _queue_weight(params: EnvParams) -> jax.Array:

@@ -26,6 +26,9 @@ from inferencegym_jax.recommend.gpu_formats import ENGINES, cannot_run
 from inferencegym_jax.table import LatencyTable, profile_of
 
 CHECKED = "flags of vLLM 0.32, SGLang 0.5 and TensorRT-LLM 1.2"
+# Iterations of up to twice max-num-seqs tokens, and of this many at most, run as CUDA graphs in vLLM; its processor
+# launches those of a longer one singly, which takes longer than a short prompt on the GPU (docs/live.md, "On a GPU").
+GRAPH_TOKENS = 512
 MODEL, DRAFT = "<model>", "<EAGLE-3 head of the model>"
 USUAL_SHARE = 0.9  # of the GPU's memory that an engine takes where nobody says (vLLM; SGLang takes about as much)
 SHARE_DIGITS = 3
@@ -237,9 +240,11 @@ def vllm(made: Deployment) -> str:
     words += ["--kv-cache-dtype", "fp8"] if made.kv_dtype else []
     if weights.vllm:
         words += ["--quantization", weights.vllm]
-    if knobs["spec_length"]:
+    if knobs["spec_length"]:  # vLLM then captures the decode sizes itself; a stated size would replace them
         drafts = {"method": "eagle3", "model": DRAFT, "num_speculative_tokens": int(knobs["spec_length"])}
         words += ["--speculative-config", json.dumps(drafts)]
+    elif 2 * knobs["batch_size"] < GRAPH_TOKENS:
+        words += ["--max-cudagraph-capture-size", str(min(GRAPH_TOKENS, made.token_budget))]
     if not knobs["prefill_disagg"]:
         return _line(words)
     lines = []

@@ -63,7 +63,6 @@ def test_the_key_of_a_step_is_ignored():
     chex.assert_trees_all_equal(a, b)
 
 
-@pytest.mark.ci
 def test_episode_truncates_at_200_and_auto_resets_to_a_derived_seed():
     env, params = ig.make(2)
     trajectory = ig.rollout(env, params, ig.policies.baseline, np.array([11]), length=450)
@@ -201,7 +200,6 @@ def test_any_action_on_any_seed_gives_a_finite_bounded_step(task, seed, kv, batc
     assert int(info["metrics"].eviction_events) == int(np.floor(np.float32(1 - np.float32(max(kv, 0.1))) * after.queue))
 
 
-@pytest.mark.ci
 def test_rollout_with_new_seeds_or_another_task_compiles_nothing():
     env, params = ig.make(1)
     ig.rollout(env, params, ig.policies.random, np.arange(3))

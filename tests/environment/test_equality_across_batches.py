@@ -32,7 +32,6 @@ def columns(trajectory, index):
     return jax.tree.map(lambda x: x[:, index], trajectory)
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize("task", (1, 2, 3))
 def test_batches_of_any_size_give_the_same_episodes(task):
     seven = rollout(task, SMALL)
@@ -41,7 +40,6 @@ def test_batches_of_any_size_give_the_same_episodes(task):
     assert_same(seven, columns(rollout(task, np.arange(4096)), SMALL), "batch of 4,096")
 
 
-@pytest.mark.ci
 def test_a_mixed_batch_gives_the_same_episodes():
     tasks = [1 + i % 3 for i in range(7)]
     mixed = rollout(1, SMALL, ig.stack_params([ig.make(task)[1] for task in tasks]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import json
 import math
@@ -95,6 +96,12 @@ def test_the_extra_iteration_is_told_apart_from_h(extra: int, h: float) -> None:
 def test_where_iterations_do_not_grow_nothing_is_told() -> None:
     flat = Times(a=12.0, b=0.0, c=0.0)
     assert first_token(cells_of(flat, 5.0, 1), [1, 4, 8], 0) == (0, None)
+
+
+def test_a_wait_that_no_schedule_explains_tells_nothing() -> None:
+    cells = cells_of(TIMES, 5.0, 0)
+    cells.slices[(8, 0)][0] = dataclasses.replace(cells.slices[(8, 0)][0], ttft_ms=[2000.0] * 5)
+    assert first_token(cells, [1, 4, 8], 0) == (0, None)
 
 
 def test_the_pool_is_what_was_held_over_the_share_in_use() -> None:

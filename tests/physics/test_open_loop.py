@@ -139,7 +139,6 @@ def test_a_mixed_batch_gives_each_task_the_trajectory_it_has_alone():
                     np.testing.assert_allclose(np.asarray(a)[:, i], np.asarray(b)[:, 0], rtol=TOLERANCE[i], atol=1e-4)
 
 
-@pytest.mark.ci
 def test_auto_reset_starts_with_an_empty_engine():
     env, params = ig.make(4)
     trajectory = ig.rollout(env, params, ig.policies.baseline, np.array([0]), length=201)
@@ -192,7 +191,6 @@ def test_other_dynamics_and_impossible_ones_are_refused():
         ig.make(4, dynamics="closed_loop")
 
 
-@pytest.mark.ci
 def test_a_table_that_does_not_say_what_the_gpu_holds_is_refused_before_the_first_step():
     table = ig.load_table()
     bare = type(table)(table.axes, table.values, {"reference_output_length": "128"}, "bare")

@@ -101,7 +101,6 @@ def one_second(task, memory_gb=None):
     return SECONDS[task, memory_gb]
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize("task", TASKS)
 def test_an_episode_that_always_runs_out_serves_nobody(task):
     env, params = ig.make(task)
@@ -112,7 +111,6 @@ def test_an_episode_that_always_runs_out_serves_nobody(task):
     np.testing.assert_array_equal(rolled.workload.rejected.sum(axis=0), np.maximum(arrivals - QUEUE_CAPACITY, 0))
 
 
-@pytest.mark.ci
 def test_crashing_does_not_clear_a_burst():
     """Task 3's first burst under an action that runs out in every second with long prompts: the queue is served in
     the seconds that fit alone."""

@@ -34,9 +34,17 @@ def after(command: str, flag: str) -> str:
 def test_the_baseline_sets_batch_token_budget_length_and_memory_only():
     found = flags()
     wanted = "--max-num-seqs 32 --max-num-batched-tokens 2048 --max-model-len 9000 --gpu-memory-utilization 0.5"
+    wanted += " --max-cudagraph-capture-size 512"
     assert shlex.split(found["vllm"])[3:] == wanted.split()
     for engine in found.values():
         assert "spec" not in engine and "quant" not in engine and "disagg" not in engine
+
+
+def test_short_prompts_stay_within_cuda_graphs_however_few_requests_run():
+    """vLLM's own size is twice max-num-seqs; with drafts it adds the sizes of verifications to its own only."""
+    assert "--max-cudagraph-capture-size" not in flags(batch_size=256)["vllm"]
+    assert after(flags(batch_size=255)["vllm"], "--max-cudagraph-capture-size") == "512"
+    assert "--max-cudagraph-capture-size" not in flags(batch_size=32, spec_length=2)["vllm"]
 
 
 @pytest.mark.parametrize("memory_gb", [20.0, 33.3, 72.0])

@@ -15,6 +15,7 @@ from inferencegym_jax.models import KNOBS
 from inferencegym_jax.table.latency_table import PROMPT_LENGTHS
 
 MOST_EXTRA = 3  # iterations
+MOST_MISSED = 1.0  # iterations between the estimate and the nearest of 0 to 3: beyond, something else makes them wait
 LEAST_RISE = 1.2  # of an iteration over that of a lone request, from which the two can be told apart
 LEAST_SHARE = 0.01  # of the pool, from which its gauge says something
 SPEC_LENGTHS: tuple[int, ...] = KNOBS["spec_length"].choices
@@ -37,8 +38,9 @@ def first_token(cells: Cells, batch_sizes: list[int], bucket: int) -> tuple[int,
         bucket: the shortest prompt's, whose prefills disturb the least.
 
     Returns:
-        (whole iterations, the estimate before rounding); (0, None) where no cell's iterations are longer than a lone
-        request's, and nothing can be told.
+        (whole iterations, the estimate before rounding); (0, None) where nothing can be told: no cell's iterations are
+        longer than a lone request's, or what is found is no number of iterations that an engine schedules ahead, as
+        where its processor launches kernels or the client reads tokens later than they are there.
     """
     single, first = cells.gap_ms((1, bucket)), cells.ttft_mean_ms((1, bucket))
     weights, values = [], []
@@ -51,7 +53,8 @@ def first_token(cells: Cells, batch_sizes: list[int], bucket: int) -> tuple[int,
     if not values:
         return 0, None
     estimate = float(np.average(values, weights=weights))
-    return int(np.clip(round(estimate), 0, MOST_EXTRA)), estimate
+    extra = int(np.clip(round(estimate), 0, MOST_EXTRA))
+    return (extra, estimate) if abs(estimate - extra) <= MOST_MISSED else (0, None)
 
 
 def pool_seen(cells: Cells, output_tokens: int) -> float | None:

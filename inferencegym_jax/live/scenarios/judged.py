@@ -111,7 +111,7 @@ def static_reference(spec: TaskSpec, fixed: Mapping[str, Totals]) -> dict[str, f
 
 
 def score(spec: TaskSpec, totals: Totals, static: Mapping[str, float]) -> np.ndarray:
-    """The grader's score (SPEC of open-loop tasks: requests on time, tokens on time, engines paid, steadiness)."""
+    """The grader's score of open-loop tasks (requests on time, tokens on time, engines paid, steadiness)."""
     parts = components(spec, totals, static)
     return np.clip(sum(weight * np.clip(value, 0.0, 1.0) for weight, value in parts.values()), 0.0, 1.0)
 
