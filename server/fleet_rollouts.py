@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 import inferencegym_jax as ig
+from inferencegym_jax.episodes.parallel import count_compiled
 from inferencegym_jax.fleet.action import FLEET_KNOBS, GPUS, FleetAction, check_fleet_action
 from inferencegym_jax.fleet.grading import fleet_scores
 from inferencegym_jax.fleet.making import anywhere_params, is_anywhere
@@ -24,6 +25,7 @@ from inferencegym_jax.models import Trajectory
 from server.bad_input import BadInput, sentence
 from server.found import BLOCK_STEPS, PARTS, Found
 from server.kinds import FLEET
+from server.memory import QUICK
 from server.programs import FleetProgram, Programs
 from server.schemas import RolloutRequest, config_dict
 
@@ -80,7 +82,6 @@ class FleetRollouts:
 
     def __init__(self, programs: Programs):
         self.programs = programs
-        self._compiled: set[Any] = set()
         self._best = functools.lru_cache(maxsize=32)(self._search)
 
     def score(self, request: RolloutRequest) -> Found:
@@ -189,9 +190,18 @@ class FleetRollouts:
         )
         params: Any = self._params(program, seeds[padded])
         env: Any = program.env
-        trajectory = ig.rollout(env, params, choose, seeds[padded], length=program.length, carry=carry, carry_axis=0)
-        if env not in self._compiled:
-            self._compiled.add(env)
+        compiled = count_compiled()
+        trajectory = ig.rollout(
+            env,
+            params,
+            choose,
+            seeds[padded],
+            length=program.length,
+            carry=carry,
+            carry_axis=0,
+            compiler_options=QUICK,
+        )
+        if count_compiled() > compiled:
             self.programs.let_go()
         cut = np.ascontiguousarray if len(block) < size else np.asarray  # a view would keep all of a block
         return jax.tree.map(lambda x: cut(np.asarray(x)[:, : len(block)]), trajectory)

@@ -30,7 +30,7 @@ from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 from server.bad_input import BadInput
 from server.kinds import ENGINE, FLEET, kind_of, spec_of
-from server.memory import let_go
+from server.memory import COMPILED_AT_ONCE, QUICK, let_go, trim
 from server.settings import Settings
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
@@ -42,7 +42,8 @@ class TaskProgram(SingleStep):
     kind = ENGINE
 
     def __init__(self, problem: ig.Problem):
-        super().__init__(problem.env, problem.params)
+        is_open = bool(np.asarray(problem.params.engine.open_loop))
+        super().__init__(problem.env, problem.params, QUICK if is_open else None)
         self.problem: ig.Problem = problem
 
     @property
@@ -86,7 +87,7 @@ class FleetProgram(SingleStep):
     config: ClassVar[dict[str, float]] = {}
 
     def __init__(self, spec: ig.FleetSpec, env: ig.FleetEnvironment, params: ig.FleetParams):
-        super().__init__(env, cast(Any, params))
+        super().__init__(env, cast(Any, params), QUICK)
         self.fleet_params: ig.FleetParams = params
         self.spec: ig.FleetSpec = spec
         self.gpus: int = int(np.asarray(params.gpus))  # that the fleet has
@@ -262,7 +263,8 @@ class Programs:
         """Give back what compiling left, see ``memory``; but keep the small programs that another config needs, so that
         the request that brings it does not wait for them."""
         let_go()
-        one_each = {spec.dynamics: spec for spec in ig.task_specs().values() if self.is_found(spec.id)}
+        found = [spec for spec in ig.task_specs().values() if self.is_found(spec.id) and not spec.draws]
+        one_each = {spec.dynamics: spec for spec in found}
         for spec in one_each.values():
             problem = ig.problem(
                 spec.id, table=self.table, trace=self.trace, config={"alpha": 0.5, "slo_ttft_ms": 250.0}
@@ -276,9 +278,14 @@ class Programs:
         programs = [self.program(spec.id) for spec in specs]
         distinct = {program.env: program for program in programs}
         action = programs[0].pack_action(ig.ServeAction()) if programs else b""
-        with ThreadPoolExecutor() as pool:  # the compiler runs outside the interpreter's lock
-            jobs = [pool.submit(program.reset, 0) for program in distinct.values()]
-            jobs += [pool.submit(program.step, bytes(program.state_bytes), action) for program in distinct.values()]
-            for job in jobs:
-                job.result()
+
+        def compiled(program: TaskProgram) -> None:
+            program.reset(0)
+            program.step(bytes(program.state_bytes), action)
+            trim()
+
+        # The compiler runs outside the interpreter's lock; more at once would need a gigabyte more. The longest, of the
+        # last tasks, first.
+        with ThreadPoolExecutor(COMPILED_AT_ONCE) as pool:
+            list(pool.map(compiled, reversed(distinct.values())))
         self._compiled |= set(distinct)

@@ -20,6 +20,7 @@ from jax.tree_util import Partial
 from pydantic import ValidationError
 
 import inferencegym_jax as ig
+from inferencegym_jax.episodes.parallel import count_compiled
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import KNOBS, ServeAction, ServeObservation, Trajectory
 from inferencegym_jax.policies import has_trained
@@ -31,6 +32,7 @@ from server.bad_input import BadInput, sentence
 from server.fleet_rollouts import FleetRollouts
 from server.found import BLOCK_STEPS, PARTS, Found
 from server.kinds import ENGINE, FLEET, kind_of
+from server.memory import QUICK
 from server.programs import Programs, TaskProgram
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
@@ -100,7 +102,6 @@ class Rollouts:
     def __init__(self, programs: Programs, settings: Settings):
         self.programs, self.settings = programs, settings
         self.fleets = FleetRollouts(programs)
-        self._compiled: set[tuple[Any, Policy]] = set()
 
     def check(self, request: RolloutRequest) -> None:
         """Raise ``BadInput`` for a request above the server's limits."""
@@ -149,14 +150,12 @@ class Rollouts:
         size = block_size(program)
         blocks = [np.arange(start, min(start + size, len(seeds))) for start in range(0, len(seeds), size)]
         keeps = request.trajectories and len(blocks) == 1
-        found, kept = [], None
+        found, kept, compiled = [], None, count_compiled()
         for block in blocks:
             played = self._block(program, source, seeds, block, keeps)
             found.append(self._score(program, played, source.lengths[block]))
             kept = played if keeps else None
-        compiled = program.env, getattr(source.policy, "func", source.policy)
-        if compiled not in self._compiled:
-            self._compiled.add(compiled)
+        if count_compiled() > compiled:
             self.programs.let_go()
 
         def steps() -> Iterator[tuple[np.ndarray, Trajectory]]:
@@ -208,7 +207,16 @@ class Rollouts:
             actions = _columns(source.default, mine, program.spec.episode_length).as_arrays()
             plan = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *jnp.shape(x))), source.plan)
             carry, axis = (jnp.full(size, source.which), actions, jnp.zeros(size, jnp.int32), plan), 0
-        trajectory = ig.rollout(program.env, program.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
+        options = None if program.env.dynamics == "closed_loop" else QUICK
+        trajectory = ig.rollout(
+            program.env,
+            program.params,
+            source.policy,
+            seeds[padded],
+            carry=carry,
+            carry_axis=axis,
+            compiler_options=options,
+        )
         part = trajectory if whole else {name: getattr(trajectory, name) for name in SCORED}
         cut = np.ascontiguousarray if len(block) < size else np.asarray  # a view would keep all of a block
         return jax.tree.map(lambda x: cut(np.asarray(x)[:, : len(block)]), part)

@@ -11,11 +11,13 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from server.errors import problem
+from server.memory import trim
 
 STREAMS = 4  # answers that are being sent in pieces; each holds a block of episodes, some 20 MB, and a piece
 WAIT_S = 30.0  # how long one more waits for its place
 PATIENCE_S = 30.0  # a reader may lag behind SLOWEST by so long
 SLOWEST = 100_000  # bytes/s
+LARGE = 10_000_000  # bytes of an answer after which freed memory is given back to the system
 SLICE = 128_000  # bytes handed to the connection at once
 
 
@@ -51,30 +53,36 @@ class PieceResponse(Response):
             await problem(503, text, {"retry-after": "30"})(scope, receive, send)
             return
         gone = asyncio.ensure_future(_end(receive))
+        sent = 0
         try:
-            await self._send(send, gone)
+            sent = await self._send(send, gone)
         finally:
             self.streams.places.release()
             gone.cancel()
             if isinstance(self.pieces, Generator):
                 self.pieces.close()
+        if sent > LARGE:
+            await to_thread.run_sync(trim, limiter=self.limiter)
 
-    async def _send(self, send: Send, gone: asyncio.Future[None]) -> None:
+    async def _send(self, send: Send, gone: asyncio.Future[None]) -> int:
+        """Send the pieces; returns how many bytes."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         loop = asyncio.get_running_loop()
-        end, making = loop.time() + PATIENCE_S, 0.0
+        end, making, sent = loop.time() + PATIENCE_S, 0.0, 0
         while not gone.done():
             begun = loop.time()
             piece: Any = await to_thread.run_sync(next, self.pieces, None, limiter=self.limiter)
             making = loop.time() - begun
             if piece is None:
                 await send({"type": "http.response.body", "body": b""})
-                return
+                return sent
             end += making + len(piece) / SLOWEST
+            sent += len(piece)
             for start in range(0, len(piece), SLICE):
                 async with asyncio.timeout_at(end):
                     part = piece[start : start + SLICE]
                     await send({"type": "http.response.body", "body": part, "more_body": True})
+        return sent
 
 
 async def _end(receive: Receive) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,6 +21,9 @@ from inferencegym_jax.models import is_traced
 
 # XLA's own default is 256 bits. With 512, where the processor has them, a rollout takes 0.7 times as long.
 CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
+Options = Mapping[str, str | bool]
+"""Options of XLA's compiler by name, as ``jax.jit`` takes them."""
+PROGRAMS_KEPT = 64  # compiled rollouts and folds that a process holds, unless ``keep`` says otherwise
 PART_MINIMUM = 512  # environments a part: below, starting a thread costs more than it saves
 
 
@@ -50,6 +53,7 @@ def run(
     *,
     axis: int,
     split: bool,
+    options: Options | None = None,
 ) -> Any:
     """Call ``function(*static, params, seeds, carry, shared)``, compiled once for each combination of static values and
     shapes.
@@ -64,16 +68,18 @@ def run(
         axis: which axis of the results runs over environments; 0 where ``split`` is set.
         split: run parts of the batch on several cores. XLA's own threads, which share the work of each small operation,
             lose more time in handing it over than they gain.
+        options: of the compiler, beside CPU_OPTIONS; read on a CPU only.
     """
     arguments = params, seeds, carry, shared
     if jax.default_backend() != "cpu" or jax.local_device_count() > 1 or is_traced(arguments):
         return function(*static, *arguments)
     parts = count_parts(seeds.shape[0]) if split else 1
     arguments = jax.tree.map(jnp.asarray, arguments)
+    chosen = tuple(sorted({**CPU_OPTIONS, **(options or {})}.items()))
     if parts == 1:
-        return _compiled(function, static, *_signature(arguments))(*arguments)
+        return _compiled(function, static, chosen, *_signature(arguments))(*arguments)
     pieces = [_piece(arguments, i, parts) for i in range(parts)]
-    program = _compiled(function, static, *_signature(pieces[0]))
+    program = _compiled(function, static, chosen, *_signature(pieces[0]))
     return join(axis, each(lambda piece: program(*piece), pieces))
 
 
@@ -106,10 +112,39 @@ def _signature(arguments: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
     return structure, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
 
 
-@functools.lru_cache(maxsize=64)
-def _compiled(function: Any, static: tuple[Any, ...], structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
+def _compile(
+    function: Any,
+    static: tuple[Any, ...],
+    options: tuple[tuple[str, str | bool], ...],
+    structure: Any,
+    leaves: tuple[jax.ShapeDtypeStruct, ...],
+) -> Any:
     lowered = function.lower(*static, *jax.tree.unflatten(structure, leaves))
-    return lowered.compile(compiler_options=CPU_OPTIONS)
+    return lowered.compile(compiler_options=dict(options))
+
+
+_compiled = functools.lru_cache(maxsize=PROGRAMS_KEPT)(_compile)
+
+
+def keep(programs: int) -> None:
+    """Bound how many compiled rollouts and folds this process holds: the least recently used goes, and is compiled
+    again when it is asked for. Lets go of all that are there.
+
+    Args:
+        programs: at least 1.
+
+    Raises:
+        ValueError: fewer.
+    """
+    global _compiled
+    if programs < 1:
+        raise ValueError(f"programs = {programs}: must be at least 1")
+    _compiled = functools.lru_cache(maxsize=programs)(_compile)
+
+
+def count_compiled() -> int:
+    """Rollouts and folds that were compiled since the start, or since ``keep``."""
+    return _compiled.cache_info().misses
 
 
 @functools.cache

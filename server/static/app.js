@@ -59,7 +59,7 @@ async function begin() {
     showDrawer(manual()); // who drives needs them; else the charts come first
     for (const chart of page.shown.charts) chart.begin(episode.length, task(), episode.lanes);
     $("progress").max = episode.length;
-    $("legend").replaceChildren(...legend(episode));
+    $("legend").replaceChildren(...legend(episode, panels(), task()));
     render();
     $("setup").firstElementChild.textContent = `${task().title}, seed ${setup.seed}: ${episode.lanes.map(({ name }) => name).join(" against ")}`;
     say(`${task().title}, seed ${setup.seed}: ready. ${episode.length} ${stepsOf(task())}.`);
@@ -235,7 +235,7 @@ function draw() {
 }
 
 function showTable() {
-  if (page.episode) $("table").querySelector(".scroll").replaceChildren(tableOf(page.episode, panels()));
+  if (page.episode) $("table").querySelector(".scroll").replaceChildren(tableOf(page.episode, panels(), task()));
 }
 
 function showTask() {

@@ -25,7 +25,7 @@ export function knobsOf(schemas) {
 }
 
 /** What tells most of an episode stands first. */
-const FIRST = ["band", "load", "on_time", "gpu_seconds", "ttft_p50_ms", "queue_depth", "reward"];
+const FIRST = ["band", "load", "gpu_seconds", "on_time", "ttft_p50_ms", "queue_depth", "reward"];
 
 /** On which tasks a panel is of use; the others show all. */
 const SHOWN = {
@@ -82,7 +82,7 @@ export function panelsOf(schemas, classes) {
   };
   const reward = { id: "reward", title: "Cumulative reward", about: "what the reward of every step adds up to: of an engine throughput, less latency, violations and cost; of a fleet minus GPUs and late requests", unit: "reward", format: written(1), limits: () => [], shown: () => true, value: (row) => row.totals.reward };
   const knobs = numbers.map(([id, schema]) => ({
-    id, title: `${schema.title} set`, about: schema.description, unit: schema.unit, hold: true, limits: () => [], shown: () => true, value: (row) => row.action[id],
+    id, title: `${schema.title} set`, about: schema.description, unit: schema.unit, hold: true, limits: () => [], shown: (task) => task.active_actions.includes(id), value: (row) => row.action[id],
     format: written(schema.type === "integer" ? 0 : 2),
   }));
   const all = [...bandOf(info), ...quantities(info, "workload"), onTime, ...quantities(info, "metrics"), ...quantities(info, "outcome"), reward, ...knobs];

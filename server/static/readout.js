@@ -23,9 +23,17 @@ export function taskFacts(task, knobs, quantities) {
   return facts.map(([fact, about]) => element("li", "", term(fact, about)));
 }
 
-export function legend(episode) {
+/** The drivers, and of what else charts draw that which this episode has or, driven by hand, may come to have. */
+export function legend(episode, panels, task) {
   const items = episode.lanes.map((lane) => element("span", "", element("i", `key ${lane.kind}`), lane.kind === "b" ? `${lane.name} (same seed)` : lane.name));
-  items.push(element("span", "", element("i", "key limit"), "limit"), element("span", "", element("i", "swatch"), "burst"), element("span", "", element("i", "key oom"), "out of memory"));
+  const known = episode.lanes.filter((lane) => lane.rows.length); // the traffic of one is that of all
+  const isManual = episode.driver.policy === "manual";
+  const marks = [
+    ["key limit", "limit", panels.some((panel) => panel.limits(task).length)],
+    ["swatch", "burst", known.length ? known[0].rows.some((row) => row.workload.is_burst) : task.kind === "engine"],
+    ["key oom", "out of memory", task.kind === "engine" && (isManual || known.some((lane) => lane.rows.some((row) => row.oom)))],
+  ];
+  for (const [key, text, has] of marks) if (has) items.push(element("span", "", element("i", key), text));
   return items;
 }
 
@@ -45,7 +53,7 @@ export function resultOf(episode, task, quantities) {
       parts.append(element("dt", "", term(name.replaceAll("_", " "), `${meaning}; weighs ${weight}`)), bar, element("dd", "", value.toFixed(3)));
     }
     if (outcome) {
-      parts.append(element("dt", "", term("GPU-seconds", quantities.gpu_seconds.description)), element("dd", "bar none"), element("dd", "", outcome.gpu_seconds.toFixed(0)));
+      parts.append(element("dt", "", term("GPU-seconds", quantities.gpu_seconds.description)), element("dd", "bar none"), element("dd", "", Math.round(outcome.gpu_seconds).toLocaleString("en")));
     }
     const crashed = lane.rows.filter((entry) => entry.oom).length;
     const told = verified ? "✓ verified by simulating it again" : "not verified";
@@ -55,7 +63,7 @@ export function resultOf(episode, task, quantities) {
       element("output", "score", score.toFixed(3)),
       element("div", "", element("strong", "", lane.name), element("p", `verified${verified ? "" : " no"}`, told)),
       parts,
-      element("p", "oom", crashed ? `Out of memory in ${crashed} of ${lane.rows.length} seconds.` : "Never out of memory."),
+      ...(task.kind === "engine" ? [element("p", "oom", crashed ? `Out of memory in ${crashed} of ${lane.rows.length} seconds.` : "Never out of memory.")] : []),
       element("p", "feedback", feedback),
     );
   });
@@ -63,7 +71,7 @@ export function resultOf(episode, task, quantities) {
 }
 
 /** Every step shown so far, newest first, one column a panel and lane. */
-export function tableOf(episode, panels) {
+export function tableOf(episode, panels, task) {
   const columns = panels.flatMap((panel) => (panel.shared ? episode.lanes.slice(0, 1) : episode.lanes).flatMap((lane) => {
     const lines = panel.lines ?? [{ name: panel.shared ? "" : lane.name, value: panel.value }];
     return lines.map((line) => ({ panel, lane, ...line }));
@@ -78,5 +86,5 @@ export function tableOf(episode, panels) {
     const cells = columns.map(({ panel, lane, value }) => element("td", "", lane.rows[i] ? panel.format(value(lane.rows[i])) : ""));
     body.append(element("tr", "", element("td", "", `${i + 1}`), ...cells));
   }
-  return element("table", "", element("thead", "", element("tr", "", element("th", "", "Second"), ...heading)), body);
+  return element("table", "", element("thead", "", element("tr", "", element("th", "", task.step_s > 1 ? `Step of ${task.step_s} s` : "Second"), ...heading)), body);
 }

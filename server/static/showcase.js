@@ -15,7 +15,8 @@ const WHO = {
 const TOLD = 0.05; // share of the cost from which on the difference is what there is to tell
 
 const scoreAbout = (task) => `0 to 1, the weighted sum of ${Object.keys(task.components).map((name) => name.replaceAll("_", " ")).join(", ")}`;
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => `${Math.round(100 * share)}\u00a0%`; // never apart at the end of a line
+const written = (value, digits) => value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
 /** What an episode cost: its value, unit, decimals and what it means; `quantities` are the schemas of metrics and outcome. */
 function cost(lane, task, quantities) {
@@ -33,7 +34,7 @@ export function claimOf(episode, task, quantities) {
   const [a, b] = episode.lanes;
   const what = `of the ${counted(task)}`;
   const shares = [a, b].map((lane) => percent(shareUpTo(lane.rows.at(-1))));
-  const who = (lane) => WHO[lane.policy] ?? lane.name;
+  const who = (lane) => (task.kind === "fleet" && lane.policy === "baseline" ? "all GPUs, always" : WHO[lane.policy] ?? lane.name);
   const first = who(a)[0].toUpperCase() + who(a).slice(1);
   const costs = [a, b].map((lane) => cost(lane, task, quantities));
   const saved = 1 - costs[0].value / costs[1].value;
@@ -44,7 +45,7 @@ export function claimOf(episode, task, quantities) {
     sentence,
     numbers: [
       { label: "In time", about: aboutOnTime(task), hint: what, values: shares },
-      { label: "Cost", about: costs[0].about, hint: costs[0].unit, values: costs.map(({ value, digits }) => value.toFixed(digits)) },
+      { label: "Cost", about: costs[0].about, hint: costs[0].unit, values: costs.map(({ value, digits }) => written(value, digits)) },
       { label: "Score", about: scoreAbout(task), hint: "0 to 1", values: [a, b].map((lane) => lane.grade.score.toFixed(3)) },
     ],
   };

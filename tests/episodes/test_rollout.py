@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
+from inferencegym_jax.episodes import parallel
 
 
 def test_rollout_is_the_step_repeated():
@@ -152,3 +153,25 @@ def test_fold_gives_each_environment_its_own_task_and_carry():
     batch, task = ig.fold(env, tasks, policy, [0, 1, 2], last, (0, 0), length=5, carry=first, carry_axis=0)
     assert batch.tolist() == [14, 24, 34]
     assert task.tolist() == [1, 2, 3]
+
+
+def test_no_more_programs_are_kept_than_said_and_each_comes_with_its_options():
+    function = jax.jit(lambda add, params, seeds, carry, shared: seeds + np.uint32(add), static_argnums=0)
+    _, params = ig.make(1)
+    seeds = jnp.arange(4, dtype=jnp.uint32)
+
+    def plus(add: int, **options: bool) -> list[int]:
+        found = parallel.run(function, (add,), params, seeds, None, axis=0, split=False, options=options)
+        return found.tolist()
+
+    try:
+        parallel.keep(2)
+        assert [plus(1), plus(2), plus(1)] == [[1, 2, 3, 4], [2, 3, 4, 5], [1, 2, 3, 4]]
+        assert parallel.count_compiled() == 2
+        assert plus(3) == [3, 4, 5, 6] and plus(2) == [2, 3, 4, 5]  # 2 was used least, and went
+        assert parallel.count_compiled() == 4
+        assert plus(2, xla_cpu_use_fusion_emitters=True) == [2, 3, 4, 5] and parallel.count_compiled() == 5
+        with pytest.raises(ValueError, match="programs = 0"):
+            parallel.keep(0)
+    finally:
+        parallel.keep(parallel.PROGRAMS_KEPT)

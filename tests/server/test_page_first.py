@@ -24,18 +24,19 @@ def test_an_episode_plays_with_what_control_is_worth_above_it(page: Browser, sit
     assert page.js("[...document.querySelectorAll('#task, #policy, #rival')].map((s) => s.value)") == [
         "7", "trained", "best_static"
     ]  # fmt: skip
-    sentence = page.text("#claim p")
+    sentence = page.text("#claim p").replace("\u00a0", " ")
     assert "trained policy" in sentence and "never changes" in sentence and "fewer GPU-seconds" in sentence
     assert page.js("[...document.querySelectorAll('#claim dt')].map((e) => e.firstChild.textContent.trim())") == [
         "In time", "Cost", "Score"
     ]  # fmt: skip
     shown = page.js("[...document.querySelectorAll('#claim dd')].map((e) => e.textContent)")
+    shown = [text.replace("\u00a0", " ") for text in shown]
     lanes = httpx.get(f"{site}{first['episode']}", timeout=60).json()["lanes"]
     for i, lane in enumerate(lanes):
         counts = lane["grade"]["outcome"]
         good = counts["on_time"] / sum(counts[name] for name in ("on_time", "late", "rejected", "failed"))
         assert float(shown[i].removesuffix(" %")) == pytest.approx(100 * good, abs=0.5 + 1e-3)
-        assert float(shown[2 + i]) == pytest.approx(counts["gpu_seconds"], abs=0.5)
+        assert float(shown[2 + i].replace(",", "")) == pytest.approx(counts["gpu_seconds"], abs=0.5)
         assert shown[4 + i] == f"{lane['grade']['score']:.3f}"
     fewer = 100 * (1 - lanes[0]["grade"]["outcome"]["gpu_seconds"] / lanes[1]["grade"]["outcome"]["gpu_seconds"])
     assert f"{fewer:.0f} % fewer" in sentence and all(share in sentence for share in shown[:2])

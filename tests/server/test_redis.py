@@ -76,6 +76,20 @@ def test_an_idle_session_expires_and_is_remembered(redis_url: str):
     with_store(redis_url, use, idle_s=0.2)
 
 
+@pytest.mark.parametrize(("evicted", "said"), [("session", " expired: "), ("session known", "is unknown or expired")])
+def test_a_session_that_redis_evicted_is_not_called_unknown(redis_url: str, evicted: str, said: str):
+    """With ``maxmemory`` Redis drops keys: the session, or what tells that there was one too."""
+
+    async def use(store: RedisStore) -> None:
+        await store.create(session("gone"))
+        await store._redis.delete(*(f"inferencegym:{name}:{{gone}}" for name in evicted.split()))  # pyright: ignore
+        for ask in (store.get("gone"), store.replace(session("gone", steps=1), 0)):
+            with pytest.raises(SessionNotFound, match=said):
+                await ask
+
+    with_store(redis_url, use)
+
+
 def test_a_record_of_another_version_is_expired(redis_url: str):
     async def use(store: RedisStore) -> None:
         await store.create(session("old"))

@@ -1,0 +1,71 @@
+"""Resident memory as an operator meets it: compiled by this server itself, with the compiler's own settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+import inferencegym_jax as ig
+from inferencegym_jax.fleet.making import fleet_tasks
+from tests.server.conftest import LocalServer, start_server
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc"),
+]
+AT_START, BOUND = 700e6, 1100e6  # bytes
+CPU_S = 0.1  # of one second: below, a server is idle
+
+
+def resident(server: LocalServer) -> float:
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def wait_idle(server: LocalServer) -> None:
+    """Until what it compiles in the background is done."""
+
+    def ticks() -> int:
+        fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    end, before = time.monotonic() + 300, ticks()
+    while time.monotonic() < end:
+        time.sleep(1)
+        now = ticks()
+        if now - before < 100 * CPU_S:
+            return
+        before = now
+    raise AssertionError("the server never came to rest")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    """A server without the suite's compiler flags and without what others compiled."""
+    folder = tmp_path_factory.mktemp("bare")
+    with start_server(
+        folder, patience_s=400.0, XLA_FLAGS="", JAX_COMPILATION_CACHE_DIR="", WARM_ROLLOUTS="true"
+    ) as running:
+        wait_idle(running)
+        yield running
+
+
+def test_a_server_that_has_started_holds_less_than_700_mb(bare: LocalServer) -> None:
+    assert resident(bare) < AT_START
+
+
+def test_memory_is_bounded_whatever_is_asked_for(bare: LocalServer) -> None:
+    """Every task's session and rollouts, of which the last few programs are kept."""
+    with httpx.Client(base_url=bare.url, timeout=300) as http:
+        for name in (*(spec.name for spec in ig.task_specs().values()), *fleet_tasks()):
+            assert http.post("/reset", json={"task_id": name, "seed": 0}).status_code == 200
+            for policy in ("baseline", "trained"):
+                body = {"task_id": name, "seeds": [0], "policy": policy}
+                answer = http.post("/rollout", json=body)
+                assert answer.status_code in (200, 422), answer.text  # 422: the task has no trained policy
+            assert resident(bare) < BOUND, name
