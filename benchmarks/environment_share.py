@@ -40,9 +40,8 @@ def contenders(task: int) -> dict[str, Callable[[int], Any]]:
     from training import devices, trainer
     from training.config import task_config
 
-    config = task_config(task).replace(
-        environments=SIZE, rollout_length=ROLLOUT, epochs=EPOCHS, minibatches=MINIBATCHES, hidden=(64, 64)
-    )
+    sizes = {"environments": SIZE, "rollout_length": ROLLOUT, "epochs": EPOCHS, "minibatches": MINIBATCHES}
+    config = task_config(task).replace(**sizes, hidden=(64, 64), acts="knobs")
     env, params = ig.make(task)
     mesh = devices.make_mesh(config)
     state = devices.compiled_functions(config, mesh)[0](np.uint32(0), config.hyper)

@@ -158,7 +158,7 @@ def fit() -> str:
 
 
 WORTH: dict[str, Callable[[], str]] = {
-    f"headroom{name.replace('-', '')}": functools.partial(headroom, f"task{name}") for name in ("6", "7", "8")
+    f"headroom{name.replace('-', '')}": functools.partial(headroom, f"task{name}") for name in ("6", "7", "72", "8")
 }
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/second_gpu.md": {"fit": fit} | {key: WORTH[key] for key in WORTH if key.startswith("headroom7")},

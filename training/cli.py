@@ -601,12 +601,13 @@ def fleet_plot(
 def ranks(
     task: Task = "3",
     actions: Annotated[int, typer.Option(help="Static actions, drawn from the grid of the task's knobs.")] = 512,
-    episodes: Annotated[
-        int, typer.Option(help="Episodes of each policy, seeds 0, 1, 2, ...; of traffic by day windows of days apart.")
-    ] = 16,
+    episodes: Annotated[int, typer.Option(help="Episodes of each policy, seeds 0, 1, 2, ...")] = 16,
     controllers: Annotated[
         int, typer.Option(help="Settings of the load-following controller besides, on open-loop tasks.")
     ] = 0,
+    days_apart: Annotated[
+        bool, typer.Option("--days-apart", help="Episodes of traffic by day are windows of days apart.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Does the reward rank policies as the grader does? Spearman's correlation of mean return and mean score."""
@@ -614,7 +615,7 @@ def ranks(
 
     use_cache()
     try:
-        found = rank_policies(task_of(task), actions, episodes, controllers)
+        found = rank_policies(task_of(task), actions, episodes, controllers, days_apart)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     if as_json:

@@ -20,9 +20,8 @@ from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.fleet.action import FLEET_KNOBS, FleetAction
 from inferencegym_jax.fleet.rules import RulePlan
 from inferencegym_jax.models import KNOBS, Knob
-from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.policies import network as knobs
-from inferencegym_jax.policies.corrected import CORRECTIONS, mean_positions, positions_policy
+from inferencegym_jax.policies.corrected import CORRECTIONS, mean_positions, positions_policy, sampled_positions
 from inferencegym_jax.policies.corrected_queue import QUEUE_CORRECTIONS
 from inferencegym_jax.policies.fleet_control import FLEET_CORRECTIONS, view_policy
 from inferencegym_jax.policies.fleet_control import knobs_of as fleet_knobs_of
@@ -101,10 +100,7 @@ def sample(config: TrainConfig, outputs: jax.Array, log_std: jax.Array, key: jax
     """A raw action drawn from the actor's distribution, float32[..., numbers]; see ``network.sample``."""
     if config.acts == "knobs":
         return knobs.sample(outputs, log_std, key, knobs_of(config))
-    data = jax.random.key_data(key)
-    words = counters.words(data[..., 0], data[..., 1], counters.POLICY, len(corrections(config)))
-    normals = jnp.stack([counters.normal(word) for word in words], axis=-1)
-    return mean_positions(outputs) + jnp.exp(log_std) * normals
+    return sampled_positions(outputs, log_std, key)
 
 
 def taken(config: TrainConfig, raw: jax.Array) -> Any:

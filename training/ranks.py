@@ -84,6 +84,7 @@ def rank_policies(
     actions: int = 512,
     count: int = 16,
     controllers: int = 0,
+    days_apart: bool = False,
     advance: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Everything that ``python -m training ranks`` prints.
@@ -92,8 +93,9 @@ def rank_policies(
         task: id or name.
         actions: static actions, drawn (seed 0) from a grid over the task's active knobs; the whole grid where it is
             no larger.
-        count: episodes of each policy, seeds 0 to count - 1; of traffic by day windows of days apart.
+        count: episodes of each policy, seeds 0 to count - 1.
         controllers: settings of the load-following controller, of an open-loop task; see ``controllers_of``.
+        days_apart: seeds of which traffic by day has windows of days apart, in place of 0 to count - 1.
         advance: told what runs.
 
     Returns:
@@ -114,8 +116,7 @@ def rank_policies(
     env, params = problem.env, problem.params
     if controllers and (controllers < 4 or problem.dynamics != "open_loop"):
         raise ValueError(f"controllers = {controllers}: must be 0, or at least 4 on an open-loop task")
-    by_day = problem.spec.has_kinds or env.draws is not None
-    seeds = rivals.test_seeds(count) if by_day else np.arange(count)
+    seeds = rivals.test_seeds(count) if days_apart else np.arange(count)
     grid = static_actions(env, params, {"batch_size": BATCH_SIZES, "kv_budget": KV_BUDGETS})
     picked = grid
     if actions < len(grid):

@@ -15,6 +15,7 @@ from jax.tree_util import Partial
 
 from inferencegym_jax.episodes.policy import Policy, with_carry
 from inferencegym_jax.models import ServeAction, ServeObservation
+from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.policies.engine_units import Engine
 from inferencegym_jax.policies.load_following import LoadPlan, Memory, act
 from inferencegym_jax.policies.memory import NetworkCarry
@@ -86,6 +87,20 @@ def corrected_policy(network: PolicyNetwork, plan: LoadPlan, engine: Engine) -> 
 def mean_positions(outputs: jax.Array) -> jax.Array:
     """Positions in (-1, 1) of the actor's outputs, float32[..., corrections]."""
     return jnp.tanh(outputs)
+
+
+def sampled_positions(outputs: jax.Array, log_std: jax.Array, key: jax.Array) -> jax.Array:
+    """Positions drawn around ``mean_positions``, not clipped, float32[..., corrections].
+
+    Args:
+        outputs: of the actor.
+        log_std: float32[corrections].
+        key: the policy's key of (seed, step), batched like ``outputs``.
+    """
+    data = jax.random.key_data(key)
+    words = counters.words(data[..., 0], data[..., 1], counters.POLICY, outputs.shape[-1])
+    normals = jnp.stack([counters.normal(word) for word in words], axis=-1)
+    return mean_positions(outputs) + jnp.exp(log_std) * normals
 
 
 def _start(network: PolicyNetwork, plan: LoadPlan, engine: Engine) -> CorrectedCarry:

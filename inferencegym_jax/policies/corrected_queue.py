@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 
 from inferencegym_jax.episodes.policy import Policy, with_carry
 from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, ServeObservation
-from inferencegym_jax.policies.corrected import mean_positions
+from inferencegym_jax.policies.corrected import mean_positions, sampled_positions
 from inferencegym_jax.policies.memory import NetworkCarry
 from inferencegym_jax.policies.network import PolicyNetwork, first_carry, forward
 from inferencegym_jax.policies.reactive_control import SIZES, ReactivePlan, act
@@ -99,14 +99,15 @@ def follow_queue(plan: QueuePlan, positions: jax.Array, observation: ServeObserv
     )
 
 
-def corrected_queue_policy(network: PolicyNetwork, plan: QueuePlan) -> Policy:
+def corrected_queue_policy(network: PolicyNetwork, plan: QueuePlan, *, sample_actions: bool = False) -> Policy:
     """The policy of a network of corrections on a plan.
 
     Args:
         network: reads the observation and gives a position for each of ``QUEUE_CORRECTIONS``.
         plan: of the table and the task where it acts.
+        sample_actions: draw the corrections from the policy's distribution instead of taking the most likely ones.
     """
-    return Partial(_corrected, network, plan)
+    return Partial(_sampled if sample_actions else _most_likely, network, plan)
 
 
 def _start(network: PolicyNetwork, plan: QueuePlan) -> NetworkCarry | None:
@@ -115,9 +116,17 @@ def _start(network: PolicyNetwork, plan: QueuePlan) -> NetworkCarry | None:
 
 
 @with_carry(_start)
-def _corrected(
+def _most_likely(
     network: PolicyNetwork, plan: QueuePlan, key: jax.Array, observation: ServeObservation, carry: Any = None
 ) -> tuple[ServeAction, Any]:
     del key
     outputs, after = forward(network, observation, carry)
     return follow_queue(plan, mean_positions(outputs), observation), after
+
+
+@with_carry(_start)
+def _sampled(
+    network: PolicyNetwork, plan: QueuePlan, key: jax.Array, observation: ServeObservation, carry: Any = None
+) -> tuple[ServeAction, Any]:
+    outputs, after = forward(network, observation, carry)
+    return follow_queue(plan, sampled_positions(outputs, network.log_std, key), observation), after

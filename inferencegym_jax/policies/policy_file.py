@@ -227,7 +227,7 @@ def playable(
         network: see ``load_network``.
         metadata: see ``load_network``.
         problem: where it is to act: its table's engine, its objectives and its traffic.
-        sample_actions: draw from the policy's distribution; not of corrections.
+        sample_actions: draw from the policy's distribution; not of corrections of the load-following controller.
 
     Raises:
         ValueError: a network that reads a task's units, on a closed-loop task.
@@ -243,7 +243,8 @@ def playable(
                 f"task {problem.spec.name!r}: this policy corrects the controller of closed-loop tasks (1 to 3, or any "
                 "with dynamics='closed_loop'), and the task is open-loop"
             )
-        return corrected_queue_policy(network, queue_plan_for(problem.table, problem.params))
+        plan = queue_plan_for(problem.table, problem.params)
+        return corrected_queue_policy(network, plan, sample_actions=sample_actions)
     if not reads_relative(metadata):
         return network_policy(network, sample_actions=sample_actions)
     if problem.dynamics != "open_loop":

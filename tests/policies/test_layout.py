@@ -27,8 +27,8 @@ from inferencegym_jax.table.latency_table import data_path
 
 
 def rewrite(path: Path, change: Any) -> Path:
-    """The shipped policy of task 3 with its arrays and metadata changed by ``change(arrays, metadata)``."""
-    with np.load(data_path("policies/task3.npz")) as archive:
+    """The shipped policy of task 2 with its arrays and metadata changed by ``change(arrays, metadata)``."""
+    with np.load(data_path("policies/task2.npz")) as archive:
         arrays = dict(archive)
     metadata = json.loads(arrays["metadata"].tobytes())
     change(arrays, metadata)
@@ -75,7 +75,7 @@ def actions(path: Path) -> ig.ServeAction:
 @pytest.mark.parametrize("name", list(KNOBS))
 def test_a_policy_from_before_a_knob_leaves_it_at_its_default(tmp_path: Path, name: str) -> None:
     whole, older = (
-        actions(Path(data_path("policies/task3.npz"))),
+        actions(Path(data_path("policies/task2.npz"))),
         actions(rewrite(tmp_path / "older.npz", without(name))),
     )
     assert np.all(getattr(older, name) == np.asarray(KNOBS[name].default, KNOBS[name].dtype))
@@ -91,7 +91,7 @@ def test_a_policy_from_before_a_field_does_not_see_it(tmp_path: Path, name: str)
     changed = jax.tree.map(lambda x: x, seen)
     changed = ig.ServeObservation(**{**vars(changed), name: getattr(changed, name) * 0 + OBSERVATION[name].full})
     assert np.array_equal(forward(network, seen)[0], forward(network, changed)[0])
-    shipped, _ = load_network(data_path("policies/task3.npz"))
+    shipped, _ = load_network(data_path("policies/task2.npz"))
     assert not np.array_equal(forward(shipped, seen)[0], forward(shipped, changed)[0])
 
 

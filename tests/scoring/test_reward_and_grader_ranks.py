@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import inferencegym_jax as ig
 from training.cli import app
 from training.evaluation import episodes
-from training.ranks import correlation, rank_policies, ranks, spearman
+from training.ranks import correlation, rank_policies, ranks, spearman, told_apart
 
 
 @pytest.mark.parametrize("values", [7, 200])
@@ -25,6 +25,19 @@ def test_spearman_is_scipys_with_and_without_ties(values: int) -> None:
     found = correlation(first, second)
     assert found["low"] < found["spearman"] < found["high"] < 1
     assert spearman(first, -first) == pytest.approx(-1) and np.isnan(spearman(first, np.ones(60)))
+
+
+def test_pairs_that_the_episodes_do_not_tell_apart_are_said() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1e-3, (5, 40))
+    level = np.asarray([0.5, 0.5, 0.5, 0.6, 0.7])[:, None]
+    found = told_apart(10.0 * level + noise, level + noise)
+    assert found["pairs"] == 10 and found["apart"] in (7, 8) and found["alike"] >= 7 / 8
+    assert found["spread"] == pytest.approx(0.2, abs=1e-3)
+    assert told_apart(-level + noise, level + noise)["alike"] <= 1 / 8
+    flat = np.zeros((3, 40))
+    assert told_apart(noise[:3], flat) == {"pairs": 3, "apart": 0, "alike": None, "spread": 0.0}
+    assert told_apart(level[:3] + 0.0, level[2:] + 0.0)["apart"] == 0  # of one episode nothing is known
 
 
 @pytest.mark.slow
@@ -73,6 +86,8 @@ def test_the_reward_ranks_the_best_quarter_of_the_scenarios_policies_as_the_scor
     [
         (["--actions", "2"], "actions = 2"),
         (["--task", "9"], "9"),
+        (["--task", "3", "--controllers", "8"], "controllers = 8: must be 0, or at least 4 on an open-loop task"),
+        (["--task", "7", "--controllers", "-1"], "controllers = -1"),
     ],
 )
 def test_bad_input_of_ranks_is_said(arguments: list[str], said: str) -> None:

@@ -14,7 +14,7 @@ import inferencegym_jax as ig
 from inferencegym_jax.models import KNOBS
 from training import leaderboard as board
 from training.cli import app
-from training.leaderboard import Row, faults, markdown, measure, read, write
+from training.leaderboard import Row, faults, faults_of, markdown, measure, read, write
 
 EPISODES = 3
 
@@ -51,6 +51,19 @@ def test_another_policy_or_version_is_found(row: Row) -> None:
     assert "is of version 00000000 of static-uniform" in said and "measure it again" in said
     (said,) = faults(dataclasses.replace(row, policy="leaderboard/nowhere.npz"))
     assert "nowhere.npz" in said
+
+
+def test_rows_that_are_played_together_are_judged_each_by_its_own_episodes(row: Row) -> None:
+    longer = measured(dataclasses.replace(row, name="longer", episodes=EPISODES + 2))
+    random = measured(dataclasses.replace(row, name="random", policy="random"))
+    network = measured(dataclasses.replace(row, name="network", policy="trained"))
+    assert faults_of([row, longer, network, random]) == [[], [], [], []]
+    wrong = dataclasses.replace(longer, score=row.score | {"mean": row.score["mean"] - 0.1})
+    said = faults_of([random, wrong, dataclasses.replace(row, version="00000000"), row])
+    assert said[0] == said[3] == [] and "score mean" in said[1][0] and "measure it again" in said[2][0]
+    with pytest.raises(ValueError, match="rows: of tasks bursty-sharegpt, static-uniform; must be of one"):
+        faults_of([row, dataclasses.replace(row, task="bursty-sharegpt")])
+    assert faults_of([]) == []
 
 
 def test_actions_are_a_row_too_and_are_played(row: Row, tmp_path: Path) -> None:
