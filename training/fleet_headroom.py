@@ -58,7 +58,7 @@ slow one."""
 LATE_PRICES = (30.0, 90.0, 300.0)  # of the clairvoyant's late requests, times a request's GPU time
 TARGETS: dict[str, tuple[RulePlan, tuple[float, ...]]] = {
     "fixed size": (fixed(1), tuple(float(size) for size in range(1, GPUS + 1))),
-    "reactive": (REACTIVE, (0.85, 0.75, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)),
+    "reactive": (REACTIVE, (0.85, 0.75, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.26)),
     "requests in flight": (HPA.replace(metric=IN_FLIGHT), (70, 40, 25, 15, 10)),
     "queue": (HPA.replace(metric=QUEUE), (5.0, 2.0, 1.0, 0.5, 0.2)),
     "latency": (HPA.replace(metric=LATENCY), (1.0, 0.8, 0.65, 0.5, 0.4)),

@@ -12,7 +12,7 @@ from inferencegym_jax.cli.options import TableFile
 from inferencegym_jax.cli.output import ANSWER_NO, JSON, answers, escape, print_json, sentences, table
 
 SHOWN = 12
-KINDS: dict[str, str] = {"fixed": "fixed size", "split": "fixed split", "rule": "rule"}
+KINDS: dict[str, str] = {"fixed": "fixed size", "split": "fixed split", "rule": "rule", "learned": "learned policy"}
 """Kinds of rows whose best is named, and what people call them."""
 
 
@@ -69,7 +69,7 @@ def plan(
                 f"{row.mean_gpus:.2f}",
                 f"{row.gpu_seconds:.0f}",
                 f"{row.changes_an_hour:.1f}",
-                ", ".join(found.failures.get(row.name, ())) if row.kind.startswith("rule") else "",
+                ", ".join(found.failures.get(row.name, ())) if row.kind.startswith(("rule", "learned")) else "",
             )
             for row in _shown(found.rows)
         ]
@@ -91,4 +91,4 @@ def plan(
 
 def _shown(rows: tuple) -> list:  # pyright: ignore[reportMissingTypeArgument]
     """The first rows, and every rule at its defaults."""
-    return [row for i, row in enumerate(rows) if i < SHOWN or row.kind == "rule at its defaults"]
+    return [row for i, row in enumerate(rows) if i < SHOWN or row.kind in ("rule at its defaults", "learned")]

@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.fleet.action import GPUS
 from inferencegym_jax.fleet.contest import contest
 from inferencegym_jax.fleet.environment import FleetEnvironment
 from inferencegym_jax.fleet.failures import named_failures
+from inferencegym_jax.fleet.making import ANYWHERE
 from inferencegym_jax.fleet.rules import DEFAULTS, HPA, IN_FLIGHT, QUEUE, REACTIVE, RulePlan, fixed
 from inferencegym_jax.fleet.spec import FleetSpec, fleet_params
+from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet
 from inferencegym_jax.hardware.table_metadata import doubts
 from inferencegym_jax.models import finite_number, shown
+from inferencegym_jax.policies.fleet_names import fleet_policy_of
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 
@@ -27,6 +31,7 @@ UTILISATIONS = (0.8, 0.7, 0.6, 0.5, 0.4)
 IN_FLIGHTS = (100.0, 70.0, 50.0, 35.0, 25.0, 15.0, 10.0)
 QUEUES = (5.0, 3.0, 1.0, 0.5)
 PLANNERS = (1.0, 0.8, 0.65, 0.5)
+GENERAL = "general policy"
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ class PlanRow:
 
     Attributes:
         name: of the rule or the size.
-        kind: "fixed", "split", "rule at its defaults" or "rule".
-        plan: its settings.
+        kind: "fixed", "split", "rule at its defaults", "rule" or "learned".
+        plan: its settings; of the learned policy those of the rule that it corrects.
         on_time_share: of the requests.
         gpu_seconds, mean_gpus: paid for.
         changes_an_hour: GPUs asked for more or less.
@@ -60,8 +65,8 @@ class FleetPlan:
     Attributes:
         rows: every size and rule, cheapest first among those that meet the share, then by share.
         best: the cheapest that meets the share, or the one that comes closest.
-        best_of: the same of each kind: "fixed" (every GPU computes its own prompts), "split", "rule at its defaults"
-            and "rule"; a fleet of one GPU has no split.
+        best_of: the same of each kind: "fixed" (every GPU computes its own prompts), "split", "rule at its defaults",
+            "rule", and "learned" where a general policy ships; a fleet of one GPU has no split.
         meets: whether any does.
         settings: what to write into a Kubernetes HPA, KEDA and the Dynamo planner, each with what its replay came to.
         failures: rules and the scenarios that they fail (``fleet.failures``), on this task's objectives.
@@ -98,7 +103,8 @@ def plan_fleet(
     batch_size: int = 128,
     with_failures: bool = True,
 ) -> FleetPlan:
-    """Replay a log on fleets of 1 to ``gpus`` engines, on every split of them, and under every rule.
+    """Replay a log on fleets of 1 to ``gpus`` engines, on every split of them, under every rule and under the general
+    policy.
 
     Args:
         trace: a request log.
@@ -138,25 +144,23 @@ def plan_fleet(
     params = fleet_params(spec, loaded, log)
     ways = _ways(gpus)
     plans = [plan.replace(batch_size=batch_size) for _, _, plan in ways]
-    found = contest(FleetEnvironment(loaded, params, log), params, plans, [0])
+    env = FleetEnvironment(loaded, params, log)
+    found = contest(env, params, plans, [0])
     rows = [
-        PlanRow(
-            name=name,
-            kind=kind,
-            plan=plan,
-            on_time_share=float(found.on_time_share[i, 0]),
-            gpu_seconds=float(found.gpu_seconds[i, 0]),
-            mean_gpus=float(found.mean_gpus[i, 0]),
-            changes_an_hour=float(found.changes_an_hour[i, 0]),
-            meets=bool(found.on_time_share[i, 0] >= wanted),
-        )
+        _row(name, kind, plan, found, (i, 0), wanted)
         for i, ((name, kind, _), plan) in enumerate(zip(ways, plans, strict=True))
     ]
+    learned = _general()
+    policies: dict[str, Policy] = {}
+    if learned is not None:
+        policies[GENERAL] = learned
+        played = evaluate_fleet(env, params, learned, [0])
+        rows.append(_row(GENERAL, "learned", REACTIVE.replace(batch_size=batch_size), played, (0,), wanted))
     rows.sort(key=lambda row: (not row.meets, row.gpu_seconds if row.meets else -row.on_time_share))
     failures: Mapping[str, Any] = {}
     if with_failures:
         rules = {row.name: row.plan for row in rows if row.kind.startswith("rule")}
-        failures = named_failures(rules, dataclasses.replace(spec, busiest=0.0), loaded)
+        failures = named_failures(rules, dataclasses.replace(spec, busiest=0.0), loaded, policies)
     return FleetPlan(
         rows=tuple(rows),
         best=rows[0],
@@ -172,6 +176,28 @@ def plan_fleet(
             "mean_output": log.mean_output,
             "mean_gpus_busy": float(found.mean_load[0, 0]),
         },
+    )
+
+
+def _general() -> Policy | None:
+    """The learned policy that ships for every fleet, None where none does."""
+    try:
+        return fleet_policy_of("general", ANYWHERE)
+    except FileNotFoundError:
+        return None
+
+
+def _row(name: str, kind: str, plan: RulePlan, found: FleetStatistics, at: tuple[int, ...], wanted: float) -> PlanRow:
+    share = float(found.on_time_share[at])
+    return PlanRow(
+        name=name,
+        kind=kind,
+        plan=plan,
+        on_time_share=share,
+        gpu_seconds=float(found.gpu_seconds[at]),
+        mean_gpus=float(found.mean_gpus[at]),
+        changes_an_hour=float(found.changes_an_hour[at]),
+        meets=share >= wanted,
     )
 
 

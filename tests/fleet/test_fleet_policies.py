@@ -24,7 +24,7 @@ from inferencegym_jax.policies.fleet_control import (
     follow_rule,
     knobs_of,
 )
-from inferencegym_jax.policies.fleet_names import FLEET_NAMES, RULES, fleet_policy_of
+from inferencegym_jax.policies.fleet_names import FLEET_NAMES, RULES, fleet_file, fleet_policy_of
 from inferencegym_jax.policies.fleet_numbers import FLEET_FIELDS, FLEET_SIZE, fleet_numbers
 from inferencegym_jax.policies.layout import head_sizes
 from inferencegym_jax.policies.network import ObservationStatistics, PolicyNetwork
@@ -128,3 +128,16 @@ def test_configs_of_fleets() -> None:
         config.replace(start="best_static")
     with pytest.raises(ValueError, match="phases = 9999"):
         TrainConfig().replace(phases=9999)
+
+
+@pytest.mark.parametrize("task", ["fleet-elastic", "fleet-elastic-m-large", "fleet-elastic-m-mid", "fleet-anywhere"])
+def test_the_policy_that_ships_for_a_fleet_corrects_the_rule_of_its_task(task: str) -> None:
+    shipped, about = load_network(fleet_file(task))
+    assert about["task"] == task and about["reads"] == "fleet" and about["acts"] == "correction"
+    rule = tuned_rule(task)
+    assert {name: about["plan"][name] for name in ("target", "fast", "trend", "floor", "period", "hold")} == {
+        name: pytest.approx(getattr(rule, name)) for name in ("target", "fast", "trend", "floor", "period", "hold")
+    }
+    sizes = asked(fleet_policy_of("trained", task), DAY)
+    assert all(1 <= size <= 8 for size in sizes) and len(set(sizes)) > 1
+    assert all(np.isfinite(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(shipped)])))

@@ -139,7 +139,7 @@ def test_a_plan_of_a_log() -> None:
     assert any("h long" in notice for notice in found.notices)
     assert set(found.settings) == {"Kubernetes HPA", "KEDA", "Dynamo planner"}
     assert found.to_dict()["best"]["name"] == found.best.name
-    assert set(found.best_of) == {"fixed", "split", "rule", "rule at its defaults"}
+    assert set(found.best_of) == {"fixed", "split", "rule", "rule at its defaults", "learned"}
     for kind, row in found.best_of.items():
         assert row.kind == kind and row == next(other for other in found.rows if other.kind == kind)
     assert dataclasses.is_dataclass(found)
