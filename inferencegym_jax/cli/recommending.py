@@ -191,8 +191,10 @@ def show(recommendation: Recommendation, console: Console) -> None:
     _busiest(recommendation, say)
     _compared(recommendation, say)
     columns = list(recommendation.results)
+    each = int(recommendation.engine["gpus"])
     rows = [
-        (label, *(_cell(key, recommendation.results[name][key]) for name in columns)) for key, label in ROWS.items()
+        (label, *(_cell(key, recommendation.results[name][key] * (each if key == "gpus" else 1)) for name in columns))
+        for key, label in ROWS.items()
     ]
     console.print()
     console.print(table(("", *columns), rows))
@@ -291,10 +293,11 @@ def _compared(recommendation: Recommendation, say: Callable[[str], None]) -> Non
             f"    p99 TTFT {changed(gain['ttft_p99_ms'], ' ms')}\n"
             f"    cost     {changed(gain['cost_per_1k'])} per 1k tokens"
         )
-    single, pair = recommendation.one_gpu, recommendation.two_engines
+    single, pair, each = recommendation.one_gpu, recommendation.two_engines, int(recommendation.engine["gpus"])
     if single is not None and pair is not None:
+        fewer = "one GPU" if each == 1 else f"{each} GPUs"
         say(
-            f"On one GPU instead: {words(single['knobs'])}: {single['attainment']:.2%} in time in the replay; two"
+            f"On {fewer} instead: {words(single['knobs'])}: {single['attainment']:.2%} in time in the replay; two"
             f" engines of that, each request to one in turn: {pair['attainment']:.2%}."
         )
 

@@ -68,7 +68,8 @@ class Recommendation:
             changes with intervals.
         meets_slo: whether the replay meets the objective and the promise agrees with it.
         agrees: whether promise and replay are within three points.
-        engine: what the flags set: memory_share, memory_gb, pool_tokens, max_model_len, token_budget.
+        engine: what the flags set: memory_share, memory_gb, pool_tokens, max_model_len, token_budget; and gpus, those
+            that are one engine (in the measures such an engine counts as one).
         busiest_hour: share of the busiest hour's requests within the objective, replayed.
         one_gpu: knobs and replayed measures of the best on one GPU, where two are recommended.
         two_engines: replayed measures of two engines of that, likewise.
@@ -278,6 +279,7 @@ class _Answer:
                 "pool_tokens": int(profile_of(self.table).pool_tokens(printed["quant_tier"], made.memory_gb)),
                 "max_model_len": made.max_model_len,
                 "token_budget": made.token_budget,
+                "gpus": made.gpus,
             },
             busiest_hour=judged.busiest_hour,
             one_gpu=one_gpu,

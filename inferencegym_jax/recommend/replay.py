@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes.policy import Policy, act, init_carry, spread
 from inferencegym_jax.models import EPISODE_LENGTH, EngineParams, EnvParams, ServeAction
-from inferencegym_jax.physics.iteration import iteration, prompts_ms
+from inferencegym_jax.physics.iteration import iteration
 from inferencegym_jax.physics.kernels import Iterations, by_tier
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.physics.pool import pool_tokens
@@ -136,7 +136,7 @@ class _Batch(NamedTuple):
 
     begins: jax.Array  # ms until they go in; without tokens: until the last that went in are through
     tokens: jax.Array  # to compute
-    ms: jax.Array  # that they add to the iterations
+    attention_ms: jax.Array  # of these prompts, which the iterations pay beside the products of their tokens
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -161,11 +161,12 @@ def first_tokens(
         params: of the engine.
 
     Prompts are taken in by iterations. Who arrives while one that holds prompts is under way waits for its end, and all
-    who arrived until then go in together: a batch of B prompt tokens takes ``ceil(B / chunk) t + sum of p`` ms, p what
-    a prompt adds (``prompts_ms``). Who finds no prompt ahead waits for the rest of a decode iteration. The token
-    surfaces an iteration later, and whoever came meanwhile makes that one longer. On a GPU of their own prompts wait
-    for each other in the same way; they then cross the link one after the other, and wait for the decode iteration
-    under way.
+    who arrived until then go in together: a batch of B prompt tokens takes ``ceil(B / chunk) t + L(m, B) + sum of A``
+    ms, A a prompt's attention and L what all their tokens add to the products of m decode tokens. (L is no sum over
+    prompts: of a mixture of experts the first tokens add the most.) Who finds no prompt ahead waits for the rest of a
+    decode iteration. The token surfaces an iteration later, and whoever came meanwhile makes that one longer. On a GPU
+    of their own prompts wait for each other in the same way; they then cross the link one after the other, and wait for
+    the decode iteration under way.
     """
     link_ms = grid.profile.kv_bytes_per_token / (params.link_gb_s * 1e6)  # a token
 
@@ -177,27 +178,42 @@ def first_tokens(
         disagg, tier = now.action.prefill_disagg, now.action.quant_tier
         decode = n * (now.action.spec_length.astype(jnp.float32) + 1.0)
         beside = jnp.where(disagg, 1.0, jnp.minimum(jnp.maximum(decode, 1.0), params.token_budget - 1.0))
-        added = prompts_ms(grid, (tokens,) * 3, beside, params.token_budget, params.prefix_share, tier).mean_ms
         computed = jnp.maximum(tokens * (1.0 - params.prefix_share), 1.0)
+        attention = grid.prefill_attention_ms(tokens, tier)
+        attention -= jnp.where(
+            params.prefix_share > 0, grid.prefill_attention_ms(tokens * params.prefix_share, tier), 0.0
+        )
         chunk = jnp.maximum(params.token_budget - beside, 1.0)
+        base = grid.products_ms(beside, tier)
+        whole = grid.budget_ms(params.token_budget, tier) - base  # what the tokens of a full iteration add
+
+        def added(together: jax.Array) -> jax.Array:
+            full = jnp.maximum(jnp.ceil(together / chunk - LEAST) - 1.0, 0.0)
+            return full * whole + grid.products_ms(beside + jnp.maximum(together - full * chunk, 1.0), tier) - base
+
         each = jnp.where(disagg, params.overhead_ms + grid.empty_ms(tier), t)  # an iteration without its prompts
         # the batch that was open has begun, and is over or under way; or it still waits
         begins = batch.begins - gap
         begun = (begins <= 0) & (batch.tokens > 0)
-        begins = begins + jnp.where(begun, jnp.ceil(batch.tokens / chunk - LEAST) * each + batch.ms, 0.0)
+        before_ms = jnp.ceil(batch.tokens / chunk - LEAST) * each + added(batch.tokens) + batch.attention_ms
+        begins = begins + jnp.where(begun, before_ms, 0.0)
         waits = (batch.tokens > 0) & ~begun
-        ahead_tokens, ahead_ms = (jnp.where(waits, x, 0.0) for x in (batch.tokens, batch.ms))
+        ahead_tokens, ahead_ms = (jnp.where(waits, x, 0.0) for x in (batch.tokens, batch.attention_ms))
         idle = jnp.where(disagg, 0.0, share * t * (1.0 - jnp.exp(-n)))
         begins = jnp.where(begins > 0, begins, idle)
-        with_it = _Batch(begins, ahead_tokens + computed, ahead_ms + added)
+        with_it = _Batch(begins, ahead_tokens + computed, ahead_ms + attention)
         iterations = jnp.ceil(with_it.tokens / chunk - LEAST)
-        room, ends = iterations * chunk - with_it.tokens, begins + iterations * each + with_it.ms
-        rate, next_ms = added / computed, jnp.zeros_like(n)  # ms a token of those who come later
+        products = added(with_it.tokens)
+        room, ends = iterations * chunk - with_it.tokens, begins + iterations * each + products + with_it.attention_ms
+        attend, following = attention / computed, jnp.zeros_like(n)  # ms a token of those who come later
+        rate = attend + (iterations * whole - products) / jnp.maximum(room, 1.0)
         for gap_after, tokens_after in later:
             joins = gap_after < begins
             taken = jnp.where(joins, jnp.minimum(tokens_after, room), 0.0)
             room, ends = room - taken, ends + rate * taken
-            next_ms = next_ms + jnp.where(~joins & (gap_after < ends), rate * jnp.minimum(tokens_after, chunk), 0.0)
+            following = following + jnp.where(~joins & (gap_after < ends), jnp.minimum(tokens_after, chunk), 0.0)
+        following = jnp.minimum(following, chunk)
+        next_ms = jnp.where(following > 0, added(following) + attend * following, 0.0)
         surfaces = params.first_token_iterations * (t + jnp.where(disagg, 0.0, next_ms)) + params.path_ms
         ends = ends + jnp.where(disagg, with_it.tokens * link_ms + 0.5 * t, 0.0)
         return with_it, jnp.maximum(ends, now.wait_ms + ends - begins) + surfaces

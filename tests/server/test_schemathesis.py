@@ -51,12 +51,8 @@ def test_four_thousand_bodies_more(case, server: Running):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_sequences_of_requests_along_the_links_of_the_openapi(server: Running, monkeypatch: pytest.MonkeyPatch):
+def test_sequences_of_requests_along_the_links_of_the_openapi(server: Running):
     """A session that a reset answers is stepped, asked and graded with what the schema allows, in any order."""
-    # Schemathesis tosses a coin whether to use what a link gives, outside of what Hypothesis records: the same choices
-    # then lead to other draws, which Hypothesis calls flaky. Always used, a sequence is what its choices say.
-    monkeypatch.setattr("schemathesis.specs.openapi.stateful.BASE_EXPLORATION_RATE", 0.0)
-    monkeypatch.setattr("schemathesis.specs.openapi.stateful.DEFAULT_USE_PROBABILITY", 1.0)
     linked = schemathesis.openapi.from_url(f"{server.url}/openapi.json").include(path_regex=OURS)
     machine: Any = linked.as_state_machine()
     followed: list[str] = []
