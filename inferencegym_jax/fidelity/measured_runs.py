@@ -206,7 +206,7 @@ def _from_row(source: str, row: Mapping[str, Any]) -> MeasuredRun:
         )
     gpu = row.get("gpu")
     if gpu is not None and not isinstance(gpu, str):
-        raise RunError(f"{source}: gpu is {shown(gpu)}; wanted: a name such as 'NVIDIA H100 80GB HBM3' or '2xH100'")
+        raise RunError(f"{source}: gpu is {shown(gpu)}; wanted: a name as in `table list`, '2x' before it for two")
     arrivals = str(row.get("arrivals") or "poisson").strip().lower()
     if arrivals not in ARRIVALS:
         raise RunError(f"{source}: arrivals is {shown(arrivals)}; wanted: one of {', '.join(ARRIVALS)}")

@@ -281,7 +281,7 @@ def test_the_command_says_which_runs_it_leaves_out(tmp_path: Path) -> None:
         ({"duration": 0}, "duration is 0; wanted: a number above 0"),
         ({"completed": 900}, "completed is 900 of num_prompts 600"),
         ({"tp_size": 1.5}, "tp_size is 1.5; wanted: a whole number of GPUs"),
-        ({"gpu": ["H100", "H100"]}, "gpu is .*; wanted: a name such as"),
+        ({"gpu": ["H100", "H100"]}, "gpu is .*; wanted: a name as in"),
         (
             {"mean_ttft_ms": 0.031, "median_ttft_ms": 0.029},
             "ttft_mean_ms is 0.031, less than any engine takes; is it in",
