@@ -26,7 +26,7 @@ def recommend_gpus(
     """Search, replay and print; whether the objective is met."""
     with sentences(), Progress(console=notices(), transient=True, disable=not notices().is_terminal) as bar:
         work = bar.add_task("replaying", total=None)
-        found = choose_gpus(
+        recommendation = choose_gpus(
             trace,
             request,
             gpus,
@@ -35,10 +35,10 @@ def recommend_gpus(
             progress=lambda done, total: bar.update(work, completed=done, total=total),
         )
     if json_output:
-        print_json(to_dict(found))
+        print_json(to_dict(recommendation))
     else:
-        show(found, answers())
-    return found.best.meets
+        show(recommendation, answers())
+    return recommendation.best.meets
 
 
 def row(one: Tried) -> dict[str, Any]:

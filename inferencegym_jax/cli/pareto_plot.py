@@ -100,9 +100,9 @@ def picture(recommendation: Any, figure: Any) -> Any:
     colours = {"current": COLOURS["baseline"], "Reactive": COLOURS["reactive"], "Trained": COLOURS["trained"]}
     for _, x, y, name in points(recommendation)[len(front) :]:
         axes.plot([x], [y], "s", markersize=6, label=name, color=colours.get(name, OTHER_COLOUR))
-    chosen = recommendation.results["recommended"]
+    recommended = recommendation.results["recommended"]
     star = {"markersize": 13, "color": COLOURS["best_static"], "markeredgecolor": "white", "label": "recommended"}
-    axes.plot([chosen["ttft_p99_ms"]], [chosen["goodput"]], "*", zorder=4, **star)
+    axes.plot([recommended["ttft_p99_ms"]], [recommended["goodput"]], "*", zorder=4, **star)
     objective = recommendation.objective.ttft_ms
     axes.axvline(objective, ls="--", color=LIMIT_COLOUR, lw=1, label=f"objective, {number(objective)} ms")
     axes.set(xscale="log", xlabel="p99 TTFT (ms)", ylabel="goodput (requests/s within the objectives)")

@@ -36,7 +36,7 @@ def plan(
 
     with sentences(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the answer holds the log's notices
-        found = plan_fleet(
+        fleet_plan = plan_fleet(
             load_trace(trace, unit),
             table=table_file,
             gpus=gpus,
@@ -46,17 +46,17 @@ def plan(
             start_s=start_s,
         )
     if json_output:
-        print_json(found.to_dict())
+        print_json(fleet_plan.to_dict())
     else:
         console = answers()
-        best = found.best
+        best = fleet_plan.best
         text = f"{best.on_time_share:.2%} of the requests on time at {best.mean_gpus:.2f} GPUs on average"
-        if found.meets:
+        if fleet_plan.meets:
             console.print(f"[bold]Cheapest: {escape(best.name)}[/]: {text}", soft_wrap=True)
         else:
             console.print(f"[bold]Nothing keeps {share:.2%} on time[/]; closest: {escape(best.name)}: {text}")
         for kind, words in KINDS.items():
-            row = found.best_of.get(kind)
+            row = fleet_plan.best_of.get(kind)
             if row is not None:
                 text = f"{row.on_time_share:.2%} on time, {row.mean_gpus:.2f} GPUs"
                 short = "" if row.meets else " (the closest; none keeps the share)"
@@ -69,23 +69,23 @@ def plan(
                 f"{row.mean_gpus:.2f}",
                 f"{row.gpu_seconds:.0f}",
                 f"{row.changes_an_hour:.1f}",
-                ", ".join(found.failures.get(row.name, ())) if row.kind.startswith(("rule", "learned")) else "",
+                ", ".join(fleet_plan.failures.get(row.name, ())) if row.kind.startswith(("rule", "learned")) else "",
             )
-            for row in _shown(found.rows)
+            for row in _shown(fleet_plan.rows)
         ]
         head = ("", "kind", "on time", "mean GPUs", "GPU-seconds", "changes/h", "fails")
         console.print(table(head, rows))
-        for name, words in found.settings.items():
+        for name, words in fleet_plan.settings.items():
             console.print(f"[bold]{name}[/]: {escape(words)}", soft_wrap=True)
-        traffic = found.traffic
+        traffic = fleet_plan.traffic
         console.print(
             f"{traffic['requests']:,.0f} requests in {traffic['seconds']:,.0f} s, {traffic['mean_prompt']:.0f} prompt "
             f"and {traffic['mean_output']:.0f} output tokens on average: {traffic['mean_gpus_busy']:.2f} GPUs busy.",
             soft_wrap=True,
         )
-        for notice in found.notices:
+        for notice in fleet_plan.notices:
             console.print(f"Note: {escape(notice)}.", soft_wrap=True)
-    if not found.meets:
+    if not fleet_plan.meets:
         raise typer.Exit(ANSWER_NO)
 
 

@@ -95,8 +95,8 @@ def recommend(
         with sentences():
             if gpus is None:
                 raise ValueError("--gpus is missing: --model and --system ask how to cut so many GPUs")
-            given = {"--table": table_file, "--current": current, "--fixed": fixed, "--memory-gb": memory_gb}
-            for name, value in (given | {"--acceptance": acceptance, "--plot": plot}).items():
+            table_options = {"--table": table_file, "--current": current, "--fixed": fixed, "--memory-gb": memory_gb}
+            for name, value in (table_options | {"--acceptance": acceptance, "--plot": plot}).items():
                 if value is not None:
                     raise ValueError(f"{name} has no place beside --model, --system and --gpus")
             cut = table_building.Placement()

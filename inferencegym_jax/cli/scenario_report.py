@@ -26,15 +26,15 @@ def _cell(row: dict[str, Any], form: str) -> str:
 
 def rows(results: dict[str, Any]) -> list[list[str]]:
     """The table's cells as text, a row a policy: measured with its 95 % interval / predicted, and the gap in points."""
-    found = []
+    table_rows = []
     for name, row in results["measured"].items():
         cells = [name]
         for key, (_, form) in COLUMNS.items():
             predicted = form.format(results["predicted"][name][key]["mean"])
             cells.append(f"{_cell(row[key], form)} / {predicted}")
         cells.append(f"{100 * results['gap'][name]:+.1f}")
-        found.append(cells)
-    return found
+        table_rows.append(cells)
+    return table_rows
 
 
 HEADS = ("policy", *(title for title, _ in COLUMNS.values()), "gap on time, points")
@@ -80,13 +80,13 @@ def verdict(results: dict[str, Any]) -> list[str]:
         lines.append(f"Ranks by score as predicted: {', '.join(order['measured'])}.")
     else:
         apart = misplaced(results)
-        where = (
+        difference = (
             f"apart beyond their intervals: {'; '.join(' and '.join(x) for x in apart)}"
             if apart
             else ("within their intervals")
         )
         lines.append(
-            f"Ranks by score: {', '.join(order['measured'])}; predicted: {', '.join(order['predicted'])}; {where}."
+            f"Ranks by score: {', '.join(order['measured'])}; predicted: {', '.join(order['predicted'])}; {difference}."
         )
     worst = max(results["gap"], key=lambda name: abs(results["gap"][name]))
     within = "within" if abs(results["gap"][worst]) <= POINTS else "beyond"
@@ -125,13 +125,13 @@ def _against_two(name: str, reference: str, measured: dict[str, Any], predicted:
 def misplaced(results: dict[str, Any]) -> list[tuple[str, str]]:
     """Pairs of policies that rank otherwise than predicted and whose measured intervals of the score are apart."""
     order, told = results["ranking"]["measured"], results["ranking"]["predicted"]
-    found = []
+    pairs = []
     for i, first in enumerate(order):
         for second in order[i + 1 :]:
             a, b = (results["measured"][name]["score"] for name in (first, second))
             if told.index(first) > told.index(second) and (a["low"] > b["high"] or b["low"] > a["high"]):
-                found.append((first, second))
-    return found
+                pairs.append((first, second))
+    return pairs
 
 
 def plot_scenario(results: dict[str, Any], path: Path, repeat: int = 0) -> None:

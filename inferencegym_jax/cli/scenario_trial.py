@@ -48,38 +48,38 @@ def scenario_trial(
     Raises:
         ValueError, EngineError: see ``run_scenario``.
     """
-    given = {key: value for key, value in context.params.items() if _is_given(context, key)}
+    user_options = {key: value for key, value in context.params.items() if _is_given(context, key)}
     for option in FIXED:
-        if option in given:
+        if option in user_options:
             flag = FLAGS.get(option, option.replace("_", "-"))
-            fail(f"--{flag} {given[option]}: contradicts --scenario, which fixes it")
+            fail(f"--{flag} {user_options[option]}: contradicts --scenario, which fixes it")
     request = ScenarioRequest(
         name=name,
         endpoint=endpoint,
         table=context.params["table"],
         spare=spare,
-        policies=tuple(policies) if "policies" in given else None,
-        seconds=given.get("seconds"),
-        repeats=given.get("repeats"),
-        warmup_s=given.get("warmup"),
+        policies=tuple(policies) if "policies" in user_options else None,
+        seconds=user_options.get("seconds"),
+        repeats=user_options.get("repeats"),
+        warmup_s=user_options.get("warmup"),
         max_num_seqs=context.params["max_num_seqs"],
         seed=context.params["seed"],
     )
     console = notices()
     with console.status("starting") as status:
-        found = run_scenario(request, status.update if console.is_terminal else console.print)
-    show(found, context.params["plot"], bool(context.params["json_output"]))
+        results = run_scenario(request, status.update if console.is_terminal else console.print)
+    show(results, context.params["plot"], bool(context.params["json_output"]))
 
 
 def show(found: dict[str, Any], plot: Path | None, as_json: bool) -> None:
     """Print a scenario's result; draw it where a file is named."""
-    answer = notices() if as_json else answers()
-    answer.print(scenario_table(found))
+    console = notices() if as_json else answers()
+    console.print(scenario_table(found))
     for line in verdict(found):
-        answer.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
     if plot is not None:
         plot_scenario(found, plot)
-        answer.print(f"[bold]{plot}[/]: load, instances and share on time over the first repeat")
+        console.print(f"[bold]{plot}[/]: load, instances and share on time over the first repeat")
     if as_json:
         print(json.dumps(found))
 

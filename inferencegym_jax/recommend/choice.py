@@ -150,14 +150,14 @@ def _changes(action: Mapping[str, Any], current: Mapping[str, Any]) -> int:
 
 def _neighbours(actions: Sequence[dict[str, Any]], allowed: np.ndarray, index: int) -> list[int]:
     """Indices of the actions that are allowed and differ from one in slots or drafts only, by one step."""
-    found: list[int] = []
+    indices: list[int] = []
     for knob in ("batch_size", "spec_length"):
         others = {name: value for name, value in actions[index].items() if name != knob}
         line = [i for i, action in enumerate(actions) if allowed[i] and {**others, knob: action[knob]} == action]
         line.sort(key=lambda i: actions[i][knob])
         at = [actions[i][knob] for i in line].index(actions[index][knob])
-        found += [line[j] for j in (at - 1, at + 1) if 0 <= j < len(line)]
-    return found
+        indices += [line[j] for j in (at - 1, at + 1) if 0 <= j < len(line)]
+    return indices
 
 
 def _best(promised: Quality, replayed: dict[int, Replayed]) -> int:

@@ -166,8 +166,8 @@ def deployment(knobs: Mapping[str, Any], table: LatencyTable, memory_gb: float, 
 
 def parallel_of(table: LatencyTable) -> dict[str, int]:
     """How the GPUs of a table's engine share its work: its metadata ``parallelism``, TP4 or TP2 EP2."""
-    found = re.findall(r"\b(TP|PP|EP|DP)(\d+)", table.metadata.get("parallelism", ""))
-    return {word: int(count) for word, count in found if int(count) > 1}
+    degrees = re.findall(r"\b(TP|PP|EP|DP)(\d+)", table.metadata.get("parallelism", ""))
+    return {word: int(count) for word, count in degrees if int(count) > 1}
 
 
 def memory_share(memory_gb: float, gpu_memory_gb: float) -> float:
@@ -195,10 +195,10 @@ def precision(tier: int, table: LatencyTable) -> str:
 
 def _json(table: LatencyTable, key: str) -> dict[str, Any]:
     try:
-        found = json.loads(table.metadata.get(key, "{}"))
+        value = json.loads(table.metadata.get(key, "{}"))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _parallel(made: Deployment, engine: str) -> list[str]:

@@ -85,10 +85,10 @@ class FleetPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        found = dataclasses.asdict(self)
-        for row in (*found["rows"], found["best"], *found["best_of"].values()):
+        report = dataclasses.asdict(self)
+        for row in (*report["rows"], report["best"], *report["best_of"].values()):
             row["plan"] = {name: float(value) for name, value in row["plan"].items()}
-        return found
+        return report
 
 
 def plan_fleet(
@@ -145,9 +145,9 @@ def plan_fleet(
     ways = _ways(gpus)
     plans = [plan.replace(batch_size=batch_size) for _, _, plan in ways]
     env = FleetEnvironment(loaded, params, log)
-    found = contest(env, params, plans, [0])
+    statistics = contest(env, params, plans, [0])
     rows = [
-        _row(name, kind, plan, found, (i, 0), wanted)
+        _row(name, kind, plan, statistics, (i, 0), wanted)
         for i, ((name, kind, _), plan) in enumerate(zip(ways, plans, strict=True))
     ]
     learned = _general()
@@ -174,7 +174,7 @@ def plan_fleet(
             "seconds": float(log.seconds),
             "mean_prompt": log.mean_prompt,
             "mean_output": log.mean_output,
-            "mean_gpus_busy": float(found.mean_load[0, 0]),
+            "mean_gpus_busy": float(statistics.mean_load[0, 0]),
         },
     )
 
@@ -187,16 +187,18 @@ def _general() -> Policy | None:
         return None
 
 
-def _row(name: str, kind: str, plan: RulePlan, found: FleetStatistics, at: tuple[int, ...], wanted: float) -> PlanRow:
-    share = float(found.on_time_share[at])
+def _row(
+    name: str, kind: str, plan: RulePlan, statistics: FleetStatistics, at: tuple[int, ...], wanted: float
+) -> PlanRow:
+    share = float(statistics.on_time_share[at])
     return PlanRow(
         name=name,
         kind=kind,
         plan=plan,
         on_time_share=share,
-        gpu_seconds=float(found.gpu_seconds[at]),
-        mean_gpus=float(found.mean_gpus[at]),
-        changes_an_hour=float(found.changes_an_hour[at]),
+        gpu_seconds=float(statistics.gpu_seconds[at]),
+        mean_gpus=float(statistics.mean_gpus[at]),
+        changes_an_hour=float(statistics.changes_an_hour[at]),
         meets=share >= wanted,
     )
 

@@ -127,14 +127,14 @@ def choose_gpus(
     tables, notices = tables_of(request, int(gpus))
     requests = load_requests(trace, options)
     tiers = {tp: [int(tier) for tier in table.axes["quant_tier"]] for tp, table in tables.items()}
-    found = layouts(int(gpus), tiers)
+    candidates = layouts(int(gpus), tiers)
     rate, prompt, output = busy_rate(requests), requests.log.mean_prompt, requests.log.mean_output
     lengths = {tp: accepted_by_drafts(table) for tp, table in tables.items()}
     seen = [
         expected(layout, profile_of(tables[layout.tp]), rate, prompt, output, lengths[layout.tp][layout.drafts])
-        for layout in found
+        for layout in candidates
     ]
-    picked = worth_replaying(found, seen, objective.ttft_ms, objective.tpot_ms, MOST_REPLAYED)
+    picked = worth_replaying(candidates, seen, objective.ttft_ms, objective.tpot_ms, MOST_REPLAYED)
     judge = _Judge(tables, requests, objective, MODEL if is_path(request.model) else request.model)
     tried: dict[Layout, Tried] = {}
     for i, layout in enumerate(picked):
@@ -165,7 +165,7 @@ def choose_gpus(
         dtypes={int(tier): name for table in tables.values() for tier, name in dtypes(table).items()},
         flags=engine_flags(made),
         skipped=skipped,
-        searched=len(found),
+        searched=len(candidates),
         price_per_gpu_hour=profile.price_per_gpu_hour,
         price_source=about["price_source"],
         notices=tuple(dict.fromkeys(said)),

@@ -92,13 +92,13 @@ def layouts(gpus: int, tiers_of: Mapping[int, Sequence[int]]) -> list[Layout]:
         gpus: at most.
         tiers_of: width -> weight formats of its table.
     """
-    found: list[Layout] = []
+    every_layout: list[Layout] = []
     for tp, tiers in tiers_of.items():
         for apart in (False, True):
             each = tp * (2 if apart else 1)
             sizes = itertools.product(range(1, gpus // each + 1), tiers, TOKEN_BUDGETS, DRAFTS)
-            found += [Layout(tp, n, apart, tier, SLOTS[-1], budget, k) for n, tier, budget, k in sizes]
-    return found
+            every_layout += [Layout(tp, n, apart, tier, SLOTS[-1], budget, k) for n, tier, budget, k in sizes]
+    return every_layout
 
 
 def with_slots(layout: Layout, running: float) -> Layout:
@@ -110,9 +110,9 @@ def with_slots(layout: Layout, running: float) -> Layout:
 def neighbours(layout: Layout) -> list[Layout]:
     """The layouts that differ in one setting of the engine: slots a size up or down, the other budget, other drafts."""
     at = SLOTS.index(layout.slots)
-    found = [dataclasses.replace(layout, slots=SLOTS[i]) for i in (at - 1, at + 1) if 0 <= i < len(SLOTS)]
-    found += [dataclasses.replace(layout, token_budget=b) for b in TOKEN_BUDGETS if b != layout.token_budget]
-    return found + [dataclasses.replace(layout, drafts=k) for k in DRAFTS if k != layout.drafts]
+    alternatives = [dataclasses.replace(layout, slots=SLOTS[i]) for i in (at - 1, at + 1) if 0 <= i < len(SLOTS)]
+    alternatives += [dataclasses.replace(layout, token_budget=b) for b in TOKEN_BUDGETS if b != layout.token_budget]
+    return alternatives + [dataclasses.replace(layout, drafts=k) for k in DRAFTS if k != layout.drafts]
 
 
 def busy_rate(requests: LoggedRequests) -> float:

@@ -101,14 +101,14 @@ def load_requests(trace: str | Path, options: ReadOptions | None = None) -> Logg
     with regular_file(trace) as path:
         window = {"start": how.start, "end": how.end, "last": how.last}
         log = load_trace(path, how.unit, columns={role: list(names) for role, names in how.columns}, **window)
-        chosen = representative_stretches(log)
+        stretches = representative_stretches(log)
         parts: list[np.ndarray] = []
         longest, whole = 1.0, True
         for block in open_again(path, how).blocks():
             whole = whole and bool((block.times == np.floor(block.times)).all())
             times = block.times - log.start_s
-            which = np.searchsorted(chosen.starts, times, side="right") - 1
-            inside = (which >= 0) & (times < chosen.starts[np.maximum(which, 0)] + chosen.length)
+            which = np.searchsorted(stretches.starts, times, side="right") - 1
+            inside = (which >= 0) & (times < stretches.starts[np.maximum(which, 0)] + stretches.length)
             rows = np.stack([which, times, np.maximum(block.prompts, 1.0), np.maximum(block.outputs, 1.0)], axis=-1)
             longest = max(longest, float((rows[:, 2] + rows[:, 3]).max(initial=1.0)))
             parts.append(rows[inside])
@@ -117,9 +117,9 @@ def load_requests(trace: str | Path, options: ReadOptions | None = None) -> Logg
     if whole:
         rows[:, 1] += place_in_second(rows[:, 1])
     stretch = rows[:, 0].astype(np.int32)
-    since = np.maximum(rows[:, 1] - chosen.starts[stretch], 0.0) * 1000.0
+    since = np.maximum(rows[:, 1] - stretches.starts[stretch], 0.0) * 1000.0
     columns = (rows[:, 2].astype(np.float32), rows[:, 3].astype(np.float32))
-    return LoggedRequests(log, chosen, stretch, since, *columns, int(longest))
+    return LoggedRequests(log, stretches, stretch, since, *columns, int(longest))
 
 
 def place_in_second(times: np.ndarray) -> np.ndarray:

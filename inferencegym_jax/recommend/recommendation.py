@@ -250,9 +250,9 @@ class _Answer:
             said = [*said, "the current configuration does not fit into the memory"]
         promised = self.search.ttft_ms(self.actions[best]) if controllers else np.empty(0)
         for i, name in enumerate(controllers):
-            found, ttft = self.judged.controllers, self.judged.controllers_ttft_ms
-            gains[name] = self._gain(statics.take([best]), found.take([i]), promised, ttft[:, i])
-            results[name] = measures(found, i)
+            quality, ttft = self.judged.controllers, self.judged.controllers_ttft_ms
+            gains[name] = self._gain(statics.take([best]), quality.take([i]), promised, ttft[:, i])
+            results[name] = measures(quality, i)
         one_gpu, two_engines = self._other_than_two_gpus(choice, statics, allowed, replay)
         remedy = None if choice.meets else self._remedies(choice, judged)
         printed = self.actions[best] if remedy is None or remedy.knobs is None else remedy.knobs

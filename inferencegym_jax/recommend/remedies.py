@@ -106,9 +106,10 @@ def remedies(
         if share < objective.attainment:
             continue
         most = MOST_ENGINES if best is None else (best[0] - 1) // each
-        found = fewest_engines(functools.partial(replay, knobs), objective, most) if most > 1 else None
-        if found is not None:
-            best = (found[0] * each, found[0], dict(knobs), float(found[1].quality.attainment[0]))
+        smallest_fleet = fewest_engines(functools.partial(replay, knobs), objective, most) if most > 1 else None
+        if smallest_fleet is not None:
+            engines, replayed = smallest_fleet
+            best = (engines * each, engines, dict(knobs), float(replayed.quality.attainment[0]))
     known = ~np.isnan(closest.ttft_ms)
     in_tpot = closest.tpot_ms[known] <= objective.tpot_ms
     needed = quantile(np.where(in_tpot, closest.ttft_ms[known], np.inf), objective.attainment)

@@ -88,7 +88,7 @@ def serve(
         state, observation, paid, carries = loop
         paid = jnp.where(state.time % EPISODE_LENGTH == 0, observation.cost_so_far, paid)
         taken, carries = jax.lax.cond(
-            any_controller, decide, lambda *given: (actions, given[-1]), state, observation, paid, carries
+            any_controller, decide, lambda *operands: (actions, operands[-1]), state, observation, paid, carries
         )
         observation, after, _gain, _over, info = jax.vmap(lambda s, a: env.step_env(None, s, a, params))(state, taken)
         row = jax.vmap(functools.partial(_second, grid, env.table.gpu_second_cost, params))(state, after, taken, info)

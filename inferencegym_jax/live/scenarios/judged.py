@@ -100,14 +100,14 @@ def segments_of(runs: Sequence[Run], spec: TaskSpec, objective: Objective, warmu
 
 def static_reference(spec: TaskSpec, fixed: Mapping[str, Totals]) -> dict[str, float]:
     """The normalisers that the best fixed policy gives: the one that the others beat by least, by its own measure."""
-    found: dict[str, float] = {}
+    reference: dict[str, float] = {}
     least = np.inf
     for one in fixed.values():
         own = {"static_gpus": float(one.gpus[0]), "static_on_time_share": float(one.on_time_share[0])}
         beaten = max(float((score(spec, other, own) - score(spec, one, own))[0]) for other in fixed.values())
         if beaten < least:
-            least, found = beaten, own
-    return found
+            least, reference = beaten, own
+    return reference
 
 
 def score(spec: TaskSpec, totals: Totals, static: Mapping[str, float]) -> np.ndarray:
@@ -165,6 +165,6 @@ def latencies(records: Sequence[Record], warmup_s: float) -> dict[str, float]:
     kept = [record for record in records if record.arrival_s >= warmup_s]
     ttft = [record.ttft_ms for record in kept if record.ttft_ms is not None]
     itl = [record.tpot_ms for record in kept if record.tpot_ms is not None]
-    found = {f"ttft_p{p}_ms": float(np.percentile(ttft, p)) if ttft else np.nan for p in PERCENTILES}
+    percentiles = {f"ttft_p{p}_ms": float(np.percentile(ttft, p)) if ttft else np.nan for p in PERCENTILES}
     means = {"ttft_mean_ms": ttft, "itl_ms": itl}
-    return found | {name: float(np.mean(values)) if values else np.nan for name, values in means.items()}
+    return percentiles | {name: float(np.mean(values)) if values else np.nan for name, values in means.items()}

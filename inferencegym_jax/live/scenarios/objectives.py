@@ -35,8 +35,8 @@ def bare_times(table: LatencyTable, engine: EngineParams, prompt: float, output:
         TableError: the table says too little of an engine.
     """
     lengths = (np.asarray([x], np.float32) for x in (prompt, output, np.inf))
-    found = work_within(iterations_of(table), engine, *lengths)
-    return Bare(float(found.bare_prompt_ms[0]), float(found.bare_tpot_ms[0]))
+    work = work_within(iterations_of(table), engine, *lengths)
+    return Bare(float(work.bare_prompt_ms[0]), float(work.bare_tpot_ms[0]))
 
 
 @functools.cache
@@ -78,8 +78,8 @@ class RequestWork:
     def __init__(self, table: LatencyTable, engine: EngineParams, longest: float, output: float):
         self._prompts = np.linspace(1.0, longest, PROMPT_NODES)
         outputs = np.full(PROMPT_NODES, output, np.float32)
-        found = work_ms(iterations_of(table), engine, self._prompts.astype(np.float32), outputs)
-        self._ms = np.asarray(found, np.float64)
+        work = work_ms(iterations_of(table), engine, self._prompts.astype(np.float32), outputs)
+        self._ms = np.asarray(work, np.float64)
 
     def of(self, prompt: np.ndarray) -> np.ndarray:
         """float64[...] ms for prompts of float64[...] tokens."""

@@ -68,8 +68,8 @@ class Foretold:
     def scores(self, tried: Mapping[Any, Tried], fixed: Sequence[Any]) -> dict[Any, float]:
         """Score of each, against the best of those that are fixed."""
         spec = self.setting.problem.spec
-        found = {key: self.segments(policy) for key, policy in tried.items()}
-        totals = {key: one.drawn(np.ones((1, len(one.asked)), np.int64)) for key, one in found.items()}
+        segments = {key: self.segments(policy) for key, policy in tried.items()}
+        totals = {key: one.drawn(np.ones((1, len(one.asked)), np.int64)) for key, one in segments.items()}
         reference = static_reference(spec, {key: totals[key] for key in fixed})
         return {key: float(score(spec, one, reference)[0]) for key, one in totals.items()}
 

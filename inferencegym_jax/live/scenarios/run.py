@@ -147,7 +147,7 @@ def run_scenario(request: ScenarioRequest, report: Callable[[str], None] = lambd
         rivals = drift_rivals(scenario, setting, alone, settings, seconds, limit, request.names, report)
     problem = dataclasses.replace(setting.problem, normalisers=_normalisers(setting, rivals, settings, seconds))
     trial = run_trial(request.endpoint, rivals.policies, problem, setting.traffic, settings, report, request.spare)
-    found = judge(trial, setting, rivals, settings, seconds, scenario.reference)
+    figures = judge(trial, setting, rivals, settings, seconds, scenario.reference)
     short_of = (scenario.seconds, scenario.repeats) != (seconds, settings.repeats)
     how = {
         **setting.how,
@@ -158,7 +158,7 @@ def run_scenario(request: ScenarioRequest, report: Callable[[str], None] = lambd
         "reference": scenario.reference,
         "fixed": rivals.fixed,
     }
-    return {"scenario": request.name, **found, "choices": rivals.choices, "how": how}
+    return {"scenario": request.name, **figures, "choices": rivals.choices, "how": how}
 
 
 def _normalisers(setting: Setting, rivals: Rivals, settings: TrialSettings, seconds: int) -> dict[str, float]:
@@ -178,24 +178,24 @@ def judge(
     objective = Objective((setting.objective.ttft_ms,) * 3, setting.objective.tpot_ms)
     spec = setting.problem.spec
     sides = {"measured": (trial.measured, trial.logs), "predicted": (trial.predicted, trial.predicted_logs)}
-    found: dict[str, Any] = {"ranking": {}, "latencies": {}}
+    figures: dict[str, Any] = {"ranking": {}, "latencies": {}}
     for side, (records, logs) in sides.items():
         runs = {name: [Run(one, log) for one, log in zip(records[name], logs[name], strict=True)] for name in records}
         parts = {name: segments_of(each, spec, objective, settings.warmup_s, seconds) for name, each in runs.items()}
-        found[side] = summaries(spec, parts, rivals.fixed, reference)
-        found["ranking"][side] = ranking({name: row["score"]["mean"] for name, row in found[side].items()})
+        figures[side] = summaries(spec, parts, rivals.fixed, reference)
+        figures["ranking"][side] = ranking({name: row["score"]["mean"] for name, row in figures[side].items()})
         everyone = {name: [record for one in repeats for record in one] for name, repeats in records.items()}
-        found["latencies"][side] = {
+        figures["latencies"][side] = {
             name: {key: _json(x) for key, x in latencies(all_of, settings.warmup_s).items()}
             for name, all_of in everyone.items()
         }
-    found["gap"] = {
-        name: found["predicted"][name]["on_time_share"]["mean"] - row["on_time_share"]["mean"]
-        for name, row in found["measured"].items()
+    figures["gap"] = {
+        name: figures["predicted"][name]["on_time_share"]["mean"] - row["on_time_share"]["mean"]
+        for name, row in figures["measured"].items()
     }
-    found["order"] = trial.order
-    found["timeline"] = timeline(trial, setting, objective, settings, seconds)
-    return found
+    figures["order"] = trial.order
+    figures["timeline"] = timeline(trial, setting, objective, settings, seconds)
+    return figures
 
 
 def timeline(

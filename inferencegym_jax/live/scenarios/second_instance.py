@@ -85,9 +85,9 @@ def second_instance(
         return stretch(load, scenario.peak, scenario.peak_s, seconds)
 
     def traffic(seed: int) -> Traffic:
-        chosen = day(seed)
-        scaled = scaled_params(params, chosen.rate_scale)
-        return task_traffic(scaled, seed, seconds, output, longest, chosen.first)
+        day_stretch = day(seed)
+        scaled = scaled_params(params, day_stretch.rate_scale)
+        return task_traffic(scaled, seed, seconds, output, longest, day_stretch.first)
 
     def load(sent: Traffic) -> np.ndarray:
         return np.bincount(sent.time_s.astype(int), work.of(sent.prompt), math.ceil(sent.seconds)) / 1000.0

@@ -161,9 +161,9 @@ class Pair:
         """What the two servers' ``/metrics`` would say, as one."""
         up = self.engines.up
         readings: dict[Hashable, EngineMetrics] = {id(place): place.handle.metrics() for place in up}
-        found = self._combined.read(readings, {id(place) for place in up if place.serves})
-        assert found is not None
-        return found
+        reading = self._combined.read(readings, {id(place) for place in up if place.serves})
+        assert reading is not None
+        return reading
 
     def start(self, most_ms: float) -> float:
         """Let those that can begin an iteration; ms until one ends, at most ``most_ms`` while the other has nothing to

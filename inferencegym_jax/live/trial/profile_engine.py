@@ -63,10 +63,12 @@ class EngineTimes:
         numbers of requests. An iteration of prompts alone costs as one request."""
         n = min(max(running, 1.0), float(MOST_RUNNING)) - 1.0
         low = int(n)
-        found = float(np.interp(context, self._contexts, self._decode[low]))
+        iteration_ms = float(np.interp(context, self._contexts, self._decode[low]))
         if n > low:
-            found += (n - low) * (float(np.interp(context, self._contexts, self._decode[low + 1])) - found)
-        return found
+            iteration_ms += (n - low) * (
+                float(np.interp(context, self._contexts, self._decode[low + 1])) - iteration_ms
+            )
+        return iteration_ms
 
     def added_ms(self, running: int, chunks: list[tuple[float, float]]) -> float:
         """What prompt chunks add to an iteration of ``running`` decode requests; ``chunks``: (first, end) token of

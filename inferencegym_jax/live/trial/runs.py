@@ -236,7 +236,7 @@ def foretell(
         action = held if runner is None else runner.ask(observation)
         return dataclasses.replace(cast(ServeAction, action), **locked)
 
-    found = replayed(
+    replay = replayed(
         table,
         traffic,
         ask,
@@ -249,9 +249,9 @@ def foretell(
     )
     log = [
         {"action": action.to_dict(), "reward": 0.0, "metrics": plain(second.metrics), "outcome": plain(second.outcome)}
-        for action, second in zip(found.actions, found.seconds, strict=True)
+        for action, second in zip(replay.actions, replay.seconds, strict=True)
     ]
-    return Run(found.records, log)
+    return Run(replay.records, log)
 
 
 def results(

@@ -109,8 +109,8 @@ def day_mix(params: EnvParams, seed: int, steps: int) -> tuple[np.ndarray, ...]:
         requests/s, mean prompt (tokens) and its coefficient of variation, float64[steps] each; shares by class,
         float64[steps, 3].
     """
-    found = _day_mix(jnp.uint32(seed), jnp.arange(steps), params.engine.day)
-    return tuple(np.asarray(x, np.float64) for x in found)
+    mix = _day_mix(jnp.uint32(seed), jnp.arange(steps), params.engine.day)
+    return tuple(np.asarray(x, np.float64) for x in mix)
 
 
 @jax.jit
@@ -118,8 +118,8 @@ def _day_mix(seed: jax.Array, steps: jax.Array, day: DayTraffic) -> tuple[jax.Ar
     """float32[steps] each: rate, mean prompt, its coefficient of variation; float32[steps, 3]: shares by class."""
 
     def mix(step: jax.Array) -> tuple[jax.Array, ...]:
-        found = days.mix_of(days.rates_at(seed, step, day), day)
-        return found.rate, found.prompt, found.prompt_cv, found.shares
+        mixture = days.mix_of(days.rates_at(seed, step, day), day)
+        return mixture.rate, mixture.prompt, mixture.prompt_cv, mixture.shares
 
     return jax.vmap(mix)(steps)
 
