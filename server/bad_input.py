@@ -63,6 +63,6 @@ def sentence(errors: Sequence[Mapping[str, Any]]) -> str:
     """The same as one line of text, for answers that have no fields."""
     parts = []
     for detail in told(errors):
-        given = f" = {detail['given']!r}" if "given" in detail else ""
-        parts.append(f"{detail['field']}{given}: {detail['message']}")
+        value = f" = {detail['given']!r}" if "given" in detail else ""
+        parts.append(f"{detail['field']}{value}: {detail['message']}")
     return "; ".join(parts)

@@ -57,8 +57,8 @@ def parse(model: type[BaseModel], body: bytes) -> BaseModel:
         raise _refused("json_invalid", "an integer of thousands of digits") from error
 
 
-def _refused(kind: str, message: str, *where: int) -> RequestValidationError:
-    return RequestValidationError([{"type": kind, "loc": ("body", *where), "msg": message}])
+def _refused(kind: str, message: str, *position: int) -> RequestValidationError:
+    return RequestValidationError([{"type": kind, "loc": ("body", *position), "msg": message}])
 
 
 def body_route() -> type[APIRoute]:

@@ -89,8 +89,8 @@ def _components(parts: Mapping[str, Component]) -> dict[str, Any]:
 
 def tpot_objective(spec: ig.TaskSpec) -> float | list[float | None] | None:
     """The objective on TPOT (ms): one, by class where they differ, None where there is none."""
-    found = [None if math.isinf(x) else x for x in spec.tpot_objectives_ms]
-    return found[0] if len(set(found)) == 1 else found
+    objectives = [None if math.isinf(x) else x for x in spec.tpot_objectives_ms]
+    return objectives[0] if len(set(objectives)) == 1 else objectives
 
 
 def trained_policies() -> dict[str, bool]:

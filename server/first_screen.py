@@ -30,9 +30,15 @@ def first_screen(programs: Programs) -> dict[str, Any] | None:
     Args:
         programs: their table and request log.
     """
-    found = stored()
-    if found is None or programs.trace is not None or programs.table.digest != found["table_digest"]:
+    episode = stored()
+    if episode is None or programs.trace is not None or programs.table.digest != episode["table_digest"]:
         return None
-    policy, rival = (lane["policy"] for lane in found["lanes"])
+    policy, rival = (lane["policy"] for lane in episode["lanes"])
     address = f"static/{FILE.name}"
-    return {"task_id": found["task_id"], "seed": found["seed"], "policy": policy, "rival": rival, "episode": address}
+    return {
+        "task_id": episode["task_id"],
+        "seed": episode["seed"],
+        "policy": policy,
+        "rival": rival,
+        "episode": address,
+    }

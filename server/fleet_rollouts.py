@@ -52,8 +52,8 @@ def choose(key: jax.Array, seen: Any, carry: Any) -> tuple[FleetAction, Any]:
     replayed = jax.tree.map(lambda column: column[step], actions)
     ruled, memory = act_by_rule(plan, key, seen, memory)
     options = (replayed, ruled.as_arrays(), _drawn(key))
-    chosen = jax.tree.map(lambda *x: jnp.select([which == i for i in range(len(x))], x), *options)
-    return chosen, (which, actions, step + 1, plan, memory)
+    action = jax.tree.map(lambda *x: jnp.select([which == i for i in range(len(x))], x), *options)
+    return action, (which, actions, step + 1, plan, memory)
 
 
 def _drawn(key: jax.Array) -> FleetAction:
@@ -97,10 +97,10 @@ class FleetRollouts:
         size = max(1, BLOCK_STEPS // program.length)
         blocks = [np.arange(start, min(start + size, len(seeds))) for start in range(0, len(seeds), size)]
         keeps = request.trajectories and len(blocks) == 1
-        found, kept = [], None
+        block_columns, kept = [], None
         for block in blocks:
             played = self._block(program, plays, seeds, block)
-            found.append(self._scores(program, played, seeds[block], plays.lengths[block]))
+            block_columns.append(self._scores(program, played, seeds[block], plays.lengths[block]))
             kept = played if keeps else None
 
         def steps() -> Iterator[tuple[np.ndarray, Trajectory]]:
@@ -113,7 +113,7 @@ class FleetRollouts:
             seeds=request.seeds,
             lengths=plays.lengths,
             parts=(*PARTS, "outcome"),
-            columns={name: np.concatenate([part[name] for part in found]) for name in found[0]},
+            columns={name: np.concatenate([part[name] for part in block_columns]) for name in block_columns[0]},
             blocks=steps,
         )
 

@@ -61,8 +61,8 @@ class Kind:
             pydantic.ValidationError: it has knobs that this kind lacks.
         """
         if not isinstance(action, self.action):
-            given = {name: getattr(action, name) for name in action.model_fields_set}
-            action = self.action.model_validate(given)
+            knobs = {name: getattr(action, name) for name in action.model_fields_set}
+            action = self.action.model_validate(knobs)
         return action.knobs()
 
     def schemas(self) -> dict[str, Any]:

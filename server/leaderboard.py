@@ -30,17 +30,17 @@ def page() -> str:
 
 def blocks(markdown: str) -> list[str]:
     """HTML of each block of a Markdown text; blocks stand apart by an empty line."""
-    found: list[str] = []
+    html: list[str] = []
     title = ""
     for lines in (part.splitlines() for part in re.split(r"\n\s*\n", markdown.strip())):
         if heading := re.fullmatch(r"(#{1,3}) (.*)", lines[0]):
             title = heading[2]
-            found.append(f"<h{len(heading[1])}>{_inline(title)}</h{len(heading[1])}>")
+            html.append(f"<h{len(heading[1])}>{_inline(title)}</h{len(heading[1])}>")
         elif lines[0].startswith("|"):
-            found.append(_table(lines, title))
+            html.append(_table(lines, title))
         else:
-            found.append(f"<p>{_inline(' '.join(lines))}</p>")
-    return found
+            html.append(f"<p>{_inline(' '.join(lines))}</p>")
+    return html
 
 
 def _table(lines: list[str], title: str) -> str:

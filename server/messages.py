@@ -46,9 +46,9 @@ def complaint(message: Message) -> str | None:
 def shortened(text: str) -> str:
     """An error of OpenEnv's as a client can use it: what is wrong in a sentence, no links, no copy of the input.
     Everything else as it is."""
-    answer = json.loads(text)
-    data: dict[str, Any] | None = answer.get("data") if answer.get("type") == "error" else None
-    data = data or answer.get("error") or (answer.get("data") or {}).get("error")  # JSON-RPC, alone or in a message
+    response = json.loads(text)
+    data: dict[str, Any] | None = response.get("data") if response.get("type") == "error" else None
+    data = data or response.get("error") or (response.get("data") or {}).get("error")  # JSON-RPC, alone or in a message
     if not data:
         return text
     errors = data.pop("errors", None)
@@ -60,16 +60,16 @@ def shortened(text: str) -> str:
         data["message"] = " ".join(line.strip() for line in lines)
     if len(data["message"]) > TEXT:
         data["message"] = data["message"][: TEXT - 3] + "..."
-    return orjson.dumps(answer).decode()
+    return orjson.dumps(response).decode()
 
 
 def refusal(path: str, why: str) -> str:
     """The error that a path's clients read."""
     if path == PATH:
-        answer: dict[str, Any] = {"type": "error", "data": {"message": f"Invalid JSON: {why}", "code": "INVALID_JSON"}}
+        error: dict[str, Any] = {"type": "error", "data": {"message": f"Invalid JSON: {why}", "code": "INVALID_JSON"}}
     else:
-        answer = {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": f"Invalid request: {why}"}}
-    return orjson.dumps(answer).decode()
+        error = {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": f"Invalid request: {why}"}}
+    return orjson.dumps(error).decode()
 
 
 class MessageCheck:

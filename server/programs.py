@@ -152,9 +152,9 @@ class Programs:
         Raises:
             BadInput: see ``inferencegym_jax.make``.
         """
-        found = self.of(task, config)
-        assert isinstance(found, TaskProgram)
-        return found
+        program = self.of(task, config)
+        assert isinstance(program, TaskProgram)
+        return program
 
     def of(self, task: int | str, config: Mapping[str, Any] | None = None, seed: int = 0) -> AnyProgram:
         """The program of any task and a config; made where it is new. ``ready`` makes it in a thread.
@@ -263,8 +263,8 @@ class Programs:
         """Give back what compiling left, see ``memory``; but keep the small programs that another config needs, so that
         the request that brings it does not wait for them."""
         let_go()
-        found = [spec for spec in ig.task_specs().values() if self.is_found(spec.id) and not spec.draws]
-        one_each = {spec.dynamics: spec for spec in found}
+        specs = [spec for spec in ig.task_specs().values() if self.is_found(spec.id) and not spec.draws]
+        one_each = {spec.dynamics: spec for spec in specs}
         for spec in one_each.values():
             problem = ig.problem(
                 spec.id, table=self.table, trace=self.trace, config={"alpha": 0.5, "slo_ttft_ms": 250.0}

@@ -49,12 +49,12 @@ def choose(key: jax.Array, observation: ServeObservation, carry: Choice) -> tupl
     which, actions, step, plan = carry
     replayed = jax.tree.map(lambda column: column[step], actions)
     others = [policy(key, observation, None) for policy in (functools.partial(act, plan), *WEIGHTLESS.values())]
-    chosen = jax.tree.map(
+    action = jax.tree.map(
         lambda *options: jnp.select([which == i for i in range(len(options))], options),
         replayed,
         *(action.as_arrays() for action in others),
     )
-    return chosen, (which, actions, step + 1, plan)
+    return action, (which, actions, step + 1, plan)
 
 
 NO_PLAN = ReactivePlan.empty()
@@ -150,10 +150,10 @@ class Rollouts:
         size = block_size(program)
         blocks = [np.arange(start, min(start + size, len(seeds))) for start in range(0, len(seeds), size)]
         keeps = request.trajectories and len(blocks) == 1
-        found, kept, compiled = [], None, count_compiled()
+        block_columns, kept, compiled = [], None, count_compiled()
         for block in blocks:
             played = self._block(program, source, seeds, block, keeps)
-            found.append(self._score(program, played, source.lengths[block]))
+            block_columns.append(self._score(program, played, source.lengths[block]))
             kept = played if keeps else None
         if count_compiled() > compiled:
             self.programs.let_go()
@@ -168,7 +168,7 @@ class Rollouts:
             seeds=request.seeds,
             lengths=source.lengths,
             parts=(*PARTS, "outcome") if program.params.engine.open_loop else PARTS,
-            columns={name: np.concatenate([part[name] for part in found]) for name in found[0]},
+            columns={name: np.concatenate([part[name] for part in block_columns]) for name in block_columns[0]},
             blocks=steps,
         )
 

@@ -53,8 +53,8 @@ class _Sink:
 
 def arrow_pieces(found: Found) -> Iterator[bytes]:
     """One IPC stream: a row a step, columns ``part.field``; scores as JSON in the schema's metadata."""
-    answer = found.answer()
-    metadata = {"inferencegym": orjson.dumps({key: answer[key] for key in SUMMARY})}
+    summary = found.answer()
+    metadata = {"inferencegym": orjson.dumps({key: summary[key] for key in SUMMARY})}
     seeds = np.asarray(found.seeds, np.uint32)
     sink, writer = _Sink(), None
     for block, trajectory in found.blocks():

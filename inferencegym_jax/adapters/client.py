@@ -122,7 +122,7 @@ class Operations(Generic[E]):
     @operation
     def tasks(self) -> Request[list[dict[str, Any]]]:
         """The tasks."""
-        return Request("GET", "/tasks", parse=lambda answer: answer["tasks"])
+        return Request("GET", "/tasks", parse=lambda body: body["tasks"])
 
     @operation
     def info(self) -> Request[dict[str, Any]]:

@@ -162,13 +162,13 @@ def budgets_by_drafts(table: LatencyTable, params: EnvParams, tier: int) -> tupl
     """
     lengths, grid = _choices(table, params, "spec_length"), TableGrid(table)
     limits = _limit_gb(params), float(params.oom_limit_gb) * (1.0 - SPARE)
-    found = np.zeros((len(limits), len(lengths), SIZES), np.float32)
+    budgets = np.zeros((len(limits), len(lengths), SIZES), np.float32)
     with jax.ensure_compile_time_eval():
         for i, limit in enumerate(limits):
             for j, length in enumerate(lengths):
                 largest, fits, _ = _largest_budgets(grid, params, tier, length, limit)
-                found[i, j] = np.where(fits, largest, 0.0)
-    return np.asarray(lengths, np.int32), found
+                budgets[i, j] = np.where(fits, largest, 0.0)
+    return np.asarray(lengths, np.int32), budgets
 
 
 def _limit_gb(params: EnvParams) -> float:

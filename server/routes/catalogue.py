@@ -80,8 +80,8 @@ def build(
     @router.get("/baseline", response_model=Baseline, tags=["Catalogue"], responses=responses())
     async def baseline_scores() -> Response:
         """Scores of the fixed agent on every engine's task, computed when the server started."""
-        found = await to_thread.run_sync(catalogue.baseline, programs, scored, limiter=one_at_a_time)
-        return Response(orjson.dumps(found), media_type="application/json")
+        scores = await to_thread.run_sync(catalogue.baseline, programs, scored, limiter=one_at_a_time)
+        return Response(orjson.dumps(scores), media_type="application/json")
 
     @router.get("/metrics", tags=["Health"], response_class=Response, responses=responses(503))
     async def prometheus() -> Response:

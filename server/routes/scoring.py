@@ -87,13 +87,13 @@ def build(service: Service, rollouts: Rollouts, metrics: Metrics, route: type[AP
     async def rollout(request: RolloutRequest) -> Response:
         """Whole episodes, vmapped: a built-in policy or given actions on many seeds."""
         rollouts.check(request)
-        found = await to_thread.run_sync(rollouts.score, request, limiter=one_at_a_time)
-        metrics.rollout_steps.inc(found.steps)
+        result = await to_thread.run_sync(rollouts.score, request, limiter=one_at_a_time)
+        metrics.rollout_steps.inc(result.steps)
         if not request.trajectories:
-            return Response(orjson.dumps(found.answer(trajectories=None)), media_type=JSON)
-        pieces = arrow_pieces(found) if request.format == "arrow" else json_pieces(found)
+            return Response(orjson.dumps(result.answer(trajectories=None)), media_type=JSON)
+        pieces = arrow_pieces(result) if request.format == "arrow" else json_pieces(result)
         media_type = ARROW if request.format == "arrow" else JSON
-        if found.steps <= STEPS_AT_ONCE:
+        if result.steps <= STEPS_AT_ONCE:
             body = await to_thread.run_sync(b"".join, pieces, limiter=one_at_a_time)
             return Response(body, media_type=media_type)
         return PieceResponse(pieces, media_type, streams, one_at_a_time)
