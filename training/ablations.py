@@ -95,26 +95,26 @@ def measure_condition(
     began, condition = time.perf_counter(), CONDITIONS[name]
     problem, seeds = condition.problem(), rivals.test_seeds(episodes)
     steps, known = int(problem.params.episode_length), published(PLAN_OF)
-    found, plans = {}, {}
+    runs, plans = {}, {}
     report(f"{name}: {STATIC}")
     held = lanes.held(problem.best_static, episodes, steps)
-    found[STATIC] = played(problem, lanes.episodes_of(problem, lanes.of_sequences(held), seeds))
+    runs[STATIC] = played(problem, lanes.episodes_of(problem, lanes.of_sequences(held), seeds))
     for rival, key in ((REACTIVE, "reactive"), (FORECAST, FORECAST)):
         report(f"{name}: {rival}")
         told = rival == FORECAST
         first = LoadPlan(**known["tuned"][key]["plan"])
         plan, score = tuned(problem, first, training_episodes, settings, told)
         ahead = rivals.true_load(problem, seeds) if told else None
-        found[rival] = played(
+        runs[rival] = played(
             problem, lanes.episodes_of(problem, lanes.of_plans([plan] * episodes, steps, ahead), seeds)
         )
         plans[rival] = {"plan": plain(plan), "training_score": score}
     if has_trained(condition.task):
         report(f"{name}: {PPO}")
         env, policy = env_and_policy("trained", problem)
-        found[PPO] = played(problem, ig.rollout(env, problem.params, policy, seeds))
+        runs[PPO] = played(problem, ig.rollout(env, problem.params, policy, seeds))
     columns = ("score", "gpu_seconds", "on_time_share")
-    by_rival = {column: {rival: one.columns[column].tolist() for rival, one in found.items()} for column in columns}
+    by_rival = {column: {rival: one.columns[column].tolist() for rival, one in runs.items()} for column in columns}
     by_rival["scores"] = by_rival.pop("score")
     return {
         "task": condition.task,
@@ -208,11 +208,11 @@ def differences(found: Mapping[str, Any]) -> Lines:
     conditions: Mapping[str, Any] = found["conditions"]
     for name, one in conditions.items():
         scores = {rival: np.asarray(values) for rival, values in one["scores"].items()}
-        where = f"{name} (task {one['task']})"
+        setting = f"{name} (task {one['task']})"
         for rival in (REACTIVE, PPO):
             if rival in scores:
-                lines.append((where, f"{rival} over {STATIC}", _paired(scores[rival] - scores[STATIC])))
-        lines.append((where, f"{REACTIVE}, {FORECAST}, over without", _paired(scores[FORECAST] - scores[REACTIVE])))
+                lines.append((setting, f"{rival} over {STATIC}", _paired(scores[rival] - scores[STATIC])))
+        lines.append((setting, f"{REACTIVE}, {FORECAST}, over without", _paired(scores[FORECAST] - scores[REACTIVE])))
     if {"real clock", "switching free"} <= set(conditions):
         free, real = (conditions[name]["scores"] for name in ("switching free", "real clock"))
         for rival in sorted(set(free) & set(real) - {STATIC, FORECAST}, key=(REACTIVE, PPO).index):
@@ -220,16 +220,16 @@ def differences(found: Mapping[str, Any]) -> Lines:
             lines.append(("switching free", f"{rival} over {STATIC}, above what it is", _paired(gains[0] - gains[1])))
     for task, one in found["memory"].items():
         scores = {rival: np.asarray(values) for rival, values in one["scores"].items()}
-        where = f"memory (task {task}, {one['steps'][MEMORIES[0]]:,} steps)"
+        setting = f"memory (task {task}, {one['steps'][MEMORIES[0]]:,} steps)"
         for memory, said in zip(MEMORIES, ("without", "with"), strict=True):
-            lines.append((where, f"PPO {said} memory over {REACTIVE}", _paired(scores[memory] - scores[REACTIVE])))
+            lines.append((setting, f"PPO {said} memory over {REACTIVE}", _paired(scores[memory] - scores[REACTIVE])))
         without, having = (scores[memory] for memory in MEMORIES)
-        lines.append((where, "PPO with memory over without", _paired(having - without)))
+        lines.append((setting, "PPO with memory over without", _paired(having - without)))
         for name, other in conditions.items():  # the controller tuned on the task itself, where it corrected another's
             same = other["task"] == one["task"] and other["episodes"] == one["episodes"]
             if same and not CONDITIONS[name].free_switching:
                 there = np.asarray(other["scores"][REACTIVE])
-                lines.append((where, f"PPO with memory over {REACTIVE}, tuned there", _paired(having - there)))
+                lines.append((setting, f"PPO with memory over {REACTIVE}, tuned there", _paired(having - there)))
     return lines
 
 
@@ -240,9 +240,9 @@ def _paired(values: np.ndarray) -> dict[str, float]:
 def markdown(found: Mapping[str, Any]) -> str:
     """The table of ``differences``."""
     rows = ["| changed | compared | difference in score | worst episode |", "| --- | --- | --- | --- |"]
-    for where, what, one in differences(found):
+    for setting, what, one in differences(found):
         span = f"{one['mean']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
-        rows.append(f"| {where} | {what} | {span} | {one['worst']:+.3f} |")
+        rows.append(f"| {setting} | {what} | {span} | {one['worst']:+.3f} |")
     return "\n".join(rows)
 
 
@@ -282,16 +282,16 @@ def update(
     Raises:
         ValueError: see ``measure_condition`` and ``measure_memory``.
     """
-    found = read(path)
+    measurements = read(path)
     for name in conditions:
-        found["conditions"][name] = measure_condition(name, episodes, training_episodes, settings, report)
-        _write(path, found)
+        measurements["conditions"][name] = measure_condition(name, episodes, training_episodes, settings, report)
+        _write(path, measurements)
     for task in memory:
-        found["memory"][str(task)] = measure_memory(task, steps, episodes, seed, changes, report)
-        _write(path, found)
-    return found
+        measurements["memory"][str(task)] = measure_memory(task, steps, episodes, seed, changes, report)
+        _write(path, measurements)
+    return measurements
 
 
-def _write(path: Path, found: Mapping[str, Any]) -> None:
+def _write(path: Path, measurements: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(measurements, indent=1) + "\n", encoding="utf-8")

@@ -38,9 +38,9 @@ def play_beside(
         (np.bool_(action is not None), (action or ServeAction()).as_arrays(), init_carry(policy)) for action in actions
     ]
     carry: Any = jax.tree.map(lambda *xs: np.concatenate(xs), *(spread(part, count) for part in parts))
-    chosen = Partial(_held_or_asked, policy)
+    behaviour = Partial(_held_or_asked, policy)
     everywhere = np.tile(seeds, len(parts))
-    rolled = ig.rollout(problem.env, problem.params, chosen, everywhere, carry=carry, carry_axis=0)
+    rolled = ig.rollout(problem.env, problem.params, behaviour, everywhere, carry=carry, carry_axis=0)
     rolled = jax.tree.map(np.asarray, rolled)
     return [jax.tree.map(lambda x, i=i: x[:, i * count : (i + 1) * count], rolled) for i in range(len(parts))]
 

@@ -104,23 +104,23 @@ def train(
 
     try:
         changes = {"seed": seed, "total_steps": steps, **own_files(table, trace, unit, columns, start, end, last)}
-        chosen = configured(task, config, settings, changes)
+        run_config = configured(task, config, settings, changes)
         if distributed or coordinator:
             meshes.join(coordinator, processes, process_id)
         if devices or not (distributed or coordinator):
             meshes.prepare(devices)
         use_cache()
-        folder = out or RUNS / f"task{chosen.task_id}-seed{chosen.seed}"
-        with training_progress(console, chosen) as report:
-            result = run(chosen, folder, resume=resume, devices=devices, tensorboard=tensorboard, report=report)
+        folder = out or RUNS / f"task{run_config.task_id}-seed{run_config.seed}"
+        with training_progress(console, run_config) as report:
+            result = run(run_config, folder, resume=resume, devices=devices, tensorboard=tensorboard, report=report)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     except NonFiniteLoss as error:
         raise fail(error) from error
     word = "Interrupted" if result.interrupted else "Done"
-    final = result.rows[-1] if result.rows else dict.fromkeys(columns_of(chosen), float("nan"))
+    final = result.rows[-1] if result.rows else dict.fromkeys(columns_of(run_config), float("nan"))
     besides = f"out of memory {percent(final['oom_share'])}"
-    if chosen.is_fleet:
+    if run_config.is_fleet:
         besides = f"{percent(final['on_time_share'])} on time at {final['mean_gpus']:.2f} GPUs"
     console.print(
         f"{word} after {result.seconds:.1f} s: score {final['score']:.4f}, return {final['return']:.2f}, "
@@ -176,15 +176,15 @@ def evaluate(
             )
             typer.echo(json.dumps(fleet) if as_json else fleet_evaluation.markdown(fleet))
             return
-        found = measure(
+        scores = measure(
             task_of(task), policy, 1024 if episodes is None else episodes, None if table is None else str(table), log
         )
     except (ValueError, OSError) as error:
         raise fail(error) from error
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(scores))
     else:
-        screen().print(evaluation_table(found))
+        screen().print(evaluation_table(scores))
 
 
 @app.command()
@@ -246,9 +246,9 @@ def sweep(
     use_cache()
     try:
         changes = {"total_steps": steps, **own_files(table, trace, unit, columns, start, end, last)}
-        chosen = configured(task if not config else None, config, settings, changes)
+        base_config = configured(task if not config else None, config, settings, changes)
         path = out or RUNS / f"sweep-task{task}.csv"
-        rows = run_sweep(chosen, grid, search, samples, seeds, path)
+        rows = run_sweep(base_config, grid, search, samples, seeds, path)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     screen().print(sweep_table(rows))
@@ -285,13 +285,13 @@ def study(
     try:
         meshes.prepare(devices)
         use_cache()
-        chosen = configured(task, None, settings, {})
+        run_config = configured(task, None, settings, {})
         rows = studies.study(
-            chosen, seeds, devices, report=lambda text: console.print(text, highlight=False, soft_wrap=True)
+            run_config, seeds, devices, report=lambda text: console.print(text, highlight=False, soft_wrap=True)
         )
     except (ValueError, OSError) as error:
         raise fail(error) from error
-    typer.echo(studies.summary(chosen, rows))
+    typer.echo(studies.summary(run_config, rows))
 
 
 @app.command()
@@ -368,9 +368,9 @@ def headroom(
             console.print(text, highlight=False)
 
         if add:
-            found = worth.with_learned(worth.published(problem.spec.id), problem, learned, report)
+            results = worth.with_learned(worth.published(problem.spec.id), problem, learned, report)
         else:
-            found = worth.measure(
+            results = worth.measure(
                 problem,
                 episodes,
                 training_episodes=training_episodes,
@@ -381,10 +381,10 @@ def headroom(
             )
         changed = "-free" * free_switching + ("" if clock is None else f"-clock{clock:g}")
         stem = out or RUNS / f"headroom-task{problem.spec.id}{changed}"
-        paths = worth.write(found, stem)
+        paths = worth.write(results, stem)
     except (ValueError, OSError) as error:
         raise fail(error) from error
-    typer.echo(worth.markdown(found))
+    typer.echo(worth.markdown(results))
     for path in paths:
         console.print(f"wrote {path}", highlight=False)
 
@@ -415,19 +415,19 @@ def transfer(
 
     use_cache()
     try:
-        chosen = [task_of(task) for task in tasks] or ([] if traces else list(elsewhere.TASKS))
-        places = [elsewhere.Place(task) for task in chosen]
+        task_ids = [task_of(task) for task in tasks] or ([] if traces else list(elsewhere.TASKS))
+        places = [elsewhere.Place(task) for task in task_ids]
         places += [elsewhere.Place(task_of(log_task), trace) for trace in traces]
-        found = None
+        results = None
         for place in places:  # each is written as soon as it is known
-            found = elsewhere.measure([place], policy, episodes, lambda text: console.print(text, highlight=False))
+            results = elsewhere.measure([place], policy, episodes, lambda text: console.print(text, highlight=False))
             if out.is_file():
-                found = elsewhere.merged(json.loads(out.read_text(encoding="utf-8")), found)
-            elsewhere.write(found, out)
+                results = elsewhere.merged(json.loads(out.read_text(encoding="utf-8")), results)
+            elsewhere.write(results, out)
     except (ValueError, OSError) as error:
         raise fail(error) from error
-    assert found is not None
-    typer.echo(json.dumps(found) if as_json else elsewhere.markdown(found))
+    assert results is not None
+    typer.echo(json.dumps(results) if as_json else elsewhere.markdown(results))
 
 
 @app.command()
@@ -456,7 +456,7 @@ def ablations(
 
     use_cache()
     try:
-        found = studies.update(
+        results = studies.update(
             out,
             conditions,
             memory,
@@ -469,7 +469,7 @@ def ablations(
         )
     except (ValueError, OSError) as error:
         raise fail(error) from error
-    typer.echo(studies.markdown(found))
+    typer.echo(studies.markdown(results))
 
 
 @app.command("fleet-headroom")
@@ -502,13 +502,13 @@ def fleet_headroom(
     try:
         options = {"clairvoyant": clairvoyant, "learned": policies, "report": report}
         if windows:
-            found = worth.measure_both(task, days, windows, **options)
+            results = worth.measure_both(task, days, windows, **options)
         else:
-            found = worth.measure(task, days, **options)
-        paths = worth.write(found, out or RUNS / f"headroom-{task}")
+            results = worth.measure(task, days, **options)
+        paths = worth.write(results, out or RUNS / f"headroom-{task}")
     except (ValueError, OSError) as error:
         raise fail(error) from error
-    typer.echo(worth.markdown(found))
+    typer.echo(worth.markdown(results))
     for path in paths:
         console.print(f"wrote {path}", highlight=False)
 
@@ -534,11 +534,11 @@ def fleet_train(
     if seeds < 1:
         raise fail(ValueError(f"seeds = {seeds}: must be a whole number of at least 1"))
     try:
-        chosen = [configured(task, None, settings, {"seed": seed}) for task in tasks for seed in range(seeds)]
-        train_many(chosen, out, seconds=seconds, report=lambda text: console.print(text, highlight=False))
+        configs = [configured(task, None, settings, {"seed": seed}) for task in tasks for seed in range(seeds)]
+        train_many(configs, out, seconds=seconds, report=lambda text: console.print(text, highlight=False))
     except (ValueError, OSError) as error:
         raise fail(error) from error
-    console.print(f"wrote {len(chosen)} policies to {out}/", highlight=False)
+    console.print(f"wrote {len(configs)} policies to {out}/", highlight=False)
 
 
 @app.command("fleet-search")
@@ -615,13 +615,13 @@ def ranks(
 
     use_cache()
     try:
-        found = rank_policies(task_of(task), actions, episodes, controllers, days_apart)
+        results = rank_policies(task_of(task), actions, episodes, controllers, days_apart)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(results))
     else:
-        screen().print(rank_table(found))
+        screen().print(rank_table(results))
 
 
 @app.command()
@@ -644,18 +644,18 @@ def leaderboard(
     from training import leaderboard as board
 
     use_cache()
-    chosen = [task_of(task) for task in tasks] or [None]
+    task_ids = [task_of(task) for task in tasks] or [None]
     try:
         if add is not None:
             if len(tasks) != 1 or budget is None:
                 raise ValueError("--add: needs one --task and --budget")
-            row = board.add(add, chosen[0], budget, episodes, policy=policy, actions=actions)
+            row = board.add(add, task_ids[0], budget, episodes, policy=policy, actions=actions)
             console.print(f"{row['task']}: {add}: {row['score']['mean']:.4f}", highlight=False)
         if update:
-            board.update([task for task in chosen if task is not None], episodes, report=console.print)
+            board.update([task for task in task_ids if task is not None], episodes, report=console.print)
         if check:
             wrong = 0
-            for task in chosen:
+            for task in task_ids:
                 by_task: dict[str, list[board.Row]] = {}
                 for row in board.every_row(task=task):
                     by_task.setdefault(row.task, []).append(row)

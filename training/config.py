@@ -212,8 +212,7 @@ class TrainConfig:
             from training.fleet_forms import fleet_problem
 
             counts = self.environments, self.evaluation_episodes
-            found = fleet_problem(self.task, self.table, log, *counts, self.out_of_reach)
-            return cast(Any, found)
+            return cast(Any, fleet_problem(self.task, self.table, log, *counts, self.out_of_reach))
         return registry.problem(self.task, table=self.table, trace=log)
 
     @property

@@ -39,9 +39,9 @@ def episodes(problem: Problem, policy: Policy, seeds: Any, env: Any = None) -> d
 
 def columns(problem: Problem, statistics: ig.EpisodeStatistics) -> dict[str, np.ndarray]:
     """Score, return and every statistic of episodes that were played: name -> float64[episodes]."""
-    found = {name: np.asarray(getattr(statistics, name), np.float64) for name in METRICS}
-    found |= failure_shares(problem.spec, statistics)
-    return {"score": problem.score(statistics), "return": found.pop("total_reward"), **found}
+    values = {name: np.asarray(getattr(statistics, name), np.float64) for name in METRICS}
+    values |= failure_shares(problem.spec, statistics)
+    return {"score": problem.score(statistics), "return": values.pop("total_reward"), **values}
 
 
 def evaluate(

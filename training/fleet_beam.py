@@ -55,11 +55,11 @@ def search(env: ig.FleetEnvironment, params: ig.FleetParams, seeds: Any, price: 
     parts = parallel.each(
         lambda part: _search(env, blocks, hold, params, jnp.asarray(part), jnp.float32(price)), np.split(padded, cores)
     )
-    found = [jax.tree.map(np.asarray, part) for part in parts]
-    best = np.concatenate([part[0].argmin(axis=1) for part in found])
+    results = [jax.tree.map(np.asarray, part) for part in parts]
+    best = np.concatenate([part[0].argmin(axis=1) for part in results])
     rows = np.arange(len(padded))
-    totals = [np.concatenate([part[i] for part in found]) for i in (1, 2, 3)]
-    parents = np.concatenate([part[4] for part in found], axis=1)
+    totals = [np.concatenate([part[i] for part in results]) for i in (1, 2, 3)]
+    parents = np.concatenate([part[4] for part in results], axis=1)
     path = np.zeros((len(padded), blocks), np.int32)
     at = best
     for block in range(blocks - 1, -1, -1):

@@ -79,10 +79,10 @@ def resampled(gpus: np.ndarray, on_time: np.ndarray, judged: np.ndarray, picks: 
         gpus, on_time, judged: float64[settings, days].
         picks: int[resamples, days].
     """
-    found = []
+    frontiers = []
     for pick in picks:
-        found.append(frontier(gpus[:, pick].mean(axis=-1), shares(on_time[:, pick], judged[:, pick])))
-    return np.asarray(found)
+        frontiers.append(frontier(gpus[:, pick].mean(axis=-1), shares(on_time[:, pick], judged[:, pick])))
+    return np.asarray(frontiers)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -121,12 +121,13 @@ def by_true_rates(
     last = np.minimum(np.arange(steps) + until, steps)
     ahead = ((sums[:, last] - sums[:, :-1]) / (last - np.arange(steps))).astype(np.float32)
     plan = REACTIVE.replace(fast=1.0, trend=0.0, floor=0.0)
-    found = []
+    statistics = []
     for target in targets:
         own = jax.tree.map(lambda x: np.broadcast_to(x, len(seeds)), plan.replace(target=target).as_arrays())
         memory = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (len(seeds), *np.shape(x))), rule_start(plan))
-        found.append(evaluate_fleet(env, params, act_by_true_rates, seeds, carry=(own, ahead, memory), carry_axis=0))
-    return found
+        carry = own, ahead, memory
+        statistics.append(evaluate_fleet(env, params, act_by_true_rates, seeds, carry=carry, carry_axis=0))
+    return statistics
 
 
 def measure(
@@ -189,8 +190,9 @@ def measure(
             }
         )
 
-    def add_statistics(name: str, label: Any, found: FleetStatistics, i: Any = ...) -> None:
-        add(name, label, found.mean_gpus[i], found.on_time[i], found.judged[i], found.changes_an_hour[i])
+    def add_statistics(name: str, label: Any, statistics: FleetStatistics, i: Any = ...) -> None:
+        on_time, judged = statistics.on_time[i], statistics.judged[i]
+        add(name, label, statistics.mean_gpus[i], on_time, judged, statistics.changes_an_hour[i])
 
     for i, (name, target) in enumerate(labels):
         add_statistics(name, target, all_rules, i)
@@ -202,8 +204,8 @@ def measure(
         add_statistics("fixed split", f"{prefill} + {size - prefill}", by_split, i)
     report("perfect rates")
     targets = TARGETS["reactive"][1]
-    for target, found in zip(targets, by_true_rates(env, params, targets, seeds), strict=True):
-        add_statistics("reactive, true rates", target, found)
+    for target, statistics in zip(targets, by_true_rates(env, params, targets, seeds), strict=True):
+        add_statistics("reactive, true rates", target, statistics)
     for file in learned:
         report(f"learned: {file}")
         statistics = by_policy_file(env, params, file, seeds, SHIFTS)
@@ -219,8 +221,8 @@ def measure(
             on_time = best["judged"] - best["late"]
             add("clairvoyant, at least", price, best["gpu_seconds"] / seconds, on_time, best["judged"], changed)
     rows: list[dict[str, Any]] = []
-    for name, found in points.items():
-        gpus, on_time, judged = (np.stack(x) for x in zip(*found, strict=True))
+    for name, by_setting in points.items():
+        gpus, on_time, judged = (np.stack(x) for x in zip(*by_setting, strict=True))
         drawn = resampled(gpus, on_time, judged, picks)
         mean = frontier(gpus.mean(axis=-1), shares(on_time, judged))
         reached = np.isfinite(drawn)
@@ -242,8 +244,8 @@ def measure(
         report("named failures")
         policies = {f"learned, {Path(file).stem}": fleet_playable(*load_network(file)) for file in learned}
         rules = {"reactive": REACTIVE, "tuned on the pool": tuned_rule(spec.name), **DEFAULTS}
-        found = named_failures(rules, spec, env.table, policies)
-        shown = {name: row.to_dict() for name, row in found.items()}
+        by_rule = named_failures(rules, spec, env.table, policies)
+        shown = {name: row.to_dict() for name, row in by_rule.items()}
     return {
         "task": spec.name,
         "clock": spec.clock,

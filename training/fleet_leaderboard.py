@@ -41,8 +41,8 @@ def score_of(task: str, policy: str, seeds: Sequence[int]) -> dict[str, float]:
     Raises:
         ValueError, FileNotFoundError: no such policy.
     """
-    found = episodes(task, policy, np.asarray(seeds))
-    return mean_interval(np.clip(1.0 + found.total_reward / fleet_spec_of(task).decisions, 0.0, 1.0))
+    statistics = episodes(task, policy, np.asarray(seeds))
+    return mean_interval(np.clip(1.0 + statistics.total_reward / fleet_spec_of(task).decisions, 0.0, 1.0))
 
 
 def ours(task: str) -> list[tuple[str, str, int]]:

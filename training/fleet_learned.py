@@ -48,11 +48,11 @@ def act_shifted(network: PolicyNetwork, key: jax.Array, seen: Any, carry: Any) -
     shift, plan, memory = carry
     outputs, after = forward(network, fleet_numbers(seen), memory.network)
     if plan is None:
-        raw = mode(outputs, FLEET_KNOBS)
-        raw = raw.at[..., 0].add(shift * 2.0 / (GPUS - 1))
-        return knobs_of(raw), (shift, plan, FleetCarry(memory.memory, after))
-    moved = plan.replace(spare=plan.spare + shift)
-    action, rule_memory = follow_rule(moved, jnp.tanh(outputs), seen, memory.memory)
+        raw_action = mode(outputs, FLEET_KNOBS)
+        raw_action = raw_action.at[..., 0].add(shift * 2.0 / (GPUS - 1))
+        return knobs_of(raw_action), (shift, plan, FleetCarry(memory.memory, after))
+    shifted_plan = plan.replace(spare=plan.spare + shift)
+    action, rule_memory = follow_rule(shifted_plan, jnp.tanh(outputs), seen, memory.memory)
     return action, (shift, plan, FleetCarry(rule_memory, after))
 
 
@@ -89,20 +89,21 @@ def learned(
     plan = RulePlan(**metadata["plan"]).as_arrays() if corrects(metadata) else None
     size = 0 if network.gru is None else network.gru.size
     memory = FleetCarry(rule_start(RulePlan()), first_carry(network.history, size, numbers=network.numbers))
-    moved = np.repeat(np.asarray(shifts, np.float32), len(seeds))
+    shift_of_lane = np.repeat(np.asarray(shifts, np.float32), len(seeds))
     if np.ndim(params.task_id):
         params = jax.tree.map(lambda x: np.concatenate([np.asarray(x)] * len(shifts)), params)
-    carry = moved, None if plan is None else spread(plan), spread(memory)
+    carry = shift_of_lane, None if plan is None else spread(plan), spread(memory)
     policy = Partial(act_shifted, network)
-    found = evaluate_fleet(env, params, policy, np.tile(seeds, len(shifts)), carry=carry, carry_axis=0)
+    statistics = evaluate_fleet(env, params, policy, np.tile(seeds, len(shifts)), carry=carry, carry_axis=0)
     shape = len(shifts), len(seeds)
-    return FleetStatistics(**{f.name: np.reshape(getattr(found, f.name), shape) for f in dataclasses.fields(found)})
+    columns = {f.name: getattr(statistics, f.name) for f in dataclasses.fields(statistics)}
+    return FleetStatistics(**{name: np.reshape(column, shape) for name, column in columns.items()})
 
 
-def _at_99(found: FleetStatistics, rows: slice, pick: np.ndarray) -> float:
-    gpus = found.mean_gpus[rows][:, pick].mean(axis=-1)
-    share = found.on_time[rows][:, pick].sum(axis=-1) / np.maximum(found.judged[rows][:, pick].sum(axis=-1), 1e-9)
-    return frontier(gpus, share, WANTED)
+def _at_99(statistics: FleetStatistics, rows: slice, pick: np.ndarray) -> float:
+    gpus = statistics.mean_gpus[rows][:, pick].mean(axis=-1)
+    on_time, judged = (x[rows][:, pick].sum(axis=-1) for x in (statistics.on_time, statistics.judged))
+    return frontier(gpus, on_time / np.maximum(judged, 1e-9), WANTED)
 
 
 def _interval(values: np.ndarray) -> dict[str, float]:
@@ -144,12 +145,12 @@ def compare(
         places[name] = slice(len(plans), len(plans) + len(TARGETS))
         plans += [plan.replace(target=target) for target in TARGETS]
     by_rules = contest(env, params, plans, seeds)
-    found = {name: (by_rules, place) for name, place in places.items()}
+    by_policy = {name: (by_rules, place) for name, place in places.items()}
     for file in files:
-        found[str(file)] = (learned(env, params, file, seeds, SHIFTS), slice(None))
+        by_policy[str(file)] = (learned(env, params, file, seeds, SHIFTS), slice(None))
     picks = np.random.default_rng(0).integers(days, size=(RESAMPLES, days))
-    drawn = {name: np.asarray([_at_99(one, rows, pick) for pick in picks]) for name, (one, rows) in found.items()}
-    means = {name: _at_99(one, rows, np.arange(days)) for name, (one, rows) in found.items()}
+    drawn = {name: np.asarray([_at_99(one, rows, pick) for pick in picks]) for name, (one, rows) in by_policy.items()}
+    means = {name: _at_99(one, rows, np.arange(days)) for name, (one, rows) in by_policy.items()}
     if len(files) > 1:
         drawn[SEEDS] = np.mean([drawn[str(file)] for file in files], axis=0)
         means[SEEDS] = float(np.mean([means[str(file)] for file in files]))

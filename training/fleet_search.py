@@ -84,10 +84,10 @@ def search_rule(settings: int = 200, conditions: int = 16, seed: int = 0) -> lis
     params = anywhere_params(seeds.tolist(), env.table)
 
     def judge(plans: list[RulePlan]) -> list[tuple[RulePlan, float, float]]:
-        found = contest(env, params, plans, seeds)
+        statistics = contest(env, params, plans, seeds)
         return [
             (plan, float(np.mean(price)), float(np.mean(share)))
-            for plan, price, share in zip(plans, found.price, found.on_time_share, strict=True)
+            for plan, price, share in zip(plans, statistics.price, statistics.on_time_share, strict=True)
         ]
 
     rows = sorted(judge([_drawn(rng) for _ in range(settings)]), key=lambda row: row[1])
@@ -118,10 +118,10 @@ def tune_rule(
 
     def judge(plans: list[RulePlan]) -> list[tuple[RulePlan, float, float]]:
         crossed = [plan.replace(target=target) for plan in plans for target in TUNED_TARGETS]
-        found = contest(env, params, crossed, seeds)
+        statistics = contest(env, params, crossed, seeds)
         many = len(plans), len(TUNED_TARGETS)
-        gpus = found.mean_gpus.mean(axis=-1).reshape(many)
-        share = (found.on_time.sum(axis=-1) / found.judged.sum(axis=-1)).reshape(many)
+        gpus = statistics.mean_gpus.mean(axis=-1).reshape(many)
+        share = (statistics.on_time.sum(axis=-1) / statistics.judged.sum(axis=-1)).reshape(many)
         rows = []
         for i, plan in enumerate(plans):
             if share[i].max() < WANTED:

@@ -118,8 +118,8 @@ def log_prob_and_entropy(
         return distribution.log_prob_and_entropy(outputs, log_std, raw, active, knobs_of(config))
     free = jnp.ones(len(FLEET_CORRECTIONS))
     if not config.is_fleet:
-        moved = [CORRECTED_BY[name] for name in corrections(config)]
-        free = jnp.stack([active[list(KNOBS).index(knob)] for knob in moved]).astype(jnp.float32)
+        corrected_knobs = [CORRECTED_BY[name] for name in corrections(config)]
+        free = jnp.stack([active[list(KNOBS).index(knob)] for knob in corrected_knobs]).astype(jnp.float32)
     z = (raw - mean_positions(outputs)) * jnp.exp(-log_std)
     half = distribution.HALF_LOG_TWO_PI
     log_prob = ((-0.5 * z * z - log_std - half) * free).sum(axis=-1)

@@ -134,13 +134,13 @@ def measure(
     began = time.perf_counter()
     seeds, training = rivals.test_seeds(episodes), rivals.training_seeds(training_episodes)
     steps = int(problem.params.episode_length)
-    found: dict[str, list[Played]] = {}
+    runs: dict[str, list[Played]] = {}
     seconds: dict[str, float] = {}
 
     def add(name: str, trajectory: Callable[[], ig.Trajectory]) -> None:
         report(name)
         start = time.perf_counter()
-        found.setdefault(name, []).append(played(problem, trajectory()))
+        runs.setdefault(name, []).append(played(problem, trajectory()))
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
     def sequences(actions: lanes.Sequences) -> ig.Trajectory:
@@ -192,20 +192,20 @@ def measure(
 
     start = time.perf_counter()
     report("oracle")
-    starts = [one.sequences for each in found.values() for one in each]
+    starts = [one.sequences for each in runs.values() for one in each]
     if plans:  # the best of the settings in hindsight
         tiled = lanes.of_plans([plan for plan in plans for _ in range(episodes)], steps)
         values = lanes.scores_of(problem, tiled, np.tile(seeds, len(plans))).reshape(len(plans), episodes)
-        chosen = [plans[i] for i in values.argmax(axis=0)]
-        starts.append(lanes.sequences_of(lanes.episodes_of(problem, lanes.of_plans(chosen, steps), seeds).action))
+        best_plans = [plans[i] for i in values.argmax(axis=0)]
+        starts.append(lanes.sequences_of(lanes.episodes_of(problem, lanes.of_plans(best_plans, steps), seeds).action))
     best, _ = oracle.search(problem, seeds, starts, candidates=candidates, rounds=rounds, report=report)
-    found["oracle"] = [played(problem, sequences(best))]
+    runs["oracle"] = [played(problem, sequences(best))]
     seconds["oracle"] = time.perf_counter() - start
 
-    static = found["best static"][0].columns
-    span = found["oracle"][0].columns["score"].mean() - static["score"].mean()
-    reactive = found["best reactive"][0].columns
-    rows = [row_of(name, each, static, span, seconds[name], reactive) for name, each in in_order(found)]
+    static = runs["best static"][0].columns
+    span = runs["oracle"][0].columns["score"].mean() - static["score"].mean()
+    reactive = runs["best reactive"][0].columns
+    rows = [row_of(name, each, static, span, seconds[name], reactive) for name, each in in_order(runs)]
     return {
         "task": problem.spec.id,
         "name": problem.spec.name,

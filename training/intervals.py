@@ -34,9 +34,9 @@ def interquartile(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0)
     """
     rng = np.random.default_rng(seed)
     runs, episodes = values.shape
-    found = []
+    means = []
     for _ in range(resamples):
         picked = values[rng.integers(runs, size=runs)][:, rng.integers(episodes, size=episodes)]
-        found.append(interquartile_mean(picked.mean(axis=1)))
-    low, high = percentiles(found)
+        means.append(interquartile_mean(picked.mean(axis=1)))
+    low, high = percentiles(means)
     return {"mean": interquartile_mean(values.mean(axis=1)), "low": low, "high": high}

@@ -109,13 +109,13 @@ def scores_of(problem: Problem, lanes: Lanes, seeds: np.ndarray, width: int = WI
 
 def statistics_of(problem: Problem, lanes: Lanes, seeds: np.ndarray, width: int = WIDTH) -> ig.EpisodeStatistics:
     """The statistics of each episode, fields [episodes]; ``width`` episodes a call."""
-    found = []
+    batches = []
     for start in range(0, len(lanes), width):
         index = np.minimum(np.arange(start, start + width), len(lanes) - 1)
         carry = _carry(problem, lanes, index, seeds[index])
         statistics = ig.evaluate(problem.env, problem.params, play_lane, seeds[index], carry=carry, carry_axis=0)
-        found.append(jax.tree.map(np.asarray, statistics))
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(lanes)], *found)
+        batches.append(jax.tree.map(np.asarray, statistics))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(lanes)], *batches)
 
 
 def episodes_of(problem: Problem, lanes: Lanes, seeds: np.ndarray) -> ig.Trajectory:

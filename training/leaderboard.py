@@ -112,13 +112,13 @@ def read(folder: Path = ROWS) -> dict[Path, list[Row]]:
     Raises:
         ValueError: a file that is none, or a row with an unknown or missing field, or one that cannot be; names both.
     """
-    found: dict[Path, list[Row]] = {}
+    rows: dict[Path, list[Row]] = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            found[path] = [Row(**entry) for entry in json.loads(path.read_text())["rows"]]
+            rows[path] = [Row(**entry) for entry in json.loads(path.read_text())["rows"]]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a file of rows: {error}") from error
-    return found
+    return rows
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
@@ -174,8 +174,8 @@ def _actions(path: Path, row: Row, steps: int) -> dict[str, np.ndarray]:
 def measure(row: Row, root: Path = ROOT) -> tuple[dict[str, float], Played]:
     """(score with its interval, episodes) of a row of a single engine, played now."""
     problem = ig.problem(row.task)
-    found = played(problem, episodes_of(row, problem, root))
-    return mean_interval(found.columns["score"]), found
+    episodes = played(problem, episodes_of(row, problem, root))
+    return mean_interval(episodes.columns["score"]), episodes
 
 
 def fleet_score(row: Row, root: Path = ROOT) -> dict[str, float]:
@@ -257,12 +257,12 @@ def faults_of(rows: Sequence[Row], root: Path = ROOT) -> list[list[str]]:
     return said
 
 
-def _differences(row: Row, problem: Problem, found: Played) -> list[str]:
+def _differences(row: Row, problem: Problem, episodes: Played) -> list[str]:
     """In what a row differs from its episodes as they were played now."""
-    each = found.columns["score"]
+    each = episodes.columns["score"]
     said = _differ(row, mean_interval(each))
     for i in range(min(VERIFIED, row.episodes)):
-        columns = {name: found.sequences[name][i] for name in KNOBS}
+        columns = {name: episodes.sequences[name][i] for name in KNOBS}
         steps = range(problem.spec.episode_length)
         actions = [{name: KNOBS[name].plain(columns[name][t]) for name in KNOBS} for t in steps]
         seed = int(rivals.test_seeds(row.episodes)[i])
@@ -293,10 +293,10 @@ def our_rows(tasks: Sequence[str] | None = None, episodes: int = EPISODES) -> li
         add("best static", static_search_episodes(spec.name) * steps, policy="best_static")
         add("reactive, as planned", policy="reactive")
         if (PUBLISHED / f"task{spec.id}.json").is_file():
-            found = published(spec.id)
-            if "plan" in found["tuned"].get("reactive", {}):
-                searched = found["tuned"]["reactive"]["settings"] * found["training_episodes"]
-                add("reactive, tuned", searched * steps, plan=plain(tuned_plan(found)))
+            headroom = published(spec.id)
+            if "plan" in headroom["tuned"].get("reactive", {}):
+                searched = headroom["tuned"]["reactive"]["settings"] * headroom["training_episodes"]
+                add("reactive, tuned", searched * steps, plan=plain(tuned_plan(headroom)))
         if has_trained(spec.id):
             _, about = load_network(shipped_file(spec.id))
             add("PPO, the policy that ships", int(about["last_evaluation"]["env_steps"]), policy="trained")

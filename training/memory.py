@@ -41,13 +41,13 @@ def remember(
         (features before they are standardised float32[environments, features], the networks' inputs
         float32[environments, features + hidden], the carry with the second in it).
     """
-    flat, carry = see(config.observed, observation, carry)
-    x = standardise(flat, statistics)
+    features, carry = see(config.observed, observation, carry)
+    inputs = standardise(features, statistics)
     gru = gru_of(variables)
     if gru is not None:
-        hidden = gru_step(gru, gru_inputs(gru, x), carry.hidden)
-        x, carry = jnp.concatenate([x, hidden], axis=-1), dataclasses.replace(carry, hidden=hidden)
-    return flat, x, carry
+        hidden = gru_step(gru, gru_inputs(gru, inputs), carry.hidden)
+        inputs, carry = jnp.concatenate([inputs, hidden], axis=-1), dataclasses.replace(carry, hidden=hidden)
+    return features, inputs, carry
 
 
 def forget(config: TrainConfig, carry: Any, is_first: jax.Array) -> Any:

@@ -72,13 +72,13 @@ def search(
         for row in range(len(tiled)):
             for _ in range(1 + rng.integers(3)):
                 change(rng, tries, row, row // candidates, starts, own)
-        found = scores_of(problem, tries, tiled).reshape(len(seeds), candidates)
-        pick = found.argmax(axis=1)
-        better = found[index, pick] > score
+        trial_scores = scores_of(problem, tries, tiled).reshape(len(seeds), candidates)
+        pick = trial_scores.argmax(axis=1)
+        better = trial_scores[index, pick] > score
         rows = index * candidates + pick
         for name in KNOBS:
             best[name] = np.where(better[:, None], tries[name][rows], best[name])
-        score = np.where(better, found[index, pick], score)
+        score = np.where(better, trial_scores[index, pick], score)
         report(f"oracle: round {turn + 1} of {rounds}, mean score {score.mean():.4f}")
     return best, score
 

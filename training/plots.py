@@ -126,14 +126,14 @@ def curves(task: int | str, folders: Sequence[Path]) -> Any:
             f"curves: there is no run of task {ig.get_task(task).id}; "
             f"python -m training train --task {ig.get_task(task).id}"
         )
-    found = [read_run(folder) for folder in folders]
-    length = min(len(run["env_steps"]) for run in found)
-    count = f"PPO: mean and range of {len(found)} seeds" if len(found) > 1 else "PPO: one seed"
+    runs = [read_run(folder) for folder in folders]
+    length = min(len(run["env_steps"]) for run in runs)
+    count = f"PPO: mean and range of {len(runs)} seeds" if len(runs) > 1 else "PPO: one seed"
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6))
     figure.subplots_adjust(left=0.07, right=0.91, bottom=0.17, top=0.82, wspace=0.42)
     for axis, metric in zip(axes, ("score", "return"), strict=True):
-        x = millions(found[0]["env_steps"][:length])
-        band(axis, x, np.stack([run[metric][:length] for run in found]), count)
+        x = millions(runs[0]["env_steps"][:length])
+        band(axis, x, np.stack([run[metric][:length] for run in runs]), count)
         axis.set_xlim(0, x[-1])
         policy_lines(axis, task, metric)
         axis.set_xlabel("environment steps (millions)")
@@ -168,9 +168,9 @@ def pareto(task: int | str, names: Sequence[str]) -> Any:
 
     problem = ig.problem(task)
     env, params = problem.env, problem.params
-    found = search_static(env, params, static_actions(env, params), np.arange(PARETO_EPISODES))
-    safe = found.worst_oom_share == 0
-    x, y = np.asarray(found.means.total_cost) / int(params.episode_length), np.asarray(found.means.mean_ttft_p99_ms)
+    search = search_static(env, params, static_actions(env, params), np.arange(PARETO_EPISODES))
+    safe = search.worst_oom_share == 0
+    x, y = np.asarray(search.means.total_cost) / int(params.episode_length), np.asarray(search.means.mean_ttft_p99_ms)
     points: dict[str, tuple[float, float]] = {}
     for name in names:
         try:

@@ -40,8 +40,8 @@ def validate(task: int | str, network: Any, about: dict[str, Any]) -> dict[str, 
     # long episodes are dear, and as many seconds say as much
     count = max(VALIDATION_EPISODES * EPISODE_LENGTH // problem.spec.episode_length, LEAST_EPISODES)
     env, policy = network_on(network, about, problem)
-    found = episodes(problem, policy, VALIDATION_SEED + SEED_STRIDE * np.arange(count), env)
-    return {name: float(found[name].mean()) for name in ("score", "return", "oom_share")}
+    columns = episodes(problem, policy, VALIDATION_SEED + SEED_STRIDE * np.arange(count), env)
+    return {name: float(columns[name].mean()) for name in ("score", "return", "oom_share")}
 
 
 def rank(found: dict[str, float]) -> tuple[bool, float]:
@@ -94,10 +94,10 @@ def build(
             if result.interrupted:
                 raise KeyboardInterrupt
             about = metadata(config, int(result.state.update), result.rows)
-            found = validate(task, result.network, about)
-            if best is None or rank(found) > rank(best[0]):
+            scores = validate(task, result.network, about)
+            if best is None or rank(scores) > rank(best[0]):
                 about |= {
-                    "validation": found,
+                    "validation": scores,
                     "made_by": "make policies",
                     "table_digest": ig.make(task)[0].table.digest,
                 }
@@ -106,7 +106,7 @@ def build(
                     "seconds": round(result.seconds, 1),
                     "jax": jax.__version__,
                 }
-                best = (found, result.network, about)
+                best = (scores, result.network, about)
         assert best is not None
         path = FOLDER / ("general.npz" if spec.draws is not None else f"task{task}.npz")
         save_network(path, best[1], best[2])

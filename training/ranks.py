@@ -132,8 +132,8 @@ def rank_policies(
         advance(f"{controllers} settings of the controller")
         plans = controllers_of(problem, controllers, seeds)
         tiled = lanes.of_plans([plan for plan in plans for _ in seeds], int(params.episode_length))
-        found = lanes.statistics_of(problem, tiled, np.tile(seeds, len(plans)))
-        shaped = jax.tree.map(lambda x: np.asarray(x).reshape(len(plans), count), found)
+        lane_statistics = lanes.statistics_of(problem, tiled, np.tile(seeds, len(plans)))
+        shaped = jax.tree.map(lambda x: np.asarray(x).reshape(len(plans), count), lane_statistics)
         scores.append(problem.score(shaped))
         returns.append(np.asarray(shaped.total_reward, np.float64))
         for column, values in outcomes.items():

@@ -82,8 +82,8 @@ def true_load(problem: Problem, seeds: np.ndarray, ahead: int = AHEAD_S) -> np.n
             work = work_ms(grid, engine, engine.day.prompt_mean, engine.day.output_mean)
             return (rates_at(seed, step, engine.day) * work).sum() / 1000.0
         if kind == TRAFFIC_TRACE and trace is not None:
-            found = replay(seed, step, trace, EPISODE_LENGTH)
-            return found.arrivals * work_ms(grid, engine, found.prompt, found.output) / 1000.0
+            requests = replay(seed, step, trace, EPISODE_LENGTH)
+            return requests.arrivals * work_ms(grid, engine, requests.prompt, requests.output) / 1000.0
         rate = engine.rate * jnp.exp(log_modulation(seed, step, engine)) if kind == TRAFFIC_FITTED else params.rate
         return rate * work_ms(grid, engine, engine.prompt_mean, engine.output_mean) / 1000.0
 
@@ -140,7 +140,7 @@ NUDGED = ("average_s", "up_load", "up_waiting", "up_running", "hold_s", "few", "
 
 def refine(plans: list[LoadPlan], count: int, rng: np.random.Generator) -> list[LoadPlan]:
     """Plans near the given ones: thresholds and spans times up to 1.5."""
-    found = []
+    near_plans = []
     for i in range(count):
         plan = plans[i % len(plans)]
         changes: dict[str, Any] = {
@@ -155,8 +155,8 @@ def refine(plans: list[LoadPlan], count: int, rng: np.random.Generator) -> list[
                 name: getattr(other, name)
                 for name in ("batch_size", "slots_share", "kv_budget", "long_drafts", "short_drafts")
             }
-        found.append(plan.replace(**changes))
-    return found
+        near_plans.append(plan.replace(**changes))
+    return near_plans
 
 
 def mean_scores(
@@ -166,14 +166,14 @@ def mean_scores(
     steps, episodes = int(problem.params.episode_length), len(seeds)
     each = max(WIDTH // episodes, 1)
     told = np.full((episodes, steps), np.nan, np.float32) if forecast is None else forecast
-    found: list[float] = []
+    means: list[float] = []
     for start in range(0, len(plans), each):
         part = [plan for plan in plans[start : start + each] for _ in range(episodes)]
         copies = len(part) // episodes
         lanes = of_plans(part, steps, np.tile(told, (copies, 1)))
         scores = scores_of(problem, lanes, np.tile(seeds, copies))
-        found.extend(scores.reshape(copies, episodes).mean(axis=1))
-    return np.asarray(found)
+        means.extend(scores.reshape(copies, episodes).mean(axis=1))
+    return np.asarray(means)
 
 
 def search_plans(

@@ -108,8 +108,8 @@ def run(
     try:
         while int(state.update) < config.updates:
             before, tick = int(state.update), time.perf_counter()
-            after, metrics, found = jax.block_until_ready(chunk(state, config.hyper))
-            metrics, found = jax.tree.map(np.asarray, (metrics, found))
+            after, metrics, evaluation = jax.block_until_ready(chunk(state, config.hyper))
+            metrics, evaluation = jax.tree.map(np.asarray, (metrics, evaluation))
             bad = bad_update(metrics, before)
             if bad is not None:
                 if store is not None:
@@ -123,7 +123,7 @@ def run(
                     f"update {bad}: the loss is not finite; {kept}. A lower learning_rate usually helps."
                 )
             state, now = after, time.perf_counter()
-            row = summarise(config, metrics, found, int(state.update), now - started, now - tick)
+            row = summarise(config, metrics, evaluation, int(state.update), now - started, now - tick)
             rows.append(row)
             if log is not None:
                 log.write(row)

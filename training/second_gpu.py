@@ -66,7 +66,7 @@ def play(windows: int = WINDOWS) -> Windows:
         windows: how many of them. The one that is drawn is chosen by its traffic alone: the one whose load
             differs most between its first and its second half.
     """
-    found, problem = published(TASK), ig.problem(TASK)
+    headroom, problem = published(TASK), ig.problem(TASK)
     seeds = rivals.test_seeds(windows)
     policy = ig.policies.general_for(problem)
     one = ig.ServeAction(**json.loads(ONE_GPU.read_text(encoding="utf-8"))["action"])
@@ -79,7 +79,7 @@ def play(windows: int = WINDOWS) -> Windows:
     for name, own in zip(held, rolled, strict=True):
         results[name] = played(problem, own)
         trajectories[name] = jax.tree.map(lambda x: x[:, drawn : drawn + 1], own)
-    oracle = next(row["score"]["mean"] for row in found["rows"] if row["policy"] == "oracle")
+    oracle = next(row["score"]["mean"] for row in headroom["rows"] if row["policy"] == "oracle")
     return Windows(problem, seeds, results, trajectories, drawn, load[drawn], float(oracle))
 
 

@@ -89,16 +89,17 @@ def run_sweep(
     # a weight that some member uses must be computed for all
     config = config.replace(**{name: float(np.max(getattr(stacked, name))) for name in NAMES})
     train = jax.vmap(jax.vmap(make_train(config), in_axes=(0, None)), in_axes=(None, 0))
-    _, _, found = jax.jit(train)(np.arange(seeds, dtype=np.uint32) + np.uint32(config.seed), stacked)
-    found = jax.tree.map(lambda x: np.asarray(x)[:, :, -1], found)  # members, seeds, episodes of the last evaluation
-    score = config.problem().score(found).mean(axis=-1)
+    _, _, evaluation = jax.jit(train)(np.arange(seeds, dtype=np.uint32) + np.uint32(config.seed), stacked)
+    # members, seeds, episodes of the last evaluation
+    evaluation = jax.tree.map(lambda x: np.asarray(x)[:, :, -1], evaluation)
+    score = config.problem().score(evaluation).mean(axis=-1)
     rows = [
         {
             **member,
             "score": float(score[i].mean()),
             "lowest_score": float(score[i].min()),
-            "return": float(found.total_reward[i].mean()),
-            "oom_share": float(found.oom_share[i].mean()),
+            "return": float(evaluation.total_reward[i].mean()),
+            "oom_share": float(evaluation.oom_share[i].mean()),
         }
         for i, member in enumerate(members)
     ]

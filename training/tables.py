@@ -21,8 +21,8 @@ OUTCOME = ("goodput_share", "on_time_share", "gpu_seconds", "late", "rejected", 
 
 def screen(stderr: bool = False) -> Console:
     """A console; wide where it is no terminal, so that no column is cut in a file."""
-    found = Console(stderr=stderr)
-    return found if found.is_terminal else Console(stderr=stderr, width=WIDTH)
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
 
 
 def span(value: Mapping[str, float], digits: int = 4) -> str:

@@ -19,9 +19,9 @@ def record(problem: Problem, name: str, seed: int) -> Timeline:
     """Play one episode under the policy of a name."""
     env, params, spec = problem.env, problem.params, problem.spec
     policy = policy_of(name, problem)
-    found = ig.rollout(env, params, policy, np.asarray([seed]))
+    rollout = ig.rollout(env, params, policy, np.asarray([seed]))
     statistics = ig.evaluate(env, params, policy, np.asarray([seed]))
-    trajectory = jax.tree.map(lambda x: np.asarray(x)[:, 0], found)
+    trajectory = jax.tree.map(lambda x: np.asarray(x)[:, 0], rollout)
     action = effective_action(env.table, trajectory.action.as_arrays(), params)
     score, total = float(problem.score(statistics)[0]), float(trajectory.reward.sum())
     return Timeline(

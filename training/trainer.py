@@ -99,8 +99,8 @@ def task_axis(params: Any) -> int | None:
 
 def step_all(env: Any, params: EnvParams, state: Any, action: Any) -> Any:
     """One step of every environment with auto-reset, whose fresh seeds get the training bit too."""
-    found = jax.vmap(env.step, in_axes=(None, 0, 0, task_axis(params)))(None, state, action, params)
-    return found[0], with_seed(found[1], lambda seed: seed | jnp.uint32(TRAINING_BIT)), *found[2:]
+    transition = jax.vmap(env.step, in_axes=(None, 0, 0, task_axis(params)))(None, state, action, params)
+    return transition[0], with_seed(transition[1], lambda seed: seed | jnp.uint32(TRAINING_BIT)), *transition[2:]
 
 
 def warm_up_steps(config: TrainConfig) -> int:
@@ -176,37 +176,37 @@ def collect(
         env_state, observation, final, before, carry = loop
         episode = episode_of(env_state)
         is_first = episode.time == 0
-        flat, x, carry = remember(config, variables, statistics, observation, forget(config, carry, is_first))
-        outputs = apply(config, variables, x, "actor")
-        raw = forms.sample(config, outputs, log_std, counters.policy_key(episode.seed, episode.time))
-        log_prob = forms.log_prob_and_entropy(config, outputs, log_std, raw, active)[0]
-        found = step_all(env, params, env_state, forms.taken(config, raw))
-        observation, env_state, reward, terminated, truncated, info = found
+        features, inputs, carry = remember(config, variables, statistics, observation, forget(config, carry, is_first))
+        outputs = apply(config, variables, inputs, "actor")
+        raw_action = forms.sample(config, outputs, log_std, counters.policy_key(episode.seed, episode.time))
+        log_prob = forms.log_prob_and_entropy(config, outputs, log_std, raw_action, active)[0]
+        transition = step_all(env, params, env_state, forms.taken(config, raw_action))
+        observation, env_state, reward, terminated, truncated, info = transition
         action = info["action"]
         final = select(truncated, (info["final_observation"], carry), final)
         signal = forms.signal(env, params, config, hyper, episode, reward, info, before, is_first)
-        hidden = x[..., config.features :]
-        row = (flat, hidden, raw, log_prob, reward, signal, terminated, truncated, is_first)
+        hidden = inputs[..., config.features :]
+        row = (features, hidden, raw_action, log_prob, reward, signal, terminated, truncated, is_first)
         return (env_state, observation, final, action, carry), row
 
     start = (state.env_state, state.observation, (state.observation, state.carry), state.action, state.carry)
     (env_state, observation, final, action, carry), rows = jax.lax.scan(step, start, None, config.rollout_length)
-    flat, hidden, raw, log_prob, reward, signal, terminated, truncated, is_first = rows
+    features, hidden, raw_action, log_prob, reward, signal, terminated, truncated, is_first = rows
 
-    x = standardise(flat, statistics)
+    standardised = standardise(features, statistics)
     # at most one truncation an environment a rollout (rollout_length is at most an episode): one final observation each
-    beyond = [remember(config, variables, statistics, *pair)[1] for pair in ((observation, carry), final)]
-    value = apply(config, variables, jnp.concatenate([x, hidden], axis=-1), "critic")
-    after, at_end = apply(config, variables, jnp.stack(beyond), "critic")
+    next_inputs = [remember(config, variables, statistics, *pair)[1] for pair in ((observation, carry), final)]
+    value = apply(config, variables, jnp.concatenate([standardised, hidden], axis=-1), "critic")
+    after, at_end = apply(config, variables, jnp.stack(next_inputs), "critic")
     next_value = jnp.where(truncated, at_end, jnp.concatenate([value[1:], after[None]]))
     advantage, target = advantages_and_targets(
         signal, value, next_value, terminated, truncated, hyper.discount, hyper.gae_lambda
     )
-    moved = dataclasses.replace(state, env_state=env_state, observation=observation, action=action, carry=carry)
-    batch = Batch(x, raw, log_prob, advantage, target)
+    next_state = dataclasses.replace(state, env_state=env_state, observation=observation, action=action, carry=carry)
+    batch = Batch(standardised, raw_action, log_prob, advantage, target)
     if config.has_gru and state.carry is not None:
         batch = batch._replace(is_first=is_first, hidden=state.carry.hidden)
-    return moved, batch, flat, reward
+    return next_state, batch, features, reward
 
 
 def minibatch_loss(
@@ -229,13 +229,13 @@ def minibatch_loss(
     policy = clipped_objective(log_prob, batch.log_prob, batch.advantage, hyper.clip).mean()
     critic = value_loss(value, batch.target).mean()
     bonus = entropy.mean()
-    ratio = log_prob - batch.log_prob
+    log_ratio = log_prob - batch.log_prob
     metrics = {
         "policy_loss": policy,
         "value_loss": critic,
         "entropy": bonus,
-        "kl": (jnp.expm1(ratio) - ratio).mean(),
-        "clipped": (jnp.abs(jnp.expm1(ratio)) > hyper.clip).mean(),
+        "kl": (jnp.expm1(log_ratio) - log_ratio).mean(),
+        "clipped": (jnp.abs(jnp.expm1(log_ratio)) > hyper.clip).mean(),
     }
     return policy + hyper.value_weight * critic - hyper.entropy * bonus, metrics
 
@@ -261,7 +261,7 @@ def make_update(
     active = forms.free_knobs(config, params)
 
     def update(state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics]:
-        state, batch, flat, reward = collect(env, own_tasks(params, config, axis), config, state, hyper)
+        state, batch, features, reward = collect(env, own_tasks(params, config, axis), config, state, hyper)
         optimiser = optimiser_of(config, hyper)
         key = jax.random.fold_in(jax.random.key(state.seed), state.update)
         units = config.column_block if config.has_gru else config.rollout_length
@@ -270,10 +270,10 @@ def make_update(
         moments = [mean_by_unit(config, x) for x in (batch.advantage, jnp.square(batch.advantage))]
         moments_of_units = mean_over(axis, tuple(moments))
 
-        def descend(carry: Any, chosen: jax.Array) -> tuple[Any, Metrics]:
+        def descend(carry: Any, index: jax.Array) -> tuple[Any, Metrics]:
             variables, moments = carry
-            part = pick(config, batch, chosen)
-            mean, square = (x[chosen].mean() for x in moments_of_units)
+            part = pick(config, batch, index)
+            mean, square = (x[index].mean() for x in moments_of_units)
             deviation = jnp.sqrt(jnp.maximum(square - mean * mean, 0.0))
             part = part._replace(advantage=(part.advantage - mean) / (deviation + 1e-8))
             gradient, metrics = jax.grad(minibatch_loss, has_aux=True)(variables, config, active, part, hyper)
@@ -287,7 +287,7 @@ def make_update(
             state,
             variables=variables,
             optimiser=moments,
-            statistics=merge(state.statistics, flat, axis),
+            statistics=merge(state.statistics, features, axis),
             update=state.update + 1,
         )
         return state, metrics
@@ -309,10 +309,10 @@ def make_chunk(env: Any, params: EnvParams, config: TrainConfig, axis: str | Non
         state, metrics = jax.lax.scan(lambda s, _: update(s, hyper), state, None, config.evaluate_every)
         network = to_policy(state.variables, state.statistics, config.observed)
         first = jax.lax.axis_index(axis) * count if split else 0
-        found = forms.evaluate(config, env, params, network, VALIDATION_SEED + SEED_STRIDE * first, count)
+        evaluation = forms.evaluate(config, env, params, network, VALIDATION_SEED + SEED_STRIDE * first, count)
         if split:
-            found = jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), found)
-        return state, metrics, found
+            evaluation = jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), evaluation)
+        return state, metrics, evaluation
 
     return chunk
 
@@ -340,11 +340,11 @@ def make_train_on(env: Any, params: EnvParams, config: TrainConfig) -> Train:
 
     def train(seed: Any, hyper: Hyperparameters = config.hyper) -> tuple[TrainState, Metrics, EpisodeStatistics]:
         def body(state: TrainState, _: None) -> tuple[TrainState, Any]:
-            state, metrics, found = chunk(state, hyper)
-            return state, (metrics, found)
+            state, metrics, evaluation = chunk(state, hyper)
+            return state, (metrics, evaluation)
 
         state = initial_state(env, params, config, seed, hyper)
-        state, (metrics, found) = jax.lax.scan(body, state, None, config.chunks)
-        return state, metrics, found
+        state, (metrics, evaluation) = jax.lax.scan(body, state, None, config.chunks)
+        return state, metrics, evaluation
 
     return train

@@ -54,10 +54,10 @@ class Place:
         Raises:
             ValueError, OSError: no such task, one that is drawn for each episode, or a log that cannot be read.
         """
-        found = ig.problem(self.task, trace=self.trace)
-        if found.env.draws is not None:
+        problem = ig.problem(self.task, trace=self.trace)
+        if problem.env.draws is not None:
             raise ValueError(f"task = {self.task!r}: is drawn for each episode; python -m training headroom --task 8")
-        return found
+        return problem
 
 
 def row_of(place: Place, policy: Path, episodes: int) -> dict[str, Any]:
