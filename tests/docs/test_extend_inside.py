@@ -71,6 +71,14 @@ def test_it_touches_no_more_files_than_it_may(title: str) -> None:
     assert row is not None and len(files) <= int(row.group(1)) <= MOST[title]
 
 
+@pytest.mark.parametrize("title", MOST)
+def test_its_lines_are_those_of_the_sources(title: str) -> None:
+    texts: dict[str, str] = {}
+    for hunk in hunks(title):
+        texts[hunk.path] = hunk.applied(texts.get(hunk.path) or (ROOT / hunk.path).read_text(encoding="utf-8"))
+    assert texts and all(text != (ROOT / path).read_text(encoding="utf-8") for path, text in texts.items())
+
+
 def test_what_stands_nowhere_or_twice_is_found() -> None:
     for line in ("    nothing of the kind", "import jax"):
         with pytest.raises(AssertionError, match=r"[02] places"):
@@ -193,7 +201,7 @@ finite = bool(np.isfinite(statistics.goodput).all())
 print(json.dumps([env.table.metadata["system"], float(params.engine.memory_gb), finite]))
 """,
     )
-    assert said == ["b200_sxm: NVIDIA B200", pytest.approx(193.3), True]
+    assert said == ["b200_sxm: NVIDIA B200", 180.0, True]  # as sold: of what nvidia-smi shows vLLM takes 90 %
 
 
 @pytest.mark.slow
@@ -221,4 +229,5 @@ print(json.dumps([one["properties"]["ttft_p99_ms"] for one in schemas.values()
                   if "ttft_p99_ms" in one.get("properties", {})]))
 """,
     )
-    assert said and all(one["chart"] == "value" and one["title"] == "TTFT, 99th percentile" for one in said)
+    # an episode's mean over its seconds has no chart and keeps its own title
+    assert [one["chart"] for one in said if one["title"] == "TTFT, 99th percentile"] == ["value"]
