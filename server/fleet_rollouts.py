@@ -25,7 +25,6 @@ from inferencegym_jax.models import Trajectory
 from server.bad_input import BadInput, sentence
 from server.found import BLOCK_STEPS, PARTS, Found
 from server.kinds import FLEET
-from server.memory import QUICK
 from server.programs import FleetProgram, Programs
 from server.schemas import RolloutRequest, config_dict
 
@@ -199,7 +198,6 @@ class FleetRollouts:
             length=program.length,
             carry=carry,
             carry_axis=0,
-            compiler_options=QUICK,
         )
         if count_compiled() > compiled:
             self.programs.let_go()

@@ -30,7 +30,7 @@ from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 from server.bad_input import BadInput
 from server.kinds import ENGINE, FLEET, kind_of, spec_of
-from server.memory import COMPILED_AT_ONCE, QUICK, let_go, trim
+from server.memory import COMPILED_AT_ONCE, let_go, trim
 from server.settings import Settings
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
@@ -42,8 +42,7 @@ class TaskProgram(SingleStep):
     kind = ENGINE
 
     def __init__(self, problem: ig.Problem):
-        is_open = bool(np.asarray(problem.params.engine.open_loop))
-        super().__init__(problem.env, problem.params, QUICK if is_open else None)
+        super().__init__(problem.env, problem.params)
         self.problem: ig.Problem = problem
 
     @property
@@ -87,7 +86,7 @@ class FleetProgram(SingleStep):
     config: ClassVar[dict[str, float]] = {}
 
     def __init__(self, spec: ig.FleetSpec, env: ig.FleetEnvironment, params: ig.FleetParams):
-        super().__init__(env, cast(Any, params), QUICK)
+        super().__init__(env, cast(Any, params))
         self.fleet_params: ig.FleetParams = params
         self.spec: ig.FleetSpec = spec
         self.gpus: int = int(np.asarray(params.gpus))  # that the fleet has

@@ -32,7 +32,6 @@ from server.bad_input import BadInput, sentence
 from server.fleet_rollouts import FleetRollouts
 from server.found import BLOCK_STEPS, PARTS, Found
 from server.kinds import ENGINE, FLEET, kind_of
-from server.memory import QUICK
 from server.programs import Programs, TaskProgram
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
@@ -207,7 +206,6 @@ class Rollouts:
             actions = _columns(source.default, mine, program.spec.episode_length).as_arrays()
             plan = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *jnp.shape(x))), source.plan)
             carry, axis = (jnp.full(size, source.which), actions, jnp.zeros(size, jnp.int32), plan), 0
-        options = None if program.env.dynamics == "closed_loop" else QUICK
         trajectory = ig.rollout(
             program.env,
             program.params,
@@ -215,7 +213,6 @@ class Rollouts:
             seeds[padded],
             carry=carry,
             carry_axis=axis,
-            compiler_options=options,
         )
         part = trajectory if whole else {name: getattr(trajectory, name) for name in SCORED}
         cut = np.ascontiguousarray if len(block) < size else np.asarray  # a view would keep all of a block
