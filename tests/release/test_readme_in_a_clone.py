@@ -166,5 +166,5 @@ def test_measure_leaves_a_table_of_an_engine(clone: Path) -> None:
         url = f"http://127.0.0.1:{int(engine.stdout.readline())}"
         time.sleep(1)
         (clone / "measured.parquet").unlink(missing_ok=True)
-        printed = shell(f"inferencegym measure --base-url {url} --model M", clone)
+        printed = shell(f"inferencegym measure --base-url {url} --model fake", clone)  # M of that engine
     assert (clone / "measured.parquet").is_file(), printed[-2000:]
