@@ -190,15 +190,7 @@ class FleetRollouts:
         params: Any = self._params(program, seeds[padded])
         env: Any = program.env
         compiled = count_compiled()
-        trajectory = ig.rollout(
-            env,
-            params,
-            choose,
-            seeds[padded],
-            length=program.length,
-            carry=carry,
-            carry_axis=0,
-        )
+        trajectory = ig.rollout(env, params, choose, seeds[padded], length=program.length, carry=carry, carry_axis=0)
         if count_compiled() > compiled:
             self.programs.let_go()
         cut = np.ascontiguousarray if len(block) < size else np.asarray  # a view would keep all of a block

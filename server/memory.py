@@ -9,7 +9,6 @@ import gc
 import jax
 
 ROLLOUTS_KEPT = 3  # compiled rollouts; the least recently used goes, and is compiled again when it is asked for
-COMPILED_AT_ONCE = 1  # two at once leave 110 MB more behind, and take 0.8 GB more while they last
 
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h

@@ -11,7 +11,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -30,7 +29,7 @@ from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 from server.bad_input import BadInput
 from server.kinds import ENGINE, FLEET, kind_of, spec_of
-from server.memory import COMPILED_AT_ONCE, let_go, trim
+from server.memory import let_go, trim
 from server.settings import Settings
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
@@ -277,14 +276,9 @@ class Programs:
         programs = [self.program(spec.id) for spec in specs]
         distinct = {program.env: program for program in programs}
         action = programs[0].pack_action(ig.ServeAction()) if programs else b""
-
-        def compiled(program: TaskProgram) -> None:
+        # One after the other: two at once take 0.8 GB more while they last, and leave 110 MB more behind.
+        for program in distinct.values():
             program.reset(0)
             program.step(bytes(program.state_bytes), action)
             trim()
-
-        # The compiler runs outside the interpreter's lock; more at once would need a gigabyte more. The longest, of the
-        # last tasks, first.
-        with ThreadPoolExecutor(COMPILED_AT_ONCE) as pool:
-            list(pool.map(compiled, reversed(distinct.values())))
         self._compiled |= set(distinct)

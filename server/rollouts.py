@@ -206,14 +206,7 @@ class Rollouts:
             actions = _columns(source.default, mine, program.spec.episode_length).as_arrays()
             plan = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *jnp.shape(x))), source.plan)
             carry, axis = (jnp.full(size, source.which), actions, jnp.zeros(size, jnp.int32), plan), 0
-        trajectory = ig.rollout(
-            program.env,
-            program.params,
-            source.policy,
-            seeds[padded],
-            carry=carry,
-            carry_axis=axis,
-        )
+        trajectory = ig.rollout(program.env, program.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
         part = trajectory if whole else {name: getattr(trajectory, name) for name in SCORED}
         cut = np.ascontiguousarray if len(block) < size else np.asarray  # a view would keep all of a block
         return jax.tree.map(lambda x: cut(np.asarray(x)[:, : len(block)]), part)

@@ -75,11 +75,11 @@ def run(
         return function(*static, *arguments)
     parts = count_parts(seeds.shape[0]) if split else 1
     arguments = jax.tree.map(jnp.asarray, arguments)
-    compiler_options = tuple(sorted({**CPU_OPTIONS, **(options or {})}.items()))
+    flags = tuple(sorted({**CPU_OPTIONS, **(options or {})}.items()))
     if parts == 1:
-        return _compiled(function, static, compiler_options, *_signature(arguments))(*arguments)
+        return _compiled(function, static, flags, *_signature(arguments))(*arguments)
     pieces = [_piece(arguments, i, parts) for i in range(parts)]
-    program = _compiled(function, static, compiler_options, *_signature(pieces[0]))
+    program = _compiled(function, static, flags, *_signature(pieces[0]))
     return join(axis, each(lambda piece: program(*piece), pieces))
 
 

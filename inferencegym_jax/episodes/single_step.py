@@ -26,7 +26,6 @@ import numpy as np
 
 from inferencegym_jax.episodes.forks import check_not_forked
 from inferencegym_jax.episodes.packing import Layout
-from inferencegym_jax.episodes.parallel import Options
 from inferencegym_jax.episodes.wrapped import check_played_by_step_env, episode_of, suited
 from inferencegym_jax.models import KNOBS, EnvParams, Knob, ServeAction, check_seed, shown
 from inferencegym_jax.numerics.compile_units import in_one_piece
@@ -85,10 +84,8 @@ class _Compiled:
     of what tracing left, which is several times as large.
     """
 
-    def __init__(
-        self, function: Callable[..., jax.Array], shapes: tuple[jax.ShapeDtypeStruct, ...], options: dict[str, Any]
-    ):
-        self._function, self._shapes, self._options = function, shapes, options
+    def __init__(self, function: Callable[..., jax.Array], *shapes: jax.ShapeDtypeStruct):
+        self._function, self._shapes = function, shapes
         self._lock = threading.Lock()
         self._program: Any = None
 
@@ -96,15 +93,14 @@ class _Compiled:
         if self._program is None:
             with self._lock:
                 if self._program is None:
-                    lowered = jax.jit(self._function).lower(*self._shapes)
-                    self._program = lowered.compile(compiler_options=self._options or None)
+                    self._program = jax.jit(self._function).lower(*self._shapes).compile()
         return self._program(*arguments)
 
 
 class _Program:
     """The compiled reset and step of one environment; serves every task and config of its table and its dynamics."""
 
-    def __init__(self, env: Any, options: dict[str, Any]):
+    def __init__(self, env: Any):
         params = env.default_params
         if knobs_of(env, params) is None:
             space = env.action_space(params)
@@ -151,15 +147,16 @@ class _Program:
         # No hop to another thread within a call: half of its time or less. The open loop's last bits would change.
         whole = in_one_piece(step) if env.dynamics == "closed_loop" else step
         task = jax.ShapeDtypeStruct((self.params.words,), np.int32)
-        both = jax.ShapeDtypeStruct((WIDTH, self.state.words + self.action.words), np.int32)
-        self.reset = _Compiled(reset, (jax.ShapeDtypeStruct((1,), np.int32), task), options)
-        self.step = _Compiled(whole, (both, task), options)
+        self.reset = _Compiled(reset, jax.ShapeDtypeStruct((1,), np.int32), task)
+        self.step = _Compiled(
+            whole, jax.ShapeDtypeStruct((WIDTH, self.state.words + self.action.words), np.int32), task
+        )
 
 
 @functools.lru_cache(maxsize=16)
-def _program_of(env: Any, options: tuple[tuple[str, str | bool], ...]) -> _Program:
+def _program_of(env: Any) -> _Program:
     """The program of an environment, one for all that are equal to it."""
-    return _Program(env, dict(options))
+    return _Program(env)
 
 
 class SingleStep:
@@ -170,17 +167,15 @@ class SingleStep:
     Args:
         env: the environment, or a wrapper; equal ones share the compiled program.
         params: the task (concrete, of one environment).
-        compiler_options: of XLA, as ``jax.jit`` takes them.
 
     Raises:
         TypeError: a wrapper that changes ``step`` and not ``step_env``, through which it is played here.
     """
 
-    def __init__(self, env: Any, params: EnvParams, compiler_options: Options | None = None):
+    def __init__(self, env: Any, params: EnvParams):
         check_played_by_step_env(env)
         self.env: Any = suited(env, params)  # without the other dynamics a step takes half the time
         self.params: EnvParams = params
-        self._options = tuple(sorted((compiler_options or {}).items()))
         self._counts_requests = bool(np.asarray(params.engine.open_loop))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -194,7 +189,7 @@ class SingleStep:
 
     @functools.cached_property
     def _program(self) -> _Program:
-        return _program_of(self.env, self._options)
+        return _program_of(self.env)
 
     @functools.cached_property
     def _packed(self) -> jax.Array:
