@@ -19,7 +19,7 @@ from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.policies.engine_units import Engine
 from inferencegym_jax.policies.load_following import LoadPlan, Memory, act
 from inferencegym_jax.policies.memory import NetworkCarry
-from inferencegym_jax.policies.network import PolicyNetwork, decode, first_carry, forward, mode
+from inferencegym_jax.policies.network import PolicyNetwork, decode, forward, mode, start_of
 from inferencegym_jax.policies.relative import Seen, acted, relative
 
 RANGES: dict[str, float] = {"lease": 0.7, "release": 0.5, "drafts": 1.0}
@@ -105,8 +105,7 @@ def sampled_positions(outputs: jax.Array, log_std: jax.Array, key: jax.Array) ->
 
 def _start(network: PolicyNetwork, plan: LoadPlan, engine: Engine) -> CorrectedCarry:
     del plan, engine
-    size = 0 if network.gru is None else network.gru.size
-    return CorrectedCarry(Memory.start(), Seen.start(), first_carry(network.history, size, numbers=network.numbers))
+    return CorrectedCarry(Memory.start(), Seen.start(), start_of(network))
 
 
 @with_carry(_start)
@@ -133,11 +132,7 @@ def positions_policy(network: PolicyNetwork) -> Policy:
     return Partial(_positions, network)
 
 
-def _start_positions(network: PolicyNetwork) -> NetworkCarry | None:
-    return first_carry(network.history, 0 if network.gru is None else network.gru.size, numbers=network.numbers)
-
-
-@with_carry(_start_positions)
+@with_carry(start_of)
 def _positions(network: PolicyNetwork, key: jax.Array, observation: jax.Array, carry: Any = None) -> Any:
     del key
     outputs, carry = forward(network, observation, carry)
@@ -165,8 +160,7 @@ def relative_policy(network: PolicyNetwork, engine: Engine) -> Policy:
 
 def _start_relative(network: PolicyNetwork, engine: Engine) -> RelativeCarry:
     del engine
-    size = 0 if network.gru is None else network.gru.size
-    return RelativeCarry(Seen.start(), first_carry(network.history, size, numbers=network.numbers))
+    return RelativeCarry(Seen.start(), start_of(network))
 
 
 @with_carry(_start_relative)

@@ -20,7 +20,7 @@ from inferencegym_jax.episodes.policy import Policy, with_carry
 from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, ServeObservation
 from inferencegym_jax.policies.corrected import mean_positions, sampled_positions
 from inferencegym_jax.policies.memory import NetworkCarry
-from inferencegym_jax.policies.network import PolicyNetwork, first_carry, forward
+from inferencegym_jax.policies.network import PolicyNetwork, forward, start_of
 from inferencegym_jax.policies.reactive_control import SIZES, ReactivePlan, act
 from inferencegym_jax.policies.reactive_plans import budgets_by_drafts, plan_for
 from inferencegym_jax.table.latency_table import LatencyTable
@@ -112,7 +112,7 @@ def corrected_queue_policy(network: PolicyNetwork, plan: QueuePlan, *, sample_ac
 
 def _start(network: PolicyNetwork, plan: QueuePlan) -> NetworkCarry | None:
     del plan
-    return first_carry(network.history, 0 if network.gru is None else network.gru.size, numbers=network.numbers)
+    return start_of(network)
 
 
 @with_carry(_start)

@@ -20,7 +20,7 @@ from inferencegym_jax.fleet.observation import FleetObservation
 from inferencegym_jax.fleet.rules import RING, RulePlan, act_by_rule, rule_start
 from inferencegym_jax.policies.fleet_numbers import fleet_numbers
 from inferencegym_jax.policies.memory import NetworkCarry
-from inferencegym_jax.policies.network import PolicyNetwork, decode_knobs, first_carry, forward, mode
+from inferencegym_jax.policies.network import PolicyNetwork, decode_knobs, forward, mode, start_of
 
 FLEET_RANGES: dict[str, float] = {"spare": 2.0, "hold": math.log(6.0)}
 """Correction -> how far it goes at a position of 1: GPUs more than the load needs at the rule's target; the logarithm
@@ -68,12 +68,8 @@ class FleetCarry:
     network: NetworkCarry | None = None
 
 
-def _network_start(network: PolicyNetwork) -> NetworkCarry | None:
-    return first_carry(network.history, 0 if network.gru is None else network.gru.size, numbers=network.numbers)
-
-
 def _start(network: PolicyNetwork, plan: RulePlan) -> FleetCarry:
-    return FleetCarry(rule_start(plan), _network_start(network))
+    return FleetCarry(rule_start(plan), start_of(network))
 
 
 @with_carry(_start)
@@ -96,7 +92,7 @@ def corrected_rule_policy(network: PolicyNetwork, plan: RulePlan) -> Policy:
     return Partial(_corrected, network, plan.as_arrays())
 
 
-@with_carry(_network_start)
+@with_carry(start_of)
 def _sizes(network: PolicyNetwork, key: jax.Array, seen: FleetObservation, carry: Any = None) -> Any:
     del key
     outputs, carry = forward(network, fleet_numbers(seen), carry)
@@ -108,14 +104,14 @@ def fleet_network_policy(network: PolicyNetwork) -> Policy:
     return Partial(_sizes, network)
 
 
-@with_carry(_network_start)
+@with_carry(start_of)
 def _view_positions(network: PolicyNetwork, key: jax.Array, numbers: jax.Array, carry: Any = None) -> Any:
     del key
     outputs, carry = forward(network, numbers, carry)
     return jnp.tanh(outputs), carry
 
 
-@with_carry(_network_start)
+@with_carry(start_of)
 def _view_sizes(network: PolicyNetwork, key: jax.Array, numbers: jax.Array, carry: Any = None) -> Any:
     del key
     outputs, carry = forward(network, numbers, carry)

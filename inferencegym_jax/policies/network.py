@@ -244,18 +244,19 @@ def network_policy(network: PolicyNetwork, *, sample_actions: bool = False) -> P
     return Partial(_sampled if sample_actions else _most_likely, network)
 
 
-def _first_carry(network: PolicyNetwork) -> NetworkCarry | None:
+def start_of(network: PolicyNetwork) -> NetworkCarry | None:
+    """What a network remembers at the start of one episode; None of one without memory."""
     return first_carry(network.history, 0 if network.gru is None else network.gru.size, numbers=network.numbers)
 
 
-@with_carry(_first_carry)
+@with_carry(start_of)
 def _most_likely(network: PolicyNetwork, key: jax.Array, observation: ServeObservation, carry: Any = None) -> Any:
     del key
     outputs, carry = forward(network, observation, carry)
     return decode(mode(outputs)), carry
 
 
-@with_carry(_first_carry)
+@with_carry(start_of)
 def _sampled(network: PolicyNetwork, key: jax.Array, observation: ServeObservation, carry: Any = None) -> Any:
     outputs, carry = forward(network, observation, carry)
     return decode(sample(outputs, network.log_std, key)), carry
