@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.live.gpu_figures import gpu_block
-from benchmarks.live.prediction import PERCENTILES
+from benchmarks.live.prediction import PERCENTILES, TITLES, target_of
 from benchmarks.live.vllm import ROOT
-from inferencegym_jax.cli.scenario_report import POINTS, markdown
+from inferencegym_jax.cli.scenario_report import markdown
 
 PAGE = ROOT / "docs" / "live.md"
 IMAGES = ROOT / "docs" / "images"
@@ -24,20 +24,6 @@ KEPT = Path(__file__).with_name("results.json")
 KEPT_GPU = Path(__file__).with_name("gpu.json")
 BEGIN, END = "<!-- figures of make live: begin -->", "<!-- figures of make live: end -->"
 BEGIN_GPU, END_GPU = "<!-- figures on a GPU: begin -->", "<!-- figures on a GPU: end -->"
-TARGETS = {
-    "itl_median_error": 0.06,
-    "ttft_median_error": 0.05,
-    "ttft_p99_median_error": 0.30,
-    "on_time_median_error": POINTS,
-}
-TITLES = {
-    "itl_median_error": "mean ITL, replay against engine",
-    "ttft_median_error": "mean TTFT, replay against engine",
-    "ttft_p99_median_error": "p99 TTFT, replay against engine",
-    "on_time_median_error": "share on time, replay against engine",
-    "simulator_itl_median_error": "mean ITL, compiled step against engine",
-    "simulator_ttft_median_error": "mean TTFT, compiled step against engine",
-}
 
 
 def write_figures(out: Path) -> list[Path]:
@@ -136,7 +122,7 @@ def predicted(found: dict[str, Any]) -> list[str]:
     """The six runs beside what was foretold for each."""
     lines = ["| median error of the runs | target | this run | met |", "| --- | --- | --- | --- |"]
     for key, title in TITLES.items():
-        target = TARGETS.get(key) or TARGETS[key.removeprefix("simulator_")]
+        target = target_of(key)
         what = " points" if key == "on_time_median_error" else " %"
         met = "yes" if found[key] <= target else "no"
         lines.append(f"| {title} | {100 * target:.0f}{what} | {100 * found[key]:.1f}{what} | {met} |")

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.live.prediction import PERCENTILES
+from benchmarks.live.prediction import PERCENTILES, TITLES, median_errors, target_of
 
-TARGETS = {"itl": 0.06, "ttft": 0.05, "ttft_p99": 0.30, "on_time": 0.05}
-TITLES = {"itl": "mean ITL", "ttft": "mean TTFT", "ttft_p99": "p99 TTFT", "on_time": "share on time"}
 UNDERLOAD = 1.0  # shares of saturation below it are those that medians are taken over: above it a queue only grows
 
 
@@ -45,31 +43,17 @@ def errors(sides: dict[str, dict[str, Any]]) -> list[str]:
     """Median errors over the runs below saturation, a column a table."""
     lines = ["| median error, runs below saturation | target | " + " | ".join(sides) + " |"]
     lines.append("| --- | --- |" + " --- |" * len(sides))
-    for label, title in TITLES.items():
-        unit = "points" if label == "on_time" else "%"
-        cells = [
-            f"{100 * middle([row[f'{label}_error'] for row in below(side)]):.1f} {unit}" for side in sides.values()
-        ]
-        lines.append(f"| {title}, replay | {100 * TARGETS[label]:.0f} {unit} | " + " | ".join(cells) + " |")
-    for label in ("itl", "ttft"):
-        cells = []
-        for side in sides.values():
-            off = [row[f"{label}_simulated"] / row[f"{label}_measured"] - 1.0 for row in below(side)]
-            cells.append(f"{100 * middle(off):.1f} %")
-        lines.append(f"| {TITLES[label]}, compiled step | {100 * TARGETS[label]:.0f} % | " + " | ".join(cells) + " |")
+    medians = [median_errors(below(side)) for side in sides.values()]
+    for error, title in TITLES.items():
+        unit = "points" if error == "on_time_median_error" else "%"
+        cells = " | ".join(f"{100 * of_side[error]:.1f} {unit}" for of_side in medians)
+        lines.append(f"| {title.removesuffix(' against engine')} | {100 * target_of(error):.0f} {unit} | {cells} |")
     return lines
 
 
 def below(side: dict[str, Any]) -> list[dict[str, Any]]:
     """Its runs below saturation."""
     return [row for row in side["rows"] if row["share"] < UNDERLOAD]
-
-
-def middle(values: list[float]) -> float:
-    """Median of sizes."""
-    ordered = sorted(map(abs, values))
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else 0.5 * (ordered[half - 1] + ordered[half])
 
 
 def runs(sides: dict[str, dict[str, Any]]) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 import inferencegym_jax as ig
 from benchmarks.live.sent import OPEN_GATE, Sent
+from inferencegym_jax.cli.scenario_report import POINTS
 from inferencegym_jax.live.scenarios.objectives import TASK as SCENARIO_TASK
 from inferencegym_jax.live.scenarios.objectives import objectives
 from inferencegym_jax.live.trial.outcome import Objective
@@ -22,6 +23,20 @@ from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
 
 PERCENTILES = (50, 90, 99)
 LABELS = ("itl", "ttft", *(f"ttft_p{p}" for p in PERCENTILES), "on_time")
+TARGETS = {
+    "itl_median_error": 0.06,
+    "ttft_median_error": 0.05,
+    "ttft_p99_median_error": 0.30,
+    "on_time_median_error": POINTS,
+}
+TITLES = {
+    "itl_median_error": "mean ITL, replay against engine",
+    "ttft_median_error": "mean TTFT, replay against engine",
+    "ttft_p99_median_error": "p99 TTFT, replay against engine",
+    "on_time_median_error": "share on time, replay against engine",
+    "simulator_itl_median_error": "mean ITL, compiled step against engine",
+    "simulator_ttft_median_error": "mean TTFT, compiled step against engine",
+}
 
 
 def figures(records: list[Record], warmup_s: float, objective: Objective) -> dict[str, float]:
@@ -110,6 +125,11 @@ def median_errors(rows: list[dict[str, Any]]) -> dict[str, float]:
         off = [abs(row[f"{label}_simulated"] / row[f"{label}_measured"] - 1.0) for row in rows]
         errors[f"simulator_{label}_median_error"] = float(np.median(off))
     return errors
+
+
+def target_of(error: str) -> float:
+    """What a median error is to be at most, by its name; the compiled step's is the replay's."""
+    return TARGETS[error.removeprefix("simulator_")]
 
 
 def iterations(table: LatencyTable, against: LatencyTable) -> list[dict[str, float]]:
