@@ -12,7 +12,7 @@ from inferencegym_jax.fleet.action import FLEET_KNOBS
 from inferencegym_jax.fleet.making import fleet_tasks
 from inferencegym_jax.fleet.state import FLEET_METRICS
 from tests.server.browser import IDLE, RESULT, SECOND, Browser, visit
-from tests.server.test_page_access import MEASURES, SIZES, axe, violations
+from tests.server.test_page_access import axe, look, violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]  # its programs compile for a minute
 SPEC = fleet_tasks()["fleet-elastic"]
@@ -101,13 +101,7 @@ def test_a_fleet_is_driven_by_hand_and_an_engine_after_it(
 def test_everybody_can_read_a_fleet(
     page: Browser, site: str, axe: str, steps: list[dict[str, Any]], width: int, theme: str
 ) -> None:
-    page.media(prefers_color_scheme=theme, prefers_reduced_motion="reduce")
-    page.resize(width, SIZES[width], mobile=width < 500)
-    visit(page, site, QUERY)
-    page.press("f")
-    page.wait(RESULT)
-    page.js("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-    page.js(MEASURES.read_text(encoding="utf-8") + "; null")
+    look(page, site, width, theme, QUERY)
     assert page.js("document.documentElement.scrollWidth") <= width
     assert page.js("small()") == []
     assert [(round(ratio, 2), what) for ratio, what, _ in page.js("contrasts()") if ratio < 4.5] == []
