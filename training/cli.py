@@ -483,6 +483,9 @@ def fleet_headroom(
     policies: Annotated[
         list[Path], typer.Option("--policy", "-p", help="File of a learned policy; may be repeated.")
     ] = [],  # noqa: B006
+    add: Annotated[
+        Path | None, typer.Option(help="JSON of a run before: only play the policies, and add their rows to it.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Stem of .json and .md; default: runs/headroom-<task>.")
     ] = None,
@@ -493,6 +496,7 @@ def fleet_headroom(
     Example: python -m training fleet-headroom --task fleet-elastic-m-large
     """
     from training import fleet_headroom as worth
+    from training import fleet_tables
 
     use_cache()
 
@@ -501,14 +505,17 @@ def fleet_headroom(
 
     try:
         options = {"clairvoyant": clairvoyant, "learned": policies, "report": report}
-        if windows:
+        if add is not None:
+            results = worth.with_learned(fleet_tables.read(add), policies, report)
+            out = out or add.with_suffix("")
+        elif windows:
             results = worth.measure_both(task, days, windows, **options)
         else:
             results = worth.measure(task, days, **options)
-        paths = worth.write(results, out or RUNS / f"headroom-{task}")
+        paths = fleet_tables.write(results, out or RUNS / f"headroom-{task}")
     except (ValueError, OSError) as error:
         raise fail(error) from error
-    typer.echo(worth.markdown(results))
+    typer.echo(fleet_tables.markdown(results))
     for path in paths:
         console.print(f"wrote {path}", highlight=False)
 
