@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.fleet.action import FLEET_KNOBS, FleetAction
+from inferencegym_jax.fleet.action import FLEET_KNOBS, FleetAction, check_fleet_action
 from inferencegym_jax.fleet.observation import FLEET_OBSERVATION, FleetObservation
 from inferencegym_jax.fleet.rules import act_by_rule, fixed, rule
 from inferencegym_jax.models import EngineState
@@ -225,6 +225,15 @@ def test_bad_actions_are_refused(knobs: dict[str, Any], words: str) -> None:
     env, _ = fleet(12.0)
     with pytest.raises((ValueError, TypeError), match=words):
         env.action_of(knobs)
+
+
+def test_what_is_wrong_in_a_batch_is_named() -> None:
+    there = np.asarray([8, 4])
+    check_fleet_action(FleetAction(gpus=np.asarray([8, 4])), there)
+    with pytest.raises(ValueError, match="gpus = 5: the fleet has 4"):
+        check_fleet_action(FleetAction(gpus=np.asarray([8, 5])), there)
+    with pytest.raises(ValueError, match="prefill_gpus = 6: leaves no GPU of gpus = 6"):
+        check_fleet_action(FleetAction(gpus=np.asarray([2, 6]), prefill_gpus=np.asarray([1, 6])))
 
 
 def test_more_gpus_than_there_are() -> None:
