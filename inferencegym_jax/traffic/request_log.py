@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,9 +158,12 @@ def load_trace(
         FileNotFoundError: no such file.
         TraceError: empty, lacks a column, a row that cannot be used (its line is named), or an absurd rate.
         ValueError: unknown unit or role, or a window that is none.
+        TypeError: neither a path nor a ``RequestLog``.
     """
     if isinstance(trace, RequestLog):
         return trace
+    if not isinstance(trace, str | os.PathLike):
+        raise TypeError(f"trace: got {type(trace).__name__}; pass a file's path or a RequestLog")
     options = ReadOptions.of(unit, columns, start, end, last)
     with regular_file(trace) as path:
         status = path.stat()

@@ -270,6 +270,8 @@ def test_a_pool_that_does_not_hold_one_request() -> None:
     long = ig.RequestLog.from_arrays([0.0, 1.0, 2.0], [8000] * 3, [900_000] * 3)
     with pytest.raises(ig.TableError, match="does not hold one mean request"):
         ig.make_fleet("fleet-elastic", trace=long)
+    with pytest.raises(TypeError, match="trace: got list; pass a file's path or a RequestLog"):
+        ig.make_fleet("fleet-elastic", trace=[1.0, 2.0])  # pyright: ignore[reportArgumentType]
 
 
 def test_fleets_are_known_by_name() -> None:
@@ -278,8 +280,9 @@ def test_fleets_are_known_by_name() -> None:
         assert isinstance(env, ig.FleetEnvironment) and int(params.task_id) > 800
     with pytest.raises(ValueError, match="no config"):
         ig.make("fleet-elastic", config={"alpha": 1.0})
-    with pytest.raises(ValueError, match="no such fleet"):
-        ig.make_fleet("fleet-nowhere")
+    for nobody in ("fleet-nowhere", 805, True):
+        with pytest.raises(ValueError, match="no such fleet task; there are fleet-elastic, .*, fleet-anywhere"):
+            ig.make_fleet(nobody)
 
 
 @pytest.mark.slow
