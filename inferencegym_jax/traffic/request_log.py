@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import functools
-import os
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
