@@ -125,12 +125,12 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
         return {name: value for name, value in vars(self).items() if name != "_program"}
 
     @property  # Gymnasium has a plain attribute, which it sets
-    def spec(self) -> EnvSpec | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def spec(self) -> EnvSpec | None:
         """Gymnasium's, with the seconds that an episode has here: ``make_vec`` leaves the id's own in it."""
         return self._spec
 
     @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:
+    def spec(self, spec: EnvSpec | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._spec = copy.copy(spec)
         if self._spec is not None:
             self._spec.max_episode_steps = self._most
