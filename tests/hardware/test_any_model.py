@@ -208,6 +208,10 @@ def test_the_list_holds_models_systems_backends_and_verdicts():
     assert one.dtypes[:2] == ("bf16", "fp8") and one.verdict.validated
     with pytest.raises(TableError, match="nothing is measured of Llama-2-7b, h100_sxm"):
         covered("h100_sxm", "Llama-2-7b")
+    with pytest.raises(TableError, match="measured of Qwen3-32; near Qwen3-32 are .*Qwen/Qwen3-32B.*table list"):
+        covered(model="Qwen3-32")
+    with pytest.raises(TableError, match="nothing is measured of zzz; `inferencegym table list`"):
+        covered(model="zzz")
 
 
 def test_a_median_above_a_fifth_is_not_validated():
