@@ -109,7 +109,7 @@ class LogSource:
         if even + odd == 0:
             return "utf-8-sig"
         most = 0.3 * len(first) / 2
-        one_side = min(even, odd) == 0 and max(even, odd) > 0.1 * most  # few of its letters are Latin ones
+        one_side = min(even, odd) == 0 and max(even, odd) > 0.2 * most  # few of its letters are Latin ones
         if one_side or (max(even, odd) > most and min(even, odd) < 0.1 * most + 1):
             return "utf-16-le" if odd > even else "utf-16-be"
         raise TraceError(

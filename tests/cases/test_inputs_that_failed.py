@@ -123,7 +123,7 @@ def test_what_the_engine_chose_itself_is_taken_and_said() -> None:
 def test_what_a_gpu_is_called_decides_what_is_played() -> None:
     from data.engine_table import completed
 
-    assert read_runs(require_case("23.json"))[0].tp == 2
+    assert read_runs(require_case("23.json"))[0].tp == 4
     runs, _ = read_measured(require_case("23-csv_gpus.csv"))
     refused: dict[str, str] = {}
     for run in runs:

@@ -110,7 +110,7 @@ def test_exports_of_today_are_read(tmp_path: Path, name: str) -> None:
 
 
 def test_am_and_pm(tmp_path: Path) -> None:
-    found = read(written(tmp_path, table(f"at,{TOKENS}", [(f"{d:%Y-%m-%d %I:%M:%S %p}", 9, 9) for d in DATES])))
+    found = read(written(tmp_path, table(f"created_at,{TOKENS}", [(f"{d:%Y-%m-%d %I:%M:%S %p}", 9, 9) for d in DATES])))
     assert found.requests == len(ROWS) and found.start_s == int(DATES[0].timestamp())
 
 
