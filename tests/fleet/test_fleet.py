@@ -270,7 +270,7 @@ def test_a_pool_that_does_not_hold_one_request() -> None:
     long = ig.RequestLog.from_arrays([0.0, 1.0, 2.0], [8000] * 3, [900_000] * 3)
     with pytest.raises(ig.TableError, match="does not hold one mean request"):
         ig.make_fleet("fleet-elastic", trace=long)
-    with pytest.raises(TypeError, match="trace: got list; pass a file's path or a RequestLog"):
+    with pytest.raises(TypeError, match=r"trace = \[1.0, 2.0\]: must be the path of a request log, or a RequestLog"):
         ig.make_fleet("fleet-elastic", trace=[1.0, 2.0])  # pyright: ignore[reportArgumentType]
 
 
