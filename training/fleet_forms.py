@@ -136,9 +136,9 @@ def with_steady(params: FleetParams, environments: int, share: float) -> FleetPa
     """
     rows = spread_over(params, environments)
     day = rows.engine.day
-    chosen = due(environments, share)[::-1]
+    steady_ones = due(environments, share)[::-1]
     heights = np.zeros(environments, np.float32)
-    heights[chosen] = np.resize(np.asarray(STEADY_LOADS, np.float32), int(chosen.sum()))
+    heights[steady_ones] = np.resize(np.asarray(STEADY_LOADS, np.float32), int(steady_ones.sum()))
     flat = day.replace(
         hours=np.ones_like(day.hours),
         levels=np.ones_like(day.levels),
@@ -146,7 +146,7 @@ def with_steady(params: FleetParams, environments: int, share: float) -> FleetPa
         gaps_scv=np.ones_like(day.gaps_scv),
     )
     engine = rows.engine.replace(day=flat, modulation=np.zeros_like(rows.engine.modulation))
-    return where(chosen, rows.replace(engine=engine, busiest=heights), rows)
+    return where(steady_ones, rows.replace(engine=engine, busiest=heights), rows)
 
 
 def spread_over(params: FleetParams, environments: int) -> FleetParams:
@@ -161,9 +161,9 @@ def due(environments: int, share: float) -> np.ndarray:
     return np.floor(share * np.arange(1, environments + 1)) > np.floor(share * np.arange(environments))
 
 
-def where(chosen: np.ndarray, one: Any, other: Any) -> Any:
-    """``one`` where ``chosen``, bool[environments], else ``other``; leaves have a leading axis of environments."""
-    return jax.tree.map(lambda a, b: np.where(chosen.reshape(-1, *[1] * (np.ndim(a) - 1)), a, b), one, other)
+def where(mask: np.ndarray, one: Any, other: Any) -> Any:
+    """``one`` where ``mask``, bool[environments], else ``other``; leaves have a leading axis of environments."""
+    return jax.tree.map(lambda a, b: np.where(mask.reshape(-1, *[1] * (np.ndim(a) - 1)), a, b), one, other)
 
 
 def view(env: FleetEnvironment, plan: RulePlan | None) -> FleetNumbers:
