@@ -431,6 +431,41 @@ def transfer(
 
 
 @app.command()
+def conditions(
+    task: Annotated[str, typer.Option("--task", "-t", help="A task that is drawn for each episode.")] = "8",
+    policy: Annotated[str, typer.Option("--policy", "-p", help="A policy's name or file.")] = "general",
+    count: Annotated[int, typer.Option(help="Conditions: a pool, a GPU, objectives.")] = 6,
+    tuning: Annotated[int, typer.Option(help="Episodes of each on which settings are searched.")] = 24,
+    episodes: Annotated[int, typer.Option(help="Further ones, on which all are measured.")] = 24,
+    settings: Annotated[int, typer.Option(help="Settings drawn, and tried again around the best.")] = 64,
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON.")] = RUNS / "conditions.json",
+) -> None:
+    """One policy for all conditions, beside the controller that is tuned for each of them alone.
+
+    Example: python -m training conditions --count 2
+    """
+    import inferencegym_jax as ig
+    from training import conditions as apart
+
+    use_cache()
+    try:
+        results = apart.measure(
+            ig.problem(task_of(task)),
+            policy,
+            count=count,
+            tuning=tuning,
+            episodes=episodes,
+            settings=settings,
+            report=lambda text: console.print(text, highlight=False),
+        )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    typer.echo(apart.markdown(results))
+
+
+@app.command()
 def ablations(
     conditions: Annotated[
         list[str], typer.Option("--condition", "-c", help="real clock, switching free, fast clock; may be repeated.")
@@ -608,6 +643,9 @@ def ranks(
     days_apart: Annotated[
         bool, typer.Option("--days-apart", help="Episodes of traffic by day are windows of days apart.")
     ] = False,
+    reward: Annotated[
+        str, typer.Option(help="What a return sums: environment, score (the grader's seconds), or whole-score.")
+    ] = "environment",
     as_json: AsJson = False,
 ) -> None:
     """Does the reward rank policies as the grader does? Spearman's correlation of mean return and mean score."""
@@ -615,7 +653,7 @@ def ranks(
 
     use_cache()
     try:
-        results = rank_policies(task_of(task), actions, episodes, controllers, days_apart)
+        results = rank_policies(task_of(task), actions, episodes, controllers, days_apart, reward)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     if as_json:
