@@ -270,6 +270,35 @@ def export(
     console.print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)", highlight=False)
 
 
+@app.command("with-settings")
+def with_settings(
+    policy: Annotated[Path, typer.Argument(help="A policy file that corrects the load-following controller.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    settings: Annotated[
+        list[str], typer.Option("--set", "-s", help="name=value of a setting of that controller; may be repeated.")
+    ] = [],  # noqa: B006
+) -> None:
+    """Put a policy's network on other settings of the controller that it corrects, and say what that comes to on
+    validation seeds.
+
+    Example: python -m training with-settings data/policies/task7.npz --set first_s=1 --set hold_s=300 --out calm.npz
+    """
+    from training.policies import with_settings as changed
+
+    use_cache()
+    try:
+        changes: dict[str, float] = {}
+        for item in settings:
+            name, separator, value = item.partition("=")
+            if not separator:
+                raise ValueError(f"--set {item!r}: must be name=value")
+            changes[name.strip()] = float(value)
+        path, scores = changed(policy, changes, out)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    console.print(f"validation score {scores['score']:.4f}; wrote {path}", highlight=False)
+
+
 @app.command()
 def study(
     task: Task = "1",
@@ -339,6 +368,9 @@ def headroom(
         Path | None,
         typer.Option("--out", "-o", help="Stem of .json, .csv, .png and .svg; default: runs/headroom-task<N>."),
     ] = None,
+    known: Annotated[
+        bool, typer.Option("--known", help="Settings that docs/headroom holds of the task join the search.")
+    ] = False,
     table: Table = None,
     trace: Trace = None,
     unit: LogUnit = None,
@@ -377,6 +409,7 @@ def headroom(
                 settings=settings,
                 rounds=rounds,
                 policies=learned,
+                known=worth.published(problem.spec.id) if known else None,
                 report=report,
             )
         changed = "-free" * free_switching + ("" if clock is None else f"-clock{clock:g}")

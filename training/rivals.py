@@ -7,7 +7,7 @@ ship with stand here too, and the true load to come, which the same controller m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -177,8 +177,21 @@ def mean_scores(
     return np.asarray(means)
 
 
+def begun_otherwise(plan: LoadPlan) -> list[LoadPlan]:
+    """A plan, and the same with the second GPU from the first second, and with no fewer slots than some."""
+    return [
+        plan.replace(first_s=first_s, least_slots=least)
+        for first_s in (float(plan.first_s), 1.0)
+        for least in (float(plan.least_slots), 16.0, 64.0)
+    ]
+
+
 def search_plans(
-    problem: Problem, seeds: np.ndarray, forecast: np.ndarray | None = None, settings: int = SETTINGS
+    problem: Problem,
+    seeds: np.ndarray,
+    forecast: np.ndarray | None = None,
+    settings: int = SETTINGS,
+    known: Sequence[LoadPlan] = (),
 ) -> tuple[list[LoadPlan], np.ndarray]:
     """Plans by mean score on training seeds, best first.
 
@@ -187,12 +200,13 @@ def search_plans(
         seeds: training episodes.
         forecast: the load to come on them, see ``true_load``.
         settings: how many are drawn; as many again are tried around the best.
+        known: plans that are tried besides.
 
     Returns:
         (plans, their mean scores float64[plans]).
     """
     rng = np.random.default_rng(0)
-    plans = draw_plans(problem, settings, rng)
+    plans = [*draw_plans(problem, settings, rng), *known]
     scores = mean_scores(problem, plans, seeds, forecast)
     best = [plans[i] for i in np.argsort(-scores, kind="stable")[:KEPT]]
     near = refine(best, settings, rng)
