@@ -142,16 +142,6 @@ def elsewhere() -> str:
     return f"{found['episodes']} held-out episodes of each, mean [95 % interval].\n\n{markdown(found)}"
 
 
-def apart() -> str:
-    """The general policy beside the controller tuned for each condition, from ``docs/headroom/conditions.json``."""
-    from training.conditions import markdown
-
-    found = json.loads((ROOT / "docs" / "headroom" / "conditions.json").read_text())
-    searched = f"{found['settings']} settings on {found['tuning_episodes']} others"
-    head = f"{found['episodes']} held-out episodes of each condition; {searched}, mean [95 % interval]."
-    return f"{head}\n\n{markdown(found)}"
-
-
 def ablated() -> str:
     """What delays, the clock, a forecast and memory are worth, from ``docs/headroom/ablations.json``."""
     from training.ablations import markdown, read
@@ -174,7 +164,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/second_gpu.md": {"fit": fit} | {key: WORTH[key] for key in WORTH if key.startswith("headroom7")},
     "docs/training.md": {"worth": worth, "ablations": ablated},
     "docs/drafts_by_load.md": {"headroom6": WORTH["headroom6"]},
-    "docs/one_for_all.md": {"headroom8": WORTH["headroom8"], "transfer": elsewhere, "conditions": apart},
+    "docs/one_for_all.md": {"headroom8": WORTH["headroom8"], "transfer": elsewhere},
     "ENVIRONMENT.md": {"knobs": knobs, "observation": observation, "calibration": calibration},
     "docs/physics.md": {"products": products},
 }

@@ -14,10 +14,8 @@ import inferencegym_jax as ig
 from inferencegym_jax.tasks.draws import TRAINING
 from training import lanes, rivals
 from training.cli import app
-from training.conditions import ALLOWED, conditions_of, markdown
+from training.conditions import conditions_of, markdown
 from training.headroom import EPISODES, published, tuned_plan
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_condition_is_one_pool_gpu_and_tier_and_its_episodes_are_held_out_and_apart() -> None:
@@ -54,24 +52,15 @@ def test_what_cannot_be_measured_is_said(words: list[str], said: str, tmp_path: 
     assert not (tmp_path / "out.json").exists()
 
 
-def test_the_published_file_says_what_holds() -> None:
-    found = json.loads((ROOT / "docs" / "headroom" / "conditions.json").read_text())
-    over = found["all"]["over_here"]
-    assert found["allowed"] == ALLOWED and over["worst"] <= over["low"] <= over["mean"] <= over["high"]
-    means = [row["over_here"]["mean"] for row in found["rows"]]
-    assert np.mean(means) == pytest.approx(over["mean"])
-    assert all(row["condition"] in markdown(found) for row in found["rows"])
-    names = [one.name for one in conditions_of(ig.problem(8), len(means), found["tuning_episodes"], found["episodes"])]
-    assert [row["condition"] for row in found["rows"]] == names
-
-
 @pytest.mark.slow
 def test_scores_are_those_of_the_episodes(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     words = ["conditions", "--count", "1", "--tuning", "2", "--episodes", "2", "--settings", "2", "--out", str(out)]
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
-    (row,) = json.loads(out.read_text())["rows"]
+    found = json.loads(out.read_text())
+    (row,) = found["rows"]
+    assert row["condition"] in markdown(found) and found["all"]["over_here"] == row["over_here"]
     problem = ig.problem(8)
     (condition,) = conditions_of(problem, 1, 2, 2)
     plan = lanes.of_plans([tuned_plan(published(8))] * 2, int(problem.params.episode_length))
