@@ -20,7 +20,6 @@ from inferencegym_jax.policies.engine_units import Engine
 from inferencegym_jax.policies.load_following import LoadPlan, Memory, act
 from inferencegym_jax.policies.memory import NetworkCarry
 from inferencegym_jax.policies.network import PolicyNetwork, decode, forward, mode, start_of
-from inferencegym_jax.policies.prefill_lease import Stalls, prefill_lease
 from inferencegym_jax.policies.relative import Seen, acted, relative
 
 RANGES: dict[str, float] = {"lease": 0.7, "release": 0.5, "drafts": 1.0}
@@ -71,7 +70,6 @@ class CorrectedCarry:
 
     memory: Memory
     seen: Seen
-    stalls: Stalls
     network: NetworkCarry | None = None
 
 
@@ -107,7 +105,7 @@ def sampled_positions(outputs: jax.Array, log_std: jax.Array, key: jax.Array) ->
 
 def _start(network: PolicyNetwork, plan: LoadPlan, engine: Engine) -> CorrectedCarry:
     del plan, engine
-    return CorrectedCarry(Memory.start(), Seen.start(), Stalls.start(), start_of(network))
+    return CorrectedCarry(Memory.start(), Seen.start(), start_of(network))
 
 
 @with_carry(_start)
@@ -123,11 +121,9 @@ def _corrected(
     numbers, seen = relative(engine, observation, carry.seen)
     outputs, after = forward(network, numbers, carry.network)
     action, memory = follow(engine, plan, mean_positions(outputs), observation, carry.memory)
-    # trained where a second GPU is a replica; one that takes prompts alone is asked for by arithmetic
+    # trained where a second GPU is a replica; one that takes prefills alone is another thing, and stays unasked for
     leased = action.prefill_disagg & (jnp.asarray(engine.may_lease) > 0)
-    prefill, stalls = prefill_lease(engine, observation, carry.stalls)
-    action = action.replace(prefill_disagg=leased | prefill)
-    return action, CorrectedCarry(memory, acted(seen, action), stalls, after)
+    return action.replace(prefill_disagg=leased), CorrectedCarry(memory, acted(seen, action), after)
 
 
 def positions_policy(network: PolicyNetwork) -> Policy:

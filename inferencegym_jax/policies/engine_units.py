@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.models import KNOBS, PREFILL_GPU, REPLICA, EngineParams, EnvParams, Scalar, ServeObservation
+from inferencegym_jax.models import KNOBS, REPLICA, EngineParams, EnvParams, Scalar, ServeObservation
 from inferencegym_jax.physics.capacity import work_ms
 from inferencegym_jax.physics.iteration import iteration, prompt_nodes, prompts_ms
 from inferencegym_jax.physics.kernels import Iterations, by_tier
@@ -47,7 +47,6 @@ class Engine:
     clock: Scalar = 1.0  # seconds of the day that pass in a second
     may_lease: Scalar = 0.0  # 1 where the task leaves the second GPU to the controller, and it is a replica
     may_draft: Scalar = 0.0  # 1 where it leaves the drafts
-    may_prefill: Scalar = 0.0  # 1 where it leaves the second GPU, and it takes the prompts alone
 
     @classmethod
     def unknown(cls) -> Engine:
@@ -122,7 +121,6 @@ def engine_of(table: LatencyTable, params: EnvParams) -> Engine:
             clock=engine.day.clock,
             may_lease=float(active["prefill_disagg"] and int(engine.second_gpu) == REPLICA),
             may_draft=float(active["spec_length"]),
-            may_prefill=float(active["prefill_disagg"] and int(engine.second_gpu) == PREFILL_GPU),
         )
     )
 
@@ -158,7 +156,6 @@ def drawn_engine(draws: Draws, params: EnvParams, seed: jax.Array) -> Engine:
         start_s=engine.start_s,
         clock=engine.day.clock,
         may_lease=active["prefill_disagg"],
-        may_prefill=jnp.zeros_like(active["prefill_disagg"]),  # what is drawn has replicas
         may_draft=active["spec_length"],
     )
 
