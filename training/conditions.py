@@ -137,9 +137,9 @@ def measure(
     differences: dict[str, list[np.ndarray]] = {HERE: [], ONCE: []}
     for condition, mine in zip(picked, learned, strict=True):
         report(condition.name)
-        plans, found = rivals.search_plans(problem, condition.tuning, None, settings)
+        plans, tried = rivals.search_plans(problem, condition.tuning, None, settings)
         known = float(rivals.mean_scores(problem, [once], condition.tuning)[0])
-        here = plans[0] if found[0] >= known else once
+        here = plans[0] if tried[0] >= known else once
         lane = lanes.of_plans([plan for plan in (here, once) for _ in condition.seeds], steps)
         both = lanes.scores_of(problem, lane, np.tile(condition.seeds, 2)).reshape(2, episodes)
         scores = {HERE: both[0], ONCE: both[1], POLICY: mine}
