@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -199,7 +200,9 @@ def main(
         for name in SCENARIOS:
             if name in chosen:
                 spare = both.spare if name == "second-instance" else None
-                keep(name, scenario_stage(name, endpoint, table_path, spare, lengths[name], max_num_seqs, out, console))
+                scenario_stage(
+                    name, endpoint, table_path, spare, lengths[name], max_num_seqs, out, console, partial(keep, name)
+                )
         request = TrialRequest(
             endpoint=endpoint,
             policies=[str(learned) if name == "learned" else name for name in policies.split(",")],

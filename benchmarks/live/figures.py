@@ -153,6 +153,11 @@ def scenario_lines(found: dict[str, Any]) -> list[str]:
             f"The second instance takes {times['start_s']:.2f} s to start and {times['stop_s']:.2f} s to stop, as "
             f"measured; least lease {times['lease_s']:g} s."
         )
+        if (beside := times.get("beside")) is not None:
+            lines.append(
+                f"While both work, an iteration takes {times['slowdown']:.3f} (+- {100 * beside['half_width']:.1f} %) "
+                "times as long as beside an idle one, measured before the runs; the prediction has it."
+            )
     choices = {name: value for name, value in found["choices"].items() if name != "grid"}
     lines += ["", *markdown(found), f"- Chosen by replay on a day that was not sent: `{json.dumps(choices)}`."]
     return lines

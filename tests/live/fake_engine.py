@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import mmap
 import random
 import socket
 from collections import deque
@@ -65,6 +66,31 @@ class Times:
         return load * self.a / (1.0 - load * per_token)
 
 
+class Host:
+    """What two engines share: a file with a byte for each, which is 1 while its engine runs requests.
+
+    Args:
+        path: the file, made where it is not there; "" for an engine that shares nothing.
+        place: 0 or 1.
+        slowdown: of an iteration that begins while the other engine runs requests.
+    """
+
+    def __init__(self, path: str = "", place: int = 0, slowdown: float = 1.0):
+        self.place, self.slowdown = place, slowdown
+        self.busy: Any = bytearray(2)
+        if path:
+            with open(path, "ab") as file:
+                file.truncate(2)
+            with open(path, "r+b") as file:
+                self.busy = mmap.mmap(file.fileno(), 2)
+            self.busy[place] = 0
+
+    def works(self, is_busy: bool) -> float:
+        """Say whether this engine runs requests; by what its iterations take longer."""
+        self.busy[self.place] = int(is_busy)
+        return self.slowdown if self.busy[1 - self.place] else 1.0
+
+
 @dataclass(eq=False)
 class Sequence:
     """One request in the engine."""
@@ -82,8 +108,8 @@ class Sequence:
 class FakeEngine:
     """The iteration loop."""
 
-    def __init__(self, times: Times):
-        self.times = times
+    def __init__(self, times: Times, host: Host | None = None):
+        self.times, self.host = times, host or Host()
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.wake = asyncio.Event()
@@ -116,6 +142,7 @@ class FakeEngine:
         while True:
             if not self.running and not self.waiting and not any(self.seen):
                 self.wake.clear()
+                self.host.works(False)
                 await self.wake.wait()
                 end = clock()
             prefill = 0
@@ -126,7 +153,8 @@ class FakeEngine:
             n = len(self.running)
             self.counts["peak_running"] = max(self.counts["peak_running"], n)
             self.counts["iterations"] += 1
-            end = max(end, clock() - 0.02) + (self.times.a + self.times.b * n + self.times.c * prefill) / 1000.0
+            length_ms = (self.times.a + self.times.b * n + self.times.c * prefill) * self.host.works(True)
+            end = max(end, clock() - 0.02) + length_ms / 1000.0
             await asyncio.sleep(max(end - clock(), 0.0))
             made = []
             for sequence in list(self.running):
@@ -315,6 +343,9 @@ def main() -> None:
     parser.add_argument("--drafts", type=int, default=Times.drafts)
     parser.add_argument("--accept", type=float, default=Times.accept)
     parser.add_argument("--pool", default="metrics", help="who says its size: metrics, endpoint or none")
+    parser.add_argument("--host", default="", help="file that two engines of one host share")
+    parser.add_argument("--place", type=int, default=0, help="0 or 1, on that host")
+    parser.add_argument("--slowdown", type=float, default=1.0, help="of iterations while the other one works")
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--api-key", default="")
     parser.add_argument("--fault", default="")
@@ -323,7 +354,8 @@ def main() -> None:
     options = parser.parse_args()
     listener = listen(options.port)
     print(listener.getsockname()[1], flush=True)
-    engine = FakeEngine(Times(*(getattr(options, field.name) for field in dataclasses.fields(Times))))
+    times = Times(*(getattr(options, field.name) for field in dataclasses.fields(Times)))
+    engine = FakeEngine(times, Host(options.host, options.place, options.slowdown))
     config = uvicorn.Config(create_app(engine, options), log_level="critical", access_log=False)
     asyncio.run(uvicorn.Server(config).serve([listener]))
 
