@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from inferencegym_jax.live.scenarios.second_instance import Setting, cut_mean, s
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.foretold import SpareTimes
 from inferencegym_jax.live.trial.outcome import Objective
-from inferencegym_jax.live.trial.runs import Run, TrialSettings
+from inferencegym_jax.live.trial.runs import Run, Trial, TrialSettings
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.models import ServeAction
 from inferencegym_jax.physics.observation import initial_observation
@@ -309,8 +310,10 @@ def test_second_instance_on_engines_whose_times_are_known(
     launch: Callable[..., Any], table: LatencyTable, tmp_path: Path
 ) -> None:
     flags = [str(x) for name in ("a", "b", "c") for x in (f"--{name}", getattr(TIMES, name))]
-    engine, port = launch(*flags), free_port()
-    start = f"cd {ROOT} && exec {sys.executable} -m tests.live.fake_engine --port {port} {' '.join(flags)}"
+    flags += ["--host", str(tmp_path / "host"), "--slowdown", "1.3"]
+    engine, port = launch(*flags, "--place", 0), free_port()
+    start = f"cd {ROOT} && exec {sys.executable} -m tests.live.fake_engine --port {port} --place 1 {' '.join(flags)}"
+    kept: list[tuple[dict[str, Any], Trial]] = []
     found = run_scenario(
         ScenarioRequest(
             "second-instance",
@@ -322,7 +325,9 @@ def test_second_instance_on_engines_whose_times_are_known(
             repeats=1,
             warmup_s=5.0,
             pause_s=0.1,
-        )
+            beside_s=1.0,
+        ),
+        keep=lambda *so_far: kept.append(so_far),
     )
     measured = found["measured"]
     assert measured["one always"]["instances"]["mean"] == pytest.approx(1.0, rel=0.02)
@@ -330,6 +335,10 @@ def test_second_instance_on_engines_whose_times_are_known(
     assert found["how"]["written_down"] == {"seconds": 600, "repeats": 3} and found["how"]["spare"]["start_s"] > 0
     assert abs(found["gap"]["two always"]) < 0.15 and len(found["timeline"][0]["load"]) == 25
     assert verdict(found) and len(found["order"]) == 3
+    assert found["how"]["spare"]["slowdown"] == pytest.approx(1.3, rel=0.12)
+    assert [each["how"]["not_run"] for each, _ in kept] == [["load-following"], []]  # from the reference's run on
+    assert "Not run: load-following." in verdict(kept[0][0]) and json.dumps(kept[0][0])
+    assert set(kept[0][1].measured) == {"one always", "two always"} and kept[-1][0]["measured"] == measured
 
 
 @pytest.mark.slow  # real seconds
