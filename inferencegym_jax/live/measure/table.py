@@ -39,8 +39,9 @@ def prefill(cells: Cells, buckets: list[int], token_budget: int | None = None) -
     """What a prompt of each length adds to the iterations, and the time that a request spends outside them, ms.
 
     A prompt longer than an iteration's ``token_budget`` takes several, each with its constant, which is not the
-    prompt's: beside requests that decode those iterations are there anyway. A line through a lone request's TTFT in P, less its own decode iteration, has that time as its intercept (with what
-    ``first_token`` tells apart of it); with one prompt length the two cannot be told apart, and all is prefill.
+    prompt's: beside requests that decode those iterations are there anyway. A line through a lone request's TTFT in P,
+    less its own iterations, has that time as its intercept (with what ``first_token`` tells apart of it); with one
+    prompt length the two cannot be told apart, and all is prefill.
     """
     lengths = np.array([PROMPT_LENGTHS[bucket] for bucket in buckets], float)
     unloaded_ms = np.array([cells.ttft_ms((1, bucket), 50) for bucket in buckets])
