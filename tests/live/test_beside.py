@@ -53,7 +53,7 @@ def test_what_engines_of_one_host_cost_each_other_is_measured(launch: Callable[.
 
     shared, apart = measured(*pair(SLOWDOWN)), measured(*pair(1.0))
     assert shared.slowdown == pytest.approx(SLOWDOWN, rel=0.12) and apart.slowdown == pytest.approx(1.0, rel=0.12)
-    assert len(shared.alone_ms) == len(shared.together_ms) + 2 == 4 and 0.0 < shared.half_width < 0.5
+    assert len(shared.alone_ms) == len(shared.together_ms) == 4 and 0.0 < shared.half_width < 0.5
     alone = TIMES.iteration_ms(LOAD.concurrency, PROMPT, LOAD.output_tokens)
     assert np.mean(shared.alone_ms) == pytest.approx(alone, rel=0.25)
 
@@ -75,7 +75,7 @@ def served(table: LatencyTable, share: float, times: SpareTimes) -> tuple[float,
 
 def test_iterations_are_foretold_longer_where_both_engines_work(table: LatencyTable) -> None:
     alone, beside = (served(table, 0.01, SpareTimes(0.0, slowdown=slowdown)) for slowdown in (1.0, SLOWDOWN))
-    assert beside == pytest.approx(alone, rel=0.01)  # one request at a time: one engine works
+    assert beside == pytest.approx(alone, rel=0.05)  # one request at a time, or nearly: one engine works
     free, shared = (served(table, 1.4, SpareTimes(0.0, slowdown=slowdown)) for slowdown in (1.0, 1.2))
     slower = ideal(Times(a=12.0, b=1.2, c=0.12), OUTPUT)
     every = saturation(slower, PROMPT, OUTPUT) / saturation(table, PROMPT, OUTPUT)
