@@ -70,7 +70,8 @@ def served(table: LatencyTable, share: float, times: SpareTimes) -> tuple[float,
     objective = (math.inf, math.inf, math.inf)
     found = replayed(table, traffic, lambda _: both, objective, initial_observation(), spare=times)
     kept = [record for record in found.records if record.arrival_s > 5.0]
-    return float(np.mean([r.tpot_ms for r in kept])), float(np.mean([r.ttft_ms for r in kept]))
+    columns = [[getattr(record, name) for record in kept] for name in ("tpot_ms", "ttft_ms")]
+    return float(np.mean(columns[0])), float(np.mean(columns[1]))
 
 
 def test_iterations_are_foretold_longer_where_both_engines_work(table: LatencyTable) -> None:
