@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from inferencegym_jax.models import OBSERVATION, SHORT_OUTPUTS
+from inferencegym_jax.models import OBSERVATION, SHORT_OUTPUTS, shown
 from inferencegym_jax.traffic.bins import Bins
 from inferencegym_jax.traffic.dispersion import ArrivalSpread, Moments
 from inferencegym_jax.traffic.log_arrays import array_block
@@ -155,11 +156,14 @@ def load_trace(
 
     Raises:
         FileNotFoundError: no such file.
+        TypeError: neither a path nor a log.
         TraceError: empty, lacks a column, a row that cannot be used (its line is named), or an absurd rate.
         ValueError: unknown unit or role, or a window that is none.
     """
     if isinstance(trace, RequestLog):
         return trace
+    if not isinstance(trace, str | os.PathLike):
+        raise TypeError(f"trace = {shown(trace)}: must be the path of a request log, or a RequestLog")
     options = ReadOptions.of(unit, columns, start, end, last)
     with regular_file(trace) as path:
         status = path.stat()
