@@ -377,7 +377,7 @@ def test_the_replay_serves_as_the_reference_engine_does(params: Any, rate: float
 
 def test_a_request_holds_whole_blocks_of_the_pool(table: LatencyTable) -> None:
     def started(block: str) -> tuple[int, float]:
-        stated = dataclasses.replace(table, metadata={**table.metadata, "kv_cache_tokens": "960", **blocks(block)})
+        stated = dataclasses.replace(table, metadata={**table.metadata, "kv_cache_tokens": "970", **blocks(block)})
         engine = ProfileEngine(EngineTimes(stated))
         for _ in range(20):
             engine.submit(EngineRequest(70, 4))
@@ -389,7 +389,8 @@ def test_a_request_holds_whole_blocks_of_the_pool(table: LatencyTable) -> None:
     def blocks(block: str) -> dict[str, str]:
         return {"kv_block_tokens": block} if block else {}
 
-    assert started("") == (13, pytest.approx(13 * 70 / 960)) and started("32") == (10, 1.0)  # three blocks each
+    assert started("") == (13, pytest.approx(13 * 70 / 970))
+    assert started("32") == (10, pytest.approx(10 * 96 / 970))  # three blocks each
     for text in ("none", "0", "inf"):
         with pytest.raises(TableError, match="metadata kv_block_tokens"):
             started(text)
