@@ -15,7 +15,7 @@ from inferencegym_jax.models import KNOBS
 
 STATIC = "inferencegym_jax/StaticUniform-v0"
 N = 2
-REFUSED = (ValueError, AssertionError)  # before Gymnasium 1.4 an assertion without words
+REFUSED = (ValueError, AssertionError)  # before Gymnasium 1.4, which gymnax 1.x wants, an assertion without words
 
 
 def vector_env(**words: Any) -> Any:
