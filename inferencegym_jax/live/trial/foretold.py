@@ -44,12 +44,12 @@ async def measure_spare(settings: SpareSettings, first: Endpoint, load: Load | N
                 await asyncio.sleep(0.02)
                 if spare.history.failures["start"]:
                     raise EngineError(f"spare {hide_user(settings.url)}: {spare.history.last_failure}")
-            found = None if load is None else await _beside(first, settings.url, load)
+            beside = None if load is None else await _beside(first, settings.url, load)
             await spare.end()
         except LifecycleError as error:
             raise EngineError(str(error)) from None
         times = SpareTimes(spare.history.start_s[-1], spare.history.stop_s[-1], settings.lease_s)
-        return times if found is None else dataclasses.replace(times, slowdown=found.slowdown, beside=found)
+        return times if beside is None else dataclasses.replace(times, slowdown=beside.slowdown, beside=beside)
 
 
 async def _beside(first: Endpoint, url: str, load: Load) -> Beside:
