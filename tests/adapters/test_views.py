@@ -12,12 +12,13 @@ import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.adapters.gymnasium_env import InferenceGymEnv, InferenceGymVectorEnv
-from inferencegym_jax.adapters.wrappers import FlatAction, ObservationHistory, ScoreReward, Wrapper
+from inferencegym_jax.adapters.wrappers import FlatAction, ObservationHistory, ScoreReward, WholeScoreReward, Wrapper
 
 STEPS = 3
 VIEWS: dict[str, list[Any]] = {
     "history": [ObservationHistory],
     "score": [functools.partial(ScoreReward, task=1)],
+    "whole score": [functools.partial(WholeScoreReward, task=1)],
     "both": [functools.partial(ScoreReward, task=1), functools.partial(ObservationHistory, last=2)],
 }
 
@@ -49,7 +50,7 @@ def test_it_plays_as_in_a_rollout(name: str) -> None:
         np.testing.assert_allclose(rewards, found.reward[t], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(many[0], one, rtol=1e-4, atol=1e-5)
         assert reward == pytest.approx(rewards[0], abs=1e-5)
-        if name != "score":
+        if name not in ("score", "whole score"):
             np.testing.assert_allclose(many, np.asarray(found.next_observation)[t], rtol=1e-4, atol=1e-5)
     twin = copy.deepcopy(single)
     assert twin.step(boxes[0])[1] == single.step(boxes[0])[1]
