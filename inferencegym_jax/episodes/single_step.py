@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pickle
 import struct
 import threading
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inferencegym_jax.episodes import portable
 from inferencegym_jax.episodes.forks import check_not_forked
 from inferencegym_jax.episodes.packing import Layout
 from inferencegym_jax.episodes.wrapped import check_played_by_step_env, episode_of, suited
@@ -91,14 +93,33 @@ class _Compiled:
 
     def __call__(self, *arguments: Any) -> jax.Array:
         if self._program is None:
-            with self._lock:
-                if self._program is None:
-                    self._program = jax.jit(self._function).lower(*self._shapes).compile()
+            self.compile()
+        return self._program(*arguments)
+
+    def compile(self) -> Any:
+        """The compiled program, made where there is none yet."""
+        with self._lock:
+            if self._program is None:
+                self._program = jax.jit(self._function).lower(*self._shapes).compile()
+        return self._program
+
+
+class _Loaded:
+    """The same, compiled by another process."""
+
+    def __init__(self, data: bytes):
+        self._program = portable.from_bytes(data)
+
+    def __call__(self, *arguments: Any) -> jax.Array:
         return self._program(*arguments)
 
 
 class _Program:
-    """The compiled reset and step of one environment; serves every task and config of its table and its dynamics."""
+    """The compiled reset and step of one environment; serves every task and config of its table and its dynamics.
+    Pickled, it is compiled."""
+
+    reset: Callable[..., jax.Array]
+    step: Callable[..., jax.Array]
 
     def __init__(self, env: Any):
         params = env.default_params
@@ -152,11 +173,50 @@ class _Program:
             whole, jax.ShapeDtypeStruct((WIDTH, self.state.words + self.action.words), np.int32), task
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        parts: Any = {"reset": self.reset, "step": self.step}
+        return vars(self) | {name: portable.to_bytes(part.compile()) for name, part in parts.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {name: _Loaded(state[name]) for name in ("reset", "step")})
+
 
 @functools.lru_cache(maxsize=16)
+def _made(env: Any) -> _Program:
+    made = None if _maker is None else _maker(env)
+    return _Program(env) if made is None else pickle.loads(made)
+
+
+_making = threading.RLock()
+
+
 def _program_of(env: Any) -> _Program:
-    """The program of an environment, one for all that are equal to it."""
-    return _Program(env)
+    """The program of an environment, one for all that are equal to it; made once, also where several ask at once."""
+    with _making:
+        return _made(env)
+
+
+_maker: Callable[[Any], bytes | None] | None = None
+
+
+def step_bytes(env: Any) -> bytes:
+    """The compiled reset and step of an environment, for a process that had ``compile_with`` told where to get them.
+
+    Raises:
+        TypeError, AttributeError, pickle.PicklingError: the environment has parts that cannot be pickled.
+    """
+    return pickle.dumps(_Program(env))
+
+
+def compile_with(maker: Callable[[Any], bytes | None] | None) -> None:
+    """Have steps compiled elsewhere from now on: in another process on the same machine, with the same versions.
+
+    Args:
+        maker: of an environment, ``step_bytes`` as it came out there; None, or a maker that gives None: this process
+            compiles itself.
+    """
+    global _maker
+    _maker = maker
 
 
 class SingleStep:

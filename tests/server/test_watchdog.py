@@ -8,7 +8,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +31,7 @@ from tests.server.conftest import LocalServer, start_server
 BOUND_S = 0.5  # of /healthz beside anything
 RATIO, FLOOR = 10, 2048  # an error is at most ten times what was sent, or so many bytes
 RESIDENT = 900e6  # bytes
+CASES = 5000  # of schemathesis
 TRIES = 3  # a case that was slow is asked again: the machine may have been busy with something else
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -297,3 +302,40 @@ def test_an_arrow_rollout_takes_the_memory_of_a_block(watched: LocalServer, dog:
     assert len(received) % 3 == 0 and len(received) >= 3 and min(received) > 100e6
     assert slowest <= BOUND_S
     assert peak(watched) - before < 200e6
+
+
+def test_thousands_of_cases_and_sequences_along_the_links_of_the_openapi(
+    watched: LocalServer, dog: Watchdog, tmp_path: Path
+):
+    """Whatever the schema allows and much that it does not; sessions that are stepped, asked and graded in any order.
+
+    By schemathesis' own command: a link is followed or not by chance, so that the same draws need not give the same
+    answers, which its runner expects and Hypothesis' own calls flaky.
+    """
+    pytest.importorskip("schemathesis")
+    program = Path(sys.executable).with_name("schemathesis")
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    options = {
+        "--include-path-regex": r"^/(reset|step|state|health|healthz|grader|rollout|tasks|info|baseline|metrics)$",
+        "--phases": "fuzzing,stateful",
+        "--checks": checks,
+        "--max-examples": "500",
+        "--request-timeout": "240",  # the first rollout of a fleet is compiled
+        "--suppress-health-check": "all",
+        "--seed": "20",
+    }
+    command = [str(program), "run", f"{watched.url}/openapi.json", "--no-color"]
+    command += [part for option in options.items() for part in option]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, "COLUMNS": "120"}, capture_output=True, text=True
+        )
+
+    done, slowest = dog.beside(run)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    generated, passed = map(int, re.findall(r"(\d+) generated, (\d+) passed", done.stdout)[-1])
+    assert passed == generated >= CASES
+    covered, links = map(int, re.findall(r"API Links: +(\d+) covered / (\d+) selected", done.stdout)[-1])
+    assert covered == links >= 3
+    assert slowest <= BOUND_S
