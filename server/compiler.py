@@ -25,6 +25,7 @@ import jax
 import inferencegym_jax
 import server
 from inferencegym_jax.episodes import parallel, single_step
+from inferencegym_jax.table.latency_table import data_path
 
 log = logging.getLogger("server")
 IDLE_S = 2.0  # after so long without an order the child ends, and its memory is the system's again
@@ -39,11 +40,14 @@ class CompilerFailed(RuntimeError):
 def _version() -> bytes:
     """What decides a program beside its order: sources, data, versions, flags and the processor."""
     state = hashlib.sha256()
-    for package in (inferencegym_jax, server):
-        folder = Path(str(package.__file__)).parent
+    data = data_path("calibration.json").parent
+    for folder in (*(Path(str(package.__file__)).parent for package in (inferencegym_jax, server)), data):
         for path in sorted(folder.rglob("*")):
             if path.suffix == ".py":
                 state.update(path.read_bytes())
+            elif path.is_file() and path.suffix != ".pyc":
+                about = path.stat()
+                state.update(f"{path.name} {about.st_size} {about.st_mtime_ns}".encode())
     flags = {name: value for name, value in os.environ.items() if name.startswith(("JAX_", "XLA_", "PJRT_"))}
     flags.pop("JAX_COMPILATION_CACHE_DIR", None)
     cpu = Path("/proc/cpuinfo")
@@ -53,9 +57,15 @@ def _version() -> bytes:
     return state.digest()
 
 
+def folder_of_programs() -> str | None:
+    """Where JAX keeps compiled programs."""
+    config: Any = jax.config
+    return config.jax_compilation_cache_dir
+
+
 def kept_at(order: bytes) -> Path | None:
     """Where what the child makes of an order is kept; None: nowhere."""
-    folder = jax.config.jax_compilation_cache_dir
+    folder = folder_of_programs()
     if not folder:
         return None
     return Path(folder) / f"inferencegym-{hashlib.sha256(_version() + order).hexdigest()}"
@@ -84,7 +94,7 @@ class Compiler:
 
     def start(self) -> None:
         """Start the child ahead of its first order; where programs are kept only with that order."""
-        if not jax.config.jax_compilation_cache_dir:
+        if not folder_of_programs():
             with self._lock:
                 self._running()
 

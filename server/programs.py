@@ -203,8 +203,9 @@ class Programs:
         return self._known(self._key(task, None, 0)) is not None
 
     def _is_quick(self, task: int | str) -> bool:
-        """Whether a program is made in milliseconds: of another config of an engine's task."""
-        return kind_of(task) is ENGINE and self.is_found(task)
+        """Whether a program is made in milliseconds: of another config of an engine's task that is compiled."""
+        program = self._known(self._key(task, None, 0)) if kind_of(task) is ENGINE else None
+        return program is not None and program.env in self._compiled
 
     def _compile(self, task: int | str, config: Mapping[str, Any] | None, seed: int) -> AnyProgram:
         program = self.of(task, config, seed)

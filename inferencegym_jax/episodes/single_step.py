@@ -92,9 +92,7 @@ class _Compiled:
         self._program: Any = None
 
     def __call__(self, *arguments: Any) -> jax.Array:
-        if self._program is None:
-            self.compile()
-        return self._program(*arguments)
+        return (self._program or self.compile())(*arguments)
 
     def compile(self) -> Any:
         """The compiled program, made where there is none yet."""
@@ -181,19 +179,26 @@ class _Program:
         vars(self).update(state | {name: _Loaded(state[name]) for name in ("reset", "step")})
 
 
-@functools.lru_cache(maxsize=16)
-def _made(env: Any) -> _Program:
-    made = None if _maker is None else _maker(env)
-    return _Program(env) if made is None else pickle.loads(made)
-
-
-_making = threading.RLock()
+PROGRAMS_KEPT = 16  # of environments; the first made goes
+_programs: dict[Any, _Program] = {}
+_making = threading.Lock()
 
 
 def _program_of(env: Any) -> _Program:
-    """The program of an environment, one for all that are equal to it; made once, also where several ask at once."""
+    """The program of an environment, one for all that are equal to it; made once, also where several ask at once. Who
+    asks for one that is there does not wait for another that is being made."""
+    program = _programs.get(env)
+    if program is not None:
+        return program
     with _making:
-        return _made(env)
+        program = _programs.get(env)
+        if program is None:
+            made = None if _maker is None else _maker(env)
+            program = _Program(env) if made is None else pickle.loads(made)
+            while len(_programs) >= PROGRAMS_KEPT:
+                del _programs[next(iter(_programs))]
+            _programs[env] = program
+    return program
 
 
 _maker: Callable[[Any], bytes | None] | None = None

@@ -27,14 +27,14 @@ def elsewhere() -> Iterator[list[object]]:
         orders.append(order)
         return parallel.loop_bytes(pickle.loads(pickle.dumps(order)))
 
-    single_step._made.cache_clear()
+    single_step._programs.clear()
     parallel.keep(64)
     single_step.compile_with(step)
     parallel.compile_with(loop)
     yield orders
     single_step.compile_with(None)
     parallel.compile_with(None)
-    single_step._made.cache_clear()
+    single_step._programs.clear()
     parallel.keep(64)
 
 
@@ -46,7 +46,7 @@ def test_a_step_from_elsewhere_is_the_step(elsewhere: list[object]):
     other = loaded.step(other.state, loaded.pack_action(action))
     assert len(elsewhere) == 1
     single_step.compile_with(None)
-    single_step._made.cache_clear()
+    single_step._programs.clear()
     own = SingleStep(env, params)
     mine = own.reset(7)
     assert other == own.step(mine.state, own.pack_action(action))

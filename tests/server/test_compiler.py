@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ci
 @pytest.fixture
 def compiler() -> Iterator[Compiler]:
     """One that keeps nothing, where the suite's processes keep what they compiled."""
-    before = jax.config.jax_compilation_cache_dir
+    before = module.folder_of_programs()
     jax.config.update("jax_compilation_cache_dir", None)
     made = Compiler()
     yield made
