@@ -110,12 +110,13 @@ class Compiler:
             self._end.cancel()
             self._end = None
         if self._child is None or self._child.poll() is not None:
+            paths = [str(Path(str(server.__file__)).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "server.compiling"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # a program that JAX took from its folder cannot be made bytes of again
-                env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"},
+                env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", "PYTHONPATH": os.pathsep.join(paths)},
             )
         return self._child
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import signal
 import sys
 import threading
 import traceback
@@ -29,6 +30,7 @@ def read(orders: BinaryIO, pending: queue.Queue[tuple[str, bytes]]) -> None:
 
 def main() -> None:
     """Compile until the input ends. An answer is (True, the program's bytes) or (False, what went wrong)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which the server hears too
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed belongs into the server's log
     pending: queue.Queue[tuple[str, bytes]] = queue.Queue()
