@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import jax
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
 
@@ -17,9 +18,15 @@ def to_bytes(program: Any) -> bytes:
     """A compiled program (``jax.stages.Compiled``) as bytes.
 
     Raises:
+        RuntimeError: JAX's cache of compiled programs is on: what comes from it lacks its code when it is made bytes of.
         ValueError, NotImplementedError: JAX cannot serialize it.
         TypeError, AttributeError, pickle.PicklingError: a static part of its arguments or results cannot be pickled.
     """
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir and config.jax_enable_compilation_cache:
+        raise RuntimeError(
+            "a program that JAX took from its cache cannot be sent on: JAX_ENABLE_COMPILATION_CACHE=false"
+        )
     return pickle.dumps(serialize(program))
 
 

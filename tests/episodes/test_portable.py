@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -13,65 +16,87 @@ import inferencegym_jax as ig
 from inferencegym_jax.episodes import parallel, portable, single_step
 from inferencegym_jax.episodes.single_step import SingleStep
 
+pytestmark = pytest.mark.ci
+COMPILE = """
+import pickle, sys
+from inferencegym_jax.episodes.parallel import loop_bytes
+from inferencegym_jax.episodes.single_step import step_bytes
+kind, what = pickle.load(sys.stdin.buffer)
+sys.stdout.buffer.write({"step": step_bytes, "loop": loop_bytes}[kind](what))
+"""
+
+
+def elsewhere(kind: str, what: object) -> bytes:
+    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    order = pickle.dumps((kind, what))
+    done = subprocess.run([sys.executable, "-c", COMPILE], input=order, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    return done.stdout
+
 
 @pytest.fixture
-def elsewhere() -> Iterator[list[object]]:
-    """Everything is compiled through bytes, as another process would make them; what was asked for."""
-    orders: list[object] = []
+def orders() -> Iterator[list[str]]:
+    """Everything is compiled by another process; what it was asked for."""
+    asked: list[str] = []
 
     def step(env: object) -> bytes:
-        orders.append(env)
-        return single_step.step_bytes(pickle.loads(pickle.dumps(env)))
+        asked.append("step")
+        return elsewhere("step", env)
 
-    def loop(order: parallel.Loop) -> bytes:
-        orders.append(order)
-        return parallel.loop_bytes(pickle.loads(pickle.dumps(order)))
+    def loop(what: parallel.Loop) -> bytes:
+        asked.append("loop")
+        return elsewhere("loop", what)
 
     single_step._programs.clear()
-    parallel.keep(64)
+    parallel.keep(parallel.PROGRAMS_KEPT)
     single_step.compile_with(step)
     parallel.compile_with(loop)
-    yield orders
+    yield asked
     single_step.compile_with(None)
     parallel.compile_with(None)
     single_step._programs.clear()
-    parallel.keep(64)
+    parallel.keep(parallel.PROGRAMS_KEPT)
 
 
-def test_a_step_from_elsewhere_is_the_step(elsewhere: list[object]):
+def test_a_step_from_elsewhere_is_the_step(orders: list[str]):
     env, params = ig.make(1)
     action = {"batch_size": 128, "spec_length": 2}
     loaded = SingleStep(env, params)
-    other = loaded.reset(7)
-    other = loaded.step(other.state, loaded.pack_action(action))
-    assert len(elsewhere) == 1
+    other = loaded.step(loaded.reset(7).state, loaded.pack_action(action))
+    assert SingleStep(env, params).reset(8) == loaded.reset(8) and orders == ["step"]
     single_step.compile_with(None)
     single_step._programs.clear()
     own = SingleStep(env, params)
-    mine = own.reset(7)
-    assert other == own.step(mine.state, own.pack_action(action))
+    assert other == own.step(own.reset(7).state, own.pack_action(action))
 
 
-def test_a_rollout_from_elsewhere_is_the_rollout(elsewhere: list[object]):
+def test_a_rollout_from_elsewhere_is_the_rollout(orders: list[str]):
     env, params = ig.make(1)
     loaded = ig.rollout(env, params, ig.policies.baseline, [1, 2], length=3)
-    assert isinstance(elsewhere[0], parallel.Loop) and len(elsewhere) == 1
+    assert orders == ["loop"]
     parallel.compile_with(None)
-    parallel.keep(64)
+    parallel.keep(parallel.PROGRAMS_KEPT)
     own = ig.rollout(env, params, ig.policies.baseline, [1, 2], length=3)
     assert jax.tree.structure(loaded) == jax.tree.structure(own)
     assert all(map(np.array_equal, jax.tree.leaves(loaded), jax.tree.leaves(own)))
 
 
-def test_a_maker_that_gives_nothing_leaves_it_to_this_process(elsewhere: list[object]):
+def test_a_maker_that_gives_nothing_leaves_it_to_this_process(orders: list[str]):
     env, params = ig.make(1)
     single_step.compile_with(lambda env: None)
     parallel.compile_with(lambda loop: None)
     assert SingleStep(env, params).reset(7).observation
     assert ig.rollout(env, params, ig.policies.baseline, [1, 2], length=3).reward.shape == (3, 2)
-    assert elsewhere == []
+    assert orders == []
 
 
-def test_bytes_that_are_no_program_are_refused():
-    with pytest.raises(Exception, match="pickle|unpickl|load key|invalid"):
-        portable.from_bytes(b"nothing")
+def test_where_jax_keeps_programs_none_is_made_bytes_of():
+    """JAX gives a program from its folder that cannot be made bytes of again: it would fail when it is called."""
+    before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    program = jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((2,), np.float32)).compile()
+    try:
+        jax.config.update("jax_compilation_cache_dir", "/nowhere")
+        with pytest.raises(RuntimeError, match="JAX_ENABLE_COMPILATION_CACHE"):
+            portable.to_bytes(program)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
