@@ -18,7 +18,7 @@ def to_bytes(program: Any) -> bytes:
     """A compiled program (``jax.stages.Compiled``) as bytes.
 
     Raises:
-        RuntimeError: JAX's cache of compiled programs is on: what comes from it lacks its code when it is made bytes of.
+        RuntimeError: JAX's cache of compiled programs is on; bytes of what comes from it lack its code.
         ValueError, NotImplementedError: JAX cannot serialize it.
         TypeError, AttributeError, pickle.PicklingError: a static part of its arguments or results cannot be pickled.
     """
