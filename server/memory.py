@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 
-ROLLOUTS_KEPT = 16  # compiled rollouts; the least recently used goes, and is compiled again when it is asked for
+ROLLOUTS_KEPT = 3  # compiled rollouts; the least recently used goes, and is compiled again when it is asked for
 
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
