@@ -191,8 +191,7 @@ def _program_of(env: Any) -> _Program:
     if program is not None:
         return program
     with _making:
-        program = _programs.get(env)
-        if program is None:
+        if (program := _programs.get(env)) is None:
             made = None if _maker is None else _maker(env)
             program = _Program(env) if made is None else pickle.loads(made)
             while len(_programs) >= PROGRAMS_KEPT:
@@ -241,20 +240,24 @@ class SingleStep:
         check_played_by_step_env(env)
         self.env: Any = suited(env, params)  # without the other dynamics a step takes half the time
         self.params: EnvParams = params
+        self._own: _Program | None = None
         self._counts_requests = bool(np.asarray(params.engine.open_loop))
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the compiled program, which is found or made again."""
-        return {name: value for name, value in vars(self).items() if name not in ("_program", "_packed")}
+        return {name: value for name, value in vars(self).items() if name != "_packed"} | {"_own": None}
 
     @functools.cached_property
     def knobs(self) -> Mapping[str, Knob] | None:
         """See ``knobs_of``."""
         return knobs_of(self.env, self.params)
 
-    @functools.cached_property
+    @property
     def _program(self) -> _Program:
-        return _program_of(self.env)
+        # no cached_property: in Python 3.11 those of all instances wait for the one that is being computed
+        if self._own is None:
+            self._own = _program_of(self.env)
+        return self._own
 
     @functools.cached_property
     def _packed(self) -> jax.Array:

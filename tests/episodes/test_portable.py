@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import jax
@@ -88,6 +89,35 @@ def test_a_maker_that_gives_nothing_leaves_it_to_this_process(orders: list[str])
     assert SingleStep(env, params).reset(7).observation
     assert ig.rollout(env, params, ig.policies.baseline, [1, 2], length=3).reward.shape == (3, 2)
     assert orders == []
+
+
+def test_nobody_waits_for_a_program_that_is_not_theirs(orders: list[str]):
+    """A server answers steps of one task on its event loop while a thread has another's program compiled."""
+    env, params = ig.make(1)
+    single_step.compile_with(None)
+    first = SingleStep(env, params).reset(7)
+    begun, may_end, seen = threading.Event(), threading.Event(), list[object]()
+
+    def slowly(env: object) -> None:
+        begun.set()
+        may_end.wait(60)
+        raise RuntimeError("ends here")
+
+    def other() -> None:
+        with pytest.raises(RuntimeError, match="ends here"):
+            SingleStep(*ig.make(4)).reset(0)
+
+    single_step.compile_with(slowly)
+    compiling = threading.Thread(target=other)
+    asking = threading.Thread(target=lambda: seen.append(SingleStep(env, params).reset(7)), daemon=True)
+    compiling.start()
+    assert begun.wait(30)
+    asking.start()
+    asking.join(30)
+    answered = list(seen)
+    may_end.set()
+    compiling.join(30)
+    assert answered == [first] and orders == []
 
 
 def test_where_jax_keeps_programs_none_is_made_bytes_of():
