@@ -25,7 +25,7 @@ from inferencegym_jax.models import Trajectory
 from server.bad_input import BadInput, sentence
 from server.found import BLOCK_STEPS, PARTS, Found
 from server.kinds import FLEET
-from server.memory import let_go
+from server.memory import let_go, trim
 from server.programs import FleetProgram, Programs
 from server.schemas import RolloutRequest, config_dict
 
@@ -107,6 +107,7 @@ class FleetRollouts:
             for block in blocks:
                 yield block, kept if kept is not None else self._block(program, plays, seeds, block)
 
+        trim()  # of the steps of a block
         return Found(
             task_id=program.spec.id,
             policy=request.policy,

@@ -32,7 +32,7 @@ from server.bad_input import BadInput, sentence
 from server.fleet_rollouts import FleetRollouts
 from server.found import BLOCK_STEPS, PARTS, Found
 from server.kinds import ENGINE, FLEET, kind_of
-from server.memory import let_go
+from server.memory import let_go, trim
 from server.programs import Programs, TaskProgram
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
@@ -157,6 +157,7 @@ class Rollouts:
             kept = played if keeps else None
         if count_compiled() > compiled:
             let_go()
+        trim()  # of the steps of a block
 
         def steps() -> Iterator[tuple[np.ndarray, Trajectory]]:
             for block in blocks:
