@@ -151,7 +151,7 @@ class ActionSpace(Space):
     def sample(self, key: jax.Array) -> ServeAction:
         """Every knob uniform over its range."""
         keys = jax.random.split(key, len(KNOBS))
-        return ServeAction(**{name: _draw(keys[i], knob) for i, (name, knob) in enumerate(KNOBS.items())})
+        return ServeAction(**{name: draw_knob(keys[i], knob) for i, (name, knob) in enumerate(KNOBS.items())})
 
     def contains(self, x: Any) -> bool:
         """Whether a concrete action is within every knob's range."""
@@ -162,7 +162,8 @@ class ActionSpace(Space):
         return True
 
 
-def _draw(key: jax.Array, knob: Knob) -> jax.Array:
+def draw_knob(key: jax.Array, knob: Knob) -> jax.Array:
+    """A uniform value of a knob: float32, int32 or bool."""
     if knob.kind == "float":
         return jax.random.uniform(key, (), jnp.float32, knob.low, knob.high)
     if knob.kind == "int":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from importlib import metadata
@@ -72,6 +73,29 @@ def test_members_are_known_under_jit_too(space: Any) -> None:
     assert bool(contains(inside)) and not bool(contains(outside))
 
 
+def test_a_fleets_spaces_are_what_it_takes_and_shows() -> None:
+    fleet, params = ig.make_fleet("fleet-elastic")
+    assert fleet.action_space(params).locked == ("prefill_gpus",) and fleet.action_space().num_spaces == 4
+    few = params.replace(gpus=np.int32(3))
+    both = jax.tree.map(lambda *leaves: np.stack(leaves), params, few)
+    keys = jax.random.split(jax.random.key(0), 32)
+
+    def draw(task: Any) -> Any:
+        return jax.vmap(fleet.action_space(task).sample)(keys)
+
+    drawn = jax.jit(jax.vmap(draw))(both)
+    for i, task in enumerate((params, few)):
+        space = fleet.action_space(task)
+        rows = [jax.tree.map(lambda x, i=i, j=j: np.asarray(x)[i, j], drawn) for j in range(32)]
+        assert all(space.contains(row) for row in rows)
+        assert {int(row.gpus) for row in rows} == set(range(1, int(task.gpus) + 1))
+    assert not fleet.action_space(few).contains(ig.FleetAction(gpus=4))
+    seen, _ = fleet.reset_seed(3, params)
+    space = fleet.observation_space(params)
+    assert space.contains(seen) and space.contains(jax.jit(space.sample)(keys[0])) and space.shape == (26,)
+    assert not space.contains(dataclasses.replace(seen, kv_use=1.5)) and not space.contains(3)
+
+
 def test_gymnax_is_not_loaded_by_the_library() -> None:
     code = "import sys, inferencegym_jax as ig; ig.make(1)[0].action_space(); assert 'gymnax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -93,6 +117,9 @@ def test_spaces_are_gymnaxs(gymnax: Any) -> None:
     assert isinstance(FlatObservation(env).observation_space(params), spaces.Box)
     assert isinstance(DiscreteAction(env).action_space(params), spaces.Discrete)
     assert isinstance(env.action_space(params), spaces.Dict) and isinstance(env.observation_space(params), spaces.Dict)
+    fleet, fleet_params = ig.make_fleet("fleet-elastic")
+    for space in (fleet.action_space(fleet_params), fleet.observation_space(fleet_params)):
+        assert isinstance(space, spaces.Dict) and space.num_spaces == len(space.spaces)
     assert env.action_space(params).num_spaces == len(KNOBS)
     ours = DiscreteAction(env).action_space(params)
     assert spaces.gymnax_space_to_gym_space(ours).n == ours.n

@@ -483,6 +483,9 @@ def fleet_headroom(
     policies: Annotated[
         list[Path], typer.Option("--policy", "-p", help="File of a learned policy; may be repeated.")
     ] = [],  # noqa: B006
+    add: Annotated[
+        Path | None, typer.Option(help="JSON of a run before: only play the policies, and add their rows to it.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Stem of .json and .md; default: runs/headroom-<task>.")
     ] = None,
@@ -493,6 +496,7 @@ def fleet_headroom(
     Example: python -m training fleet-headroom --task fleet-elastic-m-large
     """
     from training import fleet_headroom as worth
+    from training import fleet_tables
 
     use_cache()
 
@@ -501,16 +505,43 @@ def fleet_headroom(
 
     try:
         options = {"clairvoyant": clairvoyant, "learned": policies, "report": report}
-        if windows:
+        if add is not None:
+            results = worth.with_learned(fleet_tables.read(add), policies, report)
+            out = out or add.with_suffix("")
+        elif windows:
             results = worth.measure_both(task, days, windows, **options)
         else:
             results = worth.measure(task, days, **options)
-        paths = worth.write(results, out or RUNS / f"headroom-{task}")
+        paths = fleet_tables.write(results, out or RUNS / f"headroom-{task}")
     except (ValueError, OSError) as error:
         raise fail(error) from error
-    typer.echo(worth.markdown(results))
+    typer.echo(fleet_tables.markdown(results))
     for path in paths:
         console.print(f"wrote {path}", highlight=False)
+
+
+@app.command("fleet-defaults")
+def fleet_defaults(
+    task: Annotated[str, typer.Option("--task", "-t", help="A fleet task, fleet-anywhere too.")] = "fleet-anywhere",
+    episodes: Annotated[int, typer.Option(help="Held-out days; of fleet-anywhere conditions.")] = 96,
+    policies: Annotated[
+        list[str],
+        typer.Option("--policy", "-p", help="A name or a policy file; may be repeated. Default: reactive, trained."),
+    ] = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """The shipped rule and the learned policy beside rules at their published defaults: on time, GPU time.
+
+    Example: python -m training fleet-defaults --task fleet-elastic --episodes 24
+    """
+    from training import fleet_evaluation
+
+    use_cache()
+    try:
+        comparison = fleet_evaluation.against_defaults(task_of(task), policies or fleet_evaluation.OURS, episodes)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    typer.echo(json.dumps(comparison) if as_json else fleet_evaluation.defaults_markdown(comparison))
 
 
 @app.command("fleet-train")
@@ -548,6 +579,9 @@ def fleet_search(
     ] = "fleet-anywhere",
     settings: Annotated[int, typer.Option(help="Settings of the rule by tokens that are drawn.")] = 240,
     conditions: Annotated[int, typer.Option(help="Training conditions of fleet-anywhere, or training days.")] = 16,
+    calm: Annotated[
+        bool, typer.Option("--calm", help="Only settings that show none of the named failures, by price.")
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Write a task's own rule to data/fleet_rules.json.")] = False,
 ) -> None:
     """Settings of the fleet's rule by tokens, searched on fleet-anywhere's training conditions by price, or on a task's
@@ -561,16 +595,25 @@ def fleet_search(
     anywhere = task == "fleet-anywhere"
     shapes = max(settings // len(searches.TUNED_TARGETS), 2)
     try:
+        if anywhere and calm:
+            raise ValueError("--calm: is of a task of one pool; fleet-anywhere has the shipped rule")
         if anywhere:
             rows = searches.search_rule(settings, conditions)
+        elif calm:
+            tried = shapes * len(searches.CALM_TARGETS)
+            rows = searches.calm_rules(task, shapes, conditions)
+            if not rows:
+                raise ValueError(f"none of {tried} settings passes all named failures; --settings tries more")
+            if keep:
+                searches.write_calm(task, rows[0][0], rows[0][1], tried, conditions)
         else:
             rows = searches.tune_rule(task, shapes, conditions)
-        if keep and rows and not anywhere:
+        if keep and rows and not anywhere and not calm:
             tried = (shapes + shapes // 2) * len(searches.TUNED_TARGETS)
             searches.write_tuned(task, rows[0][0], rows[0][1], tried, conditions)
     except (ValueError, OSError) as error:
         raise fail(error) from error
-    first = "price" if anywhere else "GPUs"
+    first = "price" if anywhere or calm else "GPUs"
     typer.echo(f"{first:>8} {'on time':>8} " + " ".join(f"{name:>7}" for name in searches.SETTINGS))
     for plan, price, share in rows[:10]:
         values = " ".join(f"{float(getattr(plan, name)):7.3g}" for name in searches.SETTINGS)

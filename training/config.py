@@ -31,6 +31,7 @@ STARTS = ("middle", "baseline", "best_static")
 MEMORIES = ("none", "gru")
 READS = ("observation", "relative")
 ACTS = ("knobs", "correction")
+BASE_RULES = ("tuned", "calm")
 LARGEST_BLOCK = 16  # blocks of environments at least, where they can be cut so: as many devices may share them
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
@@ -60,6 +61,7 @@ class Hyperparameters:
     crash_weight: Any = 0.0  # of an action that would run out of memory if the task's longest prompts came
     # of a fleet, in a mean request's GPU time: of a late request beside the reward's own price is late_weight,
     shed_weight: Any = 0.0  # of a request that is rejected or fails, beside being late
+    change_weight: Any = 0.0  # of a GPU asked for more or less than before, in GPU-seconds
     late_limit: Any = 0.0  # most that a decision's late requests cost, in its GPU-seconds at full size; 0: no limit
     signal_scale: Any = 1.0  # of a fleet: by which all that is maximised is multiplied, so that values are near 1
 
@@ -92,7 +94,9 @@ class TrainConfig:
     acts: str = "knobs"  # or "correction": of the tuned load-following controller, of a fleet of the tuned rule, of a
     # closed-loop task of the reactive controller
     plan_of: int | str | None = None  # task whose tuned settings (docs/headroom) are corrected; default: the task
+    base_rule: str = "tuned"  # that a fleet's networks correct, or "calm": of data/fleet_rules.json
     out_of_reach: float = 0.0  # share of a fleet's environments whose objectives nobody can meet, of one pool's tasks
+    steady: float = 0.0  # share of them whose load is constant, of other heights
     initial_std: float = 0.5  # of the positions in [-1, 1] of kv_budget and batch_size
     start: str = (
         "middle"  # of every knob, or "baseline" or "best_static": the action that the untrained policy is centred on
@@ -155,12 +159,16 @@ class TrainConfig:
         if not isinstance(self.stagger, bool):
             raise ValueError(f"stagger = {self.stagger!r}: must be true or false")
         check_number("initial_std", self.initial_std, above=0.0)
-        check_number("out_of_reach", self.out_of_reach, most=1.0)
-        if self.out_of_reach and (not self.is_fleet or is_anywhere(self.task) or self.trace is not None):
-            raise ValueError(
-                f"out_of_reach = {self.out_of_reach!r}: is of a fleet of one pool; must be 0 where the task is no "
-                "fleet's, is drawn or replays a log"
-            )
+        if self.base_rule not in BASE_RULES:
+            raise ValueError(f"base_rule = {self.base_rule!r}: must be one of {', '.join(BASE_RULES)}")
+        for name in ("out_of_reach", "steady"):
+            value = getattr(self, name)
+            check_number(name, value, most=1.0)
+            if value and (not self.is_fleet or is_anywhere(self.task) or self.trace is not None):
+                raise ValueError(
+                    f"{name} = {value!r}: is of a fleet of one pool; must be 0 where the task is no fleet's, is drawn "
+                    "or replays a log"
+                )
         for item in dataclasses.fields(Hyperparameters):
             value = getattr(self.hyper, item.name)
             if isinstance(value, jax.Array):
@@ -212,7 +220,7 @@ class TrainConfig:
             from training.fleet_forms import fleet_problem
 
             counts = self.environments, self.evaluation_episodes
-            return cast(Any, fleet_problem(self.task, self.table, log, *counts, self.out_of_reach))
+            return cast(Any, fleet_problem(self.task, self.table, log, *counts, self.out_of_reach, self.steady))
         return registry.problem(self.task, table=self.table, trace=log)
 
     @property

@@ -29,7 +29,7 @@ from training.networks import to_policy
 from training.runner import metadata
 from training.trainer import TrainState, initial_state, make_update
 
-OWN = ("task", "seed", "plan_of", "out_of_reach", "hyper")
+OWN = ("task", "seed", "plan_of", "base_rule", "out_of_reach", "steady", "hyper")
 """Fields in which the configs of one program may differ."""
 SAVED_EVERY_S = 30.0
 ROW = ("reward", "kl", "clipped", "entropy", "value_loss")

@@ -1,6 +1,6 @@
 """What control of a fleet is worth: GPU-seconds at 99 % of requests on time, rule by rule, with intervals by day.
 
-``task -> frontiers of rules over their settings, fixed sizes, perfect rates, clairvoyant -> rows -> JSON, Markdown``.
+``task -> frontiers of rules over their settings, fixed sizes, perfect rates, clairvoyant -> rows``.
 A rule's frontier is its GPU-seconds over the share on time, interpolated to 99 %; an interval resamples the days.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import inferencegym_jax as ig
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.fleet.action import FLEET_KNOBS, GPUS
 from inferencegym_jax.fleet.contest import contest
 from inferencegym_jax.fleet.failures import named_failures
@@ -31,6 +31,7 @@ from inferencegym_jax.fleet.rules import (
     REACTIVE,
     RulePlan,
     act_by_rule,
+    calm_rule,
     fixed,
     rule_start,
     tuned_rule,
@@ -45,17 +46,19 @@ from inferencegym_jax.traffic.fitted import log_modulation
 from training import fleet_beam
 from training.fleet_learned import SHIFTS
 from training.fleet_learned import learned as by_policy_file
-from training.fleet_search import WANTED, frontier
+from training.fleet_points import Points, setting_of
+from training.fleet_search import WANTED
 
 DAYS, WINDOWS = 24, 36
-RESAMPLES = 1000
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"clock": 12.0, "start_s": 30.0},
     {"clock": 1.0, "start_s": 100.0, "windows_a_day": 12},
 )
 """What every row is measured under: a fast clock with the usual start, and real time, in windows of two hours, with a
 slow one."""
-LATE_PRICES = (30.0, 90.0, 300.0)  # of the clairvoyant's late requests, times a request's GPU time
+LATE_PRICES = (12.0, 40.0, 130.0, 400.0)
+"""Of the clairvoyant's late requests, times a request's GPU time: the two in the middle, and where the share asked for
+is not between theirs the one beyond."""
 TARGETS: dict[str, tuple[RulePlan, tuple[float, ...]]] = {
     "fixed size": (fixed(1), tuple(float(size) for size in range(1, GPUS + 1))),
     "reactive": (REACTIVE, (0.85, 0.75, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.26)),
@@ -65,24 +68,6 @@ TARGETS: dict[str, tuple[RulePlan, tuple[float, ...]]] = {
     "two-loop planner": (DEFAULTS["Dynamo planner"], (1.0, 0.8, 0.65, 0.5, 0.4)),
 }
 """Rules and the targets over which their frontier runs, from cheap to dear."""
-
-
-def shares(on_time: np.ndarray, judged: np.ndarray) -> np.ndarray:
-    """Share on time of all days' requests, over the last axis."""
-    return on_time.sum(axis=-1) / np.maximum(judged.sum(axis=-1), 1e-9)
-
-
-def resampled(gpus: np.ndarray, on_time: np.ndarray, judged: np.ndarray, picks: np.ndarray) -> np.ndarray:
-    """The frontier of each resample of the days: float64[resamples].
-
-    Args:
-        gpus, on_time, judged: float64[settings, days].
-        picks: int[resamples, days].
-    """
-    frontiers = []
-    for pick in picks:
-        frontiers.append(frontier(gpus[:, pick].mean(axis=-1), shares(on_time[:, pick], judged[:, pick])))
-    return np.asarray(frontiers)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -163,88 +148,43 @@ def measure(
     began = time.perf_counter()
     spec = get_fleet(task).replace(**(changes or {}))
     env, params = ig.make_fleet(spec)
-    stride = 1 if spec.windows_a_day == 1 else SEED_STRIDE
-    seeds = (stride * np.arange(days)).astype(np.uint32)
-    picks = np.random.default_rng(0).integers(days, size=(RESAMPLES, days))
+    seeds = _seeds(spec, days)
     plans: list[RulePlan] = []
     labels: list[tuple[str, Any]] = []
-    families = {**TARGETS, "tuned on the pool": (tuned_rule(spec.name), TARGETS["reactive"][1])}
-    for name, (plan, targets) in families.items():
-        for target in targets:
+    targets = TARGETS["reactive"][1]
+    own_rules = {"tuned on the pool": tuned_rule(spec.name), "calm": calm_rule(spec.name)}
+    families = {**TARGETS, **{name: (plan, targets) for name, plan in own_rules.items()}}
+    for name, (plan, own_targets) in families.items():
+        for target in own_targets:
             plans.append(plan.replace(target=target))
             labels.append((name, target))
     report("rules")
     all_rules = contest(env, params, [*plans, *DEFAULTS.values()], seeds)
-    settings: dict[str, list[dict[str, Any]]] = {}
-    points: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
-
-    def add(name: str, label: Any, gpus: Any, on_time: Any, judged: Any, changed: Any) -> None:
-        points.setdefault(name, []).append((np.asarray(gpus), np.asarray(on_time), np.asarray(judged)))
-        settings.setdefault(name, []).append(
-            {
-                "setting": label,
-                "on_time_share": float(shares(np.asarray(on_time), np.asarray(judged))),
-                "worst_day": float((np.asarray(on_time) / np.maximum(judged, 1e-9)).min()),
-                "gpus": float(np.mean(gpus)),
-                "changes_an_hour": float(np.mean(changed)),
-            }
-        )
-
-    def add_statistics(name: str, label: Any, statistics: FleetStatistics, i: Any = ...) -> None:
-        on_time, judged = statistics.on_time[i], statistics.judged[i]
-        add(name, label, statistics.mean_gpus[i], on_time, judged, statistics.changes_an_hour[i])
-
+    points = Points(days)
     for i, (name, target) in enumerate(labels):
-        add_statistics(name, target, all_rules, i)
+        points.add_statistics(name, target, all_rules, i)
     report("fixed splits")
     free = params.replace(active=np.asarray([knob in ("gpus", "prefill_gpus") for knob in FLEET_KNOBS]))
     pairs = [(size, prefill) for size in range(2, spec.gpus + 1) for prefill in range(1, size)]
     by_split = contest(env, free, [fixed(size).replace(prefill_gpus=prefill) for size, prefill in pairs], seeds)
     for i, (size, prefill) in enumerate(pairs):
-        add_statistics("fixed split", f"{prefill} + {size - prefill}", by_split, i)
+        points.add_statistics("fixed split", f"{prefill} + {size - prefill}", by_split, i)
     report("perfect rates")
-    targets = TARGETS["reactive"][1]
     for target, statistics in zip(targets, by_true_rates(env, params, targets, seeds), strict=True):
-        add_statistics("reactive, true rates", target, statistics)
-    for file in learned:
-        report(f"learned: {file}")
-        statistics = by_policy_file(env, params, file, seeds, SHIFTS)
-        for i, shift in enumerate(SHIFTS):
-            add_statistics(f"learned, {Path(file).stem}", shift, statistics, i)
+        points.add_statistics("reactive, true rates", target, statistics)
+    _add_learned(points, env, params, seeds, learned, report)
     if clairvoyant:
-        report("clairvoyant")
-        hold = fleet_beam.block_of(params)
-        seconds = int(params.episode_length) // hold * hold * DECISION_S
-        for price in LATE_PRICES:
-            best = fleet_beam.search(env, params, seeds, price * float(params.work_s))
-            changed = np.abs(np.diff(best["sizes"], axis=1)).sum(axis=1) / seconds * 3600.0
-            on_time = best["judged"] - best["late"]
-            add("clairvoyant, at least", price, best["gpu_seconds"] / seconds, on_time, best["judged"], changed)
-    rows: list[dict[str, Any]] = []
-    for name, by_setting in points.items():
-        gpus, on_time, judged = (np.stack(x) for x in zip(*by_setting, strict=True))
-        drawn = resampled(gpus, on_time, judged, picks)
-        mean = frontier(gpus.mean(axis=-1), shares(on_time, judged))
-        reached = np.isfinite(drawn)
-        interval = None
-        if np.isfinite(mean) and reached.mean() > 0.9:
-            low, high = np.percentile(drawn[reached], (2.5, 97.5))
-            interval = {"mean": mean, "low": float(low), "high": float(high)}
-        rows.append({"rule": name, "gpus": interval, "settings": settings[name]})
-    fixed_row = rows[0]["gpus"]
-    for row in rows:
-        known = row["gpus"] is not None
-        row["over_fixed"] = row["gpus"]["mean"] / fixed_row["mean"] - 1.0 if known and fixed_row else None
-    defaults = []
-    for i, name in enumerate(DEFAULTS, len(labels)):
-        add_statistics(name, float(DEFAULTS[name].target), all_rules, i)
-        defaults.append({"rule": name, **settings[name][-1]})
+        _add_clairvoyant(points, env, params, seeds, report)
+    rows = points.rows()
+    statistics_of = (all_rules.mean_gpus, all_rules.on_time, all_rules.judged, all_rules.changes_an_hour)
+    defaults = [
+        {"rule": name, **setting_of(float(DEFAULTS[name].target), *(column[i] for column in statistics_of))}
+        for i, name in enumerate(DEFAULTS, len(labels))
+    ]
     shown: dict[str, Any] = {}
     if failures:
         report("named failures")
-        policies = {f"learned, {Path(file).stem}": fleet_playable(*load_network(file)) for file in learned}
-        rules = {"reactive": REACTIVE, "tuned on the pool": tuned_rule(spec.name), **DEFAULTS}
-        by_rule = named_failures(rules, spec, env.table, policies)
+        by_rule = named_failures({"reactive": REACTIVE, **own_rules, **DEFAULTS}, spec, env.table, _policies(learned))
         shown = {name: row.to_dict() for name, row in by_rule.items()}
     return {
         "task": spec.name,
@@ -258,6 +198,92 @@ def measure(
         "failures": shown,
         "seconds": time.perf_counter() - began,
     }
+
+
+def _policies(files: Sequence[str | Path]) -> dict[str, Policy]:
+    return {_name_of(file): fleet_playable(*load_network(file)) for file in files}
+
+
+def _name_of(file: str | Path) -> str:
+    return f"learned, {Path(file).stem}"
+
+
+def _add_learned(
+    points: Points,
+    env: ig.FleetEnvironment,
+    params: ig.FleetParams,
+    seeds: np.ndarray,
+    files: Sequence[str | Path],
+    report: Callable[[str], None],
+) -> None:
+    for file in files:
+        report(f"learned: {file}")
+        statistics = by_policy_file(env, params, file, seeds, SHIFTS)
+        for i, shift in enumerate(SHIFTS):
+            points.add_statistics(_name_of(file), shift, statistics, i)
+
+
+def _add_clairvoyant(
+    points: Points,
+    env: ig.FleetEnvironment,
+    params: ig.FleetParams,
+    seeds: np.ndarray,
+    report: Callable[[str], None],
+) -> None:
+    hold = fleet_beam.block_of(params)
+    seconds = int(params.episode_length) // hold * hold * DECISION_S
+
+    def play(price: float) -> float:
+        report(f"clairvoyant, a late request at {price:g}")
+        best = fleet_beam.search(env, params, seeds, price * float(params.work_s))
+        changed = np.abs(np.diff(best["sizes"], axis=1)).sum(axis=1) / seconds * 3600.0
+        on_time, gpus = best["judged"] - best["late"], best["gpu_seconds"] / seconds
+        return points.add("clairvoyant, at least", price, gpus, on_time, best["judged"], changed)["on_time_share"]
+
+    least, low, high, most = LATE_PRICES
+    share_low, share_high = play(low), play(high)
+    if share_low >= WANTED:
+        play(least)
+    if share_high < WANTED:
+        play(most)
+
+
+def _seeds(spec: FleetSpec, days: int) -> np.ndarray:
+    """Held-out days; of a task with several windows a day as many windows, of days apart."""
+    stride = 1 if spec.windows_a_day == 1 else SEED_STRIDE
+    return (stride * np.arange(days)).astype(np.uint32)
+
+
+def with_learned(
+    measured: Mapping[str, Any], files: Sequence[str | Path], report: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """What was measured, with rows of policy files in place of those that stand there under the same name: only they
+    are played, on the same days.
+
+    Args:
+        measured: of ``measure_both``.
+        files: of learned policies.
+        report: told what runs.
+
+    Raises:
+        ValueError, FileNotFoundError: a file cannot be used.
+    """
+    names = [_name_of(file) for file in files]
+    parts = []
+    for part in measured["parts"]:
+        changes = next(x for x in SETTINGS if (x["clock"], x["start_s"]) == (part["clock"], part["start_s"]))
+        spec = get_fleet(measured["task"]).replace(**changes)
+        env, params = ig.make_fleet(spec)
+        points = Points(part["days"])
+        _add_learned(points, env, params, _seeds(spec, part["days"]), files, report)
+        fixed_row = next(row for row in part["rows"] if row["rule"] == "fixed size")
+        rows = [row for row in part["rows"] if row["rule"] not in names] + points.rows(fixed_row)
+        failures = {name: row for name, row in part["failures"].items() if name not in names}
+        if part["failures"]:
+            shown = named_failures({}, spec, env.table, _policies(files))
+            failures |= {name: row.to_dict() for name, row in shown.items()}
+        parts.append({**part, "rows": rows, "failures": failures})
+    return {**measured, "parts": parts}
 
 
 def measure_both(task: str | FleetSpec, days: int = DAYS, windows: int = WINDOWS, **options: Any) -> dict[str, Any]:
@@ -276,74 +302,3 @@ def measure_both(task: str | FleetSpec, days: int = DAYS, windows: int = WINDOWS
     first = measure(task, days, changes=SETTINGS[0], **options)
     second = measure(task, windows, changes=SETTINGS[1], **{**options, "failures": False})
     return {"task": first["task"], "version": first["version"], "parts": [first, second]}
-
-
-def _words(part: Mapping[str, Any]) -> str:
-    unit = "days" if part["hours"] > 23.0 else f"windows of {part['hours']:g} h, of days apart"
-    return f"x{part['clock']:g}, start {part['start_s']:g} s, {part['days']} {unit}"
-
-
-def markdown(found: Mapping[str, Any]) -> str:
-    """The tables of a task: every row in every setting that was measured."""
-    parts = found["parts"] if "parts" in found else [found]
-    several = f" ({'; '.join(_words(part) for part in parts)})"
-    lines = [
-        f"{found['task']}: mean GPUs at 99 % of requests on time, held-out days, 95 % interval over days{several}",
-        "",
-        "| rule | "
-        + " | ".join(f"GPUs at 99 %, {_words(part)} | over best fixed | best setting within 99 %" for part in parts)
-        + " |",
-        "|" + " --- |" * (1 + 3 * len(parts)),
-    ]
-    by_rule = [{row["rule"]: row for row in part["rows"]} for part in parts]
-    for name in by_rule[0]:
-        cells = [cell for rows in by_rule for cell in (_cells(rows[name]) if name in rows else ("", "", ""))]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    head = " | ".join(f"on time, {_words(part)} | worst day | mean GPUs | changes an hour" for part in parts)
-    lines += ["", f"| rule at its defaults | {head} |", "|" + " --- |" * (1 + 4 * len(parts))]
-    for rows in zip(*(part["defaults"] for part in parts), strict=True):
-        cells = [
-            f"{row['on_time_share']:.2%} | {row['worst_day']:.2%} | {row['gpus']:.2f} | {row['changes_an_hour']:.1f}"
-            for row in rows
-        ]
-        lines.append(f"| {rows[0]['rule']} | " + " | ".join(cells) + " |")
-    failures = parts[0]["failures"]
-    if not failures:
-        return "\n".join(lines)
-    lines += [
-        "",
-        "| rule | changes an hour at constant load (at most 6) | over need in a burst (at most 1) | s until a step is "
-        "met | over need under a hopeless objective (at most 1) | on time with an empty cache (at least 95 %) | "
-        "fails |",
-        "|" + " --- |" * 7,
-    ]
-    for name, row in failures.items():
-        lines.append(
-            f"| {name} | {row['changes_an_hour']:.1f} | {row['burst_over']:+.0f} | {row['reaction_s']:.0f} "
-            f"({row['step_on_time']:.1%}) | {row['hopeless_over']:+.1f} | {row['empty_cache_on_time']:.1%} | "
-            f"{', '.join(row['failed']) or 'none'} |"
-        )
-    return "\n".join(lines)
-
-
-def _cells(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    """GPUs at 99 %, what they are over the best fixed size, and the cheapest setting within 99 % (the closest where
-    there is none)."""
-    gpus, over = row["gpus"], row["over_fixed"]
-    inside = [s for s in row["settings"] if s["on_time_share"] >= WANTED]
-    best = min(inside, key=lambda s: s["gpus"]) if inside else max(row["settings"], key=lambda s: s["on_time_share"])
-    label = best["setting"] if isinstance(best["setting"], str) else f"{best['setting']:g}"
-    return (
-        "not reached" if gpus is None else f"{gpus['mean']:.2f} [{gpus['low']:.2f}, {gpus['high']:.2f}]",
-        "" if over is None else f"{over:+.1%}",
-        f"{label}: {best['on_time_share']:.2%}, {best['changes_an_hour']:.1f} changes/h",
-    )
-
-
-def write(found: Mapping[str, Any], stem: Path) -> list[Path]:
-    """JSON and Markdown of a task; returns the files."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_suffix(".json"), stem.with_suffix(".md")]
-    paths[0].write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    paths[1].write_text(markdown(found) + "\n", encoding="utf-8")
-    return paths

@@ -19,7 +19,7 @@ from inferencegym_jax.policies.fleet_names import RULES, fleet_file
 from inferencegym_jax.policies.policy_file import load_network
 from inferencegym_jax.table.derived_profile import profile_of
 from inferencegym_jax.table.latency_table import data_path
-from training.fleet_evaluation import episodes
+from training.fleet_evaluation import scored
 
 UNTRAINED = ("seven GPUs always", "gpus=7"), ("reactive, as shipped", "reactive")
 
@@ -41,8 +41,7 @@ def score_of(task: str, policy: str, seeds: Sequence[int]) -> dict[str, float]:
     Raises:
         ValueError, FileNotFoundError: no such policy.
     """
-    statistics = episodes(task, policy, np.asarray(seeds))
-    return mean_interval(np.clip(1.0 + statistics.total_reward / fleet_spec_of(task).decisions, 0.0, 1.0))
+    return mean_interval(scored(task, policy, np.asarray(seeds))[1])
 
 
 def ours(task: str) -> list[tuple[str, str, int]]:

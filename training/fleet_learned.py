@@ -36,7 +36,7 @@ RESAMPLES = 1000
 SEEDS = "learned, mean of the seeds"
 COLLAPSE = 1.5
 """Times the rule's price, from which on a condition counts as one on which a policy collapsed."""
-SHIFTS = (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
+SHIFTS = (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 """GPUs by which a learned policy's frontier shifts it."""
 TARGETS = (0.8, 0.72, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.36, 0.32, 0.28)
 """Utilisations over which a rule's frontier runs."""

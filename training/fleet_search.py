@@ -13,6 +13,7 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax.fleet.contest import contest
+from inferencegym_jax.fleet.failures import named_failures
 from inferencegym_jax.fleet.making import TRAINING_SEEDS, anywhere_params
 from inferencegym_jax.fleet.rules import REACTIVE, RulePlan
 from inferencegym_jax.fleet.spec import FleetSpec, get_fleet
@@ -22,6 +23,12 @@ from inferencegym_jax.traffic.days import SEED_STRIDE
 WANTED = 0.99
 TUNED_TARGETS = (0.75, 0.65, 0.55, 0.47, 0.4, 0.34)
 SETTINGS = ("target", "fast", "trend", "floor", "period", "hold")
+CALM_TARGETS = (0.85, 0.77, 0.7, 0.62, 0.55, 0.48)
+CALM_HOLDS = (24, 36, 48, 60, 72)
+TOLERANCES = (0.0, 0.05, 0.1, 0.15)
+CALM_LATE_PRICE = 90.0
+"""What a late request costs in the search of a calm rule, in a mean request's GPU time: as in the training of
+corrections, which put right what the rule leaves late."""
 
 
 def frontier(gpus: np.ndarray, share: np.ndarray, wanted: float = WANTED) -> float:
@@ -137,14 +144,61 @@ def tune_rule(
     return sorted(rows + more, key=lambda row: row[1])
 
 
-def write_tuned(task: str, plan: RulePlan, gpus: float, settings: int, days: int) -> None:
-    """Keep a task's tuned rule in ``data/fleet_rules.json``."""
+def calm_rules(
+    task: str | FleetSpec, shapes: int = 48, days: int = 8, seed: int = 0
+) -> list[tuple[RulePlan, float, float]]:
+    """Settings of the rule by tokens that show none of the named failures on a task's units, searched on its training
+    days: each shape, with a long window and a tolerance, at every target of ``CALM_TARGETS``.
+
+    Args:
+        task: a fleet task.
+        shapes: drawn; with the targets six times as many settings.
+        days: training days.
+        seed: of the shapes.
+
+    Returns:
+        (plan, mean price with late requests at ``CALM_LATE_PRICE``, share on time), best first; settings that show a
+        failure are left out.
+    """
+    rng = np.random.default_rng(seed)
+    spec = get_fleet(task)
+    env, params = ig.make_fleet(spec)
+    seeds = (TRAINING_SEEDS + SEED_STRIDE * np.arange(days)).astype(np.uint32)
+    drawn = [
+        _drawn(rng).replace(hold=int(rng.choice(CALM_HOLDS)), tolerance=float(rng.choice(TOLERANCES)))
+        for _ in range(shapes - 1)
+    ]
+    plans = [plan.replace(target=target) for plan in (REACTIVE, *drawn) for target in CALM_TARGETS]
+    failures = named_failures({str(i): plan for i, plan in enumerate(plans)}, spec, env.table)
+    calm = [plan for i, plan in enumerate(plans) if not failures[str(i)].failed]
+    if not calm:
+        return []
+    statistics = contest(env, params.replace(late_price=np.float32(CALM_LATE_PRICE)), calm, seeds)
+    share = statistics.on_time.sum(axis=-1) / statistics.judged.sum(axis=-1)
+    rows = zip(calm, statistics.price.mean(axis=-1).tolist(), share.tolist(), strict=True)
+    return sorted(rows, key=lambda row: row[1])
+
+
+def write_calm(task: str, plan: RulePlan, price: float, settings: int, days: int) -> None:
+    """Keep a task's calm rule beside its tuned one in ``data/fleet_rules.json``."""
     path = data_path("fleet_rules.json")
     entries: dict[str, Any] = json.loads(path.read_text())
+    values = _plain(plan) | {"tolerance": float(plan.tolerance)}
+    entries[task]["calm"] = {"plan": values, "price": round(price, 4), "settings": settings, "training_days": days}
+    path.write_text(json.dumps(entries, indent=1) + "\n")
+
+
+def _plain(plan: RulePlan) -> dict[str, Any]:
     values = {name: float(getattr(plan, name)) for name in SETTINGS}
-    whole = {name: int(values[name]) for name in ("period", "hold")}
-    entries[task] = {
-        "plan": values | whole,
+    return values | {name: int(values[name]) for name in ("period", "hold")}
+
+
+def write_tuned(task: str, plan: RulePlan, gpus: float, settings: int, days: int) -> None:
+    """Keep a task's tuned rule in ``data/fleet_rules.json``; a calm one that stands there stays."""
+    path = data_path("fleet_rules.json")
+    entries: dict[str, Any] = json.loads(path.read_text())
+    entries[task] = entries.get(task, {}) | {
+        "plan": _plain(plan),
         "gpus_at_99": round(gpus, 4),
         "settings": settings,
         "training_days": days,

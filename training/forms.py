@@ -59,7 +59,7 @@ def view(config: TrainConfig, problem: Problem) -> Any:
 def fleet_plan(config: TrainConfig) -> RulePlan | None:
     """The rule that a fleet's config corrects; None where it sets the knobs itself."""
     task = config.task if config.plan_of is None else config.plan_of
-    return fleet_forms.plan_of(task) if config.acts == "correction" else None
+    return fleet_forms.plan_of(task, config.base_rule) if config.acts == "correction" else None
 
 
 def base_plan(config: TrainConfig) -> LoadPlan:

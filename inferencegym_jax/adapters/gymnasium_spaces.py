@@ -145,7 +145,7 @@ def played(
         raise TypeError(f"normalised = {shown(normalised)}: must be True or False")
     env, params = make(task_id, table=table, trace=trace, dynamics=dynamics, config=config, reward=reward)
     viewed: Any = env
-    for view in [views] if callable(views) else views:
+    for view in _as_views(views):
         viewed = view(viewed)
     check_played_by_step_env(viewed)
     seen, done = viewed.observation_space(params), viewed.action_space(params)
@@ -162,6 +162,15 @@ def played(
         gives_fields=fields,
         normalised=normalised,
     )
+
+
+def _as_views(views: Any) -> Sequence[View]:
+    asked = [views] if callable(views) else views
+    if isinstance(asked, str) or not isinstance(asked, Sequence) or not all(callable(view) for view in asked):
+        raise TypeError(
+            f"views = {shown(views)}: must be a wrapper of the environment, as ig.wrappers has, or a list of such"
+        )
+    return asked
 
 
 def to_action(action: Any, batch: tuple[int, ...] = ()) -> ServeAction:
@@ -211,7 +220,10 @@ def check_options(options: Mapping[str, Any] | None, known: tuple[str, ...] = ()
 
     Raises:
         ValueError: there is such a one.
+        TypeError: no mapping.
     """
+    if not isinstance(options, Mapping | None):
+        raise TypeError(f"options = {shown(options)}: must be a mapping of names to values, or None")
     unknown = sorted(set(options or {}) - set(known))
     if unknown:
         there = f"there is {', '.join(known)}" if known else "there are none"

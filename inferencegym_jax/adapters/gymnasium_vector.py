@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
@@ -109,6 +111,7 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
         self._renderers = [
             Renderer(self._played.spec, self.params, render_mode) for _ in range(num_envs if render_mode else 0)
         ]
+        self._spec: EnvSpec | None = None
         self._state: Any = None
         self._observation: np.ndarray = np.zeros(0)
         self._over = np.zeros(num_envs, bool)  # finished and not reset
@@ -120,6 +123,17 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the compiled program, which is found or made again."""
         return {name: value for name, value in vars(self).items() if name != "_program"}
+
+    @property  # Gymnasium has a plain attribute, which it sets
+    def spec(self) -> EnvSpec | None:
+        """Gymnasium's, with the seconds that an episode has here: ``make_vec`` leaves the id's own in it."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._spec = copy.copy(spec)
+        if self._spec is not None:
+            self._spec.max_episode_steps = self._most
 
     @property
     def autoreset_mode(self) -> AutoresetMode:

@@ -20,6 +20,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from inferencegym_jax.adapters.gymnasium_vector import InferenceGymVectorEnv
+from inferencegym_jax.models import SEEDS, check_seed
 
 
 class InferenceGymVecEnv(VecEnv):
@@ -56,6 +57,17 @@ class InferenceGymVecEnv(VecEnv):
         self._reset_seeds()
         self._returns[:], self._lengths[:] = 0.0, 0
         return observation
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """The seeds of the next reset: seed + i (modulo 2^32), of None random ones.
+
+        Raises:
+            ValueError: a bad seed.
+        """
+        drawn = super().seed(None if seed is None else check_seed(seed))
+        seeds = [one % SEEDS for one in drawn if one is not None]
+        self._seeds: list[int | None] = list(seeds)
+        return seeds
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions for ``step_wait``."""

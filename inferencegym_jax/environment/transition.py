@@ -119,12 +119,11 @@ def transition(
         own = params.engine.traffic == TRAFFIC_OF_TASK
         class_counts = counts if dynamics == "closed_loop" else jnp.where(own, counts, class_counts)
     if dynamics != "closed_loop":
-        rows = None if trace is None else trace.rows
         if draws is None:
             iterations, asked = engine.iterations_of(grid.table), action
         else:  # engine i of the stack is its tier i
             iterations, asked = draws.stack, action.replace(quant_tier=jnp.asarray(params.engine.table, jnp.int32))
-        inputs = iterations, rows, grid.table.gpu_second_cost, state, asked, params
+        inputs = iterations, trace, grid.table.gpu_second_cost, state, asked, params
         if dynamics == "open_loop":
             served = engine.step(*inputs, served, source)
         elif served is not None:

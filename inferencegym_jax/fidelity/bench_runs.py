@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from inferencegym_jax.fidelity.bench_checks import (
+    UNCAPPED,
     RunError,
-    check_cap,
     check_load,
+    check_rate,
     odd_duration,
+    odd_latency,
     positive,
     positive_or_zero,
 )
+from inferencegym_jax.fidelity.nvidia_runs import CLOSED, CSV_WAY, nvidia_run
 from inferencegym_jax.models import shown
 from inferencegym_jax.table.bench_files import (
     AIPERF,
@@ -43,9 +46,7 @@ SIXTEEN_BITS = frozenset("auto bf16 bfloat16 fp16 float16 half none".split())
 QUANTISED = re.compile(
     r"(?<![a-z])(fp8|fp4|nvfp4|mxfp4|int8|int4|w\d+a\d+|awq|gptq|gguf|bnb|[48]-?bit|q[2-8]_\w+)(?![a-z])", re.IGNORECASE
 )
-CSV_WAY = "or write it as a row of a CSV of runs (docs/fidelity.md)"
 SERVERS = frozenset("tgi lmdeploy tensorrt-llm trtllm deepspeed-mii scalellm llama.cpp".split())  # that clients can ask
-CLOSED = "keeps a number of requests in flight, and the prediction is of requests that arrive at a rate"
 
 
 def row_of(source: str, report: Any) -> tuple[dict[str, Any], list[str]]:
@@ -66,7 +67,7 @@ def row_of(source: str, report: Any) -> tuple[dict[str, Any], list[str]]:
         if value is not None and not isinstance(value, Mapping):
             raise RunError(f"{source}: {name} is {shown(value)}; wanted: an object as {tool} writes")
     if tool in (GENAI_PERF, AIPERF):
-        return _nvidia(source, report, tool)
+        return nvidia_run(source, report, tool)
     if tool == INFERENCE_PERF:
         return _inference_perf(source, report)
     reasons = {
@@ -98,7 +99,7 @@ def _serving(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, 
     if failed:
         notices.append(f"{source}: {failed:.2%} of its requests failed")
     rate = run.get("request_rate")
-    if rate in ("inf", None) or rate == math.inf:
+    if rate is None or str(rate).strip().lower() in UNCAPPED:
         raise RunError(f"{source}: request_rate is {rate!r}; wanted: a finite rate (an open-loop run)")
     rate = positive(source, "request_rate", rate)
     prompt = positive(source, "total_input_tokens", told(run, "total_input_tokens", "total_input")) / done
@@ -114,6 +115,7 @@ def _serving(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, 
     latency = told(run, "mean_e2el_ms", "mean_e2e_latency_ms") or ttft + per_token * (output - 1)
     latency = positive(source, "mean_e2el_ms", latency)
     check_load(source, run, rate, latency)
+    notices += odd_latency(source, latency, ttft, per_token, output)
     notices += odd_duration(source, run, done, rate, latency)
     cached = told(run, "prefix_cache_hit_rate")
     if cached is not None and positive_or_zero(cached) > 0 and run.get("prefix_share") is None:
@@ -208,76 +210,14 @@ def format_of(source: str, run: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _nvidia(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, Any], list[str]]:
-    """A run of genai-perf or aiperf: its request rate, and means over its requests."""
-    config: Any = run.get("input_config") or {}
-    loadgen: Any = _object(source, config, "loadgen")
-    stimulus: Any = _object(source, _object(source, config, "perf_analyzer"), "stimulus")
-    rate = loadgen.get("request_rate") or stimulus.get("request_rate")
-    if rate is None:
-        raise RunError(
-            f"{source}: a result of {tool} without a request rate: it {CLOSED}; wanted: --request-rate; {CSV_WAY}"
-        )
-    mode = str(loadgen.get("request_rate_mode") or loadgen.get("arrival_pattern") or "")
-    mode = mode.rpartition(".")[2].lower() or ("poisson" if tool == AIPERF else "constant")  # each tool's own default
-    if mode not in ("poisson", "constant"):
-        raise RunError(f"{source}: request_rate_mode is {mode!r}; wanted: poisson or constant")
-    errors = _average(run, "error_request_count") or 0.0
-    requests = _average(run, "request_count")
-    if requests and errors / (requests + errors) > MOST_FAILED:
-        raise RunError(
-            f"{source}: {errors:g} of {requests + errors:g} requests failed; wanted: at most {MOST_FAILED:.0%}"
-        )
-    models = config.get("model") or config.get("model_names") or (config.get("endpoint") or {}).get("model_names")
-    rate, latency = positive(source, "request_rate", rate), _milliseconds(source, run, "request_latency", "avg")
-    check_cap(source, {"max_concurrency": loadgen.get("concurrency")}, rate, latency)
-    row = {
-        "model": models[0] if isinstance(models, list) and models else models,
-        "gpu": config.get("gpu"),
-        "arrivals": mode,
-        "rate_rps": rate,
-        "requests": requests,
-        "mean_prompt_tokens": positive(source, "input_sequence_length.avg", _average(run, "input_sequence_length")),
-        "mean_output_tokens": positive(source, "output_sequence_length.avg", _average(run, "output_sequence_length")),
-        "ttft_mean_ms": _milliseconds(source, run, "time_to_first_token", "avg"),
-        "latency_mean_ms": latency,
-        **{
-            f"ttft_{q}_ms": _milliseconds(source, run, "time_to_first_token", q)
-            for q in ("p50", "p90", "p99")
-            if q in run["time_to_first_token"]
-        },
-    }
-    return row, []
-
-
-def _object(source: str, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = config.get(name)
-    if value is not None and not isinstance(value, Mapping):
-        raise RunError(f"{source}: input_config: {name} is {shown(value)}; wanted: an object")
-    return value or {}
-
-
-def _average(run: Mapping[str, Any], name: str) -> Any:
-    value = run.get(name)
-    return value.get("avg") if isinstance(value, Mapping) else value
-
-
-def _milliseconds(source: str, run: Mapping[str, Any], name: str, statistic: str) -> float:
-    value: Any = run.get(name)
-    if not isinstance(value, Mapping):
-        raise RunError(f"{source}: lacks {name}; wanted: a run with --streaming")
-    scale = {"ms": 1.0, "s": 1e3, "sec": 1e3, "us": 1e-3, "ns": 1e-6}.get(str(value.get("unit", "ms")))
-    if scale is None:
-        raise RunError(f"{source}: {name}.unit is {shown(value['unit'])}; wanted: ms, s, us or ns")
-    return scale * positive(source, f"{name}.{statistic}", value.get(statistic))
-
-
 def _inference_perf(source: str, run: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """A stage of inference-perf, where it states the rate that was asked for."""
     load: Any = run["load_summary"] or {}
     good: Any = run["successes"] or {}
     if load.get("requested_rate") is None:
         raise RunError(f"{source}: a result of {INFERENCE_PERF} without load_summary.requested_rate; {CSV_WAY}")
+    rate = positive(source, "load_summary.requested_rate", load["requested_rate"])
+    check_rate(source, "load_summary.achieved_rate", load.get("achieved_rate"), rate)
     done, failed = positive(source, "successes.count", good.get("count")), (run.get("failures") or {}).get("count") or 0
     if failed / (done + failed) > MOST_FAILED:
         raise RunError(f"{source}: {failed:g} of {done + failed:g} requests failed; wanted: at most {MOST_FAILED:.0%}")
@@ -292,7 +232,7 @@ def _inference_perf(source: str, run: Mapping[str, Any]) -> tuple[dict[str, Any]
 
     return {
         "arrivals": "poisson" if "poisson" in str(load).lower() else "constant",
-        "rate_rps": load["requested_rate"],
+        "rate_rps": rate,
         "requests": done + failed,
         "mean_prompt_tokens": mean("prompt_len"),
         "mean_output_tokens": mean("output_len"),

@@ -75,9 +75,15 @@ def check_fleet_action(action: Any, gpus: Any = GPUS) -> None:
         return
     for name, knob in FLEET_KNOBS.items():
         check_knob(name, knob, getattr(action, name))
-    asked, there, split = np.asarray(action.gpus), np.asarray(gpus), np.asarray(action.prefill_gpus)
-    if (asked > there).any():
-        raise ValueError(f"gpus = {asked.max()}: the fleet has {there.min()}; must be a whole number from 1 to that")
-    if (split >= asked).any():
-        worst = np.broadcast_to(split, np.broadcast_shapes(split.shape, asked.shape))[split >= asked].flat[0]
-        raise ValueError(f"prefill_gpus = {worst}: leaves no GPU of gpus = {asked.min()} to decode; must be below gpus")
+    fields = (np.asarray(x) for x in (action.gpus, gpus, action.prefill_gpus))
+    asked, there, split = np.broadcast_arrays(*fields)
+    more, whole = asked > there, split >= asked
+    if more.any():
+        raise ValueError(
+            f"gpus = {asked[more].flat[0]}: the fleet has {there[more].flat[0]}; must be a whole number from 1 to that"
+        )
+    if whole.any():
+        raise ValueError(
+            f"prefill_gpus = {split[whole].flat[0]}: leaves no GPU of gpus = {asked[whole].flat[0]} to decode; must be "
+            "below gpus"
+        )

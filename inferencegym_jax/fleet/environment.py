@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from inferencegym_jax.environment.base import BaseEnvironment
 from inferencegym_jax.fleet.action import FLEET_KNOBS, FleetAction, check_fleet_action
+from inferencegym_jax.fleet.fleet_spaces import FleetActionSpace, FleetObservationSpace
 from inferencegym_jax.fleet.observation import FleetObservation
 from inferencegym_jax.fleet.state import TRAINING_SEEDS, FleetParams, FleetState
 from inferencegym_jax.fleet.transition import initial, transition
@@ -65,6 +66,16 @@ class FleetEnvironment(BaseEnvironment[FleetParams, FleetState, FleetAction, Fle
     def num_actions(self) -> int:
         """Number of knobs."""
         return len(FLEET_KNOBS)
+
+    def action_space(self, params: FleetParams | None = None) -> FleetActionSpace:
+        """The knobs and how many GPUs there are, also under ``jit`` and ``vmap``."""
+        task = self.default_params if params is None else params
+        return FleetActionSpace(task.gpus, task.active)
+
+    def observation_space(self, params: FleetParams | None = None) -> FleetObservationSpace:
+        """The observation's ranges in natural units, the same for all fleets."""
+        del params
+        return FleetObservationSpace()
 
     def _check(self, action: FleetAction, params: FleetParams) -> None:
         check_fleet_action(action, params.gpus)

@@ -103,7 +103,9 @@ def scenario_log(spec: FleetSpec, table: LatencyTable) -> RequestLog:
             outputs.append(output)
     order = np.argsort(np.concatenate(times), kind="stable")
     columns = [np.concatenate(x)[order] for x in (times, prompts, outputs)]
-    columns[0][0], columns[0][-1] = 0.0, len(parts) * LENGTH_S - 0.5  # as long as the scenarios together
+    end = len(parts) * LENGTH_S - 0.5
+    columns[0] = np.minimum(columns[0], end)
+    columns[0][0], columns[0][-1] = 0.0, end  # as long as the scenarios together
     return RequestLog.from_arrays(*columns, name="failures")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from inferencegym_jax.fleet.environment import FleetEnvironment
 from inferencegym_jax.fleet.spec import FleetSpec, fleet_params, fleet_specs, get_fleet
 from inferencegym_jax.fleet.state import TRAINING_SEEDS, FleetParams
-from inferencegym_jax.models import check_seed
+from inferencegym_jax.models import check_seed, shown
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 
@@ -81,7 +81,13 @@ def fleet_spec_of(task: int | str | FleetSpec) -> FleetSpec:
     Raises:
         ValueError: no such task.
     """
-    return draw_condition(TRAINING_SEEDS) if is_anywhere(task) else get_fleet(task)
+    if is_anywhere(task):
+        return draw_condition(TRAINING_SEEDS)
+    if not is_fleet(task):
+        raise ValueError(
+            f"fleet = {shown(task)}: no such fleet task; there are {', '.join((*fleet_specs(), ANYWHERE))}"
+        )
+    return get_fleet(task)
 
 
 def draw_condition(seed: int) -> FleetSpec:

@@ -124,6 +124,17 @@ def tuned_rule(task: str) -> RulePlan:
     return REACTIVE if rule is None else REACTIVE.replace(**rule["plan"])
 
 
+def calm_rule(task: str) -> RulePlan:
+    """The cheapest of the searched rules that show none of the named failures on a fleet task's units
+    (``fleet/failures.py``; ``python -m training fleet-search --calm``); of tasks without one ``REACTIVE``.
+
+    Args:
+        task: its name.
+    """
+    calm = _tuned().get(task, {}).get("calm")
+    return REACTIVE if calm is None else REACTIVE.replace(**calm["plan"])
+
+
 def rule_start(plan: RulePlan, *_: Any) -> dict[str, jax.Array]:
     """What a rule remembers before an episode: nothing recommended."""
     del plan

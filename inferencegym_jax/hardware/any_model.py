@@ -19,6 +19,7 @@ from inferencegym_jax.hardware.compiled_engine import (
     compiled_engine,
     require_package,
 )
+from inferencegym_jax.hardware.coverage import measured_dtypes
 from inferencegym_jax.hardware.dtypes import DTYPES, checkpoint_dtype, dtype_named, kv_bytes
 from inferencegym_jax.hardware.engine_curves import curves, rounded
 from inferencegym_jax.hardware.gpus import Gpu, Price, gpu_named, price_of
@@ -134,6 +135,12 @@ def engines_of(request: Request) -> Engines:
                 missing = missing or error
         else:
             if missing is not None:
+                known = measured_dtypes(gpu.system, request.backend)
+                if strict and group[0] not in known:
+                    raise NotMeasuredError(
+                        f"dtype = {group[0]}: {request.backend} on {gpu.system} was measured in {', '.join(known)};"
+                        f" {missing}"
+                    )
                 if strict:
                     raise missing
                 notices.append(f"{' or '.join(group)} weights are left out: {missing}")

@@ -17,7 +17,7 @@ from pyarrow import compute, parquet
 
 from inferencegym_jax.hardware.compiled_engine import BACKENDS, backend_version, require_package
 from inferencegym_jax.hardware.gpus import gpus
-from inferencegym_jax.hardware.model_files import package_folder, plain_name
+from inferencegym_jax.hardware.model_files import nearest_names, package_folder, plain_name
 from inferencegym_jax.table import TableError, data_path
 
 WORST_MEDIAN = 0.20  # median TPOT error above which a model x system x backend is called not validated
@@ -152,7 +152,9 @@ def covered(system: str | None = None, model: str | None = None, backend: str | 
                 systems.append(Covered(*key, row["Version"], MEASURED[row["Status"]], dtypes, *judged))
     if not systems:
         asked = ", ".join(str(x) for x in (model, system, backend) if x is not None)
-        raise TableError(f"nothing is measured of {asked}; `inferencegym table list` shows what is")
+        names = [] if model is None else nearest_names(model)
+        near = f"near {model} are {', '.join(names)}; " if names else ""
+        raise TableError(f"nothing is measured of {asked}; {near}`inferencegym table list` shows what is")
     return systems
 
 

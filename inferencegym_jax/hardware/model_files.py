@@ -73,6 +73,16 @@ def is_path(model: str) -> bool:
     return Path(model).suffix == ".json" or Path(model).is_dir()
 
 
+def nearest_names(model: str, most: int = 4) -> list[str]:
+    """Names that are known and near to one that is not: those that hold it, then those that are written alike; none
+    where nothing is alike."""
+    known, plain = list(known_configs()), plain_name(model)
+    near = difflib.get_close_matches(plain, [plain_name(one) for one in known], most, 0.5)
+    alike = sorted((one for one in known if plain_name(one) in near), key=lambda one: near.index(plain_name(one)))
+    holding = [one for one in known if len(plain) >= 3 and plain in one.lower()]
+    return list(dict.fromkeys([*holding, *alike]))[:most]
+
+
 def model_file(model: str) -> ModelFile:
     """The config of a name or of a path to ``config.json`` (or its folder).
 
@@ -88,12 +98,11 @@ def model_file(model: str) -> ModelFile:
     name = next((one for one in known if one.lower() == model.lower()), None)
     name = name or next((one for one in known if plain_name(one) == plain_name(model)), None)
     if name is None:
-        near = difflib.get_close_matches(plain_name(model), [plain_name(one) for one in known], 4, 0.5)
-        listed = [one for one in known if plain_name(one) in near] or list(known)[:4]
         installed = "" if package_folder() else f"; {MISSING}"
+        near, some = nearest_names(model), list(known)[:4]
+        listed = f"near it are {', '.join(near)}" if near else f"{len(known)} are, such as {', '.join(some)}"
         raise TableError(
-            f"model = {shown(model)}: not known; near it are {', '.join(listed)}. Any other model: give the path of its"
-            f" config.json{installed}"
+            f"model = {shown(model)}: not known; {listed}. Any other model: give the path of its config.json{installed}"
         )
     file = known[name]
     quant = file.with_name(file.name.replace("_config.json", "_hf_quant_config.json"))

@@ -30,6 +30,7 @@ class TimePerToken(NamedTuple):
 
     mean: jax.Array
     deviation: jax.Array
+    by_prompts: jax.Array  # of its square, what the prompts that a request meets make, ms^2
 
 
 @compile_unit
@@ -79,7 +80,7 @@ def time_per_token(
     by_stays = (recent * (now - before)) ** 2 * square_cv * (1.0 + square_cv) ** 2 * (1.0 - recent)
     slack = 1.0 - stiffness
     by_chance = (now * stiffness) ** 2 * (1.0 - slack / 3.0) / (2.0 * jnp.maximum(running, 1.0) * slack)
-    return TimePerToken(mean, jnp.sqrt(by_prompts + by_stays + by_chance))
+    return TimePerToken(mean, jnp.sqrt(by_prompts + by_stays + by_chance), by_prompts)
 
 
 @compile_unit
@@ -102,6 +103,8 @@ class ShortOutputs(NamedTuple):
     chunks: jax.Array  # prompt chunks a ms on one GPU
     chunk_ms: jax.Array  # mean of what one adds to its iteration
     chunk_square: jax.Array  # mean of its square
+    full_ms: jax.Array  # what prompts add to an iteration that they fill
+    tokens: jax.Array  # AL, tokens that an iteration yields a request
 
 
 @compile_unit
@@ -111,7 +114,9 @@ def share_quick_of_all(per_token: TimePerToken, objective_ms: jax.Array, short: 
     A request of few tokens is late where the prompts that its gaps happen to hold take more than ``gaps (objective -
     t)``. Their time is a compound Poisson sum: given that there is one at all, a Gamma variable of its mean and
     variance, by Wilson and Hilferty's cube ("The Distribution of Chi-Square", PNAS 17, 1931). Longer outputs are
-    ``share_quick``'s.
+    ``share_quick``'s. What prompts add to a gap lies between nothing and a full iteration's worth, so its variance is
+    at most ``mean (full - mean)`` (Bhatia and Davis, "A Better Bound on the Variance", Am. Math. Monthly 107, 2000):
+    in an engine whose iterations are full all gaps are alike.
 
     Args:
         per_token: of the requests that finish.
@@ -119,26 +124,35 @@ def share_quick_of_all(per_token: TimePerToken, objective_ms: jax.Array, short: 
         short: the short ones, and the chunks that they meet.
     """
     objective = jnp.minimum(objective_ms, 1e6)
-    spare = objective - short.iteration_ms
+    spare = objective * short.tokens - short.iteration_ms
     idle = jnp.clip(short.iteration_ms / short.slowed_ms, 0.03, 1.0)
     load = 1.0 - idle  # A p
+    prompts_ms = jnp.maximum(short.slowed_ms - short.iteration_ms, 0.0)
+    full = jnp.maximum(jnp.maximum(short.full_ms, prompts_ms), TINY)
+    filled = prompts_ms / full  # of the iterations' room: at most so many hold no prompt as are not filled
     counted = short.shares[..., 0]
     quick = short.shares[..., 0]
-    for i, gaps in enumerate(SHORT_GAPS):
+    for i, between in enumerate(SHORT_GAPS):
         share = short.shares[..., i + 1]
+        gaps = between / short.tokens
         expected = jnp.maximum(short.chunks * short.slowed_ms * gaps, 1e-6)
-        meets = 1.0 - jnp.exp(-expected)
+        meets = jnp.maximum(1.0 - jnp.exp(-expected), filled)
         mean = expected * short.chunk_ms / meets
         # who came in a long iteration enters the next: lengths correlate by the load from one to the next
         bunched = (1.0 + 2.0 * load / idle * (1.0 - (1.0 - load**gaps) / (gaps * idle))) / (1.0 - load * load)
         second = expected * (bunched * short.chunk_square + expected * short.chunk_ms**2) / meets
-        shape = mean * mean / jnp.maximum(second - mean * mean, 1e-6 * second)
+        widest = jnp.maximum(mean * (gaps * full - mean), 0.0)
+        variance = jnp.minimum(jnp.maximum(second - mean * mean, 1e-6 * second), widest + 1e-6 * second)
+        shape = mean * mean / variance
         cube = jnp.cbrt(jnp.maximum(spare * gaps, 0.0) / jnp.maximum(mean, 1e-6))
         z = (cube - 1.0 + 1.0 / (9.0 * shape)) * 3.0 * jnp.sqrt(shape)
         late = jnp.where(spare > 0, meets * normal_share(-z), 1.0)
         quick = quick + share * (1.0 - late)
         counted = counted + share
-    return quick + (1.0 - counted) * share_quick(per_token, objective_ms)
+    widest = (full - prompts_ms) * prompts_ms / (short.tokens * short.tokens)
+    narrower = jnp.sqrt(jnp.maximum(per_token.deviation**2 - per_token.by_prompts, 0.0) + widest)
+    rest = per_token._replace(deviation=jnp.where(widest < per_token.by_prompts, narrower, per_token.deviation))
+    return quick + (1.0 - counted) * share_quick(rest, objective_ms)
 
 
 @compile_unit

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from inferencegym_jax.models import (
     OBSERVATION,
@@ -36,6 +35,7 @@ from inferencegym_jax.table import LatencyTable, TableError, profile_of
 from inferencegym_jax.traffic import fitted as open_traffic
 from inferencegym_jax.traffic.calendar import EMA_STEPS, WARMUP_STEPS, prompt_bucket
 from inferencegym_jax.traffic.fitted import Requests
+from inferencegym_jax.traffic.request_log import RequestLog
 from inferencegym_jax.traffic.requests import requests_of
 
 WHOLE = 1e-3  # a thousandth of a request is nobody: float32 rounding must not make one
@@ -83,7 +83,7 @@ def no_outcome(shares: jax.Array) -> RequestOutcome:
 
 def apply(
     grid: Iterations,
-    trace: np.ndarray | None,
+    trace: RequestLog | None,
     price: float,
     state: EnvState,
     action: ServeAction,
@@ -94,7 +94,7 @@ def apply(
 
     Args:
         grid: the lookups of the engine's profile.
-        trace: float32[seconds, 3] of a request log, or None.
+        trace: the request log that params may say is replayed, or None.
         price: of a GPU-second, in the table's unit of cost.
         state: before the step.
         action: knobs in force, as arrays.
@@ -109,7 +109,7 @@ def apply(
 
 def step(
     grid: Iterations,
-    trace: np.ndarray | None,
+    trace: RequestLog | None,
     price: float,
     state: EnvState,
     action: ServeAction,
@@ -140,6 +140,7 @@ def step(
         kinds.shares,
         jnp.asarray(params.slo_ms, jnp.float32),
         kinds.engine(params.engine),
+        kinds.short,
     )
     workload, after = count(state, after, second, requests, kinds.shares, params, task)
     metrics, noise, violation_rate = compile_unit(functools.partial(measure, price))(state, second, params)

@@ -60,6 +60,7 @@ def serve_second(
     class_shares: jax.Array,
     slo_ttft_ms: jax.Array,
     params: EngineParams,
+    short: jax.Array | None = None,
 ) -> tuple[Second, EngineState]:
     """One second of serving for one environment.
 
@@ -72,12 +73,15 @@ def serve_second(
         class_shares: float32[3], of the arrivals.
         slo_ttft_ms: float32[3], objective on the time to first token, by class; infinite for none.
         params: the engine and the traffic.
+        short: see ``serve_configured``.
 
     Returns:
         What the second came to, and the engine after it (``running`` is the caller's to count).
     """
     configuration, switched = configure(engine, action, is_first, params)
-    return serve_configured(grid, engine, configuration, switched, action, arrivals, class_shares, slo_ttft_ms, params)
+    return serve_configured(
+        grid, engine, configuration, switched, action, arrivals, class_shares, slo_ttft_ms, params, short
+    )
 
 
 def serve_configured(
@@ -178,7 +182,9 @@ def close_second(
     def quick(objective: jax.Array) -> jax.Array:
         if short is None:
             return on_time.share_quick(per_token, objective)
-        return on_time.share_quick_of_all(per_token, objective, short_outputs(short, fluid, prompts, configuration))
+        return on_time.share_quick_of_all(
+            per_token, objective, short_outputs(short, fluid, prompts, inflow.tokens, configuration)
+        )
 
     def judge(i: int) -> on_time.Judged:
         mine, objective = lines.classes[i], slo_ttft_ms[..., i]
@@ -282,7 +288,7 @@ def close_second(
 
 
 def short_outputs(
-    shares: jax.Array, fluid: Flow, prompts: Prompts, configuration: Configuration
+    shares: jax.Array, fluid: Flow, prompts: Prompts, tokens: jax.Array, configuration: Configuration
 ) -> on_time.ShortOutputs:
     """The short outputs of a second, and the prompt chunks that their gaps meet: none where prompts are computed
     apart."""
@@ -296,4 +302,6 @@ def short_outputs(
         chunks=jnp.where(configuration.prefill_gpu, 0.0, rate * each),
         chunk_ms=prompts.mean_ms / each,
         chunk_square=over_nodes(tuple(x * x / n for x, n in zip(prompts.added_ms, pieces, strict=True))) / each,
+        full_ms=prompts.mean_ms / prompts.iterations,
+        tokens=tokens,
     )

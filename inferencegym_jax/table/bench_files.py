@@ -34,8 +34,12 @@ def tool_of(report: Any) -> str | None:
         return LLMPERF
     if "tput_per_gpu" in report or ("conc" in report and "hw" in report):
         return INFERENCEX
+    if "combined" in report and "per_run" in report:
+        return AIPERF
     first_token = report.get("time_to_first_token", report.get("request_latency"))
-    if isinstance(first_token, Mapping) and ("avg" in first_token or "unit" in first_token):
+    if isinstance(first_token, Mapping) and not {"avg", "unit", "ci_low"}.isdisjoint(first_token):
+        if "aiperf_version" in report or "ci_low" in first_token:
+            return AIPERF
         config = report.get("input_config")
         old = isinstance(config, Mapping) and ("perf_analyzer" in config or "loadgen" not in config)
         return GENAI_PERF if old or config is None else AIPERF

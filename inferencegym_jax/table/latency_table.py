@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from inferencegym_jax.models import KNOBS
+from inferencegym_jax.models import KNOBS, shown
 from inferencegym_jax.table.columns import number_columns
 from inferencegym_jax.table.engine_profile import EngineProfile
 from inferencegym_jax.table.errors import TableError
@@ -187,10 +188,13 @@ def load_table(table: str | Path | LatencyTable | None = None) -> LatencyTable:
 
     Raises:
         FileNotFoundError: there is no such file.
+        TypeError: neither a path nor a table.
         TableError: the file is not a table, or a row of it cannot be used.
     """
     if isinstance(table, LatencyTable):
         return table
+    if not isinstance(table, str | os.PathLike | None):
+        raise TypeError(f"table = {shown(table)}: must be the path of a latency table, or a LatencyTable")
     path = data_path(DEFAULT_TABLE) if table is None else Path(table)
     if not path.is_file():
         raise FileNotFoundError(f"table = {str(path)!r}: no such file; give a parquet or CSV latency table")

@@ -24,6 +24,10 @@ class Moments:
         self.products += [prompts @ prompts, outputs @ outputs, prompts @ outputs]
         self.short += np.diff([np.count_nonzero(outputs < x + 0.5) for x in SHORT_OUTPUTS], prepend=0)
 
+    def short_outputs(self, requests: int) -> tuple[float, ...]:
+        """Shares of so many requests that have few output tokens, by ``SHORT_OUTPUTS``."""
+        return tuple((self.short / requests).tolist())
+
     def within(self, counts: np.ndarray, prompts: np.ndarray, outputs: np.ndarray) -> tuple[float, float, float]:
         """Coefficients of variation of prompts and outputs within a second, and their correlation.
 

@@ -24,6 +24,7 @@ TOKENS_WANTED = f"a whole number of tokens from 0 to {MOST_TOKENS:,.0f}"
 # as people write dates, to what pyarrow reads; applied in this order where a plain reading fails
 DATE_FORMS = (
     (r"^(\d{4})/(\d{1,2})/(\d{1,2})", r"\1-\2-\3"),
+    (r"^(\d{4})(\d{2})(\d{2})[tT](\d{2})(\d{2})(\d{2})", r"\1-\2-\3 \4:\5:\6"),
     (r"^(\d{4}-\d{2}-\d{2})[tT_ ]\s*", r"\1 "),
     (r"(:\d{2}),(\d+)", r"\1.\2"),
     (r"(\.\d{9})\d+", r"\1"),
@@ -40,8 +41,11 @@ WRITTEN_OUT = (
     "%b %d, %Y %H:%M:%S",
     "%b %d, %Y, %I:%M:%S %p",
     "%b %d, %Y @ %H:%M:%S.%f",
+    "%Y-%m-%d %I:%M:%S %p",
+    "%Y-%m-%d %I:%M:%S.%f %p",
 )
 DAY_ONLY = re.compile(r"\d{4}[-/]\d{1,2}[-/]\d{1,2}")
+ZONE_NAME = re.compile(r".*\d\s+(?!AM|PM)[A-Z]{2,5}", re.IGNORECASE)
 DAY_FIRST = re.compile(r"\d{1,2}[/.]\d{1,2}[/.]\d{2,4}\b")
 
 
@@ -193,6 +197,9 @@ class Times:
                     place(i), self.name, cell, f"{TIME_WANTED} (whether its day or month stands first is open)"
                 )
             kind = self.kind_of(cell)
+            if kind is None and ZONE_NAME.fullmatch(cell):
+                wanted = f"{TIME_WANTED}; a zone as Z or +02:00, not by its name"
+                return failure(place(i), self.name, cell, wanted)
             if kind is None:
                 return failure(place(i), self.name, cell, TIME_WANTED)
             if before not in (None, kind):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from inferencegym_jax.traffic.log_source import LogSource
 DELIMITERS = ",;\t|"
 BLOCK_BYTES = 4 << 20
 SAMPLE_ROWS = 1000
+NAME = re.compile(r"[@$#_]?[^\W\d][\w .\-/()\[\]{}%@$#|]{0,80}")  # what can be the name of a column
 
 
 class CsvReader:
@@ -69,6 +71,12 @@ class CsvReader:
             raise TraceError(
                 f"{source.name} line {skipped + 1}: numbers where the names of the columns should stand; add a first"
                 " line such as timestamp,prompt_tokens,output_tokens"
+            )
+        nested = any(cell.lstrip().startswith("{") for row in first[:1] for cell in row)
+        if sum(NAME.fullmatch(name) is not None for name in self.columns) < (1 if nested else 2):
+            raise TraceError(
+                f"{source.name} line {self._skipped}: no names of columns, or nothing between them; wanted: names such"
+                " as timestamp,prompt_tokens,output_tokens, with commas, semicolons, tabs or bars between them"
             )
         width = len(self.columns)
         if first and len(first[0]) == width + 1 and not first[0][-1]:

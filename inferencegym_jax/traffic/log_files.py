@@ -10,41 +10,45 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from inferencegym_jax.traffic.log_cells import Times, call, is_date, tokens
 from inferencegym_jax.traffic.log_csv import CsvReader
 from inferencegym_jax.traffic.log_json import JsonReader
-from inferencegym_jax.traffic.log_names import LogColumns, Sample, find_columns
+from inferencegym_jax.traffic.log_names import NO_CALLS, LogColumns, Sample, find_columns
+from inferencegym_jax.traffic.log_nested import NestedReader, TableReader
 from inferencegym_jax.traffic.log_parquet import ParquetReader
-from inferencegym_jax.traffic.log_rows import UNITS, Block, Column, ReadOptions, TraceError, moment, named, plain_number
+from inferencegym_jax.traffic.log_rows import (
+    STATED_UNITS,
+    Block,
+    Column,
+    ReadOptions,
+    TraceError,
+    moment,
+    named,
+    plain_number,
+    quoted,
+)
 from inferencegym_jax.traffic.log_source import LogSource
 from inferencegym_jax.traffic.log_sums import counts_of, rows_are_sums
-from inferencegym_jax.traffic.log_units import EPOCH_S, NAMES, Survey, check_days, check_one_unit, check_order, unit_of
+from inferencegym_jax.traffic.log_units import (
+    EPOCH_S,
+    NAMES,
+    Survey,
+    check_dates_as_numbers,
+    check_one_unit,
+    check_order,
+    unit_of,
+)
 
 __all__ = ["Block", "LogFile", "ReadOptions", "TraceError", "open_log"]
 
 
-class Reader(Protocol):
-    """What reads one kind of file."""
-
-    columns: list[str]
-    decimal_comma: bool
-    notices: list[str]
-
-    @property
-    def sample(self) -> Sample:
-        """The first rows' cells, by column."""
-        ...
-
-    def blocks(self, names: Sequence[str]) -> Iterator[tuple[Callable[[int], str], list[Column]]]:
-        """(what a message calls the block's row i, cells of ``names`` as text) of every block."""
-        ...
-
-
 FAILURES = frozenset("error failed failure fail timeout cancelled canceled aborted rejected false".split())
+TOKENS = frozenset(("token", "tokens"))
+NOTHING = pa.array(["", "0", "0.0"], pa.string())  # cells without tokens
 NO_ERRORS = frozenset(("", "none", "null", "false", "0", "nan"))
 
 
@@ -65,16 +69,19 @@ class LogFile:
     decided: tuple[str, ...]
     unit_s: float
     window: tuple[float, float]
-    _reader: Reader
+    _reader: TableReader
     _failed: int = 0
+    _no_calls: int = 0
 
     @property
     def notices(self) -> tuple[str, ...]:
         """``decided``, and after ``blocks`` what was left out."""
-        if not self._failed:
-            return self.decided
-        said = f"{self._failed} requests that failed ({self.columns.status}) and hold no tokens are left out"
-        return (*self.decided, said)
+        said: list[str] = []
+        if self._failed:
+            said.append(f"{self._failed} requests that failed ({self.columns.status}) and have no output are left out")
+        if self._no_calls:
+            said.append(f"{self._no_calls} rows that are no calls of a model and have no tokens are left out")
+        return (*self.decided, *said)
 
     def blocks(self) -> Iterator[Block]:
         """Its rows, times in seconds of its own clock, a block at a time.
@@ -84,16 +91,17 @@ class LogFile:
         """
         times = Times(self.columns.time, self._reader.decimal_comma)
         names = self.columns.all
-        self._failed = 0
+        self._failed = self._no_calls = 0
         for place, cells in self._reader.blocks(names):
             column = dict(zip(names, cells, strict=True))
             there = self._usable(column)
             if there is not None:
-                self._failed += len(cells[0]) - len(there)
                 place = _of_rows(place, there)
                 column = {name: call("take", cell, there) for name, cell in column.items()}
                 if not len(there):
                     continue
+            if self.columns.measure is not None:
+                self._check_measure(place, column[self.columns.measure].to_pylist())
             seconds = times.read(place, column[self.columns.time]) * self.unit_s  # 1 of dates
             sums: list[np.ndarray] = []
             for parts in (self.columns.prompt, self.columns.output):
@@ -116,17 +124,31 @@ class LogFile:
                 yield Block(seconds[keep], sums[0][keep], sums[1][keep], _of_rows(place, rows))
 
     def _usable(self, column: dict[str, Column]) -> np.ndarray | None:
-        """Rows but those that failed and hold no tokens; None: all."""
-        if self.columns.status is None:
+        """Rows but those that failed without an output, and those of a trace that are no calls of a model; None: all.
+        The others are counted."""
+        status, kind = self.columns.status, self.columns.kind
+        if status is None and kind is None and not self.columns.spans:
             return None
-        empty = np.ones(len(column[self.columns.time]), bool)
-        for name in (self.columns.prompt[0], self.columns.output[0]):
-            empty &= np.asarray(call("equal", call("utf8_length", column[name]), 0).fill_null(True), bool)
-        if not empty.any():
-            return None
-        states, errors = column[self.columns.status].to_pylist(), "rr" in self.columns.status.lower()
-        failed = [i for i in np.flatnonzero(empty) if _failed(states[i], errors)]
-        return np.setdiff1d(np.arange(len(empty)), failed) if failed else None
+        no_output = _nothing(column[self.columns.output[0]])
+        no_tokens = no_output & _nothing(column[self.columns.prompt[0]])
+        out = np.zeros(len(no_output), bool)
+        if kind is not None and no_tokens.any():
+            kinds = column[kind].to_pylist()
+            out[[i for i in np.flatnonzero(no_tokens) if (kinds[i] or "").strip().lower() in NO_CALLS]] = True
+        if self.columns.spans:
+            out |= no_tokens
+        self._no_calls += int(out.sum())
+        if status is not None and (no_output & ~out).any():
+            states, errors = column[status].to_pylist(), "rr" in status.lower()
+            failed = [i for i in np.flatnonzero(no_output & ~out) if _failed(states[i], errors)]
+            self._failed += len(failed)
+            out[failed] = True
+        return np.flatnonzero(~out) if out.any() else None
+
+    def _check_measure(self, place: Callable[[int], str], cells: Sequence[str | None]) -> None:
+        i = next((i for i, cell in enumerate(cells) if cell and cell.strip().lower() not in TOKENS), None)
+        if i is not None:
+            raise TraceError(f"{place(i)}: {self.columns.measure} is {quoted(cells[i])}; wanted: tokens")
 
     def _check_cached(self, place: Callable[[int], str], column: Column, prompts: np.ndarray) -> None:
         cached = tokens(place, str(self.columns.cached), column, missing=0)
@@ -136,6 +158,11 @@ class LogFile:
                 f"{place(i)}: {self.columns.cached} is {cached[i]:g} where {name} is {prompts[i]:g}, so it is no part"
                 f" of it; say so: columns prompt={name}+{self.columns.cached}"
             )
+
+
+def _nothing(column: Column) -> np.ndarray:
+    """Whether each cell is empty or 0."""
+    return np.asarray(call("is_in", column, value_set=NOTHING).fill_null(True), bool) | column.is_null().to_numpy(False)
 
 
 def _failed(state: str | None, is_error: bool) -> bool:
@@ -188,13 +215,13 @@ def open_log(path: str | Path, options: ReadOptions | None = None, name: str | N
     if dates and options.unit is not None:
         notices.append(f"unit {options.unit} is not used: {named([columns.time])} holds dates")
     elif unit is not None:
-        scale = UNITS[unit]
+        scale = STATED_UNITS[unit]
         if options.unit is not None and columns.unit not in (None, options.unit):
             notices.append(f"unit {unit} is taken, though {named([columns.time])} says {NAMES[columns.unit]}")
         elif options.unit is None:
             _check_name(source.name, columns.time, unit, reader.sample)
     elif not dates:
-        check_days(f"{source.name}: column {named([columns.time])}", survey)
+        check_dates_as_numbers(f"{source.name}: column {named([columns.time])}", survey)
         guess = unit_of(survey)
         scale = guess.seconds
         notices += [guess.notice] if guess.notice else []
@@ -217,10 +244,10 @@ def _check_name(file: str, column: str, unit: str, sample: Sample) -> None:
         )
 
 
-def _reader(source: LogSource) -> Reader:
+def _reader(source: LogSource) -> TableReader:
     if source.is_parquet:
-        return ParquetReader(source)
-    return JsonReader(source) if source.head.lstrip("\ufeff \t\r\n")[0] in "{[" else CsvReader(source)
+        return NestedReader(ParquetReader(source))
+    return JsonReader(source) if source.head.lstrip("\ufeff \t\r\n")[0] in "{[" else NestedReader(CsvReader(source))
 
 
 def _window(name: str, options: ReadOptions, survey: Survey, scale: float, dates: bool) -> tuple[float, float]:

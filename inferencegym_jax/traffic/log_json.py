@@ -23,6 +23,7 @@ SAMPLE_ROWS = 1000
 CHUNK = 1 << 20  # characters
 NEAR_END = 64  # an error so near the end of what was read may be one of what was not
 DEEPEST = 6
+MOST_AROUND = 6  # fields of an object that only holds the rows' object
 SPACE = re.compile(r"[ \t\r\n]*")
 BLOCK_BYTES = 4 << 20
 ARROW_TYPES: dict[frozenset[type], pa.DataType] = {
@@ -31,6 +32,7 @@ ARROW_TYPES: dict[frozenset[type], pa.DataType] = {
     frozenset((int, float)): pa.float64(),
     frozenset((str,)): pa.string(),
 }
+ATTRIBUTES = ("attributes", "tags")  # of a span
 SCALARS = ("stringValue", "intValue", "doubleValue", "boolValue")  # OpenTelemetry's values
 
 
@@ -78,13 +80,13 @@ class JsonReader:
         for row, _ in zip(self._rows(), range(SAMPLE_ROWS), strict=False):
             rows.append(row.value)
             a_line_each &= row.place.startswith("line ")
-            for path in _paths(row.value):
+            for path in paths_of(row.value):
                 self._paths.setdefault(".".join(path), path)
         if not rows:
             raise TraceError(f"{source.name}: no rows; wanted: at least one request")
         self.columns: list[str] = list(self._paths)
         self.sample: dict[str, list[str | None]] = {
-            name: [_cell(row, path) for row in rows] for name, path in self._paths.items()
+            name: [cell_of(row, path) for row in rows] for name, path in self._paths.items()
         }
         self._kinds: dict[str, Any] = {}  # name -> pyarrow's type of the fields that pyarrow may read
         if a_line_each and len(rows) > 1:
@@ -107,7 +109,7 @@ class JsonReader:
         for value, place in itertools.islice(() if read == self._plain_rows else self._rows(), read, None):
             places.append(place)
             for column, path in zip(cells, paths, strict=True):
-                column.append(_cell(value, path))
+                column.append(cell_of(value, path))
             if len(places) == BLOCK_ROWS:
                 yield self._named(places), [pa.array(column, pa.string()) for column in cells]
                 places, cells = [], [[] for _ in names]
@@ -176,16 +178,12 @@ class JsonReader:
                 yield Row(_opened(row), f"{inner[0]} {i}")
 
     def _spans(self, value: dict[str, Any]) -> tuple[str, list[Any]] | None:
-        """(name, spans) of OpenTelemetry's JSON export; only those of a model's call, where there are such."""
-        if not isinstance(value.get("resourceSpans"), list):
+        """(name, spans) of OpenTelemetry's JSON, of Tempo's and Jaeger's; only those of a model's call, where there are
+        such."""
+        spans = _spans_of(value)
+        if spans is None:
             return None
-        spans = [
-            span
-            for resource in value["resourceSpans"]
-            for scope in resource.get("scopeSpans", resource.get("instrumentationLibrarySpans", []))
-            for span in scope.get("spans", [])
-        ]
-        calls = [span for span in spans if any("gen_ai.usage" in a.get("key", "") for a in span.get("attributes", []))]
+        calls = [span for span in spans if _is_call(span)]
         others = len(spans) - len(calls)
         if calls and others and not self.notices:
             self.notices.append("spans without gen_ai.usage are no model's calls and are left out")
@@ -262,6 +260,9 @@ def _wrapped(value: dict[str, Any]) -> tuple[str, list[Any]] | None:
     """(name, rows) of an object's one array of objects, where the object is no request itself."""
     lists = {k: v for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
     scalars = [v for v in value.values() if isinstance(v, int | float) and not isinstance(v, bool)]
+    inner = [v for v in value.values() if isinstance(v, dict)]
+    if not lists and len(inner) == 1 and len(scalars) <= 2 and len(value) <= MOST_AROUND:
+        return _wrapped(inner[0])  # an answer of Elasticsearch
     if len(lists) != 1 or len(scalars) > 2:
         return None
     name, rows = next(iter(lists.items()))
@@ -272,11 +273,32 @@ def _wrapped(value: dict[str, Any]) -> tuple[str, list[Any]] | None:
     return name, rows
 
 
+def _spans_of(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Spans in one object; None where it holds none."""
+    batches = value.get("resourceSpans", value.get("batches"))  # OTLP, Tempo
+    traces, logs = value.get("data"), value.get("resourceLogs")  # Jaeger, OTLP
+    if isinstance(logs, list):
+        return [row for log in logs for scope in log.get("scopeLogs", []) for row in scope.get("logRecords", [])]
+    if isinstance(batches, list):
+        resources = [batch for batch in batches if isinstance(batch, dict)]
+        scopes = [s for r in resources for s in r.get("scopeSpans", r.get("instrumentationLibrarySpans", []))]
+        return [span for scope in scopes for span in scope.get("spans", [])]
+    if isinstance(traces, list) and traces and all(isinstance(t, dict) and "spans" in t for t in traces):
+        return [span for trace in traces for span in trace["spans"]]
+    return None
+
+
+def _is_call(span: Any) -> bool:
+    keys = [str(a.get("key", "")) for name in ATTRIBUTES for a in span.get(name, []) if isinstance(a, dict)]
+    return any("gen_ai.usage" in key or "llm.token_count" in key for key in keys)
+
+
 def _opened(value: dict[str, Any]) -> dict[str, Any]:
-    """A row with OpenTelemetry's list of attributes as an object."""
-    attributes = value.get("attributes")
-    if isinstance(attributes, list) and all(isinstance(a, dict) and "key" in a for a in attributes):
-        return value | {"attributes": {a["key"]: _scalar(a.get("value")) for a in attributes}}
+    """A row with OpenTelemetry's list of attributes, or Jaeger's of tags, as an object."""
+    for name in ATTRIBUTES:
+        attributes = value.get(name)
+        if isinstance(attributes, list) and all(isinstance(a, dict) and "key" in a for a in attributes):
+            value = value | {name: {a["key"]: _scalar(a.get("value")) for a in attributes}}
     return value
 
 
@@ -286,10 +308,11 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-def _paths(value: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def paths_of(value: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of an object's fields, those of objects in it followed to a depth of ``DEEPEST``."""
     for key, inner in value.items():
         if isinstance(inner, dict) and len(before) < DEEPEST:
-            yield from _paths(inner, (*before, key))
+            yield from paths_of(inner, (*before, key))
         else:
             yield (*before, key)
 
@@ -315,7 +338,8 @@ def _value(value: Any, path: tuple[str, ...]) -> Any:
     return value
 
 
-def _cell(row: Any, path: tuple[str, ...]) -> str | None:
+def cell_of(row: Any, path: tuple[str, ...]) -> str | None:
+    """A field as text; None where it is missing."""
     value = _value(row, path)
     if value is None or isinstance(value, str):
         return value

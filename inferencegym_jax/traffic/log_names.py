@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from inferencegym_jax.traffic.log_rows import ROLES, TraceError, named, plain_number
+from inferencegym_jax.traffic.log_rows import ROLES, UNITS, TraceError, named, plain_number
 
 Sample = Mapping[str, Sequence[str | None]]  # the first rows' cells, by column
 
@@ -24,19 +24,17 @@ NAMES = {
         "datetime timeunix unixtime epoch date"
     ).split(),
     "prompt": (
-        "prompttokens promptlength promptlen contexttokens contextlength inputtokens inputlength inputlen "
-        "requesttokens numprefilltokens prefilltokens numprompttokens numinputtokens isl inputtokencount "
-        "prompttokencount tokensprompt promptevalcount inputsequencelength nprompttokens ninputtokens "
-        "tokensin tokensinput usageinput usagedetailsinput inputusage requestlength usageprompt promptsize "
-        "tokencountprompt"
+        "prompttokens contexttokens inputtokens requesttokens numprefilltokens prefilltokens numprompttokens "
+        "numinputtokens inputtokencount prompttokencount tokensprompt promptevalcount nprompttokens ninputtokens "
+        "tokensin tokensinput tokencountprompt usageinput usagedetailsinput inputusage usageprompt isl "
+        "inputsequencelength promptlength promptlen contextlength inputlength inputlen requestlength promptsize"
     ).split(),
     "output": (
-        "outputtokens outputlength outputlen generatedtokens generationtokens generatedlength "
-        "completiontokens completionlength responsetokens responselength decodetokens numdecodetokens "
-        "numoutputtokens numgeneratedtokens numcompletiontokens osl outputtokencount completiontokencount "
-        "candidatestokencount tokenscompletion evalcount outputsequencelength ncompletiontokens noutputtokens "
-        "tokensout tokensoutput usageoutput usagedetailsoutput outputusage usagecompletion "
-        "tokencountcompletion tokensize"
+        "outputtokens generatedtokens generationtokens completiontokens responsetokens decodetokens numdecodetokens "
+        "numoutputtokens numgeneratedtokens numcompletiontokens outputtokencount completiontokencount "
+        "candidatestokencount tokenscompletion evalcount ncompletiontokens noutputtokens tokensout tokensoutput "
+        "tokencountcompletion usageoutput usagedetailsoutput outputusage usagecompletion osl outputsequencelength "
+        "outputlength outputlen generatedlength completionlength responselength tokensize"
     ).split(),
 }
 WEAK = {
@@ -45,6 +43,7 @@ WEAK = {
     "output": "output generated completion response".split(),
 }
 WHAT = {"time": "time", "prompt": "prompt tokens", "output": "output tokens"}
+VALUE = re.compile(r"(?<=.)\.value$")  # aiperf's metrics.input_sequence_length.value
 AGAIN = re.compile(r"\.\d+$")  # pandas' name of a second column of the same name
 # parts of a prompt or an output that stand apart from it, by the plain name beside which they do
 APART: dict[str, tuple[str, ...]] = {
@@ -58,6 +57,12 @@ STATUS = (
     "statuscode httpstatus httpstatuscode responsestatus responsecode status level success errormessage error "
     "exception statusmessage"
 ).split()
+# names of what a row of a trace is, and what there is besides calls of a model
+KINDS = "observationtype spankind runtype type kind".split()
+NO_CALLS = frozenset(
+    "span event trace agent tool chain retriever retrieval evaluator guardrail embedding reranker prompt parser "
+    "user system summary".split()
+)
 ENDS = frozenset(("timeiso8601", "timelocal"))  # nginx writes a row when the answer is sent
 NOT_CACHED = re.compile("cost|creation|write|miss|ratio|rate|share|percent")
 TOTALS = ("totaltokens", "totaltokencount", "tokenstotal", "usagetotal")
@@ -67,6 +72,8 @@ UNIT_NAMES = {
     "ms": "ms msec msecs milli millis millisecond milliseconds",
     "us": "us usec usecs micro micros microsecond microseconds",
     "ns": "ns nsec nsecs nano nanos nanosecond nanoseconds",
+    "min": "min mins minute minutes",
+    "h": "h hr hrs hour hours",
 }
 UNIT_OF = {word: unit for unit, words in UNIT_NAMES.items() for word in words.split()}
 _WORDS = "|".join(sorted(UNIT_OF, key=len, reverse=True))
@@ -74,7 +81,8 @@ UNIT_APART = re.compile(rf"[\s_\-./]*[\[({{]\s*({_WORDS})\s*[\])}}]\s*$|[\s_\-./
 UNIT_CAMEL = re.compile(
     rf"(?<=[a-z0-9])({'|'.join(sorted((w.capitalize() for w in UNIT_OF), key=len, reverse=True))})$"
 )
-UNIT_GLUED = re.compile(rf"(?<=[a-z])({'|'.join(w for w in sorted(UNIT_OF, key=len, reverse=True) if w != 's')})$")
+_GLUED = sorted((word for word, unit in UNIT_OF.items() if unit in UNITS and word != "s"), key=len, reverse=True)
+UNIT_GLUED = re.compile(rf"(?<=[a-z])({'|'.join(_GLUED)})$")
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,9 @@ class LogColumns:
         unit: of the times, where the column's name states it.
         sure: whether the time's name says that it is one of arrival.
         status: a column that says whether a request failed.
+        kind: a column that says what a row of a trace is.
+        measure: a column that says in what the prompt is counted.
+        spans: whether the tokens are attributes of spans, of which others have none.
         counts: columns of counts of requests, 1 in the first rows, which each row has to bear out; see ``log_sums``.
         notices: choices among several columns, one sentence each.
     """
@@ -99,13 +110,16 @@ class LogColumns:
     unit: str | None = None
     sure: bool = True
     status: str | None = None
+    kind: str | None = None
+    measure: str | None = None
+    spans: bool = False
     notices: tuple[str, ...] = ()
     counts: tuple[str, ...] = ()
 
     @property
     def all(self) -> list[str]:
         """Every column that is read, each once."""
-        names = (self.time, *self.prompt, *self.output, self.cached, self.status, *self.counts)
+        names = (self.time, *self.prompt, *self.output, self.cached, self.status, self.kind, self.measure, *self.counts)
         return list(dict.fromkeys(name for name in names if name))
 
 
@@ -127,7 +141,7 @@ def split_unit(name: str) -> tuple[str, str | None]:
 def _readings(name: str, role: str) -> list[tuple[str, str | None]]:
     """(plain name, unit) under which a column may be known: whole, its last part, its last two; with and without a
     unit."""
-    name = AGAIN.sub("", name)
+    name = VALUE.sub("", AGAIN.sub("", name))
     parts = [part for part in re.split(r"[./]", name) if part] or [name]
     tails = dict.fromkeys((name, parts[-1], ".".join(parts[-2:])))
     readings: list[tuple[str, str | None]] = [(plain(tail), None) for tail in tails]
@@ -251,8 +265,12 @@ def find_columns(
         notices.append(f"{named([time])} is when nginx ended a request, not when it came")
     by_name = {plain(_parent(column)[1]): column for column in reversed(columns)}
     status = next((by_name[name] for name in STATUS if name in by_name), None)
-    status = None if status in (time, *columns_of["prompt"], *columns_of["output"]) else status
-    return LogColumns(time, columns_of["prompt"], columns_of["output"], cached, unit, sure, status, tuple(notices))
+    kind = next((by_name[name] for name in KINDS if name in by_name), None)
+    prompt, output = columns_of["prompt"], columns_of["output"]
+    status, kind = (None if name in (time, *prompt, *output) else name for name in (status, kind))
+    spans = any(mark in prompt[0] for mark in ("gen_ai.", "llm."))
+    measure = next((c for name, c in _siblings(prompt[0], columns).items() if name == "unit"), None)
+    return LogColumns(time, prompt, output, cached, unit, sure, status, kind, measure, spans, tuple(notices))
 
 
 def _named_column(file: str, role: str, name: str, columns: list[str]) -> str:

@@ -15,6 +15,7 @@ from inferencegym_jax.models import shown
 Column: TypeAlias = Any  # a pyarrow array; pyarrow ships no types
 
 UNITS: dict[str, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+STATED_UNITS = UNITS | {"min": 60.0, "h": 3600.0}  # that a column's name may say
 ROLES = ("time", "prompt", "output")
 MOST_TOKENS = 1e8
 LONGEST_VALUE = 40  # characters of a cell that a message quotes; longer ones may be somebody's prompt

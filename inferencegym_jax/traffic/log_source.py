@@ -38,6 +38,11 @@ NOT_LOGS = (
     (b"%PDF", "a PDF"),
     (b"\x7fELF", "a program"),
     (b"\x89PNG", "a picture"),
+    (b"PK\x05\x06", "an empty zip archive"),
+    (b"<!DOCTYPE", "a page in HTML (is it the page of a sign-in?)"),
+    (b"<!doctype", "a page in HTML (is it the page of a sign-in?)"),
+    (b"<html", "a page in HTML (is it the page of a sign-in?)"),
+    (b"<?xml", "XML"),
 )
 
 
@@ -104,7 +109,8 @@ class LogSource:
         if even + odd == 0:
             return "utf-8-sig"
         most = 0.3 * len(first) / 2
-        if max(even, odd) > most and min(even, odd) < 0.1 * most + 1:
+        one_side = min(even, odd) == 0 and max(even, odd) > 0.2 * most  # few of its letters are Latin ones
+        if one_side or (max(even, odd) > most and min(even, odd) < 0.1 * most + 1):
             return "utf-16-le" if odd > even else "utf-16-be"
         raise TraceError(
             f"{self.name}: not a text file (it holds zero bytes); wanted: CSV, JSON lines, JSON or Parquet"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,10 +19,22 @@ SEVERAL = 0.01  # share of the times in a second unit from which a log is in two
 PLAUSIBLE = (0.02, 1000.0)  # requests/s that a log may have on average in a reading that nothing speaks for
 PLAUSIBLE_PARTS = 100.0  # likewise, where times have decimals: few write parts of a millisecond
 USUAL_RATE = 3.0  # requests/s; of two plausible readings the one whose rate is nearer to it, on a log scale
-NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+NAMES = {
+    "s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds", "min": "minutes", "h": "hours",
+}  # fmt: skip
 DISORDERED = 0.5  # share of rows that are earlier than one before them from which numbers may be no arrival times
 LEAST_TREND = 0.5  # correlation of times with the order of rows, up or down, below which they are none
-SHEET_DAYS = (36526.0, 73051.0)  # a spreadsheet's numbers of the years 2000 to 2100
+DAYS = {  # days that no unit of time here fits, as numbers of the years 2000 to 2100
+    "a spreadsheet's days since 1900": (36526.0, 73051.0),
+    "days since 1970": (10957.0, 47482.0),
+}
+TICKS = {  # 100 ns each, as numbers of the same years
+    ".NET's ticks since the year 1": (6.3e17, 6.64e17),
+    "Windows' file times since 1601": (1.259e17, 1.575e17),
+}
+DIGITS = re.compile(  # a date and time without separators, as 20260301101112
+    r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d(?:\d{3})?)?)?"
+)
 LEAST_ROWS = 20  # from which order says something
 
 
@@ -91,17 +104,24 @@ class Survey:
         return (self.rows - 1) / span if span > 0 else np.inf
 
 
-def check_days(place: str, survey: Survey) -> None:
-    """Refuse a spreadsheet's numbers of days since 1900, which no unit of time here fits.
+def check_dates_as_numbers(place: str, survey: Survey) -> None:
+    """Refuse dates that are written as numbers and that no unit of time here fits: days, ticks of 100 ns, digits of a
+    date without separators.
 
     Raises:
         TraceError: they are; says what to do.
     """
-    days = not survey.whole and SHEET_DAYS[0] <= survey.low and survey.high <= SHEET_DAYS[1]
-    if days and survey.rate("s") > PLAUSIBLE[1] and PLAUSIBLE[0] <= survey.rate("s") / 86400.0 <= PLAUSIBLE[1]:
+    rate = survey.rate("s")
+    if not survey.whole and rate > PLAUSIBLE[1] and PLAUSIBLE[0] <= rate / 86400.0 <= PLAUSIBLE[1]:
+        which = [name for name, (low, high) in DAYS.items() if low <= survey.low and survey.high <= high]
+    elif survey.whole and all(DIGITS.fullmatch(f"{time:.0f}") for time in (survey.low, survey.high)):
+        which = ["dates in digits, whose differences are no times"]
+    else:
+        which = [name for name, (low, high) in TICKS.items() if low <= survey.low and survey.high <= high]
+    if which:
         raise TraceError(
-            f"{place} holds numbers like {survey.low:.10g}: a spreadsheet's days since 1900; format it as date and time"
-            " and save the log again"
+            f"{place} holds numbers like {survey.low:.{0 if survey.whole else 3}f}: {which[0]}; format it as date and"
+            " time, as 2026-03-01 10:11:12, and save the log again"
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from inferencegym_jax.models import OBSERVATION, SHORT_OUTPUTS
+from inferencegym_jax.models import OBSERVATION, SHORT_OUTPUTS, shown
 from inferencegym_jax.traffic.bins import Bins
 from inferencegym_jax.traffic.dispersion import ArrivalSpread, Moments
 from inferencegym_jax.traffic.log_arrays import array_block
@@ -45,7 +46,7 @@ class RequestLog:
         prompt_cv, output_cv, length_correlation: coefficients of variation of prompts and outputs within a second, and
             their correlation; 0 where a second's requests are alike.
         arrival_scv: squared coefficient of variation of the gaps within a second, see ``dispersion.arrival_scv``.
-        short_outputs: shares of the requests that have few output tokens, by ``SHORT_OUTPUTS``; fleets judge those by
+        short_outputs: shares of the requests that have few output tokens, by ``SHORT_OUTPUTS``, which are judged by
             their own gaps.
     """
 
@@ -114,7 +115,7 @@ class RequestLog:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the content."""
-        spread = (self.prompt_cv, self.output_cv, self.length_correlation, self.arrival_scv)
+        spread = (self.prompt_cv, self.output_cv, self.length_correlation, self.arrival_scv, self.short_outputs)
         return hashlib.sha256(self.rows.tobytes() + repr(spread).encode()).hexdigest()
 
     def __hash__(self) -> int:
@@ -155,11 +156,14 @@ def load_trace(
 
     Raises:
         FileNotFoundError: no such file.
+        TypeError: neither a path nor a log.
         TraceError: empty, lacks a column, a row that cannot be used (its line is named), or an absurd rate.
         ValueError: unknown unit or role, or a window that is none.
     """
     if isinstance(trace, RequestLog):
         return trace
+    if not isinstance(trace, str | os.PathLike):
+        raise TypeError(f"trace = {shown(trace)}: must be the path of a request log, or a RequestLog")
     options = ReadOptions.of(unit, columns, start, end, last)
     with regular_file(trace) as path:
         status = path.stat()
@@ -251,6 +255,5 @@ def _count(file: str, column: str, blocks: Iterator[Block], read: Callable[[], t
     filled = [np.where(sums[0] > 0, sums[i] / np.maximum(sums[0], 1), means[i - 1]).astype(np.float32) for i in (1, 2)]
     counts = sums[0].astype(np.int32)
     spread = moments.within(*sums)
-    short = tuple((moments.short / requests).tolist())
-    of_log = (requests, float(low), tuple(notices), file, *spread, spread_of.scv, short)
+    of_log = (requests, float(low), tuple(notices), file, *spread, spread_of.scv, moments.short_outputs(requests))
     return RequestLog(counts, filled[0], filled[1], *of_log)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from inferencegym_jax.models import (
     EPISODE_LENGTH,
+    SHORT_OUTPUTS,
     TRAFFIC_DAY,
     TRAFFIC_FITTED,
     TRAFFIC_OF_TASK,
@@ -22,6 +24,7 @@ from inferencegym_jax.models import (
 from inferencegym_jax.traffic import days
 from inferencegym_jax.traffic import fitted as open_traffic
 from inferencegym_jax.traffic.fitted import Requests
+from inferencegym_jax.traffic.request_log import RequestLog
 
 
 class Kinds(NamedTuple):
@@ -34,10 +37,14 @@ class Kinds(NamedTuple):
     arrival_scv: jax.Array
     prefix_share: jax.Array
     acceptance_lengths: jax.Array  # [..., 5]
+    short: jax.Array | None = None  # [..., len(SHORT_OUTPUTS)], shares with few output tokens; None: not known
 
     def engine(self, params: EngineParams) -> EngineParams:
         """The engine's params in a second of such requests."""
-        return params.replace(**{name: value for name, value in self._asdict().items() if name != "shares"})
+        return params.replace(**{name: getattr(self, name) for name in OF_ENGINE})
+
+
+OF_ENGINE = tuple(name for name in Kinds._fields if name not in ("shares", "short"))
 
 
 def replay(seed: jax.Array, step: jax.Array, rows: jax.Array, length: int) -> Requests:
@@ -58,7 +65,7 @@ def replay(seed: jax.Array, step: jax.Array, rows: jax.Array, length: int) -> Re
 
 
 def requests_of(
-    trace: np.ndarray | None,
+    trace: RequestLog | None,
     state: EnvState,
     params: EnvParams,
     task: WorkloadState | None,
@@ -68,7 +75,7 @@ def requests_of(
     log's.
 
     Args:
-        trace: float32[seconds, 3] of a request log, or None.
+        trace: the request log that params may say is replayed, or None.
         state: before the second.
         params: the task.
         task: the second's own draws; None where ``source`` is another.
@@ -77,7 +84,7 @@ def requests_of(
     """
     engine, seed, step = params.engine, state.seed, state.time
     shares = jnp.asarray(params.class_shares, jnp.float32)
-    usual = Kinds(shares, *(jnp.asarray(getattr(engine, name), jnp.float32) for name in Kinds._fields[1:]))
+    usual = Kinds(shares, *(jnp.asarray(getattr(engine, name), jnp.float32) for name in OF_ENGINE))
 
     def own() -> tuple[Requests, Kinds]:
         assert task is not None
@@ -101,7 +108,9 @@ def requests_of(
         return Requests(*drawn, mix.rate / jnp.maximum(jnp.asarray(engine.rate), 1e-6)), kinds
 
     def logged() -> tuple[Requests, Kinds]:
-        return replay(seed, step, jnp.asarray(trace), EPISODE_LENGTH), usual
+        assert trace is not None
+        few = jnp.asarray(trace.short_outputs, jnp.float32)
+        return replay(seed, step, jnp.asarray(trace.rows), EPISODE_LENGTH), usual._replace(short=few)
 
     # a batch of one task draws its own traffic only; where tasks are mixed, all are drawn and one is chosen
     sources = {TRAFFIC_OF_TASK: own, TRAFFIC_FITTED: fitted, TRAFFIC_DAY: by_day}
@@ -109,4 +118,10 @@ def requests_of(
         sources[TRAFFIC_TRACE] = logged
     if source in sources:
         return sources[source]()
-    return jax.lax.switch(engine.traffic, tuple(sources.values()))
+
+    def alike(draw: Callable[[], tuple[Requests, Kinds]]) -> tuple[Requests, Kinds]:
+        requests, kinds = draw()
+        unknown = jnp.zeros(len(SHORT_OUTPUTS), jnp.float32)
+        return requests, kinds._replace(short=unknown) if trace is not None and kinds.short is None else kinds
+
+    return jax.lax.switch(engine.traffic, tuple(functools.partial(alike, draw) for draw in sources.values()))

@@ -61,6 +61,11 @@ def envs() -> InferenceGymVectorEnv:
         ({"normalized": False}, "normalized"),
         ({"normalised": "no"}, "normalised = 'no'"),
         ({"trace": "/nonexistent.csv"}, "/nonexistent.csv"),
+        ({"trace": 5}, "trace = 5"),
+        ({"table": ["a"]}, "table = "),
+        ({"views": 3}, "views = 3"),
+        ({"views": "DiscreteAction"}, "views = 'DiscreteAction'"),
+        ({"views": [ig.wrappers.FlatAction, 3]}, "views = "),
         ({"table": "/nonexistent.parquet"}, "/nonexistent.parquet"),
         ({"dynamics": "fluid"}, "dynamics = 'fluid'"),
         ({"config": {"omega": 1}}, "omega"),
@@ -116,6 +121,7 @@ def test_ones_own_log_is_replayed_under_gymnasium() -> None:
 
 def test_max_episode_steps_truncates_there() -> None:
     made = gymnasium.make_vec(BURSTY, num_envs=N, max_episode_steps=3)
+    assert made.spec is not None and made.spec.max_episode_steps == 3
     made.reset(seed=0)
     single = gymnasium.make(BURSTY, max_episode_steps=3)
     single.reset(seed=0)
@@ -170,13 +176,14 @@ def test_a_masked_reset_leaves_the_others_where_they_are(envs: InferenceGymVecto
     ("options", "message"),
     [
         ({"mask": 1}, "'mask' is unknown; there is reset_mask"),
+        (5, "options = 5"),
         ({"reset_mask": np.array([1, 0])}, "reset_mask"),
         ({"reset_mask": np.zeros(N, bool)}, "at least one true"),
     ],
 )
-def test_bad_options_are_named(envs: InferenceGymVectorEnv, options: dict[str, Any], message: str) -> None:
+def test_bad_options_are_named(envs: InferenceGymVectorEnv, options: Any, message: str) -> None:
     envs.reset(seed=0)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         envs.reset(options=options)
     with pytest.raises(ValueError, match="'reset_mask' is unknown; there are none"):
         InferenceGymEnv(2).reset(options={"reset_mask": 1})

@@ -94,3 +94,11 @@ def test_what_cannot_be_obeyed_is_refused(vec: Any) -> None:
         vec.set_attr("params", 1)
     with pytest.raises(AttributeError, match="stepped as one"):
         vec.env_method("close")
+    with pytest.raises(ValueError, match="seed = -1"):
+        vec.seed(-1)
+
+
+def test_seeds_go_around_at_the_end_of_their_range(vec: Any) -> None:
+    assert vec.seed(2**32 - 1) == [2**32 - 1, 0]
+    vec.reset()
+    assert [info["seed"] for info in vec.reset_infos] == [2**32 - 1, 0]

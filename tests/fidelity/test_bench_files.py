@@ -309,6 +309,71 @@ def test_fields_of_another_kind_are_named(tmp_path: Path, report: dict[str, Any]
         read_runs(written(tmp_path, report))
 
 
+PHASES = [
+    {"name": "warmup", "type": "concurrency", "concurrency": 8, "requests": 50, "exclude_from_results": True},
+    {"name": "profiling", "type": "poisson", "rate": 5, "requests": 600},
+]
+
+
+def with_phases(phases: Any) -> dict[str, Any]:
+    return NVIDIA | {
+        "schema_version": "1.5",
+        "aiperf_version": "0.13.0",
+        "input_config": {"models": {"items": [{"name": MODEL}]}, "phases": phases},
+    }
+
+
+def test_aiperf_of_phases_is_the_same_run(tmp_path: Path) -> None:
+    for phases in (PHASES, {phase["name"]: phase for phase in PHASES}):
+        run = read_runs(written(tmp_path, with_phases(phases)))[0]
+        assert (run.rate_rps, run.arrivals, run.model, run.requests) == (5.0, "poisson", MODEL, 600)
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (with_phases([PHASES[0]]), "a result of aiperf without a request rate"),
+        (with_phases([*PHASES, PHASES[1]]), "its figures are of 2 phases together; wanted: one rate"),
+        (with_phases(["poisson"]), "phases is .*; wanted: objects"),
+        (with_phases([{"type": "gamma", "rate": 5}]), "request_rate_mode is 'gamma'; wanted: poisson or constant"),
+        (with_phases([PHASES[1] | {"concurrency": 2}]), "max_concurrency is 2, and 5 requests/s"),
+        (with_phases([PHASES[1] | {"rate_ramp": 30}]), "request_rate_ramp_duration is 30; wanted: one rate"),
+        (with_phases(PHASES) | {"was_cancelled": True}, "was_cancelled is True; wanted: a run to its end"),
+        (
+            NVIDIA | {"time_to_first_token": {"mean": 31.0, "ci_low": 30.0, "ci_high": 32.0, "unit": "ms"}},
+            "figures are of several runs together; wanted: profile_export_aiperf.json",
+        ),
+        ({"combined": {}, "per_run": []}, "figures are of several runs together"),
+        (
+            INFERENCE_PERF | {"load_summary": {"requested_rate": 5.0, "achieved_rate": 3.1}},
+            "load_summary.achieved_rate is 3.1 where 5 requests/s were asked for: the client did not send",
+        ),
+        (
+            SGLANG | {"server_info": {"disaggregation_mode": "decode"}},
+            "disaggregation_mode is 'decode': prefill and decode ran on GPUs of their own",
+        ),
+        (SGLANG | {"server_info": {"speculative_algorithm": "EAGLE3"}}, "the engine drafted tokens .'EAGLE3'."),
+        (VLLM | {"request_rate": "Infinity"}, "request_rate is 'Infinity'; wanted: a finite rate"),
+    ],
+)
+def test_runs_at_no_one_rate_or_of_another_engine_are_refused(
+    tmp_path: Path, report: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(RunError, match=said):
+        read_runs(written(tmp_path, report))
+
+
+@pytest.mark.parametrize("cap", ["inf", "None", "-1"])
+def test_what_stands_for_no_cap_is_none(tmp_path: Path, cap: str) -> None:
+    assert read_runs(written(tmp_path, VLLM | {"max_concurrency": cap}))[0].rate_rps == 5.0
+
+
+def test_a_latency_that_ttft_and_tpot_do_not_make_is_said(tmp_path: Path) -> None:
+    assert read_measured(written(tmp_path, VLLM | {"mean_e2el_ms": 1123.0}))[1] == []
+    said = read_measured(written(tmp_path, VLLM | {"mean_e2el_ms": 8000.0}))[1]
+    assert "the mean latency is 8000 ms, and TTFT and TPOT of 128 tokens make 1123; the latency is used" in said[0]
+
+
 def test_what_is_odd_about_a_run_is_said(tmp_path: Path) -> None:
     backends = {"vllm": "vllm", "openai-chat": "vllm", "sglang-oai": "sglang", "tgi": "tgi", "lmdeploy": "lmdeploy"}
     for backend, engine in backends.items():

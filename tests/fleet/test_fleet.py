@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.fleet.action import FLEET_KNOBS, FleetAction
+from inferencegym_jax.fleet.action import FLEET_KNOBS, FleetAction, check_fleet_action
 from inferencegym_jax.fleet.observation import FLEET_OBSERVATION, FleetObservation
 from inferencegym_jax.fleet.rules import act_by_rule, fixed, rule
 from inferencegym_jax.models import EngineState
@@ -227,6 +227,15 @@ def test_bad_actions_are_refused(knobs: dict[str, Any], words: str) -> None:
         env.action_of(knobs)
 
 
+def test_what_is_wrong_in_a_batch_is_named() -> None:
+    there = np.asarray([8, 4])
+    check_fleet_action(FleetAction(gpus=np.asarray([8, 4])), there)
+    with pytest.raises(ValueError, match="gpus = 5: the fleet has 4"):
+        check_fleet_action(FleetAction(gpus=np.asarray([8, 5])), there)
+    with pytest.raises(ValueError, match="prefill_gpus = 6: leaves no GPU of gpus = 6"):
+        check_fleet_action(FleetAction(gpus=np.asarray([2, 6]), prefill_gpus=np.asarray([1, 6])))
+
+
 def test_more_gpus_than_there_are() -> None:
     env, params = ig.make_fleet("fleet-elastic", gpus=4, busiest=2.0)
     _, state = env.reset_seed(0, params)
@@ -261,6 +270,8 @@ def test_a_pool_that_does_not_hold_one_request() -> None:
     long = ig.RequestLog.from_arrays([0.0, 1.0, 2.0], [8000] * 3, [900_000] * 3)
     with pytest.raises(ig.TableError, match="does not hold one mean request"):
         ig.make_fleet("fleet-elastic", trace=long)
+    with pytest.raises(TypeError, match=r"trace = \[1.0, 2.0\]: must be the path of a request log, or a RequestLog"):
+        ig.make_fleet("fleet-elastic", trace=[1.0, 2.0])  # pyright: ignore[reportArgumentType]
 
 
 def test_fleets_are_known_by_name() -> None:
@@ -269,8 +280,9 @@ def test_fleets_are_known_by_name() -> None:
         assert isinstance(env, ig.FleetEnvironment) and int(params.task_id) > 800
     with pytest.raises(ValueError, match="no config"):
         ig.make("fleet-elastic", config={"alpha": 1.0})
-    with pytest.raises(ValueError, match="no such fleet"):
-        ig.make_fleet("fleet-nowhere")
+    for nobody in ("fleet-nowhere", 805, True):
+        with pytest.raises(ValueError, match="no such fleet task; there are fleet-elastic, .*, fleet-anywhere"):
+            ig.make_fleet(nobody)
 
 
 @pytest.mark.slow

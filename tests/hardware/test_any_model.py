@@ -156,6 +156,14 @@ def test_what_was_not_measured_says_what_was():
 
 
 @kernels
+def test_a_format_that_was_not_measured_says_which_were():
+    with pytest.raises(TableError, match="dtype = fp8: vllm on a100_sxm was measured in bf16; no kernels"):
+        build(Request("meta-llama/Llama-2-7b-hf", "A100", dtype="fp8"))
+    with pytest.raises(TableError, match="dtype = int4: vllm on h100_sxm was measured in bf16, fp8; no kernels"):
+        build(Request("meta-llama/Llama-2-7b-hf", "H100", dtype="int4"))
+
+
+@kernels
 def test_extrapolated_kernels_are_named():
     built = build(Request("meta-llama/Llama-3.1-8B", "H100", dtype="fp8"))
     sources = json.loads(built.table.metadata["kernel_sources"])["fp8"]
@@ -208,6 +216,10 @@ def test_the_list_holds_models_systems_backends_and_verdicts():
     assert one.dtypes[:2] == ("bf16", "fp8") and one.verdict.validated
     with pytest.raises(TableError, match="nothing is measured of Llama-2-7b, h100_sxm"):
         covered("h100_sxm", "Llama-2-7b")
+    with pytest.raises(TableError, match="measured of Qwen3-32; near Qwen3-32 are .*Qwen/Qwen3-32B.*table list"):
+        covered(model="Qwen3-32")
+    with pytest.raises(TableError, match="nothing is measured of zzz; `inferencegym table list`"):
+        covered(model="zzz")
 
 
 def test_a_median_above_a_fifth_is_not_validated():

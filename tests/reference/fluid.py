@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import inferencegym_jax as ig
-from inferencegym_jax.models import PREFILL_GPU, REPLICA, EngineParams, EngineState, ServeAction
+from inferencegym_jax.models import PREFILL_GPU, REPLICA, SHORT_OUTPUTS, EngineParams, EngineState, ServeAction
 from inferencegym_jax.physics.first_token import share_within
 from inferencegym_jax.physics.inflow import Arrivals
 from inferencegym_jax.physics.open_loop import iterations_of
@@ -42,6 +42,7 @@ class Traffic(NamedTuple):
     output: np.ndarray
     changes: dict[str, float]
     kind: str
+    short: np.ndarray  # float32[len(SHORT_OUTPUTS)], shares of the requests that have few tokens
 
 
 def traffic_of(requests: Requests, length_s: int) -> Traffic:
@@ -59,7 +60,14 @@ def traffic_of(requests: Requests, length_s: int) -> Traffic:
             "arrival_scv": how.arrival_scv,
         },
         requests.kinds[0],
+        short_outputs(requests),
     )
+
+
+def short_outputs(requests: Requests) -> np.ndarray:
+    """Shares of the requests with up to each of ``SHORT_OUTPUTS`` tokens, and more than the one before."""
+    below = [np.mean(requests.output <= most) for most in SHORT_OUTPUTS]
+    return np.diff(below, prepend=0.0).astype(np.float32)
 
 
 def params_of(settings: Settings, role: str, traffic: Traffic) -> EngineParams:
@@ -114,21 +122,22 @@ def _play(
     shares: jax.Array,
     objective_ms: jax.Array,
     params: EngineParams,
+    short: jax.Array,
 ) -> Any:
     grid = iterations_of(ig.load_table())
 
-    def one(columns: tuple[jax.Array, ...], own: EngineParams) -> Any:
+    def one(columns: tuple[jax.Array, ...], own: EngineParams, few: jax.Array) -> Any:
         def body(engine: EngineState, x: tuple[Any, ...]) -> Any:
             (count, prompt, output), action, is_first = x
             second, after = serve_second(
-                grid, engine, action, Arrivals(count, prompt, output), is_first, shares, objective_ms, own
+                grid, engine, action, Arrivals(count, prompt, output), is_first, shares, objective_ms, own, few
             )
             return after, second
 
         first = jnp.arange(columns[0].shape[0]) == 0
         return jax.lax.scan(body, EngineState.empty(), (columns, actions, first))[1]
 
-    return jax.vmap(one)(traffic, params)
+    return jax.vmap(one)(traffic, params, short)
 
 
 @jax.jit
@@ -156,6 +165,7 @@ def served(
         jnp.asarray(classes, jnp.float32),
         jnp.full(3, objective[0], jnp.float32),
         stacked,
+        jnp.asarray(np.stack([run.short for run in runs])),
     )
     return jax.tree.map(lambda x: np.asarray(x, np.float64), seconds_of)
 

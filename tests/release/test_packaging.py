@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata as metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -163,6 +164,25 @@ def test_the_lock_allows_gymnax_of_both_lines():
     for extra in ("rejax", "bench"):
         (bound,) = [r.specifier for r in declared(extra) if r.name == "gymnax"]
         assert bound.contains("0.0.9") and not bound.contains("1.0.1")
+
+
+@pytest.mark.release
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["gymnax<1", "gymnax>=1"])
+@pytest.mark.parametrize("python", ["3.11", "3.13"])
+@pytest.mark.parametrize("extras", ["gym,train", "gym,render,train,server,client,cli,live,openenv,torchrl,sb3,dev"])
+def test_gymnax_of_each_line_resolves_beside_the_lock(line: str, python: str, extras: str, tmp_path: Path):
+    """What gymnax asks of others counts too: 1.0.1 wants gymnasium before 1.4."""
+    uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
+    (tmp_path / "wanted.in").write_text(f"inferencegym-jax[{extras}] @ {ROOT.as_uri()}\n{line}\n")
+    done = subprocess.run(
+        [uv, "pip", "compile", "--quiet", "--python-version", python, "-c", ROOT / "constraints.txt", "wanted.in"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    chosen = Requirement(next(text for text in done.stdout.splitlines() if text.startswith("gymnax==")))
+    (version,) = [one.version for one in chosen.specifier]
+    assert Requirement(line).specifier.contains(version)
 
 
 def test_the_tested_versions_are_the_locked_ones():

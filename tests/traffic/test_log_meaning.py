@@ -208,7 +208,7 @@ def test_requests_that_failed_are_left_out_and_counted(tmp_path: Path) -> None:
     )
     failed = [{"timestamp": "2026-03-01T10:00:09Z", "status": 503, "usage": None}] * 7
     found = read(written(tmp_path, lines(rows + failed), "a.jsonl"))
-    assert the_requests(found) and "7 requests that failed (status) and hold no tokens are left out" in found.notices
+    assert the_requests(found) and "7 requests that failed (status) and have no output are left out" in found.notices
     unmarked = [{"timestamp": "2026-03-01T10:00:09Z", "status": 200, "usage": None}]
     with pytest.raises(TraceError, match="line 301: usage.prompt_tokens is nothing"):
         read(written(tmp_path, lines(rows + unmarked), "a.jsonl"))

@@ -129,7 +129,7 @@ def test_an_absurd_rate_is_refused(tmp_path):
         (HEADER + "1,2,3\nsoon,4,5\n", "line 3: timestamp is 'soon'"),
         (HEADER + "1,2,3\n,4,5\n", "line 3: timestamp is nothing"),
         (HEADER + "1,2,3\n2,4\n", "line 3: 2 cells where the header has 3"),
-        ("\x00\x01\x02", "no column of time"),
+        ("\x00\x01\x02", "no names of columns"),
         ('{"timestamp": 0, "input_length": 1, "output_length": 2}\n{"timestamp": 1, "input_length": 1}\n',
          "line 2: output_length is nothing"),
         ('{"timestamp": 0, "input_length": 1, "output_length": 2}\n{oops\n', "line 2: not JSON"),

@@ -13,6 +13,7 @@ from inferencegym_jax.policies.policy_file import load_network
 from training import fleet_forms
 from training.config import TrainConfig, task_config
 from training.fleet_batch import members_of, train_many
+from training.fleet_headroom import expected_load
 from training.runner import run
 
 SMALL: dict[str, Any] = {
@@ -68,3 +69,24 @@ def test_a_share_of_the_environments_has_objectives_out_of_reach_and_no_price_on
         task_config("fleet-anywhere").replace(out_of_reach=0.25)
     with pytest.raises(ValueError, match="out_of_reach = 0.25"):
         task_config(3).replace(out_of_reach=0.25)
+
+
+def test_a_share_of_the_environments_has_a_constant_load() -> None:
+    problem: Any = small("fleet-elastic-m-large", environments=16, out_of_reach=0.25, steady=0.25).problem()
+    params = problem.params
+    steady = np.flatnonzero(~np.asarray(params.engine.modulation).any(axis=-1))
+    assert len(steady) == 4
+    heights = np.asarray(params.busiest)
+    assert heights[steady].tolist() == [np.float32(load) for load in fleet_forms.STEADY_LOADS[:4]]
+    assert set(np.delete(heights, steady).tolist()) == {np.float32(problem.spec.busiest)}
+    # the load of every hour of such a day is its height
+    for i in steady[:2].tolist():
+        own = jax.tree.map(lambda x: x[i], params)  # noqa: B023
+        load = expected_load(problem.env, 1440, own, np.arange(1, dtype=np.uint32))
+        np.testing.assert_allclose(load, heights[i], rtol=1e-4)
+    tpot = np.asarray(params.engine.slo_tpot_ms).reshape(16, -1)[:, 0]
+    assert (tpot == fleet_forms.OUT_OF_REACH[1]).sum() == 4
+    with pytest.raises(ValueError, match="steady = 0.25: is of a fleet of one pool"):
+        task_config("fleet-anywhere").replace(steady=0.25)
+    with pytest.raises(ValueError, match="base_rule = 'bold': must be one of tuned, calm"):
+        task_config("fleet-elastic").replace(base_rule="bold")

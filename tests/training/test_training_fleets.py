@@ -45,12 +45,14 @@ def outcome(gpu_seconds: float, late: float, rejected: float) -> Any:
 
 def test_the_signal_is_gpu_time_and_what_late_and_shed_requests_cost() -> None:
     params: Any = SimpleNamespace(gpus=8, late_price=10.0, work_s=0.1)
-    info = {"outcome": outcome(20.0, 3.0, 1.0)}
+    info = {"outcome": outcome(20.0, 3.0, 1.0), "metrics": SimpleNamespace(changed=jnp.asarray([2.0]))}
     reward = jnp.asarray([-(20.0 + 10.0 * 0.1 * 4.0) / 40.0])
     plain = fleet_forms.signal(params, Hyperparameters(), reward, info, False)
     np.testing.assert_allclose(plain, reward, rtol=1e-6)
     dear = fleet_forms.signal(params, Hyperparameters(late_weight=50.0, shed_weight=20.0), reward, info, False)
     np.testing.assert_allclose(dear, -(20.0 + 60.0 * 0.1 * 4.0 + 20.0 * 0.1) / 40.0, rtol=1e-6)
+    restless = fleet_forms.signal(params, Hyperparameters(change_weight=7.0), reward, info, False)
+    np.testing.assert_allclose(restless, reward - 2.0 * 7.0 / 40.0, rtol=1e-6)
     bounded = fleet_forms.signal(params, Hyperparameters(late_weight=50.0, late_limit=0.1), reward, info, True)
     np.testing.assert_allclose(bounded, -(20.0 / 40.0 + 0.1), rtol=1e-6)
 

@@ -47,6 +47,7 @@ def request_log(traffic: Traffic) -> RequestLog:
         output_cv=output_cv,
         length_correlation=correlation,
         arrival_scv=arrival_scv(traffic.time_s),
+        short_outputs=moments.short_outputs(len(traffic)),
     )
 
 
