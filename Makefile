@@ -47,9 +47,8 @@ NODEPS_stoa := stoa-env
 # Everything in the lock but what is installed without dependencies.
 LOCKED := server demo train gym render client cli live openenv tensorboard sb3 torchrl rejax bench docs notebook dev
 # Not locked: rejax needs gymnax before 1.0, other trainers 1.x; the extras' own bounds choose, and a lock would forbid one.
-UNLOCKED := gymnax
-# Bounds of the lock alone: the newest that gymnax 1.x goes with, so that it installs beside the same lock.
-CAPPED := gymnasium<1.4
+# Nor gymnasium, of which gymnax 1.0.1 wants one before 1.4.
+UNLOCKED := gymnax gymnasium
 LOCKED_NODEPS := openenv==0.10.0 aiconfigurator-core==0.12.0 stoa-env==0.1.2
 
 # A test that is stuck in compiled code hears no --timeout: its worker is ended after so long, and with it the run (a worker
@@ -134,10 +133,9 @@ live: $(STAMPS)/live ## Run the benchmarks against a real engine
 install-%: $(STAMPS)/% ; @echo "$(VENV) holds what '$*' needs"
 
 lock: $(STAMPS)/uv ## Bring constraints.txt up to date (commit the result)
-	{ echo "# Exact versions of everything that any extra installs but gymnax (either line may be wanted), made by \`make lock\`."; \
+	{ echo "# Exact versions of everything that any extra installs but gymnax (either line may be wanted) and gymnasium, made by \`make lock\`."; \
 	  echo "# Use: pip install -c constraints.txt -e '.[dev]'"; \
-	  $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate $(LOCKED:%=--extra %) \
-	      -c <(printf '%s\n' $(CAPPED:%='%')) pyproject.toml \
+	  $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate $(LOCKED:%=--extra %) pyproject.toml \
 	    | grep -v $(UNLOCKED:%=-e '^%=='); \
 	  echo "# Installed with --no-deps only: what they use of their own dependencies is among the extras."; \
 	  printf '%s\n' $(LOCKED_NODEPS); } > constraints.new

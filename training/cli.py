@@ -270,6 +270,35 @@ def export(
     console.print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)", highlight=False)
 
 
+@app.command("with-settings")
+def with_settings(
+    policy: Annotated[Path, typer.Argument(help="A policy file that corrects the load-following controller.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    settings: Annotated[
+        list[str], typer.Option("--set", "-s", help="name=value of a setting of that controller; may be repeated.")
+    ] = [],  # noqa: B006
+) -> None:
+    """Put a policy's network on other settings of the controller that it corrects, and say what that comes to on
+    validation seeds.
+
+    Example: python -m training with-settings data/policies/task7.npz --set first_s=1 --set hold_s=300 --out calm.npz
+    """
+    from training.policies import with_settings as changed
+
+    use_cache()
+    try:
+        changes: dict[str, float] = {}
+        for item in settings:
+            name, separator, value = item.partition("=")
+            if not separator:
+                raise ValueError(f"--set {item!r}: must be name=value")
+            changes[name.strip()] = float(value)
+        path, scores = changed(policy, changes, out)
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    console.print(f"validation score {scores['score']:.4f}; wrote {path}", highlight=False)
+
+
 @app.command()
 def study(
     task: Task = "1",
@@ -339,6 +368,9 @@ def headroom(
         Path | None,
         typer.Option("--out", "-o", help="Stem of .json, .csv, .png and .svg; default: runs/headroom-task<N>."),
     ] = None,
+    known: Annotated[
+        bool, typer.Option("--known", help="Settings that docs/headroom holds of the task join the search.")
+    ] = False,
     table: Table = None,
     trace: Trace = None,
     unit: LogUnit = None,
@@ -377,6 +409,7 @@ def headroom(
                 settings=settings,
                 rounds=rounds,
                 policies=learned,
+                known=worth.published(problem.spec.id) if known else None,
                 report=report,
             )
         changed = "-free" * free_switching + ("" if clock is None else f"-clock{clock:g}")
@@ -428,6 +461,41 @@ def transfer(
         raise fail(error) from error
     assert results is not None
     typer.echo(json.dumps(results) if as_json else elsewhere.markdown(results))
+
+
+@app.command()
+def conditions(
+    task: Annotated[str, typer.Option("--task", "-t", help="A task that is drawn for each episode.")] = "8",
+    policy: Annotated[str, typer.Option("--policy", "-p", help="A policy's name or file.")] = "general",
+    count: Annotated[int, typer.Option(help="Conditions: a pool, a GPU, objectives.")] = 6,
+    tuning: Annotated[int, typer.Option(help="Episodes of each on which settings are searched.")] = 24,
+    episodes: Annotated[int, typer.Option(help="Further ones, on which all are measured.")] = 24,
+    settings: Annotated[int, typer.Option(help="Settings drawn, and tried again around the best.")] = 64,
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON.")] = RUNS / "conditions.json",
+) -> None:
+    """One policy for all conditions, beside the controller that is tuned for each of them alone.
+
+    Example: python -m training conditions --count 2
+    """
+    import inferencegym_jax as ig
+    from training import conditions as apart
+
+    use_cache()
+    try:
+        results = apart.measure(
+            ig.problem(task_of(task)),
+            policy,
+            count=count,
+            tuning=tuning,
+            episodes=episodes,
+            settings=settings,
+            report=lambda text: console.print(text, highlight=False),
+        )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise fail(error) from error
+    typer.echo(apart.markdown(results))
 
 
 @app.command()
@@ -651,6 +719,9 @@ def ranks(
     days_apart: Annotated[
         bool, typer.Option("--days-apart", help="Episodes of traffic by day are windows of days apart.")
     ] = False,
+    reward: Annotated[
+        str, typer.Option(help="What a return sums: environment, score (the grader's seconds), or whole-score.")
+    ] = "environment",
     as_json: AsJson = False,
 ) -> None:
     """Does the reward rank policies as the grader does? Spearman's correlation of mean return and mean score."""
@@ -658,7 +729,7 @@ def ranks(
 
     use_cache()
     try:
-        results = rank_policies(task_of(task), actions, episodes, controllers, days_apart)
+        results = rank_policies(task_of(task), actions, episodes, controllers, days_apart, reward)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     if as_json:

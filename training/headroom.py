@@ -108,6 +108,7 @@ def measure(
     candidates: int = oracle.CANDIDATES,
     rounds: int = oracle.ROUNDS,
     policies: Sequence[tuple[str, str]] = (),
+    known: Mapping[str, Any] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Everything that ``python -m training headroom`` prints.
@@ -119,6 +120,7 @@ def measure(
         settings: of a controller that are drawn; as many again are tried around the best.
         candidates, rounds: of the oracle.
         policies: (row, policy file or name); several of one row are training seeds of one method.
+        known: an earlier table of the task, whose settings join the search.
         report: told what runs.
 
     Returns:
@@ -159,8 +161,10 @@ def measure(
 
     def react(forecast: bool) -> ig.Trajectory:
         ahead = rivals.true_load(problem, training) if forecast else None
-        ordered, scores = rivals.search_plans(problem, training, ahead, settings)
-        tuned["with true rates" if forecast else "reactive"] = {
+        key = "with true rates" if forecast else "reactive"
+        earlier = [] if known is None else rivals.begun_otherwise(LoadPlan(**known["tuned"][key]["plan"]))
+        ordered, scores = rivals.search_plans(problem, training, ahead, settings, earlier)
+        tuned[key] = {
             "plan": plain(ordered[0]),
             "training_score": float(scores[0]),
             "settings": len(ordered),

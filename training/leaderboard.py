@@ -302,7 +302,7 @@ def our_rows(tasks: Sequence[str] | None = None, episodes: int = EPISODES) -> li
             add("PPO, the policy that ships", int(about["last_evaluation"]["env_steps"]), policy="trained")
         if problem.dynamics == "open_loop":
             _, about = load_network(data_path(GENERAL_FILE))
-            budget = int(about["last_evaluation"]["env_steps"])
+            budget = int(about.get("budget", about["last_evaluation"]["env_steps"]))  # of all seeds, where stated
             add("general policy, trained on task 8", budget, policy=GENERAL)
     for task in fleet_leaderboard.titles():
         if not tasks or task in tasks:

@@ -3,8 +3,9 @@ is drawn for each episode is the general one, ``general.npz``."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from rich.console import Console
 import inferencegym_jax as ig
 from inferencegym_jax.adapters.relative_views import network_on
 from inferencegym_jax.models import EPISODE_LENGTH
-from inferencegym_jax.policies.policy_file import save_network
+from inferencegym_jax.policies.load_following import LoadPlan
+from inferencegym_jax.policies.policy_file import corrects, load_network, reads_relative, save_network
 from inferencegym_jax.tasks import shipped_specs
 from inferencegym_jax.traffic.days import SEED_STRIDE
 from training.checkpoint import Checkpoints
-from training.config import task_config
+from training.config import check_number, task_config
 from training.devices import compiled_functions
 from training.evaluation import episodes
 from training.networks import to_policy
@@ -140,3 +142,32 @@ def export_run(folder: str | Path, out: str | Path | None = None) -> Path:
     network = jax.tree.map(np.asarray, to_policy(state.variables, state.statistics, config.observed))
     save_network(path, network, metadata(config, int(state.update), []))
     return path
+
+
+def with_settings(path: str | Path, changes: Mapping[str, float], out: str | Path) -> tuple[Path, dict[str, float]]:
+    """A file's network of corrections on other settings of the load-following controller, without training.
+
+    Args:
+        path: a policy that corrects that controller.
+        changes: field of ``LoadPlan`` -> value; the others stay.
+        out: file to write. Its metadata say what the settings were that the network was trained on.
+
+    Returns:
+        (the file, what it comes to on the validation seeds of the task that it was trained for, see ``validate``).
+
+    Raises:
+        ValueError: another kind of policy, an unknown setting, or a value that is no finite number of at least 0.
+    """
+    network, about = load_network(path)
+    if not (corrects(about) and reads_relative(about)):
+        raise ValueError(f"policy = {str(path)!r}: must correct the load-following controller (acts: correction)")
+    settings = about["plan"]
+    names = [one.name for one in dataclasses.fields(LoadPlan)]
+    for name, value in changes.items():
+        if name not in names:
+            raise ValueError(f"setting {name!r} is unknown; allowed are {', '.join(names)}")
+        check_number(name, value)
+    about |= {"plan": settings | dict(changes), "trained_on_plan": about.get("trained_on_plan", settings)}
+    scores = validate(about["task"], network, about)
+    save_network(out, network, about | {"validation": scores})
+    return Path(out), scores

@@ -6,6 +6,7 @@ Where the two disagree, what PPO learns from the reward alone is not what the gr
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax.adapters.relative_views import env_and_policy
+from inferencegym_jax.adapters.wrappers import ScoreReward, WholeScoreReward
 from inferencegym_jax.episodes.static_search import best_action, search_static, static_actions
 from inferencegym_jax.numerics import bootstrap
 from inferencegym_jax.policies import NAMES
@@ -23,6 +25,12 @@ from training.evaluation import episodes
 from training.oracle import BATCH_SIZES, KV_BUDGETS
 from training.tables import OUTCOME
 
+REWARDS: dict[str, type[ScoreReward] | None] = {
+    "environment": None,
+    "score": ScoreReward,
+    "whole-score": WholeScoreReward,
+}
+"""What is summed to a return: the environment's reward, the grader's seconds, or what each adds to the score so far."""
 Z = 1.96  # standard errors from which a mean difference is told apart from none
 
 
@@ -85,6 +93,7 @@ def rank_policies(
     count: int = 16,
     controllers: int = 0,
     days_apart: bool = False,
+    reward: str = "environment",
     advance: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Everything that ``python -m training ranks`` prints.
@@ -96,23 +105,31 @@ def rank_policies(
         count: episodes of each policy, seeds 0 to count - 1.
         controllers: settings of the load-following controller, of an open-loop task; see ``controllers_of``.
         days_apart: seeds of which traffic by day has windows of days apart, in place of 0 to count - 1.
+        reward: of ``REWARDS``, what a return is the sum of.
         advance: told what runs.
 
     Returns:
-        ``{"task", "episodes", "policies", "static_actions", "controllers", "grid", "all", "static", "top", "apart",
-        "rows": [{"policy", "score", "return", "score_rank", "return_rank", and those of ``tables.OUTCOME``}]}``:
+        ``{"task", "reward", "episodes", "policies", "static_actions", "controllers", "grid", "all", "static", "top",
+        "apart", "rows": [{"policy", "score", "return", "score_rank", "return_rank", and those of
+        ``tables.OUTCOME``}]}``:
         "all", "static" and "top" hold ``correlation`` over all policies, over the static actions alone, and over the
         quarter with the best scores, of which "apart" holds ``told_apart``; ranks count from 1, the best, among all.
         The rows are the built-in policies and, of the static actions that are never out of memory, the one with the
         best score and the one with the best return.
 
     Raises:
-        ValueError: unknown task, fewer than 3 actions, no episodes; controllers of a closed-loop task, or only one.
+        ValueError: unknown task or reward, fewer than 3 actions, no episodes; controllers of a closed-loop task, or
+            only one.
     """
     for name, value, least in (("actions", actions, 3), ("episodes", count, 1), ("controllers", controllers, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} = {value!r}: must be a whole number of at least {least}")
+    if reward not in REWARDS:
+        raise ValueError(f"reward = {reward!r}: must be one of {', '.join(REWARDS)}")
     problem = ig.problem(task)
+    view = REWARDS[reward]
+    if view is not None:
+        problem = dataclasses.replace(problem, env=view(problem.env, problem.spec))
     env, params = problem.env, problem.params
     if controllers and (controllers < 4 or problem.dynamics != "open_loop"):
         raise ValueError(f"controllers = {controllers}: must be 0, or at least 4 on an open-loop task")
@@ -161,6 +178,7 @@ def rank_policies(
         shown.append((f"best {what} of the static actions: {knobs or 'the baseline'}", best))
     return {
         "task": problem.spec.id,
+        "reward": reward,
         "episodes": count,
         "policies": len(score),
         "static_actions": statics,

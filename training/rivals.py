@@ -7,7 +7,7 @@ ship with stand here too, and the true load to come, which the same controller m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -108,6 +108,7 @@ def draw_plans(problem: Problem, count: int, rng: np.random.Generator) -> list[L
     held = held.replace(short_drafts=best.spec_length, few=NEVER)
     plans = [held.replace(up_load=NEVER), held.replace(up_load=1e-6, hold_s=NEVER)]
     plans[1] = plans[1].replace(average_s=15.0, up_running=1e-6, up_waiting=1e-6)
+    later = np.random.default_rng(1)  # of settings that came later: those before stay as they were drawn
     while len(plans) < count:
         few = between(2.0, 128.0)
         drafted = rng.random() < 0.8
@@ -130,12 +131,15 @@ def draw_plans(problem: Problem, count: int, rng: np.random.Generator) -> list[L
                 kv_budget=float(best.kv_budget if rng.random() < 0.5 else rng.choice([0.1, 0.175, 0.25, 0.5, 1.0])),
                 # one batch size suits no two GPUs, a share of those that run within the objective may
                 slots_share=between(0.5, 3.0) if problem.env.draws is not None and rng.random() < 0.6 else 0.0,
+                least_slots=float(later.choice([1.0, 8.0, 16.0, 32.0, 64.0])),
+                first_s=float(later.random() < 0.5),
             )
         )
     return plans
 
 
 NUDGED = ("average_s", "up_load", "up_waiting", "up_running", "hold_s", "few", "many", "draft_average_s")
+BORROWED = ("batch_size", "slots_share", "least_slots", "first_s", "kv_budget", "long_drafts", "short_drafts")
 
 
 def refine(plans: list[LoadPlan], count: int, rng: np.random.Generator) -> list[LoadPlan]:
@@ -151,10 +155,7 @@ def refine(plans: list[LoadPlan], count: int, rng: np.random.Generator) -> list[
         changes["down_share"] = float(np.clip(plan.down_share + rng.normal(0.0, 0.06), 0.3, 0.99))
         if plans and rng.random() < 0.3:
             other = plans[rng.integers(len(plans))]
-            changes |= {
-                name: getattr(other, name)
-                for name in ("batch_size", "slots_share", "kv_budget", "long_drafts", "short_drafts")
-            }
+            changes |= {name: getattr(other, name) for name in BORROWED}
         near_plans.append(plan.replace(**changes))
     return near_plans
 
@@ -176,8 +177,21 @@ def mean_scores(
     return np.asarray(means)
 
 
+def begun_otherwise(plan: LoadPlan) -> list[LoadPlan]:
+    """A plan, and the same with the second GPU from the first second, and with no fewer slots than some."""
+    return [
+        plan.replace(first_s=first_s, least_slots=least)
+        for first_s in (float(plan.first_s), 1.0)
+        for least in (float(plan.least_slots), 16.0, 64.0)
+    ]
+
+
 def search_plans(
-    problem: Problem, seeds: np.ndarray, forecast: np.ndarray | None = None, settings: int = SETTINGS
+    problem: Problem,
+    seeds: np.ndarray,
+    forecast: np.ndarray | None = None,
+    settings: int = SETTINGS,
+    known: Sequence[LoadPlan] = (),
 ) -> tuple[list[LoadPlan], np.ndarray]:
     """Plans by mean score on training seeds, best first.
 
@@ -186,12 +200,13 @@ def search_plans(
         seeds: training episodes.
         forecast: the load to come on them, see ``true_load``.
         settings: how many are drawn; as many again are tried around the best.
+        known: plans that are tried besides.
 
     Returns:
         (plans, their mean scores float64[plans]).
     """
     rng = np.random.default_rng(0)
-    plans = draw_plans(problem, settings, rng)
+    plans = [*draw_plans(problem, settings, rng), *known]
     scores = mean_scores(problem, plans, seeds, forecast)
     best = [plans[i] for i in np.argsort(-scores, kind="stable")[:KEPT]]
     near = refine(best, settings, rng)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +54,7 @@ from inferencegym_jax.table.latency_table import load_table
 SCENARIOS = ("second-instance", "drift")
 STAGES = ("engine", "measure", "send", "predict", *SCENARIOS, "learn", "trial", "repeat", "control")
 SHORT = ("engine", "measure", "send", "predict", *SCENARIOS)
+RUN_ITSELF = ("run", "start", "engine")  # of the last run; every stage says of which run it is
 OFFLINE = ("predict",)  # needs the table and the runs, and no engine
 console = Console()
 
@@ -138,7 +140,7 @@ def main(
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def keep(name: str, found: Any) -> None:
-        results[name] = found
+        results[name] = found if name in RUN_ITSELF else {**found, "run": results.get("run")}
         path.write_text(json.dumps(results, indent=1))
         shown = {key: value for key, value in found.items() if not isinstance(value, dict | list)}
         console.print(f"[bold]{name}[/] {json.dumps(shown)}", highlight=False, soft_wrap=True)
@@ -199,7 +201,9 @@ def main(
         for name in SCENARIOS:
             if name in chosen:
                 spare = both.spare if name == "second-instance" else None
-                keep(name, scenario_stage(name, endpoint, table_path, spare, lengths[name], max_num_seqs, out, console))
+                scenario_stage(
+                    name, endpoint, table_path, spare, lengths[name], max_num_seqs, out, console, partial(keep, name)
+                )
         request = TrialRequest(
             endpoint=endpoint,
             policies=[str(learned) if name == "learned" else name for name in policies.split(",")],

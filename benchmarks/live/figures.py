@@ -76,15 +76,23 @@ def block(results: dict[str, Any]) -> list[str]:
     """The lines of the block, for the stages that were run."""
     lines = about(results)
     if "measure" in results:
-        lines += ["", *measured(results["measure"])]
+        lines += ["", *measured(results["measure"]), *elsewhere(results, "measure")]
     if "predict" in results:
-        lines += ["", *predicted(results["predict"])]
+        lines += ["", *predicted(results["predict"]), *elsewhere(results, "predict")]
     for name, title in (("second-instance", "A second instance that comes and goes"), ("drift", "Drift")):
         if name in results:
             picture = f"images/live_{name.replace('-', '_')}.png"
-            lines += ["", f"### {title}", "", *scenario_lines(results[name])]
+            lines += ["", f"### {title}", "", *scenario_lines(results[name]), *elsewhere(results, name)]
             lines += ["", f"![Load, instances and share on time of {name}]({picture})"]
     return lines
+
+
+def elsewhere(results: dict[str, Any], stage: str) -> list[str]:
+    """When and how a stage was run, where that was not the run that the block begins with."""
+    run = results[stage].get("run")
+    if run is None or run == results.get("run"):
+        return []
+    return ["", f"These are of {run['date']}, `{run['command']}`; load of the machine at the start {run['load']}."]
 
 
 def about(results: dict[str, Any]) -> list[str]:
@@ -153,6 +161,11 @@ def scenario_lines(found: dict[str, Any]) -> list[str]:
             f"The second instance takes {times['start_s']:.2f} s to start and {times['stop_s']:.2f} s to stop, as "
             f"measured; least lease {times['lease_s']:g} s."
         )
+        if (beside := times.get("beside")) is not None:
+            lines.append(
+                f"While both work, an iteration takes {times['slowdown']:.3f} (+- {100 * beside['half_width']:.1f} %) "
+                "times as long as beside an idle one, measured before the runs; the prediction has it."
+            )
     choices = {name: value for name, value in found["choices"].items() if name != "grid"}
     lines += ["", *markdown(found), f"- Chosen by replay on a day that was not sent: `{json.dumps(choices)}`."]
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from inferencegym_jax.cli.scenario_report import plot_scenario, scenario_table, 
 from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.scenarios.run import ScenarioRequest, run_scenario
 from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.runs import Trial
+
+RECORDED = ("arrival_s", "prompt", "output", "outcome", "wait_ms", "ttft_ms", "tpot_ms", "tokens")
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,11 @@ def scenario_stage(
     max_num_seqs: int,
     out: Path,
     console: Console,
-) -> dict[str, Any]:
-    """Run one scenario, print its table and its verdict, draw ``out/NAME.png``, keep what is drawn in
-    ``out/NAME.timeline.json``; the rest of the result is JSON-ready."""
+    keep: Callable[[dict[str, Any]], None],
+) -> None:
+    """Run one scenario; after every run that the reference is in, print table and verdict, draw ``out/NAME.png``, write
+    what is drawn to ``out/NAME.timeline.json`` and the requests to ``out/NAME.requests.json``, and give the rest, which
+    is JSON-ready, to ``keep``: a run that is cut leaves what it found."""
     request = ScenarioRequest(
         name,
         endpoint,
@@ -46,11 +52,28 @@ def scenario_stage(
         repeats=lengths.repeats,
         max_num_seqs=max_num_seqs,
     )
-    found = run_scenario(request, lambda text: console.print(text, highlight=False))
-    lines = verdict(found)
-    console.print(scenario_table(found))
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
-    plot_scenario(found, out / f"{name}.png")
-    (out / f"{name}.timeline.json").write_text(json.dumps(found.pop("timeline"), separators=(",", ":")))
-    return {**found, "verdict": lines}
+
+    def show(found: dict[str, Any], trial: Trial) -> None:
+        lines = verdict(found)
+        console.print(scenario_table(found))
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True)
+        plot_scenario(found, out / f"{name}.png")
+        kept = {key: value for key, value in found.items() if key != "timeline"}
+        (out / f"{name}.timeline.json").write_text(json.dumps(found["timeline"], separators=(",", ":")))
+        (out / f"{name}.requests.json").write_text(json.dumps(requests(trial), separators=(",", ":")))
+        keep({**kept, "verdict": lines})
+
+    run_scenario(request, lambda text: console.print(text, highlight=False), show)
+
+
+def requests(trial: Trial) -> dict[str, Any]:
+    """What became of every request, measured and foretold: side -> policy -> repeats -> field -> a value a request."""
+    sides = {"measured": trial.measured, "predicted": trial.predicted}
+    return {
+        side: {
+            name: [{key: [getattr(record, key) for record in one] for key in RECORDED} for one in repeats]
+            for name, repeats in policies.items()
+        }
+        for side, policies in sides.items()
+    }

@@ -9,6 +9,7 @@ import jax
 
 from inferencegym_jax.encoding import HistoryCarry
 from inferencegym_jax.models import ServeAction
+from inferencegym_jax.scoring.running_score import Counted
 
 
 @jax.tree_util.register_dataclass
@@ -27,3 +28,4 @@ class ScoredState:
 
     inner: Any  # of the wrapped environment
     action: ServeAction  # the last one
+    counted: Counted | None = None  # what the episode came to so far, where the whole score is the reward

@@ -23,8 +23,9 @@ from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, OBSERVATION, E
 from inferencegym_jax.numerics.draws import seed_of_key
 from inferencegym_jax.numerics.select import select
 from inferencegym_jax.scoring.grader import second_score
+from inferencegym_jax.scoring.running_score import NORMALISERS, Counted, count
 from inferencegym_jax.spaces import Box, Discrete
-from inferencegym_jax.tasks import TaskSpec, get_task
+from inferencegym_jax.tasks import TaskSpec, calibration_of, get_task
 
 
 class Wrapper:
@@ -275,28 +276,62 @@ class ScoreReward(Wrapper):
         observation, state = started
         batch = episode_of(state).time.shape
         action = jax.tree.map(lambda x: jnp.broadcast_to(x, batch), ServeAction().as_arrays())
-        return observation, ScoredState(state, action)
+        return observation, ScoredState(state, action, self._nothing(batch))
+
+    def _nothing(self, batch: tuple[int, ...]) -> Counted | None:
+        del batch
+        return None
 
     def step(self, key: Any, state: ScoredState, action: ServeAction, params: EnvParams | None = None) -> Any:
         """See ``Environment.step``."""
         stepped = self._env.step(key, state.inner, action, params)
         observation, after, reward, terminated, truncated, info = stepped
-        score, info = self._score(state, action, reward, info, params)
-        return observation, ScoredState(after, action.as_arrays()), score, terminated, truncated, info
+        score, counted = self._score(state, action, info, params)
+        info = {**info, "environment_reward": reward}
+        return observation, ScoredState(after, action.as_arrays(), counted), score, terminated, truncated, info
 
     def step_env(self, key: Any, state: ScoredState, action: ServeAction, params: EnvParams | None = None) -> Any:
         """See ``Environment.step_env``."""
         observation, after, reward, terminated, info = self._env.step_env(key, state.inner, action, params)
-        score, info = self._score(state, action, reward, info, params)
+        score, counted = self._score(state, action, info, params)
+        info = {**info, "environment_reward": reward}
         over = episode_of(after).time == episode_of(state).time  # past the episode's end
-        return observation, ScoredState(after, action.as_arrays()), jnp.where(over, 0.0, score), terminated, info
+        state = ScoredState(after, action.as_arrays(), counted)
+        return observation, state, jnp.where(over, 0.0, score), terminated, info
 
-    def _score(self, state: ScoredState, action: ServeAction, reward: Any, info: Any, params: EnvParams | None) -> Any:
-        task_params: EnvParams = self.default_params if params is None else params
-        task = self.episode_params(episode_of(state), task_params)
-        second = info["metrics"], info["outcome"], action.as_arrays(), state.action
-        is_first = episode_of(state).time == 0
-        return second_score(self._spec, task, *second, is_first), {**info, "environment_reward": reward}
+    def _second(self, state: ScoredState, action: ServeAction, info: Any, params: EnvParams | None) -> tuple[Any, ...]:
+        """(params of the episode, metrics, outcome, action, that before, whether it is the first second)."""
+        own = episode_of(state)
+        task = self.episode_params(own, self.default_params if params is None else params)
+        return task, info["metrics"], info["outcome"], action.as_arrays(), state.action, own.time == 0
+
+    def _score(self, state: ScoredState, action: ServeAction, info: Any, params: EnvParams | None) -> Any:
+        return second_score(self._spec, *self._second(state, action, info, params)), None
+
+
+class WholeScoreReward(ScoreReward):
+    """As ``ScoreReward``, but the reward is what the second adds to the score of the episode so far, so that an
+    episode's rewards add up to its steps times its score: the cap on saved GPUs and stability are in them.
+
+    Args:
+        env: see ``ScoreReward``.
+        task: see ``ScoreReward``.
+        normalisers: what the grader divides by, ``ig.problem(...).normalisers``; default: the shipped task's.
+    """
+
+    def __init__(self, env: Any, task: int | str | TaskSpec, normalisers: Mapping[str, float] | None = None):
+        super().__init__(env, task)
+        norms: Mapping[str, Any] = calibration_of(self._spec) if normalisers is None else normalisers
+        self._norms = tuple((name, float(norms[name])) for name in NORMALISERS if name in norms)
+
+    def _nothing(self, batch: tuple[int, ...]) -> Counted:
+        return Counted.start(batch)
+
+    def _score(self, state: ScoredState, action: ServeAction, info: Any, params: EnvParams | None) -> Any:
+        task, metrics, outcome, now, before, is_first = self._second(state, action, info, params)
+        counted: Counted = state.counted if state.counted is not None else self._nothing(jnp.shape(is_first))
+        after = count(self._spec, dict(self._norms), task, metrics, outcome, now, before, is_first, counted)
+        return after.total - jnp.where(is_first, 0.0, counted.total), after
 
 
 class FiveValueStep(Wrapper):

@@ -14,6 +14,7 @@ from inferencegym_jax.cli.control import control
 from inferencegym_jax.cli.options import BaseMemory, LogColumns, LogFrom, LogLast, LogTo, LogUnit, parse_slo, task_of
 from inferencegym_jax.cli.output import answers, fail, notices, sentences
 from inferencegym_jax.cli.spare_options import (
+    BesideSeconds,
     HealthPath,
     Lease,
     SleepPath,
@@ -191,6 +192,7 @@ def trial(
     lease: Lease = None,
     start_timeout: StartTimeout = None,
     stop_timeout: StopTimeout = None,
+    beside_seconds: BesideSeconds = None,
     api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
     json_output: Json = False,
 ) -> None:
@@ -200,6 +202,7 @@ def trial(
     """
     from inferencegym_jax.cli.scenario_trial import scenario_trial
     from inferencegym_jax.cli.trial_report import plot_trial, trial_table, verdict
+    from inferencegym_jax.live.measure.beside import BESIDE_S
     from inferencegym_jax.live.server.probe import EngineError
     from inferencegym_jax.live.trial.request import TrialRequest, compare
     from inferencegym_jax.live.trial.runs import TrialSettings
@@ -241,6 +244,7 @@ def trial(
             class_shares=parse_shares(classes) if classes else None,
             settings=TrialSettings(repeats=repeats, warmup_s=warmup, seed=seed, max_num_seqs=max_num_seqs),
             spare=second,
+            beside_s=BESIDE_S if beside_seconds is None else beside_seconds,
         )
         with console.status("starting") as status:
             comparison = compare(request, status.update if console.is_terminal else console.print)

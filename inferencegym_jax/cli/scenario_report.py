@@ -101,6 +101,8 @@ def verdict(results: dict[str, Any]) -> list[str]:
             f"Shorter than written down: {how['repeats']} x {how['seconds']} s of each policy in place of "
             f"{written['repeats']} x {written['seconds']} s."
         )
+    if missing := results["how"].get("not_run"):
+        lines.append(f"Not run: {', '.join(missing)}.")
     return lines
 
 

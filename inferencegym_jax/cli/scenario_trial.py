@@ -11,6 +11,7 @@ import typer
 from inferencegym_jax.cli.output import answers, fail, notices
 from inferencegym_jax.cli.scenario_report import plot_scenario, scenario_table, verdict
 from inferencegym_jax.live.capacity.settings import SpareSettings
+from inferencegym_jax.live.measure.beside import BESIDE_S
 from inferencegym_jax.live.scenarios.run import ScenarioRequest, run_scenario
 from inferencegym_jax.live.server.streaming import Endpoint
 
@@ -53,6 +54,7 @@ def scenario_trial(
         if option in user_options:
             flag = FLAGS.get(option, option.replace("_", "-"))
             fail(f"--{flag} {user_options[option]}: contradicts --scenario, which fixes it")
+    beside_s = context.params["beside_seconds"]
     request = ScenarioRequest(
         name=name,
         endpoint=endpoint,
@@ -64,6 +66,7 @@ def scenario_trial(
         warmup_s=user_options.get("warmup"),
         max_num_seqs=context.params["max_num_seqs"],
         seed=context.params["seed"],
+        beside_s=BESIDE_S if beside_s is None else beside_s,
     )
     console = notices()
     with console.status("starting") as status:

@@ -28,6 +28,13 @@ StopCmd = Annotated[
 WakePath = Annotated[str | None, typer.Option(help="instead of commands: POST there wakes the spare (vLLM: /wake_up)")]
 SleepPath = Annotated[str | None, typer.Option(help="and POST there puts it to sleep (vLLM: /sleep?level=1)")]
 HealthPath = Annotated[str | None, typer.Option(help="GET there answers 200 where the spare serves; default: /health")]
+BesideSeconds = Annotated[
+    float | None,
+    typer.Option(
+        help="of each of six slices in which it is measured what the two engines cost each other, for the prediction; "
+        "default: 5; 0: they share nothing"
+    ),
+]
 Lease = Annotated[float | None, typer.Option(help="seconds for which the spare is kept at least; default: 60")]
 StartTimeout = Annotated[
     float | None, typer.Option(help="seconds from a start to the first healthy answer, at most; default: 600")

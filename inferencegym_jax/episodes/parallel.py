@@ -75,11 +75,15 @@ def run(
     arguments = params, seeds, carry, shared
     if jax.default_backend() != "cpu" or jax.local_device_count() > 1 or is_traced(arguments):
         return function(*static, *arguments)
+    alone = seeds.shape[0] == 1
+    if alone:  # XLA drops an axis of length 1 and rounds otherwise: an episode runs beside a copy of itself
+        arguments = _twice(arguments)
     parts = count_parts(seeds.shape[0]) if split else 1
     arguments = jax.tree.map(jnp.asarray, arguments)
     flags = tuple(sorted({**CPU_OPTIONS, **(options or {})}.items()))
     if parts == 1:
-        return _compiled(function, static, flags, *_signature(arguments))(*arguments)
+        result = _compiled(function, static, flags, *_signature(arguments))(*arguments)
+        return _first(axis, result) if alone else result
     pieces = [_piece(arguments, i, parts) for i in range(parts)]
     program = _compiled(function, static, flags, *_signature(pieces[0]))
     return join(axis, each(lambda piece: program(*piece), pieces))
@@ -94,6 +98,22 @@ def each(function: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
 def join(axis: int, results: list[Any]) -> Any:
     """The leaves of all results, one after the other along an axis."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=axis), *results)
+
+
+def _twice(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    params, seeds, carry, shared = arguments
+
+    def double(x: Any) -> np.ndarray:
+        return np.repeat(np.asarray(x), 2, axis=0)
+
+    if jnp.ndim(params.task_id):
+        params = jax.tree.map(double, params)
+    return params, double(seeds), jax.tree.map(double, carry), shared
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _first(axis: int, result: Any) -> Any:
+    return jax.tree.map(lambda x: jax.lax.slice_in_dim(x, 0, 1, axis=axis), result)
 
 
 def _piece(arguments: tuple[Any, ...], i: int, parts: int) -> tuple[Any, ...]:

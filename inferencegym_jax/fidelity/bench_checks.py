@@ -41,6 +41,15 @@ def positive(source: str, name: str, value: Any) -> float:
     return number
 
 
+def count_of(source: str, name: str, value: Any) -> float:
+    """``value`` as a finite number of at least 0; 0 where there is none.
+
+    Raises:
+        RunError: it is no such number.
+    """
+    return 0.0 if value in (None, "", 0) else positive(source, name, value)
+
+
 def check_load(source: str, run: Mapping[str, Any], rate: float, latency_ms: float) -> None:
     """Whether the load was what the rate says and each token was computed: a cap on concurrency, drafts.
 

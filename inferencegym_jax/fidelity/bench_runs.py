@@ -16,6 +16,7 @@ from inferencegym_jax.fidelity.bench_checks import (
     RunError,
     check_load,
     check_rate,
+    count_of,
     odd_duration,
     odd_latency,
     positive,
@@ -105,12 +106,12 @@ def _serving(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str, 
     prompt = positive(source, "total_input_tokens", told(run, "total_input_tokens", "total_input")) / done
     output = positive(source, "total_output_tokens", told(run, "total_output_tokens", "total_output")) / done
     ttft = positive(source, "mean_ttft_ms", run.get("mean_ttft_ms"))
-    tpot, gap = run.get("mean_tpot_ms"), run.get("mean_itl_ms")
-    per_token = positive(source, "mean_tpot_ms", tpot or gap)
-    if tpot and gap and float(gap) > CHUNKED * float(tpot):
+    tpot, gap = (count_of(source, name, run.get(name)) for name in ("mean_tpot_ms", "mean_itl_ms"))
+    per_token = positive(source, "mean_tpot_ms", tpot or gap or run.get("mean_tpot_ms"))
+    if tpot and gap > CHUNKED * tpot:
         notices.append(
-            f"{source}: mean_itl_ms is {float(gap):g} a chunk of about {float(gap) / float(tpot):.1f} tokens;"
-            f" mean_tpot_ms, {float(tpot):g} a token, is used"
+            f"{source}: mean_itl_ms is {gap:g} a chunk of about {gap / tpot:.1f} tokens; mean_tpot_ms, {tpot:g} a"
+            " token, is used"
         )
     latency = told(run, "mean_e2el_ms", "mean_e2e_latency_ms") or ttft + per_token * (output - 1)
     latency = positive(source, "mean_e2el_ms", latency)
@@ -218,7 +219,8 @@ def _inference_perf(source: str, run: Mapping[str, Any]) -> tuple[dict[str, Any]
         raise RunError(f"{source}: a result of {INFERENCE_PERF} without load_summary.requested_rate; {CSV_WAY}")
     rate = positive(source, "load_summary.requested_rate", load["requested_rate"])
     check_rate(source, "load_summary.achieved_rate", load.get("achieved_rate"), rate)
-    done, failed = positive(source, "successes.count", good.get("count")), (run.get("failures") or {}).get("count") or 0
+    done = positive(source, "successes.count", good.get("count"))
+    failed = count_of(source, "failures.count", (run.get("failures") or {}).get("count"))
     if failed / (done + failed) > MOST_FAILED:
         raise RunError(f"{source}: {failed:g} of {done + failed:g} requests failed; wanted: at most {MOST_FAILED:.0%}")
 

@@ -30,6 +30,10 @@ QUANTILES = ("p50", "p90", "p99")
 ARRIVALS = ("constant", "poisson")
 DEFAULT_DURATION_S = 600.0
 LONGEST_DURATION_S = 7200.0
+MOST = {  # beyond these a number is none that a run has
+    "rate_rps": 1e5, "requests": 1e8, "mean_prompt_tokens": 1e7, "mean_output_tokens": 1e7, "tp": 1024.0,
+    "max_num_seqs": 1e6, "max_num_batched_tokens": 1e8, "ttft_mean_ms": 1e8, "latency_mean_ms": 1e8,
+}  # fmt: skip
 LEAST_TTFT_MS = 0.5  # a first token takes an iteration and a way over the network
 
 
@@ -190,7 +194,10 @@ def _from_row(source: str, row: Mapping[str, Any]) -> MeasuredRun:
         value = row.get(name)
         if value in (None, "") and name in DEFAULTS:
             value = DEFAULTS[name]
-        return positive(source, name, value)
+        size = positive(source, name, value)
+        if size > MOST[name]:
+            raise RunError(f"{source}: {name} is {shown(value)}; wanted: at most {MOST[name]:g}")
+        return size
 
     rate, prompt, output = number("rate_rps"), number("mean_prompt_tokens"), number("mean_output_tokens")
     if output <= 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from inferencegym_jax.fidelity.bench_checks import RunError, check_cap, positive
+from inferencegym_jax.fidelity.bench_checks import RunError, check_cap, count_of, positive
 from inferencegym_jax.models import shown
 from inferencegym_jax.table.bench_files import AIPERF, MOST_FAILED
 
@@ -43,19 +43,20 @@ def nvidia_run(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str
     mode = str(loadgen.get("request_rate_mode") or loadgen.get("arrival_pattern") or "")
     mode = mode.rpartition(".")[2].lower() or ("poisson" if tool == AIPERF else "constant")  # each tool's own default
     if mode not in ("poisson", "constant"):
-        raise RunError(f"{source}: request_rate_mode is {mode!r}; wanted: poisson or constant")
+        raise RunError(f"{source}: request_rate_mode is {shown(mode)}; wanted: poisson or constant")
     if run.get("was_cancelled"):
         raise RunError(f"{source}: was_cancelled is {shown(run['was_cancelled'])}; wanted: a run to its end")
     ramp = next((name for name in RAMPS if loadgen.get(name)), None)
     if ramp is not None:
         raise RunError(f"{source}: {ramp} is {shown(loadgen[ramp])}; wanted: one rate over the run")
-    errors = _average(run, "error_request_count") or 0.0
-    requests = _average(run, "request_count")
+    errors, requests = (
+        count_of(source, name, _average(run, name)) for name in ("error_request_count", "request_count")
+    )
     if requests and errors / (requests + errors) > MOST_FAILED:
         raise RunError(
             f"{source}: {errors:g} of {requests + errors:g} requests failed; wanted: at most {MOST_FAILED:.0%}"
         )
-    models = _models(config)
+    models = _models(source, config)
     rate, latency = positive(source, "request_rate", rate), _milliseconds(source, run, "request_latency", "avg")
     check_cap(source, {"max_concurrency": loadgen.get("concurrency")}, rate, latency)
     row = {
@@ -63,7 +64,7 @@ def nvidia_run(source: str, run: Mapping[str, Any], tool: str) -> tuple[dict[str
         "gpu": config.get("gpu"),
         "arrivals": mode,
         "rate_rps": rate,
-        "requests": requests,
+        "requests": requests or None,
         "mean_prompt_tokens": positive(source, "input_sequence_length.avg", _average(run, "input_sequence_length")),
         "mean_output_tokens": positive(source, "output_sequence_length.avg", _average(run, "output_sequence_length")),
         "ttft_mean_ms": _milliseconds(source, run, "time_to_first_token", "avg"),
@@ -97,9 +98,9 @@ def _phase(source: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-def _models(config: Mapping[str, Any]) -> Any:
+def _models(source: str, config: Mapping[str, Any]) -> Any:
     models: Any = config.get("model") or config.get("model_names") or config.get("models")
-    models = models or (config.get("endpoint") or {}).get("model_names")
+    models = models or _object(source, config, "endpoint").get("model_names")
     if isinstance(models, Mapping):
         models = models.get("items")
     first: Any = models[0] if isinstance(models, list) and models else models

@@ -86,7 +86,12 @@ def checkpoint_dtype(config: Mapping[str, Any]) -> Dtype:
         return DTYPES["mxfp4"]
     if method in ("fp8", "fbgemm_fp8"):
         return DTYPES["fp8"]
-    if method in ("awq", "gptq") or (method in ("compressed-tensors", "modelopt") and "'num_bits': 4" in text):
+    if method in ("awq", "gptq"):
+        bits = stated.get("bits", stated.get("w_bit", 4))
+        if bits not in (4, 8):
+            raise TableError(f"config.json: quantization_config.bits = {shown(bits)}: must be 4 or 8; or give --dtype")
+        return DTYPES["int4" if bits == 4 else "int8"]
+    if method in ("compressed-tensors", "modelopt") and "'num_bits': 4" in text:
         return DTYPES["fp4" if "'type': 'float'" in text or "nvfp4" in text else "int4"]
     if method in ("compressed-tensors", "modelopt"):
         return DTYPES["fp4" if "fp4" in text else "fp8" if "float" in text or "fp8" in text else "int8"]

@@ -114,8 +114,10 @@ def queue_wait_ms(quantile: float, utilisation: float, service_ms: float, batch:
     is that of the M/D/1 wait of those who wait (mean over all: rho S / (2 (1 - rho)), Pollaczek-Khinchine). At most B
     - 1 others are ahead.
     """
+    if utilisation <= 1 - quantile:  # fewer than that wait at all; 0 where a prompt adds nothing to an iteration
+        return 0.0
     mean = service_ms / (2 * (1 - utilisation))
-    return min(max(0.0, math.log(utilisation / (1 - quantile))) * mean, (batch - 1) * service_ms)
+    return min(math.log(utilisation / (1 - quantile)) * mean, (batch - 1) * service_ms)
 
 
 def closed_loop_utilisation(batch: float, service_ms: float, elsewhere_ms: float) -> float:

@@ -153,7 +153,7 @@ class EngineParams:
     rate: Scalar = 0.0  # float32, requests/s, long-run mean of the fitted traffic
     modulation: Scalar = (0.0,) * TIME_SCALES  # float32[3], standard deviation of the log rate at each time scale
     periods: Scalar = (1,) * TIME_SCALES  # int32[3], steps for which a level holds
-    prompt_mean: Scalar = 0.0  # float32, tokens a request of the fitted traffic
+    prompt_mean: Scalar = 0.0  # float32, tokens a request
     prompt_cv: Scalar = 0.0  # float32, coefficient of variation between requests
     output_mean: Scalar = 0.0  # float32, output tokens a request
     output_cv: Scalar = 0.0  # float32

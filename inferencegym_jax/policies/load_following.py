@@ -1,7 +1,8 @@
 """A controller of the kind that engineers write: averages, thresholds, hysteresis, hold. Its thresholds are a plan's.
 
 ``observation, averages -> second GPU, drafts``. The load is what arrives in units of one GPU's capacity; a second GPU
-is asked for above a threshold of it, of the waiting or of the running, and given back once all are below for a while.
+is asked for above a threshold of it, of the waiting or of the running, and given back once all are below for a while;
+a plan may begin with it, as nobody knows the load before the first second.
 Drafts get shorter as more requests run. ``training.headroom`` searches plans; those of autoscalers as shipped stand
 there too.
 """
@@ -45,6 +46,8 @@ class LoadPlan:
     batch_size: Scalar = 256  # int32
     kv_budget: Scalar = 1.0  # float32
     slots_share: Scalar = 0.0  # float32, of the most that run within the TPOT objective, in batch_size's place; 0: none
+    least_slots: Scalar = 1.0  # float32, fewest that ``slots_share`` leaves: where one is too slow, few are no quicker
+    first_s: Scalar = 0.0  # float32, seconds at the start for which the second GPU is asked for, before a load is known
 
     def replace(self, **changes: Any) -> LoadPlan:
         """A copy with some fields changed."""
@@ -113,13 +116,14 @@ def act(
     up = looks & (pressure > 1.0)
     below = jnp.where(pressure < plan.down_share, memory.below_s + 1.0, 0.0)
     down = looks & (below >= plan.hold_s)
-    leased = jnp.where(memory.leased, ~down, up)
+    leased = jnp.where(memory.leased, ~down, up) | (age < plan.first_s)
 
     few = plan.few * jnp.where(memory.drafts >= 2, 1.0 + plan.margin, 1.0)
     many = jnp.maximum(plan.few, plan.many) * jnp.where(memory.drafts >= 1, 1.0 + plan.margin, 1.0)
     drafts = jnp.where(running < few, 2, jnp.where(running < many, 1, 0)).astype(jnp.int32)
     length = jnp.where(drafts == 2, plan.long_drafts, jnp.where(drafts == 1, plan.short_drafts, 0))
-    slots = jnp.clip(jnp.round(plan.slots_share * engine.slots(observation)), 1.0, MOST_SLOTS).astype(jnp.int32)
+    fewest = jnp.clip(plan.least_slots, 1.0, MOST_SLOTS)
+    slots = jnp.clip(jnp.round(plan.slots_share * engine.slots(observation)), fewest, MOST_SLOTS).astype(jnp.int32)
     batch = jnp.asarray(plan.batch_size, jnp.int32)
     action = ServeAction(
         kv_budget=jnp.asarray(plan.kv_budget, jnp.float32),

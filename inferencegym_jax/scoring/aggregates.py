@@ -201,6 +201,16 @@ def aggregate(
     terms = graded_terms(metrics, outcome, change, np.asarray(spec.class_weights))
     sums = {name: np.where(counted, term, 0).sum(axis=0, dtype=np.float64) for name, term in terms.items()}
     peak = np.where(counted, metrics.gpu_memory_gb, 0).max(axis=0).astype(np.float64)
+    return so_far(sums, peak)
+
+
+def so_far(sums: Mapping[str, Any], peak: Any) -> Aggregates:
+    """What the graders read of seconds that were summed.
+
+    Args:
+        sums: of ``GRADED``, see ``graded_terms``; NumPy or JAX arrays.
+        peak: memory, GB.
+    """
     return Aggregates(**_graded_summary(sums, peak))
 
 

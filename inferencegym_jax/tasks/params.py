@@ -130,6 +130,7 @@ def engine_params(
         engine |= {
             "traffic": TRAFFIC_TRACE,
             "rate": trace.rate,
+            "prompt_mean": trace.mean_prompt,
             "output_mean": trace.mean_output,
             "prompt_cv": trace.prompt_cv,
             "output_cv": trace.output_cv,

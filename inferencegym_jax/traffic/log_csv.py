@@ -7,7 +7,6 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
@@ -126,12 +125,6 @@ class CsvReader:
         """
         wanted = [self.columns.index(name) for name in names]
         keys = [str(i) for i in range(len(self.columns))]
-        misfits: list[int] = []
-
-        def refuse(_: Any) -> str:
-            misfits.append(1)
-            return "skip"
-
         record = 0
         with self._source.guard(), self._source.open_utf8() as file:
             try:
@@ -142,7 +135,6 @@ class CsvReader:
                     ),
                     parse_options=arrow_csv.ParseOptions(
                         delimiter=self._delimiter,
-                        invalid_row_handler=refuse,
                         ignore_empty_lines=True,
                         newlines_in_values=True,
                     ),
@@ -153,19 +145,17 @@ class CsvReader:
                     ),
                 )
                 for batch in reader:
-                    if misfits:
-                        raise self._misfit()
                     if batch.num_rows:
                         yield self._named(record), [_text(batch.column(i)) for i in range(len(wanted))]
                     record += batch.num_rows
-                if misfits:
-                    raise self._misfit()
             except pa.ArrowInvalid as error:
                 if "Empty CSV file" in str(error):
                     return
                 raise self._unreadable(str(error)) from None
 
     def _unreadable(self, said: str) -> TraceError:
+        if re.search(r"Expected \d+ columns, got \d+", said):
+            return self._misfit()
         if "straddling" in said:
             most = f"{BLOCK_BYTES >> 20} MB"
             return TraceError(

@@ -142,6 +142,8 @@ class JsonReader:
                     columns = [_leaf(batch, path) for path in paths]
                     if any(column.null_count for column in columns):
                         return
+                    for column in columns:
+                        column.validate(full=True)  # text that is no UTF-8
                     if batch.num_rows:
                         yield [column.cast(pa.string()) for column in columns]
                     read += batch.num_rows

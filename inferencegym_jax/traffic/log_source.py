@@ -174,7 +174,7 @@ class LogSource:
         """A context in which an archive that breaks off is a ``TraceError``."""
         try:
             yield
-        except (EOFError, OSError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
+        except (EOFError, OSError, UnicodeDecodeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
             raise TraceError(f"{self.name}: the file breaks off or is damaged: {str(error)[:80]}") from None
 
 

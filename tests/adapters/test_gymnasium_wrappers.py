@@ -15,6 +15,7 @@ from inferencegym_jax.models import KNOBS
 
 STATIC = "inferencegym_jax/StaticUniform-v0"
 N = 2
+REFUSED = (ValueError, AssertionError)  # before Gymnasium 1.4, which gymnax 1.x wants, an assertion without words
 
 
 def vector_env(**words: Any) -> Any:
@@ -37,7 +38,7 @@ def test_normalize_observation_in_the_mode_that_it_asks_for(plain: list[Any]) ->
     steps = play(vector.NormalizeObservation(vector_env(autoreset_mode="NextStep")))
     assert all(np.isfinite(step[0]).all() for step in steps)
     assert not np.allclose(steps[-1][0], plain[-1][0])
-    with pytest.raises(ValueError, match="NEXT_STEP"):  # Gymnasium's own refusal of the default mode
+    with pytest.raises(REFUSED):  # Gymnasium's own, of the default mode
         vector.NormalizeObservation(vector_env())
 
 
@@ -53,7 +54,7 @@ def test_rescale_observation_in_the_modes_that_it_takes(plain: list[Any]) -> Non
     envs = vector.RescaleObservation(vector_env(autoreset_mode="NextStep"), np.float32(-1), np.float32(1))
     for step, usual in zip(play(envs), plain, strict=True):
         np.testing.assert_allclose(step[0], 2 * usual[0] - 1, atol=1e-6)
-    with pytest.raises(ValueError, match="NEXT_STEP or DISABLED"):  # Gymnasium's own, of every observation wrapper
+    with pytest.raises(REFUSED):  # Gymnasium's own, of every observation wrapper
         vector.RescaleObservation(vector_env(), np.float32(-1), np.float32(1))
 
 

@@ -18,6 +18,7 @@ from inferencegym_jax.adapters.wrappers import (
     FlatObservation,
     ObservationHistory,
     ScoreReward,
+    WholeScoreReward,
 )
 from inferencegym_jax.encoding import action_from_box, box_from_action, normalise
 from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, KNOBS, check_action
@@ -192,6 +193,44 @@ def test_the_score_as_a_reward_is_the_graders_second_and_leaves_the_environments
     again = flat.step(None, state, box_from_action(first), params)
     assert float(again[2]) == pytest.approx(float(steady), abs=1e-5)
     assert view == ScoreReward(env, 4) and view != ScoreReward(env, 3) and hash(view) == hash(ScoreReward(env, 4))
+
+
+def restless(key, observation, carry):
+    """Random knobs, which change every second, and a second GPU for some of them: every component moves."""
+    return ig.policies.random(key, observation, carry)
+
+
+@pytest.mark.parametrize("task", [1, 2, 3, 4])
+def test_the_whole_score_as_a_reward_adds_up_to_the_score_exactly(task):
+    problem = ig.problem(task)
+    view: Any = WholeScoreReward(problem.env, task)
+    for policy in (ig.policies.best_static(task), restless):
+        rewards = np.asarray(ig.rollout(view, problem.params, policy, np.arange(3)).reward)
+        plain = ig.evaluate(problem.env, problem.params, policy, np.arange(3))
+        score = grader.score_aggregates(problem.spec, plain, problem.normalisers)["score"]
+        np.testing.assert_allclose(rewards.sum(axis=0) / len(rewards), score, atol=2e-5)
+
+
+def test_saved_gpus_that_cost_requests_on_time_are_not_paid_for_by_the_whole_score():
+    problem = ig.problem(4)
+    asked = dict(problem.normalisers, static_gpus=2.0, static_on_time_share=1.0)  # one GPU is half, and some are late
+    policy = ig.policies.static(ig.ServeAction(batch_size=8))
+    seconds, whole = (
+        float(np.asarray(ig.rollout(view, problem.params, policy, np.arange(1)).reward).mean())
+        for view in (
+            ScoreReward(problem.env, 4),
+            WholeScoreReward(problem.env, 4, asked),
+        )
+    )
+    params = problem.params.replace(engine=problem.params.engine.replace(static_gpus=np.float32(2.0)))
+    uncapped = np.asarray(ig.rollout(ScoreReward(problem.env, 4), params, policy, np.arange(1)).reward).mean()
+    assert uncapped - seconds == pytest.approx(0.3 * 0.5, abs=1e-3)  # 1.5 - 1/2 against 1.5 - 1
+    plain = ig.evaluate(problem.env, problem.params, policy, np.arange(1))
+    assert plain.on_time_share[0] < 0.98
+    assert whole == pytest.approx(float(grader.score_aggregates(problem.spec, plain, asked)["score"][0]), abs=2e-5)
+    assert (
+        WholeScoreReward(problem.env, 4) == WholeScoreReward(problem.env, 4) != WholeScoreReward(problem.env, 4, asked)
+    )
 
 
 def test_a_rollout_of_a_view_is_of_the_view():

@@ -363,6 +363,29 @@ def test_runs_at_no_one_rate_or_of_another_engine_are_refused(
         read_runs(written(tmp_path, report))
 
 
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (VLLM | {"mean_itl_ms": "soon"}, "mean_itl_ms is 'soon'; wanted: a number above 0"),
+        (VLLM | {"mean_tpot_ms": [1]}, "mean_tpot_ms is .*; wanted: a number above 0"),
+        (VLLM | {"request_rate": 1e30}, "rate_rps is 1e.30; wanted: at most 100000"),
+        (VLLM | {"total_input_tokens": 1e30}, "mean_prompt_tokens is 1.6.*; wanted: at most 1e.07"),
+        (VLLM | {"tp": 10**30}, "tp is 1.*; wanted: at most 1024"),
+        (AIPERF | {"error_request_count": "some"}, "error_request_count is 'some'; wanted: a number above 0"),
+        (AIPERF | {"request_count": [1]}, "request_count is .*; wanted: a number above 0"),
+        (
+            NVIDIA | {"input_config": {"endpoint": "x", "loadgen": {"request_rate": 5}}},
+            "input_config: endpoint is 'x'; wanted: an object",
+        ),
+        (INFERENCE_PERF | {"failures": {"count": "few"}}, "failures.count is 'few'; wanted: a number above 0"),
+    ],
+)
+def test_fields_that_are_no_such_numbers_are_named(tmp_path: Path, report: dict[str, Any], said: str) -> None:
+    with pytest.raises(RunError, match=said) as failed:
+        read_runs(written(tmp_path, report))
+    assert len(str(failed.value)) < 400
+
+
 @pytest.mark.parametrize("cap", ["inf", "None", "-1"])
 def test_what_stands_for_no_cap_is_none(tmp_path: Path, cap: str) -> None:
     assert read_runs(written(tmp_path, VLLM | {"max_concurrency": cap}))[0].rate_rps == 5.0

@@ -84,6 +84,7 @@ def test_iterations_are_the_packages_own(llama_70b):
     [
         Request("openai/gpt-oss-120b", "H200", placement=Placement(tp=2)),
         Request("deepseek-ai/DeepSeek-V3", "h200_sxm", "sglang", Placement(tp=8)),
+        Request("deepseek-ai/DeepSeek-V3", "h200_sxm", "vllm", Placement(tp=8, ep=8)),
         Request("Qwen/Qwen3-235B-A22B", "b200", "trtllm", Placement(tp=4, ep=4), dtype="fp8", kv_dtype="fp8"),
         Request("Qwen/Qwen3.5-397B-A17B", "b200", "sglang", Placement(tp=8), dtype="fp8"),
         Request("mistralai/Mistral-Nemo-Base-2407", "l40s"),

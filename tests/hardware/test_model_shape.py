@@ -124,6 +124,8 @@ def test_weights_of_a_gpu_by_format_and_cut():
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "fp4"),
         ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8"),
         ({"quant_method": "awq", "bits": 4}, "int4"),
+        ({"quant_method": "gptq"}, "int4"),
+        ({"quant_method": "gptq", "bits": 8}, "int8"),
         ({"quant_method": "compressed-tensors", "weights": {"num_bits": 4, "type": "int"}}, "int4"),
         ({"quant_method": "compressed-tensors", "weights": {"num_bits": 8, "type": "int"}}, "int8"),
     ],
@@ -136,6 +138,8 @@ def test_the_checkpoint_says_its_format(stated, name):
 def test_a_quantisation_that_is_not_known_is_named():
     with pytest.raises(TableError, match="quant_method = 'hqq': not known here; give --dtype"):
         checkpoint_dtype(LLAMA_70B | {"quantization_config": {"quant_method": "hqq"}})
+    with pytest.raises(TableError, match="quantization_config.bits = 3: must be 4 or 8"):
+        checkpoint_dtype(LLAMA_70B | {"quantization_config": {"quant_method": "gptq", "bits": 3}})
 
 
 @pytest.mark.parametrize("value", [None, 0, -3, 1.5, True, "many"])

@@ -12,6 +12,7 @@ from inferencegym_jax.hardware.steady_state import (
     closed_loop_utilisation,
     decode_ms,
     prompt_ms,
+    queue_wait_ms,
     serve,
     tokens_per_verification,
     tpot_ms,
@@ -47,6 +48,21 @@ def test_more_work_never_takes_less_time():
     assert by_batch == sorted(by_batch) and by_prompt == sorted(by_prompt)
     rates = [serve(profile, Point(n, 64), 300.0).tps for n in (1, 8, 64)]
     assert rates == sorted(rates)
+
+
+def test_a_prompt_that_adds_nothing_to_an_iteration_waits_for_nobody():
+    # experts whose iteration takes as long whatever the batch: DeepSeek-V3 cut over eight GPUs is flat at first
+    profile = shipped_profile()
+    flat = dataclasses.replace(
+        profile,
+        products_ms=np.full_like(profile.products_ms, 20.0),
+        prefill_attention_ms=np.zeros_like(profile.prefill_attention_ms),
+    )
+    served = serve(flat, Point(8, 128), 300.0)
+    assert served.ttft_p50_ms == served.ttft_p99_ms > 0.0
+    assert (
+        queue_wait_ms(0.5, 0.0, 10.0, 8) == queue_wait_ms(0.5, 0.5, 10.0, 8) == 0.0 < queue_wait_ms(0.5, 0.51, 10.0, 8)
+    )
 
 
 def test_a_prefill_engine_is_a_second_one_on_the_bill():

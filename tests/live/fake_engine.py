@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import mmap
 import random
 import socket
 from collections import deque
@@ -65,6 +66,31 @@ class Times:
         return load * self.a / (1.0 - load * per_token)
 
 
+class Host:
+    """What two engines share: a file with a byte for each, which is 1 while its engine runs requests.
+
+    Args:
+        path: the file, made where it is not there; "" for an engine that shares nothing.
+        place: 0 or 1.
+        slowdown: of an iteration that begins while the other engine runs requests.
+    """
+
+    def __init__(self, path: str = "", place: int = 0, slowdown: float = 1.0):
+        self.place, self.slowdown = place, slowdown
+        self.busy: Any = bytearray(2)
+        if path:
+            with open(path, "ab") as file:
+                file.truncate(2)
+            with open(path, "r+b") as file:
+                self.busy = mmap.mmap(file.fileno(), 2)
+            self.busy[place] = 0
+
+    def works(self, is_busy: bool) -> float:
+        """Say whether this engine runs requests; by what its iterations take longer."""
+        self.busy[self.place] = int(is_busy)
+        return self.slowdown if self.busy[1 - self.place] else 1.0
+
+
 @dataclass(eq=False)
 class Sequence:
     """One request in the engine."""
@@ -77,13 +103,15 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.wanted = self.remaining
+        self.left = self.prompt  # tokens of it that are not computed yet
 
 
 class FakeEngine:
     """The iteration loop."""
 
-    def __init__(self, times: Times):
-        self.times = times
+    def __init__(self, times: Times, host: Host | None = None, budget: int = 0, pool: int = 65536):
+        self.times, self.host = times, host or Host()
+        self.budget, self.pool = budget or 10**9, pool  # tokens of an iteration, and of the cache
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.wake = asyncio.Event()
@@ -91,6 +119,11 @@ class FakeEngine:
         self.rng = random.Random(7)
         self.drafted = [0] * (times.drafts + 1)  # verifications, and drafts accepted at each place
         self.counts = {"started": 0, "finished": 0, "cancelled": 0, "peak_running": 0, "iterations": 0}
+
+    @property
+    def used(self) -> int:
+        """Tokens in the cache."""
+        return sum(sequence.prompt + sequence.made for sequence in self.running)
 
     def submit(self, prompt: int, output: int) -> Sequence:
         """Queue a request."""
@@ -116,20 +149,33 @@ class FakeEngine:
         while True:
             if not self.running and not self.waiting and not any(self.seen):
                 self.wake.clear()
+                self.host.works(False)
                 await self.wake.wait()
                 end = clock()
-            prefill = 0
-            while self.waiting and len(self.running) < self.times.max_num_seqs:
+            room = self.budget - sum(not sequence.left for sequence in self.running)
+            prefill, active = 0, []
+            for sequence in self.running:
+                chunk = max(min(sequence.left, room - prefill), 0)
+                sequence.left, prefill = sequence.left - chunk, prefill + chunk
+                active += [sequence] * (chunk > 0 or not sequence.left)
+            while self.waiting and len(self.running) < self.times.max_num_seqs and prefill < room:
+                if self.running and self.used + self.waiting[0].prompt > self.pool:
+                    break
                 admitted = self.waiting.popleft()
-                prefill += admitted.prompt
+                chunk = min(admitted.left, room - prefill)
+                admitted.left, prefill = admitted.left - chunk, prefill + chunk
                 self.running.append(admitted)
-            n = len(self.running)
+                active.append(admitted)
+            n = len(active)
             self.counts["peak_running"] = max(self.counts["peak_running"], n)
             self.counts["iterations"] += 1
-            end = max(end, clock() - 0.02) + (self.times.a + self.times.b * n + self.times.c * prefill) / 1000.0
+            length_ms = (self.times.a + self.times.b * n + self.times.c * prefill) * self.host.works(True)
+            end = max(end, clock() - 0.02) + length_ms / 1000.0
             await asyncio.sleep(max(end - clock(), 0.0))
             made = []
-            for sequence in list(self.running):
+            for sequence in active:
+                if sequence.left or sequence not in self.running:  # more of its prompt to come, or dropped meanwhile
+                    continue
                 count = min(self.verified(), sequence.remaining) if sequence.made else 1
                 sequence.made += count
                 sequence.remaining -= count
@@ -231,12 +277,11 @@ def create_app(engine: FakeEngine, options: argparse.Namespace) -> Starlette:
             engine.drop(sequence)
 
     async def metrics(_: Request) -> Response:
-        used = sum(s.prompt + s.made for s in engine.running)
         label = f'{{engine="0",model_name="{options.model}"}}'
         return PlainTextResponse(
             f"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{label} {len(engine.running)}\n"
             f"# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting{label} {len(engine.waiting)}\n"
-            f"# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc{label} {used / 65536}\n"
+            f"# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc{label} {engine.used / engine.pool}\n"
             f"# TYPE vllm:num_preemptions counter\nvllm:num_preemptions_total{label} 0\n"
             + cache_config * (options.pool == "metrics")
             + drafts(label) * bool(engine.times.drafts)
@@ -244,7 +289,8 @@ def create_app(engine: FakeEngine, options: argparse.Namespace) -> Starlette:
 
     cache_config = (
         "# TYPE vllm:cache_config_info gauge\n"
-        'vllm:cache_config_info{block_size="16",kv_cache_memory_bytes="4000000000",num_gpu_blocks="4096"} 1.0\n'
+        'vllm:cache_config_info{block_size="16",kv_cache_memory_bytes="4000000000",'
+        f'num_gpu_blocks="{engine.pool // 16}"}} 1.0\n'
     )
 
     def drafts(label: str) -> str:
@@ -259,7 +305,7 @@ def create_app(engine: FakeEngine, options: argparse.Namespace) -> Starlette:
 
     async def info(_: Request) -> Response:
         return (
-            JSONResponse({"max_total_num_tokens": 65536, "chunked_prefill_size": 3000})
+            JSONResponse({"max_total_num_tokens": engine.pool, "chunked_prefill_size": 3000})
             if options.pool == "endpoint"
             else error(404, "not here")
         )
@@ -315,6 +361,11 @@ def main() -> None:
     parser.add_argument("--drafts", type=int, default=Times.drafts)
     parser.add_argument("--accept", type=float, default=Times.accept)
     parser.add_argument("--pool", default="metrics", help="who says its size: metrics, endpoint or none")
+    parser.add_argument("--token-budget", type=int, default=0, help="tokens of an iteration; 0: as many as there are")
+    parser.add_argument("--pool-tokens", type=int, default=65536)
+    parser.add_argument("--host", default="", help="file that two engines of one host share")
+    parser.add_argument("--place", type=int, default=0, help="0 or 1, on that host")
+    parser.add_argument("--slowdown", type=float, default=1.0, help="of iterations while the other one works")
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--api-key", default="")
     parser.add_argument("--fault", default="")
@@ -323,7 +374,9 @@ def main() -> None:
     options = parser.parse_args()
     listener = listen(options.port)
     print(listener.getsockname()[1], flush=True)
-    engine = FakeEngine(Times(*(getattr(options, field.name) for field in dataclasses.fields(Times))))
+    times = Times(*(getattr(options, field.name) for field in dataclasses.fields(Times)))
+    host = Host(options.host, options.place, options.slowdown)
+    engine = FakeEngine(times, host, options.token_budget, options.pool_tokens)
     config = uvicorn.Config(create_app(engine, options), log_level="critical", access_log=False)
     asyncio.run(uvicorn.Server(config).serve([listener]))
 

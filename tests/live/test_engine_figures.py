@@ -21,8 +21,10 @@ from inferencegym_jax.live.measure.cell_run import Slice
 from inferencegym_jax.live.measure.cells import Cells
 from inferencegym_jax.live.measure.engine_figures import acceptance_lengths, first_token, pool_seen
 from inferencegym_jax.live.measure.plan import MeasureSettings
+from inferencegym_jax.live.measure.table import prefill
 from inferencegym_jax.live.server.probe import EngineMetrics, Limits, parse_metrics, stated_limits
 from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.profile_engine import engine_times
 from inferencegym_jax.table.derived_profile import profile_of
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable, load_table
 from tests.live.fake_engine import Times
@@ -159,3 +161,52 @@ def test_an_engines_own_endpoint_states_the_pool(answers: dict[str, Any], tokens
             return await stated_limits(client)
 
     assert asyncio.run(ask()) == Limits(tokens, 4096 if "/server_info" in answers else None)
+
+
+def test_a_prompt_longer_than_an_iterations_budget_is_not_charged_its_iterations_constant() -> None:
+    cells = Cells({})
+    gap, budget = TIMES.a + TIMES.b, 100
+    for bucket, length in ((0, 64), (2, 256)):
+        first = TIMES.path + -(-length // budget) * gap + TIMES.c * length
+        cells.add((1, bucket), Slice(1.0, gap, 1.0, 0.0, [gap], [first] * 5, [1.0]))
+    added, outside = prefill(cells, [0, 2], budget)
+    assert added == pytest.approx([TIMES.c * 64, TIMES.c * 256], abs=1e-6) and outside == pytest.approx(TIMES.path)
+    whole, _ = prefill(cells, [0, 2])
+    assert whole[1] > added[1] + 1.9 * gap  # as if the three iterations were the prompt's alone
+
+
+CHUNKING = Times(a=17.0, b=1.0, c=0.05)
+
+
+@pytest.mark.slow  # real seconds
+def test_a_second_engine_with_another_token_budget(launch: Callable[..., Any], tmp_path: Path) -> None:
+    own = [str(x) for name in ("a", "b", "c") for x in (f"--{name}", getattr(CHUNKING, name))]
+    settings = MeasureSettings(budget_s=10.0, output_tokens=OUTPUT, most_concurrency=4, longest_prompt=256, slice_s=1.0)
+    screen, found = Console(file=io.StringIO()), {}
+    for budget in (96, 4096):
+        engine, out = launch(*own, "--token-budget", budget), tmp_path / f"{budget}.parquet"
+        ours = dataclasses.replace(settings, token_budget=budget)
+        found[budget] = measure_and_report(Endpoint(engine.url, "fake"), ours, out, False, screen)
+        table = load_table(out)
+        assert profile_of(table).tokens_per_iteration == budget
+        times = engine_times(table)
+        assert times.decode_ms(1, 80) == pytest.approx(CHUNKING.a + CHUNKING.b, rel=0.12)
+    short, long = np.transpose([found[budget]["prefill_ms"] for budget in found])
+    assert long[0] == pytest.approx(long[1], abs=6.0)  # the three iterations of 18 ms are not the prompt's
+    assert np.all(long - short == pytest.approx(CHUNKING.c * 192, abs=6.0))
+
+
+@pytest.mark.slow  # real seconds
+def test_no_more_are_in_flight_than_the_pool_holds(launch: Callable[..., Any], tmp_path: Path) -> None:
+    own = [str(x) for name in ("a", "b", "c") for x in (f"--{name}", getattr(CHUNKING, name))]
+    engine = launch(*own, "--pool-tokens", 1200)
+    settings = MeasureSettings(budget_s=12.0, output_tokens=OUTPUT, most_concurrency=8, longest_prompt=256, slice_s=1.0)
+    measure_and_report(
+        Endpoint(engine.url, "fake"), settings, tmp_path / "t.parquet", False, Console(file=io.StringIO())
+    )
+    table = load_table(tmp_path / "t.parquet")
+    assert table.metadata["kv_block_tokens"] == "16" and max(table.axes["batch_size"]) == 8
+    tpot = table.values[0, 0, 0, -1, 0, -1, METRICS.index("tpot_ms")]
+    assert tpot == pytest.approx(CHUNKING.iteration_ms(8, 256, OUTPUT), rel=0.15)  # four of them fit
+    ttft = table.values[0, 0, 0, -1, 0, -1, METRICS.index("ttft_p50_ms")]
+    assert ttft < 4 * CHUNKING.iteration_ms(8, 256, OUTPUT)  # and nobody waited for another's end

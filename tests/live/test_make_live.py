@@ -146,6 +146,11 @@ def test_the_page_is_written_from_the_results_alone(tmp_path: Path, monkeypatch:
     again = text
     figures.write_figures(tmp_path)
     assert page.read_text() == again
+    earlier = {"date": "2026-11-25", "command": "y", "load": "2.0"}
+    kept = results() | {"predict": {**results()["predict"], "run": earlier}}
+    (tmp_path / "results.json").write_text(json.dumps(kept))
+    figures.write_figures(tmp_path)
+    assert "These are of 2026-11-25, `y`" in page.read_text() and page.read_text().count("These are of") == 1
     page.write_text("no place")
     with pytest.raises(ValueError, match="must hold the lines"):
         figures.write_figures(tmp_path)

@@ -20,7 +20,7 @@ from inferencegym_jax.live.measure.cell_run import Slice, shared
 from inferencegym_jax.live.measure.cells import Cells, StateError, half_width
 from inferencegym_jax.live.measure.plan import Measurement, MeasureSettings, Progress
 from inferencegym_jax.live.measure.table import read_off
-from inferencegym_jax.live.server.probe import EngineError, probe
+from inferencegym_jax.live.server.probe import Engine, EngineError, probe
 from inferencegym_jax.live.server.streaming import Endpoint, open_client
 from inferencegym_jax.live.trial.profile_engine import EngineTimes, saturation
 from inferencegym_jax.table.derived_profile import profile_of
@@ -203,6 +203,20 @@ def test_curves_are_read_off_at_whole_numbers() -> None:
     at = np.array([0.9, 3.6, 7.2])
     assert read_off([1, 4, 8], at, 10.0 + 2.0 * at) == pytest.approx([12.0, 18.0, 26.0])
     assert read_off([1, 4], np.array([3.0, 2.0]), np.array([5.0, 6.0])) == pytest.approx([5.0, 6.0])
+    at, cut = np.array([1.0, 4.0, 3.9, 4.2]), np.array([12.0, 18.0, 90.0, 5.0])  # the pool holds four of 8, of 16
+    assert read_off([1, 4, 8, 16], at, cut, np.array([0, 1])) == pytest.approx([12.0, 18.0, 26.0, 42.0])
+
+
+def test_as_many_are_in_flight_as_the_pool_holds_to_their_ends() -> None:
+    endpoint = Endpoint("http://h:1", "m")
+    engine = Engine(endpoint, None, None, None, True, kv_cache_tokens=8192.0, kv_block_tokens=32.0)
+    settings = MeasureSettings(output_tokens=32)
+    client: Any = None
+    one = Measurement(client, engine, settings, Cells({}))
+    assert [one.in_flight(n, 256) for n in (1, 25, 26, 64)] == [1, 25, 25, 25]  # ten blocks each
+    assert one.in_flight(64, 64) == 64 and one.in_flight(1, 4096) == 1
+    unknown = Measurement(client, dataclasses.replace(engine, kv_cache_tokens=None), settings, Cells({}))
+    assert unknown.in_flight(64, 256) == 64
 
 
 @pytest.mark.parametrize(

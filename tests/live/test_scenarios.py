@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -18,20 +19,20 @@ from inferencegym_jax.live.scenarios import described
 from inferencegym_jax.live.scenarios.described import Drift, SecondInstance, scenario_of
 from inferencegym_jax.live.scenarios.drift import LONG, drift, switching
 from inferencegym_jax.live.scenarios.judged import Segments, score, segments_of, static_reference, summaries
-from inferencegym_jax.live.scenarios.objectives import margins
+from inferencegym_jax.live.scenarios.objectives import RequestWork, margins
 from inferencegym_jax.live.scenarios.rivals import Foretold, drift_rivals, second_instance_rivals
 from inferencegym_jax.live.scenarios.run import ScenarioRequest, run_scenario
 from inferencegym_jax.live.scenarios.second_instance import Setting, cut_mean, second_instance, stretch
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.foretold import SpareTimes
 from inferencegym_jax.live.trial.outcome import Objective
-from inferencegym_jax.live.trial.runs import Run, TrialSettings
+from inferencegym_jax.live.trial.runs import Run, Trial, TrialSettings
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.models import ServeAction
 from inferencegym_jax.physics.observation import initial_observation
 from inferencegym_jax.policies.policy_runner import PolicyRunner
-from inferencegym_jax.table.latency_table import LatencyTable
-from inferencegym_jax.tasks import get_task
+from inferencegym_jax.table.latency_table import LatencyTable, load_table
+from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
 from tests.live.conftest import ROOT, free_port
 from tests.live.fake_engine import Times
 from tests.live.test_spare_trial import written
@@ -108,6 +109,22 @@ def test_a_day_is_sent_at_the_peak_that_was_written_down(two: Setting, table: La
     assert busiest == pytest.approx(1.6, abs=0.25)  # Poisson within
     with pytest.raises(ValueError, match="seconds = 2000: must be from 1 to 1440"):
         second_instance(of("second-instance"), table, SPARE, 2000, [0])
+
+
+def test_the_peak_is_of_what_two_instances_of_one_host_can_serve(two: Setting, table: LatencyTable) -> None:
+    shared = second_instance(of("second-instance"), table, dataclasses.replace(SPARE, slowdown=1.25), SECONDS, [0])
+    assert [two.how["peak_of_one"], shared.how["peak_of_one"]] == pytest.approx([1.6, 1.28])
+    rates = [setting.how["stretches"][0]["rate_scale"] for setting in (two, shared)]
+    assert rates[1] == pytest.approx(rates[0] / 1.25)
+    params = make_params(get_task("second-gpu"), load_table(), NOT_NORMALISED)
+    prompt, output = float(params.engine.prompt_mean), float(params.engine.output_mean)
+    tpot = float(np.asarray(params.engine.slo_tpot_ms)[0])
+    plain, held = (RequestWork(load_table(), params.engine, 2 * prompt, output, limit) for limit in (math.inf, tpot))
+    assert held.of(np.asarray(prompt)) == pytest.approx(plain.of(np.asarray(prompt)), rel=0.04)  # 1.6 of one, nearly
+    slow = [
+        RequestWork(table, two.problem.params.engine, 256, OUTPUT, x).of(np.asarray(64.0)) for x in (math.inf, 60.0)
+    ]
+    assert slow[1] > 1.05 * slow[0]  # fewer at once keep 60 ms a token
 
 
 @pytest.mark.slow  # a program for every policy
@@ -309,8 +326,10 @@ def test_second_instance_on_engines_whose_times_are_known(
     launch: Callable[..., Any], table: LatencyTable, tmp_path: Path
 ) -> None:
     flags = [str(x) for name in ("a", "b", "c") for x in (f"--{name}", getattr(TIMES, name))]
-    engine, port = launch(*flags), free_port()
-    start = f"cd {ROOT} && exec {sys.executable} -m tests.live.fake_engine --port {port} {' '.join(flags)}"
+    flags += ["--host", str(tmp_path / "host"), "--slowdown", "1.3"]
+    engine, port = launch(*flags, "--place", 0), free_port()
+    start = f"cd {ROOT} && exec {sys.executable} -m tests.live.fake_engine --port {port} --place 1 {' '.join(flags)}"
+    kept: list[tuple[dict[str, Any], Trial]] = []
     found = run_scenario(
         ScenarioRequest(
             "second-instance",
@@ -322,7 +341,9 @@ def test_second_instance_on_engines_whose_times_are_known(
             repeats=1,
             warmup_s=5.0,
             pause_s=0.1,
-        )
+            beside_s=1.0,
+        ),
+        keep=lambda *so_far: kept.append(so_far),
     )
     measured = found["measured"]
     assert measured["one always"]["instances"]["mean"] == pytest.approx(1.0, rel=0.02)
@@ -330,6 +351,10 @@ def test_second_instance_on_engines_whose_times_are_known(
     assert found["how"]["written_down"] == {"seconds": 600, "repeats": 3} and found["how"]["spare"]["start_s"] > 0
     assert abs(found["gap"]["two always"]) < 0.15 and len(found["timeline"][0]["load"]) == 25
     assert verdict(found) and len(found["order"]) == 3
+    assert found["how"]["spare"]["slowdown"] == pytest.approx(1.3, rel=0.12)
+    assert [each["how"]["not_run"] for each, _ in kept] == [["load-following"], []]  # from the reference's run on
+    assert "Not run: load-following." in verdict(kept[0][0]) and json.dumps(kept[0][0])
+    assert set(kept[0][1].measured) == {"one always", "two always"} and kept[-1][0]["measured"] == measured
 
 
 @pytest.mark.slow  # real seconds

@@ -215,6 +215,7 @@ def test_a_trial_measures_and_foretells_what_a_spare_is_billed(
         seconds=8,
         settings=TrialSettings(repeats=1, warmup_s=2.0, pause_s=0.1),
         spare=place.spare,
+        beside_s=0.0,
     )
     found = compare(request)
     assert 0.0 < found["how"]["spare"]["start_s"] < 5.0 and found["how"]["spare"]["lease_s"] == 1.0
@@ -245,6 +246,7 @@ def test_what_one_engine_cannot_carry_two_do_as_it_was_foretold(launch: Callable
         slo_ttft_ms=(1500.0, 1500.0, 1500.0),
         settings=TrialSettings(repeats=1, warmup_s=6.0, pause_s=0.1),
         spare=spare,
+        beside_s=0.0,
     )
     found = compare(request)
     missed = {

@@ -18,10 +18,10 @@ import inferencegym_jax as ig
 from inferencegym_jax.cli.trial_report import plot_trial, trial_table, verdict
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.outcome import Objective, measures, ranking, segments, summarise
-from inferencegym_jax.live.trial.profile_engine import EngineTimes, saturation
+from inferencegym_jax.live.trial.profile_engine import EngineRequest, EngineTimes, ProfileEngine, saturation
 from inferencegym_jax.live.trial.request import TrialRequest, best_batch_size, compare, scenario
 from inferencegym_jax.live.trial.request_log import read_log
-from inferencegym_jax.live.trial.runs import TrialSettings, predict, results, run_trial, schedule
+from inferencegym_jax.live.trial.runs import Trial, TrialSettings, predict, results, run_trial, schedule
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.simulated import request_log, simulate_traffic
 from inferencegym_jax.live.trial.traffic import Traffic, poisson_traffic
@@ -373,3 +373,35 @@ def test_the_replay_serves_as_the_reference_engine_does(params: Any, rate: float
     assert ttft.mean() == pytest.approx(served.ttft_ms.mean(), rel=0.03)
     assert np.percentile(ttft, 99) == pytest.approx(np.percentile(served.ttft_ms, 99), rel=0.05)
     assert tpot.mean() == pytest.approx(served.tpot_ms.mean(), rel=0.02)
+
+
+def test_a_request_holds_whole_blocks_of_the_pool(table: LatencyTable) -> None:
+    def started(block: str) -> tuple[int, float]:
+        stated = dataclasses.replace(table, metadata={**table.metadata, "kv_cache_tokens": "970", **blocks(block)})
+        engine = ProfileEngine(EngineTimes(stated))
+        for _ in range(20):
+            engine.submit(EngineRequest(70, 4))
+        engine.start()
+        usage = engine.metrics().kv_usage
+        assert usage is not None
+        return len(engine.running), usage
+
+    def blocks(block: str) -> dict[str, str]:
+        return {"kv_block_tokens": block} if block else {}
+
+    assert started("") == (13, pytest.approx(13 * 70 / 970))
+    assert started("32") == (10, pytest.approx(10 * 96 / 970))  # three blocks each
+    for text in ("none", "0", "inf"):
+        with pytest.raises(TableError, match="metadata kv_block_tokens"):
+            started(text)
+
+
+def test_what_of_a_trial_is_finished() -> None:
+    trial = Trial({"a": [["a0"], ["a1"]], "b": [["b0"]]}, {"a": [], "b": []}, {"a": [1.0, 2.0], "b": [3.0]})  # type: ignore[list-item]
+    trial.order = ["a", "b", "a"]
+    trial.logs = trial.predicted_logs = {"a": [[], []], "b": [[], []]}
+    trial.instance_s = trial.predicted_instance_s = {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+    one = trial.finished()
+    assert one.measured == {"a": [["a0"]], "b": [["b0"]]} and one.order == ["a", "b"] and one.scores["a"] == [1.0]
+    trial.measured["b"].clear()
+    assert set(trial.finished().measured) == {"a"} and trial.finished().order == ["a"]

@@ -23,16 +23,22 @@ def seen(load: float, tokens: float = 1.0, shares: tuple[float, ...] = FEW) -> t
     slowed = DECODE_MS / (1.0 - load)
     chunks = load / PROMPT_MS
     short = ShortOutputs(
-        *(jnp.asarray(x, jnp.float32) for x in (shares, DECODE_MS, slowed, chunks, PROMPT_MS, PROMPT_MS**2)),
-        jnp.float32(PROMPT_MS),
-        jnp.float32(tokens),
+        shares=jnp.asarray(shares, jnp.float32),
+        iteration_ms=jnp.float32(DECODE_MS),
+        slowed_ms=jnp.float32(slowed),
+        chunks=jnp.float32(chunks),
+        chunk_ms=jnp.float32(PROMPT_MS),
+        chunk_square=jnp.float32(PROMPT_MS**2),
+        full_ms=jnp.float32(PROMPT_MS),
+        tokens=jnp.float32(tokens),
     )
     by_prompts = 4.0 * (slowed - DECODE_MS) ** 2 / tokens**2
-    return TimePerToken(*(jnp.float32(x) for x in (slowed / tokens, np.sqrt(by_prompts), by_prompts))), short
+    deviation = jnp.float32(np.sqrt(by_prompts))
+    return TimePerToken(jnp.float32(slowed / tokens), deviation, jnp.float32(by_prompts)), short
 
 
-def share(load: float, objective: float, **others: float) -> float:
-    per_token, short = seen(load, **others)
+def share(load: float, objective: float, tokens: float = 1.0, shares: tuple[float, ...] = FEW) -> float:
+    per_token, short = seen(load, tokens, shares)
     return float(share_quick_of_all(per_token, jnp.float32(objective), short))
 
 
@@ -57,8 +63,8 @@ def test_few_gaps_mostly_meet_no_prompt() -> None:
 
 def test_drafts_make_fewer_iterations_of_as_many_tokens() -> None:
     """Two tokens an iteration: six gaps are three iterations, each of which may take twice the objective."""
-    five, three = (0.0,) * 4 + (1.0, 0.0, 0.0, 0.0), (0.0,) * 4 + (1.0, 0.0, 0.0, 0.0)
-    assert share(0.3, 10.0, tokens=2.0, shares=five) > share(0.3, 10.0, shares=three) == 0.0
+    seven = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+    assert share(0.3, 10.0, tokens=2.0, shares=seven) > share(0.3, 10.0, shares=seven) == 0.0
 
 
 def test_where_no_output_is_short_and_nothing_is_full_nothing_changes() -> None:

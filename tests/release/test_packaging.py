@@ -34,7 +34,7 @@ def shipped_data() -> set[str]:
     return {file.relative_to(ROOT / "data").as_posix() for file in files}
 
 
-UNLOCKED = {"gymnax"}
+UNLOCKED = {"gymnax", "gymnasium"}
 
 
 def locked() -> dict[str, list[Requirement]]:

@@ -88,6 +88,7 @@ def test_the_reward_ranks_the_best_quarter_of_the_scenarios_policies_as_the_scor
         (["--task", "9"], "9"),
         (["--task", "3", "--controllers", "8"], "controllers = 8: must be 0, or at least 4 on an open-loop task"),
         (["--task", "7", "--controllers", "-1"], "controllers = -1"),
+        (["--task", "7", "--reward", "mine"], "reward = 'mine': must be one of environment, score, whole-score"),
     ],
 )
 def test_bad_input_of_ranks_is_said(arguments: list[str], said: str) -> None:

@@ -235,3 +235,21 @@ def test_what_is_no_log_is_called_what_it_is_and_not_quoted(tmp_path: Path, cont
     with pytest.raises(TraceError, match=said) as failed:
         read(written(tmp_path, content, "log"))
     assert len(str(failed.value)) < 250 and "10.0.0.9" not in str(failed.value)
+
+
+@pytest.mark.parametrize("count", [100, 90_000])
+def test_a_row_of_another_width_is_named_also_in_latin_1(tmp_path: Path, count: int) -> None:
+    rows = "".join(f"{i / 100},Jos\xe9,9,9\n" for i in range(count))
+    text = f"timestamp,name,{TOKENS}\n{rows}61,Jos\xe9,3\n62,a,3,4\n"
+    with pytest.raises(TraceError, match=f"line {count + 2}: 3 cells where the header has 4"):
+        read(written(tmp_path, text.encode("latin-1")))
+
+
+def test_text_that_breaks_off_or_is_no_text_is_no_crash(tmp_path: Path) -> None:
+    text = table(f"timestamp,{TOKENS}")
+    with pytest.raises(TraceError, match="breaks off or is damaged"):
+        read(written(tmp_path, text.encode("utf-16-le")[:-1]))
+    good = lines(rows(lambda d, p, o: {"timestamp": d, "usage": usage(p, o)})).encode()
+    with pytest.raises(TraceError, match="line 301: timestamp is a text of 4 characters"):
+        bad = b'\n{"timestamp": "\x81\x82ab", "usage": {"prompt_tokens": 3, "completion_tokens": 4}}'
+        read(written(tmp_path, good + bad, "log.jsonl"))

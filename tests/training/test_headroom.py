@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,22 @@ def test_the_controller_asks_above_the_threshold_and_holds_before_it_gives_back(
     assert controlled(plan.replace(up_load=NEVER), [2.0] * 3) == [False] * 3
     assert controlled(plan, [0.1] * 3, forecast=[0.1, 1.2, 1.2]) == [False, True, True]
     assert controlled(plan.replace(average_s=60.0), [0.1] * 9 + [3.0]) == [False] * 10
+    begun = plan.replace(first_s=1.0)  # before a load is known
+    assert controlled(begun, [0.1] * 4) == [True, True, False, False] and controlled(begun, [0.5] * 4) == [True] * 4
+
+
+def test_slots_are_not_fewer_than_the_plans_least() -> None:
+    problem = ig.problem("second-gpu")
+    engine = engine_of(problem.table, problem.params)
+    hopeless = dataclasses.replace(engine, slo_tpot_ms=np.full(3, 1.0, np.float32))  # of which one request is too many
+    told, plan = np.full(1, np.nan, np.float32), LoadPlan(slots_share=2.0)
+
+    def slots(own: Any, least: float) -> int:
+        asked = act(own, plan.replace(least_slots=least).as_arrays(), told, observed(), Memory.start())[0]
+        return int(asked.batch_size)
+
+    assert (slots(hopeless, 1.0), slots(hopeless, 32.0)) == (2, 32)
+    assert slots(engine, 1.0) == slots(engine, 32.0) > 32
 
 
 def test_drafts_get_shorter_as_more_run() -> None:

@@ -61,6 +61,7 @@ class _Tally:
     """Events since the slice began."""
 
     started: float = np.inf
+    ended: float = np.inf
     gaps: list[tuple[float, float]] = field(default_factory=list)  # (from, to)
     firsts: list[float] = field(default_factory=list)  # when first tokens came, those before the slice too
     tokens: list[float] = field(default_factory=list)  # when
@@ -71,12 +72,14 @@ class _Tally:
 
     def end(self, stream: Stream, now: float) -> None:
         """A request ended well."""
-        if now >= self.started and len(stream.token_s) > 1:
+        if self.started <= now <= self.ended and len(stream.token_s) > 1:
             self.events += len(stream.token_s) - 1
             self.output += max(stream.tokens - 1, len(stream.token_s) - 1)
 
     def token(self, stream: Stream, now: float) -> None:
         """A token came."""
+        if now > self.ended:
+            return
         first = len(stream.token_s) == 1
         if first:
             self.firsts.append(now)
@@ -100,6 +103,7 @@ async def run_cell(
     spacing_s: float = 0.0,
     most_seconds: float = 60.0,
     seed: int = 0,
+    meet: asyncio.Barrier | None = None,
 ) -> Slice:
     """Keep ``concurrency`` requests in flight and time a slice.
 
@@ -113,6 +117,8 @@ async def run_cell(
         spacing_s: pause between the first requests of the workers, so that they do not all prefill at once.
         most_seconds: longest warm-up, and longest slice.
         seed: of lengths, pauses and prompts.
+        meet: with cells on other engines: slices begin when all are warm, and requests stay in flight until all slices
+            have ended.
 
     Raises:
         EngineError: requests fail one after another, or nothing was measured.
@@ -151,12 +157,17 @@ async def run_cell(
     async def story() -> tuple[float, list[EngineMetrics]]:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(warm.wait(), most_seconds)
+        if meet is not None:
+            await meet.wait()
         tally.started = time.perf_counter()
         readings = await _watch(client, tally.started + min(max(seconds, 2.0 * typical[0]), most_seconds))
         enough = max(FEWEST_REQUESTS, concurrency // 2)
         while len(tally.ttft_ms) < enough and time.perf_counter() < tally.started + most_seconds:
             readings += await _watch(client, time.perf_counter() + METRICS_EVERY_S)
-        return time.perf_counter() - tally.started, readings
+        tally.ended = time.perf_counter()
+        if meet is not None:
+            await meet.wait()
+        return tally.ended - tally.started, readings
 
     workers = [asyncio.create_task(worker(place)) for place in range(concurrency)]
     main = asyncio.create_task(story())

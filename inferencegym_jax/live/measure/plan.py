@@ -141,16 +141,29 @@ class Measurement:
     def table(self, path: Path) -> LatencyTable:
         """Write what was measured as a latency table."""
         output, base = self.settings.output_tokens, self.settings.base_memory_gb
-        columns = build_columns(self.cells, self.batch_sizes, self.buckets, self.engine, output, base)
-        fitted = fit(self.cells, columns, self.buckets, output)
+        budget = self.engine.token_budget or self.settings.token_budget or None
+        columns = build_columns(
+            self.cells, self.batch_sizes, self.buckets, self.engine, output, base, budget, self.in_flight
+        )
+        fitted = fit(self.cells, columns, self.buckets, output, budget)
         metadata = build_metadata(self.cells, self.batch_sizes, self.buckets, self.engine, fitted, output, base)
         seen = pool_seen(self.cells, output)
         metadata |= pool_metadata(self.engine, self.settings.kv_cache_tokens, self.settings.kv_bytes_per_token, seen)
-        if budget := self.engine.token_budget or self.settings.token_budget:
+        if budget is not None:
             metadata["tokens_per_iteration"] = str(budget)
         if (acceptance := self.cells.acceptance) is not None:
             metadata |= {"spec_length": str(acceptance[0]), "acceptance_lengths": json.dumps(acceptance[1])}
         return write_table(columns, metadata, path)
+
+    def in_flight(self, n: int, prompt: int) -> int:
+        """As many of ``n`` requests as the KV pool holds to their ends: beyond, an engine makes them wait or preempts
+        them and computes them again, which is no property of an iteration. One at least."""
+        pool = self.engine.kv_cache_tokens or self.settings.kv_cache_tokens
+        if not pool:
+            return n
+        block = self.engine.kv_block_tokens or 1.0
+        held = math.ceil((prompt + self.settings.output_tokens * 3 // 2) / block) * block
+        return min(n, max(int(pool // held), 1))
 
     async def _scan(self) -> None:
         bucket, n, before = self.buckets[0], 1, 0.0
@@ -159,6 +172,7 @@ class Measurement:
             self.batch_sizes.append(n)
             tps, waiting = self.cells.tps((n, bucket)), self.cells.slices[(n, bucket)][-1].waiting
             full = waiting is not None and waiting > SERVER_WAITS * n
+            full = full or self.in_flight(n, PROMPT_LENGTHS[bucket]) < n
             if full and len(self.batch_sizes) > 2:
                 self.batch_sizes.pop()
             if tps < KNEE * before:  # once more: a slice in which something else took the machine is no knee
@@ -240,6 +254,7 @@ class Measurement:
     async def _measure(self, cell: Cell) -> Slice:
         n, bucket = cell
         length = PROMPT_LENGTHS[bucket]
+        n = self.in_flight(n, length)
         self.report(Progress(self.cells.elapsed_s, self.settings.budget_s, f"{n} at once, prompts of {length}"))
         spacing = self.cells.ttft_ms((1, bucket), 50) / 1000.0 if (1, bucket) in self.cells.slices else 0.0
         begun = time.monotonic()

@@ -16,6 +16,7 @@ is read off at the whole numbers n of the axis, and the table holds what every t
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,18 @@ LEAST_MS = 1e-3  # of an iteration: noise must not make it nothing
 MEMORY_FLOOR_GB = 1e-3  # of a server that does not tell its memory: the table needs a number above 0
 
 
-def prefill(cells: Cells, buckets: list[int]) -> tuple[np.ndarray, float]:
+def prefill(cells: Cells, buckets: list[int], token_budget: int | None = None) -> tuple[np.ndarray, float]:
     """What a prompt of each length adds to the iterations, and the time that a request spends outside them, ms.
 
-    A line through a lone request's TTFT in P, less its own decode iteration, has that time as its intercept (with what
-    ``first_token`` tells apart of it); with one prompt length the two cannot be told apart, and all is prefill.
+    A prompt longer than an iteration's ``token_budget`` takes several, each with its constant, which is not the
+    prompt's: beside requests that decode those iterations are there anyway. A line through a lone request's TTFT in P,
+    less its own iterations, has that time as its intercept (with what ``first_token`` tells apart of it); with one
+    prompt length the two cannot be told apart, and all is prefill.
     """
     lengths = np.array([PROMPT_LENGTHS[bucket] for bucket in buckets], float)
     unloaded_ms = np.array([cells.ttft_ms((1, bucket), 50) for bucket in buckets])
-    rest = unloaded_ms - np.array([cells.gap_ms((1, bucket)) for bucket in buckets])
+    chunks = np.ceil(lengths / token_budget) if token_budget else np.ones(len(buckets))
+    rest = unloaded_ms - chunks * np.array([cells.gap_ms((1, bucket)) for bucket in buckets])
     overhead = float(np.polyfit(lengths, rest, 1, w=1.0 / unloaded_ms)[1]) if len(buckets) > 1 else 0.0
     overhead = min(max(overhead, 0.0), max(float(rest.min()), 0.0))
     return np.maximum(rest - overhead, 0.0), overhead
@@ -55,6 +59,8 @@ def build_columns(
     engine: Engine,
     output_tokens: int,
     base_memory_gb: float,
+    token_budget: int | None = None,
+    in_flight: Callable[[int, int], int] = lambda n, _: n,
 ) -> dict[str, list[float]]:
     """The table's columns.
 
@@ -65,20 +71,24 @@ def build_columns(
         engine: for the size of its KV cache.
         output_tokens: mean over the requests.
         base_memory_gb: memory of weights and runtime, which no server tells.
+        token_budget: tokens of an iteration; None where it is not known.
+        in_flight: of a batch size and a prompt length (tokens): as many requests as the cell had in flight.
     """
     scale = float(calibration()["cost_scale"])
     columns: dict[str, list[float]] = {name: [] for name in ("batch_size", "prompt_len_bucket")}
     metrics = ("ttft_p50_ms", "ttft_p99_ms", "tpot_ms", "tps", "gpu_mem_gb", "cost_per_1k")
     columns |= {name: [] for name in metrics}
-    added, _ = prefill(cells, buckets)
+    added, _ = prefill(cells, buckets, token_budget)
     for bucket, prompt_ms in zip(buckets, added, strict=True):
         column = [(n, bucket) for n in batch_sizes]
         inside = np.array([cells.inside(cell) for cell in column])
         iteration = np.array([max(cells.decode_ms(cell, prompt_ms), LEAST_MS) for cell in column])
         p50 = np.array([cells.ttft_ms(cell, 50) for cell in column])
         p99 = np.array([cells.ttft_ms(cell, 99) for cell in column])
-        iteration, p50 = (read_off(batch_sizes, inside, values) for values in (iteration, p50))
-        p99 = np.maximum(read_off(batch_sizes, inside, p99), p50)
+        # of cells that the pool cut to one number, the first: the line to it goes on to the others
+        _, distinct = np.unique([in_flight(n, PROMPT_LENGTHS[bucket]) for n in batch_sizes], return_index=True)
+        iteration, p50, p99 = (read_off(batch_sizes, inside, values, distinct) for values in (iteration, p50, p99))
+        p99 = np.maximum(p99, p50)
         for n, cell, t, first, late in zip(batch_sizes, column, iteration, p50, p99, strict=True):
             share = cells.memory_share(cell)
             pool = engine.kv_cache_gb or 0.0
@@ -90,13 +100,18 @@ def build_columns(
     return columns
 
 
-def read_off(nodes: list[int], measured_at: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """``values``, known at ``measured_at``, at ``nodes``: linear between, the last segment's line beyond.
+def read_off(
+    nodes: list[int], measured_at: np.ndarray, values: np.ndarray, use: np.ndarray | None = None
+) -> np.ndarray:
+    """``values``, known at ``measured_at``, at ``nodes``: linear between, the last segment's line beyond; of the places
+    in ``use`` alone, where it is given.
 
     Where the abscissae do not rise (a server that holds requests back itself) the values stand as they were measured.
     """
-    if len(nodes) == 1 or not np.all(np.diff(measured_at) > 0):
-        return values
+    every, use = values, np.arange(len(nodes)) if use is None else use
+    measured_at, values = measured_at[use], values[use]
+    if len(values) == 1 or not np.all(np.diff(measured_at) > 0):
+        return every
     result = np.interp(nodes, measured_at, values)
     for i, node in enumerate(nodes):
         edge = (0, 1) if node < measured_at[0] else (-2, -1) if node > measured_at[-1] else None
@@ -108,13 +123,19 @@ def read_off(nodes: list[int], measured_at: np.ndarray, values: np.ndarray) -> n
     return result
 
 
-def fit(cells: Cells, columns: dict[str, list[float]], buckets: list[int], output_tokens: int) -> dict[str, Any]:
+def fit(
+    cells: Cells,
+    columns: dict[str, list[float]],
+    buckets: list[int],
+    output_tokens: int,
+    token_budget: int | None = None,
+) -> dict[str, Any]:
     """What an iteration and a prompt cost; the line ``a + b n`` through the decode iterations gives their constant.
 
     Returns:
         prefill_ms (one a bucket), request_overhead_ms, iteration_ms (a), running_ms (b), fit_error (median share).
     """
-    added, overhead = prefill(cells, buckets)
+    added, overhead = prefill(cells, buckets, token_budget)
     n, tpot = np.asarray(columns["batch_size"]), np.asarray(columns["tpot_ms"])
     place = np.searchsorted(buckets, np.asarray(columns["prompt_len_bucket"], int))
     iteration = tpot - n / output_tokens * added[place]
@@ -187,6 +208,8 @@ def pool_metadata(
         token = engine.kv_cache_gb * 1e9 / tokens
     known = {"kv_cache_tokens": tokens, "kv_bytes_per_token": token}
     source = "server" if engine.kv_cache_tokens else "stated" if kv_cache_tokens else "gauge"
+    if engine.kv_cache_tokens and engine.kv_block_tokens:
+        known["kv_block_tokens"] = engine.kv_block_tokens
     return {key: f"{value:.10g}" for key, value in known.items() if value} | (
         {"kv_cache_tokens_source": source} if tokens else {}
     )

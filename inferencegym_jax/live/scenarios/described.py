@@ -48,7 +48,8 @@ class SecondInstance(Common):
     """A window of a day under policies that may lease a second instance.
 
     Attributes:
-        peak: load of the busiest ``peak_s`` seconds of a day, as a share of what one instance can serve.
+        peak: load of the busiest ``peak_s`` seconds of a day, as a share of what the two instances can serve together
+            within the objective on the time per token.
         peak_s: seconds.
         mean_prompt_share: mean prompt before the cut, as a share of the longest that was measured.
     """

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from inferencegym_jax.models import EngineParams, EnvParams
-from inferencegym_jax.physics.capacity import work_ms, work_within
+from inferencegym_jax.physics.capacity import work_within
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
@@ -73,13 +74,18 @@ class RequestWork:
         engine: its params.
         longest: prompt, tokens.
         output: tokens.
+        tpot_ms: objective that the engine keeps on average meanwhile (``physics.capacity.work_within``); none by
+            default.
     """
 
-    def __init__(self, table: LatencyTable, engine: EngineParams, longest: float, output: float):
+    def __init__(
+        self, table: LatencyTable, engine: EngineParams, longest: float, output: float, tpot_ms: float = math.inf
+    ):
         self._prompts = np.linspace(1.0, longest, PROMPT_NODES)
-        outputs = np.full(PROMPT_NODES, output, np.float32)
-        work = work_ms(iterations_of(table), engine, self._prompts.astype(np.float32), outputs)
-        self._ms = np.asarray(work, np.float64)
+        prompts, outputs = self._prompts.astype(np.float32), np.full(PROMPT_NODES, output, np.float32)
+        held = np.full(PROMPT_NODES, tpot_ms, np.float32)
+        work = work_within(iterations_of(table), engine, prompts, outputs, held)
+        self._ms = np.asarray(work.ms, np.float64)
 
     def of(self, prompt: np.ndarray) -> np.ndarray:
         """float64[...] ms for prompts of float64[...] tokens."""

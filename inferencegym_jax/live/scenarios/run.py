@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from inferencegym_jax.live.capacity.settings import SpareSettings, check_apart
+from inferencegym_jax.live.measure.beside import BESIDE_S, check_beside, load_of
 from inferencegym_jax.live.scenarios.described import Drift, LiveScenario, SecondInstance, scenario_of
 from inferencegym_jax.live.scenarios.drift import LONG, SHORT, drift
 from inferencegym_jax.live.scenarios.judged import latencies, segments_of, static_reference, summaries
@@ -50,6 +51,7 @@ class ScenarioRequest:
         seed: of the first repeat's traffic.
         step_seconds: 1; shorter in tests only.
         pause_s: between runs.
+        beside_s: of each slice in which what two instances cost each other is measured; 0: they share nothing.
     """
 
     name: str
@@ -64,6 +66,7 @@ class ScenarioRequest:
     seed: int = 0
     step_seconds: float = 1.0
     pause_s: float = 1.0
+    beside_s: float = BESIDE_S
 
     def __post_init__(self) -> None:
         scenario = self.scenario
@@ -73,6 +76,7 @@ class ScenarioRequest:
             raise ValueError(f"spare = {self.spare.url!r}: scenario {self.name!r} has one instance")
         if self.spare is not None:
             check_apart(self.endpoint.base_url, self.spare.url)
+        check_beside(self.beside_s)
         if self.run_seconds <= self.warmup:
             raise ValueError(f"seconds = {self.run_seconds}: must be more than the warm-up of {self.warmup:g}")
         if len(set(self.names)) < len(self.names):
@@ -113,8 +117,18 @@ class ScenarioRequest:
         )
 
 
-def run_scenario(request: ScenarioRequest, report: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def run_scenario(
+    request: ScenarioRequest,
+    report: Callable[[str], None] = lambda _: None,
+    keep: Callable[[dict[str, Any], Trial], None] = lambda *_: None,
+) -> dict[str, Any]:
     """Run a live scenario.
+
+    Args:
+        request: what was asked for.
+        report: told what runs.
+        keep: called after every run with the figures so far, once the reference has run, and the runs: a trial that
+            is cut still says what it found.
 
     Returns:
         {"scenario", "measured", "predicted" (policy -> figures, see ``judged.summaries``), "gap" (policy -> foretold
@@ -127,8 +141,9 @@ def run_scenario(request: ScenarioRequest, report: Callable[[str], None] = lambd
     times, alone = None, []
     table, scenario = load_table(request.table), request.scenario
     if request.spare is not None:
-        report("starting and stopping the second instance once, for the times that it takes")
-        times = asyncio.run(measure_spare(request.spare))
+        report("starting and stopping the second instance once, for its times and for what the two cost each other")
+        load = load_of(table, request.beside_s) if request.beside_s else None
+        times = asyncio.run(measure_spare(request.spare, request.endpoint, load))
     settings, seconds = request.settings(times), request.run_seconds
     report("fitting the scenario to the measured engine")
     if isinstance(scenario, SecondInstance):
@@ -146,19 +161,35 @@ def run_scenario(request: ScenarioRequest, report: Callable[[str], None] = lambd
         limit = request.max_num_seqs
         rivals = drift_rivals(scenario, setting, alone, settings, seconds, limit, request.names, report)
     problem = dataclasses.replace(setting.problem, normalisers=_normalisers(setting, rivals, settings, seconds))
-    trial = run_trial(request.endpoint, rivals.policies, problem, setting.traffic, settings, report, request.spare)
-    figures = judge(trial, setting, rivals, settings, seconds, scenario.reference)
-    short_of = (scenario.seconds, scenario.repeats) != (seconds, settings.repeats)
-    how = {
-        **setting.how,
-        "seconds": seconds,
-        "repeats": settings.repeats,
-        "warmup_s": settings.warmup_s,
-        "written_down": {"seconds": scenario.seconds, "repeats": scenario.repeats} if short_of else None,
-        "reference": scenario.reference,
-        "fixed": rivals.fixed,
-    }
-    return {"scenario": request.name, **figures, "choices": rivals.choices, "how": how}
+
+    def found(trial: Trial) -> dict[str, Any]:
+        repeats = len(trial.measured[scenario.reference])
+        fixed = [name for name in rivals.fixed if name in trial.measured]
+        figures = judge(
+            trial, setting, fixed, dataclasses.replace(settings, repeats=repeats), seconds, scenario.reference
+        )
+        short_of = (scenario.seconds, scenario.repeats) != (seconds, repeats)
+        how = {
+            **setting.how,
+            "seconds": seconds,
+            "repeats": repeats,
+            "warmup_s": settings.warmup_s,
+            "written_down": {"seconds": scenario.seconds, "repeats": scenario.repeats} if short_of else None,
+            "not_run": [name for name in request.names if name not in trial.measured],
+            "reference": scenario.reference,
+            "fixed": fixed,
+        }
+        return {"scenario": request.name, **figures, "choices": rivals.choices, "how": how}
+
+    def after(trial: Trial) -> None:
+        so_far = trial.finished()
+        if scenario.reference in so_far.measured:
+            keep(found(so_far), so_far)
+
+    trial = run_trial(
+        request.endpoint, rivals.policies, problem, setting.traffic, settings, report, request.spare, after=after
+    )
+    return found(trial)
 
 
 def _normalisers(setting: Setting, rivals: Rivals, settings: TrialSettings, seconds: int) -> dict[str, float]:
@@ -172,7 +203,7 @@ def _normalisers(setting: Setting, rivals: Rivals, settings: TrialSettings, seco
 
 
 def judge(
-    trial: Trial, setting: Setting, rivals: Rivals, settings: TrialSettings, seconds: int, reference: str
+    trial: Trial, setting: Setting, fixed: Sequence[str], settings: TrialSettings, seconds: int, reference: str
 ) -> dict[str, Any]:
     """The figures of a trial, measured and foretold; JSON-ready."""
     objective = Objective((setting.objective.ttft_ms,) * 3, setting.objective.tpot_ms)
@@ -182,7 +213,7 @@ def judge(
     for side, (records, logs) in sides.items():
         runs = {name: [Run(one, log) for one, log in zip(records[name], logs[name], strict=True)] for name in records}
         parts = {name: segments_of(each, spec, objective, settings.warmup_s, seconds) for name, each in runs.items()}
-        figures[side] = summaries(spec, parts, rivals.fixed, reference)
+        figures[side] = summaries(spec, parts, fixed, reference)
         figures["ranking"][side] = ranking({name: row["score"]["mean"] for name, row in figures[side].items()})
         everyone = {name: [record for one in repeats for record in one] for name, repeats in records.items()}
         figures["latencies"][side] = {

@@ -24,6 +24,7 @@ from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
 from inferencegym_jax.tasks.pools import DAY_SECONDS
 
+INSTANCES = 2
 OUTPUT_CV = 1.0 / math.sqrt(12.0)  # outputs are uniform from half to one and a half of their mean
 
 
@@ -77,12 +78,13 @@ def second_instance(
     prompt = float(params.engine.prompt_mean)
     objective = objectives(table, params.engine, prompt, output)
     params = held_to(params, objective, seconds)
-    work = RequestWork(table, params.engine, longest, output)
+    work = RequestWork(table, params.engine, longest, output, objective.tpot_ms)
+    of_two = INSTANCES / times.slowdown  # of one instance that has the host for itself
 
     def day(seed: int) -> Day:
         rate, mean, cv, _ = day_mix(params, seed, day_s)
         load = rate * work.of(cut_mean(mean, cv, longest)) / 1000.0
-        return stretch(load, scenario.peak, scenario.peak_s, seconds)
+        return stretch(load, scenario.peak * of_two, scenario.peak_s, seconds)
 
     def traffic(seed: int) -> Traffic:
         day_stretch = day(seed)
@@ -101,6 +103,7 @@ def second_instance(
         "mean_prompt": prompt,
         "output_tokens": output,
         "requests_per_s_of_one": 1000.0 / float(work.of(np.asarray(prompt))),
+        "peak_of_one": scenario.peak * of_two,
         "ttft_objective_ms": objective.ttft_ms,
         "tpot_objective_ms": objective.tpot_ms,
         "stretches": [{"day": seed, **dataclasses.asdict(one)} for seed, one in zip(seeds, days, strict=True)],

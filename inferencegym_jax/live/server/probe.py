@@ -35,6 +35,7 @@ class Engine:
     kv_cache_tokens: float | None = None  # the same in tokens
     kv_usage: float | None = None  # share of the pool in use
     token_budget: int | None = None  # tokens of one iteration
+    kv_block_tokens: float | None = None  # tokens of a block of the pool: a request holds whole blocks
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class EngineMetrics:
     accepted_tokens: float | None = None  # counter
     drafts: float | None = None  # counter, of verifications
     accepted_at: tuple[float, ...] = ()  # counters: drafts that were accepted at the first place, the second, ...
+    kv_block_tokens: float | None = None
 
 
 async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
@@ -98,6 +100,7 @@ async def probe(client: httpx.AsyncClient, endpoint: Endpoint) -> Engine:
         kv_cache_tokens=limits.pool_tokens if pool is None else pool,
         token_budget=limits.token_budget,
         kv_usage=metrics.kv_usage if metrics else None,
+        kv_block_tokens=metrics.kv_block_tokens if metrics else None,
     )
 
 
@@ -220,4 +223,5 @@ def parse_metrics(text: str) -> EngineMetrics:
         accepted_tokens=total("spec_decode_num_accepted_tokens_total"),
         drafts=total("spec_decode_num_drafts_total"),
         accepted_at=places("spec_decode_num_accepted_tokens_per_pos_total"),
+        kv_block_tokens=block[0] if block and block[0] > 0 else None,
     )

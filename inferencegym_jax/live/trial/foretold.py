@@ -1,11 +1,13 @@
 """A spare engine in a replay: the states of ``capacity.spare.Spare`` on simulated time, and the two engines as one.
 
 ``measure_spare -> SpareTimes -> ForetoldSpare, Pair``. Starts and stops take the times that were measured; none fails.
+While both engines run an iteration, each takes longer by the factor that was measured (``measure.beside``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,14 +16,21 @@ from inferencegym_jax.live.capacity.engines import Engines
 from inferencegym_jax.live.capacity.lifecycle import LifecycleError
 from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.capacity.spare import opened
+from inferencegym_jax.live.measure.beside import Beside, Load, measure_beside
 from inferencegym_jax.live.server.combined import Combined
-from inferencegym_jax.live.server.probe import EngineError, EngineMetrics
-from inferencegym_jax.live.server.streaming import hide_user
+from inferencegym_jax.live.server.probe import EngineError, EngineMetrics, probe
+from inferencegym_jax.live.server.streaming import Endpoint, hide_user, open_client
 from inferencegym_jax.live.trial.profile_engine import EngineRequest, ProfileEngine
 
 
-async def measure_spare(settings: SpareSettings) -> SpareTimes:
-    """Start a spare once and stop it again, and take the times.
+async def measure_spare(settings: SpareSettings, first: Endpoint, load: Load | None) -> SpareTimes:
+    """Start a spare once and stop it again, and take the times; while it is up, measure what the two engines cost each
+    other.
+
+    Args:
+        settings: of the spare.
+        first: the engine that always runs.
+        load: on both while that is measured; None takes it for granted that they share nothing.
 
     Raises:
         EngineError: it does not start, or does not stop; the message says how.
@@ -35,10 +44,20 @@ async def measure_spare(settings: SpareSettings) -> SpareTimes:
                 await asyncio.sleep(0.02)
                 if spare.history.failures["start"]:
                     raise EngineError(f"spare {hide_user(settings.url)}: {spare.history.last_failure}")
+            beside = None if load is None else await _beside(first, settings.url, load)
             await spare.end()
         except LifecycleError as error:
             raise EngineError(str(error)) from None
-        return SpareTimes(spare.history.start_s[-1], spare.history.stop_s[-1], settings.lease_s)
+        times = SpareTimes(spare.history.start_s[-1], spare.history.stop_s[-1], settings.lease_s)
+        return times if beside is None else dataclasses.replace(times, slowdown=beside.slowdown, beside=beside)
+
+
+async def _beside(first: Endpoint, url: str, load: Load) -> Beside:
+    async with open_client(first) as client:
+        accepted = (await probe(client, first)).endpoint
+        second = dataclasses.replace(accepted, base_url=url)
+        async with open_client(second) as other:
+            return await measure_beside((client, accepted), (other, second), load)
 
 
 @dataclass(frozen=True)
@@ -49,13 +68,20 @@ class SpareTimes:
         start_s: from the asking to the first request that it may get.
         stop_s: of a stop, after it was empty.
         lease_s: for which it is kept at least.
+        slowdown: no seconds, but by what an iteration's time is multiplied while both engines run one; 1 where they
+            share nothing.
+        beside: how that was measured; None where it was not.
     """
 
     start_s: float
     stop_s: float = 0.0
     lease_s: float = 60.0
+    slowdown: float = 1.0
+    beside: Beside | None = None
 
     def __post_init__(self) -> None:
+        if not 0.0 < self.slowdown < float("inf"):
+            raise ValueError(f"slowdown = {self.slowdown}: must be a number above 0")
         for name in ("start_s", "stop_s", "lease_s"):
             value = getattr(self, name)
             if not 0.0 <= value < float("inf"):
@@ -145,11 +171,12 @@ class Pair:
 
     Args:
         engines: the upstream and its spare.
+        slowdown: by what an iteration takes longer as long as the other engine runs one too.
     """
 
-    def __init__(self, engines: Engines[ProfileEngine]):
-        self.engines = engines
-        self._left_ms: dict[ProfileEngine, float] = {}  # of the iterations under way
+    def __init__(self, engines: Engines[ProfileEngine], slowdown: float = 1.0):
+        self.engines, self.slowdown = engines, slowdown
+        self._left_ms: dict[ProfileEngine, float] = {}  # of the iterations under way, as if they were alone
         self._combined = Combined()
 
     @property
@@ -171,10 +198,12 @@ class Pair:
         for place in self.engines.places:
             if place.handle not in self._left_ms and not place.handle.idle:
                 self._left_ms[place.handle] = place.handle.start()
-        length = min(self._left_ms.values())
-        if len(self._left_ms) < len(self.engines.places):
+        both = len(self._left_ms) == len(self.engines.places) > 1
+        stretched = self.slowdown if both else 1.0
+        length = min(self._left_ms.values()) * stretched
+        if not both:
             length = min(length, most_ms)
-        self._left_ms = {engine: left - length for engine, left in self._left_ms.items()}
+        self._left_ms = {engine: left - length / stretched for engine, left in self._left_ms.items()}
         return length
 
     def end(self) -> list[EngineRequest]:

@@ -187,7 +187,7 @@ def replayed(
     foretold = None if spare is None else ForetoldSpare(spare)
     other = None if spare is None else ProfileEngine(times, max_num_seqs, token_budget)
     line = _Line(engine, lambda line: Observer(slo_ms, line, times.base_gb, slo_tpot_ms=slo_tpot_ms), foretold, other)
-    pair = None if other is None else Pair(line.engines)
+    pair = None if spare is None else Pair(line.engines, spare.slowdown)
     run = _Run(traffic, line, step_seconds, times.profile.path_ms / 1000.0)
     line.read_cache(0.0, times.pool_tokens)
     now, second, end, paid_s = 0.0, 0, traffic.seconds * step_seconds + DRAIN_S, 0.0

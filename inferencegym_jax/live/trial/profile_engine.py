@@ -10,6 +10,7 @@ tokens.
 from __future__ import annotations
 
 import functools
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -17,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.live.server.probe import EngineMetrics
-from inferencegym_jax.models import KNOBS, EngineParams
+from inferencegym_jax.models import KNOBS, EngineParams, shown
 from inferencegym_jax.physics.iteration import rough_iteration_ms
 from inferencegym_jax.physics.kernels import octaves
 from inferencegym_jax.physics.open_loop import iterations_of
-from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.table.latency_table import LatencyTable, TableError
 
 TIER = 0  # weight format: that of the engine which the table was measured on
 MOST_RUNNING = int(KNOBS["batch_size"].high)
@@ -41,6 +42,7 @@ class EngineTimes:
         grid = iterations_of(table)
         self.profile = profile = grid.profile
         self.pool_tokens = profile.pool_tokens(TIER)
+        self.block_tokens = _block_tokens(table)
         self.base_gb = float(profile.weights_gb[TIER]) + profile.runtime_gb
         params = EngineParams(
             overhead_ms=np.float32(profile.overhead_ms),
@@ -86,6 +88,18 @@ class EngineTimes:
 
     def _attention_ms(self, tokens: float) -> float:
         return float(np.interp(tokens, self._prompts, self._attention)) if tokens >= 1.0 else 0.0
+
+
+def _block_tokens(table: LatencyTable) -> float:
+    """Tokens of a block of the pool, of which a request holds whole ones; 1 where the table does not say."""
+    text = table.metadata.get("kv_block_tokens", "1")
+    try:
+        block = float(text)
+    except ValueError:
+        block = math.nan
+    if not 0.0 < block < math.inf:
+        raise TableError(f"{table.name}: metadata kv_block_tokens = {shown(text)}; must be a number above 0")
+    return block
 
 
 @functools.lru_cache(maxsize=8)
@@ -149,9 +163,9 @@ class ProfileEngine:
         return not self.running and not self.waiting and not any(self._sampled)
 
     @property
-    def held(self) -> int:
-        """Tokens in the pool."""
-        return sum(max(request.target, request.prompt + request.made) for request in self.running)
+    def held(self) -> float:
+        """Tokens of the pool that are taken: each request holds whole blocks."""
+        return sum(self._blocks(max(request.target, request.prompt + request.made)) for request in self.running)
 
     def metrics(self) -> EngineMetrics:
         """What the server's ``/metrics`` would say."""
@@ -183,10 +197,11 @@ class ProfileEngine:
             room -= self._chunk(request, room)
         while self.waiting and room > 0 and len(self.running) < self.max_num_seqs and self.preempted == before:
             request = self.waiting[0]
-            if self.running and held + request.target > self.times.pool_tokens:
+            taken = self._blocks(request.target)
+            if self.running and held + taken > self.times.pool_tokens:
                 break
             self.running.append(self.waiting.popleft())
-            held += request.target
+            held += taken
             room -= self._chunk(request, room)
         n = len(self._decoding)
         shown = self._decoding or [request for request, _, _ in self._chunks] or [r for s in self._sampled for r in s]
@@ -214,9 +229,13 @@ class ProfileEngine:
             self._chunks.append((request, request.computed, request.computed + take))
         return max(take, 0)
 
-    def _preempt(self) -> int:
+    def _blocks(self, tokens: int) -> float:
+        block = self.times.block_tokens
+        return math.ceil(tokens / block) * block
+
+    def _preempt(self) -> float:
         request = self.running.pop()
-        freed = max(request.target, request.prompt + request.made)
+        freed = self._blocks(max(request.target, request.prompt + request.made))
         request.target, request.computed = request.prompt + request.made, 0
         request.preemptions += 1
         self.preempted += 1

@@ -20,6 +20,7 @@ import numpy as np
 from inferencegym_jax import registry
 from inferencegym_jax.live.capacity.knob import check_leases
 from inferencegym_jax.live.capacity.settings import SpareSettings, check_apart
+from inferencegym_jax.live.measure.beside import BESIDE_S, check_beside, load_of
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.foretold import measure_spare
 from inferencegym_jax.live.trial.outcome import Objective, measures
@@ -40,7 +41,9 @@ class TrialRequest:
     """What a user asks of a trial; the fields are the command line's options.
 
     ``class_shares`` are those of interactive, batch and best-effort requests; None: the task's. ``reading`` says how to
-    read ``trace`` where it does not say so itself. ``spare`` is the engine that the policies' second GPU asks for.
+    read ``trace`` where it does not say so itself. ``spare`` is the engine that the policies' second GPU asks for;
+    ``beside_s`` the seconds of each slice in which what the two engines cost each other is measured, 0 if they share
+    nothing.
     """
 
     endpoint: Endpoint
@@ -58,6 +61,7 @@ class TrialRequest:
     class_shares: tuple[float, float, float] | None = None
     settings: TrialSettings = field(default_factory=TrialSettings)
     spare: SpareSettings | None = None
+    beside_s: float = BESIDE_S
 
     def __post_init__(self) -> None:
         if not self.policies:
@@ -72,6 +76,7 @@ class TrialRequest:
             raise ValueError(f"class shares = {self.class_shares}: must be three shares of at least 0 that add up to 1")
         if self.spare is not None:
             check_apart(self.endpoint.base_url, self.spare.url)
+        check_beside(self.beside_s)
         if self.seconds <= self.settings.warmup_s:
             raise ValueError(f"seconds = {self.seconds}: must be more than the warm-up of {self.settings.warmup_s:g}")
 
@@ -93,8 +98,9 @@ def compare(request: TrialRequest, report: Callable[[str], None] = lambda _: Non
     settings = request.settings
     if request.spare is not None:
         check_leases(problem)
-        report("starting and stopping the spare once, for the times that it takes")
-        times = asyncio.run(measure_spare(request.spare))
+        report("starting and stopping the spare once, for its times and for what the two engines cost each other")
+        load = load_of(table, request.beside_s) if request.beside_s else None
+        times = asyncio.run(measure_spare(request.spare, request.endpoint, load))
         settings = dataclasses.replace(settings, spare=times)
         engine = problem.params.engine.replace(start_s=np.float32(times.start_s), lease_s=np.float32(times.lease_s))
         problem = dataclasses.replace(problem, params=problem.params.replace(engine=engine))

@@ -116,6 +116,17 @@ class Trial:
     logs: dict[str, list[Log]] = field(default_factory=dict[str, "list[Log]"])
     predicted_logs: dict[str, list[Log]] = field(default_factory=dict[str, "list[Log]"])
 
+    def finished(self) -> Trial:
+        """The repeats that every policy has run; while the first is under way, the policies that have run it."""
+        whole = min(map(len, self.measured.values()))
+        names = [name for name, runs in self.measured.items() if runs]
+        parts = {
+            part.name: {name: getattr(self, part.name)[name][: max(whole, 1)] for name in names}
+            for part in dataclasses.fields(self)
+            if part.name != "order"
+        }
+        return Trial(**parts, order=self.order[: len(names) * max(whole, 1)])
+
 
 def schedule(policies: list[str], repeats: int) -> list[tuple[int, str]]:
     """(repeat, policy) in the order of the runs: forwards, backwards, forwards, ..."""
@@ -134,6 +145,7 @@ def run_trial(
     settings: TrialSettings,
     report: Callable[[str], None] = lambda _: None,
     spare: SpareSettings | None = None,
+    after: Callable[[Trial], None] = lambda _: None,
 ) -> Trial:
     """Run every policy on the live server.
 
@@ -145,6 +157,7 @@ def run_trial(
         settings: repeats, warm-up.
         report: told what runs.
         spare: the engine that the policies' second GPU asks for; every run begins without it.
+        after: called after every run with what there is so far.
 
     Raises:
         EngineError: the server cannot be used.
@@ -160,7 +173,7 @@ def run_trial(
         trial.predicted[name] = [run.records for run in foretold]
         trial.predicted_instance_s[name] = [run.instance_s for run in foretold]
         trial.predicted_logs[name] = [run.log for run in foretold]
-        trial.instance_s[name] = []
+        trial.instance_s[name], trial.logs[name] = [], []
     with LiveEnv(
         endpoint,
         problem.params,
@@ -169,22 +182,19 @@ def run_trial(
         spare=spare,
         drain_s=settings.drain_s,
     ) as env:
-        runs: dict[tuple[int, str], Run] = {}
         plan = schedule(list(policies), settings.repeats)
         for number, (repeat, name) in enumerate(plan):
             report(f"run {number + 1} of {len(plan)}: {name}")
             seed = settings.seed + repeat
             records, log = run_policy(env, policies[name], seed, by_seed[seed])
-            runs[(repeat, name)] = run = Run(records, log)
-            trial.instance_s[name].append(run.instance_s)
+            trial.measured[name].append(records)
+            trial.logs[name].append(log)
+            trial.instance_s[name].append(Run(records, log).instance_s)
             log = log[int(settings.warmup_s) :]
             trial.scores[name].append(grade(problem.spec, log, problem.normalisers)["score"] if log else 0.0)
             trial.order.append(name)
+            after(trial)
             time.sleep(settings.pause_s * settings.step_seconds)
-    for repeat in range(settings.repeats):
-        for name in policies:
-            trial.measured[name].append(runs[(repeat, name)].records)
-            trial.logs.setdefault(name, []).append(runs[(repeat, name)].log)
     return trial
 
 
