@@ -22,6 +22,7 @@ from inferencegym_jax.episodes.parallel import keep
 from inferencegym_jax.traffic.log_source import regular_file
 from server.app import create_app
 from server.bounds import MESSAGE
+from server.compiler import Compiler
 from server.connections import BoundedProtocol
 from server.memory import ROLLOUTS_KEPT, spare_memory
 from server.programs import own_log
@@ -61,7 +62,10 @@ def application() -> FastAPI:
     BoundedProtocol.most_connections = settings.connections
     keep(ROLLOUTS_KEPT)
     spare_memory()
-    return create_app(settings)
+    compiler = Compiler()
+    compiler.install()
+    compiler.start()  # it imports what it needs while this process makes its routes
+    return create_app(settings, compiler)
 
 
 def main(argv: list[str] | None = None) -> int:

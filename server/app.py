@@ -1,11 +1,13 @@
-"""The application: one factory, no work at import; everything is compiled before the first request is answered."""
+"""The application: one factory, no work at import; what most ask for is compiled before the first request is answered,
+the rest right after."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import gc
 import logging
-import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,8 +26,10 @@ import inferencegym_jax as ig
 from server import catalogue as about
 from server import errors
 from server.bodies import body_route
+from server.compiler import Compiler, CompilerFailed
 from server.mcp_tools import PATH as MCP_PATH
 from server.mcp_tools import MCPEndpoint, as_route, build_tools
+from server.memory import let_go
 from server.messages import MessageCheck
 from server.metrics import Metrics
 from server.middleware import BodyLimit, Failures, Head, Observe, RateLimit, SecurityHeaders
@@ -74,11 +78,18 @@ def make_store(settings: Settings) -> SessionStore:
     return RedisStore(settings.redis_url, settings.session_idle_s)
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def told(compiling: asyncio.Task[None]) -> None:
+    """Say in the log why the start's compiling ended early; a task's first reset tries again."""
+    if not compiling.cancelled() and (error := compiling.exception()) is not None:
+        log.error("not everything was compiled", exc_info=error)
+
+
+def create_app(settings: Settings | None = None, compiler: Compiler | None = None) -> FastAPI:
     """The FastAPI application.
 
     Args:
         settings: default: from the environment.
+        compiler: the child process that compiles, ended with the application; None: this process compiles itself.
 
     Raises:
         FileNotFoundError, TableError, TraceError: TABLE or TRACE cannot be used.
@@ -101,23 +112,32 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         state_cls=StateModel,
     )
 
-    def warm_up() -> None:
+    async def compile_rest(rest: list[int]) -> None:
+        """What is left of the start, while requests are answered; who asks for one of these tasks waits for it."""
         start = time.perf_counter()
-        programs.warm_up()
-        about.baseline(programs, scored)
-        programs.let_go()
-        gc.freeze()  # what lives for good need not be looked through at every collection
-        log.info("compiled in %.1f s", time.perf_counter() - start)
+        for task in rest:
+            await programs.ready(task)
+        await to_thread.run_sync(about.baseline, programs, scored)
+        await to_thread.run_sync(let_go)
+        log.info("compiled in %.1f s more", time.perf_counter() - start)
+        if settings.warm_rollouts:
+            await to_thread.run_sync(rollouts.warm_up)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await to_thread.run_sync(warm_up)
+        rest = await to_thread.run_sync(programs.warm_up)
+        gc.freeze()  # what lives for good need not be looked through at every collection
         await store.ping()
         openenv._start_reaper()  # FastAPI's lifespan switches OpenEnv's own start-up handlers off
-        if settings.warm_rollouts:
-            threading.Thread(target=rollouts.warm_up, name="warm-rollouts", daemon=True).start()
         async with mcp.lifespan():
+            compiling = asyncio.create_task(compile_rest(rest))
+            compiling.add_done_callback(told)
             yield
+        compiling.cancel()
+        if compiler is not None:
+            compiler.end()
+        with contextlib.suppress(asyncio.CancelledError, CompilerFailed):
+            await compiling
         openenv._stop_reaper()
         await store.close()
 

@@ -25,6 +25,7 @@ from inferencegym_jax.models import Trajectory
 from server.bad_input import BadInput, sentence
 from server.found import BLOCK_STEPS, PARTS, Found
 from server.kinds import FLEET
+from server.memory import let_go, trim
 from server.programs import FleetProgram, Programs
 from server.schemas import RolloutRequest, config_dict
 
@@ -106,6 +107,7 @@ class FleetRollouts:
             for block in blocks:
                 yield block, kept if kept is not None else self._block(program, plays, seeds, block)
 
+        trim()  # of the steps of a block
         return Found(
             task_id=program.spec.id,
             policy=request.policy,
@@ -192,7 +194,7 @@ class FleetRollouts:
         compiled = count_compiled()
         trajectory = ig.rollout(env, params, choose, seeds[padded], length=program.length, carry=carry, carry_axis=0)
         if count_compiled() > compiled:
-            self.programs.let_go()
+            let_go()
         cut = np.ascontiguousarray if len(block) < size else np.asarray  # a view would keep all of a block
         return jax.tree.map(lambda x: cut(np.asarray(x)[:, : len(block)]), trajectory)
 

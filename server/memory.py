@@ -1,12 +1,9 @@
-"""How much memory compiled programs take, and giving back what compiling used: a compiled program is some twenty
-megabytes, what made it is hundreds."""
+"""How much memory compiled programs take, and giving freed memory back to the system."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-
-import jax
 
 ROLLOUTS_KEPT = 3  # compiled rollouts; the least recently used goes, and is compiled again when it is asked for
 
@@ -25,11 +22,7 @@ def spare_memory() -> None:
 
 
 def let_go() -> None:
-    """Drop what tracing left behind and give freed memory back to the system, where the C library can.
-
-    The server's programs are compiled ahead of their calls and stay (``SingleStep``, ``rollout``).
-    """
-    jax.clear_caches()
+    """Give back what making and loading a program left, where the C library can."""
     gc.collect()
     trim()
 

@@ -29,7 +29,7 @@ from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 from server.bad_input import BadInput
 from server.kinds import ENGINE, FLEET, kind_of, spec_of
-from server.memory import let_go, trim
+from server.memory import let_go
 from server.settings import Settings
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
@@ -169,17 +169,21 @@ class Programs:
         known = self._known(key)
         if known is not None:
             return known
+        if self._is_quick(task):  # on the event loop, which must not wait for somebody else's search
+            return self._kept(key, task, config, seed)
         with self._lock:
-            program = self._known(key)
-            if program is None:
-                try:
-                    program = self._made(task, check_config(config), seed)
-                except ValueError as error:  # an override that this task cannot have
-                    raise BadInput(str(error)) from error
-                self._programs[key] = program
-                while len(self._programs) > PARAMS_KEPT:
-                    self._programs.popitem(last=False)
-            return program
+            return self._known(key) or self._kept(key, task, config, seed)
+
+    def _kept(self, key: tuple[Any, ...], task: int | str, config: Mapping[str, Any] | None, seed: int) -> AnyProgram:
+        try:
+            program = self._made(task, check_config(config), seed)
+        except ValueError as error:  # an override that this task cannot have
+            raise BadInput(str(error)) from error
+        self._programs[key] = program
+        while len(self._programs) > PARAMS_KEPT:
+            with contextlib.suppress(KeyError):  # another thread may have let go of it
+                self._programs.popitem(last=False)
+        return program
 
     async def ready(self, task: int | str, config: Mapping[str, Any] | None = None, seed: int = 0) -> AnyProgram:
         """The same, compiled: whatever takes longer than a step is done in a thread, while others are served.
@@ -188,8 +192,8 @@ class Programs:
             BadInput: see ``of``.
         """
         known = self._known(self._key(task, config, seed))
-        if known is None and self.is_found(task) and kind_of(task) is ENGINE:
-            known = self.of(task, config)  # another config of a task is a matter of milliseconds
+        if known is None and self._is_quick(task):
+            known = self.of(task, config)
         if known is not None and known.env in self._compiled:
             return known
         return await to_thread.run_sync(self._compile, task, config, seed, limiter=self._one_at_a_time)
@@ -198,12 +202,19 @@ class Programs:
         """Whether a program of the task needs no search any more."""
         return self._known(self._key(task, None, 0)) is not None
 
+    def _is_quick(self, task: int | str) -> bool:
+        """Whether a program is made in milliseconds: of another config of an engine's task that is compiled."""
+        program = self._known(self._key(task, None, 0)) if kind_of(task) is ENGINE else None
+        return program is not None and program.env in self._compiled
+
     def _compile(self, task: int | str, config: Mapping[str, Any] | None, seed: int) -> AnyProgram:
         program = self.of(task, config, seed)
         if program.env not in self._compiled:
             program.step(program.reset(seed).state, program.pack_action({}))
+            if isinstance(program, TaskProgram):
+                self._try_config(program.spec)
             self._compiled.add(program.env)
-            self.let_go()
+            let_go()
         return program
 
     def _key(self, task: int | str, config: Mapping[str, Any] | None, seed: int) -> tuple[Any, ...]:
@@ -257,28 +268,24 @@ class Programs:
             crashes += outcome.info["oom"]
         return Replay(log, crashes / max(len(log), 1))
 
-    def let_go(self) -> None:
-        """Give back what compiling left, see ``memory``; but keep the small programs that another config needs, so that
-        the request that brings it does not wait for them."""
-        let_go()
-        specs = [spec for spec in ig.task_specs().values() if self.is_found(spec.id) and not spec.draws]
-        one_each = {spec.dynamics: spec for spec in specs}
-        for spec in one_each.values():
-            problem = ig.problem(
-                spec.id, table=self.table, trace=self.trace, config={"alpha": 0.5, "slo_ttft_ms": 250.0}
-            )
-            TaskProgram(problem).reset(0)
+    def warm_up(self) -> list[int]:
+        """Make every engine's task and compile the first one's reset and step. Tasks that need a search, on a
+        table or a log of one's own, wait for their first reset.
 
-    def warm_up(self) -> None:
-        """Compile reset and step of every engine's task, so that no request waits for a compiler; but of none that
-        needs a search, on a table or a log of one's own: the first reset of such a task waits for it, nobody else."""
+        Returns:
+            One task of each program that is still to be compiled, for ``ready``.
+        """
         specs = [spec for spec in ig.task_specs().values() if not needs_search(spec, self.table, self.trace)]
-        programs = [self.program(spec.id) for spec in specs]
-        distinct = {program.env: program for program in programs}
-        action = programs[0].pack_action(ig.ServeAction()) if programs else b""
-        # One after the other: two at once take 0.8 GB more while they last, and leave 110 MB more behind.
-        for program in distinct.values():
-            program.reset(0)
-            program.step(bytes(program.state_bytes), action)
-            trim()
-        self._compiled |= set(distinct)
+        distinct: dict[Any, int] = {}
+        for spec in specs:
+            distinct.setdefault(self.program(spec.id).env, spec.id)
+        first, *rest = distinct.values() or (None,)
+        if first is not None:
+            self._compile(first, None, 0)
+        return rest
+
+    def _try_config(self, spec: ig.TaskSpec) -> None:
+        """Compile the small programs that another config of a task needs, so that who brings one need not wait."""
+        if not spec.draws:
+            config = {"alpha": 0.5, "slo_ttft_ms": 250.0}
+            TaskProgram(ig.problem(spec.id, table=self.table, trace=self.trace, config=config)).reset(0)

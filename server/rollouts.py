@@ -32,6 +32,7 @@ from server.bad_input import BadInput, sentence
 from server.fleet_rollouts import FleetRollouts
 from server.found import BLOCK_STEPS, PARTS, Found
 from server.kinds import ENGINE, FLEET, kind_of
+from server.memory import let_go, trim
 from server.programs import Programs, TaskProgram
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
@@ -155,7 +156,8 @@ class Rollouts:
             block_columns.append(self._score(program, played, source.lengths[block]))
             kept = played if keeps else None
         if count_compiled() > compiled:
-            self.programs.let_go()
+            let_go()
+        trim()  # of the steps of a block
 
         def steps() -> Iterator[tuple[np.ndarray, Trajectory]]:
             for block in blocks:
@@ -204,8 +206,8 @@ class Rollouts:
         if source.which is not None:
             mine = [source.sequences[i] for i in padded] if len(source.sequences) > 1 else [source.sequences[0]] * size
             actions = _columns(source.default, mine, program.spec.episode_length).as_arrays()
-            plan = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *jnp.shape(x))), source.plan)
-            carry, axis = (jnp.full(size, source.which), actions, jnp.zeros(size, jnp.int32), plan), 0
+            plan = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (size, *np.shape(x))), source.plan)
+            carry, axis = (np.full(size, source.which, np.int32), actions, np.zeros(size, np.int32), plan), 0
         trajectory = ig.rollout(program.env, program.params, source.policy, seeds[padded], carry=carry, carry_axis=axis)
         part = trajectory if whole else {name: getattr(trajectory, name) for name in SCORED}
         cut = np.ascontiguousarray if len(block) < size else np.asarray  # a view would keep all of a block

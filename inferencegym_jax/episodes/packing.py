@@ -56,6 +56,10 @@ class Layout:
         self.starts = [start for start, _ in self.spans]
         self.scalar = all(size == 1 for size in sizes)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(self.shapes, self.dtypes, strict=True)]
+        return Layout, (jax.tree.unflatten(self.structure, shapes),)
+
     def pack(self, tree: Any) -> jax.Array:
         """int32[words] of a (traced) tree."""
         parts = []

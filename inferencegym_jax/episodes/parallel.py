@@ -8,15 +8,17 @@ inside somebody else's trace, the function is simply called.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inferencegym_jax.episodes import portable
 from inferencegym_jax.models import is_traced
 
 # XLA's own default is 256 bits. With 512, where the processor has them, a rollout takes 0.7 times as long.
@@ -132,6 +134,48 @@ def _signature(arguments: Any) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
     return structure, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
 
 
+class Loop(NamedTuple):
+    """What a compiled rollout or fold is made from.
+
+    Attributes:
+        module, name: where its jitted function stands.
+        static: that function's static arguments.
+        options: of the compiler.
+        arguments: the others, as ``jax.ShapeDtypeStruct``.
+    """
+
+    module: str
+    name: str
+    static: tuple[Any, ...]
+    options: dict[str, str | bool]
+    arguments: tuple[Any, ...]
+
+
+_maker: Callable[[Loop], bytes | None] | None = None
+
+
+def loop_bytes(loop: Loop) -> bytes:
+    """A rollout or fold, compiled, for a process that had ``compile_with`` told where to get it.
+
+    Raises:
+        TypeError, AttributeError, pickle.PicklingError: it takes or gives what cannot be pickled.
+    """
+    function = getattr(importlib.import_module(loop.module), loop.name)
+    return portable.to_bytes(function.lower(*loop.static, *loop.arguments).compile(compiler_options=loop.options))
+
+
+def compile_with(maker: Callable[[Loop], bytes | None] | None) -> None:
+    """Have rollouts and folds compiled elsewhere from now on: in another process on the same machine, with the same
+    versions.
+
+    Args:
+        maker: of a loop, ``loop_bytes`` as it came out there; None, or a maker that gives None: this process compiles
+            itself.
+    """
+    global _maker
+    _maker = maker
+
+
 def _compile(
     function: Any,
     static: tuple[Any, ...],
@@ -139,8 +183,12 @@ def _compile(
     structure: Any,
     leaves: tuple[jax.ShapeDtypeStruct, ...],
 ) -> Any:
-    lowered = function.lower(*static, *jax.tree.unflatten(structure, leaves))
-    return lowered.compile(compiler_options=dict(options))
+    arguments = jax.tree.unflatten(structure, leaves)
+    loop = Loop(function.__module__, function.__name__, static, dict(options), arguments)
+    made = None if _maker is None else _maker(loop)
+    if made is not None:
+        return portable.from_bytes(made)
+    return function.lower(*static, *arguments).compile(compiler_options=dict(options))
 
 
 _compiled = functools.lru_cache(maxsize=PROGRAMS_KEPT)(_compile)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pickle
 import struct
 import threading
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inferencegym_jax.episodes import portable
 from inferencegym_jax.episodes.forks import check_not_forked
 from inferencegym_jax.episodes.packing import Layout
 from inferencegym_jax.episodes.wrapped import check_played_by_step_env, episode_of, suited
@@ -90,15 +92,32 @@ class _Compiled:
         self._program: Any = None
 
     def __call__(self, *arguments: Any) -> jax.Array:
-        if self._program is None:
-            with self._lock:
-                if self._program is None:
-                    self._program = jax.jit(self._function).lower(*self._shapes).compile()
+        return (self._program or self.compile())(*arguments)
+
+    def compile(self) -> Any:
+        """The compiled program, made where there is none yet."""
+        with self._lock:
+            if self._program is None:
+                self._program = jax.jit(self._function).lower(*self._shapes).compile()
+        return self._program
+
+
+class _Loaded:
+    """The same, compiled by another process."""
+
+    def __init__(self, data: bytes):
+        self._program = portable.from_bytes(data)
+
+    def __call__(self, *arguments: Any) -> jax.Array:
         return self._program(*arguments)
 
 
 class _Program:
-    """The compiled reset and step of one environment; serves every task and config of its table and its dynamics."""
+    """The compiled reset and step of one environment; serves every task and config of its table and its dynamics.
+    Pickled, it is compiled."""
+
+    reset: Callable[..., jax.Array]
+    step: Callable[..., jax.Array]
 
     def __init__(self, env: Any):
         params = env.default_params
@@ -152,11 +171,56 @@ class _Program:
             whole, jax.ShapeDtypeStruct((WIDTH, self.state.words + self.action.words), np.int32), task
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        parts: Any = {"reset": self.reset, "step": self.step}
+        return vars(self) | {name: portable.to_bytes(part.compile()) for name, part in parts.items()}
 
-@functools.lru_cache(maxsize=16)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {name: _Loaded(state[name]) for name in ("reset", "step")})
+
+
+PROGRAMS_KEPT = 16  # of environments; the first made goes
+_programs: dict[Any, _Program] = {}
+_making = threading.Lock()
+
+
 def _program_of(env: Any) -> _Program:
-    """The program of an environment, one for all that are equal to it."""
-    return _Program(env)
+    """The program of an environment, one for all that are equal to it; made once, also where several ask at once. Who
+    asks for one that is there does not wait for another that is being made."""
+    program = _programs.get(env)
+    if program is not None:
+        return program
+    with _making:
+        if (program := _programs.get(env)) is None:
+            made = None if _maker is None else _maker(env)
+            program = _Program(env) if made is None else pickle.loads(made)
+            while len(_programs) >= PROGRAMS_KEPT:
+                del _programs[next(iter(_programs))]
+            _programs[env] = program
+    return program
+
+
+_maker: Callable[[Any], bytes | None] | None = None
+
+
+def step_bytes(env: Any) -> bytes:
+    """The compiled reset and step of an environment, for a process that had ``compile_with`` told where to get them.
+
+    Raises:
+        TypeError, AttributeError, pickle.PicklingError: the environment has parts that cannot be pickled.
+    """
+    return pickle.dumps(_Program(env))
+
+
+def compile_with(maker: Callable[[Any], bytes | None] | None) -> None:
+    """Have steps compiled elsewhere from now on: in another process on the same machine, with the same versions.
+
+    Args:
+        maker: of an environment, ``step_bytes`` as it came out there; None, or a maker that gives None: this process
+            compiles itself.
+    """
+    global _maker
+    _maker = maker
 
 
 class SingleStep:
@@ -176,20 +240,24 @@ class SingleStep:
         check_played_by_step_env(env)
         self.env: Any = suited(env, params)  # without the other dynamics a step takes half the time
         self.params: EnvParams = params
+        self._own: _Program | None = None
         self._counts_requests = bool(np.asarray(params.engine.open_loop))
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the compiled program, which is found or made again."""
-        return {name: value for name, value in vars(self).items() if name not in ("_program", "_packed")}
+        return {name: value for name, value in vars(self).items() if name != "_packed"} | {"_own": None}
 
     @functools.cached_property
     def knobs(self) -> Mapping[str, Knob] | None:
         """See ``knobs_of``."""
         return knobs_of(self.env, self.params)
 
-    @functools.cached_property
+    @property
     def _program(self) -> _Program:
-        return _program_of(self.env)
+        # no cached_property: in Python 3.11 those of all instances wait for the one that is being computed
+        if self._own is None:
+            self._own = _program_of(self.env)
+        return self._own
 
     @functools.cached_property
     def _packed(self) -> jax.Array:

@@ -85,7 +85,7 @@ def build(service: Service, metrics: Metrics, ws_sessions: Callable[[], int], ro
 
     @router.get("/health", response_model=Health, tags=["Health"], responses=responses(503))
     async def health() -> Response:
-        """Is the server up; "healthy" only after everything is compiled."""
+        """Is the server up; "healthy" only after the first program is compiled."""
         try:
             sessions = await service.store.count()
         except RedisError as error:

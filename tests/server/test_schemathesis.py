@@ -1,4 +1,7 @@
-"""The application against its own OpenAPI: no 5xx, no undocumented status, answers of the documented shape."""
+"""The application against its own OpenAPI: no 5xx, no undocumented status, answers of the documented shape.
+
+Thousands of cases and sequences along the OpenAPI's links: ``test_watchdog``.
+"""
 
 from __future__ import annotations
 
@@ -39,29 +42,3 @@ schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi()).includ
 @settings(max_examples=25, **COMMON)
 def test_the_server_keeps_its_own_openapi(case, server: Running):
     case.call_and_validate(base_url=server.url, checks=CHECKS, timeout=PATIENCE_S)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@schema.include(method="POST").parametrize()
-@settings(max_examples=1000, **COMMON)
-def test_four_thousand_bodies_more(case, server: Running):
-    case.call_and_validate(base_url=server.url, checks=CHECKS, timeout=PATIENCE_S)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_sequences_of_requests_along_the_links_of_the_openapi(server: Running):
-    """A session that a reset answers is stepped, asked and graded with what the schema allows, in any order."""
-    linked = schemathesis.openapi.from_url(f"{server.url}/openapi.json").include(path_regex=OURS)
-    machine: Any = linked.as_state_machine()
-    followed: list[str] = []
-
-    class Sequences(machine):
-        def validate_response(self, response: Any, case: Any, *_: Any, **__: Any) -> None:
-            case.validate_response(response, checks=CHECKS)
-            if case.path != "/reset" and response.status_code == 200:
-                followed.append(case.path)
-
-    Sequences.run(settings=settings(max_examples=150, stateful_step_count=8, **COMMON))
-    assert {"/step", "/state", "/grader"} <= set(followed)

@@ -1,0 +1,165 @@
+"""Has the server's programs compiled by a child process, which ends when it has nothing more to do.
+
+Tracing and compiling a step take a gigabyte and leave hundreds of megabytes behind; the program itself is one or two.
+So the server loads only what its child (``compiling``) made. Where JAX keeps compiled programs in a folder
+(JAX_COMPILATION_CACHE_DIR), what the child made is kept there too, and the next server starts without one.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import pickle
+import platform
+import subprocess
+import sys
+import threading
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import inferencegym_jax
+import server
+from inferencegym_jax.episodes import parallel, single_step
+from inferencegym_jax.table.latency_table import data_path
+
+log = logging.getLogger("server")
+IDLE_S = 2.0  # after so long without an order the child ends, and its memory is the system's again
+END_S = 10.0  # how long it may take to end
+
+
+class CompilerFailed(RuntimeError):
+    """The child could not compile a program, or ended over it."""
+
+
+@functools.cache
+def _version() -> bytes:
+    """What decides a program beside its order: sources, data, versions, flags and the processor."""
+    state = hashlib.sha256()
+    data = data_path("calibration.json").parent
+    for folder in (*(Path(str(package.__file__)).parent for package in (inferencegym_jax, server)), data):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix == ".py":
+                state.update(path.read_bytes())
+            elif path.is_file() and path.suffix != ".pyc":
+                about = path.stat()
+                state.update(f"{path.name} {about.st_size} {about.st_mtime_ns}".encode())
+    flags = {name: value for name, value in os.environ.items() if name.startswith(("JAX_", "XLA_", "PJRT_"))}
+    flags.pop("JAX_COMPILATION_CACHE_DIR", None)
+    cpu = Path("/proc/cpuinfo")
+    features = [line for line in cpu.read_text().splitlines() if line.startswith("flags")][:1] if cpu.exists() else []
+    versions = [version(name) for name in ("jax", "jaxlib")]
+    state.update(repr((sorted(flags.items()), features, versions, platform.python_version())).encode())
+    return state.digest()
+
+
+def folder_of_programs() -> str | None:
+    """Where JAX keeps compiled programs."""
+    config: Any = jax.config
+    return config.jax_compilation_cache_dir
+
+
+def kept_at(order: bytes) -> Path | None:
+    """Where what the child makes of an order is kept; None: nowhere."""
+    folder = folder_of_programs()
+    if not folder:
+        return None
+    return Path(folder) / f"inferencegym-{hashlib.sha256(_version() + order).hexdigest()}"
+
+
+def keep(path: Path, made: bytes) -> None:
+    """Write a file whole, or not at all: others may be reading and writing the same one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}-{os.getpid()}-{threading.get_ident()}")
+    part.write_bytes(made)
+    part.replace(path)
+
+
+class Compiler:
+    """The child process, started when it is needed. Orders wait for one another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._end: threading.Timer | None = None
+
+    def install(self) -> None:
+        """From now on whatever this process steps and rolls out is compiled by the child."""
+        single_step.compile_with(lambda env: self._ask("step", env))
+        parallel.compile_with(lambda loop: self._ask("loop", loop))
+
+    def start(self) -> None:
+        """Start the child ahead of its first order; where programs are kept only with that order."""
+        if not folder_of_programs():
+            with self._lock:
+                self._running()
+
+    def end(self) -> None:
+        """End the child, also over an order, which then fails."""
+        child = self._child
+        if child is not None:
+            child.kill()
+            child.wait(END_S)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+        if self._child is None or self._child.poll() is not None:
+            paths = [str(Path(str(server.__file__)).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "server.compiling"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # a program that JAX took from its folder cannot be made bytes of again
+                env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", "PYTHONPATH": os.pathsep.join(paths)},
+            )
+        return self._child
+
+    def _ask(self, kind: str, what: Any) -> bytes | None:
+        """What the child makes of an order; None of one that cannot be sent to it, a policy of one's own for instance.
+
+        Raises:
+            CompilerFailed: it could not, or ended over it.
+        """
+        try:
+            order = pickle.dumps((kind, pickle.dumps(what)))
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            log.warning("compiled in the server's own process, whose memory that costs: %s", error)
+            return None
+        path = kept_at(order)
+        if path is not None and path.is_file():
+            return path.read_bytes()
+        made = self._order(order)
+        if path is not None:
+            keep(path, made)
+        return made
+
+    def _order(self, order: bytes) -> bytes:
+        with self._lock:
+            child = self._running()
+            assert child.stdin is not None and child.stdout is not None
+            try:
+                child.stdin.write(order)
+                child.stdin.flush()
+                good, made = pickle.load(child.stdout)
+            except (EOFError, OSError) as error:
+                raise CompilerFailed(f"the compiler's process ended with status {child.wait(END_S)}") from error
+            self._end = threading.Timer(IDLE_S, self._end_if_idle, (child,))
+            self._end.daemon = True
+            self._end.start()
+        if not good:
+            raise CompilerFailed(made)
+        return made
+
+    def _end_if_idle(self, child: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            if self._child is child and self._end is not None:
+                assert child.stdin is not None
+                child.stdin.close()
+                child.wait(END_S)
+                self._child = self._end = None

@@ -1,0 +1,94 @@
+"""The child process that compiles for a server: it answers, ends when it is idle, and is replaced when it dies."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+import inferencegym_jax as ig
+from inferencegym_jax.episodes.single_step import SingleStep
+from server import compiler as module
+from server.compiler import Compiler, CompilerFailed
+
+pytestmark = pytest.mark.ci
+
+
+@pytest.fixture
+def compiler() -> Iterator[Compiler]:
+    """One that keeps nothing, where the suite's processes keep what they compiled."""
+    before = module.folder_of_programs()
+    jax.config.update("jax_compilation_cache_dir", None)
+    made = Compiler()
+    yield made
+    made.end()
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def is_running(compiler: Compiler) -> bool:
+    return compiler._child is not None and compiler._child.poll() is None
+
+
+def wait_ended(compiler: Compiler) -> None:
+    end = time.monotonic() + 30
+    while is_running(compiler):
+        assert time.monotonic() < end, "the child did not end"
+        time.sleep(0.05)
+
+
+def test_it_compiles_ends_when_idle_and_is_there_again(compiler: Compiler, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "IDLE_S", 0.2)
+    env = SingleStep(*ig.make(1)).env
+    first = compiler._ask("step", env)
+    wait_ended(compiler)
+    assert compiler._ask("step", env) and first
+
+
+def test_an_order_over_which_it_ends_fails_and_the_next_is_answered(compiler: Compiler):
+    compiler.start()
+    child = compiler._child
+    assert child is not None
+    env = SingleStep(*ig.make(1)).env
+    killer = threading.Timer(0.5, child.kill)  # while it imports what it needs
+    killer.start()
+    with pytest.raises(CompilerFailed, match="ended with status -9"):
+        compiler._ask("step", env)
+    with pytest.raises(CompilerFailed, match="Traceback"):  # a new one, that says what is wrong with the order
+        compiler._ask("step", 0)
+    assert is_running(compiler)
+
+
+def test_what_it_made_is_kept_and_taken_from_there(compiler: Compiler, tmp_path: Path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    compiler.start()
+    assert not is_running(compiler)  # perhaps everything is there
+    kept = tmp_path / "inferencegym-0"
+    module.keep(kept, b"program")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"program"]
+    order = pickle.dumps(("step", pickle.dumps("what")))
+    path = module.kept_at(order)
+    assert path is not None and path != module.kept_at(order + b" ")
+    module.keep(path, b"made before")
+    assert compiler._ask("step", "what") == b"made before" and not is_running(compiler)
+
+
+def test_what_cannot_be_sent_is_left_to_the_server_and_said(compiler: Compiler, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING, "server"):
+        assert compiler._ask("loop", lambda: None) is None
+    assert "in the server's own process" in caplog.text and not is_running(compiler)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
+def test_it_ends_with_its_server(compiler: Compiler):
+    compiler.start()
+    child = compiler._child
+    assert child is not None and child.stdin is not None
+    time.sleep(0.1)
+    child.stdin.close()  # as when the server is killed
+    assert child.wait(60) == 0
