@@ -59,7 +59,7 @@ RUN_TESTS = JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist worksteal --max-wor
 
 # uv where pip could fetch it (ten times faster), pip otherwise.
 INSTALL = $$( [ -x $(VENV)/bin/uv ] && echo $(VENV)/bin/uv pip install --quiet --python $(PY) || echo $(PY) -m pip install --quiet ) -c constraints.txt
-export UV_BUILD_CONSTRAINT := constraints.txt
+export UV_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install demo test test-ci test-slow lint format bench table serve policies docs notebook release audit recipes live install-% lock wheel clean
