@@ -58,6 +58,6 @@ def run(code: str, requirements: Iterable[Requirement], alone: Iterable[str] = (
     """
     there = closure(requirements) | set(alone) | {"inferencegym-jax", "pip", "setuptools"}
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    ours = {path.name for path in ROOT.iterdir() if path.is_dir()}  # wheels exist that bring a `benchmarks` of their own
+    ours = {path.name for path in ROOT.iterdir() if path.is_dir()}  # some wheels bring `benchmarks` too
     words = [sys.executable, "-c", BLOCKER + code, ",".join(sorted(there)), ",".join(sorted(ours))]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment)
