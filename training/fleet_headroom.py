@@ -56,7 +56,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
 )
 """What every row is measured under: a fast clock with the usual start, and real time, in windows of two hours, with a
 slow one."""
-LATE_PRICES = (12.0, 40.0, 130.0, 400.0)
+LATE_PRICES = (12, 40, 130, 400)
 """Of the clairvoyant's late requests, times a request's GPU time: the two in the middle, and where the share asked for
 is not between theirs the one beyond."""
 TARGETS: dict[str, tuple[RulePlan, tuple[float, ...]]] = {

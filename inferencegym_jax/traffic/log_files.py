@@ -48,7 +48,7 @@ __all__ = ["Block", "LogFile", "ReadOptions", "TraceError", "open_log"]
 
 FAILURES = frozenset("error failed failure fail timeout cancelled canceled aborted rejected false".split())
 TOKENS = frozenset(("token", "tokens"))
-NOTHING = pa.array(["", "0", "0.0"], pa.string())  # cells without tokens
+NOTHING = ("", "0", "0.0")  # cells without tokens
 NO_ERRORS = frozenset(("", "none", "null", "false", "0", "nan"))
 
 
@@ -162,7 +162,8 @@ class LogFile:
 
 def _nothing(column: Column) -> np.ndarray:
     """Whether each cell is empty or 0."""
-    return np.asarray(call("is_in", column, value_set=NOTHING).fill_null(True), bool) | column.is_null().to_numpy(False)
+    nothing = pa.array(NOTHING, pa.string())  # made here: Arrow loads pandas for it
+    return np.asarray(call("is_in", column, value_set=nothing).fill_null(True), bool) | column.is_null().to_numpy(False)
 
 
 def _failed(state: str | None, is_error: bool) -> bool:
