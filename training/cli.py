@@ -25,6 +25,7 @@ from training.options import (
     fail,
     own_files,
     own_log,
+    set_entries,
     task_of,
 )
 from training.tables import evaluation_table, percent, rank_table, screen, sweep_table
@@ -287,12 +288,7 @@ def with_settings(
 
     use_cache()
     try:
-        changes: dict[str, float] = {}
-        for item in settings:
-            name, separator, value = item.partition("=")
-            if not separator:
-                raise ValueError(f"--set {item!r}: must be name=value")
-            changes[name.strip()] = float(value)
+        changes = {name: float(value) for name, value in set_entries(settings, "name=value").items()}
         path, scores = changed(policy, changes, out)
     except (ValueError, OSError) as error:
         raise fail(error) from error

@@ -82,16 +82,26 @@ def fail(error: Exception) -> typer.Exit:
     return typer.Exit(2)
 
 
+def set_entries(settings: list[str], form: str = "key=value") -> dict[str, str]:
+    """What ``--set key=value`` says, key by key.
+
+    Raises:
+        ValueError: an entry without "="; ``form`` is what it must be.
+    """
+    entries: dict[str, str] = {}
+    for item in settings:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise ValueError(f"--set {item!r}: must be {form}")
+        entries[key.strip()] = value.strip()
+    return entries
+
+
 def configured(task: str | None, config: Path | None, settings: list[str], changes: dict[str, Any]) -> TrainConfig:
     """The config of a command: a file's or the task's own, then ``--set key=value``, then options."""
     base = load_config(config) if config else task_config(task_of(task or "1"))
     if config and task is not None:
         base = base.replace(task=task_of(task))
-    entries: dict[str, Any] = {}
-    for item in settings:
-        key, separator, value = item.partition("=")
-        if not separator:
-            raise ValueError(f"--set {item!r}: must be key=value")
-        entries[key.strip()] = value.strip()
+    entries: dict[str, Any] = dict(set_entries(settings))
     entries |= {key: value for key, value in changes.items() if value is not None}
     return from_mapping(entries, base)
