@@ -1,6 +1,6 @@
 """Knobs as command lines: what sets a configuration in vLLM, SGLang and TensorRT-LLM.
 
-Flag names are those of vLLM's V1 engine (`vllm serve`, checked with the pages of 0.32), SGLang 0.5
+Flag names are those of vLLM's V1 engine (`vllm serve`, checked with the pages of 0.33), SGLang 0.5
 (`sglang.launch_server`) and TensorRT-LLM 1.2 (`trtllm-serve`, PyTorch backend, with a YAML file), ``CHECKED``. What no
 table knows stands in angle brackets: the model, the quantised checkpoint, the draft head.
 
@@ -25,7 +25,7 @@ from inferencegym_jax.models import QuantTier
 from inferencegym_jax.recommend.gpu_formats import ENGINES, cannot_run
 from inferencegym_jax.table import LatencyTable, profile_of
 
-CHECKED = "flags of vLLM 0.32, SGLang 0.5 and TensorRT-LLM 1.2"
+CHECKED = "flags of vLLM 0.33, SGLang 0.5 and TensorRT-LLM 1.2"
 # Iterations of up to twice max-num-seqs tokens, and of this many at most, run as CUDA graphs in vLLM; its processor
 # launches those of a longer one singly, which takes longer than a short prompt on the GPU (docs/live.md, "On a GPU").
 GRAPH_TOKENS = 512

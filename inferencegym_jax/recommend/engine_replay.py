@@ -173,7 +173,7 @@ class EngineReplay:
         good = (ttft <= objective.ttft_ms) & (tpot <= objective.tpot_ms)
         counted, good_sums, tokens = (
             block_sums(requests, (values * weight)[:, None], by_request=True)
-            for values in (known, good, np.where(known & np.isfinite(ttft), requests.output, 0.0))
+            for values in (known, good, np.where(known, self._made_in_time(ttft, tpot), 0.0))
         )
         gpus = float(engines * (2 if knobs["prefill_disagg"] else 1))
         part = float((known * weight).sum() / weight.sum())
@@ -206,6 +206,18 @@ class EngineReplay:
         too_long = float(((requests.prompt + requests.output > pool) * weight).sum() / weight.sum())
         busiest = float(good[hour].mean()) if hour.any() else attainment
         return Replayed(quality, ttft, tpot, busiest, too_long, pool, engines)
+
+    def _made_in_time(self, ttft: np.ndarray, tpot: np.ndarray) -> np.ndarray:
+        """Output tokens of each request that the engine makes before its run of stretches ends, float64[requests].
+
+        What comes later is paid for by seconds that the log does not have; the step stops there too.
+        """
+        requests = self.requests
+        ends = np.zeros(int(self._run[-1]) + 1)
+        np.maximum.at(ends, self._run, 1000.0 * (requests.starts[requests.stretch] + requests.length))
+        left_ms = ends[self._run] - self._time_ms - ttft
+        gaps = np.where(tpot > 0, np.floor(np.maximum(left_ms, 0.0) / np.where(tpot > 0, tpot, 1.0)), requests.output)
+        return np.where(left_ms >= 0, np.minimum(1.0 + gaps, requests.output), 0.0)
 
     def alone(self, made: Deployment) -> tuple[np.ndarray, np.ndarray]:
         """TTFT and TPOT (ms) of requests that each find the engine idle, a sample of at most ``ALONE``: no number of

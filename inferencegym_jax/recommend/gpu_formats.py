@@ -1,6 +1,6 @@
 """Which weight formats an engine's kernels can run on a GPU.
 
-Checked in the engines' own pages, November 2026: vLLM 0.32 ("Quantization": FP8 W8A8 from Ada, compute capability 8.9,
+Checked in the engines' own pages, November 2026: vLLM 0.33 ("Quantization": FP8 W8A8 from Ada, compute capability 8.9,
 on; INT8 W8A8 from Turing to Hopper, not on Blackwell; Marlin from Ampere), SGLang 0.5 (the same kernels), TensorRT-LLM
 1.2 ("Quantization": the PyTorch backend has FP8, from Ada, and W4A16 AWQ; no INT8 W8A8).
 """

@@ -149,11 +149,6 @@ def test_the_answer_for_a_day_holds_in_its_busy_hour() -> None:
     assert found.traffic["busiest_hour"]["replayed_requests"] > 1000
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="an overloaded engine's replay divides tokens that come after the log's end by the log's seconds: 1,732 a "
-    "second, where the step, which stops there, has 574; shares on time and the verdict agree",
-)
 @pytest.mark.slow
 def test_only_what_the_flags_set_is_promised() -> None:
     found = advised("28.csv", memory_gb=24.0, slo_ttft_ms=1000.0, fixed={"quant_tier": 0, "spec_length": 0})

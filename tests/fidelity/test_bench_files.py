@@ -207,6 +207,20 @@ def test_an_engine_chooses_by_gpu_and_version() -> None:
     assert engine_defaults("vllm", None, "NVIDIA H100 80GB HBM3", 85.9)[:2] == (1024, 8192)
     assert engine_defaults("vllm", "0.11.0", "NVIDIA A100-SXM4-80GB", 85.9)[:2] == (256, 2048)
     assert engine_defaults("vllm", "v0.10.1", "NVIDIA L40S", 48.3)[:2] == (256, 2048)
+    assert engine_defaults("vllm", "0.27.1", "NVIDIA B200", 193.3)[:2] == (1024, 8192)
+    assert engine_defaults("vllm", "0.28.0", "NVIDIA B200", 193.3)[:2] == (1024, 16384)
+    assert engine_defaults("vllm", None, "NVIDIA B200", 193.3).words == "those that vLLM since 0.28 chooses"
+    assert engine_defaults("vllm", "0.33.0", "NVIDIA H200", 150.1)[:2] == (1024, 8192)
+    assert engine_defaults("vllm", "0.32.0", "NVIDIA GB10", 128.0)[:2] == (1024, 8192)
+    assert engine_defaults("vllm", "0.33.0", "NVIDIA GB10", 128.0)[:2] == (256, 2048)
+    assert engine_defaults("sglang", None, "NVIDIA H200", 150.1)[:2] == (4096, 8192)
+    assert engine_defaults("sglang", "0.5.2", "NVIDIA L40S", 48.3)[:2] == (4096, 8192)
+    assert engine_defaults("sglang", "0.5.3.post1", "NVIDIA L40S", 48.3)[:2] == (4096, 4096)
+    assert engine_defaults("sglang", "v0.5.19", "NVIDIA L4", 24.1)[:2] == (4096, 2048)
+    assert engine_defaults("sglang", "0.5.20", "NVIDIA L4", 24.1)[:2] == (4096, 4096)
+    assert engine_defaults("sglang", "0.5.23", "NVIDIA B200", 193.3).max_num_batched_tokens == 16384
+    with pytest.raises(ValueError, match="engine_version is '0.4.6.post1'.*from SGLang 0.4.8 on"):
+        engine_defaults("sglang", "0.4.6.post1", "NVIDIA H200", 150.1)
     with pytest.raises(ValueError, match="engine_version is '0.6.3'.*add them to the run"):
         engine_defaults("vllm", "0.6.3", "NVIDIA H100 80GB HBM3", 85.9)
     with pytest.raises(ValueError, match="engine is 'tgi'; wanted: vllm or sglang"):

@@ -133,3 +133,20 @@ def test_a_replay_is_given_up_where_too_few_can_be_in_time(tmp_path: Path):
     assert engines().replay_if(made, kept + 0.01) is None
     judged = engines().replay_if(made, kept - 0.01)
     assert judged is not None and judged.quality.attainment[0] == kept
+
+
+def test_an_overloaded_engine_makes_no_more_tokens_a_second_than_one_that_is_always_busy(tmp_path: Path) -> None:
+    """What it makes after the log's end is not divided by the log's seconds: a price a third of the true one."""
+    times, prompt, output = traffic(20.0, 60.0)
+    path = tmp_path / "log.csv"
+    rows = zip(times / 1000, prompt, output, strict=True)
+    path.write_text("time_s,prompt_tokens,output_tokens\n" + "\n".join(f"{t:.3f},{p},{o}" for t, p, o in rows))
+    table, requests = ig.load_table(), load_requests(path)
+    made = deployment(dict(table.knob_defaults) | {"batch_size": 8}, table, 40.0, requests.longest)
+    replay = EngineReplay(table, requests, Objective(1000.0), np.ones(5))
+    judged = replay.replay(made).quality
+    done = serve_requests(times, prompt, output, replay.settings(made), PROFILE)
+    assert done.end_ms > 2 * times[-1]  # it is overloaded
+    assert judged.tokens_per_sec[0] == pytest.approx(1000 * output.sum() / done.end_ms, rel=0.05)
+    paid = judged.cost_per_1k[0] * judged.tokens_per_sec[0] / 1000
+    assert paid == pytest.approx(table.gpu_second_cost, rel=0.01)
