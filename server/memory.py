@@ -11,7 +11,7 @@ import gc
 
 import jax
 
-ROLLOUTS_KEPT = 3  # compiled rollouts; the least recently used goes, and is compiled again when it is asked for
+ROLLOUTS_KEPT = 2  # loaded rollouts; the least recently used goes, and is loaded again when it is asked for
 
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h

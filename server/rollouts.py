@@ -2,8 +2,8 @@
 
 Episodes run in blocks of one size. A request of several keeps none of their steps: they are scored as they come, and
 simulated again where they are asked for (``trajectories``), so that memory is that of a block. The policies without
-weights are one program, and so are the trained ones: a compiled rollout keeps about 50 MB for good, so their number is
-what bounds the server's memory.
+weights are one program, and so are the trained ones: a rollout that is loaded takes 20 to 100 MB, so their number
+bounds the server's memory (``memory.ROLLOUTS_KEPT``).
 """
 
 from __future__ import annotations
