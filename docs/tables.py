@@ -153,7 +153,9 @@ def by_draw() -> str:
         for row in learned.values():
             cells += _win(row["over_reactive_by_draw"][group])
         rows.append(cells)
-    rows.append(["all", str(found["episodes"]), *(cell for row in learned.values() for cell in _win(row["over_reactive"]))])
+    rows.append(
+        ["all", str(found["episodes"]), *(cell for row in learned.values() for cell in _win(row["over_reactive"]))]
+    )
     return table(("episodes", "number", *(head for name in learned for head in (name, "median", "worst"))), rows)
 
 

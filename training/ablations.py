@@ -23,9 +23,9 @@ from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import has_trained
 from inferencegym_jax.policies.load_following import LoadPlan
 from training import lanes, rivals
-from training.config import MEMORIES, TrainConfig, task_config
+from training.config import MEMORIES, task_config
 from training.forms import base_plan
-from training.headroom import ablated, plain, played, published, tuned_plan
+from training.headroom import ablated, plain, played, published
 from training.runner import metadata, run
 
 EPISODES, TRAINING_EPISODES, SETTINGS, STEPS = 24, 16, 48, 2_000_000
