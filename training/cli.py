@@ -23,9 +23,9 @@ from training.options import (
     configured,
     console,
     fail,
+    number_entries,
     own_files,
     own_log,
-    set_entries,
     task_of,
 )
 from training.tables import evaluation_table, percent, rank_table, screen, sweep_table
@@ -288,8 +288,7 @@ def with_settings(
 
     use_cache()
     try:
-        changes = {name: float(value) for name, value in set_entries(settings, "name=value").items()}
-        path, scores = changed(policy, changes, out)
+        path, scores = changed(policy, number_entries(settings), out)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     console.print(f"validation score {scores['score']:.4f}; wrote {path}", highlight=False)

@@ -97,6 +97,21 @@ def set_entries(settings: list[str], form: str = "key=value") -> dict[str, str]:
     return entries
 
 
+def number_entries(settings: list[str]) -> dict[str, float]:
+    """What ``--set name=number`` says, name by name.
+
+    Raises:
+        ValueError: an entry without "=", or whose value is no number.
+    """
+    entries: dict[str, float] = {}
+    for name, value in set_entries(settings, "name=value").items():
+        try:
+            entries[name] = float(value)
+        except ValueError:
+            raise ValueError(f"{name} = {value!r}: must be a number") from None
+    return entries
+
+
 def configured(task: str | None, config: Path | None, settings: list[str], changes: dict[str, Any]) -> TrainConfig:
     """The config of a command: a file's or the task's own, then ``--set key=value``, then options."""
     base = load_config(config) if config else task_config(task_of(task or "1"))

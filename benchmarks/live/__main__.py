@@ -128,6 +128,7 @@ def main(
             console.print(f"wrote {path}")
         return
     chosen = chosen_stages(stages, short)
+    sent_shares, sent_prompts = numbers("shares", shares), token_counts("prompts", prompts)
     if base_url is not None and folder is not None:
         raise typer.BadParameter("--folder: contradicts --base-url, whose engine runs already")
     if spare_start not in SPARE_STARTS:
@@ -185,8 +186,8 @@ def main(
             send(
                 endpoint,
                 load_table(table_path),
-                shares=numbers("shares", shares),
-                prompts=[int(x) for x in numbers("prompts", prompts)],
+                shares=sent_shares,
+                prompts=sent_prompts,
                 seconds=predict_seconds,
                 max_num_seqs=max_num_seqs,
                 path=out / "runs.json",
@@ -264,6 +265,19 @@ def numbers(name: str, text: str) -> list[float]:
         if not 0 < found[-1] < float("inf"):
             raise typer.BadParameter(f"{name} = {part!r}: must be above 0")
     return found
+
+
+def token_counts(name: str, text: str) -> list[int]:
+    """The whole numbers of an option, which are separated by commas.
+
+    Raises:
+        typer.BadParameter: one is no whole number above 0.
+    """
+    values = numbers(name, text)
+    for value in values:
+        if not value.is_integer():
+            raise typer.BadParameter(f"{name} = {value:g}: must be whole numbers of tokens, separated by commas")
+    return [int(value) for value in values]
 
 
 def predicted(table: Path, runs: Path, warmup_s: float, against: Path | None) -> dict[str, Any]:

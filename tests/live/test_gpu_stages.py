@@ -128,6 +128,9 @@ def test_the_page_has_the_place_for_a_gpu() -> None:
 
 def test_shares_and_prompts_are_numbers_above_0() -> None:
     assert stages.numbers("shares", "0.3, 0.6") == [0.3, 0.6]
+    assert stages.token_counts("prompts", "96, 192.0") == [96, 192]
+    with pytest.raises(typer.BadParameter, match="prompts = 96.5: must be whole numbers of tokens"):
+        stages.token_counts("prompts", "96.5,192")
     for wrong, said in (("0.3,x", "shares = 'x'"), ("0", "above 0"), ("nan", "above 0"), ("inf", "above 0")):
         with pytest.raises(typer.BadParameter, match=said):
             stages.numbers("shares", wrong)

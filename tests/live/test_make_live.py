@@ -65,6 +65,13 @@ def test_stages_run_in_their_own_order_and_the_short_set_is_a_part_of_them() -> 
         stages.chosen_stages("measure", True)
 
 
+def test_prompts_that_cannot_be_sent_are_refused_before_an_engine_is_looked_for(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(stages.main)
+    result = CliRunner().invoke(app, ["--prompts", "96.5", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2 and "prompts = 96.5" in result.output and not (tmp_path / "out").exists()
+
+
 def test_flags_that_contradict_each_other_start_nothing(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(stages.main)

@@ -27,6 +27,7 @@ TASK7 = data_path("policies/task7.npz")
         ("policies/task3.npz", ["first_s=1"], "must correct the load-following controller"),
         ("policies/task7.npz", ["speed=1"], "setting 'speed' is unknown"),
         ("policies/task7.npz", ["hold_s=nan"], "hold_s = nan"),
+        ("policies/task7.npz", ["hold_s=soon"], "hold_s = 'soon': must be a number"),
         ("policies/task7.npz", ["hold_s"], "must be name=value"),
     ],
 )
