@@ -120,14 +120,15 @@ def worth() -> str:
             return f"{rows[name]['worst']['paired']:+.3f}" if name in rows else ""
 
         what = path.stem.removeprefix("task").replace("-free", ", switching free")
+        learned = "PPO" if "PPO" in by_name else "PPO with memory"
         cells = (
             f"{what} {found['title']}",
             f"{by_name['best static']['score']['mean']:.3f}",
             over("best reactive"),
             worst("best reactive"),
             over("best reactive, true rates"),
-            over("PPO"),
-            worst("PPO"),
+            over(learned),
+            worst(learned),
             over("oracle"),
         )
         rows.append(cells)
