@@ -23,7 +23,7 @@ from inferencegym_jax.traffic.log_source import regular_file
 from server.app import create_app
 from server.bounds import MESSAGE
 from server.compiler import Compiler
-from server.connections import BoundedProtocol
+from server.connections import BoundedProtocol, BoundedWebSocket
 from server.memory import ROLLOUTS_KEPT, spare_memory
 from server.programs import own_log
 from server.settings import Settings
@@ -142,6 +142,7 @@ def _serve(settings: Settings, reload: bool) -> int:
         reload_includes=["*.json", "*.parquet"] if reload else None,  # beside *.py
         loop="auto",
         http=BoundedProtocol,
+        ws=BoundedWebSocket,
         ws_max_size=WS_MAX_SIZE,
         proxy_headers=bool(settings.forwarded_allow_ips),
         forwarded_allow_ips=settings.forwarded_allow_ips or None,

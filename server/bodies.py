@@ -62,7 +62,8 @@ def _refused(kind: str, message: str, *position: int) -> RequestValidationError:
 
 
 def body_route() -> type[APIRoute]:
-    """A route class whose endpoints take one request model and answer a ``Response``.
+    """A route class whose endpoints take one request model, and the ``Request`` if they want it, and answer a
+    ``Response``.
 
     A body of up to ``SMALL_BODY`` bytes is read on the event loop, which takes a few milliseconds at most. Large ones
     are read in a thread, one after the other from reading to the answer, so that their memory is that of one.
@@ -77,17 +78,19 @@ def body_route() -> type[APIRoute]:
             field, endpoint = self.body_field.field_info, self.endpoint
             model: Any = field.annotation
             required = field.is_required()
+            name = self.dependant.request_param_name
 
             async def handler(request: Request) -> Response:
                 body = await request.body()
+                more = {} if name is None else {name: request}
                 if not body and not required:
-                    return await endpoint(model())
+                    return await endpoint(model(), **more)
                 if not body:
                     raise _refused("missing", "Field required")
                 if not is_json(request.headers.get("content-type")):
                     raise _refused("content_type", "send JSON, with content-type: application/json")
                 if len(body) <= SMALL_BODY:
-                    return await endpoint(parse(model, body))
+                    return await endpoint(parse(model, body), **more)
                 try:
                     async with asyncio.timeout(TURN_S):
                         await turn.acquire()
@@ -95,7 +98,7 @@ def body_route() -> type[APIRoute]:
                     text = "other large requests are being worked on"
                     raise HTTPException(503, text, {"retry-after": "10"}) from None
                 try:
-                    return await endpoint(await to_thread.run_sync(parse, model, body, limiter=reader))
+                    return await endpoint(await to_thread.run_sync(parse, model, body, limiter=reader), **more)
                 finally:
                     turn.release()
 

@@ -2,7 +2,8 @@
 
 Tracing and compiling a step take a gigabyte and leave hundreds of megabytes behind; the program itself is one or two.
 So the server loads only what its child (``compiling``) made. Where JAX keeps compiled programs in a folder
-(JAX_COMPILATION_CACHE_DIR), what the child made is kept there too, and the next server starts without one.
+(JAX_COMPILATION_CACHE_DIR), what the child made is kept there too, and the next server starts without one. Elsewhere it
+is kept in files without a name while the server runs, so that a program that it let go of is only loaded again.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import pickle
 import platform
 import subprocess
 import sys
+import tempfile
 import threading
+from collections import OrderedDict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 
@@ -30,6 +33,7 @@ from inferencegym_jax.table.latency_table import data_path
 log = logging.getLogger("server")
 IDLE_S = 2.0  # after so long without an order the child ends, and its memory is the system's again
 END_S = 10.0  # how long it may take to end
+FILES_KEPT = 64  # programs of a server without a folder for them, one to four megabytes each
 
 
 class CompilerFailed(RuntimeError):
@@ -75,8 +79,53 @@ def keep(path: Path, made: bytes) -> None:
     """Write a file whole, or not at all: others may be reading and writing the same one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}-{os.getpid()}-{threading.get_ident()}")
-    part.write_bytes(made)
-    part.replace(path)
+    try:
+        part.write_bytes(made)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+class Files:
+    """Programs in files without a name: the disk holds them, and no longer than this process runs, however it ends.
+
+    Args:
+        most: how many; the least recently used goes.
+    """
+
+    def __init__(self, most: int = FILES_KEPT):
+        self._most = most
+        self._files: OrderedDict[bytes, IO[bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, order: bytes) -> bytes | None:
+        """What was kept of an order; None: nothing."""
+        with self._lock:
+            file = self._files.get(order)
+            if file is None:
+                return None
+            self._files.move_to_end(order)
+            file.seek(0)
+            return file.read()
+
+    def keep(self, order: bytes, made: bytes) -> None:
+        """Keep what was made of an order.
+
+        Raises:
+            OSError: there is no folder for temporary files, or no space.
+        """
+        file = tempfile.TemporaryFile(prefix="inferencegym-")
+        try:
+            file.write(made)
+            file.flush()
+        except OSError:
+            file.close()
+            raise
+        with self._lock:
+            self._files[order] = file
+            while len(self._files) > self._most:
+                self._files.popitem(last=False)[1].close()
 
 
 class Compiler:
@@ -86,6 +135,7 @@ class Compiler:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._end: threading.Timer | None = None
+        self._files = Files()
 
     def install(self) -> None:
         """From now on whatever this process steps and rolls out is compiled by the child."""
@@ -134,9 +184,14 @@ class Compiler:
         path = kept_at(order)
         if path is not None and path.is_file():
             return path.read_bytes()
-        made = self._order(order)
-        if path is not None:
-            keep(path, made)
+        digest = hashlib.sha256(order).digest()
+        made = self._files.read(digest) if path is None else None
+        if made is None:
+            made = self._order(order)
+            try:
+                self._files.keep(digest, made) if path is None else keep(path, made)
+            except OSError as error:  # the program is there, and is compiled again when it is asked for again
+                log.warning("a compiled program cannot be kept: %s", error)
         return made
 
     def _order(self, order: bytes) -> bytes:

@@ -1,7 +1,9 @@
-"""Connections with bounds: how many, how long a request may take to arrive, how large its head may be.
+"""Connections with bounds: how many, how long a request may take to arrive, how large its head may be, how many
+requests or frames are read at once.
 
-uvicorn's httptools protocol bounds none of these: a client that sends headers for ever, a byte a minute, or nothing,
-would hold its connection and memory. Bodies have their own bounds (``middleware.BodyLimit``).
+uvicorn's protocols bound none of these: a client that sends headers for ever, a byte a minute, or nothing, would hold
+its connection and memory; one that sends thousands of requests or frames at once would hold up everybody else. Bodies
+have their own bounds (``middleware.BodyLimit``), and so have messages (``messages``).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from server.bounds import BODY_S
 
@@ -17,6 +20,10 @@ HEAD_S = 10.0  # a request's head must have arrived so long after its connection
 MESSAGE_S = BODY_S + 10.0  # and its body so long after its head; BodyLimit answers before
 TAKE_S = 30.0  # what was sent must have been taken, all but a little, after so long
 MOST_HEAD = 64_000  # bytes of a request beside its body: its head, and what chunks and trailers add
+MOST_PIPELINED = 16  # requests that a client may send on a connection before the first of them is answered
+PART = 4096  # bytes of a WebSocket's frames that are read before others have their turn
+MOST_FRAGMENTS = 1000  # frames of one message
+MOST_CONTROLS, CONTROL_S = 200, 10.0  # pings and pongs from a client in so many seconds
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -67,8 +74,21 @@ class BoundedProtocol(HttpToolsProtocol):
             else:
                 self.transport.abort()
 
+    def send_400_response(self, msg: str) -> None:
+        """Say that it is no HTTP; while an earlier request waits for its answer, which this would be taken for, end."""
+        if self.cycle is None or self.cycle.response_complete:
+            super().send_400_response(msg)
+        else:
+            self.transport.abort()
+
     def on_message_begin(self) -> None:
-        """A request begins, perhaps in the middle of what was received."""
+        """A request begins, perhaps in the middle of what was received.
+
+        Raises:
+            RuntimeError: too many wait already; ends the reading.
+        """
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise RuntimeError(f"more than {MOST_PIPELINED} requests at once on one connection")
         super().on_message_begin()
         if self._has_ended:
             self._arriving, self._beside = True, 0
@@ -118,5 +138,103 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._expect(None)
+        self._forget_untaken()
+        super().connection_lost(exc)
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's protocol of one WebSocket connection, which reads what arrived part by part, no further than what is
+    being worked on, and ends where a bound is passed or the client takes nothing."""
+
+    def __init__(self, *args: Any, **named: Any):
+        super().__init__(*args, **named)
+        self._unread = b""
+        self._turn: asyncio.Handle | None = None  # when the next part is read
+        self._untaken: asyncio.TimerHandle | None = None
+        self._controls, self._counted_from = 0, 0.0
+
+    def data_received(self, data: bytes) -> None:
+        """Read a part of it; the rest in turns, and after messages that are still to be taken."""
+        self._unread += data
+        if self._turn is None and not self.read_paused:
+            self._read()
+
+    def _read(self) -> None:
+        self._turn = None
+        part, self._unread = self._unread[:PART], self._unread[PART:]
+        super().data_received(part)
+        if len(self.frames) > MOST_FRAGMENTS:
+            self.transport.abort()
+        if self.transport.is_closing():
+            self._unread = b""
+        elif not self.read_paused:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._unread:
+            self.transport.resume_reading()
+        elif self._turn is None:
+            self.transport.pause_reading()
+            self._turn = self.loop.call_soon(self._read)
+
+    async def receive(self) -> Any:
+        """The next message; when none waits, more is read."""
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self._go_on()
+        return message
+
+    def handle_ping(self) -> None:
+        """Answer it, unless there are too many."""
+        if not self._too_many():
+            super().handle_ping()
+
+    def handle_pong(self, event: Any) -> None:
+        """Take it, unless there are too many."""
+        if not self._too_many():
+            super().handle_pong(event)
+
+    def _too_many(self) -> bool:
+        now = self.loop.time()
+        if now - self._counted_from > CONTROL_S:
+            self._controls, self._counted_from = 0, now
+        self._controls += 1
+        if self._controls > MOST_CONTROLS:
+            self.transport.abort()
+        return self.transport.is_closing()
+
+    def pause_writing(self) -> None:
+        """More waits to be taken by the client than the connection may hold."""
+        super().pause_writing()
+        self._untaken = self.loop.call_later(TAKE_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client took it."""
+        super().resume_writing()
+        self._forget_untaken()
+
+    def _forget_untaken(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
+
+    def keepalive_timeout(self) -> None:
+        """The client answers no ping: end, without waiting until it takes a farewell."""
+        super().keepalive_timeout()
+        self.transport.abort()
+
+    async def run_asgi(self) -> None:
+        """Serve it; a client that does not take the last words is not waited for."""
+        await super().run_asgi()
+        if not self.disconnected:
+            self._forget_untaken()
+            self._untaken = self.loop.call_later(TAKE_S, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._unread = b""
+        if self._turn is not None:
+            self._turn.cancel()
         self._forget_untaken()
         super().connection_lost(exc)

@@ -84,8 +84,11 @@ class FleetRollouts:
         self.programs = programs
         self._best = functools.lru_cache(maxsize=32)(self._search)
 
-    def score(self, request: RolloutRequest) -> Found:
+    def play(self, request: RolloutRequest) -> Iterator[Found | None]:
         """Run a checked request block by block and score it; of the steps no more than one block is kept.
+
+        Yields:
+            None after each block, so that others may have their turn; at last what it came to.
 
         Raises:
             BadInput: a policy that there is not for fleets, actions of another kind or too many.
@@ -99,16 +102,18 @@ class FleetRollouts:
         keeps = request.trajectories and len(blocks) == 1
         block_columns, kept = [], None
         for block in blocks:
-            played = self._block(program, plays, seeds, block)
-            block_columns.append(self._scores(program, played, seeds[block], plays.lengths[block]))
-            kept = played if keeps else None
+            kept = self._block(program, plays, seeds, block)
+            block_columns.append(self._scores(program, kept, seeds[block], plays.lengths[block]))
+            if not keeps:
+                kept = None
+            yield None
 
         def steps() -> Iterator[tuple[np.ndarray, Trajectory]]:
             for block in blocks:
                 yield block, kept if kept is not None else self._block(program, plays, seeds, block)
 
         trim()  # of the steps of a block
-        return Found(
+        yield Found(
             task_id=program.spec.id,
             policy=request.policy,
             seeds=request.seeds,

@@ -142,7 +142,7 @@ class Programs:
         self._programs: OrderedDict[tuple[Any, ...], AnyProgram] = OrderedDict()
         self._lock = threading.Lock()
         self._compiled: set[Any] = set()  # environments whose reset and step are
-        self._one_at_a_time = CapacityLimiter(1)
+        self._one_at_a_time, self._quick = CapacityLimiter(1), CapacityLimiter(1)
 
     def program(self, task: int | str, config: Mapping[str, Any] | None = None) -> TaskProgram:
         """The program of an engine's task (id or name) and a config; made where it is new, which may search.
@@ -169,7 +169,7 @@ class Programs:
         known = self._known(key)
         if known is not None:
             return known
-        if self._is_quick(task):  # on the event loop, which must not wait for somebody else's search
+        if self._is_quick(task):  # which must not wait for somebody else's search
             return self._kept(key, task, config, seed)
         with self._lock:
             return self._known(key) or self._kept(key, task, config, seed)
@@ -192,8 +192,8 @@ class Programs:
             BadInput: see ``of``.
         """
         known = self._known(self._key(task, config, seed))
-        if known is None and self._is_quick(task):
-            known = self.of(task, config)
+        if known is None and self._is_quick(task):  # its params are some dozens of small programs
+            known = await to_thread.run_sync(self.of, task, config, limiter=self._quick)
         if known is not None and known.env in self._compiled:
             return known
         return await to_thread.run_sync(self._compile, task, config, seed, limiter=self._one_at_a_time)
@@ -203,7 +203,7 @@ class Programs:
         return self._known(self._key(task, None, 0)) is not None
 
     def _is_quick(self, task: int | str) -> bool:
-        """Whether a program is made in milliseconds: of another config of an engine's task that is compiled."""
+        """Whether a program is made in a moment: of another config of an engine's task that is compiled."""
         program = self._known(self._key(task, None, 0)) if kind_of(task) is ENGINE else None
         return program is not None and program.env in self._compiled
 
@@ -211,8 +211,6 @@ class Programs:
         program = self.of(task, config, seed)
         if program.env not in self._compiled:
             program.step(program.reset(seed).state, program.pack_action({}))
-            if isinstance(program, TaskProgram):
-                self._try_config(program.spec)
             self._compiled.add(program.env)
             let_go()
         return program
@@ -283,9 +281,3 @@ class Programs:
         if first is not None:
             self._compile(first, None, 0)
         return rest
-
-    def _try_config(self, spec: ig.TaskSpec) -> None:
-        """Compile the small programs that another config of a task needs, so that who brings one need not wait."""
-        if not spec.draws:
-            config = {"alpha": 0.5, "slo_ttft_ms": 250.0}
-            TaskProgram(ig.problem(spec.id, table=self.table, trace=self.trace, config=config)).reset(0)

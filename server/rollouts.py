@@ -2,8 +2,8 @@
 
 Episodes run in blocks of one size. A request of several keeps none of their steps: they are scored as they come, and
 simulated again where they are asked for (``trajectories``), so that memory is that of a block. The policies without
-weights are one program, and so are the trained ones: a compiled rollout keeps about 50 MB for good, so their number is
-what bounds the server's memory.
+weights are one program, and so are the trained ones: a rollout that is loaded takes 20 to 100 MB, so their number
+bounds the server's memory (``memory.ROLLOUTS_KEPT``).
 """
 
 from __future__ import annotations
@@ -137,33 +137,46 @@ class Rollouts:
             raise BadInput(f"policy = {name!r}: not available for task {program.spec.id}: {error}") from error
 
     def score(self, request: RolloutRequest) -> Found:
+        """What a checked request comes to, see ``play``."""
+        *_, found = self.play(request)
+        assert found is not None
+        return found
+
+    def play(self, request: RolloutRequest) -> Iterator[Found | None]:
         """Run a checked request block by block and score it; of the steps no more than one block is kept.
+
+        Yields:
+            None after each block, so that others may have their turn; at last what it came to.
 
         Raises:
             BadInput: a policy that the server lacks for the task, or actions that it cannot have.
         """
         if kind_of(request.task_id) is FLEET:
-            return self.fleets.score(request)
+            yield from self.fleets.play(request)
+            return
         program = self.programs.program(request.task_id, config_dict(request.config))
         source = self._source(request, program)
         seeds = np.asarray(request.seeds, np.uint32)
         size = block_size(program)
         blocks = [np.arange(start, min(start + size, len(seeds))) for start in range(0, len(seeds), size)]
         keeps = request.trajectories and len(blocks) == 1
-        block_columns, kept, compiled = [], None, count_compiled()
+        block_columns, kept = [], None
         for block in blocks:
-            played = self._block(program, source, seeds, block, keeps)
-            block_columns.append(self._score(program, played, source.lengths[block]))
-            kept = played if keeps else None
-        if count_compiled() > compiled:
-            let_go()
+            compiled = count_compiled()
+            kept = self._block(program, source, seeds, block, keeps)
+            block_columns.append(self._score(program, kept, source.lengths[block]))
+            if not keeps:
+                kept = None
+            if count_compiled() > compiled:
+                let_go()
+            yield None
         trim()  # of the steps of a block
 
         def steps() -> Iterator[tuple[np.ndarray, Trajectory]]:
             for block in blocks:
                 yield block, kept if kept is not None else self._block(program, source, seeds, block, True)
 
-        return Found(
+        yield Found(
             task_id=program.spec.id,
             policy=request.policy,
             seeds=request.seeds,

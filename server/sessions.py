@@ -19,6 +19,9 @@ import orjson
 
 RECORD_VERSION = 1
 EXPIRED_KEPT = 100_000  # ids of expired sessions that are remembered, to say "expired" rather than "unknown"
+LEAST_ROOM = 100_000_000  # bytes that sessions in process may hold together, whatever SESSION_CAPACITY says
+ROOM_EACH = 10_000  # bytes a session of SESSION_CAPACITY, where that is more
+OBJECTS = 2000  # bytes of a session beside what it holds as bytes
 
 
 class SessionNotFound(LookupError):
@@ -52,6 +55,11 @@ class Session:
     actions: bytes = b""  # 20 bytes a step, see SingleStep.pack_action
     step_id: str | None = None  # of the last step
     response: bytes = field(default=b"", repr=False)  # the last step's response body, for a retry with the same step_id
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in process, about."""
+        return OBJECTS + len(self.state) + len(self.actions) + len(self.response)
 
     def to_bytes(self) -> bytes:
         """The session as versioned JSON."""
@@ -114,10 +122,19 @@ class SessionStore(Protocol):
 
 
 class EmbeddedStore:
-    """Sessions in this process: least recently used first out above capacity, idle ones expire."""
+    """Sessions in this process: least recently used first out above capacity, or above the memory of so many episodes
+    of the usual length (``room``, bytes); idle ones expire."""
 
-    def __init__(self, capacity: int, idle_s: float, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        capacity: int,
+        idle_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        room: int | None = None,
+    ):
         self.capacity, self.idle_s, self._clock = capacity, idle_s, clock
+        self.room = max(LEAST_ROOM, ROOM_EACH * capacity) if room is None else room
+        self._held = 0  # bytes
         self._sessions: OrderedDict[str, tuple[Session, float]] = OrderedDict()  # oldest use first
         self._expired: OrderedDict[str, None] = OrderedDict()
 
@@ -126,7 +143,7 @@ class EmbeddedStore:
         self._sweep()
         while len(self._sessions) >= self.capacity:
             self._bury(next(iter(self._sessions)))
-        self._sessions[session.id] = (session, self._clock())
+        self._keep(session)
 
     async def get(self, session_id: str) -> Session:
         """The session; counts as a use."""
@@ -143,7 +160,8 @@ class EmbeddedStore:
         current = await self.get(session.id)
         if current.steps != expected_steps:
             return False
-        self._sessions[session.id] = (session, self._clock())
+        self._held -= current.size
+        self._keep(session)
         return True
 
     async def count(self) -> int:
@@ -165,8 +183,14 @@ class EmbeddedStore:
                 return
             self._bury(oldest)
 
+    def _keep(self, session: Session) -> None:
+        self._sessions[session.id] = (session, self._clock())
+        self._held += session.size
+        while self._held > self.room and len(self._sessions) > 1:
+            self._bury(next(iter(self._sessions)))
+
     def _bury(self, session_id: str) -> None:
-        del self._sessions[session_id]
+        self._held -= self._sessions.pop(session_id)[0].size
         self._expired[session_id] = None
         if len(self._expired) > EXPIRED_KEPT:
             self._expired.popitem(last=False)

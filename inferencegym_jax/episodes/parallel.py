@@ -79,7 +79,7 @@ def run(
     if alone:  # XLA drops an axis of length 1 and rounds otherwise: an episode runs beside a copy of itself
         arguments = _twice(arguments)
     parts = count_parts(seeds.shape[0]) if split else 1
-    arguments = jax.tree.map(jnp.asarray, arguments)
+    arguments = jax.tree.map(as_array, arguments)
     flags = tuple(sorted({**CPU_OPTIONS, **(options or {})}.items()))
     if parts == 1:
         result = _compiled(function, static, flags, *_signature(arguments))(*arguments)
@@ -87,6 +87,12 @@ def run(
     pieces = [_piece(arguments, i, parts) for i in range(parts)]
     program = _compiled(function, static, flags, *_signature(pieces[0]))
     return join(axis, each(lambda piece: program(*piece), pieces))
+
+
+def as_array(x: Any) -> jax.Array:
+    """An array, or number, as JAX's: what ``jnp.asarray`` gives, which compiles a program of a megabyte and a half for
+    every shape of a NumPy array, and keeps it."""
+    return x if isinstance(x, jax.Array) else jax.device_put(np.asarray(x), may_alias=False)
 
 
 def each(function: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:

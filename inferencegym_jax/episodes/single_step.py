@@ -261,7 +261,7 @@ class SingleStep:
 
     @functools.cached_property
     def _packed(self) -> jax.Array:
-        return jax.device_put(np.asarray(self._program.params.pack(self.params)))
+        return jax.device_put(np.frombuffer(self._program.params.pack_concrete(self.params), np.int32))
 
     @property
     def state_bytes(self) -> int:

@@ -2,8 +2,8 @@
 
 vLLM: ``EngineArgs.get_batch_defaults`` (vllm/engine/arg_utils.py) for its API server, in the sources of 0.9 to 0.33:
 the largest GPUs have a choice of their own since 0.28, GB10 (DGX Spark) is taken for a small one since 0.33. SGLang:
-``chunked_prefill_size`` by memory (sglang/srt/server_args.py, later arg_groups/memory_hook.py) in the wheels of 0.4.8 to
-0.5.23; it runs as many requests as its pool holds, at most 4,096.
+``chunked_prefill_size`` by memory (sglang/srt/server_args.py, later arg_groups/memory_hook.py) in the wheels of 0.4.8
+to 0.5.23; it runs as many requests as its pool holds, at most 4,096.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""POST /grader and POST /rollout: work that may take a while runs in one worker thread, not on the event loop."""
+"""POST /grader and POST /rollout: work that may take a while runs in a worker thread each, not on the event loop; of a
+rollout one block, then it is the next one's turn."""
 
 from __future__ import annotations
 
@@ -6,13 +7,14 @@ from typing import Any
 
 import orjson
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from inferencegym_jax.fleet.making import is_anywhere
 from server.bad_input import BadInput, sentence
-from server.errors import responses
+from server.errors import problem, responses
+from server.found import Found
 from server.kinds import Kind, kind_of
 from server.metrics import Metrics
 from server.rollouts import Rollouts
@@ -21,12 +23,30 @@ from server.service import Service
 from server.streams import PieceResponse, Streams
 from server.trajectories import ARROW, JSON, STEPS_AT_ONCE, arrow_pieces, json_pieces
 
+MOST_ROLLOUTS = 32  # that take turns
+
 
 def build(service: Service, rollouts: Rollouts, metrics: Metrics, route: type[APIRoute]) -> APIRouter:
     """The router of grader and rollout; ``route``: how bodies are read, see ``bodies.body_route``."""
     router = APIRouter(tags=["Scoring"], route_class=route)
-    one_at_a_time = CapacityLimiter(1)
+    grading, one_at_a_time = CapacityLimiter(1), CapacityLimiter(1)
     streams = Streams()
+    playing: set[Request] = set()
+
+    async def played(request: RolloutRequest, http: Request) -> Found | None:
+        """What a rollout comes to; None: the client left."""
+        if len(playing) >= MOST_ROLLOUTS:
+            raise HTTPException(503, f"{MOST_ROLLOUTS} other rollouts take turns", {"retry-after": "10"})
+        playing.add(http)
+        try:
+            blocks = rollouts.play(request)
+            while not await http.is_disconnected():
+                found = await to_thread.run_sync(next, blocks, limiter=one_at_a_time)
+                if found is not None:
+                    return found
+        finally:
+            playing.discard(http)
+        return None
 
     def checked(kind: Kind, i: int, action: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -72,10 +92,10 @@ def build(service: Service, rollouts: Rollouts, metrics: Metrics, route: type[AP
         if request.session_id is not None:
             session, actions = await service.session_episode(request.session_id)
             result = await to_thread.run_sync(
-                service.verify, session.task, session.seed, session.config, actions, limiter=one_at_a_time
+                service.verify, session.task, session.seed, session.config, actions, limiter=grading
             )
         else:
-            result = await to_thread.run_sync(grade, request, limiter=one_at_a_time)
+            result = await to_thread.run_sync(grade, request, limiter=grading)
         return Response(orjson.dumps({"first_difference": None} | result), media_type="application/json")
 
     @router.post(
@@ -84,10 +104,13 @@ def build(service: Service, rollouts: Rollouts, metrics: Metrics, route: type[AP
         responses=responses(400, 408, 413, 422, 500, 503)
         | {200: {"content": {ARROW: {}}, "description": "scores, and steps where asked for; arrow: an IPC stream"}},
     )
-    async def rollout(request: RolloutRequest) -> Response:
+    async def rollout(request: RolloutRequest, http: Request) -> Response:
         """Whole episodes, vmapped: a built-in policy or given actions on many seeds."""
         rollouts.check(request)
-        result = await to_thread.run_sync(rollouts.score, request, limiter=one_at_a_time)
+        result = await played(request, http)
+        if result is None:
+            http.scope["client_left"] = True  # nobody hears the answer; log and counters say so
+            return problem(503, "the client left")
         metrics.rollout_steps.inc(result.steps)
         if not request.trajectories:
             return Response(orjson.dumps(result.answer(trajectories=None)), media_type=JSON)

@@ -17,6 +17,10 @@ from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.physics.serving import serve_second
 from inferencegym_jax.table import profile_of
 from inferencegym_jax.tasks import engine_params
+from tests.reference.iteration import load_profile
+from tests.reference.serving import serve
+from tests.reference.settings import Settings
+from tests.reference.traffic import requests_at
 
 SECONDS, QUIET = 120, 240  # with requests, and without, until the last has left
 VARIANTS = 4
@@ -107,19 +111,35 @@ def on_time(outcome):
     return outcome.on_time.sum(axis=(1, 2))
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="open: some draws wait longer with more memory, by more than 1 % (hypothesis seeds 2, 3)",
+@settings(max_examples=15, deadline=None)
+@given(
+    traffic=TRAFFIC, batch_size=st.integers(1, 128), kv_budget=st.floats(0.1, 1.0), objective=st.floats(150.0, 5000.0)
 )
-@settings(max_examples=10, deadline=None)
-@given(traffic=TRAFFIC, batch_size=st.integers(1, 128), kv_budget=st.floats(0.1, 1.0))
-def test_more_memory_never_makes_anybody_wait_longer_nor_preempts_more(traffic, batch_size, kv_budget):
+def test_more_memory_never_makes_anybody_wait_longer(traffic, batch_size, kv_budget, objective):
     knobs = {"batch_size": batch_size, "kv_budget": kv_budget, "spec_length": 0}
-    (seconds, waiting) = play(traffic, knobs, {"memory_gb": GPU_GB})
+    seconds, waiting = play(traffic, knobs, {"memory_gb": GPU_GB}, objective=(objective,) * VARIANTS)
     waited = waiting.sum(axis=(1, 2))  # request-seconds
-    assert (np.diff(waited) <= TOLERANCE * waited[:-1] + 1.0).all(), waited
-    preempted = seconds.preempted.sum(axis=1)
-    assert (np.diff(preempted) <= TOLERANCE * preempted[:-1] + 0.1).all(), preempted
+    assert (np.diff(waited) <= 1e-3 * waited[:-1] + 1.0).all(), waited
+    asked = max(seconds.outcome.asked[0].sum(), 1.0)
+    good = on_time(seconds.outcome)
+    assert (np.diff(good) >= -2 * TOLERANCE * asked).all(), good / asked
+
+
+@pytest.mark.slow
+def test_preemptions_are_no_measure_of_worse_for_they_rise_with_memory_in_the_reference_too():
+    """A larger pool holds more requests that can be preempted; nobody waits longer for it."""
+    traffic = {"seed": 2869, "rate": 4.5, "prompt": 2500.0, "output": 300.0, "burst": 1.7}
+    count, prompt, output = arrivals(traffic)
+    random = np.random.default_rng(1)
+    at = np.concatenate([np.sort(second + random.uniform(0, 1, int(n))) for second, n in enumerate(count)])
+    of_second = np.repeat(np.arange(len(count)), count.astype(int))
+    requests = requests_at(1000 * at, np.maximum(prompt[of_second].round(), 1), output[of_second].round())
+    settings = [Settings(memory_gb=memory_gb, batch_size=45) for memory_gb in (22.0, 24.0, 27.0)]
+    served = [serve(requests, one, load_profile()) for one in settings]
+    waited = [float(np.sum(result.ttft_ms)) for result in served]
+    assert waited == sorted(waited, reverse=True)
+    preempted = [int(result.preemptions.sum()) for result in served]
+    assert preempted != sorted(preempted, reverse=True)
 
 
 @settings(max_examples=15, deadline=None)

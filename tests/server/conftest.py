@@ -91,6 +91,21 @@ def start_server(
 
 
 @contextmanager
+def raw_websocket(port: int, path: str = "/ws") -> Iterator[socket.socket]:
+    """A WebSocket connection after its handshake, as a bare socket."""
+    with socket.create_connection(("127.0.0.1", port), 20) as raw:
+        raw.sendall(
+            f"GET {path} HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+            "sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += raw.recv(1)
+        assert b" 101 " in head
+        yield raw
+
+
+@contextmanager
 def served_page(arguments: list[str]) -> Iterator[str]:
     """Address of the server that a script's first argument names; without one, of a server of its own."""
     if arguments:

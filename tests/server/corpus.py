@@ -269,11 +269,37 @@ def raw_inputs() -> list[bytes]:
         post + b"transfer-encoding: chunked\r\n\r\n0\r\n" + b"x: a\r\n" * 60_000 + b"\r\n",
         post + b"transfer-encoding: chunked\r\n\r\n2;" + b"a=b;" * 60_000 + b"\r\n{}\r\n0\r\n\r\n",
     ]
+    many += [b"GET /%s HTTP/1.1\r\nhost: a\r\n\r\n" % path * 7000 for path in (b"healthz", b"tasks", b"nowhere", b"")]
     draw = random.Random(7)
     good = post + b"content-length: 2\r\n\r\n{}"
+    many += [good * 2500, good * 100 + b"nonsense\r\n\r\n"]
     while len(many) < 120:  # a good request with bytes changed
         changed = bytearray(good)
         for _ in range(draw.randint(1, 6)):
             changed[draw.randrange(len(changed))] = draw.randrange(256)
         many.append(bytes(changed))
     return many
+
+
+def frame(kind: int, payload: bytes, last: bool = True) -> bytes:
+    """A masked WebSocket frame; ``kind``: 0 a further part of a message, 1 text, 2 binary, 9 ping, 10 pong."""
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2) if size < 65536 else b""
+    length = length or b"\xff" + size.to_bytes(8)
+    return bytes([kind | (0x80 if last else 0)]) + length + bytes(4) + payload
+
+
+def floods() -> dict[str, bytes]:
+    """What a client may send over and over on a WebSocket, a quarter of a megabyte or more of each."""
+    return {
+        "tiny messages": frame(1, b"7") * 36_000,
+        "empty objects": frame(1, b"{}") * 30_000,
+        "states": frame(1, b'{"type":"state"}') * 12_000,
+        "messages of the greatest size": frame(1, b"x" * 250_000) * 4,
+        "empty pings": frame(9, b"") * 40_000,
+        "pings": frame(9, b"x" * 125) * 4000,
+        "pongs": frame(10, b"x" * 125) * 4000,
+        "parts of nothing": frame(1, b"x", last=False) + frame(0, b"", last=False) * 40_000,
+        "parts without end": frame(1, b"x", last=False) + frame(0, b"xxxxxx", last=False) * 40_000,
+        "binary": frame(2, b"\x00") * 36_000,
+    }

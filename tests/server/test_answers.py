@@ -18,7 +18,7 @@ from starlette.testclient import WebSocketDenialResponse
 import server.app
 from server.__main__ import main
 from server.app import create_app
-from server.connections import BoundedProtocol
+from server.connections import BoundedProtocol, BoundedWebSocket
 from server.programs import Programs
 from server.schema_parts import ActionModel
 from server.service import NotFinite, Service
@@ -156,7 +156,7 @@ def test_a_forwarded_address_is_believed_of_named_proxies_only(
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", setting)
     assert main([]) == 0
     assert started["proxy_headers"] is believed and started["forwarded_allow_ips"] == (setting or None)
-    assert started["http"] is BoundedProtocol
+    assert started["http"] is BoundedProtocol and started["ws"] is BoundedWebSocket
 
 
 def test_the_application_is_made_when_it_is_first_asked_for(monkeypatch: pytest.MonkeyPatch):

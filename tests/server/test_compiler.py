@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,14 +16,14 @@ import pytest
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.single_step import SingleStep
 from server import compiler as module
-from server.compiler import Compiler, CompilerFailed
+from server.compiler import Compiler, CompilerFailed, Files
 
 pytestmark = pytest.mark.ci
 
 
 @pytest.fixture
 def compiler() -> Iterator[Compiler]:
-    """One that keeps nothing, where the suite's processes keep what they compiled."""
+    """One that keeps nothing in a folder, where the suite's processes keep what they compiled."""
     before = module.folder_of_programs()
     jax.config.update("jax_compilation_cache_dir", None)
     made = Compiler()
@@ -47,7 +48,35 @@ def test_it_compiles_ends_when_idle_and_is_there_again(compiler: Compiler, monke
     env = SingleStep(*ig.make(1)).env
     first = compiler._ask("step", env)
     wait_ended(compiler)
-    assert compiler._ask("step", env) and first
+    assert compiler._ask("step", env) == first and not is_running(compiler)  # kept, and not compiled again
+    compiler._files = Files()
+    assert compiler._ask("step", env) and is_running(compiler)
+
+
+def test_so_many_programs_are_kept_and_no_file_stays():
+    files = Files(2)
+    for name in (b"a", b"b"):
+        files.keep(name, 2 * name)
+    assert files.read(b"a") == b"aa"
+    files.keep(b"c", b"cc")
+    assert [files.read(name) for name in (b"a", b"b", b"c", b"d")] == [b"aa", None, b"cc", None]
+    assert files.read(b"a") == b"aa"  # more than once
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_program_that_cannot_be_kept_is_made_all_the_same(
+    compiler: Compiler, folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A disk that is full, a system of files that is only read."""
+    if folder:
+        (tmp_path / "file").touch()
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file" / "folder"))
+    else:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(compiler, "_order", lambda order: b"made")
+    with caplog.at_level(logging.WARNING, "server"):
+        assert [compiler._ask("step", 0) for _ in range(2)] == [b"made"] * 2
+    assert "cannot be kept" in caplog.text
 
 
 def test_an_order_over_which_it_ends_fails_and_the_next_is_answered(compiler: Compiler):

@@ -84,6 +84,35 @@ def test_replace_is_a_compare_and_set():
     asyncio.run(run())
 
 
+def test_many_long_sessions_are_fewer_than_the_capacity():
+    async def run() -> None:
+        store = EmbeddedStore(capacity=100, idle_s=60, room=10 * session("x", actions=bytes(1000)).size)
+        for i in range(10):
+            await store.create(session(str(i), actions=bytes(1000)))
+        assert await store.count() == 10
+        for steps in range(1, 20):  # one grows, and the others go, the least recently used first
+            start = await store.get("9")
+            await store.get("8")
+            assert await store.replace(replace(start, steps=steps, actions=bytes(1000 * steps)), steps - 1)
+        assert await store.count() == 4
+        assert [(await store.get(name)).id for name in "98"] == ["9", "8"]
+        with pytest.raises(SessionNotFound, match="expired"):
+            await store.get("0")
+        store.idle_s = -1.0
+        assert await store.count() == 0
+        await store.create(session("alone", actions=bytes(10**6)))  # one is kept however long it is
+        store.idle_s = 60.0
+        assert (await store.get("alone")).id == "alone"
+
+    asyncio.run(run())
+
+
+def test_sessions_of_the_usual_length_all_have_room():
+    whole = session("x", actions=bytes(20 * 200), response=bytes(3000))
+    assert EmbeddedStore(10_000, 60).room >= 10_000 * whole.size
+    assert EmbeddedStore(10, 60).room >= 1000 * session("x", actions=bytes(20 * 1800)).size
+
+
 @pytest.mark.slow
 def test_a_thousand_interleaved_sessions_are_their_twins(server: Running):
     """64 clients step 1,000 sessions in random order; every trajectory equals its in-process twin, none is lost."""

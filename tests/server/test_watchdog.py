@@ -26,7 +26,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.server import corpus
-from tests.server.conftest import LocalServer, start_server
+from tests.server.conftest import LocalServer, raw_websocket, start_server
 
 BOUND_S = 0.5  # of /healthz beside anything
 RATIO, FLOOR = 10, 2048  # an error is at most ten times what was sent, or so many bytes
@@ -246,6 +246,32 @@ def test_no_bytes_of_the_corpus_stop_the_server(watched: LocalServer, dog: Watch
         if answer[:12] in (b"HTTP/1.1 500", b"HTTP/1.1 501", b"HTTP/1.1 502", b"HTTP/1.1 503"):
             wrong.append(f"{name}: {answer[:200]!r}")
     assert wrong == [], "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", ["/ws", "/mcp"])
+@pytest.mark.parametrize("name", corpus.floods())
+def test_no_flood_of_frames_stops_the_server(watched: LocalServer, dog: Watchdog, name: str, path: str):
+    """Eight connections that send without reading; each ends, or waits, and none holds more than a few messages."""
+    before, address, flood = peak(watched), urlsplit(watched.url), corpus.floods()[name]
+
+    def send(raw: socket.socket) -> None:
+        raw.settimeout(1.0)
+        with contextlib.suppress(OSError):  # it was ended, or takes no more
+            for _ in range(8):
+                raw.sendall(flood)
+
+    def all_of_them() -> None:
+        with contextlib.ExitStack() as opened:
+            raws = [opened.enter_context(raw_websocket(address.port or 0, path)) for _ in range(8)]
+            senders = [threading.Thread(target=send, args=(raw,)) for raw in raws]
+            for sender in senders:
+                sender.start()
+            for sender in senders:
+                sender.join(60)
+
+    _, slowest = dog.beside(all_of_them)
+    assert slowest <= BOUND_S
+    assert peak(watched) - before < 50e6
 
 
 def test_connections_that_say_nothing_are_ended(watched: LocalServer):
