@@ -120,14 +120,15 @@ def worth() -> str:
             return f"{rows[name]['worst']['paired']:+.3f}" if name in rows else ""
 
         what = path.stem.removeprefix("task").replace("-free", ", switching free")
+        learned = "PPO" if "PPO" in by_name else "PPO with memory"
         cells = (
             f"{what} {found['title']}",
             f"{by_name['best static']['score']['mean']:.3f}",
             over("best reactive"),
             worst("best reactive"),
             over("best reactive, true rates"),
-            over("PPO"),
-            worst("PPO"),
+            over(learned),
+            worst(learned),
             over("oracle"),
         )
         rows.append(cells)
@@ -140,6 +141,37 @@ def elsewhere() -> str:
 
     found = json.loads((ROOT / "docs" / "headroom" / "transfer.json").read_text())
     return f"{found['episodes']} held-out episodes of each, mean [95 % interval].\n\n{markdown(found)}"
+
+
+def by_draw() -> str:
+    """What the learned policies win on task 8 over the controller tuned once, by what the episode drew."""
+    found = json.loads((ROOT / "docs" / "headroom" / "task8.json").read_text())
+    learned = {row["policy"]: row for row in found["rows"] if "over_reactive_by_draw" in row}
+    first = next(iter(learned.values()))
+    rows = []
+    for group in first["over_reactive_by_draw"]:
+        cells = [group, str(first["over_reactive_by_draw"][group]["episodes"])]
+        for row in learned.values():
+            cells += _win(row["over_reactive_by_draw"][group])
+        rows.append(cells)
+    rows.append(
+        ["all", str(found["episodes"]), *(cell for row in learned.values() for cell in _win(row["over_reactive"]))]
+    )
+    return table(("episodes", "number", *(head for name in learned for head in (name, "median", "worst"))), rows)
+
+
+def _win(over: dict[str, float]) -> list[str]:
+    span = f"{over['mean']:+.3f} [{over['low']:+.3f}, {over['high']:+.3f}]"
+    return [span, f"{over['median']:+.3f}", f"{over['worst']:+.3f}"]
+
+
+def conditions() -> str:
+    """The general policy beside the controller tuned for each condition, from ``docs/headroom/conditions.json``."""
+    from training.conditions import markdown
+
+    found = json.loads((ROOT / "docs" / "headroom" / "conditions.json").read_text())
+    head = f"{len(found['rows'])} conditions, {found['episodes']} held-out episodes of each, mean [95 % interval]."
+    return f"{head}\n\n{markdown(found)}"
 
 
 def ablated() -> str:
@@ -164,7 +196,12 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/second_gpu.md": {"fit": fit} | {key: WORTH[key] for key in WORTH if key.startswith("headroom7")},
     "docs/training.md": {"worth": worth, "ablations": ablated},
     "docs/drafts_by_load.md": {"headroom6": WORTH["headroom6"]},
-    "docs/one_for_all.md": {"headroom8": WORTH["headroom8"], "transfer": elsewhere},
+    "docs/one_for_all.md": {
+        "headroom8": WORTH["headroom8"],
+        "drawn8": by_draw,
+        "conditions": conditions,
+        "transfer": elsewhere,
+    },
     "ENVIRONMENT.md": {"knobs": knobs, "observation": observation, "calibration": calibration},
     "docs/physics.md": {"products": products},
 }

@@ -23,8 +23,9 @@ from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import has_trained
 from inferencegym_jax.policies.load_following import LoadPlan
 from training import lanes, rivals
-from training.config import MEMORIES, TrainConfig, task_config
-from training.headroom import ablated, plain, played, published, tuned_plan
+from training.config import MEMORIES, task_config
+from training.forms import base_plan
+from training.headroom import ablated, plain, played, published
 from training.runner import metadata, run
 
 EPISODES, TRAINING_EPISODES, SETTINGS, STEPS = 24, 16, 48, 2_000_000
@@ -157,7 +158,7 @@ def measure_memory(
     problem, seeds = ig.problem(task), rivals.test_seeds(episodes)
     length = int(problem.params.episode_length)
     held = lanes.of_sequences(lanes.held(problem.best_static, episodes, length))
-    followed = lanes.of_plans([_base_plan(base)] * episodes, length)
+    followed = lanes.of_plans([base_plan(base)] * episodes, length)
     report(f"task {task}: {STATIC}, {REACTIVE}")
     scores = {STATIC: _scores(problem, lanes.episodes_of(problem, held, seeds))}
     scores[REACTIVE] = _scores(problem, lanes.episodes_of(problem, followed, seeds))
@@ -182,10 +183,6 @@ def measure_memory(
 
 def _scores(problem: Problem, trajectory: ig.Trajectory) -> np.ndarray:
     return played(problem, trajectory).columns["score"]
-
-
-def _base_plan(config: TrainConfig) -> LoadPlan:
-    return tuned_plan(published(ig.get_task(config.task if config.plan_of is None else config.plan_of).id))
 
 
 def _check(**counts: int) -> None:

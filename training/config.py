@@ -93,7 +93,8 @@ class TrainConfig:
     reads: str = "observation"  # or "relative": in units of the task's own objectives and capacity
     acts: str = "knobs"  # or "correction": of the tuned load-following controller, of a fleet of the tuned rule, of a
     # closed-loop task of the reactive controller
-    plan_of: int | str | None = None  # task whose tuned settings (docs/headroom) are corrected; default: the task
+    # task whose tuned settings (docs/headroom) are corrected, default: the task; or a policy file (.npz), for its own
+    plan_of: int | str | None = None
     base_rule: str = "tuned"  # that a fleet's networks correct, or "calm": of data/fleet_rules.json
     out_of_reach: float = 0.0  # share of a fleet's environments whose objectives nobody can meet, of one pool's tasks
     steady: float = 0.0  # share of them whose load is constant, of other heights
@@ -143,7 +144,9 @@ class TrainConfig:
             )
         if self.start not in STARTS:
             raise ValueError(f"start = {self.start!r}: must be one of {', '.join(STARTS)}")
-        if self.plan_of is not None:
+        if self.plan_file is not None and self.is_fleet:
+            raise ValueError(f"plan_of = {self.plan_of!r}: must be a fleet task; files hold other settings")
+        if self.plan_of is not None and self.plan_file is None:
             (fleet_spec_of if self.is_fleet else get_task)(self.plan_of)
         for name, allowed in (("reads", READS), ("acts", ACTS)):
             if getattr(self, name) not in allowed:
@@ -181,6 +184,12 @@ class TrainConfig:
     def is_fleet(self) -> bool:
         """Whether the task is a fleet's."""
         return is_fleet(self.task)
+
+    @property
+    def plan_file(self) -> Path | None:
+        """The policy file whose settings are corrected; None where they are a task's."""
+        is_file = isinstance(self.plan_of, str) and self.plan_of.endswith(".npz")
+        return Path(str(self.plan_of)) if is_file else None
 
     @property
     def corrects_queue(self) -> bool:

@@ -27,6 +27,7 @@ from inferencegym_jax.policies.fleet_control import FLEET_CORRECTIONS, view_poli
 from inferencegym_jax.policies.fleet_control import knobs_of as fleet_knobs_of
 from inferencegym_jax.policies.load_following import LoadPlan
 from inferencegym_jax.policies.network import PolicyNetwork, network_policy
+from inferencegym_jax.policies.policy_file import corrects, load_network, reads_relative
 from inferencegym_jax.tasks import get_task
 from inferencegym_jax.traffic.days import SEED_STRIDE
 from training import distribution, fleet_forms
@@ -63,11 +64,20 @@ def fleet_plan(config: TrainConfig) -> RulePlan | None:
 
 
 def base_plan(config: TrainConfig) -> LoadPlan:
-    """The settings that a config corrects: those that the search of its task, or of ``plan_of``, found.
+    """The settings that a config corrects: those that the search of its task, or of ``plan_of``, found, or those of a
+    policy file.
 
     Raises:
-        ValueError: no search of that task is in docs/headroom.
+        ValueError: no search of that task is in docs/headroom, or a file of another kind.
+        FileNotFoundError: no such file.
     """
+    if config.plan_file is not None:
+        _, about = load_network(config.plan_file)
+        if not (corrects(about) and reads_relative(about)):
+            raise ValueError(
+                f"plan_of = {str(config.plan_file)!r}: must correct the load-following controller (acts: correction)"
+            )
+        return LoadPlan(**about["plan"])
     task = get_task(config.task if config.plan_of is None else config.plan_of)
     try:
         return tuned_plan(published(task.id))

@@ -2,7 +2,7 @@
 
 ``observation, averages -> second GPU, drafts``. The load is what arrives in units of one GPU's capacity; a second GPU
 is asked for above a threshold of it, of the waiting or of the running, and given back once all are below for a while;
-a plan may begin with it, as nobody knows the load before the first second.
+a plan may begin with it, as nobody knows the load before the first second and a line grows while it starts.
 Drafts get shorter as more requests run. ``training.headroom`` searches plans; those of autoscalers as shipped stand
 there too.
 """
@@ -47,7 +47,10 @@ class LoadPlan:
     kv_budget: Scalar = 1.0  # float32
     slots_share: Scalar = 0.0  # float32, of the most that run within the TPOT objective, in batch_size's place; 0: none
     least_slots: Scalar = 1.0  # float32, fewest that ``slots_share`` leaves: where one is too slow, few are no quicker
-    first_s: Scalar = 0.0  # float32, seconds at the start for which the second GPU is asked for, before a load is known
+    first_s: Scalar = (
+        0.0  # float32, seconds at the start for which the second GPU is asked for, before a load is known,
+    )
+    # where it takes longer to start than a first token may take
 
     def replace(self, **changes: Any) -> LoadPlan:
         """A copy with some fields changed."""
@@ -116,7 +119,9 @@ def act(
     up = looks & (pressure > 1.0)
     below = jnp.where(pressure < plan.down_share, memory.below_s + 1.0, 0.0)
     down = looks & (below >= plan.hold_s)
-    leased = jnp.where(memory.leased, ~down, up) | (age < plan.first_s)
+    # a line grows while a second GPU starts; where it starts sooner than a first token is late, asking then is enough
+    starts_late = 1000.0 * engine.start_s > engine.ttft_objective_ms(observation)
+    leased = jnp.where(memory.leased, ~down, up) | ((age < plan.first_s) & starts_late)
 
     few = plan.few * jnp.where(memory.drafts >= 2, 1.0 + plan.margin, 1.0)
     many = jnp.maximum(plan.few, plan.many) * jnp.where(memory.drafts >= 1, 1.0 + plan.margin, 1.0)

@@ -21,7 +21,9 @@ import pytest
 
 from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.proxy.app import ControlSettings, create_app
+from inferencegym_jax.live.proxy.policy_source import PolicySource
 from inferencegym_jax.models import ServeAction
+from inferencegym_jax.registry import problem
 from tests.live.conftest import ROOT, SPARE_ENGINE, Setting, body, serving, status
 
 STEP = 0.06
@@ -452,3 +454,15 @@ def test_a_spare_that_is_the_upstream_is_refused(upstream: str, spare: str) -> N
         ControlSettings(upstream, spare=SpareSettings(spare, start_cmd="x"))
     assert "secret" not in str(error.value)
     ControlSettings(upstream, spare=SpareSettings("http://other:9", start_cmd="x"))
+
+
+@pytest.mark.slow  # compiles the policy
+def test_the_general_policy_begins_with_the_spare_and_gives_it_back(setting: Callable[..., Setting]) -> None:
+    place, runner = setting(), PolicySource(problem(7), leases=True).load("general")
+    with proxied(place, runner) as url:
+        spare_is(url, "serving")  # before there is a load: task 7's spare takes longer to start than a first token may
+        answer = httpx.post(f"{url}/v1/completions", json=body(3, tag="a"), trust_env=False)
+        assert is_whole(answer, "a", 3)
+        spare_is(url, "off", seconds=60.0)
+        found = status(url)
+    assert found["mode"] == "control" and found["spare"]["starts"] == 1

@@ -125,10 +125,13 @@ def observed(**fields: float) -> ServeObservation:
     return ServeObservation(**{**vars(seen), **{name: np.float32(value) for name, value in fields.items()}})
 
 
-def controlled(plan: LoadPlan, loads: list[float], forecast: Any = None, waiting: float = 0.0) -> list[bool]:
+def controlled(
+    plan: LoadPlan, loads: list[float], forecast: Any = None, waiting: float = 0.0, start_s: float = 30.0
+) -> list[bool]:
     """Whether the second GPU is asked for, second by second, at loads of one GPU's capacity."""
     problem = ig.problem("second-gpu")
-    engine, memory, asked = engine_of(problem.table, problem.params), Memory.start(), []
+    engine = dataclasses.replace(engine_of(problem.table, problem.params), start_s=np.float32(start_s))
+    memory, asked = Memory.start(), []
     work = float(engine.work_base_ms) + 500.0 * float(engine.work_token_ms)
     told = np.full(1, np.nan, np.float32) if forecast is None else np.asarray(forecast, np.float32)
     for load in loads:
@@ -148,6 +151,9 @@ def test_the_controller_asks_above_the_threshold_and_holds_before_it_gives_back(
     assert controlled(plan.replace(average_s=60.0), [0.1] * 9 + [3.0]) == [False] * 10
     begun = plan.replace(first_s=1.0)  # before a load is known
     assert controlled(begun, [0.1] * 4) == [True, True, False, False] and controlled(begun, [0.5] * 4) == [True] * 4
+    # a GPU that serves sooner than a first token is late is asked for when it is needed
+    assert controlled(begun, [0.1, 0.1, 0.9], start_s=1.9) == [False, False, True]
+    assert controlled(begun, [0.1, 0.1, 0.9], start_s=2.1) == [True, True, True]
 
 
 def test_slots_are_not_fewer_than_the_plans_least() -> None:
