@@ -12,8 +12,8 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY inferencegym_jax inferencegym_jax
 COPY data data
 # OpenEnv without its dependencies: with them it brings 111 packages. Left behind are what nothing here imports: scipy
-# (111 MB; jax asks for it, for functions that the library does not use), pyarrow's RPC, S3 and query plan parts, the
-# packages' tests, type stubs and Cython sources.
+# (111 MB; jax asks for it, for functions that the library does not use), pyarrow's RPC and S3 parts, the packages' tests,
+# type stubs and Cython sources.
 RUN /venv/bin/pip install --quiet -c constraints.txt ".[server]" \
  && /venv/bin/pip install --quiet --no-deps -c constraints.txt openenv \
  && /venv/bin/pip uninstall --quiet --yes scipy pip setuptools \
@@ -21,7 +21,7 @@ RUN /venv/bin/pip install --quiet -c constraints.txt ".[server]" \
  && find . -depth -name tests -type d -exec rm -rf {} + \
  && find . \( -name "*.pyi" -o -name "*.pyx" -o -name "*.px[di]" \) -delete \
  && rm -rf pyarrow/include pyarrow/src pyarrow/libarrow_flight* pyarrow/libarrow_python_flight* pyarrow/_flight* \
-      pyarrow/libarrow_s3* pyarrow/_s3fs* pyarrow/libarrow_substrait* pyarrow/_substrait*
+      pyarrow/libarrow_s3* pyarrow/_s3fs*
 
 FROM python:3.11-slim
 RUN useradd --create-home --uid 1000 gym

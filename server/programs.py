@@ -75,7 +75,9 @@ class TaskProgram(SingleStep):
         Raises:
             ValueError: see ``reactive_for``.
         """
-        return plan_for(self.problem.table, self.problem.params)
+        plan = plan_for(self.problem.table, self.problem.params)
+        let_go()  # of the programs that made it, 90 MB
+        return plan
 
 
 class FleetProgram(SingleStep):

@@ -8,10 +8,13 @@ itself is one. A process that lives long has its programs compiled by one that d
 from __future__ import annotations
 
 import pickle
+import threading
 from typing import Any
 
 import jax
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
+
+_loading = threading.RLock()  # for a moment a program that is loaded takes fifty times its size: one after the other
 
 
 def to_bytes(program: Any) -> bytes:
@@ -36,4 +39,5 @@ def from_bytes(data: bytes) -> Any:
     Args:
         data: from this machine and this user only: loading runs what it holds.
     """
-    return deserialize_and_load(*pickle.loads(data))
+    with _loading:
+        return deserialize_and_load(*pickle.loads(data))

@@ -138,7 +138,8 @@ def test_capacity_that_comes_and_goes_is_foretold_to_pay(two: Setting, table: La
     found = summaries(get_task("second-gpu-fast"), parts, rivals.fixed, "two always")
     instances = {name: row["instances"]["mean"] for name, row in found.items()}
     assert instances["one always"] == 1.0 and instances["two always"] == pytest.approx(2.0, abs=0.01)
-    assert 1.0 <= instances["load-following"] <= 2.0 and 1.0 <= instances["general"] <= 2.0
+    most = instances["two always"] + 0.01
+    assert 1.0 <= instances["load-following"] <= most and 1.0 <= instances["general"] <= most
     on_time = {name: row["on_time_share"]["mean"] for name, row in found.items()}
     assert on_time["two always"] > on_time["one always"] + 0.1
     with pytest.raises(ValueError, match="policy = 'nobody'"):

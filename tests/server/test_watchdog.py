@@ -362,7 +362,7 @@ def test_thousands_of_cases_and_sequences_along_the_links_of_the_openapi(
     assert slowest <= BOUND_S
 
 
-@pytest.mark.xfail(strict=True, reason="940 to 975 MB: each compiled rollout that is loaded takes 100 to 150 MB")
 def test_memory_stays_within_its_bound_through_all_of_this(watched: LocalServer) -> None:
     """The last of this file: the peak over all that came before."""
+    print(f"{peak(watched) / 1e6:.0f} MB")
     assert peak(watched) < RESIDENT
