@@ -67,14 +67,15 @@ class PolicyRunner:
         self.carry = init_carry(self.policy) if carry is None else carry
 
     def _call(self, observation: ServeObservation, carry: Any) -> tuple[ServeAction, Any]:
-        arrays = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), observation)
+        # a list of shares, as it comes over HTTP, is one array
+        arrays = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), observation, is_leaf=_is_listed)
         return self._ask(jnp.uint32(self.seed), jnp.int32(self.step), arrays, carry)
 
     def ask(self, observation: ServeObservation) -> ServeAction:
         """The policy's action, as Python numbers within the knobs' ranges.
 
         Args:
-            observation: of one environment, arrays or Python numbers.
+            observation: of one environment, arrays, Python numbers or lists of them.
 
         Raises:
             PolicyError: the policy raised, or a knob is not finite or out of its range.
@@ -88,3 +89,7 @@ class PolicyRunner:
         self.carry = carry
         self.step += 1
         return values
+
+
+def _is_listed(value: Any) -> bool:
+    return isinstance(value, list | tuple)

@@ -34,7 +34,7 @@ def test_a_policy_is_small_and_says_how_it_was_trained(task: int) -> None:
     path = Path(data_path(f"policies/task{task}.npz"))
     assert path.stat().st_size < 200_000
     _, about = load_network(path)
-    assert about["task"] == ig.get_task(task).name and about["made_by"] == "make policies"
+    assert about["task"] == ig.get_task(task).name and about["made_by"].startswith("make policies")
     assert about["table_digest"] == ig.make(task)[0].table.digest, "the table has changed: run `make policies`"
     assert about["config"]["total_steps"] > 0
 
@@ -134,10 +134,10 @@ def test_task_7_beats_two_gpus_always_on_held_out_windows() -> None:
     mine, theirs = (played(7, name, seeds) for name in ("trained", "best_static"))
     assert mean_interval(mine["score"] - theirs["score"])["low"] > 0
     assert mine["gpu_seconds"].sum() < 0.8 * theirs["gpu_seconds"].sum()
+    assert mine["on_time_share"].mean() > theirs["on_time_share"].mean() - 0.02
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="0.043 below on the worst of the 24 windows: docs/second_gpu.md")
 def test_task_7_is_never_far_below_two_gpus_always() -> None:
     seeds = rivals.test_seeds(24)
     mine, theirs = (played(7, name, seeds) for name in ("trained", "best_static"))
