@@ -138,9 +138,9 @@ class Rollouts:
 
     def score(self, request: RolloutRequest) -> Found:
         """What a checked request comes to, see ``play``."""
-        *_, found = self.play(request)
-        assert found is not None
-        return found
+        *_, result = self.play(request)
+        assert result is not None
+        return result
 
     def play(self, request: RolloutRequest) -> Iterator[Found | None]:
         """Run a checked request block by block and score it; of the steps no more than one block is kept.

@@ -41,9 +41,9 @@ def build(service: Service, rollouts: Rollouts, metrics: Metrics, route: type[AP
         try:
             blocks = rollouts.play(request)
             while not await http.is_disconnected():
-                found = await to_thread.run_sync(next, blocks, limiter=one_at_a_time)
-                if found is not None:
-                    return found
+                result = await to_thread.run_sync(next, blocks, limiter=one_at_a_time)
+                if result is not None:
+                    return result
         finally:
             playing.discard(http)
         return None
