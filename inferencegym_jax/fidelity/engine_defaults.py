@@ -21,7 +21,7 @@ LARGE_GB = 70 * 2**30 / 1e9  # from which vLLM takes a GPU for a large one
 LARGEST_GB = 160 * 2**30 / 1e9  # and for one of the largest (B200)
 VLLM_SINCE, LARGEST_SINCE, SMALL_GB10_SINCE = (0, 9), (0, 28), (0, 33)
 # SGLang's version -> (memory below which a GPU has a chunk, GiB; the chunk), the last for all larger ones
-SGLANG_CHUNKS = {
+SGLANG_CHUNKS: dict[tuple[int, int, int], tuple[tuple[float, int], ...]] = {
     (0, 4, 8): ((35, 2048), (160, 8192), (math.inf, 16384)),
     (0, 5, 3): ((35, 2048), (60, 4096), (160, 8192), (math.inf, 16384)),
     (0, 5, 20): ((20, 2048), (60, 4096), (160, 8192), (math.inf, 16384)),
