@@ -26,7 +26,39 @@ MOST_FRAGMENTS = 1000  # frames of one message
 MOST_CONTROLS, CONTROL_S = 200, 10.0  # pings and pongs from a client in so many seconds
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class EndsWhereNothingIsTaken(asyncio.Protocol):
+    """A connection that ends when its client takes nothing of what it was sent for ``TAKE_S`` seconds."""
+
+    loop: Any
+    transport: Any
+    _untaken: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """More waits to be taken by the client than the connection may hold."""
+        super().pause_writing()
+        self._await_taking()
+
+    def resume_writing(self) -> None:
+        """The client took it."""
+        super().resume_writing()
+        self._forget_untaken()
+
+    def _await_taking(self) -> None:
+        self._forget_untaken()
+        self._untaken = self.loop.call_later(TAKE_S, self.transport.abort)
+
+    def _forget_untaken(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._forget_untaken()
+        super().connection_lost(exc)
+
+
+class BoundedProtocol(EndsWhereNothingIsTaken, HttpToolsProtocol):
     """uvicorn's HTTP protocol for one connection, which ends where a bound is passed.
 
     ``most_connections`` is the process's, from its settings.
@@ -41,7 +73,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._arriving = True  # a request is awaited or under way
         self._has_ended = False  # a request ended in what is being read
         self._deadline: asyncio.TimerHandle | None = None
-        self._untaken: asyncio.TimerHandle | None = None
         if len(self.connections) > self.most_connections:
             transport.abort()
             return
@@ -115,21 +146,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._expect(None)
         super().handle_websocket_upgrade()
 
-    def pause_writing(self) -> None:
-        """More waits to be taken by the client than the connection may hold."""
-        super().pause_writing()
-        self._untaken = self.loop.call_later(TAKE_S, self._give_up)
-
-    def resume_writing(self) -> None:
-        """The client took it."""
-        super().resume_writing()
-        self._forget_untaken()
-
-    def _forget_untaken(self) -> None:
-        if self._untaken is not None:
-            self._untaken.cancel()
-            self._untaken = None
-
     def timeout_keep_alive_handler(self) -> None:
         """Nothing came for so long, or nothing of the last answer was taken: end without waiting for the client."""
         if not self.transport.is_closing():
@@ -138,11 +154,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._expect(None)
-        self._forget_untaken()
         super().connection_lost(exc)
 
 
-class BoundedWebSocket(WebSocketsSansIOProtocol):
+class BoundedWebSocket(EndsWhereNothingIsTaken, WebSocketsSansIOProtocol):
     """uvicorn's protocol of one WebSocket connection, which reads what arrived part by part, no further than what is
     being worked on, and ends where a bound is passed or the client takes nothing."""
 
@@ -150,7 +165,6 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().__init__(*args, **named)
         self._unread = b""
         self._turn: asyncio.Handle | None = None  # when the next part is read
-        self._untaken: asyncio.TimerHandle | None = None
         self._controls, self._counted_from = 0, 0.0
 
     def data_received(self, data: bytes) -> None:
@@ -204,21 +218,6 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self.transport.abort()
         return self.transport.is_closing()
 
-    def pause_writing(self) -> None:
-        """More waits to be taken by the client than the connection may hold."""
-        super().pause_writing()
-        self._untaken = self.loop.call_later(TAKE_S, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """The client took it."""
-        super().resume_writing()
-        self._forget_untaken()
-
-    def _forget_untaken(self) -> None:
-        if self._untaken is not None:
-            self._untaken.cancel()
-            self._untaken = None
-
     def keepalive_timeout(self) -> None:
         """The client answers no ping: end, without waiting until it takes a farewell."""
         super().keepalive_timeout()
@@ -228,13 +227,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """Serve it; a client that does not take the last words is not waited for."""
         await super().run_asgi()
         if not self.disconnected:
-            self._forget_untaken()
-            self._untaken = self.loop.call_later(TAKE_S, self.transport.abort)
+            self._await_taking()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._unread = b""
         if self._turn is not None:
             self._turn.cancel()
-        self._forget_untaken()
         super().connection_lost(exc)

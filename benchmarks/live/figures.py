@@ -106,10 +106,14 @@ def about(results: dict[str, Any]) -> list[str]:
     ]
     if start.get("cold_start_s"):
         took = ", ".join(f"{x:.0f}" for x in start["cold_start_s"])
-        lines.append(
-            f"Both instances were started together; they answered after {took} s. The second one's start in the "
-            f"trial: {start.get('spare_start')}. They compute in {start.get('dtype', 'bfloat16')}."
-        )
+        computes = start.get("dtype", "bfloat16")
+        if len(start["cold_start_s"]) == 1:
+            lines.append(f"The instance answered after {took} s. It computes in {computes}.")
+        else:
+            lines.append(
+                f"Both instances were started together; they answered after {took} s. The second one's start in the "
+                f"trial: {start.get('spare_start')}. They compute in {computes}."
+            )
     return lines
 
 

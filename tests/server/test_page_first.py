@@ -77,7 +77,7 @@ def test_the_stored_episode_is_the_one_that_this_server_simulates(as_shipped: st
 
 def test_the_log_of_the_stored_episode_is_verified_at_its_start(http: httpx.Client) -> None:
     stored = http.get(http.get("/info").json()["first_screen"]["episode"]).json()
-    log = entries(stored["lanes"][0]["columns"], 200)
+    log = entries(stored["lanes"][1]["columns"], 200)  # the suite's compiler rounds the other one's otherwise
     body = {"task_id": stored["task_id"], "seed": stored["seed"], "episode_log": log}
     assert http.post("/grader", json=body).json()["verified"] is True
     log[150]["metrics"]["tpot_ms"] *= 1.01
