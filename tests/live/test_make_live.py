@@ -174,3 +174,11 @@ def test_what_the_predict_stage_says_of_a_run() -> None:
     found = prediction.figures(records + late, 5.0, Objective((450.0,) * 3, 100.0))
     assert found["ttft"] == 550.0 and found["itl"] == 20.0 and found["ttft_p50"] == 550.0
     assert found["ttft_p99"] == pytest.approx(991.0) and found["on_time"] == pytest.approx(4 / 11)
+
+
+@pytest.mark.parametrize(
+    ("took", "said"), [([52.0], "The instance answered after 52 s"), ([63.0, 61.0], "they answered after 63, 61 s")]
+)
+def test_the_page_says_how_many_instances_were_started(took: list[float], said: str) -> None:
+    lines = figures.about({"start": {"cold_start_s": took, "spare_start": "paused", "dtype": "float32"}})
+    assert said in lines[-1] and ("None" not in lines[-1])
