@@ -90,6 +90,12 @@ class Watchdog:
 
 
 @pytest.fixture(scope="module")
+def asked() -> set[str]:
+    """What this process sent to its server: tests are dealt out, and those of memory look at what came before."""
+    return set()
+
+
+@pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     """A server of its own, everything compiled, whose peak memory counts from here on."""
     with start_server(tmp_path_factory.mktemp("watched"), WARM_ROLLOUTS="true", LOG_LEVEL="error") as running:
@@ -331,7 +337,7 @@ def test_memory_stays_within_its_bound_through_the_corpora(watched: LocalServer)
 
 @pytest.mark.timeout(1200)
 def test_thousands_of_cases_and_sequences_along_the_links_of_the_openapi(
-    watched: LocalServer, dog: Watchdog, tmp_path: Path
+    watched: LocalServer, dog: Watchdog, tmp_path: Path, asked: set[str]
 ):
     """Whatever the schema allows and much that it does not; sessions that are stepped, asked and graded in any order.
 
@@ -359,6 +365,7 @@ def test_thousands_of_cases_and_sequences_along_the_links_of_the_openapi(
         )
 
     done, slowest = dog.beside(run, tries=1)
+    asked.add("everything")
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     generated, passed = map(int, re.findall(r"(\d+) generated, (\d+) passed", done.stdout)[-1])
     assert passed == generated >= CASES
@@ -368,6 +375,8 @@ def test_thousands_of_cases_and_sequences_along_the_links_of_the_openapi(
 
 
 @pytest.mark.xfail(strict=True, reason="1,145 MB: for a moment a fleet's rollout takes 340 MB more while it is loaded")
-def test_memory_stays_within_its_bound_through_them_too(watched: LocalServer) -> None:
+def test_memory_stays_within_its_bound_through_them_too(watched: LocalServer, asked: set[str]) -> None:
     """Every task's and fleet's sessions and rollouts, which schemathesis asks for in any order."""
+    if "everything" not in asked:
+        pytest.skip("another process sent schemathesis' cases, to a server of its own")
     assert peak(watched) < RESIDENT
