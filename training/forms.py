@@ -7,6 +7,7 @@ knows no difference between the forms.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -63,6 +64,22 @@ def fleet_plan(config: TrainConfig) -> RulePlan | None:
     return fleet_forms.plan_of(task, config.base_rule) if config.acts == "correction" else None
 
 
+def load_correction(name: str, path: str | Path) -> tuple[PolicyNetwork, dict[str, Any]]:
+    """A policy file's network of corrections of the load-following controller, and its metadata.
+
+    Args:
+        name: of the field or option that says the file.
+        path: of the file.
+
+    Raises:
+        FileNotFoundError, ValueError: no policy file, or one of another kind.
+    """
+    network, about = load_network(path)
+    if not (corrects(about) and reads_relative(about)):
+        raise ValueError(f"{name} = {str(path)!r}: must correct the load-following controller (acts: correction)")
+    return network, about
+
+
 def base_plan(config: TrainConfig) -> LoadPlan:
     """The settings that a config corrects: those that the search of its task, or of ``plan_of``, found, or those of a
     policy file.
@@ -72,12 +89,7 @@ def base_plan(config: TrainConfig) -> LoadPlan:
         FileNotFoundError: no such file.
     """
     if config.plan_file is not None:
-        _, about = load_network(config.plan_file)
-        if not (corrects(about) and reads_relative(about)):
-            raise ValueError(
-                f"plan_of = {str(config.plan_file)!r}: must correct the load-following controller (acts: correction)"
-            )
-        return LoadPlan(**about["plan"])
+        return LoadPlan(**load_correction("plan_of", config.plan_file)[1]["plan"])
     task = get_task(config.task if config.plan_of is None else config.plan_of)
     try:
         return tuned_plan(published(task.id))

@@ -17,13 +17,14 @@ import inferencegym_jax as ig
 from inferencegym_jax.adapters.relative_views import network_on
 from inferencegym_jax.models import EPISODE_LENGTH
 from inferencegym_jax.policies.load_following import LoadPlan
-from inferencegym_jax.policies.policy_file import corrects, load_network, reads_relative, save_network
+from inferencegym_jax.policies.policy_file import save_network
 from inferencegym_jax.tasks import shipped_specs
 from inferencegym_jax.traffic.days import SEED_STRIDE
 from training.checkpoint import Checkpoints
 from training.config import check_number, task_config
 from training.devices import compiled_functions
 from training.evaluation import episodes
+from training.forms import load_correction
 from training.networks import to_policy
 from training.progress import training_progress
 from training.runner import metadata, run
@@ -158,9 +159,7 @@ def with_settings(path: str | Path, changes: Mapping[str, float], out: str | Pat
     Raises:
         ValueError: another kind of policy, an unknown setting, or a value that is no finite number of at least 0.
     """
-    network, about = load_network(path)
-    if not (corrects(about) and reads_relative(about)):
-        raise ValueError(f"policy = {str(path)!r}: must correct the load-following controller (acts: correction)")
+    network, about = load_correction("policy", path)
     settings = about["plan"]
     names = [one.name for one in dataclasses.fields(LoadPlan)]
     for name, value in changes.items():

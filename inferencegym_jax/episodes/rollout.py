@@ -50,7 +50,7 @@ def _check(seeds: Any, params: EnvParams, length: int) -> jax.Array:
     tasks = jnp.shape(params.task_id)
     if tasks not in ((), (seeds.shape[0],)):
         raise ValueError(f"params: batch shape {tasks}; must be () or ({seeds.shape[0]},), one task a seed")
-    return seeds.astype(jnp.uint32) if isinstance(seeds, jax.Array) else parallel.as_array(seeds.astype(np.uint32))
+    return parallel.as_array(seeds.astype(np.uint32))
 
 
 def steps_of(params: EnvParams, length: int | None) -> int:

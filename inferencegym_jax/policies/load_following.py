@@ -47,10 +47,9 @@ class LoadPlan:
     kv_budget: Scalar = 1.0  # float32
     slots_share: Scalar = 0.0  # float32, of the most that run within the TPOT objective, in batch_size's place; 0: none
     least_slots: Scalar = 1.0  # float32, fewest that ``slots_share`` leaves: where one is too slow, few are no quicker
-    first_s: Scalar = (
-        0.0  # float32, seconds at the start for which the second GPU is asked for, before a load is known,
-    )
-    # where it takes longer to start than a first token may take
+    # float32, seconds at the start for which the second GPU is asked for, before a load is known, where it takes longer
+    # to start than a first token may take
+    first_s: Scalar = 0.0
 
     def replace(self, **changes: Any) -> LoadPlan:
         """A copy with some fields changed."""

@@ -84,6 +84,8 @@ class EngineReplay:
         self._run: np.ndarray = run[requests.stretch]
         self._parts: dict[tuple[EngineSettings, int, int], _Part] = {}
         self._time_ms: np.ndarray = requests.time_ms + 1000.0 * starts[requests.stretch]
+        last = np.searchsorted(run, run, side="right") - 1  # stretch of each stretch's run
+        self._left_ms: np.ndarray = 1000.0 * (starts + length)[last][requests.stretch] - self._time_ms  # of the run
 
     def settings(self, made: Deployment) -> EngineSettings:
         """What a deployment's flags set; a ``kv_budget`` below 1 stands for what holds it in front of the engine."""
@@ -212,12 +214,9 @@ class EngineReplay:
 
         What comes later is paid for by seconds that the log does not have; the step stops there too.
         """
-        requests = self.requests
-        ends = np.zeros(int(self._run[-1]) + 1)
-        np.maximum.at(ends, self._run, 1000.0 * (requests.starts[requests.stretch] + requests.length))
-        left_ms = ends[self._run] - self._time_ms - ttft
-        gaps = np.where(tpot > 0, np.floor(np.maximum(left_ms, 0.0) / np.where(tpot > 0, tpot, 1.0)), requests.output)
-        return np.where(left_ms >= 0, np.minimum(1.0 + gaps, requests.output), 0.0)
+        output, left_ms = self.requests.output, self._left_ms - ttft
+        gaps = np.where(tpot > 0, np.floor(np.maximum(left_ms, 0.0) / np.where(tpot > 0, tpot, 1.0)), output)
+        return np.where(left_ms >= 0, np.minimum(1.0 + gaps, output), 0.0)
 
     def alone(self, made: Deployment) -> tuple[np.ndarray, np.ndarray]:
         """TTFT and TPOT (ms) of requests that each find the engine idle, a sample of at most ``ALONE``: no number of
