@@ -24,7 +24,7 @@ from inferencegym_jax.fleet.making import anywhere_params, draw_condition
 from inferencegym_jax.fleet.rules import REACTIVE, RulePlan, fixed, tuned_rule
 from inferencegym_jax.fleet.spec import FleetSpec, get_fleet
 from inferencegym_jax.fleet.state import FleetParams
-from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet
+from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet, share_on_time
 from inferencegym_jax.policies.fleet_control import FleetCarry, follow_rule, knobs_of
 from inferencegym_jax.policies.fleet_numbers import fleet_numbers
 from inferencegym_jax.policies.network import PolicyNetwork, first_carry, forward, mode
@@ -101,9 +101,8 @@ def learned(
 
 
 def _at_99(statistics: FleetStatistics, rows: slice, pick: np.ndarray) -> float:
-    gpus = statistics.mean_gpus[rows][:, pick].mean(axis=-1)
-    on_time, judged = (x[rows][:, pick].sum(axis=-1) for x in (statistics.on_time, statistics.judged))
-    return frontier(gpus, on_time / np.maximum(judged, 1e-9), WANTED)
+    gpus, on_time, judged = (x[rows][:, pick] for x in (statistics.mean_gpus, statistics.on_time, statistics.judged))
+    return frontier(gpus.mean(axis=-1), share_on_time(on_time, judged), WANTED)
 
 
 def _interval(values: np.ndarray) -> dict[str, float]:

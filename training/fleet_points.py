@@ -9,15 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from inferencegym_jax.fleet.statistics import FleetStatistics
+from inferencegym_jax.fleet.statistics import FleetStatistics, share_on_time
 from training.fleet_search import frontier
 
 RESAMPLES = 1000
-
-
-def shares(on_time: np.ndarray, judged: np.ndarray) -> np.ndarray:
-    """Share on time of all days' requests, over the last axis."""
-    return on_time.sum(axis=-1) / np.maximum(judged.sum(axis=-1), 1e-9)
 
 
 def resampled(gpus: np.ndarray, on_time: np.ndarray, judged: np.ndarray, picks: np.ndarray) -> np.ndarray:
@@ -29,7 +24,7 @@ def resampled(gpus: np.ndarray, on_time: np.ndarray, judged: np.ndarray, picks: 
     """
     frontiers = []
     for pick in picks:
-        frontiers.append(frontier(gpus[:, pick].mean(axis=-1), shares(on_time[:, pick], judged[:, pick])))
+        frontiers.append(frontier(gpus[:, pick].mean(axis=-1), share_on_time(on_time[:, pick], judged[:, pick])))
     return np.asarray(frontiers)
 
 
@@ -76,7 +71,7 @@ class Points:
         for name, by_setting in self._points.items():
             gpus, on_time, judged = (np.stack(x) for x in zip(*by_setting, strict=True))
             drawn = resampled(gpus, on_time, judged, self._picks)
-            mean = frontier(gpus.mean(axis=-1), shares(on_time, judged))
+            mean = frontier(gpus.mean(axis=-1), share_on_time(on_time, judged))
             reached = np.isfinite(drawn)
             interval = None
             if np.isfinite(mean) and reached.mean() > 0.9:
@@ -95,7 +90,7 @@ def setting_of(label: Any, gpus: Any, on_time: Any, judged: Any, changed: Any) -
     on_time, judged = np.asarray(on_time), np.asarray(judged)
     return {
         "setting": label,
-        "on_time_share": float(shares(on_time, judged)),
+        "on_time_share": float(share_on_time(on_time, judged)),
         "worst_day": float((on_time / np.maximum(judged, 1e-9)).min()),
         "gpus": float(np.mean(gpus)),
         "changes_an_hour": float(np.mean(changed)),

@@ -17,6 +17,7 @@ from inferencegym_jax.fleet.failures import named_failures
 from inferencegym_jax.fleet.making import TRAINING_SEEDS, anywhere_params
 from inferencegym_jax.fleet.rules import REACTIVE, RulePlan
 from inferencegym_jax.fleet.spec import FleetSpec, get_fleet
+from inferencegym_jax.fleet.statistics import share_on_time
 from inferencegym_jax.table.latency_table import data_path
 from inferencegym_jax.traffic.days import SEED_STRIDE
 
@@ -128,7 +129,7 @@ def tune_rule(
         statistics = contest(env, params, crossed, seeds)
         many = len(plans), len(TUNED_TARGETS)
         gpus = statistics.mean_gpus.mean(axis=-1).reshape(many)
-        share = (statistics.on_time.sum(axis=-1) / statistics.judged.sum(axis=-1)).reshape(many)
+        share = share_on_time(statistics.on_time, statistics.judged).reshape(many)
         rows = []
         for i, plan in enumerate(plans):
             if share[i].max() < WANTED:
@@ -174,7 +175,7 @@ def calm_rules(
     if not calm:
         return []
     statistics = contest(env, params.replace(late_price=np.float32(CALM_LATE_PRICE)), calm, seeds)
-    share = statistics.on_time.sum(axis=-1) / statistics.judged.sum(axis=-1)
+    share = share_on_time(statistics.on_time, statistics.judged)
     rows = zip(calm, statistics.price.mean(axis=-1).tolist(), share.tolist(), strict=True)
     return sorted(rows, key=lambda row: row[1])
 

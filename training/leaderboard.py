@@ -208,11 +208,6 @@ def _differ(row: Row, score: Mapping[str, float]) -> list[str]:
     ]
 
 
-def faults(row: Row, root: Path = ROOT) -> list[str]:
-    """What is not true of a row, in sentences; nothing where all of it is reproduced; see ``faults_of``."""
-    return faults_of([row], root)[0]
-
-
 def faults_of(rows: Sequence[Row], root: Path = ROOT) -> list[list[str]]:
     """What is not true of rows of one task, in sentences; nothing of a row where all of it is reproduced.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from inferencegym_jax.policies.knob_text import numbers
 from inferencegym_jax.traffic.request_log import RequestLog, load_trace
 from training.config import TrainConfig, from_mapping, load_config, task_config
 from training.tables import screen
@@ -103,13 +104,7 @@ def number_entries(settings: list[str]) -> dict[str, float]:
     Raises:
         ValueError: an entry without "=", or whose value is no number.
     """
-    entries: dict[str, float] = {}
-    for name, value in set_entries(settings, "name=value").items():
-        try:
-            entries[name] = float(value)
-        except ValueError:
-            raise ValueError(f"{name} = {value!r}: must be a number") from None
-    return entries
+    return numbers(set_entries(settings, "name=value"), "--set")
 
 
 def configured(task: str | None, config: Path | None, settings: list[str], changes: dict[str, Any]) -> TrainConfig:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inferencegym_jax.cli.output import escape, fail, notices
-from inferencegym_jax.policies.knob_text import pairs
+from inferencegym_jax.policies.knob_text import numbers, pairs
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 
 if TYPE_CHECKING:
@@ -73,12 +73,4 @@ def config_values(text: str | None) -> dict[str, float] | None:
     Raises:
         ValueError: see ``check_config``.
     """
-    if text is None:
-        return None
-    values: dict[str, Any] = {}
-    for name, text_value in pairs(text, "--config").items():
-        try:
-            values[name] = float(text_value)
-        except ValueError:
-            raise ValueError(f"--config {name} = {text_value!r}: must be a number") from None
-    return check_config(values)
+    return None if text is None else check_config(numbers(pairs(text, "--config"), "--config"))

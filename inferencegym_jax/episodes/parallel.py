@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -23,8 +23,6 @@ from inferencegym_jax.models import is_traced
 
 # XLA's own default is 256 bits. With 512, where the processor has them, a rollout takes 0.7 times as long.
 CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
-Options = Mapping[str, str | bool]
-"""Options of XLA's compiler by name, as ``jax.jit`` takes them."""
 PROGRAMS_KEPT = 64  # compiled rollouts and folds that a process holds, unless ``keep`` says otherwise
 PART_MINIMUM = 512  # environments a part: below, starting a thread costs more than it saves
 
@@ -55,7 +53,6 @@ def run(
     *,
     axis: int,
     split: bool,
-    options: Options | None = None,
 ) -> Any:
     """Call ``function(*static, params, seeds, carry, shared)``, compiled once for each combination of static values and
     shapes.
@@ -70,7 +67,6 @@ def run(
         axis: which axis of the results runs over environments; 0 where ``split`` is set.
         split: run parts of the batch on several cores. XLA's own threads, which share the work of each small operation,
             lose more time in handing it over than they gain.
-        options: of the compiler, beside CPU_OPTIONS; read on a CPU only.
     """
     arguments = params, seeds, carry, shared
     if jax.default_backend() != "cpu" or jax.local_device_count() > 1 or is_traced(arguments):
@@ -80,12 +76,11 @@ def run(
         arguments = _twice(arguments)
     parts = count_parts(seeds.shape[0]) if split else 1
     arguments = jax.tree.map(as_array, arguments)
-    flags = tuple(sorted({**CPU_OPTIONS, **(options or {})}.items()))
     if parts == 1:
-        result = _compiled(function, static, flags, *_signature(arguments))(*arguments)
+        result = _compiled(function, static, *_signature(arguments))(*arguments)
         return _first(axis, result) if alone else result
     pieces = [_piece(arguments, i, parts) for i in range(parts)]
-    program = _compiled(function, static, flags, *_signature(pieces[0]))
+    program = _compiled(function, static, *_signature(pieces[0]))
     return join(axis, each(lambda piece: program(*piece), pieces))
 
 
@@ -146,14 +141,12 @@ class Loop(NamedTuple):
     Attributes:
         module, name: where its jitted function stands.
         static: that function's static arguments.
-        options: of the compiler.
         arguments: the others, as ``jax.ShapeDtypeStruct``.
     """
 
     module: str
     name: str
     static: tuple[Any, ...]
-    options: dict[str, str | bool]
     arguments: tuple[Any, ...]
 
 
@@ -167,7 +160,7 @@ def loop_bytes(loop: Loop) -> bytes:
         TypeError, AttributeError, pickle.PicklingError: it takes or gives what cannot be pickled.
     """
     function = getattr(importlib.import_module(loop.module), loop.name)
-    return portable.to_bytes(function.lower(*loop.static, *loop.arguments).compile(compiler_options=loop.options))
+    return portable.to_bytes(function.lower(*loop.static, *loop.arguments).compile(compiler_options=CPU_OPTIONS))
 
 
 def compile_with(maker: Callable[[Loop], bytes | None] | None) -> None:
@@ -182,19 +175,13 @@ def compile_with(maker: Callable[[Loop], bytes | None] | None) -> None:
     _maker = maker
 
 
-def _compile(
-    function: Any,
-    static: tuple[Any, ...],
-    options: tuple[tuple[str, str | bool], ...],
-    structure: Any,
-    leaves: tuple[jax.ShapeDtypeStruct, ...],
-) -> Any:
+def _compile(function: Any, static: tuple[Any, ...], structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
     arguments = jax.tree.unflatten(structure, leaves)
-    loop = Loop(function.__module__, function.__name__, static, dict(options), arguments)
+    loop = Loop(function.__module__, function.__name__, static, arguments)
     made = None if _maker is None else _maker(loop)
     if made is not None:
         return portable.from_bytes(made)
-    return function.lower(*static, *arguments).compile(compiler_options=dict(options))
+    return function.lower(*static, *arguments).compile(compiler_options=CPU_OPTIONS)
 
 
 _compiled = functools.lru_cache(maxsize=PROGRAMS_KEPT)(_compile)

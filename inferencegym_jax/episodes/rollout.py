@@ -103,7 +103,6 @@ def rollout(
     length: int | None = None,
     carry: Any = None,
     carry_axis: int | None = None,
-    compiler_options: parallel.Options | None = None,
 ) -> Trajectory:
     """Roll a policy out and keep every step. Compiles once per (environment, policy, shapes), not per seed or task.
 
@@ -117,8 +116,6 @@ def rollout(
         carry: what the policies start with: one pytree for all, or with ``carry_axis=0`` one entry a seed. Default:
             ``init_carry`` of the policy.
         carry_axis: None or 0.
-        compiler_options: of XLA on a CPU, beside this package's own (``parallel.CPU_OPTIONS``), as ``jax.jit`` takes
-            them.
 
     Returns:
         ``Trajectory`` with leading axes (length, environments).
@@ -131,7 +128,7 @@ def rollout(
     own, common = (carry, None) if carry_axis == 0 else (None, carry)
     shared = _with_weights(policy), common
     static = suited(env, params), length
-    return parallel.run(_rollout, static, params, seeds, own, shared, axis=1, split=False, options=compiler_options)
+    return parallel.run(_rollout, static, params, seeds, own, shared, axis=1, split=False)
 
 
 def _begin(env: Any, params: EnvParams, policy: Policy, seeds: jax.Array, own: Any, common: Any) -> Any:

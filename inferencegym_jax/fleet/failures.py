@@ -22,6 +22,7 @@ from inferencegym_jax.fleet.environment import FleetEnvironment
 from inferencegym_jax.fleet.rules import RulePlan, fixed
 from inferencegym_jax.fleet.spec import FleetSpec, fleet_params
 from inferencegym_jax.fleet.state import DECISION_S, FleetParams
+from inferencegym_jax.fleet.statistics import share_on_time
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.traffic.request_log import RequestLog
 
@@ -147,8 +148,7 @@ def named_failures(
     begin = BEGIN_S // DECISION_S
 
     def share(which: Any, scenario: int, since: int = WARM) -> Any:
-        good = rows["on_time"][which, scenario, since:].sum(axis=-1)
-        return good / np.maximum(rows["judged"][which, scenario, since:].sum(axis=-1), 1e-9)
+        return share_on_time(*(rows[name][which, scenario, since:] for name in ("on_time", "judged")))
 
     def needed(scenario: int, since: int = WARM) -> int:
         enough = share(slice(0, spec.gpus), scenario, since) >= WANTED

@@ -108,6 +108,19 @@ def summarise(sums: dict[str, Any], params: FleetParams) -> FleetStatistics:
     )
 
 
+def share_on_time(on_time: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    """Share on time of the requests of all days (or decisions) together; 0 where nobody was judged.
+
+    Args:
+        on_time: float64[..., days], requests within both objectives.
+        judged: float64[..., days], requests whose fate is known.
+
+    Returns:
+        float64[...].
+    """
+    return on_time.sum(axis=-1) / np.maximum(judged.sum(axis=-1), 1e-9)
+
+
 @functools.cache
 def no_counts() -> dict[str, np.float32]:
     """``count``'s sums before the first decision."""

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 
 def locate(x: jax.Array, nodes: Sequence[float]) -> tuple[jax.Array, jax.Array]:
@@ -67,30 +66,3 @@ def trilinear(
 
     corners = [at(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
     return functools.reduce(jnp.add, corners)
-
-
-def grid_interpolate(values: np.ndarray | jax.Array, axes: Sequence[Sequence[float]], points: jax.Array) -> jax.Array:
-    """Interpolate ``values`` at ``points`` on a three-axis grid: the lookup of the simulator as a plain function.
-
-    Args:
-        values: float[n0, n1, n2] or float[n0, n1, n2, metrics].
-        axes: three strictly rising sequences.
-        points: float[..., 3], raw coordinates, clamped at the edges.
-
-    Returns:
-        float32[...] or float32[..., metrics].
-    """
-    grid = jnp.asarray(values, jnp.float32)
-    single = grid.ndim == 3
-    if single:
-        grid = grid[..., None]
-    points = jnp.asarray(points, jnp.float32)
-    corner = jnp.zeros(points.shape[:-1], jnp.int32)
-    places = []
-    for i in range(3):
-        cell, place = locate(points[..., i], [float(node) for node in axes[i]])
-        corner = corner * len(axes[i]) + cell
-        places.append(place)
-    n0, n1, n2, metrics = grid.shape
-    result = trilinear(grid.reshape(-1, metrics), corner, (n0, n1, n2), tuple(places))
-    return result[..., 0] if single else result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from inferencegym_jax.models import KNOBS, ServeAction, check_action, shown
@@ -26,6 +27,25 @@ def pairs(text: str, what: str) -> dict[str, str]:
         if name in values:
             raise ValueError(f"{what} {text!r}: {name} is given twice")
         values[name] = value
+    return values
+
+
+def numbers(entries: Mapping[str, str], what: str) -> dict[str, float]:
+    """Texts of numbers as numbers, name by name.
+
+    Args:
+        entries: name -> text.
+        what: the option that they were typed in, for messages.
+
+    Raises:
+        ValueError: a text is no number.
+    """
+    values: dict[str, float] = {}
+    for name, text in entries.items():
+        try:
+            values[name] = float(text)
+        except ValueError:
+            raise ValueError(f"{what} {name} = {shown(text)}: must be a number") from None
     return values
 
 

@@ -62,6 +62,16 @@ def components(spec: TaskSpec, aggregates: Any, normalisers: Mapping[str, Any]) 
     return {name: (part.weight, values[name]) for name, part in formula(spec).items()}
 
 
+def weighted_score(parts: Mapping[str, tuple[float, Any]], clip: Callable[[Any, float, float], Any]) -> Any:
+    """The score of ``components``: the weighted sum of the components, each clipped to [0, 1], and clipped itself.
+
+    Args:
+        parts: component -> (weight, value).
+        clip: ``np.clip``, or ``jnp.clip`` for values that are traced.
+    """
+    return clip(sum(weight * clip(value, 0.0, 1.0) for weight, value in parts.values()), 0.0, 1.0)
+
+
 def _values(spec: TaskSpec, aggregates: Any, normalisers: Mapping[str, Any]) -> dict[str, Any]:
     if is_scored_by_request(spec):
         static = normalisers["static_gpus"], normalisers["static_on_time_share"]
@@ -105,9 +115,9 @@ def score_aggregates(
     spec = get_task(task)
     norms = calibration_of(spec) if normalisers is None else normalisers
     exact = Aggregates(**{f.name: np.asarray(getattr(aggregates, f.name), np.float64) for f in fields(Aggregates)})
-    parts = {name: (weight, np.clip(x, 0.0, 1.0)) for name, (weight, x) in components(spec, exact, norms).items()}
-    score = np.clip(sum(weight * value for weight, value in parts.values()), 0.0, 1.0)
-    return {name: value for name, (_, value) in parts.items()} | {"score": score}
+    parts = components(spec, exact, norms)
+    breakdown = {name: np.clip(value, 0.0, 1.0) for name, (_, value) in parts.items()}
+    return breakdown | {"score": weighted_score(parts, np.clip)}
 
 
 def score_rate(spec: TaskSpec, params: EnvParams, metrics: MetricsSnapshot, outcome: RequestOutcome) -> jax.Array:

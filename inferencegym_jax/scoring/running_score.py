@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from inferencegym_jax.models import KNOBS, EnvParams, MetricsSnapshot, RequestOutcome, ServeAction
 from inferencegym_jax.scoring.aggregates import GRADED, graded_terms, so_far
-from inferencegym_jax.scoring.grader import components
+from inferencegym_jax.scoring.grader import components, weighted_score
 from inferencegym_jax.tasks import TaskSpec
 
 NORMALISERS = ("optimal_tps", "throughput_floor", "static_gpus", "static_on_time_share")
@@ -69,6 +69,5 @@ def count(
     terms = graded_terms(metrics, outcome, change, params.engine.class_weights)
     sums = {name: jnp.where(is_first, 0.0, counted.sums[name]) + terms[name] for name in GRADED}
     peak = jnp.maximum(jnp.where(is_first, 0.0, counted.peak), metrics.gpu_memory_gb)
-    parts = components(spec, so_far(sums, peak), normalisers).values()
-    score = jnp.clip(sum(weight * jnp.clip(value, 0.0, 1.0) for weight, value in parts), 0.0, 1.0)
+    score = weighted_score(components(spec, so_far(sums, peak), normalisers), jnp.clip)
     return Counted(sums, peak, sums["steps"] * score)

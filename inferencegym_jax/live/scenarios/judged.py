@@ -19,7 +19,7 @@ from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.numerics import bootstrap
 from inferencegym_jax.scoring.aggregates import aggregate
 from inferencegym_jax.scoring.episode_log import read_log
-from inferencegym_jax.scoring.grader import components
+from inferencegym_jax.scoring.grader import components, weighted_score
 from inferencegym_jax.tasks import TaskSpec
 
 SHARES = ("on_time_share", "goodput_share")
@@ -112,8 +112,7 @@ def static_reference(spec: TaskSpec, fixed: Mapping[str, Totals]) -> dict[str, f
 
 def score(spec: TaskSpec, totals: Totals, static: Mapping[str, float]) -> np.ndarray:
     """The grader's score of open-loop tasks (requests on time, tokens on time, engines paid, steadiness)."""
-    parts = components(spec, totals, static)
-    return np.clip(sum(weight * np.clip(value, 0.0, 1.0) for weight, value in parts.values()), 0.0, 1.0)
+    return weighted_score(components(spec, totals, static), np.clip)
 
 
 def summaries(
