@@ -41,21 +41,14 @@ from inferencegym_jax.fleet.state import DECISION_S
 from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet
 from inferencegym_jax.fleet.traffic import coming
 from inferencegym_jax.policies.policy_file import fleet_playable, load_network
-from inferencegym_jax.traffic.days import SEED_STRIDE
 from inferencegym_jax.traffic.fitted import log_modulation
 from training import fleet_beam
 from training.fleet_learned import SHIFTS
 from training.fleet_learned import learned as by_policy_file
-from training.fleet_points import Points, setting_of
+from training.fleet_points import SETTINGS, Points, seeds_of, setting_of
 from training.fleet_search import WANTED
 
 DAYS, WINDOWS = 24, 36
-SETTINGS: tuple[dict[str, Any], ...] = (
-    {"clock": 12.0, "start_s": 30.0},
-    {"clock": 1.0, "start_s": 100.0, "windows_a_day": 12},
-)
-"""What every row is measured under: a fast clock with the usual start, and real time, in windows of two hours, with a
-slow one."""
 LATE_PRICES = (12, 40, 130, 400)
 """Of the clairvoyant's late requests, times a request's GPU time: the two in the middle, and where the share asked for
 is not between theirs the one beyond."""
@@ -148,7 +141,7 @@ def measure(
     began = time.perf_counter()
     spec = get_fleet(task).replace(**(changes or {}))
     env, params = ig.make_fleet(spec)
-    seeds = _seeds(spec, days)
+    seeds = seeds_of(spec, days)
     plans: list[RulePlan] = []
     labels: list[tuple[str, Any]] = []
     targets = TARGETS["reactive"][1]
@@ -248,12 +241,6 @@ def _add_clairvoyant(
         play(most)
 
 
-def _seeds(spec: FleetSpec, days: int) -> np.ndarray:
-    """Held-out days; of a task with several windows a day as many windows, of days apart."""
-    stride = 1 if spec.windows_a_day == 1 else SEED_STRIDE
-    return (stride * np.arange(days)).astype(np.uint32)
-
-
 def with_learned(
     measured: Mapping[str, Any], files: Sequence[str | Path], report: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
@@ -275,7 +262,7 @@ def with_learned(
         spec = get_fleet(measured["task"]).replace(**changes)
         env, params = ig.make_fleet(spec)
         points = Points(part["days"])
-        _add_learned(points, env, params, _seeds(spec, part["days"]), files, report)
+        _add_learned(points, env, params, seeds_of(spec, part["days"]), files, report)
         fixed_row = next(row for row in part["rows"] if row["rule"] == "fixed size")
         rows = [row for row in part["rows"] if row["rule"] not in names] + points.rows(fixed_row)
         failures = {name: row for name, row in part["failures"].items() if name not in names}

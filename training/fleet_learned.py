@@ -1,4 +1,5 @@
 """Learned policies of fleets against the rules: mean GPUs at 99 % on time, prices, differences paired by day.
+``python -m training fleet-compare`` prints them.
 
 ``task, policy files -> frontiers over shifts of each -> rows``; on fleet-anywhere ``conditions -> prices``. A learned
 policy's frontier shifts it by GPUs, as a rule's frontier moves its target: neither is trained again.
@@ -20,19 +21,19 @@ import inferencegym_jax as ig
 from inferencegym_jax.fleet.action import FLEET_KNOBS, GPUS
 from inferencegym_jax.fleet.contest import contest
 from inferencegym_jax.fleet.environment import FleetEnvironment
-from inferencegym_jax.fleet.making import anywhere_params, draw_condition
+from inferencegym_jax.fleet.making import ANYWHERE, anywhere_params, draw_condition, fleet_spec_of
 from inferencegym_jax.fleet.rules import REACTIVE, RulePlan, fixed, tuned_rule
 from inferencegym_jax.fleet.spec import FleetSpec, get_fleet
-from inferencegym_jax.fleet.state import FleetParams
+from inferencegym_jax.fleet.state import DECISION_S, FleetParams
 from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet, share_on_time
 from inferencegym_jax.policies.fleet_control import FleetCarry, follow_rule, knobs_of
 from inferencegym_jax.policies.fleet_numbers import fleet_numbers
 from inferencegym_jax.policies.network import PolicyNetwork, first_carry, forward, mode
 from inferencegym_jax.policies.policy_file import corrects, load_network, reads_fleet
-from inferencegym_jax.traffic.days import SEED_STRIDE
+from training.fleet_points import RESAMPLES, SETTINGS, seeds_of
 from training.fleet_search import WANTED, frontier
+from training.fleet_tables import setting_words
 
-RESAMPLES = 1000
 SEEDS = "learned, mean of the seeds"
 COLLAPSE = 1.5
 """Times the rule's price, from which on a condition counts as one on which a policy collapsed."""
@@ -130,13 +131,13 @@ def compare(
         first: seed of the first: 0 for held-out days, from ``TRAINING_SEEDS`` on those that a choice is made on.
 
     Returns:
-        ``{"task", "days", "rows": {name: interval of GPUs}, "over_tuned": {name: interval of the relative difference to
-        the rule tuned on the pool, paired by day}}``; of several files also ``SEEDS``, the mean over them.
+        ``{"task", "days", "clock", "start_s", "hours", "rows": {name: interval of GPUs}, "over_tuned": {name: interval
+        of the relative difference to the rule tuned on the pool, paired by day}}``; of several files also ``SEEDS``,
+        the mean over them.
     """
     spec = get_fleet(task).replace(**(changes or {}))
     env, params = ig.make_fleet(spec)
-    stride = 1 if spec.windows_a_day == 1 else SEED_STRIDE
-    seeds = (first + stride * np.arange(days)).astype(np.uint32)
+    seeds = seeds_of(spec, days, first)
     rules = {"reactive": REACTIVE, "tuned on the pool": tuned_rule(spec.name)}
     plans = [fixed(size) for size in range(1, spec.gpus + 1)]
     places = {"fixed size": slice(0, spec.gpus)}
@@ -157,6 +158,9 @@ def compare(
     return {
         "task": spec.name,
         "days": days,
+        "clock": spec.clock,
+        "start_s": spec.start_s,
+        "hours": spec.decisions * DECISION_S * spec.clock / 3600.0,
         "rows": {name: _interval(values) | {"mean": means[name]} for name, values in drawn.items()},
         "over_tuned": {
             name: _interval(values / tuned - 1.0) | {"mean": means[name] / means["tuned on the pool"] - 1.0}
@@ -190,6 +194,7 @@ def compare_anywhere(files: Sequence[str | Path], conditions: int = 96, first: i
     pools = np.asarray([spec.pool for spec in specs])
     groups = {"all": np.ones(conditions, bool)} | {pool: pools == pool for pool in sorted(set(pools.tolist()))}
     groups |= {"in reach": ~hopeless, "out of reach": hopeless}
+    groups = {name: members for name, members in groups.items() if members.any()}
     rows: dict[str, Any] = {}
     for file in files:
         price = learned(env, params, file, seeds).price[0]
@@ -212,3 +217,72 @@ def compare_anywhere(files: Sequence[str | Path], conditions: int = 96, first: i
                 "count": int(members.sum()),
             }
     return {"conditions": conditions, "rows": rows}
+
+
+def comparison(
+    task: int | str, files: Sequence[str | Path], days: int = 24, windows: int = 24, first: int = 0
+) -> dict[str, Any]:
+    """Everything that ``python -m training fleet-compare`` prints.
+
+    Args:
+        task: a fleet task.
+        files: of learned policies.
+        days: at the fast clock; of fleet-anywhere conditions. At least 2.
+        windows: of two hours at real time, of days apart; at least 2, or 0 for none. Of fleet-anywhere none.
+        first: see ``compare``.
+
+    Returns:
+        ``{"task", "parts": [compare's, compare's]}``, of fleet-anywhere ``{"task"}`` and ``compare_anywhere``'s.
+
+    Raises:
+        ValueError, FileNotFoundError: no such task, too few days, or a file that cannot be used.
+    """
+    for name, count, least in (("days", days, 2), ("windows", windows, 0)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < least or count == 1:
+            raise ValueError(f"{name} = {count!r}: must be a whole number of at least 2{'' if least else ', or 0'}")
+    spec = fleet_spec_of(task)
+    if spec.name == ANYWHERE:
+        return {"task": ANYWHERE, **compare_anywhere(files, days, first)}
+    measured = [(days, SETTINGS[0]), (windows, SETTINGS[1])] if windows else [(days, SETTINGS[0])]
+    return {"task": spec.name, "parts": [compare(spec, files, count, changes, first) for count, changes in measured]}
+
+
+def markdown(compared: Mapping[str, Any]) -> str:
+    """The table of ``comparison``."""
+    if "parts" not in compared:
+        return _price_table(compared)
+    parts = compared["parts"]
+    head = " | ".join(f"GPUs at 99 %, {setting_words(part)} | over the tuned rule" for part in parts)
+    lines = [f"{compared['task']}: mean GPUs at 99 % of requests on time, 95 % intervals paired by day", ""]
+    lines += [f"| policy | {head} |", "|" + " --- |" * (1 + 2 * len(parts))]
+    for name in parts[0]["rows"]:
+        cells = [
+            cell
+            for part in parts
+            for cell in (_span(part["rows"][name], ".2f", "not reached"), _span(part["over_tuned"][name], "+.1%", ""))
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _span(interval: Mapping[str, float], form: str, unknown: str) -> str:
+    mean, low, high = (interval[name] for name in ("mean", "low", "high"))
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]" if np.isfinite((mean, low, high)).all() else unknown
+
+
+def _price_table(compared: Mapping[str, Any]) -> str:
+    lines = [
+        f"{compared['task']}, {compared['conditions']} held-out conditions: price over that of the shipped rule, "
+        "median [95 % interval over conditions]",
+        "",
+        f"| policy | conditions | number | price | mean price | worst price | dearest | above {COLLAPSE:g} |",
+        "|" + " --- |" * 8,
+    ]
+    for name, groups in compared["rows"].items():
+        for group, row in groups.items():
+            median, mean = _span(row | {"mean": row["median"]}, "+.1%", ""), row["price"] / row["rule_price"] - 1.0
+            lines.append(
+                f"| {name} | {group} | {row['count']} | {median} | {mean:+.1%} | {row['worst']:.2f} | "
+                f"{row['dearest']:.2f} | {row['collapses']} |"
+            )
+    return "\n".join(lines)

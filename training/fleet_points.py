@@ -9,10 +9,30 @@ from typing import Any
 
 import numpy as np
 
+from inferencegym_jax.fleet.spec import FleetSpec
 from inferencegym_jax.fleet.statistics import FleetStatistics, share_on_time
+from inferencegym_jax.traffic.days import SEED_STRIDE
 from training.fleet_search import frontier
 
 RESAMPLES = 1000
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"clock": 12.0, "start_s": 30.0},
+    {"clock": 1.0, "start_s": 100.0, "windows_a_day": 12},
+)
+"""What every row is measured under: a fast clock with the usual start, and real time, in windows of two hours, with a
+slow one."""
+
+
+def seeds_of(spec: FleetSpec, days: int, first: int = 0) -> np.ndarray:
+    """Seeds of days; of a task with several windows a day of as many windows, of days apart: uint32[days].
+
+    Args:
+        spec: the task.
+        days: how many.
+        first: seed of the first: held-out days begin at 0, training days at 2^31.
+    """
+    stride = 1 if spec.windows_a_day == 1 else SEED_STRIDE
+    return (first + stride * np.arange(days)).astype(np.uint32)
 
 
 def resampled(gpus: np.ndarray, on_time: np.ndarray, judged: np.ndarray, picks: np.ndarray) -> np.ndarray:

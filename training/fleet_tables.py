@@ -13,7 +13,8 @@ from typing import Any
 from training.fleet_search import WANTED
 
 
-def _words(part: Mapping[str, Any]) -> str:
+def setting_words(part: Mapping[str, Any]) -> str:
+    """What a setting is called in a table: clock, start, how many days or windows."""
     unit = "days" if part["hours"] > 23.0 else f"windows of {part['hours']:g} h, of days apart"
     return f"x{part['clock']:g}, start {part['start_s']:g} s, {part['days']} {unit}"
 
@@ -21,20 +22,19 @@ def _words(part: Mapping[str, Any]) -> str:
 def markdown(found: Mapping[str, Any]) -> str:
     """The tables of a task: every row in every setting that was measured."""
     parts = found["parts"] if "parts" in found else [found]
-    several = f" ({'; '.join(_words(part) for part in parts)})"
+    several = f" ({'; '.join(setting_words(part) for part in parts)})"
+    heads = (f"GPUs at 99 %, {setting_words(part)} | over best fixed | best setting within 99 %" for part in parts)
     lines = [
         f"{found['task']}: mean GPUs at 99 % of requests on time, held-out days, 95 % interval over days{several}",
         "",
-        "| rule | "
-        + " | ".join(f"GPUs at 99 %, {_words(part)} | over best fixed | best setting within 99 %" for part in parts)
-        + " |",
+        f"| rule | {' | '.join(heads)} |",
         "|" + " --- |" * (1 + 3 * len(parts)),
     ]
     by_rule = [{row["rule"]: row for row in part["rows"]} for part in parts]
     for name in by_rule[0]:
         cells = [cell for rows in by_rule for cell in (_cells(rows[name]) if name in rows else ("", "", ""))]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    head = " | ".join(f"on time, {_words(part)} | worst day | mean GPUs | changes an hour" for part in parts)
+    head = " | ".join(f"on time, {setting_words(part)} | worst day | mean GPUs | changes an hour" for part in parts)
     lines += ["", f"| rule at its defaults | {head} |", "|" + " --- |" * (1 + 4 * len(parts))]
     for rows in zip(*(part["defaults"] for part in parts), strict=True):
         cells = [

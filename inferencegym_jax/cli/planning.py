@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from inferencegym_jax.cli.options import TableFile
+from inferencegym_jax.cli.options import LogColumns, LogFrom, LogLast, LogTo, LogUnit, TableFile
 from inferencegym_jax.cli.output import ANSWER_NO, JSON, answers, escape, print_json, sentences, table
 
 SHOWN = 12
@@ -17,14 +17,20 @@ KINDS: dict[str, str] = {"fixed": "fixed size", "split": "fixed split", "rule": 
 
 
 def plan(
-    trace: Annotated[Path, typer.Option(help="Request log, CSV or JSON lines: time, prompt tokens, output tokens.")],
+    trace: Annotated[
+        Path, typer.Option(help="Request log (docs/request_logs.md): time, prompt tokens, output tokens.")
+    ],
     table_file: TableFile = None,
     gpus: Annotated[int, typer.Option(help="GPUs that there are, 1 to 8.")] = 8,
     slo_ttft_ms: Annotated[float, typer.Option(help="Objective on a request's time to first token.")] = 1000.0,
     slo_tpot_ms: Annotated[float, typer.Option(help="Objective on the time per output token.")] = 50.0,
     share: Annotated[float, typer.Option(help="Share of requests that must be within both.")] = 0.99,
     start_s: Annotated[float, typer.Option(help="Seconds from asking for a GPU until it serves.")] = 100.0,
-    unit: Annotated[str | None, typer.Option(help="Of the log's times: s, ms, us or ns.")] = None,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
     json_output: Annotated[bool, JSON] = False,
 ) -> None:
     """Replay your own requests on fleets of 1 to N GPUs, on every split into prefill and decode, and under every rule.
@@ -37,7 +43,7 @@ def plan(
     with sentences(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the answer holds the log's notices
         fleet_plan = plan_fleet(
-            load_trace(trace, unit),
+            load_trace(trace, unit, columns=columns, start=start, end=end, last=last),
             table=table_file,
             gpus=gpus,
             slo_ttft_ms=slo_ttft_ms,

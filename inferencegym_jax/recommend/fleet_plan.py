@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inferencegym_jax.episodes.policy import Policy
-from inferencegym_jax.fleet.action import GPUS
+from inferencegym_jax.fleet.action import FLEET_KNOBS, GPUS
 from inferencegym_jax.fleet.contest import contest
 from inferencegym_jax.fleet.environment import FleetEnvironment
 from inferencegym_jax.fleet.failures import named_failures
@@ -21,7 +21,7 @@ from inferencegym_jax.fleet.rules import DEFAULTS, HPA, IN_FLIGHT, QUEUE, REACTI
 from inferencegym_jax.fleet.spec import FleetSpec, fleet_params
 from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet
 from inferencegym_jax.hardware.table_metadata import doubts
-from inferencegym_jax.models import finite_number, shown
+from inferencegym_jax.models import check_knob, finite_number, shown
 from inferencegym_jax.policies.fleet_names import fleet_policy_of
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.traffic.request_log import RequestLog, load_trace
@@ -125,6 +125,7 @@ def plan_fleet(
     wanted = finite_number(share)
     if wanted is None or not 0.5 <= wanted < 1.0:
         raise ValueError(f"share = {shown(share)}: must be a number from 0.5 to below 1")
+    check_knob("batch_size", FLEET_KNOBS["batch_size"], batch_size)
     log, loaded = load_trace(trace), load_table(table)
     if log.seconds < LEAST_S:
         raise ValueError(

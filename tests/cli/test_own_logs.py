@@ -63,9 +63,12 @@ def test_a_trial_reads_the_log_as_it_is_told(log: Path) -> None:
         (["recommend", "--trace", "{log}", "--columns", "time=when,prompt=z"], "no column 'z' for prompt; there are"),
         (["recommend", "--trace", "{log}", "--columns", COLUMNS, "--last", "soon"], "last = 'soon': must be seconds"),
         (["recommend", "--trace", "{log}", "--unit", "min"], "unit = 'min': must be one of s, ms, us, ns"),
+        (["plan", "--trace", "{log}", "--columns", "time=when,prompt=z"], "no column 'z' for prompt; there are"),
+        (["plan", "--trace", "{log}", "--columns", COLUMNS, "--unit", "ms", "--last", "1m"], "s long; a fleet is"),
+        (["plan", "--trace", "{log}", "--unit", "min"], "unit = 'min': must be one of s, ms, us, ns"),
     ],
 )
-def test_recommend_takes_the_options_and_says_what_is_wrong(log: Path, arguments: list[str], said: str) -> None:
+def test_recommend_and_plan_take_the_options_and_say_what_is_wrong(log: Path, arguments: list[str], said: str) -> None:
     found = CliRunner().invoke(app, [argument.format(log=log) for argument in arguments])
     assert found.exit_code == 2 and said in " ".join(found.output.split())
 
@@ -78,7 +81,7 @@ def test_training_commands_take_the_options(log: Path, command: str) -> None:
     assert found.exit_code == 2 and "unit = 'min': must be one of" in " ".join(found.output.split())
 
 
-@pytest.mark.parametrize("command", ["recommend", "serve", "trial"])
+@pytest.mark.parametrize("command", ["recommend", "plan", "serve", "trial"])
 def test_every_command_with_a_log_lists_the_options(command: str) -> None:
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, [command, "--help"]).output
     assert all(option in shown for option in ("--trace", "--unit", "--columns", "--from", "--to", "--last"))

@@ -182,6 +182,7 @@ def test_a_plan_of_a_log() -> None:
         ({"share": 1.5}, "share = 1.5"),
         ({"slo_ttft_ms": float("nan")}, "slo_ttft_ms"),
         ({"start_s": -1.0}, "start_s"),
+        ({"batch_size": 0}, "batch_size = 0: must be a whole number from 1 to 512"),
     ],
 )
 def test_bad_plans_are_refused(changes: dict[str, Any], words: str) -> None:
