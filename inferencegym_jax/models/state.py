@@ -22,7 +22,7 @@ class EpisodeState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EnvState(EpisodeState):
-    """Everything that an episode carries from one step to the next; 10 numbers an environment.
+    """Everything that an episode carries from one step to the next; nine numbers, and the engine's.
 
     Randomness is not state: each step's draws are a function of (seed, time), so any step can be regenerated.
     """

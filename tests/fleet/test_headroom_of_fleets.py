@@ -11,6 +11,7 @@ import pytest
 from inferencegym_jax.fleet.making import OUT_OF_REACH, draw_condition
 from inferencegym_jax.fleet.rules import DEFAULTS
 from inferencegym_jax.fleet.spec import get_fleet
+from inferencegym_jax.fleet.statistics import share_on_time
 from inferencegym_jax.policies.fleet_names import fleet_file
 from training import fleet_headroom, fleet_learned, fleet_tables
 from training.fleet_evaluation import against_defaults, defaults_markdown
@@ -30,6 +31,11 @@ def test_a_row_is_the_frontier_of_its_settings() -> None:
     assert fixed["gpus"]["mean"] == pytest.approx(3.0) and fixed["over_fixed"] == 0.0  # half way between the two
     assert fixed["gpus"]["low"] == pytest.approx(3.0) == fixed["gpus"]["high"]
     assert other["over_fixed"] == pytest.approx(2.4 / 3.0 - 1.0) and late["gpus"] is None and late["over_fixed"] is None
+
+
+def test_the_share_on_time_is_of_all_days_requests_and_not_a_mean_of_days() -> None:
+    on_time, judged = np.asarray([[10.0, 0.0], [0.0, 0.0]]), np.asarray([[10.0, 90.0], [0.0, 0.0]])
+    assert share_on_time(on_time, judged).tolist() == [0.1, 0.0]
 
 
 @pytest.mark.slow
