@@ -435,6 +435,11 @@ def transfer(
         Path, typer.Option("--out", "-o", help="JSON; rows of other places that stand there stay.")
     ] = TRANSFER_FILE,
     as_json: AsJson = False,
+    unit: LogUnit = None,
+    columns: LogColumns = None,
+    start: LogFrom = None,
+    end: LogTo = None,
+    last: LogLast = None,
 ) -> None:
     """Play a policy where it was never trained, beside the best static action of each task and log.
 
@@ -446,7 +451,8 @@ def transfer(
     try:
         task_ids = [task_of(task) for task in tasks] or ([] if traces else list(elsewhere.TASKS))
         places = [elsewhere.Place(task) for task in task_ids]
-        places += [elsewhere.Place(task_of(log_task), trace) for trace in traces]
+        logs = (own_log(trace, unit, columns, start, end, last) for trace in traces)
+        places += [elsewhere.Place(task_of(log_task), log) for log in logs]
         results = None
         for place in places:  # each is written as soon as it is known
             results = elsewhere.measure([place], policy, episodes, lambda text: console.print(text, highlight=False))

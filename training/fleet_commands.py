@@ -190,16 +190,19 @@ def fleet_search(
 def fleet_plot(
     task: Annotated[str, typer.Option("--task", "-t", help="A fleet task.")] = "fleet-elastic",
     day: Annotated[int, typer.Option(help="Which day: its seed.")] = 0,
+    policy: Annotated[
+        str, typer.Option("--policy", "-p", help="reactive, tuned, trained, a rule's name, a policy file, gpus=4, ...")
+    ] = "reactive",
     out: Annotated[Path, typer.Option("--out", "-o", help="Stem of .png and .svg.")] = RUNS / "fleet-day",
 ) -> None:
-    """Draw a day of a fleet under the reactive rule: load, GPUs by state, share on time, cost.
+    """Draw a day of a fleet under a policy: load, GPUs by state, share on time, cost.
 
-    Example: python -m training fleet-plot --task fleet-elastic-m-mid
+    Example: python -m training fleet-plot --task fleet-elastic-m-mid --policy trained
     """
     from training.fleet_plot import draw_day
 
     try:
-        paths = draw_day(task, out, day)
+        paths = draw_day(task, out, day, policy)
     except (ValueError, OSError) as error:
         raise fail(error) from error
     for path in paths:

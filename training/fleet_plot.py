@@ -12,27 +12,37 @@ from matplotlib.figure import Figure
 
 import inferencegym_jax as ig
 from inferencegym_jax.figure_style import COLOURS, FAINT, INK, OOM_COLOUR, SOFT, STYLE, tidy
-from inferencegym_jax.fleet.contest import decisions
-from inferencegym_jax.fleet.rules import REACTIVE, RulePlan
+from inferencegym_jax.fleet.contest import decisions_of
 from inferencegym_jax.fleet.spec import FleetSpec, get_fleet
 from inferencegym_jax.fleet.state import DECISION_S
+from inferencegym_jax.policies.fleet_names import fleet_policy_of
 
 
-def draw_day(task: str | FleetSpec, stem: Path, day: int = 0, plan: RulePlan = REACTIVE) -> list[Path]:
-    """PNG and SVG of one day under a rule: load, GPUs asked for, starting, serving, share on time, cost.
+def draw_day(task: str | FleetSpec, stem: Path, day: int = 0, policy: str = "reactive") -> list[Path]:
+    """PNG and SVG of one day under a policy: load, GPUs asked for, starting, serving, share on time, cost.
+
+    Args:
+        task: a fleet task.
+        stem: of the files.
+        day: its seed.
+        policy: a name or a path, see ``policies.fleet_names``.
+
+    Returns:
+        The files.
 
     Raises:
-        ValueError: no such task.
+        ValueError, FileNotFoundError: no such task or policy.
     """
     spec = get_fleet(task)
     env, params = ig.make_fleet(spec)
-    rows = {name: value[0, 0] for name, value in decisions(env, params, [plan], np.asarray([day])).items()}
+    acting = fleet_policy_of(policy, spec.name)
+    rows = {name: value[0, 0] for name, value in decisions_of(env, params, acting, [day]).items()}
     paths = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
     stem.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
-        title = f"Day {day} of {spec.name}, clock x{spec.clock:g}"
+        title = f"Day {day} of {spec.name} under {policy}, clock x{spec.clock:g}"
         drawn = picture(Figure(figsize=(9, 6.6)), rows, title, spec.clock)
-        command = f"python -m training fleet-plot --task {spec.name} --day {day}"
+        command = f"python -m training fleet-plot --task {spec.name} --day {day} --policy {policy}"
         drawn.text(0.01, 0.012, command, fontsize=6.5, color=SOFT, family="monospace")
         for path in paths:
             drawn.savefig(path, dpi=120)

@@ -36,11 +36,11 @@ class Place:
 
     Attributes:
         task: id or name.
-        trace: a request log, replayed in place of the task's traffic.
+        trace: a request log, or its file, replayed in place of the task's traffic.
     """
 
     task: int | str
-    trace: Path | None = None
+    trace: Path | ig.RequestLog | None = None
 
     @property
     def name(self) -> str:

@@ -26,6 +26,7 @@ def plan(
     slo_tpot_ms: Annotated[float, typer.Option(help="Objective on the time per output token.")] = 50.0,
     share: Annotated[float, typer.Option(help="Share of requests that must be within both.")] = 0.99,
     start_s: Annotated[float, typer.Option(help="Seconds from asking for a GPU until it serves.")] = 100.0,
+    batch_size: Annotated[int, typer.Option(help="Most requests running on a GPU: vLLM's --max-num-seqs.")] = 128,
     unit: LogUnit = None,
     columns: LogColumns = None,
     start: LogFrom = None,
@@ -50,6 +51,7 @@ def plan(
             slo_tpot_ms=slo_tpot_ms,
             share=share,
             start_s=start_s,
+            batch_size=batch_size,
         )
     if json_output:
         print_json(fleet_plan.to_dict())
@@ -86,7 +88,8 @@ def plan(
         traffic = fleet_plan.traffic
         console.print(
             f"{traffic['requests']:,.0f} requests in {traffic['seconds']:,.0f} s, {traffic['mean_prompt']:.0f} prompt "
-            f"and {traffic['mean_output']:.0f} output tokens on average: {traffic['mean_gpus_busy']:.2f} GPUs busy.",
+            f"and {traffic['mean_output']:.0f} output tokens on average: {traffic['mean_gpus_busy']:.2f} GPUs busy. "
+            f"At most {fleet_plan.batch_size} run on a GPU at once.",
             soft_wrap=True,
         )
         for notice in fleet_plan.notices:

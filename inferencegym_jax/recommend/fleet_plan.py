@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inferencegym_jax.episodes.policy import Policy
-from inferencegym_jax.fleet.action import FLEET_KNOBS, GPUS
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from inferencegym_jax.episodes.policy import Policy, init_carry, with_carry
+from inferencegym_jax.fleet.action import FLEET_KNOBS, GPUS, FleetAction
 from inferencegym_jax.fleet.contest import contest
 from inferencegym_jax.fleet.environment import FleetEnvironment
 from inferencegym_jax.fleet.failures import named_failures
 from inferencegym_jax.fleet.making import ANYWHERE
+from inferencegym_jax.fleet.observation import FleetObservation
 from inferencegym_jax.fleet.rules import DEFAULTS, HPA, IN_FLIGHT, QUEUE, REACTIVE, RulePlan, fixed
 from inferencegym_jax.fleet.spec import FleetSpec, fleet_params
 from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet
@@ -72,6 +77,7 @@ class FleetPlan:
         failures: rules and the scenarios that they fail (``fleet.failures``), on this task's objectives.
         notices: what the log does not show, one sentence each.
         traffic: requests, seconds and mean lengths of the log.
+        batch_size: most requests that ran on a GPU.
     """
 
     rows: tuple[PlanRow, ...]
@@ -82,6 +88,7 @@ class FleetPlan:
     failures: dict[str, tuple[str, ...]]
     notices: tuple[str, ...]
     traffic: dict[str, float]
+    batch_size: int
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -151,7 +158,7 @@ def plan_fleet(
         _row(name, kind, plan, statistics, (i, 0), wanted)
         for i, ((name, kind, _), plan) in enumerate(zip(ways, plans, strict=True))
     ]
-    learned = _general()
+    learned = _general(batch_size)
     policies: dict[str, Policy] = {}
     if learned is not None:
         policies[GENERAL] = learned
@@ -177,15 +184,39 @@ def plan_fleet(
             "mean_output": log.mean_output,
             "mean_gpus_busy": float(statistics.mean_load[0, 0]),
         },
+        batch_size=batch_size,
     )
 
 
-def _general() -> Policy | None:
-    """The learned policy that ships for every fleet, None where none does."""
+def _general(batch_size: int) -> Policy | None:
+    """The learned policy that ships for every fleet, with so many slots on each GPU; None where none ships."""
     try:
-        return fleet_policy_of("general", ANYWHERE)
+        return with_batch_size(fleet_policy_of("general", ANYWHERE), batch_size)
     except FileNotFoundError:
         return None
+
+
+def _held_start(policy: Policy, batch_size: jax.Array) -> Any:
+    del batch_size
+    return init_carry(policy)
+
+
+@with_carry(_held_start)
+def _held(
+    policy: Policy, batch_size: jax.Array, key: jax.Array, seen: FleetObservation, carry: Any
+) -> tuple[FleetAction, Any]:
+    action, carry = policy(key, seen, carry)
+    return action.replace(batch_size=batch_size), carry
+
+
+def with_batch_size(policy: Policy, batch_size: int) -> Policy:
+    """A learned policy of fleets, but that so many requests may run on a GPU whatever it asks for.
+
+    Args:
+        policy: a ``Partial`` that gives (action, carry), as ``fleet_playable`` makes it.
+        batch_size: most requests running on a GPU.
+    """
+    return Partial(_held, policy, jnp.int32(batch_size))
 
 
 def _row(

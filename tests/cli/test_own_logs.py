@@ -73,7 +73,7 @@ def test_recommend_and_plan_take_the_options_and_say_what_is_wrong(log: Path, ar
     assert found.exit_code == 2 and said in " ".join(found.output.split())
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "sweep", "headroom"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "sweep", "headroom", "transfer"])
 def test_training_commands_take_the_options(log: Path, command: str) -> None:
     needed = ["--policy", "baseline"] if command == "evaluate" else []
     given = ["--task", "4", "--trace", str(log), "--unit", "min"]

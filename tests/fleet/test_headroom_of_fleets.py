@@ -120,6 +120,18 @@ def test_what_cannot_be_compared_is_said(task: str, days: int, windows: int, sai
 
 
 @pytest.mark.slow
+def test_a_day_is_drawn_under_any_policy(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra demo")
+    from training.fleet_plot import draw_day
+
+    short = get_fleet("fleet-elastic").replace(windows_a_day=48)
+    paths = draw_day(short, tmp_path / "day", 1, "gpus=4")
+    assert [path.name for path in paths] == ["day.png", "day.svg"] and all(path.stat().st_size > 5000 for path in paths)
+    with pytest.raises(ValueError, match="no such name and no such file"):
+        draw_day(short, tmp_path / "day", 1, "nobody")
+
+
+@pytest.mark.slow
 def test_prices_are_over_the_shipped_rules_on_the_same_conditions() -> None:
     file = str(fleet_file("fleet-anywhere"))
     found = fleet_learned.comparison("fleet-anywhere", [file], 6)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
+from inferencegym_jax.episodes.policy import init_carry
 from inferencegym_jax.fleet.failures import SCENARIOS, named_failures
 from inferencegym_jax.fleet.making import OUT_OF_REACH, TRAINING_SEEDS, anywhere_params, draw_condition
 from inferencegym_jax.fleet.observation import FLEET_OBSERVATION, FleetObservation
@@ -30,7 +31,7 @@ from inferencegym_jax.fleet.rules import (
 )
 from inferencegym_jax.fleet.spec import get_fleet
 from inferencegym_jax.policies.fleet_names import fleet_policy_of
-from inferencegym_jax.recommend.fleet_plan import plan_fleet
+from inferencegym_jax.recommend.fleet_plan import plan_fleet, with_batch_size
 
 
 def seen(**values: float) -> FleetObservation:
@@ -167,7 +168,8 @@ def test_a_plan_of_a_log() -> None:
     assert len([row for row in found.rows if row.kind == "split"]) == 6
     assert any("h long" in notice for notice in found.notices)
     assert set(found.settings) == {"Kubernetes HPA", "KEDA", "Dynamo planner"}
-    assert found.to_dict()["best"]["name"] == found.best.name
+    assert found.to_dict()["best"]["name"] == found.best.name and found.to_dict()["batch_size"] == 128
+    assert {float(row.plan.batch_size) for row in found.rows} == {128.0}
     assert set(found.best_of) == {"fixed", "split", "rule", "rule at its defaults", "learned"}
     for kind, row in found.best_of.items():
         assert row.kind == kind and row == next(other for other in found.rows if other.kind == kind)
@@ -188,6 +190,14 @@ def test_a_plan_of_a_log() -> None:
 def test_bad_plans_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         plan_fleet(some_log(400), **changes)
+
+
+def test_a_learned_policy_is_planned_with_the_batch_size_that_is_asked_for() -> None:
+    policy = with_batch_size(fleet_policy_of("general", "fleet-anywhere"), 32)
+    own = fleet_policy_of("general", "fleet-anywhere")
+    for one, wanted in ((policy, 32), (own, 128)):
+        action, _ = jax.jit(one)(jax.random.key(0), loads(1.2), init_carry(one))
+        assert int(action.batch_size) == wanted and int(action.gpus) >= 2
 
 
 def test_a_log_of_a_minute_is_refused() -> None:
