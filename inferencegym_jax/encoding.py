@@ -18,6 +18,7 @@ from inferencegym_jax.models import (
     Knob,
     ServeAction,
     ServeObservation,
+    check_whole,
     shown,
 )
 
@@ -121,8 +122,7 @@ class History:
         for value in self.averages_s:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 1.0 < value < math.inf:
                 raise ValueError(f"averages_s = {shown(value)}: must be finite numbers of seconds above 1")
-        if isinstance(self.last, bool) or not isinstance(self.last, int) or not 0 <= self.last <= MOST_REMEMBERED:
-            raise ValueError(f"last = {shown(self.last)}: must be a whole number from 0 to {MOST_REMEMBERED}")
+        object.__setattr__(self, "last", check_whole("last", self.last, 0, MOST_REMEMBERED))
         object.__setattr__(self, "averages_s", tuple(float(value) for value in self.averages_s))
 
     @property

@@ -19,6 +19,7 @@ import numpy as np
 import inferencegym_jax as ig
 from inferencegym_jax import Problem
 from inferencegym_jax.adapters.relative_views import env_and_policy, network_on
+from inferencegym_jax.models import check_whole
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import has_trained
 from inferencegym_jax.policies.load_following import LoadPlan
@@ -187,8 +188,7 @@ def _scores(problem: Problem, trajectory: ig.Trajectory) -> np.ndarray:
 
 def _check(**counts: int) -> None:
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} = {value!r}: must be a whole number of at least 1")
+        check_whole(name, value)
 
 
 Lines = list[tuple[str, str, dict[str, float]]]

@@ -18,6 +18,7 @@ import numpy as np
 import inferencegym_jax as ig
 from inferencegym_jax import Problem
 from inferencegym_jax.adapters.relative_views import env_and_policy
+from inferencegym_jax.models import check_whole
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.traffic.days import SEED_STRIDE
 from training import lanes, rivals
@@ -63,8 +64,7 @@ def conditions_of(problem: Problem, count: int, tuning: int, episodes: int) -> l
     if draws is None:
         raise ValueError(f"task {problem.spec.name!r}: is one condition; must be drawn for each episode, as task 8 is")
     for name, value in (("conditions", count), ("tuning episodes", tuning), ("episodes", episodes)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} = {value!r}: must be a whole number of at least 1")
+        check_whole(name, value)
     entry = draws.entry
     pools = [*entry["pools"], *entry.get("unseen_pools", ())]
     engines = [*entry["engines"], *entry.get("unseen_engines", ())]
@@ -123,8 +123,7 @@ def measure(
         ValueError: see ``conditions_of``; no settings, or an unknown policy.
         FileNotFoundError: docs/headroom has nothing of the task.
     """
-    if isinstance(settings, bool) or not isinstance(settings, int) or settings < 1:
-        raise ValueError(f"settings = {settings!r}: must be a whole number of at least 1")
+    check_whole("settings", settings)
     began = time.perf_counter()
     once, steps = tuned_plan(published(problem.spec.id)), int(problem.params.episode_length)
     picked = conditions_of(problem, count, tuning, episodes)

@@ -19,7 +19,7 @@ import yaml
 from inferencegym_jax import registry
 from inferencegym_jax.encoding import History
 from inferencegym_jax.fleet.making import fleet_spec_of, is_anywhere, is_fleet
-from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, check_seed
+from inferencegym_jax.models import FLAT_OBSERVATION_SIZE, check_seed, check_whole
 from inferencegym_jax.policies.fleet_numbers import FLEET_SIZE
 from inferencegym_jax.policies.relative import RELATIVE_SIZE
 from inferencegym_jax.registry import Problem
@@ -115,8 +115,7 @@ class TrainConfig:
         names = ["total_steps", "environments", "rollout_length", "epochs", "minibatches", "memory_size"]
         names += ["evaluate_every", "evaluation_episodes"]
         for name, value in [(name, getattr(self, name)) for name in names] + [("hidden", size) for size in self.hidden]:
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} = {value!r}: must be a whole number of at least 1")
+            check_whole(name, value)
         check_seed(self.seed)
         ReadOptions.of(self.trace_unit, self.trace_columns, self.trace_start, self.trace_end, self.trace_last)
         if self.rollout_length > episode:

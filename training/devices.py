@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from inferencegym_jax.episodes import parallel
+from inferencegym_jax.models import check_whole
 from training import forms
 from training.config import Hyperparameters, TrainConfig
 from training.trainer import Chunk, TrainState, initial_state, make_chunk
@@ -39,8 +40,7 @@ def prepare(devices: int | None) -> None:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", parallel.cores())
         return
-    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
-        raise ValueError(f"devices = {devices!r}: must be a whole number of at least 1")
+    check_whole("devices", devices)
     if devices > 1:
         try:
             jax.config.update("jax_num_cpu_devices", devices)

@@ -16,11 +16,13 @@ import inferencegym_jax as ig
 from inferencegym_jax import Problem
 from inferencegym_jax.adapters.relative_views import env_and_policy
 from inferencegym_jax.episodes.policy import Policy
+from inferencegym_jax.models import check_whole
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import policy_of
 from inferencegym_jax.scoring.described import failure_shares
 
 EPISODES = 1024
+MOST_EPISODES = 1 << 30  # held-out seeds count up from 0 to those of the evaluations during training
 RIVALS = ("baseline", "best_static", "reactive")
 METRICS = tuple(f.name for f in dataclasses.fields(ig.EpisodeStatistics))
 
@@ -67,8 +69,7 @@ def evaluate(
     Raises:
         ValueError: unknown task or policy, or no episodes.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1 << 30:
-        raise ValueError(f"episodes = {count!r}: must be a whole number from 1 to {1 << 30}")
+    check_whole("episodes", count, 1, MOST_EPISODES)
     seeds = np.arange(count)
     problem = ig.problem(task, table=table, trace=trace)
     env, own = env_and_policy(policy, problem)

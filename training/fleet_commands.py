@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from inferencegym_jax.cli.output import print_json
+from inferencegym_jax.models import check_whole
 from training.cache import use_cache
 from training.options import RUNS, AsJson, Settings, configured, console, fail, task_of
 
@@ -130,9 +131,8 @@ def fleet_train(
     from training.fleet_batch import train_many
 
     use_cache()
-    if seeds < 1:
-        raise fail(ValueError(f"seeds = {seeds}: must be a whole number of at least 1"))
     try:
+        check_whole("seeds", seeds)
         configs = [configured(task, None, settings, {"seed": seed}) for task in tasks for seed in range(seeds)]
         train_many(configs, out, seconds=seconds, report=lambda text: console.print(text, highlight=False))
     except (ValueError, OSError) as error:
@@ -162,6 +162,8 @@ def fleet_search(
     anywhere = task == "fleet-anywhere"
     shapes = max(settings // len(searches.TUNED_TARGETS), 2)
     try:
+        check_whole("settings", settings)
+        check_whole("conditions", conditions)
         if anywhere and calm:
             raise ValueError("--calm: is of a task of one pool; fleet-anywhere has the shipped rule")
         if anywhere:

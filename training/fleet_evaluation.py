@@ -16,8 +16,10 @@ from inferencegym_jax.fleet.grading import fleet_scores
 from inferencegym_jax.fleet.making import ANYWHERE, anywhere_params, fleet_spec_of
 from inferencegym_jax.fleet.rules import DEFAULTS
 from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet
+from inferencegym_jax.models import check_whole
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies.fleet_names import fleet_policy_of
+from training.evaluation import MOST_EPISODES
 
 EPISODES = 24
 RIVALS = ("reactive", "tuned", "gpus=7")
@@ -76,7 +78,7 @@ def against_defaults(
     Raises:
         ValueError: unknown task or policy, or no episodes.
     """
-    check_count(count)
+    check_whole("episodes", count, 1, MOST_EPISODES)
     seeds = np.arange(count)
     env, params = _fleet(task, seeds, changes)
     theirs = contest(env, params, list(DEFAULTS.values()), seeds)
@@ -121,12 +123,6 @@ def defaults_markdown(comparison: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def check_count(count: Any) -> None:
-    """Raises ``ValueError`` where a number of episodes is none."""
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1 << 30:
-        raise ValueError(f"episodes = {count!r}: must be a whole number from 1 to {1 << 30}")
-
-
 def evaluate(task: int | str, policy: str, count: int = EPISODES, **changes: Any) -> dict[str, Any]:
     """Everything that ``python -m training evaluate`` prints of a fleet.
 
@@ -144,7 +140,7 @@ def evaluate(task: int | str, policy: str, count: int = EPISODES, **changes: Any
     Raises:
         ValueError: unknown task or policy, or no episodes.
     """
-    check_count(count)
+    check_whole("episodes", count, 1, MOST_EPISODES)
     seeds = np.arange(count)
     mine = episodes(task, policy, seeds, **changes)
     paired: dict[str, Any] = {}

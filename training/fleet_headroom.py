@@ -40,6 +40,7 @@ from inferencegym_jax.fleet.spec import FleetSpec, get_fleet
 from inferencegym_jax.fleet.state import DECISION_S
 from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet
 from inferencegym_jax.fleet.traffic import coming
+from inferencegym_jax.models import check_whole
 from inferencegym_jax.policies.policy_file import fleet_playable, load_network
 from inferencegym_jax.traffic.fitted import log_modulation
 from training import fleet_beam
@@ -136,8 +137,7 @@ def measure(
     Raises:
         ValueError: fewer than two days, or no such task.
     """
-    if isinstance(days, bool) or not isinstance(days, int) or days < 2:
-        raise ValueError(f"days = {days!r}: must be a whole number of at least 2")
+    check_whole("days", days, 2)
     began = time.perf_counter()
     spec = get_fleet(task).replace(**(changes or {}))
     env, params = ig.make_fleet(spec)

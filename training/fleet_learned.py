@@ -26,6 +26,7 @@ from inferencegym_jax.fleet.rules import REACTIVE, RulePlan, fixed, tuned_rule
 from inferencegym_jax.fleet.spec import FleetSpec, get_fleet
 from inferencegym_jax.fleet.state import DECISION_S, FleetParams
 from inferencegym_jax.fleet.statistics import FleetStatistics, evaluate_fleet, share_on_time
+from inferencegym_jax.models import check_whole
 from inferencegym_jax.policies.fleet_control import FleetCarry, follow_rule, knobs_of
 from inferencegym_jax.policies.fleet_numbers import fleet_numbers
 from inferencegym_jax.policies.network import PolicyNetwork, first_carry, forward, mode
@@ -237,9 +238,9 @@ def comparison(
     Raises:
         ValueError, FileNotFoundError: no such task, too few days, or a file that cannot be used.
     """
-    for name, count, least in (("days", days, 2), ("windows", windows, 0)):
-        if isinstance(count, bool) or not isinstance(count, int) or count < least or count == 1:
-            raise ValueError(f"{name} = {count!r}: must be a whole number of at least 2{'' if least else ', or 0'}")
+    check_whole("days", days, 2)
+    if windows != 0:
+        check_whole("windows", windows, 2)
     spec = fleet_spec_of(task)
     if spec.name == ANYWHERE:
         return {"task": ANYWHERE, **compare_anywhere(files, days, first)}

@@ -21,7 +21,7 @@ import numpy as np
 import inferencegym_jax as ig
 from inferencegym_jax import Problem
 from inferencegym_jax.adapters.relative_views import env_and_policy
-from inferencegym_jax.models import KNOBS
+from inferencegym_jax.models import KNOBS, check_whole
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import has_trained
 from inferencegym_jax.policies.load_following import LoadPlan
@@ -131,8 +131,7 @@ def measure(
         ValueError: no episodes, an unknown policy, or one that was trained for another task.
     """
     for name, value in (("episodes", episodes), ("training episodes", training_episodes), ("settings", settings)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} = {value!r}: must be a whole number of at least 1")
+        check_whole(name, value)
     began = time.perf_counter()
     seeds, training = rivals.test_seeds(episodes), rivals.training_seeds(training_episodes)
     steps = int(problem.params.episode_length)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import inferencegym_jax as ig
 from inferencegym_jax.adapters.relative_views import network_on
-from inferencegym_jax.models import EPISODE_LENGTH
+from inferencegym_jax.models import EPISODE_LENGTH, check_whole
 from inferencegym_jax.policies.load_following import LoadPlan
 from inferencegym_jax.policies.policy_file import save_network
 from inferencegym_jax.tasks import shipped_specs
@@ -80,8 +80,7 @@ def build(
             raise ValueError(
                 f"task = {spec.name!r}: does not ship, nor will its policy; python -m training train --task {spec.name}"
             )
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise ValueError(f"seeds = {seeds!r}: must be a whole number of at least 1")
+    check_whole("seeds", seeds)
     paths = []
     for spec in specs:
         task = spec.id

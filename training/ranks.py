@@ -17,6 +17,7 @@ import inferencegym_jax as ig
 from inferencegym_jax.adapters.relative_views import env_and_policy
 from inferencegym_jax.adapters.wrappers import ScoreReward, WholeScoreReward
 from inferencegym_jax.episodes.static_search import best_action, search_static, static_actions
+from inferencegym_jax.models import check_whole
 from inferencegym_jax.numerics import bootstrap
 from inferencegym_jax.policies import NAMES
 from inferencegym_jax.policies.names import GENERAL
@@ -122,8 +123,7 @@ def rank_policies(
             only one.
     """
     for name, value, least in (("actions", actions, 3), ("episodes", count, 1), ("controllers", controllers, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} = {value!r}: must be a whole number of at least {least}")
+        check_whole(name, value, least)
     if reward not in REWARDS:
         raise ValueError(f"reward = {reward!r}: must be one of {', '.join(REWARDS)}")
     problem = ig.problem(task)

@@ -10,6 +10,7 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax import TaskSpec
+from inferencegym_jax.models import check_whole
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import policy_of
 from inferencegym_jax.policies.network import network_policy
@@ -35,8 +36,7 @@ def study(
     Raises:
         ValueError: seeds below 1.
     """
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise ValueError(f"seeds = {seeds!r}: must be a whole number of at least 1")
+    check_whole("seeds", seeds)
     held_out = np.arange(EPISODES)
     problem = config.problem()
     rivals = {name: episodes(problem, policy_of(name, problem), held_out) for name in RIVALS}

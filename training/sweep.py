@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from inferencegym_jax.models import check_whole
 from training.config import Hyperparameters, TrainConfig
 from training.trainer import make_train
 
@@ -44,8 +45,7 @@ def settings(grid: Sequence[str], search: Sequence[str], samples: int, seed: int
     Raises:
         ValueError: unknown name, not numbers, or an empty sweep.
     """
-    if isinstance(samples, bool) or samples < 1:
-        raise ValueError(f"samples = {samples!r}: must be a whole number of at least 1")
+    check_whole("samples", samples)
     axes = [_entry(text, ",", "--grid") for text in grid]
     ranges = [_entry(text, ":", "--random") for text in search]
     if not axes and not ranges:
@@ -81,8 +81,7 @@ def run_sweep(
     Raises:
         ValueError: see ``settings``; a value out of a hyperparameter's range; a table or log that cannot be used.
     """
-    if isinstance(seeds, bool) or seeds < 1:
-        raise ValueError(f"seeds = {seeds!r}: must be a whole number of at least 1")
+    check_whole("seeds", seeds)
     members = settings(grid, search, samples)
     checked = [config.replace(**member).hyper for member in members]
     stacked = jax.tree.map(lambda *values: np.asarray(values, np.float32), *checked)

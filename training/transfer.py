@@ -16,6 +16,7 @@ import numpy as np
 
 import inferencegym_jax as ig
 from inferencegym_jax import Problem
+from inferencegym_jax.models import check_whole
 from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies.policy_file import GENERAL, load_network, playable
 from inferencegym_jax.table.latency_table import data_path
@@ -105,8 +106,7 @@ def measure(
     Raises:
         ValueError, OSError: no episodes or places, an unknown task, a policy or log that cannot be read.
     """
-    if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
-        raise ValueError(f"episodes = {episodes!r}: must be a whole number of at least 1")
+    check_whole("episodes", episodes)
     if not places:
         raise ValueError("places = []: must be at least one task or log")
     path = data_path(GENERAL) if policy is None else Path(policy)

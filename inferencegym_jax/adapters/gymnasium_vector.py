@@ -23,7 +23,7 @@ from inferencegym_jax.adapters.rendering import RENDER_FPS, Renderer, check_rend
 from inferencegym_jax.episodes.forks import check_not_forked
 from inferencegym_jax.episodes.parallel import compiler_options
 from inferencegym_jax.episodes.wrapped import episode_of, reset_seed, suited, with_episode
-from inferencegym_jax.models import SEEDS, EnvParams, ServeAction, check_seed, shown
+from inferencegym_jax.models import SEEDS, EnvParams, ServeAction, check_seed, check_whole, shown
 from inferencegym_jax.numerics import draws as counters
 from inferencegym_jax.numerics.select import select
 from inferencegym_jax.scoring.reward import Reward
@@ -83,8 +83,7 @@ class InferenceGymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, Any, Any]):
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
     ):
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ValueError(f"num_envs = {num_envs!r}: must be a whole number of at least 1")
+        check_whole("num_envs", num_envs)
         check_render_mode(render_mode, VECTOR_RENDER_MODES)
         self.metadata: dict[str, Any] = {**self.metadata, "autoreset_mode": _mode(autoreset_mode)}
         self._played = played(

@@ -18,7 +18,7 @@ from typing import Any
 
 from inferencegym_jax.agents.endpoint import ChatClient, Endpoint, EndpointError, Usage
 from inferencegym_jax.agents.prompts import MalformedAnswer, action_tool, observation_text, parse_action, system_prompt
-from inferencegym_jax.models import ServeAction
+from inferencegym_jax.models import ServeAction, check_whole
 from inferencegym_jax.registry import make
 from inferencegym_jax.tasks import TaskSpec, get_task
 from inferencegym_jax.verification import verify
@@ -51,13 +51,9 @@ class LLMAgent:
     ):
         self.spec: TaskSpec = get_task(task)
         longest = self.spec.episode_length
-        if not isinstance(decide_every, int) or not 1 <= decide_every <= longest:
-            raise ValueError(f"decide_every = {decide_every!r}: must be a whole number from 1 to {longest}")
-        if not isinstance(retries, int) or retries < 0:
-            raise ValueError(f"retries = {retries!r}: must be a whole number of at least 0")
         self.usage: Usage = Usage()
-        self.decide_every: int = decide_every
-        self.retries: int = retries
+        self.decide_every: int = check_whole("decide_every", decide_every, 1, longest)
+        self.retries: int = check_whole("retries", retries, 0)
         self.tools: bool = tools
         self.seed: int = seed
         self._client = ChatClient(endpoint, self.usage, pause)

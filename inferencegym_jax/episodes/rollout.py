@@ -19,7 +19,7 @@ from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes import parallel
 from inferencegym_jax.episodes.policy import Policy, act, carry_on, init_carry, spread
 from inferencegym_jax.episodes.wrapped import reset_seed, suited
-from inferencegym_jax.models import SEEDS, EnvParams, Trajectory, is_traced
+from inferencegym_jax.models import SEEDS, EnvParams, Trajectory, check_whole, is_traced
 from inferencegym_jax.scoring.aggregates import EpisodeStatistics, accumulate, no_sums, summarise
 
 STEP_INFO = (
@@ -45,8 +45,7 @@ def _check(seeds: Any, params: EnvParams, length: int) -> jax.Array:
         raise TypeError(f"seeds: dtype {seeds.dtype}; must be whole numbers")
     if isinstance(seeds, np.ndarray) and (seeds.min() < 0 or seeds.max() >= SEEDS):
         raise ValueError(f"seeds: {seeds.min()} to {seeds.max()}; must be from 0 to {SEEDS - 1}")
-    if not isinstance(length, int) or length < 1:
-        raise ValueError(f"length = {length!r}: must be a whole number of at least 1")
+    check_whole("length", length)
     tasks = jnp.shape(params.task_id)
     if tasks not in ((), (seeds.shape[0],)):
         raise ValueError(f"params: batch shape {tasks}; must be () or ({seeds.shape[0]},), one task a seed")

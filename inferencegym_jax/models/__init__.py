@@ -7,7 +7,7 @@ them from here.
 """
 
 from inferencegym_jax.models.action import KNOBS, Knob, QuantTier, ServeAction, check_action, check_knob
-from inferencegym_jax.models.checks import SEEDS, check_seed, finite_number, is_traced, plain, shown
+from inferencegym_jax.models.checks import SEEDS, check_seed, check_whole, finite_number, is_traced, plain, shown
 from inferencegym_jax.models.engine import (
     CLASSES,
     DRAFTS,
@@ -95,6 +95,7 @@ __all__ = [
     "check_action",
     "check_knob",
     "check_seed",
+    "check_whole",
     "finite_number",
     "is_traced",
     "plain",

@@ -47,12 +47,28 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """The value as an int, where it is a whole number in a range.
+
+    Args:
+        name: what it is called in the message.
+        value: as it came in.
+        least, most: ends of the range, both allowed; no ``most``: as large as one likes.
+
+    Raises:
+        ValueError: it is none (no bool, no text, no float), or out of the range.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} = {shown(value)}: must be a whole number {allowed}")
+    return int(value)
+
+
 def check_seed(seed: Any) -> int:
     """The seed of one episode as an int.
 
     Raises:
         ValueError: it is no whole number from 0 to 4294967295.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < SEEDS:
-        raise ValueError(f"seed = {shown(seed)}: must be a whole number from 0 to {SEEDS - 1}")
-    return int(seed)
+    return check_whole("seed", seed, 0, SEEDS - 1)
