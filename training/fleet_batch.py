@@ -21,6 +21,7 @@ import numpy as np
 
 from inferencegym_jax.episodes import parallel
 from inferencegym_jax.fleet.state import FleetParams
+from inferencegym_jax.models import finite_number, shown
 from inferencegym_jax.policies.network import PolicyNetwork
 from inferencegym_jax.policies.policy_file import save_network
 from training import fleet_forms, forms
@@ -124,8 +125,11 @@ def train_many(
         report: told of every chunk.
 
     Raises:
-        ValueError: see ``members_of``.
+        ValueError: see ``members_of``; seconds that are no number above 0.
     """
+    limit = None if seconds is None else finite_number(seconds)
+    if seconds is not None and (limit is None or limit <= 0):
+        raise ValueError(f"seconds = {shown(seconds)}: must be a number above 0")
     config = shared(configs)
     labels = [f"{c.task_name}-seed{c.seed}" for c in configs] if names is None else list(names)
     env, members = members_of(configs)

@@ -49,6 +49,12 @@ def test_each_of_many_runs_is_the_run_of_its_config_alone(tmp_path: Path) -> Non
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 2 * len(configs)
 
 
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_time_that_is_none_is_refused_before_anything_is_compiled(seconds: float) -> None:
+    with pytest.raises(ValueError, match="seconds = .*: must be a number above 0"):
+        train_many([small("fleet-elastic")], seconds=seconds)
+
+
 def test_runs_of_one_program_have_the_same_shapes() -> None:
     with pytest.raises(ValueError, match="rollout_length = 4: other runs of the program have 8"):
         members_of([small("fleet-elastic"), small("fleet-elastic", rollout_length=4)])
