@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import inferencegym_jax as ig
 from inferencegym_jax.fleet.action import FLEET_KNOBS, FleetAction, check_fleet_action
@@ -73,6 +75,26 @@ def test_requests_are_conserved(changes: dict[str, float], prefill: int) -> None
     gone = np.cumsum(metrics.completed) + np.cumsum(outcome.rejected.sum(-1))
     assert np.abs(came - gone - there).max() < 1e-3 * came[-1]
     assert outcome.asked.sum(-1) == pytest.approx(workload.arrivals)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 8), st.integers(0, 7)), min_size=8, max_size=8),
+    failures=st.sampled_from([0.0, 60.0]),
+    start_s=st.floats(0.0, 100.0),
+    lease_s=st.floats(0.0, 120.0),
+)
+def test_whatever_is_asked_for_no_request_is_lost_and_every_gpu_is_paid(
+    sizes: list[tuple[int, int]], failures: float, start_s: float, lease_s: float
+) -> None:
+    gpus, prefill = np.repeat(np.asarray(sizes), DECISIONS // 8, axis=0).T
+    changes = {"failures": failures, "start_s": start_s, "lease_s": lease_s}
+    *_, metrics, workload, outcome, _ = play(30.0, gpus, np.minimum(prefill, gpus - 1), **changes)
+    judged = sum(getattr(outcome, name).sum(-1) for name in ("on_time", "late", "rejected", "failed"))
+    came = np.cumsum(workload.arrivals)
+    assert np.abs(came - np.cumsum(judged) - outcome.present.sum(-1)).max() < 1e-3 * came[-1]
+    np.testing.assert_array_equal(metrics.asked, gpus)
+    assert (outcome.gpu_seconds >= 5 * gpus - 1e-3).all() and (outcome.gpu_seconds <= 5 * 8 + 1e-3).all()
 
 
 def test_tokens_are_conserved() -> None:
