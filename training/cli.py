@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from inferencegym_jax.cli.options import LogColumns, LogFrom, LogLast, LogTo, LogUnit
+from inferencegym_jax.policies.names import POLICY_HELP
 from inferencegym_jax.registry import register_file
 from training.cache import use_cache
 from training.fleet_commands import COMMANDS
@@ -138,7 +139,9 @@ def evaluate(
     policy: Annotated[
         str,
         typer.Option(
-            "--policy", "-p", help="baseline, random, reactive, best_static, trained, a run's folder or a policy file."
+            "--policy",
+            "-p",
+            help=f"{POLICY_HELP}. Of a fleet: reactive, tuned, trained, a rule's name, a file, gpus=4.",
         ),
     ],
     task: Task = "1",
