@@ -67,7 +67,7 @@ def test_record_episode_statistics_and_infos_as_a_list(mode: str) -> None:
     for i in range(N):
         assert infos[i]["episode"]["l"] == 3 and infos[i]["timestep"] == 3
         assert infos[i]["episode"]["r"] == pytest.approx(sum(step[1][i] for step in bare[:3]))
-        assert isinstance(float(infos[i]["metrics"]["ttft_p50_ms"]), float)
+        assert infos[i]["metrics"]["ttft_p50_ms"] == pytest.approx(float(bare[2][4]["metrics"]["ttft_p50_ms"][i]))
         if mode == "SameStep":
             assert infos[i]["final_obs"].shape == (14,) and infos[i]["final_info"]["timestep"] == 3
 

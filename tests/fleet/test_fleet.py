@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import inferencegym_jax as ig
 from inferencegym_jax.fleet.action import FLEET_KNOBS, FleetAction, check_fleet_action
 from inferencegym_jax.fleet.observation import FLEET_OBSERVATION, FleetObservation
-from inferencegym_jax.fleet.rules import act_by_rule, fixed, rule
+from inferencegym_jax.fleet.rules import fixed, rule
 from inferencegym_jax.models import EngineState
 from inferencegym_jax.physics.inflow import Arrivals
 from inferencegym_jax.physics.open_loop import iterations_of
@@ -314,4 +314,3 @@ def test_a_rule_plays_the_fleet_by_rollout() -> None:
     rows: Any = ig.rollout(env, params, rule(fixed(3)), [0, 0])
     assert np.asarray(rows.action.gpus).tolist() == [[3, 3]] * DECISIONS
     assert np.asarray(rows.truncated)[-1].all()
-    assert act_by_rule.__name__ == "act_by_rule"
