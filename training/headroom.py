@@ -26,7 +26,6 @@ from inferencegym_jax.numerics.bootstrap import mean_interval
 from inferencegym_jax.policies import has_trained
 from inferencegym_jax.policies.load_following import LoadPlan
 from inferencegym_jax.scoring.aggregates import aggregate
-from inferencegym_jax.scoring.grader import score_aggregates
 from inferencegym_jax.tasks.draws import Draws
 from training import lanes, oracle, rivals
 from training.intervals import interquartile
@@ -68,7 +67,7 @@ def played(problem: Problem, trajectory: ig.Trajectory) -> Played:
     kept = {name: jax.tree.map(np.asarray, getattr(trajectory, name)) for name in ("metrics", "action", "outcome")}
     aggregates = aggregate(problem.spec, kept["metrics"], kept["action"], kept["outcome"])
     columns = {
-        "score": np.asarray(score_aggregates(problem.spec, aggregates, problem.normalisers)["score"], np.float64),
+        "score": problem.score(aggregates),
         "return": np.asarray(trajectory.reward, np.float64).sum(axis=0),
         "goodput_share": np.asarray(aggregates.goodput_share, np.float64),
         "on_time_share": np.asarray(aggregates.on_time_share, np.float64),

@@ -92,7 +92,7 @@ class Problem:
         """The grader's score of each episode, float64[episodes].
 
         Args:
-            statistics: ``EpisodeStatistics`` of ``evaluate`` on this problem.
+            statistics: ``EpisodeStatistics`` of ``evaluate`` on this problem, or ``Aggregates`` of its episodes.
         """
         return np.asarray(score_aggregates(self.spec, statistics, self.normalisers)["score"], np.float64)
 
