@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import environment_share, parts, rollout, single, startup
+from benchmarks import environment_share, open_loop, parts, rollout, single, startup
 from benchmarks.plots import draw
 from inferencegym_jax.episodes import parallel
 
@@ -25,6 +25,8 @@ TARGETS = {
     "rollout_over_cartpole": ("at least", 5.0),
     "rollout_over_scipy": ("at least", 5000.0),
     "mixed_over_single": ("at most", 1.1),
+    "task_4_over_task_3": ("at least", 0.25),
+    "task_5_over_task_3": ("at least", 0.25),
     "jit_step_over_cartpole": ("at most", 1.5),
     "import_over_jax": ("at most", 1.3),
     "environment_share_of_training": ("at most", 0.15),
@@ -51,6 +53,7 @@ def main() -> None:
     }
     sections = {
         "rollout": lambda: rollout.measure(turns),
+        "open_loop": lambda: open_loop.measure(turns),
         "single": lambda: single.measure(turns),
         "parts": lambda: parts.measure_on_one_core(turns),
         "startup": lambda: startup.measure(max(turns // 2, 3)),
