@@ -111,6 +111,7 @@ def main(
     ] = "paused",
     second_seconds: Annotated[int, typer.Option(help="length of a run of second-instance (600 written down)")] = 240,
     second_repeats: Annotated[int, typer.Option(help="its runs of each policy (3 written down)")] = 1,
+    second_seed: Annotated[int, typer.Option(help="the day of its first run; each further run is of the next day")] = 0,
     drift_seconds: Annotated[int, typer.Option(help="length of a run of drift (600 written down)")] = 60,
     drift_repeats: Annotated[int, typer.Option(help="its runs of each policy (3 written down)")] = 1,
     rivals: Annotated[
@@ -196,7 +197,7 @@ def main(
         if "predict" in chosen:
             keep("predict", predicted(table_path, out / "runs.json", warmup, against))
         lengths = {
-            "second-instance": ScenarioLengths(second_seconds, second_repeats, tuple(rivals.split(","))),
+            "second-instance": ScenarioLengths(second_seconds, second_repeats, tuple(rivals.split(",")), second_seed),
             "drift": ScenarioLengths(drift_seconds, drift_repeats, None),
         }
         for name in SCENARIOS:

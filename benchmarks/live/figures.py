@@ -1,7 +1,8 @@
 """The figures of a run as Markdown, and their place in docs/live.md: ``python -m benchmarks.live --write-docs``.
 
 ``out/results.json, out/*.png -> the block between MARKS in docs/live.md, docs/images, benchmarks/live/results.json``.
-Nothing in the block is written by hand, so that the page says what was measured.
+The days of second-instance are added to those that earlier runs left. Nothing in the block is written by hand, so that
+the page says what was measured.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from benchmarks.live import days
 from benchmarks.live.gpu_figures import gpu_block
 from benchmarks.live.prediction import PERCENTILES, TITLES, target_of
 from benchmarks.live.vllm import ROOT
@@ -45,17 +47,24 @@ def write_figures(out: Path) -> list[Path]:
         fill(BEGIN_GPU, END_GPU, gpu_block(results))
         KEPT_GPU.write_text(json.dumps(results, indent=1) + "\n")
         return [PAGE, KEPT_GPU]
-    fill(BEGIN, END, block(results))
+    kept_days = KEPT.with_name(days.NAME)
+    every_day = days.kept_days(kept_days)
+    timeline = out / "second-instance.timeline.json"
+    if "second-instance" in results and timeline.exists():
+        new = days.days_of(results["second-instance"], json.loads(timeline.read_text()))
+        every_day = days.with_days(every_day, new)
+        kept_days.write_text(json.dumps(every_day, separators=(",", ":")) + "\n")
+    fill(BEGIN, END, block(results, every_day))
     KEPT.write_text(json.dumps(results, indent=1) + "\n")
     written = [PAGE, KEPT]
-    for name in ("second-instance", "drift"):
-        for found, kept in (
-            (out / f"{name}.png", IMAGES / f"live_{name.replace('-', '_')}.png"),
-            (out / f"{name}.timeline.json", KEPT.with_name(f"{name}.timeline.json")),
-        ):
-            if name in results and found.exists():
-                shutil.copyfile(found, kept)
-                written.append(kept)
+    for source, kept in (
+        (out / "second-instance.png", IMAGES / "live_second_instance.png"),
+        (out / "drift.png", IMAGES / "live_drift.png"),
+        (out / "drift.timeline.json", KEPT.with_name("drift.timeline.json")),
+    ):
+        if source.name.split(".")[0] in results and source.exists():
+            shutil.copyfile(source, kept)
+            written.append(kept)
     return written
 
 
@@ -72,8 +81,8 @@ def fill(begin: str, end: str, lines: list[str]) -> None:
     PAGE.write_text(head + begin + "\n\n" + "\n".join(lines) + "\n\n" + end + rest.split(end)[1])
 
 
-def block(results: dict[str, Any]) -> list[str]:
-    """The lines of the block, for the stages that were run."""
+def block(results: dict[str, Any], every_day: list[dict[str, Any]]) -> list[str]:
+    """The lines of the block, for the stages that were run and the days of second-instance that are kept."""
     lines = about(results)
     if "measure" in results:
         lines += ["", *measured(results["measure"]), *elsewhere(results, "measure")]
@@ -84,6 +93,8 @@ def block(results: dict[str, Any]) -> list[str]:
             picture = f"images/live_{name.replace('-', '_')}.png"
             lines += ["", f"### {title}", "", *scenario_lines(results[name]), *elsewhere(results, name)]
             lines += ["", f"![Load, instances and share on time of {name}]({picture})"]
+        if name == "second-instance" and (of_days := days.days_lines(every_day)):
+            lines += ["", *of_days]
     return lines
 
 

@@ -21,11 +21,13 @@ RECORDED = ("arrival_s", "prompt", "output", "outcome", "wait_ms", "ttft_ms", "t
 
 @dataclass(frozen=True)
 class ScenarioLengths:
-    """Length (s) and number of a scenario's runs, and the rivals; None for those that were written down."""
+    """Length (s) and number of a scenario's runs, the rivals, None for those that were written down, and the seed of
+    the first run's traffic."""
 
     seconds: int
     repeats: int
     policies: tuple[str, ...] | None
+    seed: int = 0
 
 
 def scenario_stage(
@@ -51,6 +53,7 @@ def scenario_stage(
         seconds=lengths.seconds,
         repeats=lengths.repeats,
         max_num_seqs=max_num_seqs,
+        seed=lengths.seed,
     )
 
     def show(found: dict[str, Any], trial: Trial) -> None:

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks.live import __main__ as stages
-from benchmarks.live import figures, prediction, vllm
+from benchmarks.live import days, figures, prediction, vllm
 from inferencegym_jax.live.trial.outcome import Objective
 from inferencegym_jax.live.trial.session import Record
 from tests.live.test_scenarios import result
@@ -161,6 +161,59 @@ def test_the_page_is_written_from_the_results_alone(tmp_path: Path, monkeypatch:
     page.write_text("no place")
     with pytest.raises(ValueError, match="must hold the lines"):
         figures.write_figures(tmp_path)
+
+
+def one_day(day: int, adaptive: float, late: int) -> dict[str, Any]:
+    """A minute and a half: two requests a second, of which the adaptive policy has ``late`` late in all."""
+    asked = [2] * 90
+    on_time = [1 if 20 <= second < 20 + late else 2 for second in range(90)]
+    policies = {
+        "two always": {"instances": [2.0] * 90, "asked": asked, "on_time": asked},
+        "general": {"instances": [adaptive] * 90, "asked": asked, "on_time": on_time},
+    }
+    run = {"date": "2026-11-26", "command": f"run of day {day}", "load": "0.1"}
+    about = {"run": run, "warmup_s": 10, "slowdown": 1.1, "reference": "two always", "load": [1.0] * 90}
+    return {"day": day, **about, "policies": policies}
+
+
+def test_days_of_several_runs_are_one_figure() -> None:
+    every = [one_day(0, 1.0, 0), one_day(1, 1.5, 8)]
+    figures_of_all = days.figures(every, "general")
+    # 80 counted seconds a day: 80 + 120 of 320 instance-seconds, 8 of 320 requests late, in 2 of 32 segments
+    assert figures_of_all["days"] == [0, 1] and figures_of_all["instances"] == pytest.approx(1.25)
+    saved, low, high = figures_of_all["saved"]
+    assert saved == pytest.approx(0.375) and 0.25 < low < saved < high < 0.5
+    over, low, high = figures_of_all["on_time_over"]
+    assert over == pytest.approx(-0.025) and low < over < high <= 0.0
+    lines = days.days_lines(every)
+    row = next(line for line in lines if line.startswith("| general"))
+    assert row.startswith("| general | 1.00, 100.0% | 1.50, 95.0% | 37.5% [")
+    assert "- 2026-11-26: `run of day 0`" in lines and "- 2026-11-26: `run of day 1`" in lines
+    assert days.days_lines(every[:1]) == []
+    only = one_day(2, 1.0, 0)
+    del only["policies"]["general"]  # it did not run on every day
+    assert days.figures([one for one in [*every, only] if "general" in one["policies"]], "general") == figures_of_all
+    assert "| general | 1.00, 100.0% | 1.50, 95.0% |  | 37.5% [" in "\n".join(days.days_lines([*every, only]))
+
+
+def test_a_day_that_is_run_again_takes_the_place_of_the_earlier_one(tmp_path: Path) -> None:
+    kept, again = [one_day(0, 1.0, 0), one_day(2, 1.0, 0)], one_day(0, 1.5, 8)
+    assert days.with_days(kept, [again, one_day(1, 1.0, 0)]) == [again, one_day(1, 1.0, 0), kept[1]]
+    assert days.kept_days(tmp_path / "none.json") == []
+    timeline = [{key: again[key] for key in ("load", "policies")}]
+    how = {"stretches": [{"day": 0, "rate_scale": 1.0, "first": 5}], "warmup_s": 10, "reference": "two always"}
+    results = {"how": {**how, "spare": {"slowdown": 1.1}}, "run": again["run"]}
+    assert days.days_of(results, timeline) == [again]
+    with pytest.raises(ValueError, match="timeline: holds 2 repeats, of which 1 have a day"):
+        days.days_of(results, timeline * 2)
+
+
+def test_the_days_that_are_kept_stand_on_the_page() -> None:
+    every = days.kept_days(figures.KEPT.with_name(days.NAME))
+    assert len({one["day"] for one in every}) == len(every) >= 1
+    text = figures.PAGE.read_text()
+    for line in days.days_lines(every):
+        assert line in text
 
 
 def test_the_page_has_the_place_that_is_filled() -> None:

@@ -1,0 +1,114 @@
+"""``second-instance`` over every day that was run, in one run of ``make live`` or in several.
+
+A repeat of ten minutes for each policy takes most of an hour, so the repeats that were written down need not be of one
+run: each is kept second by second (``second-instance.days.json``), and all of them together say what a policy saved. A
+day that is run again takes the place of the earlier one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inferencegym_jax.live.trial.outcome import SEGMENT_S
+from inferencegym_jax.numerics import bootstrap
+
+NAME = "second-instance.days.json"
+
+
+def kept_days(path: Path) -> list[dict[str, Any]]:
+    """The days that are kept in a file; empty where there is no such file."""
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def days_of(results: dict[str, Any], timeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A run's days, one for each repeat.
+
+    Args:
+        results: what the stage ``second-instance`` kept.
+        timeline: load and policies of each repeat, second by second.
+
+    Raises:
+        ValueError: as many stretches as repeats are wanted.
+    """
+    how = results["how"]
+    stretches = how["stretches"]
+    if len(timeline) > len(stretches):
+        raise ValueError(f"timeline: holds {len(timeline)} repeats, of which {len(stretches)} have a day")
+    about = {
+        "run": results["run"],
+        "warmup_s": how["warmup_s"],
+        "slowdown": how["spare"]["slowdown"],
+        "reference": how["reference"],
+    }
+    return [{"day": one["day"], **about, **shown} for one, shown in zip(stretches, timeline, strict=False)]
+
+
+def with_days(kept: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The days of both, in order; of a day that both have, the new one."""
+    return sorted({one["day"]: one for one in [*kept, *new]}.values(), key=lambda one: one["day"])
+
+
+def figures(days: list[dict[str, Any]], policy: str) -> dict[str, Any]:
+    """What a policy came to on the days on which it ran, beside the reference on the same seconds.
+
+    Returns:
+        {"days", "on_time_share", "instances": floats; "saved", "on_time_over": of the reference's instance-seconds, and
+        of the share on time, each (mean, low, high) with a 95 % bootstrap interval over segments of 5 s, paired}.
+    """
+    own, other = (np.concatenate([_sums(one, name or one["reference"]) for one in days]) for name in (policy, ""))
+    counts = np.concatenate([np.ones((1, len(own)), np.int64), bootstrap.draw_counts(len(own))])  # the first is all
+    asked, on_time, paid, seconds = (counts @ own).T
+    reference_asked, reference_on_time, reference_paid, _ = (counts @ other).T
+    with np.errstate(invalid="ignore"):  # a resample in which nothing was asked tells nothing
+        over = on_time / asked - reference_on_time / reference_asked
+    return {
+        "days": [one["day"] for one in days],
+        "on_time_share": float(on_time[0] / asked[0]),
+        "instances": float(paid[0] / seconds[0]),
+        "saved": _interval(1.0 - paid / reference_paid),
+        "on_time_over": _interval(over),
+    }
+
+
+def _sums(day: dict[str, Any], policy: str) -> np.ndarray:
+    """float64[segments, 4]: requests that arrived, those on time, instance-seconds, seconds."""
+    one, first = day["policies"][policy], int(day["warmup_s"])
+    columns = np.asarray([one["asked"], one["on_time"], one["instances"], np.ones(len(one["asked"]))])[:, first:]
+    return np.add.reduceat(columns, np.arange(0, columns.shape[1], int(SEGMENT_S)), axis=1).T
+
+
+def _interval(values: np.ndarray) -> tuple[float, float, float]:
+    return float(values[0]), *bootstrap.percentiles(values[1:])
+
+
+def days_lines(days: list[dict[str, Any]]) -> list[str]:
+    """Markdown: what each policy paid on each day, and what it saved on all of them; nothing for a single day."""
+    if len(days) < 2:
+        return []
+    names = list(dict.fromkeys(name for one in days for name in one["policies"]))
+    every_day = ("all its days: fewer instance-seconds", "on time, points")
+    heads = ["policy", *(f"day {one['day']}" for one in days), *every_day]
+    lines = [
+        "#### Every day that was run",
+        "",
+        f"Instances paid and share on time, a run of each policy a day; differences to {days[0]['reference']} on the "
+        "same days, with 95 % intervals over segments of 5 s.",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|" + " --- |" * len(heads),
+    ]
+    for name in names:
+        cells, ran = [name], [one for one in days if name in one["policies"]]
+        for one in days:
+            alone = figures([one], name) if one in ran else None
+            cells.append("" if alone is None else f"{alone['instances']:.2f}, {alone['on_time_share']:.1%}")
+        every = figures(ran, name)
+        (saved, low, high), over = every["saved"], [100 * x for x in every["on_time_over"]]
+        cells += [f"{saved:.1%} [{low:.1%}, {high:.1%}]", f"{over[0]:+.1f} [{over[1]:+.1f}, {over[2]:+.1f}]"]
+        lines.append("| " + " | ".join(cells) + " |")
+    runs = list(dict.fromkeys((one["run"]["date"], one["run"]["command"]) for one in days))
+    return [*lines, "", *(f"- {date}: `{command}`" for date, command in runs)]
