@@ -28,7 +28,8 @@ from inferencegym_jax.physics.iteration import (
     rough_iteration_ms,
 )
 from inferencegym_jax.physics.kernels import Iterations
-from inferencegym_jax.physics.solution import SecondPlan, Solution, plan_second, solve
+from inferencegym_jax.physics.shared_iterations import shared_prompts
+from inferencegym_jax.physics.solution import SecondPlan, Solution, limits_of, plan_second, rate_at_start, solve
 from inferencegym_jax.physics.switching import SECOND_MS, Configuration
 
 
@@ -94,6 +95,7 @@ def flow(
     action: ServeAction,
     configuration: Configuration,
     params: EngineParams,
+    is_log: jax.Array | None = None,
 ) -> Flow:
     """Admit, run and let go for one second.
 
@@ -106,6 +108,7 @@ def flow(
         action: knobs in force.
         configuration: GPUs that serve.
         params: the engine.
+        is_log: see ``serving.serve_configured``.
     """
     drafts, tier = action.spec_length.astype(jnp.float32), configuration.tier
     long = share_of_long(params.output_cv)
@@ -119,10 +122,21 @@ def flow(
     )
     demand = admission.Demand(inflow.line, inflow.here, inflow.phases[-1], held, freed, inverse)
     begin = rough_iteration_ms(grid, inflow.running * inflow.busiest, inflow.context, drafts, tier, params)
-    plan = plan_second(inflow, prompts, begin, apart, demand, long, action, configuration, params)
+
+    def shared(rate: jax.Array, iteration_ms: jax.Array) -> Prompts:
+        return shared_prompts(
+            grid, inflow, prompts, rate, iteration_ms, params.token_budget, params.prefix_share, configuration, is_log
+        )
+
+    at_start = prompts
+    if is_log is not None:
+        what = limits_of(inflow, prompts, begin, apart, inflow.own_output, long, action, configuration, params)
+        at_start = shared(rate_at_start(inflow, what, demand)[1], begin)
+    plan = plan_second(inflow, at_start, begin, apart, demand, long, action, configuration, params)
     slots = action.batch_size.astype(jnp.float32)
     at = iteration(grid, plan.middle * inflow.busiest, slots, plan.context, drafts, tier, params)
-    solution = solve(inflow, prompts, at, apart, demand, plan, long, action, configuration, params)
+    at_middle = shared(plan.entering * demand.inverse_ms, at.ms)
+    solution = solve(inflow, at_middle, at, apart, demand, plan, long, action, configuration, params)
     phases, admitted, again, completed, grown, busy, held = finish(
         engine, inflow, demand, plan, solution, long, configuration
     )

@@ -33,6 +33,7 @@ class Prompts(NamedTuple):
     mean_ms: jax.Array  # over the nodes
     iterations: jax.Array  # mean iterations' worth of room that a prompt takes
     chunk_ms: jax.Array  # ms that the prompt tokens add for which an iteration has room beside its decode tokens
+    shared_ms: jax.Array | None = None  # mean of those that share iterations (``shared_iterations``)
 
 
 class Apart(NamedTuple):
@@ -164,6 +165,33 @@ def prompts_ms(
     return compile_unit(functools.partial(_prompts, grid))(nodes, beside, budget, cached_share, tier)
 
 
+def chunked_ms(
+    grid: Iterations,
+    tokens: jax.Array,
+    beside: jax.Array,
+    room: jax.Array,
+    inverse: jax.Array,
+    base: jax.Array,
+    whole: jax.Array,
+    tier: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Iterations after the first that so many prompt tokens take, and the products that they add to all of them, ms.
+
+    Args:
+        grid: the profile.
+        tokens: to compute, at least 1.
+        beside: m, decode tokens of the iteration.
+        room: b, tokens for which it has room beside them; ``inverse`` is 1 / b.
+        inverse: see ``room``.
+        base: L(m).
+        whole: L(m + b) - L(m).
+        tier: int32, the weight format in force.
+    """
+    chunks = jnp.maximum(jnp.ceil(tokens * inverse - 1e-6) - 1.0, 0.0)
+    rest = grid.products_ms(beside + jnp.maximum(tokens - chunks * room, 1.0), tier) - base
+    return chunks, chunks * whole + rest
+
+
 def _prompts(
     grid: Iterations,
     nodes: tuple[jax.Array, ...],
@@ -179,9 +207,8 @@ def _prompts(
     added, further = [], []
     for prompt in nodes:
         tokens = jnp.maximum(prompt * computed, 1.0)
-        chunks = jnp.maximum(jnp.ceil(tokens * inverse - 1e-6) - 1.0, 0.0)
-        rest = grid.products_ms(beside + jnp.maximum(tokens - chunks * room, 1.0), tier) - base
-        added.append(chunks * whole + rest + grid.prefill_attention_ms(prompt, tier))
+        chunks, products = chunked_ms(grid, tokens, beside, room, inverse, base, whole, tier)
+        added.append(products + grid.prefill_attention_ms(prompt, tier))
         further.append(chunks)
     added, further = once(*added), once(*further)
 

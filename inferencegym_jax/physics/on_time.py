@@ -13,7 +13,9 @@ import jax.numpy as jnp
 
 from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.physics.chance import normal_share
-from inferencegym_jax.physics.iteration import TINY
+from inferencegym_jax.physics.fluid import Flow
+from inferencegym_jax.physics.iteration import TINY, Prompts, over_nodes, prompt_nodes
+from inferencegym_jax.physics.switching import SECOND_MS, Configuration
 
 
 class Judged(NamedTuple):
@@ -46,6 +48,7 @@ def time_per_token(
     cv_output: jax.Array,
     running: jax.Array,
     stiffness: jax.Array,
+    is_log: jax.Array | None = None,
 ) -> TimePerToken:
     """TPOT of the requests that finish in this second.
 
@@ -65,6 +68,8 @@ def time_per_token(
         cv_output: coefficient of variation of the outputs; the shorter ones see fewer prompts.
         running: n on one GPU.
         stiffness: g, d ln t / d ln n.
+        is_log: bool, a request ends in the midst of the second, and its TPOT is its time over its tokens; None: at the
+            second's end, and the mean of what it had in each second.
     """
     now = slowed_ms / tokens
     residence_ms = jnp.maximum(output - 1.0, 1.0) * now
@@ -78,9 +83,41 @@ def time_per_token(
     uncounted = (1.0 + square_cv) / seconds - (1.0 + square_cv * (seconds * longer) ** 2) * longer
     by_prompts = 1e-3 * admission * square_ms / jnp.maximum(1.0 - load, 0.2) * now * now * uncounted
     by_stays = (recent * (now - before)) ** 2 * square_cv * (1.0 + square_cv) ** 2 * (1.0 - recent)
+    if is_log is not None:
+        last = last_second(seconds, square_cv)
+        # a stay's tokens are the sum of its seconds' over their TPOT: its own is the harmonic mean
+        over_stay = now * before / jnp.maximum(last.mean * before + (1.0 - last.mean) * now, TINY)
+        mean = jnp.where(is_log, over_stay, mean)
+        by_stays = jnp.where(is_log, (now - before) ** 2 * last.variance, by_stays)
     slack = 1.0 - stiffness
     by_chance = (now * stiffness) ** 2 * (1.0 - slack / 3.0) / (2.0 * jnp.maximum(running, 1.0) * slack)
     return TimePerToken(mean, jnp.sqrt(by_prompts + by_stays + by_chance), by_prompts)
+
+
+class LastSecond(NamedTuple):
+    """Share of a stay that lies in the second in which it ends, over the requests that end in it."""
+
+    mean: jax.Array
+    variance: jax.Array
+
+
+def last_second(stay_s: jax.Array, square_cv: jax.Array) -> LastSecond:
+    """``min(u, tau) / tau`` for ends u that are even over the second and lognormal stays tau, at three nodes.
+
+    At a stay of tau seconds its mean is ``1 - tau / 2`` below 1 and ``1 / (2 tau)`` above, that of its square ``1 - 2
+    tau / 3`` and ``1 / (3 tau^2)``.
+
+    Args:
+        stay_s: mean stay, s.
+        square_cv: squared coefficient of variation of the stays.
+    """
+    stays = prompt_nodes(stay_s, square_cv)
+    inverse = tuple(1.0 / jnp.maximum(x, 1.0) for x in stays)
+    mean = over_nodes(tuple(jnp.where(x < 1.0, 1.0 - 0.5 * x, 0.5 * y) for x, y in zip(stays, inverse, strict=True)))
+    square = over_nodes(
+        tuple(jnp.where(x < 1.0, 1.0 - x * (2.0 / 3.0), y * y / 3.0) for x, y in zip(stays, inverse, strict=True))
+    )
+    return LastSecond(mean, jnp.maximum(square - mean * mean, 0.0))
 
 
 @compile_unit
@@ -105,6 +142,26 @@ class ShortOutputs(NamedTuple):
     chunk_square: jax.Array  # mean of its square
     full_ms: jax.Array  # what prompts add to an iteration that they fill
     tokens: jax.Array  # AL, tokens that an iteration yields a request
+
+
+def short_outputs(
+    shares: jax.Array, fluid: Flow, prompts: Prompts, tokens: jax.Array, configuration: Configuration
+) -> ShortOutputs:
+    """The short outputs of a second, and the prompt chunks that their gaps meet: none where prompts are computed
+    apart."""
+    pieces = tuple(further + 1.0 for further in prompts.further)
+    each = over_nodes(pieces)
+    rate = fluid.admitted / (SECOND_MS * configuration.gpus)
+    return ShortOutputs(
+        shares=shares,
+        iteration_ms=fluid.iteration_ms,
+        slowed_ms=fluid.slowed_ms,
+        chunks=jnp.where(configuration.prefill_gpu, 0.0, rate * each),
+        chunk_ms=prompts.mean_ms / each,
+        chunk_square=over_nodes(tuple(x * x / n for x, n in zip(prompts.added_ms, pieces, strict=True))) / each,
+        full_ms=prompts.mean_ms / prompts.iterations,
+        tokens=tokens,
+    )
 
 
 @compile_unit

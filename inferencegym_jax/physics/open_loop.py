@@ -141,6 +141,7 @@ def step(
         jnp.asarray(params.slo_ms, jnp.float32),
         kinds.engine(params.engine),
         kinds.short,
+        kinds.is_log,
     )
     workload, after = count(state, after, second, requests, kinds.shares, params, task)
     metrics, noise, violation_rate = compile_unit(functools.partial(measure, price))(state, second, params)

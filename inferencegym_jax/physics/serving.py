@@ -61,6 +61,7 @@ def serve_second(
     slo_ttft_ms: jax.Array,
     params: EngineParams,
     short: jax.Array | None = None,
+    is_log: jax.Array | None = None,
 ) -> tuple[Second, EngineState]:
     """One second of serving for one environment.
 
@@ -74,13 +75,14 @@ def serve_second(
         slo_ttft_ms: float32[3], objective on the time to first token, by class; infinite for none.
         params: the engine and the traffic.
         short: see ``serve_configured``.
+        is_log: see ``serve_configured``.
 
     Returns:
         What the second came to, and the engine after it (``running`` is the caller's to count).
     """
     configuration, switched = configure(engine, action, is_first, params)
     return serve_configured(
-        grid, engine, configuration, switched, action, arrivals, class_shares, slo_ttft_ms, params, short
+        grid, engine, configuration, switched, action, arrivals, class_shares, slo_ttft_ms, params, short, is_log
     )
 
 
@@ -95,6 +97,7 @@ def serve_configured(
     slo_ttft_ms: jax.Array,
     params: EngineParams,
     short: jax.Array | None = None,
+    is_log: jax.Array | None = None,
 ) -> tuple[Second, EngineState]:
     """``serve_second`` of engines whose configuration is known: one with its second GPU, or a fleet's that serve.
 
@@ -110,6 +113,8 @@ def serve_configured(
         switched: what changes of the state with it.
         short: float32[len(SHORT_OUTPUTS)], shares of the requests that have few tokens (``on_time.ShortOutputs``), to
             be judged by their own gaps; None: all are judged as the mean request.
+        is_log: bool, the requests are a log's: prompts share iterations (``shared_iterations``), and a request ends in
+            the midst of a second (``on_time.last_second``). None: they are not, and nothing of it is computed.
     """
     profile = grid.profile
     weights = by_tier(profile.weights_gb, grid.weight_format(configuration.tier))
@@ -119,7 +124,7 @@ def serve_configured(
         engine, arrivals, action, tokens, pool_tokens, switched.preempted_tokens, configuration, params
     )
     prompts, apart = prompts_of(grid, inflow, configuration, params)
-    fluid = flow(grid, engine, inflow, prompts, apart, action, configuration, params)
+    fluid = flow(grid, engine, inflow, prompts, apart, action, configuration, params, is_log)
     new = fluid.admitted - fluid.again
     lines = line.serve_lines(
         engine, new, arrivals.requests, class_shares, slo_ttft_ms, params.queue_capacity, fluid.slowed_ms
@@ -141,6 +146,7 @@ def serve_configured(
         slo_ttft_ms,
         params,
         short,
+        is_log,
     )
 
 
@@ -160,6 +166,7 @@ def close_second(
     slo_ttft_ms: jax.Array,
     params: EngineParams,
     short: jax.Array | None = None,
+    is_log: jax.Array | None = None,
 ) -> tuple[Second, EngineState]:
     """Lines, outcome and metrics of the second, and the engine after it."""
     profile = grid.profile
@@ -176,15 +183,16 @@ def close_second(
         params.output_cv,
         fluid.running / configuration.gpus,
         fluid.stiffness,
+        is_log,
     )
     finished = jnp.minimum(fluid.completed / jnp.maximum(inflow.running + new, TINY), 1.0)
 
     def quick(objective: jax.Array) -> jax.Array:
         if short is None:
             return on_time.share_quick(per_token, objective)
-        return on_time.share_quick_of_all(
-            per_token, objective, short_outputs(short, fluid, prompts, inflow.tokens, configuration)
-        )
+        few = on_time.short_outputs(short, fluid, prompts, inflow.tokens, configuration)
+        by_gaps = on_time.share_quick_of_all(per_token, objective, few)
+        return by_gaps if is_log is None else jnp.where(is_log, by_gaps, on_time.share_quick(per_token, objective))
 
     def judge(i: int) -> on_time.Judged:
         mine, objective = lines.classes[i], slo_ttft_ms[..., i]
@@ -284,24 +292,4 @@ def close_second(
         tier=configuration.tier,
         second_gpu=(configuration.paid > 1.5).astype(jnp.int32),
         second_running=jnp.where(configuration.apart > 0, replica, filled),
-    )
-
-
-def short_outputs(
-    shares: jax.Array, fluid: Flow, prompts: Prompts, tokens: jax.Array, configuration: Configuration
-) -> on_time.ShortOutputs:
-    """The short outputs of a second, and the prompt chunks that their gaps meet: none where prompts are computed
-    apart."""
-    pieces = tuple(further + 1.0 for further in prompts.further)
-    each = over_nodes(pieces)
-    rate = fluid.admitted / (SECOND_MS * configuration.gpus)
-    return on_time.ShortOutputs(
-        shares=shares,
-        iteration_ms=fluid.iteration_ms,
-        slowed_ms=fluid.slowed_ms,
-        chunks=jnp.where(configuration.prefill_gpu, 0.0, rate * each),
-        chunk_ms=prompts.mean_ms / each,
-        chunk_square=over_nodes(tuple(x * x / n for x, n in zip(prompts.added_ms, pieces, strict=True))) / each,
-        full_ms=prompts.mean_ms / prompts.iterations,
-        tokens=tokens,
     )

@@ -61,24 +61,33 @@ def limits_of(
     e, split = configuration.gpus, configuration.prefill_gpu
     room = pool.watermark_room(inflow.pool, action.kv_budget, inflow.prompt, params.prompt_cv, inflow.output)
     chunks = over_nodes(prompts.further) + 1.0
+    added = prompts.mean_ms if prompts.shared_ms is None else prompts.shared_ms
     return admission.Engine(
         prompt_gpus=configuration.prompt_gpus,
         slots=e * action.batch_size.astype(jnp.float32),
         room=e * jnp.minimum(room, inflow.pool),
         pace=1.0 / iteration_ms,
-        share_ms=jnp.where(split, 0.0, prompts.mean_ms / e),
+        share_ms=jnp.where(split, 0.0, added / e),
         prefill_ms=jnp.where(
             split, apart.mean_prompt_ms + apart.mean_link_ms + iteration_ms, chunks * iteration_ms + prompts.mean_ms
         ),
         least_ms=jnp.where(
             split,
             jnp.maximum(apart.mean_prompt_ms, apart.mean_link_ms),
-            prompts.mean_ms + iteration_ms * prompts.iterations,
+            added + iteration_ms * prompts.iterations,
         ),
         prompt=inflow.prompt,
         passing=phases_a_token(output, long) * inflow.tokens,
         tokens=inflow.tokens,
     )
+
+
+def rate_at_start(inflow: Inflow, what: admission.Engine, demand: admission.Demand) -> tuple[jax.Array, jax.Array]:
+    """Admissions a ms for which line, budget and memory allow at the second's start, and of them those with a slot."""
+    others = jnp.minimum(
+        jnp.minimum(inflow.line * demand.inverse_ms, admission.by_budget(what)), admission.by_memory(what, demand)
+    )
+    return others, jnp.maximum(jnp.minimum(others, admission.by_slots(what, demand)), 0.0)
 
 
 @compile_unit
@@ -96,10 +105,7 @@ def plan_second(
     """A first solution at the iteration time of the second's start: who enters, who is gone, and the middle."""
     span = configuration.span_ms
     what = limits_of(inflow, prompts, begin_ms, apart, inflow.own_output, long, action, configuration, params)
-    others = jnp.minimum(
-        jnp.minimum(inflow.line * demand.inverse_ms, admission.by_budget(what)), admission.by_memory(what, demand)
-    )
-    first = jnp.maximum(jnp.minimum(others, admission.by_slots(what, demand)), 0.0)
+    others, first = rate_at_start(inflow, what, demand)
     others, pace = once(others, admission.pace_of(what, first))
     kept, reach = remainder(inflow.phases, long, what.passing * pace, span)
     most = most_admitted(what, kept, reach, configuration)

@@ -38,13 +38,14 @@ class Kinds(NamedTuple):
     prefix_share: jax.Array
     acceptance_lengths: jax.Array  # [..., 5]
     short: jax.Array | None = None  # [..., len(SHORT_OUTPUTS)], shares with few output tokens; None: not known
+    is_log: jax.Array | None = None  # bool, they are a log's; None: no batch of these has one
 
     def engine(self, params: EngineParams) -> EngineParams:
         """The engine's params in a second of such requests."""
         return params.replace(**{name: getattr(self, name) for name in OF_ENGINE})
 
 
-OF_ENGINE = tuple(name for name in Kinds._fields if name not in ("shares", "short"))
+OF_ENGINE = tuple(name for name in Kinds._fields if name not in ("shares", "short", "is_log"))
 
 
 def replay(seed: jax.Array, step: jax.Array, rows: jax.Array, length: int) -> Requests:
@@ -110,7 +111,8 @@ def requests_of(
     def logged() -> tuple[Requests, Kinds]:
         assert trace is not None
         few = jnp.asarray(trace.short_outputs, jnp.float32)
-        return replay(seed, step, jnp.asarray(trace.rows), EPISODE_LENGTH), usual._replace(short=few)
+        kinds = usual._replace(short=few, is_log=jnp.bool_(True))
+        return replay(seed, step, jnp.asarray(trace.rows), EPISODE_LENGTH), kinds
 
     # a batch of one task draws its own traffic only; where tasks are mixed, all are drawn and one is chosen
     sources = {TRAFFIC_OF_TASK: own, TRAFFIC_FITTED: fitted, TRAFFIC_DAY: by_day}
@@ -121,7 +123,9 @@ def requests_of(
 
     def alike(draw: Callable[[], tuple[Requests, Kinds]]) -> tuple[Requests, Kinds]:
         requests, kinds = draw()
-        unknown = jnp.zeros(len(SHORT_OUTPUTS), jnp.float32)
-        return requests, kinds._replace(short=unknown) if trace is not None and kinds.short is None else kinds
+        if trace is not None and kinds.is_log is None:
+            unknown = jnp.zeros(len(SHORT_OUTPUTS), jnp.float32)
+            kinds = kinds._replace(short=unknown, is_log=jnp.bool_(False))
+        return requests, kinds
 
     return jax.lax.switch(engine.traffic, tuple(functools.partial(alike, draw) for draw in sources.values()))

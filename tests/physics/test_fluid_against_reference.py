@@ -10,11 +10,6 @@ from tests.reference.cases import CASES, committed
 from tests.reference.compare import LOG_LIMITS, NONE, Limits, limits_of, misses, of_log, row
 from tests.reference.fluid import case_figures
 
-KERNEL_STEP = (
-    "short outputs whose TPOT objective lies in the steep part of their distribution; with drafts, the step of the "
-    "products at 128 tokens besides: +4.1 and +7.5 points on time, TPOT -4.4 % (docs/fidelity.md)"
-)
-MISSED = {"coding_0.3_drafts_0": KERNEL_STEP, "coding_0.8_drafts_2": KERNEL_STEP}
 FIGURES = {
     "itl_mean_ms": 20.0,
     "ttft_mean_ms": 200.0,
@@ -24,13 +19,8 @@ FIGURES = {
 }
 
 
-def marked(name, missed):
-    reason = missed.get(name)
-    return [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param(n, marks=marked(n, MISSED)) for n in CASES if limits_of(n) is not NONE])
+@pytest.mark.parametrize("name", [name for name in CASES if limits_of(name) is not NONE])
 def test_the_fluid_follows_the_reference(name):
     assert misses(case_figures(CASES[name]), committed()["cases"][name], limits_of(name)) == []
 

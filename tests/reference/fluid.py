@@ -124,13 +124,13 @@ def _play(
     params: EngineParams,
     short: jax.Array,
 ) -> Any:
-    grid = iterations_of(ig.load_table())
+    grid, told = iterations_of(ig.load_table()), jnp.bool_(True)  # as a request log's
 
     def one(columns: tuple[jax.Array, ...], own: EngineParams, few: jax.Array) -> Any:
         def body(engine: EngineState, x: tuple[Any, ...]) -> Any:
             (count, prompt, output), action, is_first = x
             second, after = serve_second(
-                grid, engine, action, Arrivals(count, prompt, output), is_first, shares, objective_ms, own, few
+                grid, engine, action, Arrivals(count, prompt, output), is_first, shares, objective_ms, own, few, told
             )
             return after, second
 
