@@ -19,12 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from server.first_screen import FILE  # noqa: E402
-from server.programs import Programs, TaskProgram  # noqa: E402
+from server.programs import Programs  # noqa: E402
 from server.rollouts import Rollouts  # noqa: E402
 from server.schemas import RolloutRequest  # noqa: E402
 from server.service import Service  # noqa: E402
 from server.sessions import EmbeddedStore  # noqa: E402
 from server.settings import Settings  # noqa: E402
+from server.task_programs import TaskProgram  # noqa: E402
 from training import rivals  # noqa: E402
 from training.second_gpu import TASK, WINDOWS, steepest  # noqa: E402
 

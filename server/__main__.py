@@ -18,13 +18,12 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 import inferencegym_jax as ig
-from inferencegym_jax.episodes.parallel import keep
 from inferencegym_jax.traffic.log_source import regular_file
 from server.app import create_app
 from server.bounds import MESSAGE
 from server.compiler import Compiler
 from server.connections import BoundedProtocol, BoundedWebSocket
-from server.memory import ROLLOUTS_KEPT, spare_memory
+from server.memory import bound_programs, spare_memory
 from server.programs import own_log
 from server.settings import Settings
 
@@ -60,7 +59,7 @@ def application() -> FastAPI:
         threading.Thread(target=end_with, args=(parent,), name="end-with-parent", daemon=True).start()
     set_up_logging(settings)
     BoundedProtocol.most_connections = settings.connections
-    keep(ROLLOUTS_KEPT)
+    bound_programs(settings.program_memory_mb)
     spare_memory()
     compiler = Compiler()
     compiler.install()

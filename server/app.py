@@ -34,6 +34,7 @@ from server.messages import MessageCheck
 from server.metrics import Metrics
 from server.middleware import BodyLimit, Failures, Head, Observe, RateLimit, SecurityHeaders
 from server.openenv_environment import DESCRIPTION, ServingEnvironment
+from server.plans import planned_here
 from server.programs import Programs, own_log
 from server.rollouts import Rollouts
 from server.routes import catalogue, scoring, session
@@ -97,7 +98,8 @@ def create_app(settings: Settings | None = None, compiler: Compiler | None = Non
     settings = Settings() if settings is None else settings
     for path in settings.tasks_from:
         ig.register_file(path)
-    programs, metrics, store = Programs(settings.table, own_log(settings)), Metrics(), make_store(settings)
+    plan = planned_here if compiler is None else compiler.plan
+    programs, metrics, store = Programs(settings.table, own_log(settings), plan), Metrics(), make_store(settings)
     service, rollouts = Service(programs, store), Rollouts(programs, settings)
     mcp = MCPEndpoint(build_tools(service, metrics))
     scored: dict[int, dict[str, Any]] = {}
@@ -122,6 +124,8 @@ def create_app(settings: Settings | None = None, compiler: Compiler | None = Non
         log.info("compiled in %.1f s more", time.perf_counter() - start)
         if settings.warm_rollouts:
             await to_thread.run_sync(rollouts.warm_up)
+            if compiler is not None:  # which has what makes one, and then makes the others in a moment
+                await to_thread.run_sync(programs.plan_all)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -25,14 +25,22 @@ from typing import IO, Any
 
 import jax
 
-import inferencegym_jax
+import inferencegym_jax as ig
 import server
 from inferencegym_jax.episodes import parallel, single_step
+from inferencegym_jax.policies.reactive_control import ReactivePlan
 from inferencegym_jax.table.latency_table import data_path
+from server.plans import plan_of, plan_order, planned_here
 
 log = logging.getLogger("server")
 IDLE_S = 2.0  # after so long without an order the child ends, and its memory is the system's again
 END_S = 10.0  # how long it may take to end
+CHILD = {
+    # a program that JAX took from its folder cannot be made bytes of again
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+    # where in Python an operation was traced stands in the program, and takes memory wherever that is loaded
+    "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
+}
 FILES_KEPT = 64  # programs of a server without a folder for them, one to four megabytes each
 
 
@@ -45,7 +53,7 @@ def _version() -> bytes:
     """What decides a program beside its order: sources, data, versions, flags and the processor."""
     state = hashlib.sha256()
     data = data_path("calibration.json").parent
-    for folder in (*(Path(str(package.__file__)).parent for package in (inferencegym_jax, server)), data):
+    for folder in (*(Path(str(package.__file__)).parent for package in (ig, server)), data):
         for path in sorted(folder.rglob("*")):
             if path.suffix == ".py":
                 state.update(path.read_bytes())
@@ -142,6 +150,17 @@ class Compiler:
         single_step.compile_with(lambda env: self._ask("step", env))
         parallel.compile_with(lambda loop: self._ask("loop", loop))
 
+    def plan(self, problem: ig.Problem) -> ReactivePlan:
+        """The reactive controller's plan of a task, made by the child.
+
+        Raises:
+            ValueError: see ``reactive_for``.
+            CompilerFailed: see ``_ask``.
+        """
+        # there is no end of configs, and those that clients think of would take the programs' places
+        made = self._ask("plan", plan_order(problem), keeps=not problem.config)
+        return planned_here(problem) if made is None else plan_of(made)
+
     def start(self) -> None:
         """Start the child ahead of its first order; where programs are kept only with that order."""
         if not folder_of_programs():
@@ -165,13 +184,17 @@ class Compiler:
                 [sys.executable, "-m", "server.compiling"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                # a program that JAX took from its folder cannot be made bytes of again
-                env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", "PYTHONPATH": os.pathsep.join(paths)},
+                env={**os.environ, **CHILD, "PYTHONPATH": os.pathsep.join(paths)},
             )
         return self._child
 
-    def _ask(self, kind: str, what: Any) -> bytes | None:
+    def _ask(self, kind: str, what: Any, keeps: bool = True) -> bytes | None:
         """What the child makes of an order; None of one that cannot be sent to it, a policy of one's own for instance.
+
+        Args:
+            kind: of ``compiling.MAKERS``.
+            what: the order.
+            keeps: keep what it makes, for the next time.
 
         Raises:
             CompilerFailed: it could not, or ended over it.
@@ -181,6 +204,8 @@ class Compiler:
         except (TypeError, AttributeError, pickle.PicklingError) as error:
             log.warning("compiled in the server's own process, whose memory that costs: %s", error)
             return None
+        if not keeps:
+            return self._order(order)
         path = kept_at(order)
         if path is not None and path.is_file():
             return path.read_bytes()

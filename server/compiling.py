@@ -15,8 +15,9 @@ from typing import Any, BinaryIO
 
 from inferencegym_jax.episodes.parallel import loop_bytes
 from inferencegym_jax.episodes.single_step import step_bytes
+from server.plans import plan_bytes
 
-MAKERS = {"step": step_bytes, "loop": loop_bytes}
+MAKERS = {"step": step_bytes, "loop": loop_bytes, "plan": plan_bytes}
 
 
 def read(orders: BinaryIO, pending: queue.Queue[tuple[str, bytes]]) -> None:

@@ -26,8 +26,9 @@ from server.bad_input import BadInput, sentence
 from server.found import BLOCK_STEPS, PARTS, Found
 from server.kinds import FLEET
 from server.memory import let_go, trim
-from server.programs import FleetProgram, Programs
+from server.programs import Programs
 from server.schemas import RolloutRequest, config_dict
+from server.task_programs import FleetProgram
 
 REPLAY, RULE, RANDOM = range(3)  # what ``choose`` chooses
 SEARCH_SEEDS = 16  # days on which the fixed sizes are tried

@@ -1,7 +1,7 @@
 """How much memory compiled programs take, and giving freed memory back to the system.
 
 A program that is compiled in this process, be it one addition for one shape, keeps a megabyte and a half; one that was
-loaded keeps a multiple of its size, twenty.
+loaded keeps a multiple of its size (``on_demand.LOADED``), and takes more while it is loaded.
 """
 
 from __future__ import annotations
@@ -11,12 +11,19 @@ import gc
 
 import jax
 
-ROLLOUTS_KEPT = 2  # loaded rollouts; the least recently used goes, and is loaded again when it is asked for
+from inferencegym_jax.episodes import on_demand, parallel
 
+ROLLOUTS_KEPT = 2  # rollouts; the least recently used goes, and is loaded again when it is asked for
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
 LARGE = 1 << 20  # bytes; allocations from here on are the system's own, and go back to it when they are freed
 ARENAS = 1
+
+
+def bound_programs(megabytes: int) -> None:
+    """Let programs that are loaded take so much together, by estimate; what was used least recently goes first."""
+    parallel.keep(ROLLOUTS_KEPT)
+    on_demand.keep_within(megabytes * 1_000_000, before=let_go, after=trim)
 
 
 def spare_memory() -> None:

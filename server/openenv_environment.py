@@ -10,10 +10,11 @@ from openenv.core.env_server.types import EnvironmentMetadata
 
 import inferencegym_jax as ig
 from inferencegym_jax.models import Phase
-from server.programs import AnyProgram, Programs
+from server.programs import Programs
 from server.schema_parts import StateModel
 from server.schemas import ResetRequest, config_dict
 from server.service import check_finite, draw_seed, phase_of, reset_info
+from server.task_programs import AnyProgram
 
 DESCRIPTION = (
     "LLM inference control: an agent turns five serving knobs once per simulated second; a trace-driven simulator, "
@@ -22,8 +23,8 @@ DESCRIPTION = (
 
 
 class ServingEnvironment(Environment):
-    """An episode at a time. Reset and step are coroutines without awaits: a step takes less than
-    a hop to another thread and back."""
+    """An episode at a time. Reset and step are coroutines that rarely wait: a step takes less than a hop to another
+    thread and back."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
@@ -61,8 +62,8 @@ class ServingEnvironment(Environment):
             raise RuntimeError("no episode yet: send a reset first")
         if self._done:
             raise RuntimeError(f"the episode is over at step {self._steps}: send a reset")
-        kind = self._program.kind
-        outcome = self._program.step(self._state, self._program.pack_action(kind.knobs_in(action)))
+        kind, program = self._program.kind, await self._programs.in_memory(self._program)
+        outcome = program.step(self._state, program.pack_action(kind.knobs_in(action)))
         check_finite(outcome)
         self._state, self._done, self._steps = outcome.state, outcome.done, outcome.info["timestep"]
         self._total += outcome.reward

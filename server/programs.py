@@ -1,114 +1,36 @@
 """The library's single step for every task and config that is asked for, compiled when told to.
 
-``Programs.program(task, config) -> TaskProgram``; its ``reset(seed)`` and ``step(state, action)`` give ``Outcome``.
+``Programs.program(task, config) -> TaskProgram``; its ``reset(seed)`` and ``step(state, action)`` give ``Outcome``. On
+the event loop they are called right after ``ready`` or ``in_memory``, and nothing is awaited between: a program that
+others had needed the room of is loaded again first, in a thread.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import functools
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from anyio import CapacityLimiter, to_thread
 
 import inferencegym_jax as ig
-from inferencegym_jax.episodes.single_step import Outcome, SingleStep
-from inferencegym_jax.fleet.grading import grade_fleet
 from inferencegym_jax.fleet.making import draw_condition, is_anywhere
-from inferencegym_jax.policies.reactive_control import ReactivePlan
-from inferencegym_jax.policies.reactive_plans import plan_for
 from inferencegym_jax.registry.problems import needs_search
-from inferencegym_jax.scoring.episode_log import log_entry
 from inferencegym_jax.tasks import CONFIG_KEYS, check_config
 from server.bad_input import BadInput
-from server.kinds import ENGINE, FLEET, kind_of, spec_of
+from server.kinds import ENGINE, kind_of, spec_of
 from server.memory import let_go
+from server.plans import Planner, planned_here
 from server.settings import Settings
+from server.task_programs import AnyProgram, FleetProgram, TaskProgram
 
 PARAMS_KEPT = 256  # (task, config) pairs whose params stay on the device
-
-
-class TaskProgram(SingleStep):
-    """The compiled reset and step of one engine's task with one config."""
-
-    kind = ENGINE
-
-    def __init__(self, problem: ig.Problem):
-        super().__init__(problem.env, problem.params)
-        self.problem: ig.Problem = problem
-
-    @property
-    def length(self) -> int:
-        """Steps of an episode."""
-        return self.spec.episode_length
-
-    def grade(self, log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The grade of an episode log, see ``ig.grade``."""
-        return ig.grade(self.spec.id, log, self.problem.normalisers)
-
-    def log_entry(self, knobs: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
-        """The entry of an episode log of a step."""
-        info = outcome.info
-        return log_entry(self.spec, knobs, outcome.reward, info["metrics"], info.get("outcome", {}))
-
-    @property
-    def spec(self) -> ig.TaskSpec:
-        """The task."""
-        return self.problem.spec
-
-    @property
-    def config(self) -> dict[str, float]:
-        """The overrides of its weights and objective."""
-        return self.problem.config
-
-    @functools.cached_property
-    def reactive_plan(self) -> ReactivePlan:
-        """The reactive controller's plan for the task.
-
-        Raises:
-            ValueError: see ``reactive_for``.
-        """
-        plan = plan_for(self.problem.table, self.problem.params)
-        let_go()  # of the programs that made it, 90 MB
-        return plan
-
-
-class FleetProgram(SingleStep):
-    """The compiled reset and step of one fleet's task; of fleet-anywhere, of one seed's condition."""
-
-    kind = FLEET
-    config: ClassVar[dict[str, float]] = {}
-
-    def __init__(self, spec: ig.FleetSpec, env: ig.FleetEnvironment, params: ig.FleetParams):
-        super().__init__(env, cast(Any, params))
-        self.fleet_params: ig.FleetParams = params
-        self.spec: ig.FleetSpec = spec
-        self.gpus: int = int(np.asarray(params.gpus))  # that the fleet has
-
-    @property
-    def length(self) -> int:
-        """Decisions of an episode."""
-        return self.spec.decisions
-
-    def grade(self, log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The grade of an episode log, see ``grade_fleet``."""
-        return grade_fleet(log, self.fleet_params, self.spec.title)
-
-    def log_entry(self, knobs: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
-        """The entry of an episode log of a decision."""
-        info = outcome.info
-        parts = {name: info[name] for name in ("metrics", "outcome")}
-        return {"action": knobs, "reward": outcome.reward, **parts}
-
-
-AnyProgram = TaskProgram | FleetProgram
 
 
 class Replay(NamedTuple):
@@ -130,11 +52,27 @@ def own_log(settings: Settings) -> ig.RequestLog | None:
     return ig.load_trace(settings.trace, settings.trace_unit, columns=settings.trace_columns, **part)
 
 
+def _turned(held: object) -> None:
+    """Let go of what was held until the event loop turned."""
+    del held
+
+
 class Programs:
     """The programs of every task on one latency table and, where there is one, one request log; compiles when told to,
-    keeps params of recent configs."""
+    keeps params of recent configs.
 
-    def __init__(self, table: str | Path | None = None, trace: str | Path | ig.RequestLog | None = None):
+    Args:
+        table: its path; None: the shipped one.
+        trace: a request log, or its path.
+        plan: makes a reactive controller's plan.
+    """
+
+    def __init__(
+        self,
+        table: str | Path | None = None,
+        trace: str | Path | ig.RequestLog | None = None,
+        plan: Planner = planned_here,
+    ):
         # A step is shorter than a hop to jax's dispatch thread and back, and its seventy small operations gain nothing
         # from a pool of threads, which cost a third of the processor time. Takes effect if jax has not started yet.
         os.environ.setdefault("PJRT_NPROC", "1")
@@ -144,7 +82,8 @@ class Programs:
         self._programs: OrderedDict[tuple[Any, ...], AnyProgram] = OrderedDict()
         self._lock = threading.Lock()
         self._compiled: set[Any] = set()  # environments whose reset and step are
-        self._one_at_a_time, self._quick = CapacityLimiter(1), CapacityLimiter(1)
+        self._plan = plan
+        self._one_at_a_time, self._quick, self._loading = CapacityLimiter(1), CapacityLimiter(1), CapacityLimiter(1)
 
     def program(self, task: int | str, config: Mapping[str, Any] | None = None) -> TaskProgram:
         """The program of an engine's task (id or name) and a config; made where it is new, which may search.
@@ -196,9 +135,17 @@ class Programs:
         known = self._known(self._key(task, config, seed))
         if known is None and self._is_quick(task):  # its params are some dozens of small programs
             known = await to_thread.run_sync(self.of, task, config, limiter=self._quick)
-        if known is not None and known.env in self._compiled:
-            return known
-        return await to_thread.run_sync(self._compile, task, config, seed, limiter=self._one_at_a_time)
+        if known is None or known.env not in self._compiled:
+            known = await to_thread.run_sync(self._compile, task, config, seed, limiter=self._one_at_a_time)
+        return await self.in_memory(known)
+
+    async def in_memory(self, program: AnyProgram) -> AnyProgram:
+        """A program that was ready before, in memory until the event loop turns: where others had needed its room it is
+        loaded in a thread, which waits for nobody's compiler."""
+        while (held := program.hold()) is None:
+            await to_thread.run_sync(program.load, limiter=self._loading)
+        asyncio.get_running_loop().call_soon(_turned, held)
+        return program
 
     def is_found(self, task: int | str) -> bool:
         """Whether a program of the task needs no search any more."""
@@ -232,7 +179,7 @@ class Programs:
     def _made(self, task: int | str, config: dict[str, float], seed: int) -> AnyProgram:
         spec = spec_of(task)
         if isinstance(spec, ig.TaskSpec):
-            return TaskProgram(ig.problem(spec.id, table=self.table, trace=self.trace, config=config))
+            return TaskProgram(ig.problem(spec.id, table=self.table, trace=self.trace, config=config), self._plan)
         if config:
             raise BadInput(f"config: {spec.name} is a fleet, which takes none")
         if self.trace is not None:
@@ -283,3 +230,10 @@ class Programs:
         if first is not None:
             self._compile(first, None, 0)
         return rest
+
+    def plan_all(self) -> None:
+        """Make the reactive plans of all engines' tasks that need no search any more."""
+        for spec in ig.task_specs().values():
+            if self.is_found(spec.id):
+                with contextlib.suppress(ValueError):  # there is none; whoever asks for it is told why
+                    _ = self.program(spec.id).reactive_plan

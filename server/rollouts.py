@@ -2,8 +2,8 @@
 
 Episodes run in blocks of one size. A request of several keeps none of their steps: they are scored as they come, and
 simulated again where they are asked for (``trajectories``), so that memory is that of a block. The policies without
-weights are one program, and so are the trained ones: a rollout that is loaded takes 20 to 100 MB, so their number
-bounds the server's memory (``memory.ROLLOUTS_KEPT``).
+weights are one program, and so are the trained ones: a rollout that is loaded takes 20 to 100 MB, so that few are held
+(``memory.bound_programs``).
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from server.fleet_rollouts import FleetRollouts
 from server.found import BLOCK_STEPS, PARTS, Found
 from server.kinds import ENGINE, FLEET, kind_of
 from server.memory import let_go, trim
-from server.programs import Programs, TaskProgram
+from server.programs import Programs
 from server.schemas import RolloutRequest, config_dict
 from server.settings import Settings
+from server.task_programs import TaskProgram
 
 WARMED = 3  # the task whose trained policy is compiled at the start: the one of "Beat it"
 SCORED = ("action", "reward", "metrics", "outcome", "oom")  # what scores are made from

@@ -17,9 +17,10 @@ from inferencegym_jax.episodes.single_step import Outcome, read_actions
 from inferencegym_jax.models import Phase
 from inferencegym_jax.verification import first_difference
 from server.kinds import kind_of
-from server.programs import AnyProgram, Programs
+from server.programs import Programs
 from server.schema_parts import ActionBase
 from server.sessions import Session, SessionStore, new_id
+from server.task_programs import AnyProgram
 
 
 class StepConflict(RuntimeError):

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
         default=4096, ge=1, le=MOST_EPISODES, description="most episodes of one POST /rollout"
     )
     rollout_trajectories: int = Field(default=64, ge=1, description="most episodes of a POST /rollout with JSON steps")
+    program_memory_mb: int = Field(
+        default=320, ge=1, description="MB of compiled programs in memory, by estimate; the least recently used go"
+    )
     warm_rollouts: bool = Field(default=True, description="compile POST /rollout's program right after the start")
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning, error"

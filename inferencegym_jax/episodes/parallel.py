@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.episodes import portable
+from inferencegym_jax.episodes.on_demand import Loaded, Part
 from inferencegym_jax.models import is_traced
 
 # XLA's own default is 256 bits. With 512, where the processor has them, a rollout takes 0.7 times as long.
@@ -77,10 +79,10 @@ def run(
     parts = count_parts(seeds.shape[0]) if split else 1
     arguments = jax.tree.map(as_array, arguments)
     if parts == 1:
-        result = _compiled(function, static, *_signature(arguments))(*arguments)
+        result = _program(function, static, arguments)(*arguments)
         return _first(axis, result) if alone else result
     pieces = [_piece(arguments, i, parts) for i in range(parts)]
-    program = _compiled(function, static, *_signature(pieces[0]))
+    program = _program(function, static, pieces[0])
     return join(axis, each(lambda piece: program(*piece), pieces))
 
 
@@ -175,21 +177,53 @@ def compile_with(maker: Callable[[Loop], bytes | None] | None) -> None:
     _maker = maker
 
 
-def _compile(function: Any, static: tuple[Any, ...], structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
-    arguments = jax.tree.unflatten(structure, leaves)
-    loop = Loop(function.__module__, function.__name__, static, arguments)
-    made = None if _maker is None else _maker(loop)
-    if made is not None:
-        return portable.from_bytes(made)
-    return function.lower(*static, *arguments).compile(compiler_options=CPU_OPTIONS)
+class _Kept:
+    """A rollout or fold, made when it is first asked for; once, also where several ask at the same time."""
+
+    def __init__(
+        self,
+        function: Any,
+        static: tuple[Any, ...],
+        structure: Any,
+        leaves: tuple[jax.ShapeDtypeStruct, ...],
+    ):
+        arguments = jax.tree.unflatten(structure, leaves)
+        self._function = function
+        self._loop = Loop(function.__module__, function.__name__, static, arguments)
+        self._lock = threading.Lock()
+        self._program: Any = None
+
+    def program(self) -> Any:
+        """What to call with the arguments."""
+        with self._lock:
+            if self._program is None:
+                self._program = self._make()
+            return self._program
+
+    def _make(self) -> Any:
+        loop = self._loop
+        read = functools.partial(_maker, loop) if _maker is not None else lambda: None
+        made = read()
+        if made is None:
+            lowered = self._function.lower(*loop.static, *loop.arguments)
+            return lowered.compile(compiler_options=CPU_OPTIONS)
+        return Part(Loaded(read, lambda made: [made], made), 0)
 
 
-_compiled = functools.lru_cache(maxsize=PROGRAMS_KEPT)(_compile)
+_compiled = functools.lru_cache(maxsize=PROGRAMS_KEPT)(_Kept)
+_asking = threading.Lock()
+
+
+def _program(function: Any, static: tuple[Any, ...], arguments: Any) -> Any:
+    """The compiled function for arguments of these shapes."""
+    with _asking:  # two that ask for a new one at once would get one each
+        kept = _compiled(function, static, *_signature(arguments))
+    return kept.program()
 
 
 def keep(programs: int) -> None:
     """Bound how many compiled rollouts and folds this process holds: the least recently used goes, and is compiled
-    again when it is asked for. Lets go of all that are there.
+    again, or loaded, when it is asked for. Lets go of all that are there.
 
     Args:
         programs: at least 1.
@@ -200,11 +234,11 @@ def keep(programs: int) -> None:
     global _compiled
     if programs < 1:
         raise ValueError(f"programs = {programs}: must be at least 1")
-    _compiled = functools.lru_cache(maxsize=programs)(_compile)
+    _compiled = functools.lru_cache(maxsize=programs)(_Kept)
 
 
 def count_compiled() -> int:
-    """Rollouts and folds that were compiled since the start, or since ``keep``."""
+    """Rollouts and folds that were asked for and not held, since the start, or since ``keep``."""
     return _compiled.cache_info().misses
 
 

@@ -8,13 +8,10 @@ itself is one. A process that lives long has its programs compiled by one that d
 from __future__ import annotations
 
 import pickle
-import threading
 from typing import Any
 
 import jax
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
-
-_loading = threading.RLock()  # for a moment a program that is loaded takes fifty times its size: one after the other
 
 
 def to_bytes(program: Any) -> bytes:
@@ -34,10 +31,9 @@ def to_bytes(program: Any) -> bytes:
 
 
 def from_bytes(data: bytes) -> Any:
-    """The program (``jax.stages.Compiled``) of ``to_bytes``, loaded.
+    """The program (``jax.stages.Compiled``) of ``to_bytes``, loaded; ``on_demand.Loaded`` loads one at a time.
 
     Args:
         data: from this machine and this user only: loading runs what it holds.
     """
-    with _loading:
-        return deserialize_and_load(*pickle.loads(data))
+    return deserialize_and_load(*pickle.loads(data))

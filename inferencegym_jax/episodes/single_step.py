@@ -27,6 +27,7 @@ import numpy as np
 
 from inferencegym_jax.episodes import portable
 from inferencegym_jax.episodes.forks import check_not_forked
+from inferencegym_jax.episodes.on_demand import Compiled, Loaded, Part
 from inferencegym_jax.episodes.packing import Layout
 from inferencegym_jax.episodes.wrapped import check_played_by_step_env, episode_of, suited
 from inferencegym_jax.models import KNOBS, EnvParams, Knob, ServeAction, check_seed, shown
@@ -79,45 +80,12 @@ class _Scalars:
     done: Any  # bool
 
 
-class _Compiled:
-    """A function of arrays, compiled for its one shape at the first call.
-
-    As fast as ``jit``; but the program does not go with ``jax.clear_caches()``, so that a long-lived process can let go
-    of what tracing left, which is several times as large.
-    """
-
-    def __init__(self, function: Callable[..., jax.Array], *shapes: jax.ShapeDtypeStruct):
-        self._function, self._shapes = function, shapes
-        self._lock = threading.Lock()
-        self._program: Any = None
-
-    def __call__(self, *arguments: Any) -> jax.Array:
-        return (self._program or self.compile())(*arguments)
-
-    def compile(self) -> Any:
-        """The compiled program, made where there is none yet."""
-        with self._lock:
-            if self._program is None:
-                self._program = jax.jit(self._function).lower(*self._shapes).compile()
-        return self._program
-
-
-class _Loaded:
-    """The same, compiled by another process."""
-
-    def __init__(self, data: bytes):
-        self._program = portable.from_bytes(data)
-
-    def __call__(self, *arguments: Any) -> jax.Array:
-        return self._program(*arguments)
-
-
 class _Program:
     """The compiled reset and step of one environment; serves every task and config of its table and its dynamics.
-    Pickled, it is compiled."""
+    Pickled, it lacks both: see ``step_bytes``."""
 
-    reset: Callable[..., jax.Array]
-    step: Callable[..., jax.Array]
+    reset: Compiled | Part
+    step: Compiled | Part
 
     def __init__(self, env: Any):
         params = env.default_params
@@ -166,17 +134,23 @@ class _Program:
         # No hop to another thread within a call: half of its time or less. The open loop's last bits would change.
         whole = in_one_piece(step) if env.dynamics == "closed_loop" else step
         task = jax.ShapeDtypeStruct((self.params.words,), np.int32)
-        self.reset = _Compiled(reset, jax.ShapeDtypeStruct((1,), np.int32), task)
-        self.step = _Compiled(
-            whole, jax.ShapeDtypeStruct((WIDTH, self.state.words + self.action.words), np.int32), task
-        )
+        self.reset = Compiled(reset, jax.ShapeDtypeStruct((1,), np.int32), task)
+        self.step = Compiled(whole, jax.ShapeDtypeStruct((WIDTH, self.state.words + self.action.words), np.int32), task)
 
     def __getstate__(self) -> dict[str, Any]:
-        parts: Any = {"reset": self.reset, "step": self.step}
-        return vars(self) | {name: portable.to_bytes(part.compile()) for name, part in parts.items()}
+        return {name: value for name, value in vars(self).items() if name not in ("reset", "step")}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state | {name: _Loaded(state[name]) for name in ("reset", "step")})
+
+def _of_bytes(made: bytes, again: Callable[[], bytes | None]) -> _Program:
+    """The program of ``step_bytes``, which ``again`` gives once more whenever reset and step are loaded again."""
+    program = pickle.loads(made)[0]
+    both = Loaded(again, _reset_and_step, made)
+    program.reset, program.step = Part(both, 0), Part(both, 1)
+    return program
+
+
+def _reset_and_step(made: bytes) -> list[bytes]:
+    return pickle.loads(made)[1]
 
 
 PROGRAMS_KEPT = 16  # of environments; the first made goes
@@ -192,8 +166,9 @@ def _program_of(env: Any) -> _Program:
         return program
     with _making:
         if (program := _programs.get(env)) is None:
-            made = None if _maker is None else _maker(env)
-            program = _Program(env) if made is None else pickle.loads(made)
+            again = functools.partial(_maker, env) if _maker is not None else lambda: None
+            made = again()
+            program = _Program(env) if made is None else _of_bytes(made, again)
             while len(_programs) >= PROGRAMS_KEPT:
                 del _programs[next(iter(_programs))]
             _programs[env] = program
@@ -209,7 +184,8 @@ def step_bytes(env: Any) -> bytes:
     Raises:
         TypeError, AttributeError, pickle.PicklingError: the environment has parts that cannot be pickled.
     """
-    return pickle.dumps(_Program(env))
+    program = _Program(env)
+    return pickle.dumps((program, [portable.to_bytes(part.load()) for part in (program.reset, program.step)]))
 
 
 def compile_with(maker: Callable[[Any], bytes | None] | None) -> None:
@@ -262,6 +238,19 @@ class SingleStep:
     @functools.cached_property
     def _packed(self) -> jax.Array:
         return jax.device_put(np.frombuffer(self._program.params.pack_concrete(self.params), np.int32))
+
+    def hold(self) -> object | None:
+        """What keeps reset and step in memory for as long as somebody has it, so that a call waits for nothing; None
+        where they are still to be compiled, or loaded where another process compiled them (``on_demand``)."""
+        program = self._own or _programs.get(self.env)
+        held = None if program is None else (program.reset.hold(), program.step.hold())
+        return None if held is None or None in held else held
+
+    def load(self) -> None:
+        """Compile reset and step, or load them, where a call would."""
+        program = self._program
+        program.reset.load()
+        program.step.load()
 
     @property
     def state_bytes(self) -> int:

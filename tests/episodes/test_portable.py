@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
-from inferencegym_jax.episodes import parallel, portable, single_step
+from inferencegym_jax.episodes import on_demand, parallel, portable, single_step
 from inferencegym_jax.episodes.single_step import SingleStep
 
 pytestmark = pytest.mark.ci
@@ -28,8 +29,12 @@ sys.stdout.buffer.write({"step": step_bytes, "loop": loop_bytes}[kind](what))
 
 
 def elsewhere(kind: str, what: object) -> bytes:
+    return compiled(pickle.dumps((kind, what)))
+
+
+@functools.cache
+def compiled(order: bytes) -> bytes:
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    order = pickle.dumps((kind, what))
     done = subprocess.run([sys.executable, "-c", COMPILE], input=order, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     return done.stdout
@@ -53,6 +58,7 @@ def orders() -> Iterator[list[str]]:
     single_step.compile_with(step)
     parallel.compile_with(loop)
     yield asked
+    on_demand.keep_within(None)
     single_step.compile_with(None)
     parallel.compile_with(None)
     single_step._programs.clear()
@@ -80,6 +86,51 @@ def test_a_rollout_from_elsewhere_is_the_rollout(orders: list[str]):
     own = ig.rollout(env, params, ig.policies.baseline, [1, 2], length=3)
     assert jax.tree.structure(loaded) == jax.tree.structure(own)
     assert all(map(np.array_equal, jax.tree.leaves(loaded), jax.tree.leaves(own)))
+
+
+def test_a_step_that_others_needed_the_room_of_is_loaded_again_and_the_same(orders: list[str]):
+    env, params = ig.make(1)
+    single = SingleStep(env, params)
+    assert single.hold() is None
+    first = single.reset(7)
+    assert single.hold() and orders == ["step"]
+    on_demand.keep_within(1)
+    rolled = ig.rollout(env, params, ig.policies.baseline, [1, 2], length=3)
+    assert single.hold() is None and orders == ["step", "loop"]
+    assert single.reset(7) == first and single.hold() and orders == ["step", "loop", "step"]
+    again = ig.rollout(env, params, ig.policies.baseline, [1, 2], length=3)
+    assert all(map(np.array_equal, jax.tree.leaves(rolled), jax.tree.leaves(again)))
+    assert single.hold() is None and orders == ["step", "loop", "step", "loop"]
+    single.load()
+    assert single.hold()
+
+
+def test_a_step_of_this_process_is_loaded_when_it_is_compiled_and_stays():
+    env, params = ig.make(1)
+    single_step._programs.clear()
+    on_demand.keep_within(1)
+    try:
+        single = SingleStep(env, params)
+        assert single.hold() is None
+        single.load()
+        assert single.hold() and single.reset(7).observation
+    finally:
+        on_demand.keep_within(None)
+
+
+def test_two_that_ask_for_a_rollout_at_once_have_it_made_once(orders: list[str]):
+    env, params = ig.make(1)
+    rewards: list[np.ndarray] = []
+
+    def play() -> None:
+        rewards.append(np.asarray(ig.rollout(env, params, ig.policies.baseline, [1, 2], length=3).reward))
+
+    threads = [threading.Thread(target=play) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert orders == ["loop"] and len(rewards) == 2 and np.array_equal(*rewards)
 
 
 def test_a_maker_that_gives_nothing_leaves_it_to_this_process(orders: list[str]):

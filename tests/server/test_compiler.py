@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 import inferencegym_jax as ig
 from inferencegym_jax.episodes.single_step import SingleStep
+from inferencegym_jax.policies.reactive_plans import plan_for
 from server import compiler as module
+from server import plans
 from server.compiler import Compiler, CompilerFailed, Files
 
 pytestmark = pytest.mark.ci
@@ -111,6 +114,41 @@ def test_what_cannot_be_sent_is_left_to_the_server_and_said(compiler: Compiler, 
     with caplog.at_level(logging.WARNING, "server"):
         assert compiler._ask("loop", lambda: None) is None
     assert "in the server's own process" in caplog.text and not is_running(compiler)
+
+
+def test_its_plans_are_the_librarys(compiler: Compiler):
+    problem = ig.problem(4, config={"slo_tpot_ms": 40.0})
+    made, own = compiler.plan(problem), plan_for(problem.table, problem.params)
+    assert jax.tree.structure(made) == jax.tree.structure(own)
+    for mine, librarys in zip(jax.tree.leaves(made), map(np.asarray, jax.tree.leaves(own)), strict=True):
+        assert mine.dtype == librarys.dtype and np.array_equal(mine, librarys)
+
+
+def test_a_plan_that_there_is_none_of_is_refused_in_words(compiler: Compiler, monkeypatch: pytest.MonkeyPatch):
+    def none_fits(*order: object) -> None:
+        raise ValueError("reactive: no action fits")
+
+    monkeypatch.setattr(plans, "plan_for", none_fits)
+    monkeypatch.setattr(compiler, "_order", lambda order: plans.plan_bytes(pickle.loads(pickle.loads(order)[1])))
+    with pytest.raises(ValueError, match="no action fits"):
+        compiler.plan(ig.problem(1))
+
+
+def test_plans_of_configs_do_not_take_the_programs_places(compiler: Compiler, monkeypatch: pytest.MonkeyPatch):
+    orders: list[bytes] = []
+
+    def answer(order: bytes) -> bytes:
+        orders.append(order)
+        return pickle.dumps("none")
+
+    monkeypatch.setattr(compiler, "_order", answer)
+    for config, asked in (({}, 1), ({"slo_ttft_ms": 250.0}, 2)):
+        problem = ig.problem(1, config=config)
+        orders.clear()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="none"):
+                compiler.plan(problem)
+        assert len(orders) == asked
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
