@@ -33,7 +33,8 @@ def planned_here(problem: ig.Problem) -> ReactivePlan:
 
 def plan_order(problem: ig.Problem) -> Any:
     """What ``plan_bytes`` is to be told of a task."""
-    return problem.table, jax.tree.map(np.asarray, problem.params)
+    params = jax.tree.map(lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, problem.params)
+    return problem.table, params
 
 
 def plan_bytes(order: Any) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,6 +25,10 @@ class Stepped(Exception):
     pass
 
 
+class Held:
+    pass
+
+
 class Gone:
     """A program that is not in memory until it was loaded so often."""
 
@@ -32,9 +37,14 @@ class Gone:
     def __init__(self, loads: int):
         self.missing = loads
         self.threads: list[int] = []
+        self.held: Any = None  # the last that was handed out, for as long as somebody has it
 
-    def hold(self) -> object | None:
-        return self if self.missing <= 0 else None
+    def hold(self) -> Held | None:
+        if self.missing > 0:
+            return None
+        held = Held()
+        self.held = weakref.ref(held)
+        return held
 
     def load(self) -> None:
         self.threads.append(threading.get_ident())
@@ -59,6 +69,20 @@ def test_it_is_loaded_in_a_thread_and_waits_for_no_compiler(loads: int):
 
     loop = asyncio.run(ask())
     assert len(program.threads) == loads and loop not in program.threads
+
+
+def test_it_is_held_until_the_event_loop_turns():
+    """Whoever asked for it steps it before: a thread that needs its room must not take it away between."""
+    programs, program = Programs(), Gone(0)
+
+    async def ask() -> None:
+        await programs.in_memory(cast(Any, program))
+        assert program.held() is not None
+        for _ in range(2):
+            await asyncio.sleep(0)
+        assert program.held() is None
+
+    asyncio.run(ask())
 
 
 def test_a_step_over_the_websocket_waits_until_it_is_loaded():
