@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     )
     rollout_trajectories: int = Field(default=64, ge=1, description="most episodes of a POST /rollout with JSON steps")
     program_memory_mb: int = Field(
-        default=320, ge=1, description="MB of compiled programs in memory, by estimate; the least recently used go"
+        default=400, ge=1, description="MB of compiled programs in memory, by estimate; the least recently used go"
     )
     warm_rollouts: bool = Field(default=True, description="compile POST /rollout's program right after the start")
     log_level: str = Field(

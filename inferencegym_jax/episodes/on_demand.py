@@ -17,8 +17,8 @@ import jax
 
 from inferencegym_jax.episodes import portable
 
-LOADED, LOADING = 20, 50
-"""Times its bytes that a program takes in memory: loaded, and at most while it is being loaded."""
+LOADED, LOADING = 25, 60
+"""Times its bytes that a program takes in memory at most: loaded, and while it is being loaded."""
 
 
 class Compiled:
