@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import time
 
 import jax
 
@@ -16,6 +17,7 @@ from inferencegym_jax.episodes import on_demand, parallel
 ROLLOUTS_KEPT = 2  # rollouts; the least recently used goes, and is loaded again when it is asked for
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
+PAUSE_S = 0.01  # between parts each of which stops all threads for a while: a request is answered between
 LARGE = 1 << 20  # bytes; allocations from here on are the system's own, and go back to it when they are freed
 ARENAS = 1
 
@@ -23,7 +25,7 @@ ARENAS = 1
 def bound_programs(megabytes: int) -> None:
     """Let programs that are loaded take so much together, by estimate; what was used least recently goes first."""
     parallel.keep(ROLLOUTS_KEPT)
-    on_demand.keep_within(megabytes * 1_000_000, before=let_go, after=trim)
+    on_demand.keep_within(megabytes * 1_000_000, before=make_way, after=trim)
 
 
 def spare_memory() -> None:
@@ -38,7 +40,16 @@ def let_go() -> None:
     """Give back what making and loading a program left, where the C library can: what JAX compiled along the way, too,
     which is compiled again when it is wanted again. What the child compiled stays."""
     jax.clear_caches()
+    time.sleep(PAUSE_S)
     gc.collect()
+    time.sleep(PAUSE_S)
+    trim()
+
+
+def make_way() -> None:
+    """The same without looking for what only refers to itself, which takes longest: a load comes next."""
+    jax.clear_caches()
+    time.sleep(PAUSE_S)
     trim()
 
 

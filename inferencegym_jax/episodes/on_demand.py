@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from inferencegym_jax.episodes import portable
 
 LOADED, LOADING = 25, 60
 """Times its bytes that a program takes in memory at most: loaded, and while it is being loaded."""
+PAUSE_S = 0.01  # after a program was dropped, which stops all of Python's threads for up to 0.15 s: they go on
 
 
 class Compiled:
@@ -185,3 +187,4 @@ def _let_go_for(size: int) -> None:
             return
         taken -= LOADED * one.size
         one.let_go()
+        time.sleep(PAUSE_S)

@@ -130,7 +130,7 @@ def test_two_that_ask_for_a_rollout_at_once_have_it_made_once(orders: list[str])
         thread.start()
     for thread in threads:
         thread.join(120)
-    assert orders == ["loop"] and len(rewards) == 2 and np.array_equal(*rewards)
+    assert orders == ["loop"] and len(rewards) == 2 and np.array_equal(rewards[0], rewards[1])
 
 
 def test_a_maker_that_gives_nothing_leaves_it_to_this_process(orders: list[str]):
