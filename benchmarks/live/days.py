@@ -85,6 +85,12 @@ def _interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(values[0]), *bootstrap.percentiles(values[1:])
 
 
+def _cell(day: dict[str, Any], policy: str) -> str:
+    alone, foretold = figures([day], policy), day["policies"][policy]["foretold"]
+    shares = f"{alone['on_time_share']:.1%} / {foretold['on_time_share']:.1%}"
+    return f"{alone['instances']:.2f} / {foretold['instances']:.2f}, {shares}"
+
+
 def days_lines(days: list[dict[str, Any]]) -> list[str]:
     """Markdown: what each policy paid on each day, and what it saved on all of them; nothing for a single day."""
     if len(days) < 2:
@@ -95,8 +101,8 @@ def days_lines(days: list[dict[str, Any]]) -> list[str]:
     lines = [
         "#### Every day that was run",
         "",
-        f"Instances paid and share on time, a run of each policy a day; differences to {days[0]['reference']} on the "
-        "same days, with 95 % intervals over segments of 5 s.",
+        "Instances paid and share on time of a run a day, measured / predicted; differences to "
+        f"{days[0]['reference']} on the same days, with 95 % intervals over segments of 5 s.",
         "",
         "| " + " | ".join(heads) + " |",
         "|" + " --- |" * len(heads),
@@ -104,8 +110,7 @@ def days_lines(days: list[dict[str, Any]]) -> list[str]:
     for name in names:
         cells, ran = [name], [one for one in days if name in one["policies"]]
         for one in days:
-            alone = figures([one], name) if one in ran else None
-            cells.append("" if alone is None else f"{alone['instances']:.2f}, {alone['on_time_share']:.1%}")
+            cells.append(_cell(one, name) if one in ran else "")
         every = figures(ran, name)
         (saved, low, high), over = every["saved"], [100 * x for x in every["on_time_over"]]
         cells += [f"{saved:.1%} [{low:.1%}, {high:.1%}]", f"{over[0]:+.1f} [{over[1]:+.1f}, {over[2]:+.1f}]"]

@@ -167,9 +167,10 @@ def one_day(day: int, adaptive: float, late: int) -> dict[str, Any]:
     """A minute and a half: two requests a second, of which the adaptive policy has ``late`` late in all."""
     asked = [2] * 90
     on_time = [1 if 20 <= second < 20 + late else 2 for second in range(90)]
-    policies = {
-        "two always": {"instances": [2.0] * 90, "asked": asked, "on_time": asked},
-        "general": {"instances": [adaptive] * 90, "asked": asked, "on_time": on_time},
+    foretold = {"instances": 1.234, "on_time_share": 0.98765}
+    policies: dict[str, Any] = {
+        "two always": {"instances": [2.0] * 90, "asked": asked, "on_time": asked, "foretold": foretold},
+        "general": {"instances": [adaptive] * 90, "asked": asked, "on_time": on_time, "foretold": foretold},
     }
     run = {"date": "2026-11-26", "command": f"run of day {day}", "load": "0.1"}
     about = {"run": run, "warmup_s": 10, "slowdown": 1.1, "reference": "two always", "load": [1.0] * 90}
@@ -187,13 +188,15 @@ def test_days_of_several_runs_are_one_figure() -> None:
     assert over == pytest.approx(-0.025) and low < over < high <= 0.0
     lines = days.days_lines(every)
     row = next(line for line in lines if line.startswith("| general"))
-    assert row.startswith("| general | 1.00, 100.0% | 1.50, 95.0% | 37.5% [")
+    assert row.startswith("| general | 1.00 / 1.23, 100.0% / 98.8% | 1.50 / 1.23, 95.0% / 98.8% | 37.5% [")
     assert "- 2026-11-26: `run of day 0`" in lines and "- 2026-11-26: `run of day 1`" in lines
     assert days.days_lines(every[:1]) == []
     only = one_day(2, 1.0, 0)
     del only["policies"]["general"]  # it did not run on every day
     assert days.figures([one for one in [*every, only] if "general" in one["policies"]], "general") == figures_of_all
-    assert "| general | 1.00, 100.0% | 1.50, 95.0% |  | 37.5% [" in "\n".join(days.days_lines([*every, only]))
+    assert "| general | 1.00 / 1.23, 100.0% / 98.8% | 1.50 / 1.23, 95.0% / 98.8% |  | 37.5% [" in "\n".join(
+        days.days_lines([*every, only])
+    )
 
 
 def test_a_day_that_is_run_again_takes_the_place_of_the_earlier_one(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.foretold import SpareTimes, measure_spare
 from inferencegym_jax.live.trial.outcome import Objective, ranking
 from inferencegym_jax.live.trial.runs import Run, Trial, TrialSettings, run_trial
+from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.table.latency_table import load_table
 
 DRAIN_TTFT = 2.0  # TTFT objectives for which requests in flight are waited for at a run's end
@@ -233,7 +234,8 @@ def timeline(
     trial: Trial, setting: Setting, objective: Objective, settings: TrialSettings, seconds: int
 ) -> list[dict[str, Any]]:
     """Second by second, a repeat each: load that arrives, and for every policy instances paid, requests that arrived
-    and how many of them were on time; measured."""
+    and how many of them were on time; measured. Beside them what was foretold of the repeat without its warm-up: mean
+    instances paid and share on time."""
     result: list[dict[str, Any]] = []
     for repeat in range(settings.repeats):
         load = setting.load(setting.traffic(settings.seed + repeat))
@@ -246,9 +248,23 @@ def timeline(
                 "instances": [round(x, 3) for x in paid],
                 "asked": np.bincount(second, minlength=seconds).tolist(),
                 "on_time": np.bincount(second, met, minlength=seconds).astype(int).tolist(),
+                "foretold": _foretold(
+                    trial.predicted[name][repeat], trial.predicted_logs[name][repeat], objective, settings.warmup_s
+                ),
             }
         result.append({"load": [round(float(x), 3) for x in load], "policies": policies})
     return result
+
+
+def _foretold(
+    records: Sequence[Record], log: Sequence[dict[str, Any]], objective: Objective, warmup_s: float
+) -> dict[str, float | None]:
+    met = [objective.met(record) for record in records if record.arrival_s >= warmup_s]
+    paid = [float(entry["outcome"]["gpu_seconds"]) for entry in log[int(warmup_s) :]]
+    return {
+        "instances": round(float(np.mean(paid)), 4),
+        "on_time_share": round(float(np.mean(met)), 5) if met else None,
+    }
 
 
 def _json(value: float) -> float | None:
