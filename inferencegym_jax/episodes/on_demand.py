@@ -51,13 +51,17 @@ class Compiled:
         return self._program
 
 
-class _Together:
-    """Programs that are loaded together, which somebody may hold by it."""
+class Together:
+    """Programs that are loaded together, which somebody may hold by it.
 
-    __slots__ = ("programs", "__weakref__")
+    Args:
+        programs: each a ``jax.stages.Compiled``.
+    """
+
+    __slots__ = ("__weakref__", "programs")
 
     def __init__(self, programs: tuple[Any, ...]):
-        self.programs = programs
+        self.programs: tuple[Any, ...] = programs
 
 
 class Loaded:
@@ -74,8 +78,8 @@ class Loaded:
     ):
         self._read, self._split, self._made = read, split, made
         self._lock = threading.Lock()  # who asks for the same programs waits, and finds them loaded
-        self._kept: _Together | None = None
-        self._last: Callable[[], _Together | None] = lambda: None  # those loaded last, while somebody holds them
+        self._kept: Together | None = None
+        self._last: Callable[[], Together | None] = lambda: None  # those loaded last, while somebody holds them
         self.size: int = 0  # bytes of what was loaded last
         self.used: int = 0  # when they were called last, as a number that rises
 
@@ -85,7 +89,7 @@ class Loaded:
         together = self.hold() or self._last()
         return self.load() if together is None else together.programs
 
-    def hold(self) -> _Together | None:
+    def hold(self) -> Together | None:
         """What keeps the programs there for ``get`` for as long as somebody has it; None where they are not in memory,
         or are on their way out of it. To ask is to use them: others go before them."""
         self.used = next(_uses)
@@ -113,7 +117,7 @@ class Loaded:
                 self.size = sum(map(len, pieces))
                 _let_go_for(self.size)
                 _before()
-                together = _Together(tuple(map(portable.from_bytes, pieces)))
+                together = Together(tuple(map(portable.from_bytes, pieces)))
                 self._kept, self._last = together, weakref.ref(together)
                 _in_memory.add(self)
                 _after()
