@@ -53,7 +53,8 @@ def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) 
     Args:
         name: what it is called in the message.
         value: as it came in.
-        least, most: ends of the range, both allowed; no ``most``: as large as one likes.
+        least: smallest that is allowed.
+        most: largest that is allowed; None: as large as one likes.
 
     Raises:
         ValueError: it is none (no bool, no text, no float), or out of the range.
