@@ -117,4 +117,5 @@ def _shared(
 
 
 def _weighed(values: tuple[jax.Array, ...]) -> jax.Array:
-    return sum((w * x for w, x in zip(WEIGHTS[1:], values[1:], strict=True)), WEIGHTS[0] * values[0])
+    terms: list[jax.Array] = [weight * value for weight, value in zip(WEIGHTS, values, strict=True)]
+    return sum(terms[1:], terms[0])
