@@ -17,7 +17,6 @@ from inferencegym_jax.episodes import on_demand, parallel
 ROLLOUTS_KEPT = 2  # rollouts; the least recently used goes, and is loaded again when it is asked for
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
-PAUSE_S = 0.01  # between parts each of which stops all threads for a while: a request is answered between
 LARGE = 1 << 20  # bytes; allocations from here on are the system's own, and go back to it when they are freed
 ARENAS = 1
 
@@ -38,18 +37,19 @@ def spare_memory() -> None:
 
 def let_go() -> None:
     """Give back what making and loading a program left, where the C library can: what JAX compiled along the way, too,
-    which is compiled again when it is wanted again. What the child compiled stays."""
+    which is compiled again when it is wanted again. What the child compiled stays. Requests are answered between its
+    parts, each of which stops all threads for a while."""
     jax.clear_caches()
-    time.sleep(PAUSE_S)
+    time.sleep(on_demand.PAUSE_S)
     gc.collect()
-    time.sleep(PAUSE_S)
+    time.sleep(on_demand.PAUSE_S)
     trim()
 
 
 def make_way() -> None:
     """The same without looking for what only refers to itself, which takes longest: a load comes next."""
     jax.clear_caches()
-    time.sleep(PAUSE_S)
+    time.sleep(on_demand.PAUSE_S)
     trim()
 
 

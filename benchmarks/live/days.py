@@ -57,10 +57,10 @@ def figures(days: list[dict[str, Any]], policy: str) -> dict[str, Any]:
 
     Returns:
         {"days", "on_time_share", "instances": floats; "saved", "on_time_over": of the reference's instance-seconds, and
-        of the share on time, each (mean, low, high) with a 95 % bootstrap interval over segments of 5 s, paired}.
+        of the share on time, each {"mean", "low", "high"}, a 95 % bootstrap interval over segments of 5 s, paired}.
     """
     own, other = (np.concatenate([_sums(one, name or one["reference"]) for one in days]) for name in (policy, ""))
-    counts = np.concatenate([np.ones((1, len(own)), np.int64), bootstrap.draw_counts(len(own))])  # the first is all
+    counts = bootstrap.draw_counts_and_all(len(own))
     asked, on_time, paid, seconds = (counts @ own).T
     reference_asked, reference_on_time, reference_paid, _ = (counts @ other).T
     with np.errstate(invalid="ignore"):  # a resample in which nothing was asked tells nothing
@@ -69,8 +69,8 @@ def figures(days: list[dict[str, Any]], policy: str) -> dict[str, Any]:
         "days": [one["day"] for one in days],
         "on_time_share": float(on_time[0] / asked[0]),
         "instances": float(paid[0] / seconds[0]),
-        "saved": _interval(1.0 - paid / reference_paid),
-        "on_time_over": _interval(over),
+        "saved": bootstrap.all_and_interval(1.0 - paid / reference_paid),
+        "on_time_over": bootstrap.all_and_interval(over),
     }
 
 
@@ -79,10 +79,6 @@ def _sums(day: dict[str, Any], policy: str) -> np.ndarray:
     one, first = day["policies"][policy], int(day["warmup_s"])
     columns = np.asarray([one["asked"], one["on_time"], one["instances"], np.ones(len(one["asked"]))])[:, first:]
     return np.add.reduceat(columns, np.arange(0, columns.shape[1], int(SEGMENT_S)), axis=1).T
-
-
-def _interval(values: np.ndarray) -> tuple[float, float, float]:
-    return float(values[0]), *bootstrap.percentiles(values[1:])
 
 
 def _cell(day: dict[str, Any], policy: str) -> str:
@@ -112,8 +108,11 @@ def days_lines(days: list[dict[str, Any]]) -> list[str]:
         for one in days:
             cells.append(_cell(one, name) if one in ran else "")
         every = figures(ran, name)
-        (saved, low, high), over = every["saved"], [100 * x for x in every["on_time_over"]]
-        cells += [f"{saved:.1%} [{low:.1%}, {high:.1%}]", f"{over[0]:+.1f} [{over[1]:+.1f}, {over[2]:+.1f}]"]
+        saved, over = every["saved"], {key: 100 * value for key, value in every["on_time_over"].items()}
+        cells += [
+            "{mean:.1%} [{low:.1%}, {high:.1%}]".format(**saved),
+            "{mean:+.1f} [{low:+.1f}, {high:+.1f}]".format(**over),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     runs = list(dict.fromkeys((one["run"]["date"], one["run"]["command"]) for one in days))
     return [*lines, "", *(f"- {date}: `{command}`" for date, command in runs)]

@@ -24,6 +24,11 @@ def draw_counts(units: int, resamples: int = RESAMPLES, seed: int = 0) -> np.nda
     return np.random.default_rng(seed).multinomial(units, np.full(units, 1.0 / units), size=resamples)
 
 
+def draw_counts_and_all(units: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """``draw_counts`` below a row of ones, which is all units as they are, int64[1 + resamples, units]."""
+    return np.concatenate([np.ones((1, units), np.int64), draw_counts(units, resamples, seed)])
+
+
 def percentiles(samples: Any) -> tuple[float, float]:
     """The two ends of the 95 % interval of a statistic, from its values on the resamples, float64[resamples].
 
@@ -35,6 +40,16 @@ def percentiles(samples: Any) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.percentile(known, CONFIDENCE)
     return float(low), float(high)
+
+
+def all_and_interval(values: Any) -> dict[str, float]:
+    """A statistic of all units with its 95 % interval: ``{"mean", "low", "high"}``.
+
+    Args:
+        values: float64[1 + resamples], the statistic on each row of ``draw_counts_and_all``.
+    """
+    low, high = percentiles(values[1:])
+    return {"mean": float(values[0]), "low": low, "high": high}
 
 
 def mean_interval(values: Any, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, float]:

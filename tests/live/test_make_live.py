@@ -182,9 +182,9 @@ def test_days_of_several_runs_are_one_figure() -> None:
     figures_of_all = days.figures(every, "general")
     # 80 counted seconds a day: 80 + 120 of 320 instance-seconds, 8 of 320 requests late, in 2 of 32 segments
     assert figures_of_all["days"] == [0, 1] and figures_of_all["instances"] == pytest.approx(1.25)
-    saved, low, high = figures_of_all["saved"]
+    saved, low, high = figures_of_all["saved"].values()
     assert saved == pytest.approx(0.375) and 0.25 < low < saved < high < 0.5
-    over, low, high = figures_of_all["on_time_over"]
+    over, low, high = figures_of_all["on_time_over"].values()
     assert over == pytest.approx(-0.025) and low < over < high <= 0.0
     lines = days.days_lines(every)
     row = next(line for line in lines if line.startswith("| general"))

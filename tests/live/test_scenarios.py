@@ -351,6 +351,9 @@ def test_second_instance_on_engines_whose_times_are_known(
     assert measured["two always"]["instances"]["mean"] == pytest.approx(2.0, rel=0.02)
     assert found["how"]["written_down"] == {"seconds": 600, "repeats": 3} and found["how"]["spare"]["start_s"] > 0
     assert abs(found["gap"]["two always"]) < 0.15 and len(found["timeline"][0]["load"]) == 25
+    for name, shown in found["timeline"][0]["policies"].items():  # of one repeat, what was foretold of all
+        for key, value in shown["foretold"].items():
+            assert value == pytest.approx(found["predicted"][name][key]["mean"], abs=1e-4)
     assert verdict(found) and len(found["order"]) == 3
     assert found["how"]["spare"]["slowdown"] == pytest.approx(1.3, rel=0.12)
     assert [each["how"]["not_run"] for each, _ in kept] == [["load-following"], []]  # from the reference's run on

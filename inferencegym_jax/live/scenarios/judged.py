@@ -131,7 +131,7 @@ def summaries(
         reference's: over_reference -> on_time_share, score, and instance_seconds_saved, a share of the reference's.
     """
     count = len(found[reference].asked)
-    counts = np.concatenate([np.ones((1, count), np.int64), bootstrap.draw_counts(count)])  # the first is all of it
+    counts = bootstrap.draw_counts_and_all(count)
     totals = {name: segments.drawn(counts) for name, segments in found.items()}
     static = static_reference(spec, {name: totals[name] for name in fixed})
     values = {
@@ -148,14 +148,9 @@ def summaries(
         beside = values[reference]
         over = {key: own[key] - beside[key] for key in ("on_time_share", "score")}
         over["instance_seconds_saved"] = 1.0 - own["instances"] / beside["instances"]
-        result[name] = {key: _interval(column) for key, column in own.items()}
-        result[name]["over_reference"] = {key: _interval(column) for key, column in over.items()}
+        result[name] = {key: bootstrap.all_and_interval(column) for key, column in own.items()}
+        result[name]["over_reference"] = {key: bootstrap.all_and_interval(column) for key, column in over.items()}
     return result
-
-
-def _interval(values: np.ndarray) -> dict[str, float]:
-    low, high = bootstrap.percentiles(values[1:])
-    return {"mean": float(values[0]), "low": low, "high": high}
 
 
 def latencies(records: Sequence[Record], warmup_s: float) -> dict[str, float]:

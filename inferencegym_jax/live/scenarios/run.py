@@ -21,14 +21,13 @@ from inferencegym_jax.live.capacity.settings import SpareSettings, check_apart
 from inferencegym_jax.live.measure.beside import BESIDE_S, check_beside, load_of
 from inferencegym_jax.live.scenarios.described import Drift, LiveScenario, SecondInstance, scenario_of
 from inferencegym_jax.live.scenarios.drift import LONG, SHORT, drift
-from inferencegym_jax.live.scenarios.judged import latencies, segments_of, static_reference, summaries
+from inferencegym_jax.live.scenarios.judged import Segments, latencies, segments_of, static_reference, summaries
 from inferencegym_jax.live.scenarios.rivals import Foretold, Rivals, drift_rivals, second_instance_rivals
 from inferencegym_jax.live.scenarios.second_instance import Setting, second_instance
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.foretold import SpareTimes, measure_spare
 from inferencegym_jax.live.trial.outcome import Objective, ranking
 from inferencegym_jax.live.trial.runs import Run, Trial, TrialSettings, run_trial
-from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.table.latency_table import load_table
 
 DRAIN_TTFT = 2.0  # TTFT objectives for which requests in flight are waited for at a run's end
@@ -244,26 +243,24 @@ def timeline(
             second = np.array([min(int(record.arrival_s), seconds - 1) for record in repeats[repeat]], int)
             met = np.array([objective.met(record) for record in repeats[repeat]], float)
             paid = [float(entry["outcome"]["gpu_seconds"]) for entry in trial.logs[name][repeat]]
+            foretold = Run(trial.predicted[name][repeat], trial.predicted_logs[name][repeat])
             policies[name] = {
                 "instances": [round(x, 3) for x in paid],
                 "asked": np.bincount(second, minlength=seconds).tolist(),
                 "on_time": np.bincount(second, met, minlength=seconds).astype(int).tolist(),
                 "foretold": _foretold(
-                    trial.predicted[name][repeat], trial.predicted_logs[name][repeat], objective, settings.warmup_s
+                    segments_of([foretold], setting.problem.spec, objective, settings.warmup_s, seconds)
                 ),
             }
         result.append({"load": [round(float(x), 3) for x in load], "policies": policies})
     return result
 
 
-def _foretold(
-    records: Sequence[Record], log: Sequence[dict[str, Any]], objective: Objective, warmup_s: float
-) -> dict[str, float | None]:
-    met = [objective.met(record) for record in records if record.arrival_s >= warmup_s]
-    paid = [float(entry["outcome"]["gpu_seconds"]) for entry in log[int(warmup_s) :]]
+def _foretold(segments: Segments) -> dict[str, float | None]:
+    asked, on_time = segments.asked.sum(), segments.on_time.sum()
     return {
-        "instances": round(float(np.mean(paid)), 4),
-        "on_time_share": round(float(np.mean(met)), 5) if met else None,
+        "instances": round(float(segments.instance_s.sum() / segments.steps.sum()), 4),
+        "on_time_share": round(float(on_time / asked), 5) if asked else None,
     }
 
 
