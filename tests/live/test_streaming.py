@@ -78,8 +78,10 @@ def test_an_engine_that_dies_in_mid_stream_truncates_and_does_not_hang(launch: C
     async def run() -> Stream:
         endpoint = Endpoint(dying.url, "fake")
         async with open_client(endpoint) as client:
-            task = asyncio.create_task(stream_completion(client, endpoint, Generation(8, 1000)))
-            await asyncio.sleep(0.3)
+            begun = asyncio.Event()
+            answer = stream_completion(client, endpoint, Generation(8, 1000), lambda *_: begun.set())
+            task = asyncio.create_task(answer)
+            await asyncio.wait_for(begun.wait(), 20)
             dying.process.kill()
             return await asyncio.wait_for(task, 5)
 
