@@ -28,7 +28,7 @@ from rich.console import Console
 from benchmarks.live.figures import write_figures
 from benchmarks.live.prediction import judge, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
-from benchmarks.live.scenarios import ScenarioLengths, scenario_stage
+from benchmarks.live.scenarios import LEARNED, ScenarioLengths, scenario_stage
 from benchmarks.live.sent import read_runs, send
 from benchmarks.live.vllm import (
     SPARE_STARTS,
@@ -44,15 +44,18 @@ from inferencegym_jax.cli.live import parse_shares
 from inferencegym_jax.cli.measure_report import measure_and_report
 from inferencegym_jax.cli.options import parse_slo
 from inferencegym_jax.cli.trial_report import plot_trial, trial_table, verdict
+from inferencegym_jax.live.measure.beside import BESIDE_S, load_of
 from inferencegym_jax.live.measure.plan import MeasureSettings
 from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.foretold import measure_spare
 from inferencegym_jax.live.trial.outcome import ranking
 from inferencegym_jax.live.trial.request import TrialRequest, compare
 from inferencegym_jax.live.trial.runs import TrialSettings
 from inferencegym_jax.table.latency_table import load_table
 
 SCENARIOS = ("second-instance", "drift")
-STAGES = ("engine", "measure", "send", "predict", *SCENARIOS, "learn", "trial", "repeat", "control")
+STAGES = ("engine", "measure", "send", "predict", "learn-second", *SCENARIOS, "learn", "trial", "repeat", "control")
+WITH_SPARE = ("learn-second", "second-instance")
 SHORT = ("engine", "measure", "send", "predict", *SCENARIOS)
 RUN_ITSELF = ("run", "start", "engine")  # of the last run; every stage says of which run it is
 OFFLINE = ("predict",)  # needs the table and the runs, and no engine
@@ -66,7 +69,11 @@ def main(
         str | None, typer.Option(help="an engine that runs already, instead of vLLM on the CPU")
     ] = None,
     stages: Annotated[
-        str | None, typer.Option(help=f"comma-separated, among {', '.join(STAGES)}; default: all of them")
+        str | None,
+        typer.Option(
+            help=f"comma-separated, among {', '.join(STAGES)}; default: all of them, "
+            f"learn-second where --rivals has {LEARNED}"
+        ),
     ] = None,
     short: Annotated[bool, typer.Option("--short", help=f"the stages {', '.join(SHORT)}")] = False,
     folder: Annotated[
@@ -128,15 +135,18 @@ def main(
         for path in write_figures(out):
             console.print(f"wrote {path}")
         return
+    of_second = tuple(rivals.split(","))
     chosen = chosen_stages(stages, short)
+    if stages is None and LEARNED not in of_second:
+        chosen = [stage for stage in chosen if stage != "learn-second"]  # nobody would send it
     sent_shares, sent_prompts = numbers("shares", shares), token_counts("prompts", prompts)
     if base_url is not None and folder is not None:
         raise typer.BadParameter("--folder: contradicts --base-url, whose engine runs already")
     if spare_start not in SPARE_STARTS:
         raise typer.BadParameter(f"spare-start = {spare_start!r}: must be one of {', '.join(SPARE_STARTS)}")
-    if base_url is not None and "second-instance" in chosen:
-        chosen = [stage for stage in chosen if stage != "second-instance"]
-        say("second-instance is left out: with --base-url nothing says how a second engine starts (inferencegym trial)")
+    if base_url is not None and (dropped := [stage for stage in chosen if stage in WITH_SPARE]):
+        chosen = [stage for stage in chosen if stage not in dropped]
+        say(f"left out: {', '.join(dropped)}; with --base-url nothing says how a second engine starts")
     out.mkdir(parents=True, exist_ok=True)
     path = out / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -148,7 +158,9 @@ def main(
         console.print(f"[bold]{name}[/] {json.dumps(shown)}", highlight=False, soft_wrap=True)
 
     stem = model.replace("/", "--")
-    table_path, learned = out / f"{stem}.parquet", out / "learned.npz"
+    table_path, learned, second = (out / name for name in (f"{stem}.parquet", "learned.npz", "learned-second.npz"))
+    if LEARNED in of_second and "second-instance" in chosen and "learn-second" not in chosen and not second.exists():
+        raise typer.BadParameter(f"rivals: {LEARNED} needs {second}, which the stage learn-second makes")
     if set(chosen) <= set(OFFLINE):
         keep("predict", predicted(table_path, out / "runs.json", warmup, against))
         return
@@ -159,7 +171,7 @@ def main(
         keep("engine", {"folder": str(place), "fetched": fetched(place), "seconds": time.monotonic() - begun})
     if chosen == ["engine"]:
         return
-    wants_spare = spare_start if "second-instance" in chosen else None
+    wants_spare = spare_start if set(WITH_SPARE) & set(chosen) else None
     own = (
         instances(Served(place, model, max_num_seqs, kv_tokens), out, wants_spare)
         if base_url is None
@@ -196,8 +208,16 @@ def main(
             )
         if "predict" in chosen:
             keep("predict", predicted(table_path, out / "runs.json", warmup, against))
+        if "learn-second" in chosen and both.spare is not None:
+            from benchmarks.live.learn_second import learn_second  # the trainer and its packages, as below
+
+            begun = time.monotonic()
+            load_on_both = load_of(load_table(table_path), BESIDE_S)
+            times = asyncio.run(measure_spare(both.spare, endpoint, load_on_both))
+            trained = learn_second(table_path, times, second_seconds, max_num_seqs, second, say)
+            keep("learn-second", {**trained, "policy": second.name, "seconds": time.monotonic() - begun})
         lengths = {
-            "second-instance": ScenarioLengths(second_seconds, second_repeats, tuple(rivals.split(",")), second_seed),
+            "second-instance": ScenarioLengths(second_seconds, second_repeats, of_second, second_seed, second),
             "drift": ScenarioLengths(drift_seconds, drift_repeats, None),
         }
         for name in SCENARIOS:
@@ -227,9 +247,9 @@ def main(
         if "trial" in chosen:
             keep("trial", trial(request, out, {str(learned): "learned"}))
         if "repeat" in chosen:
-            second = out / f"{stem}-second.parquet"
-            measure_and_report(endpoint, dataclasses.replace(settings, seed=1000), second, True, console)
-            keep("repeat", table_difference(load_table(table_path), load_table(second)))
+            again = out / f"{stem}-second.parquet"
+            measure_and_report(endpoint, dataclasses.replace(settings, seed=1000), again, True, console)
+            keep("repeat", table_difference(load_table(table_path), load_table(again)))
         if "control" in chosen:
             keep("control", control(engine, model, streams))
 

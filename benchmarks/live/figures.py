@@ -91,7 +91,10 @@ def block(results: dict[str, Any], every_day: list[dict[str, Any]]) -> list[str]
     for name, title in (("second-instance", "A second instance that comes and goes"), ("drift", "Drift")):
         if name in results:
             picture = f"images/live_{name.replace('-', '_')}.png"
-            lines += ["", f"### {title}", "", *scenario_lines(results[name]), *elsewhere(results, name)]
+            lines += ["", f"### {title}", "", *scenario_lines(results[name])]
+            if name == "second-instance" and "learn-second" in results:
+                lines += learned_second(results["learn-second"])
+            lines += elsewhere(results, name)
             lines += ["", f"![Load, instances and share on time of {name}]({picture})"]
         if name == "second-instance" and (of_days := days.days_lines(every_day)):
             lines += ["", *of_days]
@@ -161,6 +164,15 @@ def predicted(found: dict[str, Any]) -> list[str]:
         cells.append(f"{row['on_time_measured']:.1%} / {row['on_time_predicted']:.1%}")
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def learned_second(found: dict[str, Any]) -> list[str]:
+    """What the policies that were trained for second-instance are foretold on days that are not sent."""
+    scores = ", ".join(f"{name} {score:.3f}" for name, score in found["scores"].items())
+    return [
+        f"- learned: {found['chosen']} of those that `learn-second` trained in {found['seconds']:.0f} s, with the best "
+        f"score foretold on two days that were not sent: {scores}."
+    ]
 
 
 def scenario_lines(found: dict[str, Any]) -> list[str]:

@@ -16,18 +16,33 @@ from inferencegym_jax.live.scenarios.run import ScenarioRequest, run_scenario
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.runs import Trial
 
+LEARNED = "learned"
 RECORDED = ("arrival_s", "prompt", "output", "outcome", "wait_ms", "ttft_ms", "tpot_ms", "tokens")
 
 
 @dataclass(frozen=True)
 class ScenarioLengths:
-    """Length (s) and number of a scenario's runs, the rivals, None for those that were written down, and the seed of
-    the first run's traffic."""
+    """Length (s) and number of a scenario's runs, the rivals, None for those that were written down, the seed of the
+    first run's traffic, and the policy file that the rival ``LEARNED`` stands for."""
 
     seconds: int
     repeats: int
     policies: tuple[str, ...] | None
     seed: int = 0
+    learned: Path | None = None
+
+    @property
+    def played(self) -> tuple[str, ...] | None:
+        """The rivals as a trial takes them: ``LEARNED`` by its file."""
+        if self.policies is None or self.learned is None:
+            return self.policies
+        return tuple(str(self.learned) if name == LEARNED else name for name in self.policies)
+
+    def named(self, found: dict[str, Any]) -> dict[str, Any]:
+        """JSON-ready figures of a trial, in which the file is ``LEARNED`` again."""
+        if self.learned is None:
+            return found
+        return json.loads(json.dumps(found).replace(json.dumps(str(self.learned)), json.dumps(LEARNED)))
 
 
 def scenario_stage(
@@ -49,7 +64,7 @@ def scenario_stage(
         endpoint,
         table,
         spare,
-        policies=lengths.policies,
+        policies=lengths.played,
         seconds=lengths.seconds,
         repeats=lengths.repeats,
         max_num_seqs=max_num_seqs,
@@ -57,6 +72,7 @@ def scenario_stage(
     )
 
     def show(found: dict[str, Any], trial: Trial) -> None:
+        found = lengths.named(found)
         lines = verdict(found)
         console.print(scenario_table(found))
         for line in lines:
@@ -64,7 +80,7 @@ def scenario_stage(
         plot_scenario(found, out / f"{name}.png")
         kept = {key: value for key, value in found.items() if key != "timeline"}
         (out / f"{name}.timeline.json").write_text(json.dumps(found["timeline"], separators=(",", ":")))
-        (out / f"{name}.requests.json").write_text(json.dumps(requests(trial), separators=(",", ":")))
+        (out / f"{name}.requests.json").write_text(json.dumps(lengths.named(requests(trial)), separators=(",", ":")))
         keep({**kept, "verdict": lines})
 
     run_scenario(request, lambda text: console.print(text, highlight=False), show)

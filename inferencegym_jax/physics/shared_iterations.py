@@ -103,17 +103,22 @@ def _shared(
         return chunked_ms(grid, jnp.maximum(tokens, 1.0), beside, room, inverse, base, whole, tier)[1]
 
     computed = 1.0 - cached_share
-    alone = over_nodes(tuple(products(x * computed) for x in prompt_nodes(prompt, square_cv)))
     some = -jnp.expm1(-taken)
     single = taken - taken * some  # P1
     several = some - single
     sizes = tuple(jnp.exp(x * jnp.sqrt(jnp.log1p(square_cv))) for x in DEVIATIONS)
     unit = prompt * computed / _weighed(sizes)  # so that the mean is exact
-    one = _weighed(tuple(products(unit * x) for x in sizes))
     mean = prompt * computed * taken * some / several
     square = several * ((1.0 + square_cv) / (taken * some) + 1.0 / (some * some)) - 1.0
-    more = over_nodes(tuple(products(x) for x in prompt_nodes(mean, jnp.maximum(square, 0.0))))
-    return lone_ms + (single * one + several * more) / taken - alone
+    asked = (
+        tuple(x * computed for x in prompt_nodes(prompt, square_cv)),
+        tuple(unit * x for x in sizes),
+        prompt_nodes(mean, jnp.maximum(square, 0.0)),
+    )
+    # all of them in one lookup
+    found = iter(jax.vmap(products)(jnp.stack([x for part in asked for x in part])))
+    alone, one, more = (tuple(next(found) for _ in part) for part in asked)
+    return lone_ms + (single * _weighed(one) + several * over_nodes(more)) / taken - over_nodes(alone)
 
 
 def _weighed(values: tuple[jax.Array, ...]) -> jax.Array:

@@ -229,12 +229,19 @@ def test_a_client_that_leaves_cancels_upstream_and_leaves_the_queue(launch: Call
 def test_killing_the_upstream_in_mid_stream_gives_errors_and_no_hangs(launch: Callable[..., Any]) -> None:
     dying = launch("--a", 20)
 
+    async def call(client: httpx.AsyncClient, url: str, begun: asyncio.Event) -> httpx.Response:
+        async with client.stream("POST", f"{url}/v1/completions", json=body(1000)) as answer:
+            async for _ in answer.aiter_raw():
+                begun.set()
+        return answer
+
     async def run(url: str) -> list[Any]:
+        begun = asyncio.Event()
         async with httpx.AsyncClient(timeout=20, trust_env=False) as client:
-            calls = [client.post(f"{url}/v1/completions", json=body(1000)) for _ in range(8)]
+            calls = [call(client, url, begun) for _ in range(8)]
             gathered = asyncio.gather(*calls, return_exceptions=True)
             await asyncio.to_thread(dying.settled, running=8)
-            await asyncio.sleep(0.3)  # some tokens
+            await asyncio.wait_for(begun.wait(), 20)  # a token has come
             dying.process.kill()
             return await asyncio.wait_for(gathered, 10)
 

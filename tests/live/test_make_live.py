@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from benchmarks.live import __main__ as stages
 from benchmarks.live import days, figures, prediction, vllm
+from benchmarks.live.scenarios import ScenarioLengths
 from inferencegym_jax.live.trial.outcome import Objective
 from inferencegym_jax.live.trial.session import Record
 from tests.live.test_scenarios import result
@@ -79,6 +80,24 @@ def test_flags_that_contradict_each_other_start_nothing(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2 and "contradicts --base-url" in result.output.replace("\n", " ")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_learned_rival_of_which_there_is_no_file_is_refused_before_an_engine_is_looked_for(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(stages.main)
+    arguments = ["--stages", "second-instance", "--rivals", "two always,learned", "--out", str(tmp_path)]
+    refused = CliRunner().invoke(app, arguments)
+    said = " ".join(refused.output.replace("│", " ").split())
+    assert refused.exit_code == 2 and "learned needs" in said and "which the stage learn-second makes" in said
+
+
+def test_the_learned_rival_is_played_from_its_file_and_named_in_the_figures(tmp_path: Path) -> None:
+    file = tmp_path / "learned-second.npz"
+    lengths = ScenarioLengths(600, 1, ("two always", "learned"), learned=file)
+    assert lengths.played == ("two always", str(file))
+    found = {"measured": {str(file): 1, "two always": 2}, "order": [[str(file), "two always"]]}
+    assert lengths.named(found) == {"measured": {"learned": 1, "two always": 2}, "order": [["learned", "two always"]]}
+    assert ScenarioLengths(600, 1, None).played is None
 
 
 def test_an_instance_has_a_core_and_a_pool_of_its_own(tmp_path: Path) -> None:
@@ -152,7 +171,11 @@ def test_the_page_is_written_from_the_results_alone(tmp_path: Path, monkeypatch:
     assert [path.name for path in written] == ["live.md", "kept.json", "live_second_instance.png"]
     again = text
     figures.write_figures(tmp_path)
-    assert page.read_text() == again
+    assert page.read_text() == again and "- learned:" not in again
+    trained = {"chosen": "seed 1", "seconds": 400.0, "scores": {"two always": 0.8, "seed 1": 0.87}}
+    (tmp_path / "results.json").write_text(json.dumps(results() | {"learn-second": trained}))
+    figures.write_figures(tmp_path)
+    assert "- learned: seed 1 of those" in page.read_text() and "two always 0.800, seed 1 0.870." in page.read_text()
     earlier = {"date": "2026-11-25", "command": "y", "load": "2.0"}
     kept = results() | {"predict": {**results()["predict"], "run": earlier}}
     (tmp_path / "results.json").write_text(json.dumps(kept))
