@@ -116,8 +116,8 @@ def _shared(
         prompt_nodes(mean, jnp.maximum(square, 0.0)),
     )
     # all of them in one lookup
-    found = iter(jax.vmap(products)(jnp.stack([x for part in asked for x in part])))
-    alone, one, more = (tuple(next(found) for _ in part) for part in asked)
+    ms = iter(jax.vmap(products)(jnp.stack([x for part in asked for x in part])))
+    alone, one, more = (tuple(next(ms) for _ in part) for part in asked)
     return lone_ms + (single * _weighed(one) + several * over_nodes(more)) / taken - over_nodes(alone)
 
 

@@ -200,6 +200,7 @@ def restless(key, observation, carry):
     return ig.policies.random(key, observation, carry)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [1, 2, 3, 4])
 def test_the_whole_score_as_a_reward_adds_up_to_the_score_exactly(task):
     problem = ig.problem(task)
@@ -211,6 +212,7 @@ def test_the_whole_score_as_a_reward_adds_up_to_the_score_exactly(task):
         np.testing.assert_allclose(rewards.sum(axis=0) / len(rewards), score, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_saved_gpus_that_cost_requests_on_time_are_not_paid_for_by_the_whole_score():
     problem = ig.problem(4)
     asked = dict(problem.normalisers, static_gpus=2.0, static_on_time_share=1.0)  # one GPU is half, and some are late

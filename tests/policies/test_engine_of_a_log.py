@@ -15,6 +15,7 @@ from inferencegym_jax.policies.engine_units import engine_of
 LOG = Path(__file__).resolve().parents[2] / "data" / "example_requests.csv"
 
 
+@pytest.mark.slow
 def test_the_engine_of_a_log_is_told_its_prompts() -> None:
     problem = ig.problem(4, trace=LOG)
     log = problem.trace

@@ -51,7 +51,7 @@ def test_evaluate_plays_the_log_with_its_own_normalisers(log: str) -> None:
     assert problem.normalisers != ig.problem(4).normalisers  # a score by request need not differ for it
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_the_best_static_action_is_searched_on_the_log(log: str) -> None:
     mine, seeds = ig.problem(4, trace=log), np.arange(6)
     scores = {

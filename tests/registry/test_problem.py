@@ -35,7 +35,7 @@ def test_other_dynamics_and_a_config_are_kept_and_change_what_they_should() -> N
     assert opened.best_static.batch_size in opened.table.axes["batch_size"]
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_its_score_is_the_graders_with_its_own_normalisers() -> None:
     problem = ig.problem(2, dynamics="open_loop")
     played = ig.evaluate(problem.env, problem.params, ig.policies.baseline, np.arange(4))

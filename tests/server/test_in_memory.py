@@ -93,7 +93,7 @@ def test_a_step_over_the_websocket_waits_until_it_is_loaded():
     assert len(program.threads) == 1 and threading.get_ident() not in program.threads
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_sessions_of_several_tasks_where_one_program_has_room_are_their_twins(tmp_path: Path):
     """A step of task 4, or a rollout, lets the program of tasks 1 and 2 go, and they that of task 4."""
     tasks = (*HTTP_TASKS, WS_TASK)

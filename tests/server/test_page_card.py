@@ -24,6 +24,7 @@ def today() -> int:
     return int(datetime.datetime.now(datetime.UTC).strftime("%Y%m%d"))
 
 
+@pytest.mark.slow
 def test_beat_it_is_you_against_the_trained_policy_on_todays_seed(page: Browser, site: str, tmp_path: Path) -> None:
     visit(page, site, "task=6&seed=1&policy=baseline&rival=&gamma=0.5")  # 600 seconds are too many to drive by hand
     days = {today()}

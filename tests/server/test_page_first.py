@@ -152,6 +152,7 @@ def test_a_seed_typed_out_of_range_is_refused_beside_its_field(page: Browser, si
     assert page.text("#seed-trouble") == ""
 
 
+@pytest.mark.slow
 def test_what_an_address_asks_for_in_vain_is_told(page: Browser, site: str) -> None:
     visit(page, site, "task=99&policy=nobody&rival=baseline&seed=1&gamma=-3")
     told = page.text("#trouble")
@@ -160,6 +161,7 @@ def test_what_an_address_asks_for_in_vain_is_told(page: Browser, site: str) -> N
     assert "as rival" not in told
 
 
+@pytest.mark.slow
 def test_no_driver_is_a_twin_of_its_rival_unless_it_is_asked_for(page: Browser, site: str) -> None:
     for query in ("", "task=1", "task=2&seed=3", "task=7&seed=3"):
         visit(page, site, query)

@@ -83,6 +83,7 @@ def test_reward_and_slo_can_be_overridden_and_given_back(page: Browser, site: st
     assert page.text("#task-facts li") == "SLO 300 ms TTFT"
 
 
+@pytest.mark.slow
 def test_the_trained_policy_can_be_chosen_on_every_task_that_has_one(page: Browser, site: str) -> None:
     visit(page, site, "task=3&seed=0&policy=trained&rival=trained")
     for task in ("4", "5", "1"):

@@ -58,6 +58,7 @@ def test_another_policy_or_version_is_found(row: Row) -> None:
     assert "nowhere.npz" in said
 
 
+@pytest.mark.slow
 def test_rows_that_are_played_together_are_judged_each_by_its_own_episodes(row: Row) -> None:
     longer = measured(dataclasses.replace(row, name="longer", episodes=EPISODES + 2))
     random = measured(dataclasses.replace(row, name="random", policy="random"))

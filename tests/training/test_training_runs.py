@@ -150,7 +150,7 @@ def test_staggered_environments_start_all_over_the_episode() -> None:
     np.testing.assert_array_equal(np.asarray(state.env_state.time), np.arange(8) * 25)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_networks_of_many_seeds_are_made_one_after_another() -> None:
     """JAX's batched QR, twice in a program, can wait for its own threads for ever."""
     env, params = ig.make(2)
