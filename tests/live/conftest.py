@@ -127,8 +127,8 @@ def body(output: int = 5, prompt: int = 4, tag: str = "w", stream: bool = True, 
 
 
 def status(url: str, until: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
-    """``/status``, once it is as wanted (or what it is after five seconds)."""
-    deadline = time.monotonic() + 5
+    """``/status``, once it is as wanted (or what it is after thirty seconds)."""
+    deadline = time.monotonic() + 30
     while True:
         found = httpx.get(f"{url}/status", trust_env=False).json()
         if until(found) or time.monotonic() > deadline:
