@@ -28,7 +28,7 @@ from rich.console import Console
 from benchmarks.live.figures import write_figures
 from benchmarks.live.prediction import judge, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
-from benchmarks.live.scenarios import LEARNED, ScenarioLengths, scenario_stage
+from benchmarks.live.scenarios import LEARNED, ScenarioLengths, learned_named, scenario_stage
 from benchmarks.live.sent import read_runs, send
 from benchmarks.live.vllm import (
     SPARE_STARTS,
@@ -228,7 +228,7 @@ def main(
                 )
         request = TrialRequest(
             endpoint=endpoint,
-            policies=[str(learned) if name == "learned" else name for name in policies.split(",")],
+            policies=[str(learned) if name == LEARNED else name for name in policies.split(",")],
             table=table_path,
             load=load,
             prompt_scale=0.3,
@@ -245,7 +245,7 @@ def main(
             learn(request, learned, say)
             keep("learn", {"policy": learned.name, "seconds": time.monotonic() - begun})
         if "trial" in chosen:
-            keep("trial", trial(request, out, {str(learned): "learned"}))
+            keep("trial", trial(request, out, learned))
         if "repeat" in chosen:
             again = out / f"{stem}-second.parquet"
             measure_and_report(endpoint, dataclasses.replace(settings, seed=1000), again, True, console)
@@ -338,12 +338,9 @@ def say(text: str) -> None:
     console.print(text, highlight=False)
 
 
-def trial(request: TrialRequest, out: Path, short: dict[str, str]) -> dict[str, Any]:
-    """Task 2's calendar, scaled to the engine, under each policy; policy files by their ``short`` names."""
-    text = json.dumps(compare(request, say))
-    for path, name in short.items():
-        text = text.replace(json.dumps(path), json.dumps(name))
-    found = json.loads(text)
+def trial(request: TrialRequest, out: Path, learned: Path) -> dict[str, Any]:
+    """Task 2's calendar, scaled to the engine, under each policy; the file of the stage ``learn`` as ``LEARNED``."""
+    found = learned_named(compare(request, say), learned)
     console.print(trial_table(found))
     lines = verdict(found, request.policies[0])
     for line in lines:

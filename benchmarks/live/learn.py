@@ -34,16 +34,21 @@ CONFIG = TrainConfig(
 ).replace(score_share=1.0, entropy=1e-2, learning_rate=1e-3)
 
 
+def own_memory_gb(table: LatencyTable, params: EnvParams) -> np.float32:
+    """Memory of the measured engine with its own KV pool, GB, of which the observation's occupancy is a share, in
+    training as on the engine; where the table does not tell the pool, the task's limit."""
+    pool_gb = float(table.metadata.get("kv_cache_gb", "0"))
+    return np.float32(max(table.base_memory_gb) + pool_gb if pool_gb else params.oom_limit_gb)
+
+
 def training_params(request: TrialRequest, table: LatencyTable) -> EnvParams:
     """The trial's scenario as an open-loop task: its rates, prompts and objectives, and the engine of the table."""
     problem, _, how = scenario(request, table)
     scaled = problem.params
     _, opened = ig.make(request.task, table=table, dynamics="open_loop")
     slo = request.slo_ttft_ms or tuple(float(x) for x in np.asarray(scaled.slo_ms))
-    pool_gb = float(table.metadata.get("kv_cache_gb", "0"))
     return scaled.replace(
-        # the engine's own pool: the observation's occupancy is a share of it, there as here
-        oom_limit_gb=np.float32(max(table.base_memory_gb) + pool_gb) if pool_gb else scaled.oom_limit_gb,
+        oom_limit_gb=own_memory_gb(table, scaled),
         engine=opened.engine.replace(slo_tpot_ms=np.full(3, request.slo_itl_ms, np.float32)),
         slo_ms=np.full(3, max((x for x in slo if np.isfinite(x)), default=np.inf), np.float32),
         optimal_tps=np.float32(how["saturation_requests_per_s"] * table.output_length),

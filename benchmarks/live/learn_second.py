@@ -15,17 +15,28 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.live.learn import own_memory_gb
 from inferencegym_jax.adapters.relative_views import CorrectedControl
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes import parallel
 from inferencegym_jax.live.scenarios.described import SecondInstance, scenario_of
-from inferencegym_jax.live.scenarios.rivals import TRAINING_SEED, Foretold, Tried, second_instance_rivals
+from inferencegym_jax.live.scenarios.rivals import (
+    FOLLOWING,
+    ONE,
+    TRAINING_SEED,
+    TWO,
+    Foretold,
+    Tried,
+    second_instance_rivals,
+)
 from inferencegym_jax.live.scenarios.second_instance import INSTANCES, Setting, second_instance
 from inferencegym_jax.live.trial.foretold import SpareTimes
 from inferencegym_jax.live.trial.runs import TrialSettings
 from inferencegym_jax.live.trial.traffic import mean_rate, scaled_params
 from inferencegym_jax.models import EnvParams
-from inferencegym_jax.policies.policy_file import GENERAL, playable, save_network
+from inferencegym_jax.policies.names import GENERAL
+from inferencegym_jax.policies.policy_file import GENERAL as GENERAL_FILE
+from inferencegym_jax.policies.policy_file import playable, save_network
 from inferencegym_jax.table.latency_table import LatencyTable, data_path, load_table
 from training import forms
 from training.config import TrainConfig, task_config
@@ -36,12 +47,12 @@ SCENARIO = "second-instance"
 DAYS = 16  # whose mean scale of the rates is trained on; none of them is sent
 CHOICE_DAYS = 2  # on which the replay chooses among seeds, as it does among the settings of "tuned"
 SEEDS = 3
-FIXED = ("one always", "two always")
+FIXED = (ONE, TWO)
 
 
 def config_of() -> TrainConfig:
     """The config of the scenario's task, on top of the controller that the general policy corrects."""
-    return task_config(scenario_of(SCENARIO).task).replace(plan_of=str(data_path(GENERAL)))
+    return task_config(scenario_of(SCENARIO).task).replace(plan_of=str(data_path(GENERAL_FILE)))
 
 
 def training_params(setting: Setting, table: LatencyTable) -> EnvParams:
@@ -50,14 +61,12 @@ def training_params(setting: Setting, table: LatencyTable) -> EnvParams:
     stretches = setting.how["stretches"]
     params = scaled_params(setting.problem.params, float(np.mean([day["rate_scale"] for day in stretches])))
     rate = mean_rate(params, [day["day"] for day in stretches], int(params.episode_length) - 1)
-    pool_gb = float(table.metadata.get("kv_cache_gb", "0"))
     engine = params.engine.replace(
         demand_rps=np.float32(rate),
         demand_tps=np.float32(rate * float(params.engine.output_mean)),
         static_gpus=np.float32(INSTANCES),
     )
-    # the engine's own pool: the observation's occupancy is a share of it, there as here
-    limit = np.float32(max(table.base_memory_gb) + pool_gb) if pool_gb else params.oom_limit_gb
+    limit = own_memory_gb(table, params)
     return params.replace(engine=engine, oom_limit_gb=limit, memory_limit_gb=limit)
 
 
@@ -97,9 +106,7 @@ def learn_second(
     setting = second_instance(scenario, table, times, seconds, days)
     params = training_params(setting, table)
     settings = TrialSettings(warmup_s=scenario.warmup_s, max_num_seqs=max_num_seqs, spare=times)
-    rivals = second_instance_rivals(
-        scenario, setting, settings, seconds, (*FIXED, "load-following", "general"), lambda _: None
-    )
+    rivals = second_instance_rivals(scenario, setting, settings, seconds, (*FIXED, FOLLOWING, GENERAL), lambda _: None)
     view = CorrectedControl(Environment(table, params), forms.base_plan(config), params)
     train = jax.jit(make_train_on(view, params, config), compiler_options=parallel.compiler_options())
     tried: dict[Any, Tried] = dict(rivals.policies)

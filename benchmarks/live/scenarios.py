@@ -40,9 +40,12 @@ class ScenarioLengths:
 
     def named(self, found: dict[str, Any]) -> dict[str, Any]:
         """JSON-ready figures of a trial, in which the file is ``LEARNED`` again."""
-        if self.learned is None:
-            return found
-        return json.loads(json.dumps(found).replace(json.dumps(str(self.learned)), json.dumps(LEARNED)))
+        return found if self.learned is None else learned_named(found, self.learned)
+
+
+def learned_named(found: dict[str, Any], file: Path) -> dict[str, Any]:
+    """JSON-ready figures in which a policy's file is called ``LEARNED``."""
+    return json.loads(json.dumps(found).replace(json.dumps(str(file)), json.dumps(LEARNED)))
 
 
 def scenario_stage(
