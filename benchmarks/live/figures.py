@@ -128,6 +128,9 @@ def about(results: dict[str, Any]) -> list[str]:
                 f"Both instances were started together; they answered after {took} s. The second one's start in the "
                 f"trial: {start.get('spare_start')}. They compute in {computes}."
             )
+    if took_s := results.get("took_s"):
+        each = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in took_s.items())
+        lines.append(f"Its stages took {sum(took_s.values()) / 60:.0f} minutes in all: {each}.")
     return lines
 
 
@@ -145,24 +148,35 @@ def measured(found: dict[str, Any]) -> list[str]:
 
 
 def predicted(found: dict[str, Any]) -> list[str]:
-    """The six runs beside what was foretold for each."""
-    lines = ["| median error of the runs | target | this run | met |", "| --- | --- | --- | --- |"]
+    """The six runs beside what was foretold for each, also at the engine's speed beside them, where that is known."""
+    then = found.get("then")
+    heads = ["median error of the runs", "target", "this run", "met"] + (["at the engine's speed then"] if then else [])
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for key, title in TITLES.items():
         target = target_of(key)
         what = " points" if key == "on_time_median_error" else " %"
-        met = "yes" if found[key] <= target else "no"
-        lines.append(f"| {title} | {100 * target:.0f}{what} | {100 * found[key]:.1f}{what} | {met} |")
+        cells = [title, f"{100 * target:.0f}{what}", f"{100 * found[key]:.1f}{what}"]
+        cells += ["yes" if found[key] <= target else "no"] + ([f"{100 * then[key]:.1f}{what}"] if then else [])
+        lines.append("| " + " | ".join(cells) + " |")
     heads = ["prompt", "share of saturation", "mean ITL, ms", "mean TTFT, ms"]
-    heads += [f"p{p} TTFT, ms" for p in PERCENTILES] + ["on time"]
-    lines += ["", "Measured / predicted by the replay, run by run:", ""]
+    heads += [f"p{p} TTFT, ms" for p in PERCENTILES] + ["on time"] + (["iterations then"] if then else [])
+    sides = "Measured / predicted by the replay" + (" / at the engine's speed then" if then else "")
+    lines += ["", f"{sides}, run by run:", ""]
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    parts = ("measured", "predicted", "then") if then else ("measured", "predicted")
     for row in found["rows"]:
         cells = [str(row["prompt"]), f"{row['share']:g}"]
         for key in ("itl", "ttft", *(f"ttft_p{p}" for p in PERCENTILES)):
             digits = 1 if key == "itl" else 0
-            cells.append(f"{row[f'{key}_measured']:.{digits}f} / {row[f'{key}_predicted']:.{digits}f}")
-        cells.append(f"{row['on_time_measured']:.1%} / {row['on_time_predicted']:.1%}")
-        lines.append("| " + " | ".join(cells) + " |")
+            cells.append(" / ".join(f"{row[f'{key}_{part}']:.{digits}f}" for part in parts))
+        cells.append(" / ".join(f"{row[f'on_time_{part}']:.1%}" for part in parts))
+        lines.append("| " + " | ".join(cells + ([f"x {row['slowdown']:.3f}"] if then else [])) + " |")
+    if then:
+        lines += [
+            "",
+            "The engine's speed then: by what its iterations took longer under a constant load just before and after "
+            "the run than in the table, nothing else running.",
+        ]
     return lines
 
 
@@ -194,5 +208,5 @@ def scenario_lines(found: dict[str, Any]) -> list[str]:
                 "times as long as beside an idle one, measured before the runs; the prediction has it."
             )
     choices = {name: value for name, value in found["choices"].items() if name != "grid"}
-    lines += ["", *markdown(found), f"- Chosen by replay on a day that was not sent: `{json.dumps(choices)}`."]
+    lines += ["", *markdown(found), f"- Chosen by replay on days that were not sent: `{json.dumps(choices)}`."]
     return lines

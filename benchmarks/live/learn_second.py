@@ -21,6 +21,7 @@ from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes import parallel
 from inferencegym_jax.live.scenarios.described import SecondInstance, scenario_of
 from inferencegym_jax.live.scenarios.rivals import (
+    CHOICE_DAYS,
     FOLLOWING,
     ONE,
     TRAINING_SEED,
@@ -45,7 +46,6 @@ from training.trainer import make_train_on
 
 SCENARIO = "second-instance"
 DAYS = 16  # whose mean scale of the rates is trained on; none of them is sent
-CHOICE_DAYS = 2  # on which the replay chooses among seeds, as it does among the settings of "tuned"
 SEEDS = 3
 FIXED = (ONE, TWO)
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from benchmarks.live import __main__ as stages
 from benchmarks.live import days, figures, prediction, vllm
 from benchmarks.live.scenarios import ScenarioLengths
+from benchmarks.live.stage_lengths import LONG_RUN, SHORT_RUN, StageTimes
 from inferencegym_jax.live.trial.outcome import Objective
 from inferencegym_jax.live.trial.session import Record
 from tests.live.test_scenarios import result
@@ -64,6 +65,31 @@ def test_stages_run_in_their_own_order_and_the_short_set_is_a_part_of_them() -> 
             stages.chosen_stages(wrong, False)
     with pytest.raises(typer.BadParameter, match="contradicts --stages"):
         stages.chosen_stages("measure", True)
+
+
+def test_the_short_set_is_shorter_in_every_length_and_both_can_be_read_in_the_help() -> None:
+    assert SHORT_RUN.budget < LONG_RUN.budget and set(SHORT_RUN.rivals.split(",")) < set(LONG_RUN.rivals.split(","))
+    assert SHORT_RUN.second_seconds < LONG_RUN.second_seconds and SHORT_RUN.drift_seconds < LONG_RUN.drift_seconds
+    assert stages.by_set("drift_seconds") == f"{LONG_RUN.drift_seconds} ({SHORT_RUN.drift_seconds} with --short)"
+
+
+def test_what_each_stage_took_adds_up_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([100.0, 101.0, 160.0, 200.0, 260.0, 270.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    times = StageTimes()
+    for name in ("start", "measure", "second-instance", "second-instance", "control"):
+        took = times.ended(name)
+    assert took == {"start": 1.0, "measure": 59.0, "second-instance": 100.0, "control": 10.0}
+    lines = figures.about({"run": {}, "took_s": took})
+    assert lines[-1] == ("Its stages took 3 minutes in all: start 0.0, measure 1.0, second-instance 1.7, control 0.2.")
+
+
+def test_a_server_of_ones_own_needs_its_models_name(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(stages.main)
+    refused = CliRunner().invoke(app, ["--base-url", "http://h:1", "--out", str(tmp_path / "out")])
+    said = " ".join(refused.output.replace("│", " ").split())
+    assert refused.exit_code == 2 and "with --base-url it must be the name" in said and not (tmp_path / "out").exists()
 
 
 def test_prompts_that_cannot_be_sent_are_refused_before_an_engine_is_looked_for(tmp_path: Path) -> None:

@@ -133,6 +133,16 @@ def test_capacity_that_comes_and_goes_is_foretold_to_pay(two: Setting, table: La
     said: list[str] = []
     rivals = second_instance_rivals(of("second-instance"), two, SETTINGS, SECONDS, names, said.append)
     assert rivals.fixed == names[:2] and set(rivals.policies) == set(names) and said
+    tried = {
+        (size, leased): ServeAction(batch_size=size, prefill_disagg=leased)
+        for size in of("second-instance").batch_sizes
+        for leased in (False, True)
+    }
+    on_both_days = Foretold(two, SETTINGS, SECONDS, days=2).scores(tried, list(tried))
+    for leased, name in enumerate(names[:2]):
+        scores = {size: on_both_days[size, bool(leased)] for size in of("second-instance").batch_sizes}
+        assert rivals.choices[name]["scores"] == {str(size): round(one, 4) for size, one in scores.items()}
+        assert scores[rivals.choices[name]["batch_size"]] == max(scores.values())
     foretold = Foretold(two, SETTINGS, SECONDS)
     parts = {name: foretold.segments(policy) for name, policy in rivals.policies.items()}
     found = summaries(get_task("second-gpu-fast"), parts, rivals.fixed, "two always")

@@ -31,6 +31,7 @@ from inferencegym_jax.table.latency_table import data_path
 TRAINING_SEED = 1 << 31  # of days that no evaluation sends
 ONE, TWO, FOLLOWING, TUNED = "one always", "two always", "load-following", "tuned"
 BEST, NEXT, SWITCHING, OPEN = "best fixed pair", "next fixed pair", "switching", "open"
+CHOICE_DAYS = 2  # not sent, on which what is best for second-instance is chosen; one alone chose what fails on others
 SETTINGS = 32  # of the load-following controller, drawn for ``TUNED``
 Tried: TypeAlias = Policy | ServeAction | Asked
 
@@ -98,8 +99,8 @@ def second_instance_rivals(
         FileNotFoundError: no such file.
     """
     problem = setting.problem
-    report("choosing batch sizes by replay, on a day that is not sent")
-    foretold = Foretold(setting, settings, seconds)
+    report(f"choosing batch sizes by replay, on {CHOICE_DAYS} days that are not sent")
+    foretold = Foretold(setting, settings, seconds, CHOICE_DAYS)
     sizes = {
         (size, leased): ServeAction(batch_size=size, prefill_disagg=leased)
         for size in scenario.batch_sizes
@@ -108,7 +109,13 @@ def second_instance_rivals(
     scores = foretold.scores(sizes, list(sizes))
     best = {key[1]: key for key in sorted(sizes, key=lambda key: scores[key])}
     actions = {ONE: sizes[best[False]], TWO: sizes[best[True]]}
-    choices: dict[str, Any] = {name: {"batch_size": int(action.batch_size)} for name, action in actions.items()}
+    choices: dict[str, Any] = {
+        name: {
+            "batch_size": int(action.batch_size),
+            "scores": {str(size): round(scores[size, leased], 4) for size in scenario.batch_sizes},
+        }
+        for leased, (name, action) in enumerate(actions.items())
+    }
     engine = engine_of(problem.table, problem.params)
     shipped = LoadPlan(**load_network(data_path(GENERAL))[1]["plan"])
     policies: dict[str, Policy] = {}
@@ -118,8 +125,8 @@ def second_instance_rivals(
         elif name == FOLLOWING:
             policies[name] = Partial(follow_load, engine, shipped.as_arrays())
         elif name == TUNED:
-            report(f"searching {SETTINGS} settings of the load-following controller by replay, on two days not sent")
-            plan = tuned_plan(Foretold(setting, settings, seconds, days=2), shipped, actions)
+            report(f"searching {SETTINGS} settings of the load-following controller by replay, on the same days")
+            plan = tuned_plan(foretold, shipped, actions)
             choices[TUNED] = dataclasses.asdict(plan)
             policies[name] = Partial(follow_load, engine, plan.as_arrays())
         else:
