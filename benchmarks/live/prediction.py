@@ -3,6 +3,7 @@ mean ITL, TTFT's mean and percentiles, share on time."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,7 +62,8 @@ def judge(
 ) -> dict[str, Any]:
     """What a table foretells of each run beside what was measured, by the replay and by the compiled step.
 
-    On time is what keeps task 7's objectives, scaled to the bare times of the measured engine.
+    On time is what keeps task 7's objectives, scaled to the bare times of the measured engine. Of a run beside which
+    the engine's speed was measured, the same is foretold at that speed too: ``LABEL_then``.
 
     Args:
         table: measured on the engine that the runs were sent to.
@@ -73,7 +75,8 @@ def judge(
 
     Returns:
         rows (one a run: measured, predicted, error, simulated), median errors over the rows (of the share on time in
-        shares); against: the same of the other table, and ``iterations``, the two tables' cells side by side.
+        shares), those at the engine's speed of the moment as ``then``; against: the same of the other table, and
+        ``iterations``, the two tables' cells side by side.
 
     Raises:
         ValueError: the runs are too short for anything to be measured after their warm-up.
@@ -106,14 +109,49 @@ def judge(
                     row[f"{label}_error"] /= seen[label]
             simulated = simulate_traffic(source, run.traffic, policy, warmup_s=warmup_s)
             row |= {"itl_simulated": simulated["itl_ms"], "ttft_simulated": simulated["ttft_mean_ms"]}
+            if (unit := run.slowdown) is not None:
+                slower = [
+                    in_seconds(record, unit)
+                    for record in predict(source, run.traffic_in(unit), policy, params, settings)
+                ]
+                simulated = simulate_traffic(source, run.traffic_in(unit), policy, warmup_s=warmup_s / unit)
+                then = figures(slower, warmup_s, held[run.prompt]) | {
+                    "itl_simulated": unit * simulated["itl_ms"],
+                    "ttft_simulated": unit * simulated["ttft_mean_ms"],
+                }
+                row |= {"slowdown": unit} | {f"{label}_then": value for label, value in then.items()}
             rows.append(row)
-        return {"rows": rows, **median_errors(rows)}
+        errors: dict[str, Any] = median_errors(rows)
+        if all("slowdown" in row for row in rows):
+            errors["then"] = median_errors([at_the_speed_of_then(row) for row in rows])
+        return {"rows": rows, **errors}
 
     found = side(table)
     if against is not None:
         found["against"] = {"table": against.name, "source": against.metadata.get("source", ""), **side(against)}
         found["against"]["iterations"] = iterations(table, against)
     return found
+
+
+def in_seconds(record: Record, unit_s: float) -> Record:
+    """A record whose times were counted in so many seconds."""
+
+    def longer(value: float | None) -> float | None:
+        return None if value is None else unit_s * value
+
+    times = {name: longer(getattr(record, name)) for name in ("wait_ms", "ttft_ms", "tpot_ms")}
+    return dataclasses.replace(record, arrival_s=unit_s * record.arrival_s, **times)
+
+
+def at_the_speed_of_then(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose predictions are those at the engine's speed beside the run."""
+    result = dict(row)
+    for label in LABELS:
+        measured, then = row[f"{label}_measured"], row[f"{label}_then"]
+        result |= {f"{label}_predicted": then, f"{label}_error": then - measured}
+        if label != "on_time":
+            result[f"{label}_error"] /= measured
+    return result | {f"{label}_simulated": row[f"{label}_simulated_then"] for label in ("itl", "ttft")}
 
 
 def median_errors(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
+from benchmarks.live.engine_speed import SLICE_S, slowdown_now
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.live_env import LiveEnv
 from inferencegym_jax.live.trial.profile_engine import saturation
@@ -32,7 +34,8 @@ RECORDED = ("arrival_s", "prompt", "output", "outcome", "ttft_ms", "tpot_ms", "t
 @dataclass(frozen=True)
 class Sent:
     """One run: its prompt length, its share of saturation and rate (requests/s), its length, the engine's limit on
-    running requests, and how each request went."""
+    running requests, how each request went, and by what the engine's iterations took longer just before and after it
+    than the table says (the mean; None where that was not measured)."""
 
     prompt: int
     share: float
@@ -40,16 +43,23 @@ class Sent:
     seconds: float
     max_num_seqs: int
     records: list[Record]
+    slowdown: float | None = None
 
     @property
     def traffic(self) -> Traffic:
         """What was sent, as a prediction takes it."""
-        time_s = np.array([record.arrival_s for record in self.records], np.float64)
+        return self.traffic_in(1.0)
+
+    def traffic_in(self, unit_s: float) -> Traffic:
+        """The same with times counted in so many seconds: what an engine that is ``unit_s`` times as slow does with
+        these requests is what the engine itself does with those, in that unit."""
+        time_s = np.array([record.arrival_s for record in self.records], np.float64) / unit_s
         prompt, output = (
             np.array([getattr(record, name) for record in self.records], np.int64) for name in ("prompt", "output")
         )
-        phase = np.ones(max(int(np.ceil(self.seconds)), 1), np.int64)
-        return Traffic(time_s, prompt, output, np.zeros(len(time_s), np.int64), self.seconds, phase)
+        seconds = self.seconds / unit_s
+        phase = np.ones(max(int(np.ceil(seconds)), 1), np.int64)
+        return Traffic(time_s, prompt, output, np.zeros(len(time_s), np.int64), seconds, phase)
 
 
 def send(
@@ -62,8 +72,10 @@ def send(
     max_num_seqs: int,
     path: Path,
     report: Callable[[str], None],
+    slice_s: float = SLICE_S,
 ) -> list[Sent]:
     """Send Poisson traffic at every share of saturation with every prompt length; ``path`` is written after each run.
+    Before the first and after each the engine's speed is measured.
 
     Args:
         endpoint: the engine.
@@ -74,11 +86,13 @@ def send(
         max_num_seqs: the engine's own limit, for the predictions.
         path: file of the runs.
         report: told what runs.
+        slice_s: of the measurements of its speed, seconds.
     """
     _, params = ig.make(1, table=table)
     policy = ig.policies.static(OPEN_GATE)
     output = int(table.output_length)
     runs: list[Sent] = []
+    before = slowdown_now(endpoint, table, len(runs), slice_s)
     for prompt in prompts:
         most = saturation(table, prompt, output)
         for share in shares:
@@ -86,7 +100,11 @@ def send(
             report(f"prompts of {prompt} at {share:g} of saturation ({share * most:.2f} requests/s)")
             with LiveEnv(endpoint, params, lambda _, traffic=traffic: traffic) as env:
                 records, _ = run_policy(env, policy, 0, traffic)
-            runs.append(Sent(prompt, share, share * most, seconds, max_num_seqs, records))
+            after = slowdown_now(endpoint, table, len(runs) + 1, slice_s)
+            slowdown = math.sqrt(before * after)
+            report(f"iterations took {before:.3f} times as long as in the table before it, {after:.3f} after it")
+            runs.append(Sent(prompt, share, share * most, seconds, max_num_seqs, records, slowdown))
+            before = after
             write_runs(path, runs)
     return runs
 

@@ -12,8 +12,11 @@ import typer
 
 from benchmarks.live import __main__ as stages
 from benchmarks.live import figures, gpu_figures
+from benchmarks.live.engine_speed import over_table
 from benchmarks.live.prediction import judge
 from benchmarks.live.sent import Sent, read_runs, send, write_runs
+from inferencegym_jax.live.measure.beside import load_of
+from inferencegym_jax.live.measure.cell_run import Slice
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.runs import TrialSettings, predict
 from inferencegym_jax.live.trial.session import Record
@@ -90,6 +93,38 @@ def test_a_table_that_is_the_engine_foretells_its_runs_and_another_one_is_off(fo
         assert row["prompt_ms_against"] == pytest.approx(2 * row["prompt_ms_measured"], rel=1e-2)
 
 
+def test_a_run_on_a_host_that_was_slower_than_when_it_was_measured_is_foretold_at_its_speed(
+    table: LatencyTable, runs: list[Sent]
+) -> None:
+    import inferencegym_jax as ig
+
+    slower = ideal(Times(a=1.3 * TIMES.a, b=1.3 * TIMES.b, c=1.3 * TIMES.c), OUTPUT)
+    _, params = ig.make(1, table=slower)
+    policy, settings = ig.policies.static(ig.ServeAction(batch_size=512)), TrialSettings(max_num_seqs=64)
+    records = predict(slower, runs[0].traffic, policy, params, settings)
+    run = Sent(64, 0.3, 10.0, SECONDS, 64, records, slowdown=1.3)
+    found = judge(table, [run], warmup_s=WARMUP, report=lambda _: None)
+    assert found["itl_median_error"] > 0.2 and found["ttft_median_error"] > 0.2
+    for label in ("itl", "ttft", "ttft_p99"):
+        assert found["then"][f"{label}_median_error"] == pytest.approx(0.0, abs=0.01)
+    assert found["then"]["on_time_median_error"] == 0.0
+    text = "\n".join(figures.predicted(found))
+    assert "at the engine's speed then |" in text and "| x 1.300 |" in text
+    assert "then" not in judge(table, [*runs[:1], run], warmup_s=WARMUP, report=lambda _: None)
+
+
+def test_the_engines_speed_is_a_slices_gaps_over_those_of_the_table(table: LatencyTable) -> None:
+    load = load_of(table, 3.0)
+    n, prompt = load.concurrency, load.prompt_tokens
+    gap = TIMES.a + TIMES.b * n + 0.5 * TIMES.c * prompt
+
+    def piece(gap_ms: float) -> Slice:
+        return Slice(3.0, gap_ms, float(n), 0.5, [gap_ms], [100.0], [100.0])
+
+    assert over_table(piece(gap), table) == pytest.approx(1.0, rel=0.02)
+    assert over_table(piece(1.2 * gap), table) == pytest.approx(1.2, rel=0.02)
+
+
 def test_a_warm_up_that_leaves_nothing_is_refused(table: LatencyTable, runs: list[Sent]) -> None:
     with pytest.raises(ValueError, match="at least 22, twice the warm-up"):
         judge(table, runs, warmup_s=11.0, report=lambda _: None)
@@ -151,10 +186,14 @@ def test_runs_are_sent_to_an_engine_and_predicted_without_it(
         max_num_seqs=64,
         path=path,
         report=lambda _: None,
+        slice_s=1.0,
     )
     assert [run.share for run in sent] == [0.3, 0.5]
     engine.process.kill()
     kept = read_runs(path)
     assert all(record.outcome == "completed" for run in kept for record in run.records)
     found = judge(table, kept, warmup_s=2.0, report=lambda _: None)
+    slowdowns = [run.slowdown for run in kept]
+    assert all(x is not None and 0.9 < x < 2.0 for x in slowdowns)
+    assert [row["slowdown"] for row in found["rows"]] == slowdowns and "then" in found
     assert found["itl_median_error"] < 0.5 and found["ttft_median_error"] < 1.0  # sleeps of a busy machine are long

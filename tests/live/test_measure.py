@@ -16,10 +16,10 @@ import pytest
 from rich.console import Console
 
 from inferencegym_jax.cli.measure_report import measure_and_report
-from inferencegym_jax.live.measure.cell_run import Slice, shared
+from inferencegym_jax.live.measure.cell_run import Slice, shared, undisturbed
 from inferencegym_jax.live.measure.cells import Cells, StateError, half_width
 from inferencegym_jax.live.measure.plan import Measurement, MeasureSettings, Progress
-from inferencegym_jax.live.measure.table import read_off
+from inferencegym_jax.live.measure.table import beside, build_columns, fit, prefill, read_off
 from inferencegym_jax.live.server.probe import Engine, EngineError, probe
 from inferencegym_jax.live.server.streaming import Endpoint, open_client
 from inferencegym_jax.live.trial.profile_engine import EngineTimes, saturation
@@ -188,6 +188,47 @@ def test_what_shares_a_gap_is_counted_from_when_tokens_came() -> None:
     assert len(gaps) == 7 + 7 + 4
     assert inside == pytest.approx((6 * 2 + 12 * 3) / 18)  # gaps while two run, and while three do
     assert prefills == pytest.approx(2 / 18)  # the third's, in one gap of each of the others; not one's own
+
+
+def test_a_decode_iteration_is_that_of_the_gaps_in_which_nobody_prefilled() -> None:
+    """20 requests in flight in 30 ms iterations; every fifth holds a prefill that adds 90 ms; one was held up."""
+    rng = np.random.default_rng(1)
+    lengths = np.full(100, 0.030)
+    lengths[::5] += 0.090
+    lengths[52] += 0.300
+    ends = np.cumsum(lengths)
+    gaps = [pair for _ in range(20) for pair in itertools.pairwise(ends + rng.uniform(0.0, 0.002, 100))]
+    firsts = ends[::5] + rng.uniform(0.0, 0.002, 20)
+    decode_s = undisturbed(np.array(gaps), firsts)
+    assert decode_s == pytest.approx(0.030, rel=0.01)
+    assert undisturbed(np.array(gaps), ends) is None  # somebody prefilled in every one
+    assert undisturbed(np.array(gaps[:20]), firsts) is None  # too few
+
+
+def test_what_a_prompt_adds_beside_others_is_told_from_what_it_adds_alone() -> None:
+    def piece(gap: float, inside: float, prefills: float, decode: float | None, ttft: float) -> Slice:
+        return Slice(1.0, gap, inside, prefills, [gap], [ttft], [100.0], decode_ms=decode)
+
+    cells = Cells({})
+    for bucket, (alone, added) in enumerate([(50.0, 60.0), (100.0, 120.0)]):
+        cells.add((1, bucket), piece(20.0, 1.0, 0.0, 20.0, 20.0 + alone))
+        for n, decode, prefills in ((8, 34.0, 0.25), (16, 50.0, 0.5)):
+            gap = decode + prefills * added
+            cells.add((n, bucket), piece(gap, float(n), prefills, decode, 1.5 * gap + added))
+    alone_ms, _ = prefill(cells, [0, 1])
+    assert alone_ms == pytest.approx([50.0, 100.0])
+    added_ms, seen = beside(cells, [0, 1], alone_ms, extra=0)
+    assert added_ms == pytest.approx([60.0, 120.0]) and seen == [True, True]
+    engine = Engine(Endpoint("http://h:1", "m"), None, None, None, False)
+    columns = build_columns(cells, [1, 8, 16], [0, 1], engine, 32, 1.0)
+    fitted = fit(cells, columns, [0, 1], 32)
+    assert fitted["prefill_ms"] == pytest.approx([60.0, 120.0])
+    assert fitted["prefill_alone_share"] == pytest.approx(150.0 / 180.0, abs=1e-4)
+    assert [fitted["iteration_ms"], fitted["running_ms"]] == pytest.approx([18.0, 2.0])
+    # the gap of a first token is not that of its prefill, or the prompt took several iterations
+    for extra, budget in ((1, None), (0, 32)):
+        as_alone, seen = beside(cells, [0, 1], alone_ms, extra, budget)
+        assert as_alone == pytest.approx(alone_ms) and seen == [False, False]
 
 
 def test_half_width_is_students() -> None:

@@ -396,6 +396,22 @@ def test_a_request_holds_whole_blocks_of_the_pool(table: LatencyTable) -> None:
             started(text)
 
 
+def test_a_prompt_costs_an_idle_engine_what_the_table_says_of_one(table: LatencyTable) -> None:
+    stated = dataclasses.replace(table, metadata={**table.metadata, "prefill_alone_share": "0.8"})
+    plain, other = EngineTimes(table), EngineTimes(stated)
+    for chunk in ([(0.0, 256.0)], [(0.0, 64.0), (0.0, 128.0)]):
+        assert other.added_ms(0, chunk) == pytest.approx(0.8 * plain.added_ms(0, chunk))
+        assert other.added_ms(4, chunk) == plain.added_ms(4, chunk)
+    engines = [ProfileEngine(times) for times in (plain, other)]
+    for engine in engines:
+        engine.submit(EngineRequest(256, 4))
+    first, cheaper = (engine.start() for engine in engines)
+    assert first - cheaper == pytest.approx(0.2 * plain.added_ms(0, [(0.0, 256.0)]))
+    for text in ("none", "0", "nan"):
+        with pytest.raises(TableError, match="metadata prefill_alone_share"):
+            EngineTimes(dataclasses.replace(table, metadata={**table.metadata, "prefill_alone_share": text}))
+
+
 def test_what_of_a_trial_is_finished() -> None:
     trial = Trial({"a": [["a0"], ["a1"]], "b": [["b0"]]}, {"a": [], "b": []}, {"a": [1.0, 2.0], "b": [3.0]})  # type: ignore[list-item]
     trial.order = ["a", "b", "a"]

@@ -22,6 +22,7 @@ from inferencegym_jax.live.server.streaming import Endpoint, Generation, Stream,
 SUB_WINDOWS = 4  # of a slice: their scatter is the interval
 METRICS_EVERY_S = 0.5
 FEWEST_REQUESTS = 4  # whose first token a slice waits for
+FEWEST_GAPS = 20  # without a prefill, from which their mean says something
 MOST_FAILURES = 3  # in a row, of one worker, until the cell is given up
 
 
@@ -41,6 +42,7 @@ class Slice:
         waiting: mean requests that the server itself kept waiting, or None.
         failures: requests that did not end as they should.
         per_event: output tokens an event, as the server counted them: above 1 where it verifies drafts.
+        decode_ms: mean of the gaps in which nobody prefilled; None where there were too few of them.
     """
 
     seconds: float
@@ -54,6 +56,7 @@ class Slice:
     waiting: float | None = None
     failures: int = 0
     per_event: float = 1.0
+    decode_ms: float | None = None
 
 
 @dataclass
@@ -206,12 +209,29 @@ def shared(gaps: np.ndarray, firsts: np.ndarray) -> tuple[float, float]:
     Returns:
         Requests in the iteration, and prefills of others.
     """
-    starts, ends, firsts = np.sort(gaps[:, 0]), np.sort(gaps[:, 1]), np.sort(firsts)
+    starts, ends = np.sort(gaps[:, 0]), np.sort(gaps[:, 1])
     middle = gaps.mean(axis=1)
     inside = np.searchsorted(starts, middle, "right") - np.searchsorted(ends, middle, "left")
+    return float(inside.mean()), float(prefills_in(gaps, firsts).mean())
+
+
+def prefills_in(gaps: np.ndarray, firsts: np.ndarray) -> np.ndarray:
+    """How many prefills of others each gap was shared with, int[gaps]; arguments as of ``shared``."""
     late = gaps + 0.25 * float(np.median(gaps[:, 1] - gaps[:, 0]))
-    prefills = np.searchsorted(firsts, late[:, 1], "right") - np.searchsorted(firsts, late[:, 0], "right")
-    return float(inside.mean()), float(prefills.mean())
+    firsts = np.sort(firsts)
+    return np.searchsorted(firsts, late[:, 1], "right") - np.searchsorted(firsts, late[:, 0], "right")
+
+
+def undisturbed(gaps: np.ndarray, firsts: np.ndarray) -> float | None:
+    """Mean length, s, of the gaps in which nobody prefilled; None where they are fewer than ``FEWEST_GAPS``.
+
+    Those of more than twice their median are left out: something else took the machine, or a first token was seen so
+    late that it fell into the next gap. Arguments as of ``shared``.
+    """
+    seconds = (gaps[:, 1] - gaps[:, 0])[prefills_in(gaps, firsts) == 0]
+    if len(seconds) < FEWEST_GAPS:
+        return None
+    return float(seconds[seconds <= 2.0 * np.median(seconds)].mean())
 
 
 def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Slice:
@@ -224,6 +244,7 @@ def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Sli
     total, _ = np.histogram(gaps[:, 1], edges, weights=seconds)
     tokens, _ = np.histogram(np.asarray(tally.tokens), edges)
     inside, prefills = shared(gaps, np.asarray(tally.firsts))
+    decode_s = undisturbed(gaps, np.asarray(tally.firsts))
     per_event = tally.output / tally.events if tally.events else 1.0
     usage = [reading.kv_usage for reading in readings if reading.kv_usage is not None]
     waiting = [reading.waiting for reading in readings if reading.waiting is not None]
@@ -239,4 +260,5 @@ def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Sli
         waiting=float(np.mean(waiting)) if waiting else None,
         failures=tally.failures,
         per_event=round(per_event, 5),
+        decode_ms=None if decode_s is None else round(1000.0 * decode_s, 4),
     )

@@ -3,14 +3,17 @@
 ``cells -> prefill, decode iterations -> columns``. What a client sees of an engine's iterations:
 
     lone request   TTFT(1, P) = h + (1 + e) t(1) + p(P)   nobody else prefills: its ITL is t(1)
-    N in flight    ITL = t(m) + k p(P)             m requests in an iteration and k prefills of others in a gap,
+    N in flight    ITL = t(m) + k q(P)             m requests in an iteration and k prefills of others in a gap,
                                                    both counted from when tokens came (``cell_run.shared``)
-    N in flight    TTFT = h + (1.5 + e) ITL + p(P)        it arrives half an iteration before its own, on average
+    N in flight    TTFT = h + (1.5 + e) ITL + q(P)        it arrives half an iteration before its own, on average
 
-h is the time outside iterations, p what a prompt adds, e the iterations after its own until a first token surfaces
-(``measure.first_token``). So each cell gives t at its own m; each prompt length's curve
-is read off at the whole numbers n of the axis, and the table holds what every table means by TPOT: ``t(n) +
-(n / O) p``, n requests that decode outputs of O tokens and one prefill for each that leaves, with ``tps = n / tpot``.
+h is the time outside iterations, p what a prompt adds to an engine that does nothing else, q what it adds to an
+iteration of others, e the iterations after its own until a first token surfaces (``measure.first_token``). t is read
+off the gaps in which nobody prefilled (``cell_run.undisturbed``), and then q off the others; where e is not 0, a gap
+is not that of its first tokens, and where a prompt takes several iterations, neither: there q = p. So each cell gives
+t at its own m; each prompt length's curve is read off at the whole numbers n of the axis, and the table holds what
+every table means by TPOT: ``t(n) + (n / O) q``, n requests that decode outputs of O tokens and one prefill for each
+that leaves, with ``tps = n / tpot``.
 """
 
 from __future__ import annotations
@@ -52,6 +55,26 @@ def prefill(cells: Cells, buckets: list[int], token_budget: int | None = None) -
     return np.maximum(rest - overhead, 0.0), overhead
 
 
+def beside(
+    cells: Cells, buckets: list[int], alone_ms: np.ndarray, extra: int, token_budget: int | None = None
+) -> tuple[np.ndarray, list[bool]]:
+    """What a prompt of each length adds to an iteration of requests that decode, ms, and whether the cells showed it.
+
+    Args:
+        cells: measured.
+        buckets: of the prompts.
+        alone_ms: what it adds to an engine that does nothing else, which stands where the cells do not show it.
+        extra: iterations after its own until a first token surfaces; only without any its gap is that of the prefill.
+        token_budget: tokens of an iteration; None where it is not known.
+    """
+    own = [
+        None if extra or (token_budget and PROMPT_LENGTHS[bucket] > token_budget) else cells.beside_ms(bucket)
+        for bucket in buckets
+    ]
+    added = [alone if one is None else one for one, alone in zip(own, alone_ms, strict=True)]
+    return np.asarray(added, float), [one is not None for one in own]
+
+
 def build_columns(
     cells: Cells,
     batch_sizes: list[int],
@@ -78,11 +101,13 @@ def build_columns(
     columns: dict[str, list[float]] = {name: [] for name in ("batch_size", "prompt_len_bucket")}
     metrics = ("ttft_p50_ms", "ttft_p99_ms", "tpot_ms", "tps", "gpu_mem_gb", "cost_per_1k")
     columns |= {name: [] for name in metrics}
-    added, _ = prefill(cells, buckets, token_budget)
-    for bucket, prompt_ms in zip(buckets, added, strict=True):
+    alone, _ = prefill(cells, buckets, token_budget)
+    extra, _ = first_token(cells, batch_sizes, buckets[0])
+    added, seen = beside(cells, buckets, alone, extra, token_budget)
+    for bucket, prompt_ms, shown in zip(buckets, added, seen, strict=True):
         column = [(n, bucket) for n in batch_sizes]
         inside = np.array([cells.inside(cell) for cell in column])
-        iteration = np.array([max(cells.decode_ms(cell, prompt_ms), LEAST_MS) for cell in column])
+        iteration = np.array([max(cells.decode_ms(cell, prompt_ms, shown), LEAST_MS) for cell in column])
         p50 = np.array([cells.ttft_ms(cell, 50) for cell in column])
         p99 = np.array([cells.ttft_ms(cell, 99) for cell in column])
         # of cells that the pool cut to one number, the first: the line to it goes on to the others
@@ -133,18 +158,21 @@ def fit(
     """What an iteration and a prompt cost; the line ``a + b n`` through the decode iterations gives their constant.
 
     Returns:
-        prefill_ms (one a bucket), request_overhead_ms, iteration_ms (a), running_ms (b), fit_error (median share).
+        prefill_ms (beside requests that decode, one a bucket), prefill_alone_share (what a prompt adds to an idle
+        engine, over that; the mean), request_overhead_ms, iteration_ms (a), running_ms (b), fit_error (median share).
     """
-    added, overhead = prefill(cells, buckets, token_budget)
+    alone, overhead = prefill(cells, buckets, token_budget)
+    extra, estimate = first_token(cells, sorted(set(map(int, columns["batch_size"]))), buckets[0])
+    added, _ = beside(cells, buckets, alone, extra, token_budget)
     n, tpot = np.asarray(columns["batch_size"]), np.asarray(columns["tpot_ms"])
     place = np.searchsorted(buckets, np.asarray(columns["prompt_len_bucket"], int))
     iteration = tpot - n / output_tokens * added[place]
     b, a = np.polyfit(n, iteration, 1, w=1.0 / tpot) if len(np.unique(n)) > 1 else (0.0, float(iteration.mean()))
     error = float(np.median(np.abs(a + b * n - iteration) / tpot))
-    extra, estimate = first_token(cells, sorted({int(x) for x in n}), buckets[0])
     alone_ms = cells.gap_ms((1, buckets[0]))
     return {
         "prefill_ms": [round(float(x), 4) for x in added],
+        "prefill_alone_share": round(float(alone.sum() / added.sum()), 4) if added.sum() > 0.0 else 1.0,
         # of the intercept, what extra iterations of a lone request do not explain
         "request_overhead_ms": round(max(overhead - extra * alone_ms, 0.0), 4),
         "first_token_extra_iterations": extra,
@@ -192,6 +220,7 @@ def build_metadata(
         "path_ms": str(fitted["request_overhead_ms"]),
         "first_token_extra_iterations": str(fitted["first_token_extra_iterations"]),
         "prefill_ms": json.dumps(fitted["prefill_ms"]),
+        "prefill_alone_share": str(fitted["prefill_alone_share"]),
         "fitted": json.dumps(fitted),
         "spread": json.dumps(spread),
     }

@@ -42,7 +42,8 @@ class EngineTimes:
         grid = iterations_of(table)
         self.profile = profile = grid.profile
         self.pool_tokens = profile.pool_tokens(TIER)
-        self.block_tokens = _block_tokens(table)
+        self.block_tokens = _positive(table, "kv_block_tokens")
+        self.alone_share = _positive(table, "prefill_alone_share")
         self.base_gb = float(profile.weights_gb[TIER]) + profile.runtime_gb
         params = EngineParams(
             overhead_ms=np.float32(profile.overhead_ms),
@@ -74,11 +75,12 @@ class EngineTimes:
 
     def added_ms(self, running: int, chunks: list[tuple[float, float]]) -> float:
         """What prompt chunks add to an iteration of ``running`` decode requests; ``chunks``: (first, end) token of
-        each."""
+        each. With none running it is what they add to an idle engine, where the table says that that is another."""
         beside = max(running, 1)
         tokens = sum(end - first for first, end in chunks)
         added = self._products[min(int(beside + tokens), len(self._products) - 1)] - self._products[beside]
-        return float(added) + sum(self._attention_ms(end) - self._attention_ms(first) for first, end in chunks)
+        added += sum(self._attention_ms(end) - self._attention_ms(first) for first, end in chunks)
+        return float(added) * (1.0 if running else self.alone_share)
 
     def prompt_ms(self, prompt: float, running: float = 1.0) -> float:
         """What a whole prompt adds, chunk by chunk, beside ``running`` decode requests."""
@@ -90,16 +92,17 @@ class EngineTimes:
         return float(np.interp(tokens, self._prompts, self._attention)) if tokens >= 1.0 else 0.0
 
 
-def _block_tokens(table: LatencyTable) -> float:
-    """Tokens of a block of the pool, of which a request holds whole ones; 1 where the table does not say."""
-    text = table.metadata.get("kv_block_tokens", "1")
+def _positive(table: LatencyTable, key: str) -> float:
+    """A number of the metadata: tokens of a block of the pool, of which a request holds whole ones; what a prompt adds
+    to an idle engine, over what it adds beside requests that decode. 1 where the table does not say."""
+    text = table.metadata.get(key, "1")
     try:
-        block = float(text)
+        value = float(text)
     except ValueError:
-        block = math.nan
-    if not 0.0 < block < math.inf:
-        raise TableError(f"{table.name}: metadata kv_block_tokens = {shown(text)}; must be a number above 0")
-    return block
+        value = math.nan
+    if not 0.0 < value < math.inf:
+        raise TableError(f"{table.name}: metadata {key} = {shown(text)}; must be a number above 0")
+    return value
 
 
 @functools.lru_cache(maxsize=8)
