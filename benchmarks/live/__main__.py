@@ -25,6 +25,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.live.engine_speed import SLOWDOWNS, drift_at_speeds
 from benchmarks.live.figures import write_figures
 from benchmarks.live.prediction import judge, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
@@ -52,14 +53,26 @@ from inferencegym_jax.live.trial.foretold import measure_spare
 from inferencegym_jax.live.trial.outcome import ranking
 from inferencegym_jax.live.trial.request import TrialRequest, compare
 from inferencegym_jax.live.trial.runs import TrialSettings
-from inferencegym_jax.table.latency_table import load_table
+from inferencegym_jax.table.latency_table import LatencyTable, load_table
 
 SCENARIOS = ("second-instance", "drift")
-STAGES = ("engine", "measure", "send", "predict", "learn-second", *SCENARIOS, "learn", "trial", "repeat", "control")
+STAGES = (
+    "engine",
+    "measure",
+    "send",
+    "predict",
+    "learn-second",
+    *SCENARIOS,
+    "speeds",
+    "learn",
+    "trial",
+    "repeat",
+    "control",
+)
 WITH_SPARE = ("learn-second", "second-instance")
-SHORT = ("engine", "measure", "send", "predict", *SCENARIOS)
+SHORT = ("engine", "measure", "send", "predict", *SCENARIOS, "speeds")
 RUN_ITSELF = ("run", "start", "engine", "took_s")  # of the last run; every stage says of which run it is
-OFFLINE = ("predict",)  # needs the table and the runs, and no engine
+OFFLINE = ("predict", "speeds")  # need the table and what was sent, and no engine
 console = Console()
 
 
@@ -195,8 +208,20 @@ def main(
     table_path, learned, second = (out / name for name in (f"{stem}.parquet", "learned.npz", "learned-second.npz"))
     if LEARNED in of_second and "second-instance" in chosen and "learn-second" not in chosen and not second.exists():
         raise typer.BadParameter(f"rivals: {LEARNED} needs {second}, which the stage learn-second makes")
+
+    def offline(name: str) -> None:
+        if name not in chosen:
+            return
+        if name == "predict":
+            keep("predict", predicted(table_path, out / "runs.json", warmup, against))
+        elif "drift" in results:
+            keep("speeds", speeds(load_table(table_path), results["drift"], max_num_seqs))
+        else:
+            raise typer.BadParameter(f"stages: speeds needs what the stage drift keeps in {path}")
+
     if set(chosen) <= set(OFFLINE):
-        keep("predict", predicted(table_path, out / "runs.json", warmup, against))
+        for name in OFFLINE:
+            offline(name)
         return
     keep("run", machine() | ({} if base_url is None else {"gpu": gpu()}))
     place = engine_folder(folder)
@@ -241,8 +266,7 @@ def main(
                 report=say,
             )
             ended("send")
-        if "predict" in chosen:
-            keep("predict", predicted(table_path, out / "runs.json", warmup, against))
+        offline("predict")
         if "learn-second" in chosen and both.spare is not None:
             from benchmarks.live.learn_second import learn_second  # the trainer and its packages, as below
 
@@ -261,6 +285,7 @@ def main(
                 scenario_stage(
                     name, endpoint, table_path, spare, lengths[name], max_num_seqs, out, console, partial(keep, name)
                 )
+        offline("speeds")
         request = TrialRequest(
             endpoint=endpoint,
             policies=[str(learned) if name == LEARNED else name for name in policies.split(",")],
@@ -344,6 +369,15 @@ def predicted(table: Path, runs: Path, warmup_s: float, against: Path | None) ->
         for row in side["rows"]:
             console.print(json.dumps({k: round(v, 3) for k, v in row.items()}), highlight=False, soft_wrap=True)
     return found
+
+
+def speeds(table: LatencyTable, drift: dict[str, Any], max_num_seqs: int) -> dict[str, Any]:
+    """What is foretold of drift where the engine is slower than its table; printed policy by policy."""
+    shares = drift_at_speeds(table, drift, max_num_seqs)
+    for name, row in shares.items():
+        each = ", ".join(f"x {factor:g}: {share:.1%}" for factor, share in zip(SLOWDOWNS, row, strict=True))
+        say(f"drift, {name}, share on time foretold where iterations take longer than in the table: {each}")
+    return {"slowdowns": list(SLOWDOWNS), "on_time": shares}
 
 
 def gpu() -> str | None:

@@ -1,21 +1,36 @@
 """How fast the engine is at a moment, beside what was measured of it before: a host that other guests share is not
 always equally fast, and near saturation a tenth of an iteration decides how long the queue is.
 
-``engine, table -> a slice of seconds under constant load -> its gaps over those that the table foretells of it``.
+``engine, table -> a slice of seconds under constant load -> its gaps over those that the table foretells of it``;
+``table, factor -> the table of an engine that is so much slower -> drift's shares on time``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
+from typing import Any
 
+import numpy as np
+
+from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.live.measure.beside import load_of
 from inferencegym_jax.live.measure.cell_run import Slice, run_cell
+from inferencegym_jax.live.scenarios.described import Drift, scenario_of
+from inferencegym_jax.live.scenarios.drift import drift, switching
+from inferencegym_jax.live.scenarios.rivals import BEST, NEXT, OPEN, SWITCHING
 from inferencegym_jax.live.server.probe import probe
 from inferencegym_jax.live.server.streaming import Endpoint, open_client
+from inferencegym_jax.live.trial.outcome import Objective
 from inferencegym_jax.live.trial.profile_engine import engine_times
-from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.live.trial.runs import TrialSettings, foretell
+from inferencegym_jax.models import ServeAction
+from inferencegym_jax.table.latency_table import METRICS, LatencyTable
 
 SLICE_S = 3.0
+SLOWDOWNS = (1.0, 1.05, 1.1, 1.15, 1.2)
+TIMES_OF_METADATA = ("prefill_ms", "path_ms")
 
 
 def slowdown_now(endpoint: Endpoint, table: LatencyTable, seed: int, slice_s: float = SLICE_S) -> float:
@@ -56,3 +71,52 @@ async def _slice(endpoint: Endpoint, table: LatencyTable, seed: int, slice_s: fl
             most_seconds=10.0 * slice_s,
             seed=seed,
         )
+
+
+def slowed(table: LatencyTable, factor: float) -> LatencyTable:
+    """The table of an engine all of whose times are ``factor`` times as long; ``measure``'s, without a profile."""
+    values = table.values.copy()
+    for name in ("ttft_p50_ms", "ttft_p99_ms", "tpot_ms"):
+        values[..., METRICS.index(name)] *= factor
+    metadata = dict(table.metadata)
+    for key in TIMES_OF_METADATA:
+        if key in metadata:
+            metadata[key] = json.dumps((factor * np.asarray(json.loads(metadata[key]))).tolist())
+    return dataclasses.replace(table, values=values, metadata=metadata)
+
+
+def drift_at_speeds(table: LatencyTable, found: dict[str, Any], max_num_seqs: int) -> dict[str, list[float]]:
+    """Share on time foretold of drift's policies, as they were chosen, on engines of the table's speed and slower ones.
+
+    Args:
+        table: measured.
+        found: what the stage ``drift`` kept.
+        max_num_seqs: the engine's own limit.
+
+    Returns:
+        A share for each of ``SLOWDOWNS``, by policy.
+    """
+    scenario, how, choices = scenario_of("drift"), found["how"], found["choices"]
+    assert isinstance(scenario, Drift)
+    setting = drift(scenario, table, how["seconds"])
+    objective = Objective((setting.objective.ttft_ms,) * 3, setting.objective.tpot_ms)
+    sent, settings = setting.traffic(0), TrialSettings(warmup_s=how["warmup_s"], max_num_seqs=max_num_seqs)
+    kinds = choices[SWITCHING]
+    policies: dict[str, Policy | ServeAction] = {
+        BEST: _pair(choices[BEST]),
+        NEXT: _pair(choices[NEXT]),
+        SWITCHING: switching(_pair(kinds["long prompts"]), _pair(kinds["short prompts"]), how["switch_at_prompt"]),
+        OPEN: ServeAction(batch_size=choices[OPEN]),
+    }
+    shares: dict[str, list[float]] = {name: [] for name in policies}
+    for factor in SLOWDOWNS:
+        slower = slowed(table, factor)
+        for name, policy in policies.items():
+            records = foretell(slower, sent, policy, setting.problem.params, settings).records
+            counted = [record for record in records if record.arrival_s >= how["warmup_s"]]
+            shares[name].append(round(sum(map(objective.met, counted)) / len(counted), 5))
+    return shares
+
+
+def _pair(pair: list[float]) -> ServeAction:
+    return ServeAction(batch_size=int(pair[0]), kv_budget=float(pair[1]))

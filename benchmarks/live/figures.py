@@ -95,6 +95,8 @@ def block(results: dict[str, Any], every_day: list[dict[str, Any]]) -> list[str]
             if name == "second-instance" and "learn-second" in results:
                 lines += learned_second(results["learn-second"])
             lines += elsewhere(results, name)
+            if name == "drift" and "speeds" in results:
+                lines += ["", *at_speeds(results["speeds"])]
             lines += ["", f"![Load, instances and share on time of {name}]({picture})"]
         if name == "second-instance" and (of_days := days.days_lines(every_day)):
             lines += ["", *of_days]
@@ -129,7 +131,7 @@ def about(results: dict[str, Any]) -> list[str]:
                 f"trial: {start.get('spare_start')}. They compute in {computes}."
             )
     if took_s := results.get("took_s"):
-        each = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in took_s.items())
+        each = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in took_s.items() if seconds >= 1.0)
         lines.append(f"Its stages took {sum(took_s.values()) / 60:.0f} minutes in all: {each}.")
     return lines
 
@@ -187,6 +189,15 @@ def learned_second(found: dict[str, Any]) -> list[str]:
         f"- learned: {found['chosen']} of those that `learn-second` trained in {found['seconds']:.0f} s, with the best "
         f"score foretold on two days that were not sent: {scores}."
     ]
+
+
+def at_speeds(found: dict[str, Any]) -> list[str]:
+    """What is foretold of drift on a slower engine, a row a policy."""
+    heads = ["share on time, foretold", *(f"iterations x {factor:g}" for factor in found["slowdowns"])]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for name, row in found["on_time"].items():
+        lines.append("| " + " | ".join([name, *(f"{share:.1%}" for share in row)]) + " |")
+    return lines
 
 
 def scenario_lines(found: dict[str, Any]) -> list[str]:

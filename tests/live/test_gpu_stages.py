@@ -12,8 +12,8 @@ import typer
 
 from benchmarks.live import __main__ as stages
 from benchmarks.live import figures, gpu_figures
-from benchmarks.live.engine_speed import over_table
-from benchmarks.live.prediction import judge
+from benchmarks.live.engine_speed import over_table, slowed
+from benchmarks.live.prediction import in_seconds, judge
 from benchmarks.live.sent import Sent, read_runs, send, write_runs
 from inferencegym_jax.live.measure.beside import load_of
 from inferencegym_jax.live.measure.cell_run import Slice
@@ -123,6 +123,21 @@ def test_the_engines_speed_is_a_slices_gaps_over_those_of_the_table(table: Laten
 
     assert over_table(piece(gap), table) == pytest.approx(1.0, rel=0.02)
     assert over_table(piece(1.2 * gap), table) == pytest.approx(1.2, rel=0.02)
+
+
+def test_a_slower_engine_does_with_its_traffic_what_a_fast_one_does_with_it_in_shorter_seconds(
+    table: LatencyTable, runs: list[Sent]
+) -> None:
+    import inferencegym_jax as ig
+
+    _, params = ig.make(1, table=table)
+    policy, settings = ig.policies.static(ig.ServeAction(batch_size=512)), TrialSettings(max_num_seqs=64)
+    slower = predict(slowed(table, 1.25), runs[1].traffic, policy, params, settings)
+    shorter = predict(table, runs[1].traffic_in(1.25), policy, params, settings)
+    for one, other in zip(slower, shorter, strict=True):
+        again = in_seconds(other, 1.25)
+        assert (one.ttft_ms, one.tpot_ms) == pytest.approx((again.ttft_ms, again.tpot_ms), rel=1e-3)  # float32
+    assert any(one.ttft_ms != fast.ttft_ms for one, fast in zip(slower, runs[1].records, strict=True))
 
 
 def test_a_warm_up_that_leaves_nothing_is_refused(table: LatencyTable, runs: list[Sent]) -> None:

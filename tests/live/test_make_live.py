@@ -92,6 +92,16 @@ def test_a_server_of_ones_own_needs_its_models_name(tmp_path: Path) -> None:
     assert refused.exit_code == 2 and "with --base-url it must be the name" in said and not (tmp_path / "out").exists()
 
 
+def test_what_is_foretold_at_other_speeds_needs_a_run_of_drift_and_is_a_table_of_its_own(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(stages.main)
+    refused = CliRunner().invoke(app, ["--stages", "speeds", "--out", str(tmp_path)])
+    assert refused.exit_code == 2 and "speeds needs what the stage drift" in " ".join(refused.output.split())
+    lines = figures.at_speeds({"slowdowns": [1.0, 1.1], "on_time": {"open": [0.6, 0.4]}})
+    assert lines[0] == "| share on time, foretold | iterations x 1 | iterations x 1.1 |"
+    assert lines[2] == "| open | 60.0% | 40.0% |"
+
+
 def test_prompts_that_cannot_be_sent_are_refused_before_an_engine_is_looked_for(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(stages.main)
