@@ -376,10 +376,12 @@ def predicted(table: Path, runs: Path, warmup_s: float, against: Path | None) ->
 def speeds(table: LatencyTable, drift: dict[str, Any], max_num_seqs: int) -> dict[str, Any]:
     """What is foretold of drift where the engine is slower than its table; printed policy by policy."""
     shares = drift_at_speeds(table, drift, max_num_seqs)
+    then = drift.get("slowdowns", {})
     for name, row in shares.items():
-        each = ", ".join(f"x {factor:g}: {share:.1%}" for factor, share in zip(SLOWDOWNS, row, strict=True))
+        factors = [*SLOWDOWNS, *([then[name]] if name in then else [])]
+        each = ", ".join(f"x {factor:.3g}: {share:.1%}" for factor, share in zip(factors, row, strict=True))
         say(f"drift, {name}, share on time foretold where iterations take longer than in the table: {each}")
-    return {"slowdowns": list(SLOWDOWNS), "on_time": shares}
+    return {"slowdowns": list(SLOWDOWNS), "then": then, "on_time": shares}
 
 
 def gpu() -> str | None:

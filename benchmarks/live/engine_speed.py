@@ -94,7 +94,8 @@ def drift_at_speeds(table: LatencyTable, found: dict[str, Any], max_num_seqs: in
         max_num_seqs: the engine's own limit.
 
     Returns:
-        A share for each of ``SLOWDOWNS``, by policy.
+        A share for each of ``SLOWDOWNS``, by policy; last, where it was measured, for the engine's speed beside the
+        policy's run.
     """
     scenario, how, choices = scenario_of("drift"), found["how"], found["choices"]
     assert isinstance(scenario, Drift)
@@ -109,9 +110,10 @@ def drift_at_speeds(table: LatencyTable, found: dict[str, Any], max_num_seqs: in
         OPEN: ServeAction(batch_size=choices[OPEN]),
     }
     shares: dict[str, list[float]] = {name: [] for name in policies}
-    for factor in SLOWDOWNS:
-        slower = slowed(table, factor)
-        for name, policy in policies.items():
+    then: dict[str, float] = found.get("slowdowns", {})
+    for name, policy in policies.items():
+        for factor in (*SLOWDOWNS, *([then[name]] if name in then else [])):
+            slower = slowed(table, factor)
             records = foretell(slower, sent, policy, setting.problem.params, settings).records
             counted = [record for record in records if record.arrival_s >= how["warmup_s"]]
             shares[name].append(round(sum(map(objective.met, counted)) / len(counted), 5))

@@ -192,11 +192,15 @@ def learned_second(found: dict[str, Any]) -> list[str]:
 
 
 def at_speeds(found: dict[str, Any]) -> list[str]:
-    """What is foretold of drift on a slower engine, a row a policy."""
+    """What is foretold of drift on a slower engine, and at its speed beside each policy's run, a row a policy."""
+    then = found.get("then", {})
     heads = ["share on time, foretold", *(f"iterations x {factor:g}" for factor in found["slowdowns"])]
+    heads += ["at the engine's speed then"] if then else []
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for name, row in found["on_time"].items():
-        lines.append("| " + " | ".join([name, *(f"{share:.1%}" for share in row)]) + " |")
+        cells = [name, *(f"{share:.1%}" for share in row)]
+        cells[-1] += f" (x {then[name]:.3f})" if name in then else ""
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
