@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.live.engine_speed import SLOWDOWNS, drift_at_speeds
+from benchmarks.live.engine_speed import SLOWDOWNS, drift_at_speeds, factors
 from benchmarks.live.figures import write_figures
 from benchmarks.live.prediction import judge, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
@@ -71,7 +71,7 @@ STAGES = (
 )
 WITH_SPARE = ("learn-second", "second-instance")
 SHORT = ("engine", "measure", "send", "predict", *SCENARIOS, "speeds")
-RUN_ITSELF = ("run", "start", "engine", "took_s")  # of the last run; every stage says of which run it is
+RUN_ITSELF = ("run", "start", "engine")  # of the last run; every stage says of which run it is
 OFFLINE = ("predict", "speeds")  # need the table and what was sent, and no engine
 console = Console()
 
@@ -376,12 +376,12 @@ def predicted(table: Path, runs: Path, warmup_s: float, against: Path | None) ->
 def speeds(table: LatencyTable, drift: dict[str, Any], max_num_seqs: int) -> dict[str, Any]:
     """What is foretold of drift where the engine is slower than its table; printed policy by policy."""
     shares = drift_at_speeds(table, drift, max_num_seqs)
-    then = drift.get("slowdowns", {})
     for name, row in shares.items():
-        factors = [*SLOWDOWNS, *([then[name]] if name in then else [])]
-        each = ", ".join(f"x {factor:.3g}: {share:.1%}" for factor, share in zip(factors, row, strict=True))
+        each = ", ".join(
+            f"x {factor:.3g}: {share:.1%}" for factor, share in zip(factors(drift, name), row, strict=True)
+        )
         say(f"drift, {name}, share on time foretold where iterations take longer than in the table: {each}")
-    return {"slowdowns": list(SLOWDOWNS), "then": then, "on_time": shares}
+    return {"slowdowns": list(SLOWDOWNS), "then": drift.get("slowdowns", {}), "on_time": shares}
 
 
 def gpu() -> str | None:

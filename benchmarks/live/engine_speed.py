@@ -74,7 +74,13 @@ async def _slice(endpoint: Endpoint, table: LatencyTable, seed: int, slice_s: fl
 
 
 def slowed(table: LatencyTable, factor: float) -> LatencyTable:
-    """The table of an engine all of whose times are ``factor`` times as long; ``measure``'s, without a profile."""
+    """The table of an engine all of whose times are ``factor`` times as long.
+
+    Raises:
+        ValueError: a table with an engine profile, whose times are not in its columns; ``measure`` writes none.
+    """
+    if table.engine is not None:
+        raise ValueError(f"table = {table.name}: has an engine profile; must be one that was measured, without")
     values = table.values.copy()
     for name in ("ttft_p50_ms", "ttft_p99_ms", "tpot_ms"):
         values[..., METRICS.index(name)] *= factor
@@ -94,8 +100,7 @@ def drift_at_speeds(table: LatencyTable, found: dict[str, Any], max_num_seqs: in
         max_num_seqs: the engine's own limit.
 
     Returns:
-        A share for each of ``SLOWDOWNS``, by policy; last, where it was measured, for the engine's speed beside the
-        policy's run.
+        A share for each of the policy's ``factors``, by policy.
     """
     scenario, how, choices = scenario_of("drift"), found["how"], found["choices"]
     assert isinstance(scenario, Drift)
@@ -110,14 +115,20 @@ def drift_at_speeds(table: LatencyTable, found: dict[str, Any], max_num_seqs: in
         OPEN: ServeAction(batch_size=choices[OPEN]),
     }
     shares: dict[str, list[float]] = {name: [] for name in policies}
-    then: dict[str, float] = found.get("slowdowns", {})
     for name, policy in policies.items():
-        for factor in (*SLOWDOWNS, *([then[name]] if name in then else [])):
+        for factor in factors(found, name):
             slower = slowed(table, factor)
             records = foretell(slower, sent, policy, setting.problem.params, settings).records
             counted = [record for record in records if record.arrival_s >= how["warmup_s"]]
             shares[name].append(round(sum(map(objective.met, counted)) / len(counted), 5))
     return shares
+
+
+def factors(found: dict[str, Any], policy: str) -> list[float]:
+    """The slowdowns for which a policy's share is foretold: ``SLOWDOWNS``, and where it was measured the one beside its
+    run."""
+    then: dict[str, float] = found.get("slowdowns", {})
+    return [*SLOWDOWNS, then[policy]] if policy in then else list(SLOWDOWNS)
 
 
 def _pair(pair: list[float]) -> ServeAction:

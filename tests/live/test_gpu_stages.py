@@ -21,7 +21,7 @@ from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.runs import TrialSettings, predict
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.traffic import poisson_traffic
-from inferencegym_jax.table.latency_table import LatencyTable
+from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from tests.live.fake_engine import Times
 from tests.live.test_trial import OUTPUT, TIMES, ideal
 
@@ -138,6 +138,8 @@ def test_a_slower_engine_does_with_its_traffic_what_a_fast_one_does_with_it_in_s
         again = in_seconds(other, 1.25)
         assert (one.ttft_ms, one.tpot_ms) == pytest.approx((again.ttft_ms, again.tpot_ms), rel=1e-3)  # float32
     assert any(one.ttft_ms != fast.ttft_ms for one, fast in zip(slower, runs[1].records, strict=True))
+    with pytest.raises(ValueError, match="has an engine profile"):
+        slowed(load_table(), 1.25)  # its times are the profile's
 
 
 def test_a_warm_up_that_leaves_nothing_is_refused(table: LatencyTable, runs: list[Sent]) -> None:

@@ -22,7 +22,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -75,6 +75,23 @@ def beside(
     return np.asarray(added, float), [one is not None for one in own]
 
 
+class _Prompts(NamedTuple):
+    """What prompts cost, an entry a bucket, ms, and when their first tokens surface."""
+
+    alone: np.ndarray
+    beside: np.ndarray
+    seen: list[bool]  # whether the cells showed what they add beside others
+    overhead: float
+    extra: int
+    estimate: float | None  # of ``extra``, before rounding
+
+
+def _prompts(cells: Cells, batch_sizes: list[int], buckets: list[int], token_budget: int | None) -> _Prompts:
+    alone, overhead = prefill(cells, buckets, token_budget)
+    extra, estimate = first_token(cells, batch_sizes, buckets[0])
+    return _Prompts(alone, *beside(cells, buckets, alone, extra, token_budget), overhead, extra, estimate)
+
+
 def build_columns(
     cells: Cells,
     batch_sizes: list[int],
@@ -101,10 +118,8 @@ def build_columns(
     columns: dict[str, list[float]] = {name: [] for name in ("batch_size", "prompt_len_bucket")}
     metrics = ("ttft_p50_ms", "ttft_p99_ms", "tpot_ms", "tps", "gpu_mem_gb", "cost_per_1k")
     columns |= {name: [] for name in metrics}
-    alone, _ = prefill(cells, buckets, token_budget)
-    extra, _ = first_token(cells, batch_sizes, buckets[0])
-    added, seen = beside(cells, buckets, alone, extra, token_budget)
-    for bucket, prompt_ms, shown in zip(buckets, added, seen, strict=True):
+    prompts = _prompts(cells, batch_sizes, buckets, token_budget)
+    for bucket, prompt_ms, shown in zip(buckets, prompts.beside, prompts.seen, strict=True):
         column = [(n, bucket) for n in batch_sizes]
         inside = np.array([cells.inside(cell) for cell in column])
         iteration = np.array([max(cells.decode_ms(cell, prompt_ms, shown), LEAST_MS) for cell in column])
@@ -161,9 +176,8 @@ def fit(
         prefill_ms (beside requests that decode, one a bucket), prefill_alone_share (what a prompt adds to an idle
         engine, over that; the mean), request_overhead_ms, iteration_ms (a), running_ms (b), fit_error (median share).
     """
-    alone, overhead = prefill(cells, buckets, token_budget)
-    extra, estimate = first_token(cells, sorted(set(map(int, columns["batch_size"]))), buckets[0])
-    added, _ = beside(cells, buckets, alone, extra, token_budget)
+    batch_sizes = sorted(set(map(int, columns["batch_size"])))
+    alone, added, _, overhead, extra, estimate = _prompts(cells, batch_sizes, buckets, token_budget)
     n, tpot = np.asarray(columns["batch_size"]), np.asarray(columns["tpot_ms"])
     place = np.searchsorted(buckets, np.asarray(columns["prompt_len_bucket"], int))
     iteration = tpot - n / output_tokens * added[place]
