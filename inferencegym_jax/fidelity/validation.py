@@ -7,6 +7,7 @@ its engine profile come from the caller (``data/engine_table.py`` makes them fro
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ import numpy as np
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.fidelity.measured_runs import MeasuredRun
 from inferencegym_jax.models import KNOBS, EnvParams, ServeAction
+from inferencegym_jax.physics.kernels import most_tokens
+from inferencegym_jax.table import profile_of
 from inferencegym_jax.table.latency_table import LatencyTable, data_path
 from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
 from inferencegym_jax.traffic.request_log import RequestLog
@@ -95,7 +98,12 @@ def environment_of(run: MeasuredRun, engine: EngineTable, constants: Constants) 
     rejection."""
     log = arrivals_of(run)
     task = get_task(4)
-    params = make_params(task, engine.table, NOT_NORMALISED, trace=log)
+    profile, table = profile_of(engine.table), engine.table
+    if run.max_num_batched_tokens > most_tokens(profile):  # the lookups must reach as far
+        table = dataclasses.replace(
+            table, engine=dataclasses.replace(profile, tokens_per_iteration=run.max_num_batched_tokens)
+        )
+    params = make_params(task, table, NOT_NORMALISED, trace=log)
     params = params.replace(
         noise_sigma=np.float32(0.0),
         episode_length=np.int32(log.seconds),
@@ -111,7 +119,7 @@ def environment_of(run: MeasuredRun, engine: EngineTable, constants: Constants) 
     )
     most = int(KNOBS["batch_size"].high)
     action = ServeAction(batch_size=min(run.max_num_seqs, most)).as_arrays()
-    return Environment(engine.table, params, log), params, action
+    return Environment(table, params, log), params, action
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

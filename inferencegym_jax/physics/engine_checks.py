@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from inferencegym_jax.models import KNOBS, PREFILL_GPU, REPLICA, EngineParams, EnvParams, QuantTier, shown
+from inferencegym_jax.physics.kernels import most_tokens
 from inferencegym_jax.physics.speculation import DRAFT_LENGTHS
 from inferencegym_jax.table import EngineProfile, TableError
 
@@ -50,6 +51,12 @@ def check_engine(profile: EngineProfile, params: EnvParams) -> None:
         bad = ~_good(name, values)
         if bad.any():
             raise ValueError(f"engine {name} = {shown(values[bad].flat[0].item())}: must be {ALLOWED[name]}")
+    budgets, most = _of(params.engine, "token_budget", serves), most_tokens(profile)
+    if (budgets > most).any():
+        raise ValueError(
+            f"engine token_budget = {shown(budgets[budgets > most].flat[0].item())}: must be at most {most:g}, as far "
+            "as the table's iterations are looked up; a profile whose tokens_per_iteration is more reaches further"
+        )
     _check_acceptance(_of(params.engine, "acceptance_lengths", serves))
     may_choose = np.asarray(params.active)[..., QUANT_TIER][serves].any()
     tiers = list(QuantTier) if may_choose else [QuantTier(KNOBS["quant_tier"].default)]

@@ -15,11 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inferencegym_jax.models import KNOBS
 from inferencegym_jax.numerics.compile_units import compile_unit
 from inferencegym_jax.table import EngineProfile
 
 PARTS_LOG2 = 3  # an octave is cut into 8 parts; the kernels are measured at nodes that are among them
 MANTISSA_BITS = 23
+# A lookup is flat past its axis, so an axis reaches what the step may ask for, whatever its profile's nodes span: a
+# table measured up to 32 requests and prompts of 256 tokens serves 64 of them, and iterations of many prompts.
+MOST_TOKENS = 8192.0  # of an iteration, at least: its budget where that is more
+MOST_RUNNING = int(KNOBS["batch_size"].high)
+LONGEST = 32768.0  # context or prompt; the axis reaches twice as far
 
 
 def octaves(highest: float) -> np.ndarray:
@@ -54,6 +60,12 @@ def octave_place(x: jax.Array, last: int) -> tuple[jax.Array, jax.Array]:
     return node, place
 
 
+def most_tokens(profile: EngineProfile) -> float:
+    """Tokens of one iteration up to which a profile's matrix products are looked up: to its last node and its own
+    budget, and to ``MOST_TOKENS`` at least."""
+    return float(max(profile.products_tokens[-1], profile.head_tokens[-1], profile.tokens_per_iteration, MOST_TOKENS))
+
+
 @dataclass(frozen=True)
 class Iterations:
     """The lookups of an engine profile; static, hashed by the profile."""
@@ -67,7 +79,12 @@ class Iterations:
     @functools.cached_property
     def tokens(self) -> np.ndarray:
         """Nodes of the matrix products."""
-        return octaves(max(self.profile.products_tokens[-1], self.profile.head_tokens[-1]))
+        return octaves(self.most_tokens)
+
+    @property
+    def most_tokens(self) -> float:
+        """Tokens that the nodes of the matrix products reach at least."""
+        return most_tokens(self.profile)
 
     @functools.cached_property
     def products(self) -> np.ndarray:
@@ -82,28 +99,31 @@ class Iterations:
         return (self.products.reshape(-1, len(head)) + head).astype(np.float32).ravel()
 
     @functools.cached_property
-    def _attention_axes(self) -> tuple[np.ndarray, np.ndarray]:
+    def attention_axes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Nodes of decode attention: sequences, and tokens of each."""
         profile = self.profile
-        return octaves(profile.decode_sequences[-1]), octaves(2.0 * profile.decode_context[-1])
+        sequences = max(profile.decode_sequences[-1], MOST_RUNNING)
+        return octaves(sequences), octaves(2.0 * max(profile.decode_context[-1], LONGEST))
 
     @functools.cached_property
     def attention(self) -> np.ndarray:
         """float32[sequences * contexts], ms of decode attention."""
         profile = self.profile
-        sequences, contexts = self._attention_axes
+        sequences, contexts = self.attention_axes
         by_context = np.stack([resample(profile.decode_context, row, contexts) for row in profile.decode_attention_ms])
         columns = [resample(profile.decode_sequences, column, sequences) for column in by_context.T]
         return np.stack(columns, axis=1).astype(np.float32).ravel()
 
     @functools.cached_property
-    def _prompt_axis(self) -> np.ndarray:
-        return octaves(2.0 * self.profile.prefill_tokens[-1])
+    def prompt_axis(self) -> np.ndarray:
+        """Nodes of a prompt's attention, tokens."""
+        return octaves(2.0 * max(self.profile.prefill_tokens[-1], LONGEST))
 
     @functools.cached_property
     def prefill(self) -> np.ndarray:
         """float32[nodes], ms of the attention of one whole prompt."""
         profile = self.profile
-        return resample(profile.prefill_tokens, profile.prefill_attention_ms, self._prompt_axis).astype(np.float32)
+        return resample(profile.prefill_tokens, profile.prefill_attention_ms, self.prompt_axis).astype(np.float32)
 
     def products_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
         """L: matrix products of all layers over ``tokens`` tokens, ms."""
@@ -132,7 +152,7 @@ class Iterations:
         """Attention of ``running`` decode requests over ``context`` tokens each, ms; of one table alike in all
         formats."""
         del tier
-        sequences, contexts = self._attention_axes
+        sequences, contexts = self.attention_axes
         row, down = octave_place(running, len(sequences))
         column, along = octave_place(context, len(contexts))
         base = row * len(contexts) + column
@@ -143,7 +163,7 @@ class Iterations:
     def prefill_attention_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
         """A: attention of one whole prompt, ms; 0 for none."""
         del tier
-        attention_ms = between(self.prefill, *octave_place(tokens, len(self._prompt_axis)))
+        attention_ms = between(self.prefill, *octave_place(tokens, len(self.prompt_axis)))
         return attention_ms * jnp.minimum(tokens, 1.0)
 
     def empty_ms(self, tier: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inferencegym_jax.physics.kernels import Iterations, between, octave_place
+from inferencegym_jax.physics.kernels import Iterations, between, octave_place, resample
 from inferencegym_jax.table import EngineProfile, TableError
 
 SHARED = ("products_tokens", "head_tokens", "decode_sequences", "decode_context", "prefill_tokens")
@@ -48,8 +48,14 @@ class StackedIterations(Iterations):
         """float32[engines * nodes]: each engine's row of ``products`` or ``sampled``."""
         rows = []
         for single, (_, tier) in zip(self._singles, self.engines, strict=True):
-            rows.append(getattr(single, name).reshape(-1, len(self.tokens))[tier])
-        return np.concatenate(rows)
+            row = getattr(single, name).reshape(-1, len(single.tokens))[tier]
+            rows.append(resample(single.tokens, row, self.tokens))
+        return np.concatenate(rows).astype(np.float32)
+
+    @property
+    def most_tokens(self) -> float:
+        """Tokens that the nodes of the matrix products reach at least: of the engine that has most."""
+        return max(single.most_tokens for single in self._singles)
 
     @functools.cached_property
     def products(self) -> np.ndarray:
@@ -84,7 +90,7 @@ class StackedIterations(Iterations):
 
     def decode_attention_ms(self, running: jax.Array, context: jax.Array, tier: jax.Array) -> jax.Array:
         """Attention of ``running`` decode requests over ``context`` tokens each, ms."""
-        sequences, contexts = self._attention_axes
+        sequences, contexts = self.attention_axes
         row, down = octave_place(running, len(sequences))
         column, along = octave_place(context, len(contexts))
         base = (tier * len(sequences) + row) * len(contexts) + column
@@ -94,7 +100,7 @@ class StackedIterations(Iterations):
 
     def prefill_attention_ms(self, tokens: jax.Array, tier: jax.Array) -> jax.Array:
         """A: attention of one whole prompt, ms; 0 for none."""
-        nodes = len(self._prompt_axis)
+        nodes = len(self.prompt_axis)
         node, place = octave_place(tokens, nodes)
         return between(self.prefill, tier * nodes + node, place) * jnp.minimum(tokens, 1.0)
 

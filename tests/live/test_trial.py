@@ -117,17 +117,10 @@ def test_the_replay_meets_the_closed_form_at_any_load(table: Any, params: Any, s
     assert all(record.outcome == "completed" for record in records) and len(records) == len(traffic)
 
 
-TOO_FAST = pytest.mark.xfail(
-    strict=True,
-    reason="34 % low: near saturation, with prompts that take 165 ms each, the step's iterations are too short since "
-    "prompts of a log share them",
-)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("times", "prompt", "output", "share"),
-    [(TIMES, 96, OUTPUT, 0.6), (SLOW, 192, 32, 0.6), pytest.param(SLOW, 192, 32, 0.8, marks=TOO_FAST)],
+    [(TIMES, 96, OUTPUT, 0.6), (SLOW, 192, 32, 0.6), (SLOW, 192, 32, 0.8)],
 )
 def test_the_open_loop_environment_agrees_with_the_replay(times: Times, prompt: int, output: int, share: float) -> None:
     exact = ideal(times, output)

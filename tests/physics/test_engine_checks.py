@@ -42,6 +42,7 @@ def test_a_switching_time_is_finite_and_not_negative(name, value):
         ("prefix_share", 1.5),
         ("link_gb_s", 0.0),
         ("token_budget", 0.0),
+        ("token_budget", 8193.0),  # past the lookups, where more tokens would cost nothing
         ("prompt_cv", NAN),
         ("output_cv", -0.1),
         ("arrival_scv", INF),

@@ -18,14 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from inferencegym_jax.live.server.probe import EngineMetrics
-from inferencegym_jax.models import KNOBS, EngineParams, shown
+from inferencegym_jax.models import EngineParams, shown
 from inferencegym_jax.physics.iteration import rough_iteration_ms
-from inferencegym_jax.physics.kernels import octaves
+from inferencegym_jax.physics.kernels import MOST_RUNNING
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.table.latency_table import LatencyTable, TableError
 
 TIER = 0  # weight format: that of the engine which the table was measured on
-MOST_RUNNING = int(KNOBS["batch_size"].high)
 
 
 class EngineTimes:
@@ -49,7 +48,7 @@ class EngineTimes:
             overhead_ms=np.float32(profile.overhead_ms),
             overhead_ms_per_sequence=np.float32(profile.overhead_ms_per_sequence),
         )
-        self._contexts = octaves(2.0 * profile.decode_context[-1])
+        self._contexts = grid.attention_axes[1]
         running = jnp.arange(1.0, MOST_RUNNING + 1.0)[:, None]
         contexts = jnp.asarray(self._contexts, jnp.float32)[None, :]
         zero = jnp.zeros((MOST_RUNNING, len(self._contexts)))
@@ -57,9 +56,10 @@ class EngineTimes:
         decode = rough_iteration_ms(grid, running + zero, contexts + zero, zero, tier, params)
         self._decode = np.asarray(decode, np.float64)
         products = grid.products.reshape(len(profile.products_ms), -1)[TIER]
-        budget = np.arange(profile.tokens_per_iteration + MOST_RUNNING + 1)
+        self.most_tokens = int(grid.most_tokens)
+        budget = np.arange(self.most_tokens + MOST_RUNNING + 1)
         self._products = np.interp(np.maximum(budget, 1), grid.tokens, products)
-        self._prompts, self._attention = octaves(2.0 * profile.prefill_tokens[-1]), grid.prefill
+        self._prompts, self._attention = grid.prompt_axis, grid.prefill
 
     def decode_ms(self, running: float, context: float) -> float:
         """An iteration of ``running`` decode requests of ``context`` tokens each, without prompts; linear between whole
@@ -146,11 +146,19 @@ class ProfileEngine:
         times: of its iterations.
         max_num_seqs: most requests that run.
         token_budget: tokens of one iteration; default: the profile's.
+
+    Raises:
+        ValueError: a token budget beyond what the times are known for.
     """
 
     def __init__(self, times: EngineTimes, max_num_seqs: int = 10**9, token_budget: int | None = None):
         self.times, self.max_num_seqs = times, max_num_seqs
         self.token_budget = times.profile.tokens_per_iteration if token_budget is None else token_budget
+        if not 1 <= self.token_budget <= times.most_tokens:
+            raise ValueError(
+                f"token_budget = {token_budget}: must be from 1 to {times.most_tokens}, as far as the table's "
+                "iterations are looked up"
+            )
         self.waiting: deque[EngineRequest] = deque()
         self.running: list[EngineRequest] = []  # in order of entry
         self.preempted = 0
