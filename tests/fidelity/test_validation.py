@@ -9,9 +9,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import inferencegym_jax as ig
 from inferencegym_jax.cli.app import app
 from inferencegym_jax.fidelity.measured_runs import RunError, read_runs
-from inferencegym_jax.fidelity.validation import Constants, arrivals_of, compare, fitted_constants, predict
+from inferencegym_jax.fidelity.validation import (
+    Constants,
+    EngineTable,
+    arrivals_of,
+    compare,
+    environment_of,
+    fitted_constants,
+    predict,
+)
+from inferencegym_jax.physics.open_loop import iterations_of
 
 kernels = pytest.mark.skipif(
     importlib.util.find_spec("aiconfigurator_core") is None, reason="the measured kernels are not installed"
@@ -178,3 +188,10 @@ def test_the_command_line_says_what_is_wrong(tmp_path):
     ):
         found = CliRunner().invoke(app, ["validate", *arguments])
         assert found.exit_code == 2 and message in found.output
+
+
+def test_an_engine_of_a_large_token_budget_is_looked_up_as_far():
+    run = dataclasses.replace(read_runs(MEASURED)[0], max_num_batched_tokens=16384)
+    env, params, _ = environment_of(run, EngineTable(ig.load_table(), 80.0), fitted_constants()[0])
+    env.suited_to(params)  # refuses a budget beyond the lookups
+    assert iterations_of(env.table).tokens[-1] >= 16384
