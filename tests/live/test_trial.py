@@ -39,18 +39,24 @@ SLOW = Times(a=13.0, b=1.2, c=0.86)  # docs/live.md's engine: at 0.6 of saturati
 OUTPUT = 16
 
 
-def ideal(times: Times, output: int, pool: int = 1_000_000) -> LatencyTable:
+def ideal(
+    times: Times,
+    output: int,
+    pool: int = 1_000_000,
+    batch_sizes: tuple[int, ...] = (1, 4, 16, 64),
+    prompts: tuple[int, ...] = (64, 128, 256),
+) -> LatencyTable:
     """The table that a perfect measurement of ``times`` gives."""
     columns: dict[str, list[float]] = {}
-    for n in (1, 4, 16, 64):
-        for bucket, prompt in enumerate((64, 128, 256)):
+    for n in batch_sizes:
+        for bucket, prompt in enumerate(prompts):
             tpot = times.iteration_ms(n, prompt, output)
             first = times.a + times.b * n + times.c * prompt
             row = {"batch_size": n, "prompt_len_bucket": bucket, "ttft_p50_ms": first, "ttft_p99_ms": 2 * first}
             row |= {"tpot_ms": tpot, "tps": 1000 * n / tpot, "gpu_mem_gb": 1.0, "cost_per_1k": 0.05 * tpot / n}
             for name, value in row.items():
                 columns.setdefault(name, []).append(float(value))
-    prefill = [times.c * prompt for prompt in (64, 128, 256)]
+    prefill = [times.c * prompt for prompt in prompts]
     metadata = {"reference_output_length": str(output), "prefill_ms": json.dumps(prefill)}
     return table_from_columns(columns, metadata | {"kv_cache_tokens": str(pool), "kv_bytes_per_token": "131072"})
 

@@ -17,33 +17,23 @@ from inferencegym_jax.physics.kernels import Iterations
 from inferencegym_jax.physics.open_loop import iterations_of
 from inferencegym_jax.physics.stack import stacked
 from inferencegym_jax.table import EngineProfile, profile_of
-from inferencegym_jax.table.latency_table import LatencyTable, table_from_columns
+from inferencegym_jax.table.latency_table import LatencyTable
+from tests.live.test_trial import SLOW, ideal
 
-BASE_MS, RUNNING_MS, TOKEN_MS = 13.0, 1.2, 0.86  # of an iteration, a running request, a prompt token
 MOST = int(KNOBS["batch_size"].high)
 
 
 @pytest.fixture(scope="module")
 def table() -> LatencyTable:
-    """A perfect measurement of that engine with at most 16 requests, prompts of 64 and 128 tokens, 32 of output."""
-    rows = [(n, bucket, prompt) for n in (1, 4, 16) for bucket, prompt in enumerate((64, 128))]
-    columns: dict[str, list[float]] = {
-        "batch_size": [n for n, _, _ in rows],
-        "prompt_len_bucket": [bucket for _, bucket, _ in rows],
-        "tpot_ms": [BASE_MS + n * (RUNNING_MS + TOKEN_MS * prompt / 32) for n, _, prompt in rows],
-        "ttft_p50_ms": [BASE_MS + n * RUNNING_MS + TOKEN_MS * prompt for n, _, prompt in rows],
-        "ttft_p99_ms": [2 * (BASE_MS + n * RUNNING_MS + TOKEN_MS * prompt) for n, _, prompt in rows],
-        **{name: [1.0] * len(rows) for name in ("tps", "gpu_mem_gb", "cost_per_1k")},
-    }
-    metadata = {"reference_output_length": "32", "prefill_ms": str([TOKEN_MS * prompt for prompt in (64, 128)])}
-    return table_from_columns(columns, metadata | {"kv_cache_tokens": "100000", "kv_bytes_per_token": "131072"})
+    """Of the slow engine, measured with at most 16 requests, prompts of 64 and 128 tokens, 32 of output."""
+    return ideal(SLOW, 32, batch_sizes=(1, 4, 16), prompts=(64, 128))
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("running", [16, 36, 64, 200, MOST])
 @pytest.mark.parametrize("context", [80.0, 2000.0])
 def test_more_requests_than_were_measured_take_longer(table: LatencyTable, running: int, context: float) -> None:
-    expected = pytest.approx(BASE_MS + RUNNING_MS * running, rel=5e-3)
+    expected = pytest.approx(SLOW.a + SLOW.b * running, rel=5e-3)
     params = EngineParams(overhead_ms=np.float32(0.0), overhead_ms_per_sequence=np.float32(0.0))
     n, drafts = jnp.float32(running), jnp.float32(0.0)
     ms = rough_iteration_ms(iterations_of(table), n, jnp.float32(context), drafts, jnp.int32(0), params)
@@ -56,9 +46,9 @@ def test_more_requests_than_were_measured_take_longer(table: LatencyTable, runni
 def test_more_prompt_tokens_than_were_measured_take_longer(table: LatencyTable, tokens: int) -> None:
     grid, tier = iterations_of(table), jnp.int32(0)
     added = grid.products_ms(jnp.float32(1 + tokens), tier) - grid.products_ms(jnp.float32(1.0), tier)
-    assert float(added) == pytest.approx(TOKEN_MS * tokens, rel=5e-3)
+    assert float(added) == pytest.approx(SLOW.c * tokens, rel=5e-3)
     chunks = [(0.0, 64.0)] * (tokens // 64)
-    assert EngineTimes(table).added_ms(1, chunks) == pytest.approx(TOKEN_MS * 64 * len(chunks), rel=5e-3)
+    assert EngineTimes(table).added_ms(1, chunks) == pytest.approx(SLOW.c * 64 * len(chunks), rel=5e-3)
 
 
 @pytest.mark.ci
@@ -96,4 +86,4 @@ def test_a_stack_reaches_as_far_as_the_engine_that_has_most(table: LatencyTable)
     assert len(stack.products) == 2 * len(stack.tokens) and stack.tokens[-1] >= 20_000
     tokens, engines = jnp.full(2, 15_001.0), jnp.arange(2)
     added = stack.products_ms(tokens, engines) - stack.products_ms(jnp.ones(2), engines)
-    np.testing.assert_allclose(np.asarray(added), TOKEN_MS * 15_000, rtol=5e-3)
+    np.testing.assert_allclose(np.asarray(added), SLOW.c * 15_000, rtol=5e-3)
