@@ -25,8 +25,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.live.engine_speed import SLOWDOWNS, drift_at_speeds, factors
+from benchmarks.live.engine_speed import drift_at_speeds
 from benchmarks.live.figures import write_figures
+from benchmarks.live.kept import records_of
 from benchmarks.live.prediction import judge, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
 from benchmarks.live.scenarios import LEARNED, ScenarioLengths, learned_named, scenario_stage
@@ -217,7 +218,7 @@ def main(
         if name == "predict":
             keep("predict", predicted(table_path, out / "runs.json", warmup, against))
         elif "drift" in results:
-            keep("speeds", speeds(load_table(table_path), results["drift"], max_num_seqs))
+            keep("speeds", speeds(load_table(table_path), results["drift"], out / "drift.requests.json", max_num_seqs))
         else:
             raise typer.BadParameter(f"stages: speeds needs what the stage drift keeps in {path}")
 
@@ -373,15 +374,20 @@ def predicted(table: Path, runs: Path, warmup_s: float, against: Path | None) ->
     return found
 
 
-def speeds(table: LatencyTable, drift: dict[str, Any], max_num_seqs: int) -> dict[str, Any]:
-    """What is foretold of drift where the engine is slower than its table; printed policy by policy."""
-    shares = drift_at_speeds(table, drift, max_num_seqs)
+def speeds(table: LatencyTable, drift: dict[str, Any], requests: Path, max_num_seqs: int) -> dict[str, Any]:
+    """What is foretold of the requests of drift where the engine is slower than its table; printed policy by policy."""
+    kept = json.loads(requests.read_text())["measured"]
+    sent = {name: [records_of(columns) for columns in repeats] for name, repeats in kept.items()}
+    shares = drift_at_speeds(table, drift, sent, max_num_seqs)
     for name, row in shares.items():
-        each = ", ".join(
-            f"x {factor:.3g}: {share:.1%}" for factor, share in zip(factors(drift, name), row, strict=True)
-        )
-        say(f"drift, {name}, share on time foretold where iterations take longer than in the table: {each}")
-    return {"slowdowns": list(SLOWDOWNS), "then": drift.get("slowdowns", {}), "on_time": shares}
+        each = ", ".join(f"{speed.shown}: {share:.1%}" for speed, share in row.items())
+        say(f"drift, {name}, share on time foretold where iterations and prompts take longer than in the table: {each}")
+    return {
+        "on_time": {
+            name: [dataclasses.asdict(speed) | {"share": share} for speed, share in row.items()]
+            for name, row in shares.items()
+        }
+    }
 
 
 def gpu() -> str | None:

@@ -1,112 +1,161 @@
-"""How fast the engine is at a moment, beside what was measured of it before: a host that other guests share is not
-always equally fast, and near saturation a tenth of an iteration decides how long the queue is.
+"""How fast the engine was while a run was sent, beside what was measured of it before: a host that other guests share
+is not always equally fast, and near saturation a tenth of an iteration decides how long the queue is.
 
-``engine, table -> a slice of seconds under constant load -> its gaps over those that the table foretells of it``;
-``table, factor -> the table of an engine that is so much slower -> drift's shares on time``.
+``records with the moments of their tokens, table -> Speed``; ``table, Speed -> the table of an engine that is so much
+slower``; ``that table, requests that were sent -> drift's shares on time``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from benchmarks.live.kept import traffic_of
 from inferencegym_jax.episodes.policy import Policy
-from inferencegym_jax.live.measure.beside import load_of
-from inferencegym_jax.live.measure.cell_run import Slice, run_cell
+from inferencegym_jax.live.measure.cell_run import FEWEST_GAPS, firsts_in, running_in
 from inferencegym_jax.live.scenarios.described import Drift, scenario_of
 from inferencegym_jax.live.scenarios.drift import drift, switching
 from inferencegym_jax.live.scenarios.rivals import BEST, NEXT, OPEN, SWITCHING
-from inferencegym_jax.live.server.probe import probe
-from inferencegym_jax.live.server.streaming import Endpoint, open_client
 from inferencegym_jax.live.trial.outcome import Objective
-from inferencegym_jax.live.trial.profile_engine import engine_times
+from inferencegym_jax.live.trial.profile_engine import EngineTimes, engine_times
 from inferencegym_jax.live.trial.runs import TrialSettings, foretell
+from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.models import ServeAction
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable
 
-SLICE_S = 3.0
 SLOWDOWNS = (1.0, 1.05, 1.1, 1.15, 1.2)
-TIMES_OF_METADATA = ("prefill_ms", "path_ms")
+MOST_OFF = 2.0  # times the usual ratio: a longer gap is of a request that was preempted, or of a machine taken away
 
 
-def slowdown_now(endpoint: Endpoint, table: LatencyTable, seed: int, slice_s: float = SLICE_S) -> float:
-    """By what an iteration takes longer now than the table says: half its largest batch in flight, its shortest prompt,
-    for one slice; below 1 where the engine is faster.
+@dataclass(frozen=True)
+class Speed:
+    """By what a run's iterations took longer than the table says; below 1 where they were shorter.
+
+    Attributes:
+        decode: those in which nobody prefilled.
+        prompt: what prompts added to the others.
+    """
+
+    decode: float
+    prompt: float
+
+    @property
+    def shown(self) -> str:
+        """Both, for a table."""
+        return f"{self.decode:.3f}, {self.prompt:.3f}"
+
+
+def speed_of(runs: Sequence[Sequence[Record]], table: LatencyTable) -> Speed | None:
+    """The speed of one engine while it served these runs, from when their tokens came.
+
+    A gap between two tokens of a request is an iteration. How many requests ran in it and which prompts it held is
+    counted from the tokens of all (``measure.cell_run``), so that how long the queue was makes no difference; the table
+    says what such an iteration takes. Requests that had no place yet do not count as running.
 
     Args:
-        endpoint: the engine, which has nothing else to do.
+        runs: records of each run with ``token_s``, of one engine that serves nobody else.
         table: measured on it.
-        seed: of lengths and prompts.
-        slice_s: shortest slice, seconds; it takes two requests at least.
 
-    Raises:
-        EngineError: requests fail one after another.
+    Returns:
+        None where too few gaps without prefills were seen, or where first tokens surface iterations after their
+        prefills (``first_token_extra_iterations``), so that a gap does not show what it held.
     """
-    return over_table(asyncio.run(_slice(endpoint, table, seed, slice_s)), table)
+    if int(table.metadata.get("first_token_extra_iterations", "0")):
+        return None
+    parts = [part for run in runs if (part := _gaps(run, engine_times(table))) is not None]
+    if not parts:
+        return None
+    seconds, decode_s, added_s = np.concatenate(parts, axis=1)
+    alone = added_s == 0.0
+    if alone.sum() < FEWEST_GAPS:
+        return None
+    decode = _over(seconds[alone], decode_s[alone])
+    if (~alone).sum() < FEWEST_GAPS:
+        return Speed(decode, decode)
+    left = ~alone & _usual(seconds, decode_s + added_s, ~alone)
+    prompt = float((seconds[left] - decode * decode_s[left]).sum() / added_s[left].sum())
+    return Speed(decode, max(prompt, 0.0))
 
 
-def over_table(piece: Slice, table: LatencyTable) -> float:
-    """A slice's mean gap over what the table foretells of it: an iteration of as many requests as a token saw beside
-    it, and the prefills of others that were counted in the gaps."""
-    load = load_of(table, piece.seconds)
-    times = engine_times(table)
-    decode = times.decode_ms(piece.inside, load.prompt_tokens + 0.5 * load.output_tokens)
-    return piece.itl_ms / (decode + piece.prefills * times.prompt_ms(load.prompt_tokens))
+def _gaps(records: Sequence[Record], times: EngineTimes) -> np.ndarray | None:
+    """float64[3, gaps]: seconds of each, what its iteration takes in the table without prompts, and what those in it
+    add there."""
+    streams = [record for record in records if len(record.token_s)]
+    moments = [np.asarray(record.token_s) for record in streams]
+    if sum(len(moment) - 1 for moment in moments) < FEWEST_GAPS:
+        return None
+    gaps = np.concatenate([np.stack([moment[:-1], moment[1:]], axis=1) for moment in moments])
+    context = np.concatenate(
+        [record.prompt + np.arange(1.0, len(moment)) for record, moment in zip(streams, moments, strict=True)]
+    )
+    first_s = np.array([moment[0] for moment in moments])
+    order = np.argsort(first_s)
+    prompts = np.array([record.prompt for record in streams])
+    kinds, kind = np.unique(prompts[order], return_inverse=True)
+    own_ms = np.array([times.prompt_ms(float(prompt)) for prompt in kinds])[kind]
+    until = np.concatenate([[0.0], np.cumsum(own_ms)])
+    begin, end = firsts_in(gaps, first_s[order])
+    decode_ms = [times.decode_ms(n, tokens) for n, tokens in zip(running_in(gaps), context, strict=True)]
+    return np.stack([gaps[:, 1] - gaps[:, 0], np.asarray(decode_ms) / 1000.0, (until[end] - until[begin]) / 1000.0])
 
 
-async def _slice(endpoint: Endpoint, table: LatencyTable, seed: int, slice_s: float) -> Slice:
-    load = load_of(table, slice_s)
-    async with open_client(endpoint) as client:
-        return await run_cell(
-            client,
-            (await probe(client, endpoint)).endpoint,
-            load.concurrency,
-            load.prompt_tokens,
-            load.output_tokens,
-            seconds=slice_s,
-            most_seconds=10.0 * slice_s,
-            seed=seed,
-        )
+def _usual(seconds: np.ndarray, foretold_s: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+    ratio = seconds / foretold_s
+    return ratio <= MOST_OFF * np.median(ratio if among is None else ratio[among])
 
 
-def slowed(table: LatencyTable, factor: float) -> LatencyTable:
-    """The table of an engine all of whose times are ``factor`` times as long.
+def _over(seconds: np.ndarray, foretold_s: np.ndarray) -> float:
+    usual = _usual(seconds, foretold_s)
+    return float(seconds[usual].sum() / foretold_s[usual].sum())
+
+
+def slowed(table: LatencyTable, speed: Speed) -> LatencyTable:
+    """The table of an engine whose decode iterations, and what prompts add to them, take so many times as long.
 
     Raises:
-        ValueError: a table with an engine profile, whose times are not in its columns; ``measure`` writes none.
+        ValueError: a table that is not one of ``measure``: with an engine profile, whose times are not in its columns,
+            or without ``prefill_ms``.
     """
     if table.engine is not None:
         raise ValueError(f"table = {table.name}: has an engine profile; must be one that was measured, without")
-    values = table.values.copy()
-    for name in ("ttft_p50_ms", "ttft_p99_ms", "tpot_ms"):
-        values[..., METRICS.index(name)] *= factor
-    metadata = dict(table.metadata)
-    for key in TIMES_OF_METADATA:
-        if key in metadata:
-            metadata[key] = json.dumps((factor * np.asarray(json.loads(metadata[key]))).tolist())
+    if "prefill_ms" not in table.metadata:
+        raise ValueError(f"table = {table.name}: its metadata lacks prefill_ms, which `inferencegym measure` writes")
+    values, metadata = table.values.copy(), dict(table.metadata)
+    prompt_ms, running = np.asarray(json.loads(metadata["prefill_ms"])), np.asarray(table.axes["batch_size"])
+    of_prompts = running[:, None, None] / table.output_length * prompt_ms  # batch, kv, prompt: a prefill a request
+    tpot = METRICS.index("tpot_ms")
+    values[..., tpot] = speed.decode * (values[..., tpot] - of_prompts) + speed.prompt * of_prompts
+    metadata["prefill_ms"] = json.dumps((speed.prompt * prompt_ms).tolist())
+    if "path_ms" in metadata:
+        metadata["path_ms"] = json.dumps(speed.decode * float(metadata["path_ms"]))
     return dataclasses.replace(table, values=values, metadata=metadata)
 
 
-def drift_at_speeds(table: LatencyTable, found: dict[str, Any], max_num_seqs: int) -> dict[str, list[float]]:
-    """Share on time foretold of drift's policies, as they were chosen, on engines of the table's speed and slower ones.
+def drift_at_speeds(
+    table: LatencyTable, found: dict[str, Any], sent: dict[str, list[list[Record]]], max_num_seqs: int
+) -> dict[str, dict[Speed, float]]:
+    """Share on time foretold of drift's policies, as they were chosen, for the requests that were sent.
 
     Args:
         table: measured.
         found: what the stage ``drift`` kept.
+        sent: by policy, the records of each of its runs.
         max_num_seqs: the engine's own limit.
 
     Returns:
-        A share for each of the policy's ``factors``, by policy.
+        By policy a share for an engine of each of the ``SLOWDOWNS``, and last one for the engine's speed in the
+        policy's own runs, where their tokens tell it.
     """
     scenario, how, choices = scenario_of("drift"), found["how"], found["choices"]
     assert isinstance(scenario, Drift)
-    setting = drift(scenario, table, how["seconds"])
-    objective = Objective((setting.objective.ttft_ms,) * 3, setting.objective.tpot_ms)
-    sent, settings = setting.traffic(0), TrialSettings(warmup_s=how["warmup_s"], max_num_seqs=max_num_seqs)
+    params = drift(scenario, table, how["seconds"]).problem.params
+    objective = Objective((how["ttft_objective_ms"],) * 3, how["tpot_objective_ms"])
+    settings = TrialSettings(warmup_s=how["warmup_s"], max_num_seqs=max_num_seqs)
     kinds = choices[SWITCHING]
     policies: dict[str, Policy | ServeAction] = {
         BEST: _pair(choices[BEST]),
@@ -114,21 +163,17 @@ def drift_at_speeds(table: LatencyTable, found: dict[str, Any], max_num_seqs: in
         SWITCHING: switching(_pair(kinds["long prompts"]), _pair(kinds["short prompts"]), how["switch_at_prompt"]),
         OPEN: ServeAction(batch_size=choices[OPEN]),
     }
-    shares: dict[str, list[float]] = {name: [] for name in policies}
-    for name, policy in policies.items():
-        for factor in factors(found, name):
-            slower = slowed(table, factor)
-            records = foretell(slower, sent, policy, setting.problem.params, settings).records
-            counted = [record for record in records if record.arrival_s >= how["warmup_s"]]
-            shares[name].append(round(sum(map(objective.met, counted)) / len(counted), 5))
+    shares: dict[str, dict[Speed, float]] = {}
+    for name, repeats in sent.items():
+        traffics = [traffic_of(records, how["seconds"]) for records in repeats]
+        then = speed_of(repeats, table)
+        shares[name] = {}
+        for speed in [*(Speed(factor, factor) for factor in SLOWDOWNS), *([] if then is None else [then])]:
+            slower = slowed(table, speed)
+            runs = [foretell(slower, traffic, policies[name], params, settings).records for traffic in traffics]
+            counted = [record for run in runs for record in run if record.arrival_s >= how["warmup_s"]]
+            shares[name][speed] = round(sum(map(objective.met, counted)) / len(counted), 5)
     return shares
-
-
-def factors(found: dict[str, Any], policy: str) -> list[float]:
-    """The slowdowns for which a policy's share is foretold: ``SLOWDOWNS``, and where it was measured the one beside its
-    run."""
-    then: dict[str, float] = found.get("slowdowns", {})
-    return [*SLOWDOWNS, then[policy]] if policy in then else list(SLOWDOWNS)
 
 
 def _pair(pair: list[float]) -> ServeAction:

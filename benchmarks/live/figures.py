@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.live import days
+from benchmarks.live.engine_speed import SLOWDOWNS, Speed
 from benchmarks.live.gpu_figures import gpu_block
 from benchmarks.live.prediction import PERCENTILES, TITLES, target_of
 from benchmarks.live.vllm import ROOT
@@ -150,7 +151,7 @@ def measured(found: dict[str, Any]) -> list[str]:
 
 
 def predicted(found: dict[str, Any]) -> list[str]:
-    """The six runs beside what was foretold for each, also at the engine's speed beside them, where that is known."""
+    """The six runs beside what was foretold for each, also at the engine's speed in them, where that is known."""
     then = found.get("then")
     heads = ["median error of the runs", "target", "this run", "met"] + (["at the engine's speed then"] if then else [])
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
@@ -161,7 +162,7 @@ def predicted(found: dict[str, Any]) -> list[str]:
         cells += ["yes" if found[key] <= target else "no"] + ([f"{100 * then[key]:.1f}{what}"] if then else [])
         lines.append("| " + " | ".join(cells) + " |")
     heads = ["prompt", "share of saturation", "mean ITL, ms", "mean TTFT, ms"]
-    heads += [f"p{p} TTFT, ms" for p in PERCENTILES] + ["on time"] + (["iterations then"] if then else [])
+    heads += [f"p{p} TTFT, ms" for p in PERCENTILES] + ["on time"] + (["iterations then, prompts"] if then else [])
     sides = "Measured / predicted by the replay" + (" / at the engine's speed then" if then else "")
     lines += ["", f"{sides}, run by run:", ""]
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
@@ -172,12 +173,12 @@ def predicted(found: dict[str, Any]) -> list[str]:
             digits = 1 if key == "itl" else 0
             cells.append(" / ".join(f"{row[f'{key}_{part}']:.{digits}f}" for part in parts))
         cells.append(" / ".join(f"{row[f'on_time_{part}']:.1%}" for part in parts))
-        lines.append("| " + " | ".join(cells + ([f"x {row['slowdown']:.3f}"] if then else [])) + " |")
+        lines.append("| " + " | ".join(cells + ([Speed(**row["speed"]).shown] if then else [])) + " |")
     if then:
         lines += [
             "",
-            "The engine's speed then: by what its iterations took longer under a constant load just before and after "
-            "the run than in the table, nothing else running.",
+            "The engine's speed then: by what the run's iterations took longer than the table says, read off when its "
+            "tokens came: those in which nobody prefilled, and what prompts added to the others.",
         ]
     return lines
 
@@ -192,15 +193,14 @@ def learned_second(found: dict[str, Any]) -> list[str]:
 
 
 def at_speeds(found: dict[str, Any]) -> list[str]:
-    """What is foretold of drift on a slower engine, and at its speed beside each policy's run, a row a policy."""
-    then = found.get("then", {})
-    heads = ["share on time, foretold", *(f"iterations x {factor:g}" for factor in found["slowdowns"])]
-    heads += ["at the engine's speed then"] if then else []
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    """What is foretold of drift on a slower engine, and at its speed in each policy's runs, a row a policy."""
+    heads = ["share on time, foretold", *(f"iterations x {factor:g}" for factor in SLOWDOWNS)]
+    lines = ["| " + " | ".join([*heads, "at the engine's speed then"]) + " |", "|" + " --- |" * (len(heads) + 1)]
     for name, row in found["on_time"].items():
-        cells = [name, *(f"{share:.1%}" for share in row)]
-        cells[-1] += f" (x {then[name]:.3f})" if name in then else ""
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = [name, *(f"{one['share']:.1%}" for one in row)]
+        for one in row[len(SLOWDOWNS) :]:
+            cells[-1] += f" ({Speed(one['decode'], one['prompt']).shown})"
+        lines.append("| " + " | ".join(cells + [""] * (len(heads) + 1 - len(cells))) + " |")
     return lines
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
+from benchmarks.live.engine_speed import slowed, speed_of
 from benchmarks.live.sent import OPEN_GATE, Sent
 from inferencegym_jax.cli.scenario_report import POINTS
 from inferencegym_jax.live.scenarios.objectives import TASK as SCENARIO_TASK
@@ -62,8 +63,8 @@ def judge(
 ) -> dict[str, Any]:
     """What a table foretells of each run beside what was measured, by the replay and by the compiled step.
 
-    On time is what keeps task 7's objectives, scaled to the bare times of the measured engine. Of a run beside which
-    the engine's speed was measured, the same is foretold at that speed too: ``LABEL_then``.
+    On time is what keeps task 7's objectives, scaled to the bare times of the measured engine. Of a run whose
+    tokens tell the engine's speed, the measured table foretells the same at that speed too: ``LABEL_then``.
 
     Args:
         table: measured on the engine that the runs were sent to.
@@ -109,20 +110,15 @@ def judge(
                     row[f"{label}_error"] /= seen[label]
             simulated = simulate_traffic(source, run.traffic, policy, warmup_s=warmup_s)
             row |= {"itl_simulated": simulated["itl_ms"], "ttft_simulated": simulated["ttft_mean_ms"]}
-            if (unit := run.slowdown) is not None:
-                slower = [
-                    in_seconds(record, unit)
-                    for record in predict(source, run.traffic_in(unit), policy, params, settings)
-                ]
-                simulated = simulate_traffic(source, run.traffic_in(unit), policy, warmup_s=warmup_s / unit)
-                then = figures(slower, warmup_s, held[run.prompt]) | {
-                    "itl_simulated": unit * simulated["itl_ms"],
-                    "ttft_simulated": unit * simulated["ttft_mean_ms"],
-                }
-                row |= {"slowdown": unit} | {f"{label}_then": value for label, value in then.items()}
+            if source is table and (speed := speed_of([run.records], source)) is not None:
+                slower = slowed(source, speed)
+                then = figures(predict(slower, run.traffic, policy, params, settings), warmup_s, held[run.prompt])
+                simulated = simulate_traffic(slower, run.traffic, policy, warmup_s=warmup_s)
+                then |= {"itl_simulated": simulated["itl_ms"], "ttft_simulated": simulated["ttft_mean_ms"]}
+                row |= {"speed": dataclasses.asdict(speed)} | {f"{label}_then": x for label, x in then.items()}
             rows.append(row)
         errors: dict[str, Any] = median_errors(rows)
-        if all("slowdown" in row for row in rows):
+        if all("speed" in row for row in rows):
             errors["then"] = median_errors([at_the_speed_of_then(row) for row in rows])
         return {"rows": rows, **errors}
 
@@ -133,18 +129,8 @@ def judge(
     return found
 
 
-def in_seconds(record: Record, unit_s: float) -> Record:
-    """A record whose times were counted in so many seconds."""
-
-    def longer(value: float | None) -> float | None:
-        return None if value is None else unit_s * value
-
-    times = {name: longer(getattr(record, name)) for name in ("wait_ms", "ttft_ms", "tpot_ms")}
-    return dataclasses.replace(record, arrival_s=unit_s * record.arrival_s, **times)
-
-
 def at_the_speed_of_then(row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose predictions are those at the engine's speed beside the run."""
+    """A row whose predictions are those at the engine's speed in the run."""
     result = dict(row)
     for label in LABELS:
         measured, then = row[f"{label}_measured"], row[f"{label}_then"]

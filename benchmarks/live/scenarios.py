@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +10,14 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.live.engine_speed import slowdown_now
+from benchmarks.live.kept import columns_of
 from inferencegym_jax.cli.scenario_report import plot_scenario, scenario_table, verdict
 from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.scenarios.run import ScenarioRequest, run_scenario
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.runs import Trial
-from inferencegym_jax.table.latency_table import load_table
 
 LEARNED = "learned"
-RECORDED = ("arrival_s", "prompt", "output", "outcome", "wait_ms", "ttft_ms", "tpot_ms", "tokens")
 
 
 @dataclass(frozen=True)
@@ -66,12 +62,7 @@ def scenario_stage(
     """Run one scenario; after every run that the reference is in, print table and verdict, draw ``out/NAME.png``, write
     what is drawn to ``out/NAME.timeline.json`` and the requests to ``out/NAME.requests.json``, and give the rest, which
     is JSON-ready, to ``keep``: a run that is cut leaves what it found.
-
-    Before the first run and after every one the first engine's speed is measured; ``slowdowns`` has by policy by what
-    its iterations took longer than in the table, the mean of both sides of the policy's last run.
     """
-    measured, speeds = load_table(table), list[float]()
-    found_last: dict[str, Any] = {}
     request = ScenarioRequest(
         name,
         endpoint,
@@ -94,26 +85,15 @@ def scenario_stage(
         kept = {key: value for key, value in found.items() if key != "timeline"} | {"verdict": lines}
         (out / f"{name}.timeline.json").write_text(json.dumps(found["timeline"], separators=(",", ":")))
         (out / f"{name}.requests.json").write_text(json.dumps(lengths.named(requests(trial)), separators=(",", ":")))
-        found_last.update(kept)
         keep(kept)
 
-    def between() -> None:
-        speeds.append(slowdown_now(endpoint, measured, len(speeds)))
-        console.print(f"iterations take {speeds[-1]:.3f} times as long as in the table", highlight=False)
-        if len(speeds) > 1 and found_last:
-            both = [math.sqrt(one * other) for one, other in itertools.pairwise(speeds)]
-            keep({**found_last, "slowdowns": dict(zip(found_last["order"], both, strict=False))})
-
-    run_scenario(request, lambda text: console.print(text, highlight=False), show, between)
+    run_scenario(request, lambda text: console.print(text, highlight=False), show)
 
 
 def requests(trial: Trial) -> dict[str, Any]:
     """What became of every request, measured and foretold: side -> policy -> repeats -> field -> a value a request."""
     sides = {"measured": trial.measured, "predicted": trial.predicted}
     return {
-        side: {
-            name: [{key: [getattr(record, key) for record in one] for key in RECORDED} for one in repeats]
-            for name, repeats in policies.items()
-        }
+        side: {name: [columns_of(one) for one in repeats] for name, repeats in policies.items()}
         for side, policies in sides.items()
     }

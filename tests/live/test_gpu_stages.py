@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +12,15 @@ import pytest
 import typer
 
 from benchmarks.live import __main__ as stages
-from benchmarks.live import figures, gpu_figures
-from benchmarks.live.engine_speed import over_table, slowed
-from benchmarks.live.prediction import in_seconds, judge
+from benchmarks.live import figures, gpu_figures, prediction
+from benchmarks.live.engine_speed import Speed, slowed
+from benchmarks.live.prediction import judge
 from benchmarks.live.sent import Sent, read_runs, send, write_runs
-from inferencegym_jax.live.measure.beside import load_of
-from inferencegym_jax.live.measure.cell_run import Slice
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.runs import TrialSettings, predict
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.traffic import poisson_traffic
-from inferencegym_jax.table.latency_table import LatencyTable, load_table
+from inferencegym_jax.table.latency_table import METRICS, LatencyTable, load_table
 from tests.live.fake_engine import Times
 from tests.live.test_trial import OUTPUT, TIMES, ideal
 
@@ -60,13 +59,7 @@ def test_runs_come_back_from_their_file_as_they_were(tmp_path: Path, runs: list[
     write_runs(tmp_path / "runs.json", kept)
     again = read_runs(tmp_path / "runs.json")
     for before, after in zip(kept, again, strict=True):
-        assert (after.prompt, after.share, after.rate, after.seconds, after.max_num_seqs) == (
-            before.prompt,
-            before.share,
-            before.rate,
-            before.seconds,
-            before.max_num_seqs,
-        )
+        assert dataclasses.replace(after, records=[]) == dataclasses.replace(before, records=[])
         for one, other in zip(before.records, after.records, strict=True):
             assert (one.arrival_s, one.ttft_ms, one.tpot_ms, one.outcome, one.error) == (
                 other.arrival_s,
@@ -94,7 +87,7 @@ def test_a_table_that_is_the_engine_foretells_its_runs_and_another_one_is_off(fo
 
 
 def test_a_run_on_a_host_that_was_slower_than_when_it_was_measured_is_foretold_at_its_speed(
-    table: LatencyTable, runs: list[Sent]
+    table: LatencyTable, runs: list[Sent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import inferencegym_jax as ig
 
@@ -102,44 +95,30 @@ def test_a_run_on_a_host_that_was_slower_than_when_it_was_measured_is_foretold_a
     _, params = ig.make(1, table=slower)
     policy, settings = ig.policies.static(ig.ServeAction(batch_size=512)), TrialSettings(max_num_seqs=64)
     records = predict(slower, runs[0].traffic, policy, params, settings)
-    run = Sent(64, 0.3, 10.0, SECONDS, 64, records, slowdown=1.3)
+    run = Sent(64, 0.3, 10.0, SECONDS, 64, records)
+    assert "then" not in judge(table, [run], warmup_s=WARMUP, report=lambda _: None)  # when tokens came is not known
+    monkeypatch.setattr(prediction, "speed_of", lambda runs, _: Speed(1.3, 1.3) if runs == [records] else None)
     found = judge(table, [run], warmup_s=WARMUP, report=lambda _: None)
     assert found["itl_median_error"] > 0.2 and found["ttft_median_error"] > 0.2
     for label in ("itl", "ttft", "ttft_p99"):
         assert found["then"][f"{label}_median_error"] == pytest.approx(0.0, abs=0.01)
     assert found["then"]["on_time_median_error"] == 0.0
     text = "\n".join(figures.predicted(found))
-    assert "at the engine's speed then |" in text and "| x 1.300 |" in text
+    assert "at the engine's speed then |" in text and "| 1.300, 1.300 |" in text
     assert "then" not in judge(table, [*runs[:1], run], warmup_s=WARMUP, report=lambda _: None)
 
 
-def test_the_engines_speed_is_a_slices_gaps_over_those_of_the_table(table: LatencyTable) -> None:
-    load = load_of(table, 3.0)
-    n, prompt = load.concurrency, load.prompt_tokens
-    gap = TIMES.a + TIMES.b * n + 0.5 * TIMES.c * prompt
-
-    def piece(gap_ms: float) -> Slice:
-        return Slice(3.0, gap_ms, float(n), 0.5, [gap_ms], [100.0], [100.0])
-
-    assert over_table(piece(gap), table) == pytest.approx(1.0, rel=0.02)
-    assert over_table(piece(1.2 * gap), table) == pytest.approx(1.2, rel=0.02)
-
-
-def test_a_slower_engine_does_with_its_traffic_what_a_fast_one_does_with_it_in_shorter_seconds(
-    table: LatencyTable, runs: list[Sent]
-) -> None:
-    import inferencegym_jax as ig
-
-    _, params = ig.make(1, table=table)
-    policy, settings = ig.policies.static(ig.ServeAction(batch_size=512)), TrialSettings(max_num_seqs=64)
-    slower = predict(slowed(table, 1.25), runs[1].traffic, policy, params, settings)
-    shorter = predict(table, runs[1].traffic_in(1.25), policy, params, settings)
-    for one, other in zip(slower, shorter, strict=True):
-        again = in_seconds(other, 1.25)
-        assert (one.ttft_ms, one.tpot_ms) == pytest.approx((again.ttft_ms, again.tpot_ms), rel=1e-3)  # float32
-    assert any(one.ttft_ms != fast.ttft_ms for one, fast in zip(slower, runs[1].records, strict=True))
+def test_a_slower_engines_table_is_that_of_its_times(table: LatencyTable) -> None:
+    slower = ideal(Times(a=1.2 * TIMES.a, b=1.2 * TIMES.b, c=1.5 * TIMES.c), OUTPUT)
+    made = slowed(table, Speed(decode=1.2, prompt=1.5))
+    tpot = METRICS.index("tpot_ms")
+    assert made.values[..., tpot] == pytest.approx(slower.values[..., tpot], rel=1e-5)
+    assert json.loads(made.metadata["prefill_ms"]) == pytest.approx(json.loads(slower.metadata["prefill_ms"]))
     with pytest.raises(ValueError, match="has an engine profile"):
-        slowed(load_table(), 1.25)  # its times are the profile's
+        slowed(load_table(), Speed(1.25, 1.25))  # its times are the profile's
+    silent = dataclasses.replace(table, metadata={k: v for k, v in table.metadata.items() if k != "prefill_ms"})
+    with pytest.raises(ValueError, match="lacks prefill_ms"):
+        slowed(silent, Speed(1.25, 1.25))
 
 
 def test_a_warm_up_that_leaves_nothing_is_refused(table: LatencyTable, runs: list[Sent]) -> None:
@@ -203,14 +182,11 @@ def test_runs_are_sent_to_an_engine_and_predicted_without_it(
         max_num_seqs=64,
         path=path,
         report=lambda _: None,
-        slice_s=1.0,
     )
     assert [run.share for run in sent] == [0.3, 0.5]
     engine.process.kill()
     kept = read_runs(path)
     assert all(record.outcome == "completed" for run in kept for record in run.records)
     found = judge(table, kept, warmup_s=2.0, report=lambda _: None)
-    slowdowns = [run.slowdown for run in kept]
-    assert all(x is not None and 0.9 < x < 2.0 for x in slowdowns)
-    assert [row["slowdown"] for row in found["rows"]] == slowdowns and "then" in found
+    assert all(row["speed"]["decode"] > 0.9 for row in found["rows"]) and "then" in found
     assert found["itl_median_error"] < 0.5 and found["ttft_median_error"] < 1.0  # sleeps of a busy machine are long

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import time
@@ -11,17 +10,14 @@ from typing import Any
 
 import pytest
 import typer
-from rich.console import Console
 from typer.testing import CliRunner
 
 from benchmarks.live import __main__ as stages
-from benchmarks.live import days, figures, prediction, scenarios, vllm
+from benchmarks.live import days, figures, prediction, vllm
+from benchmarks.live.engine_speed import SLOWDOWNS
 from benchmarks.live.scenarios import ScenarioLengths
 from benchmarks.live.stage_lengths import LONG_RUN, SHORT_RUN, StageTimes
-from inferencegym_jax.live.capacity.settings import SpareSettings
-from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.outcome import Objective
-from inferencegym_jax.live.trial.runs import Trial
 from inferencegym_jax.live.trial.session import Record
 from tests.live.test_scenarios import result
 
@@ -102,40 +98,13 @@ def test_what_is_foretold_at_other_speeds_needs_a_run_of_drift_and_is_a_table_of
     app.command()(stages.main)
     refused = CliRunner().invoke(app, ["--stages", "speeds", "--out", str(tmp_path)])
     assert refused.exit_code == 2 and "speeds needs what the stage drift" in " ".join(refused.output.split())
-    lines = figures.at_speeds({"slowdowns": [1.0, 1.1], "on_time": {"open": [0.6, 0.4]}})
-    assert lines[0] == "| share on time, foretold | iterations x 1 | iterations x 1.1 |"
-    assert lines[2] == "| open | 60.0% | 40.0% |"
-    lines = figures.at_speeds({"slowdowns": [1.0], "then": {"open": 1.08}, "on_time": {"open": [0.6, 0.5]}})
-    assert lines[0].endswith("| at the engine's speed then |") and lines[2] == "| open | 60.0% | 50.0% (x 1.080) |"
-
-
-def test_a_scenario_keeps_the_engines_speed_beside_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = result() | {"order": ["two always", "general"]}
-    speeds = iter([1.0, 1.21, 1.0])
-
-    def run(request: Any, report: Any, show: Any, between: Any) -> None:
-        del request, report
-        between()
-        for policies in (["two always"], ["two always", "general"]):
-            trial = Trial({}, {}, {})
-            show({**found, "order": policies}, trial)
-            between()
-
-    monkeypatch.setattr(scenarios, "run_scenario", run)
-    monkeypatch.setattr(scenarios, "slowdown_now", lambda *_: next(speeds))
-    monkeypatch.setattr(scenarios, "load_table", lambda _: None)
-    monkeypatch.setattr(scenarios, "plot_scenario", lambda *_: None)
-    kept: list[dict[str, Any]] = []
-    lengths = ScenarioLengths(60, 1, ("two always", "general"))
-    console = Console(file=io.StringIO())
-    spare = SpareSettings("http://s:1", start_cmd="x")
-    endpoint = Endpoint("http://h:1", "m")
-    scenarios.scenario_stage(
-        "second-instance", endpoint, tmp_path / "t", spare, lengths, 64, tmp_path, console, kept.append
-    )
-    assert "slowdowns" not in kept[0] and kept[1]["slowdowns"] == {"two always": pytest.approx(1.1)}
-    assert kept[-1]["slowdowns"] == {"two always": pytest.approx(1.1), "general": pytest.approx(1.1)}
-    assert kept[-1]["verdict"] == kept[-2]["verdict"] and "timeline" not in kept[-1]
+    row = [{"decode": factor, "prompt": factor, "share": 0.6} for factor in SLOWDOWNS]
+    then = {"decode": 1.08, "prompt": 1.1, "share": 0.5}
+    lines = figures.at_speeds({"on_time": {"open": row, "switching": [*row, then]}})
+    assert lines[0].startswith("| share on time, foretold | iterations x 1 | iterations x 1.05 |")
+    assert lines[0].endswith("| at the engine's speed then |")
+    assert lines[2] == "| open |" + " 60.0% |" * len(SLOWDOWNS) + "  |"
+    assert lines[3] == "| switching |" + " 60.0% |" * len(SLOWDOWNS) + " 50.0% (1.080, 1.100) |"
 
 
 def test_prompts_that_cannot_be_sent_are_refused_before_an_engine_is_looked_for(tmp_path: Path) -> None:

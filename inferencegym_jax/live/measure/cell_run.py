@@ -198,10 +198,6 @@ async def _watch(client: httpx.AsyncClient, end: float) -> list[EngineMetrics]:
 def shared(gaps: np.ndarray, firsts: np.ndarray) -> tuple[float, float]:
     """What a gap between two tokens of a request is shared with, on average over the gaps.
 
-    Tokens of one iteration come together, give or take some milliseconds; so a first token belongs to the gap that it
-    falls into when both are seen a quarter of a typical gap late, and the requests in an iteration are those whose
-    gaps hold its middle.
-
     Args:
         gaps: float[gaps, 2], from and to, seconds.
         firsts: float[requests], when first tokens came.
@@ -209,17 +205,29 @@ def shared(gaps: np.ndarray, firsts: np.ndarray) -> tuple[float, float]:
     Returns:
         Requests in the iteration, and prefills of others.
     """
+    return float(running_in(gaps).mean()), float(prefills_in(gaps, firsts).mean())
+
+
+def running_in(gaps: np.ndarray) -> np.ndarray:
+    """How many requests ran in the iteration of each gap, int[gaps]: those whose gaps hold its middle, for tokens of
+    one iteration come together, give or take some milliseconds."""
     starts, ends = np.sort(gaps[:, 0]), np.sort(gaps[:, 1])
     middle = gaps.mean(axis=1)
-    inside = np.searchsorted(starts, middle, "right") - np.searchsorted(ends, middle, "left")
-    return float(inside.mean()), float(prefills_in(gaps, firsts).mean())
+    return np.searchsorted(starts, middle, "right") - np.searchsorted(ends, middle, "left")
+
+
+def firsts_in(gaps: np.ndarray, firsts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which first tokens each gap was shared with: places in rising ``firsts``, from the first to beyond the last,
+    int[gaps] each. A first token belongs to the gap that it falls into when both are seen a quarter of a typical gap
+    late."""
+    late = gaps + 0.25 * float(np.median(gaps[:, 1] - gaps[:, 0]))
+    return np.searchsorted(firsts, late[:, 0], "right"), np.searchsorted(firsts, late[:, 1], "right")
 
 
 def prefills_in(gaps: np.ndarray, firsts: np.ndarray) -> np.ndarray:
     """How many prefills of others each gap was shared with, int[gaps]; arguments as of ``shared``."""
-    late = gaps + 0.25 * float(np.median(gaps[:, 1] - gaps[:, 0]))
-    firsts = np.sort(firsts)
-    return np.searchsorted(firsts, late[:, 1], "right") - np.searchsorted(firsts, late[:, 0], "right")
+    begin, end = firsts_in(gaps, np.sort(firsts))
+    return end - begin
 
 
 def undisturbed(gaps: np.ndarray, firsts: np.ndarray) -> float | None:

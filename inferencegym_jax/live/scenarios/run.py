@@ -121,7 +121,6 @@ def run_scenario(
     request: ScenarioRequest,
     report: Callable[[str], None] = lambda _: None,
     keep: Callable[[dict[str, Any], Trial], None] = lambda *_: None,
-    between: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Run a live scenario.
 
@@ -130,7 +129,6 @@ def run_scenario(
         report: told what runs.
         keep: called after every run with the figures so far, once the reference has run, and the runs: a trial that
             is cut still says what it found.
-        between: see ``run_trial``.
 
     Returns:
         {"scenario", "measured", "predicted" (policy -> figures, see ``judged.summaries``), "gap" (policy -> foretold
@@ -189,7 +187,7 @@ def run_scenario(
             keep(found(so_far), so_far)
 
     trial = run_trial(
-        request.endpoint, rivals.policies, problem, setting.traffic, settings, report, request.spare, after, between
+        request.endpoint, rivals.policies, problem, setting.traffic, settings, report, request.spare, after
     )
     return found(trial)
 

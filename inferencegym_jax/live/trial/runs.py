@@ -146,7 +146,6 @@ def run_trial(
     report: Callable[[str], None] = lambda _: None,
     spare: SpareSettings | None = None,
     after: Callable[[Trial], None] = lambda _: None,
-    between: Callable[[], None] = lambda: None,
 ) -> Trial:
     """Run every policy on the live server.
 
@@ -159,7 +158,6 @@ def run_trial(
         report: told what runs.
         spare: the engine that the policies' second GPU asks for; every run begins without it.
         after: called after every run with what there is so far.
-        between: called before the first run and after every one, when the server has nothing to do.
 
     Raises:
         EngineError: the server cannot be used.
@@ -185,7 +183,6 @@ def run_trial(
         drain_s=settings.drain_s,
     ) as env:
         plan = schedule(list(policies), settings.repeats)
-        between()
         for number, (repeat, name) in enumerate(plan):
             report(f"run {number + 1} of {len(plan)}: {name}")
             seed = settings.seed + repeat
@@ -197,7 +194,6 @@ def run_trial(
             trial.scores[name].append(grade(problem.spec, log, problem.normalisers)["score"] if log else 0.0)
             trial.order.append(name)
             after(trial)
-            between()
             time.sleep(settings.pause_s * settings.step_seconds)
     return trial
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -34,6 +35,7 @@ class Record:
     """How one request went; arrival in steps (seconds) from the episode's start, latencies in ms.
 
     ``outcome``: completed, rejected (queue full), failed (``error`` says how), unfinished (the episode ended first).
+    ``token_s``: when its tokens came, in steps from the episode's start; empty where that was foretold.
     """
 
     arrival_s: float
@@ -46,6 +48,7 @@ class Record:
     tpot_ms: float | None = None
     tokens: int = 0
     error: str | None = None
+    token_s: array[float] = field(default_factory=lambda: array("d"), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,7 @@ class Session:
     ) -> Record:
         traffic = self.traffic
         return Record(
-            arrival_s=(arrived_s - self.start_s) / self.step_seconds,
+            arrival_s=self._steps([arrived_s])[0],
             klass=int(traffic.klass[i]),
             prompt=int(traffic.prompt[i]),
             output=int(traffic.output[i]),
@@ -233,7 +236,11 @@ class Session:
             tpot_ms=stream.tpot_ms if stream is not None else None,
             tokens=stream.tokens if stream is not None else 0,
             error=f"{stream.error.kind}: {stream.error.message}" if stream is not None and stream.error else None,
+            token_s=array("d", [] if stream is None else self._steps(stream.token_s)),
         )
+
+    def _steps(self, moments_s: list[float]) -> list[float]:
+        return [(moment_s - self.start_s) / self.step_seconds for moment_s in moments_s]
 
     async def drain(self, most_seconds: float) -> None:
         """Let what has arrived finish, for so long at most; what has not is recorded as unfinished."""
