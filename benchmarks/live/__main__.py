@@ -370,7 +370,8 @@ def predicted(table: Path, runs: Path, warmup_s: float, against: Path | None) ->
     found = judge(load_table(table), read_runs(runs), warmup_s=warmup_s, report=say, against=other)
     for side in (found, found.get("against", {"rows": []})):
         for row in side["rows"]:
-            console.print(json.dumps({k: round(v, 3) for k, v in row.items()}), highlight=False, soft_wrap=True)
+            shown = {key: value if isinstance(value, dict) else round(value, 3) for key, value in row.items()}
+            console.print(json.dumps(shown), highlight=False, soft_wrap=True)
     return found
 
 

@@ -225,9 +225,10 @@ class EngineReplay:
         picked = stood_for(requests)
         picked = picked[np.linspace(0, len(picked) - 1, min(ALONE, len(picked))).astype(int)]
         times, output = np.arange(len(picked)) * APART_MS, requests.output[picked]
-        if math.isinf(self.objective.tpot_ms):
-            output = np.minimum(output, 2.0)  # the first token surfaces after the iteration that makes the second
-        done = serve_requests(times, requests.prompt[picked], output, self.settings(made), profile_of(self.table))
+        profile = profile_of(self.table)
+        if math.isinf(self.objective.tpot_ms):  # then those suffice in whose iteration the first one surfaces
+            output = np.minimum(output, 1.0 + profile.first_token_extra_iterations)
+        done = serve_requests(times, requests.prompt[picked], output, self.settings(made), profile)
         return np.where(done.rejected, np.inf, done.ttft_ms), np.nan_to_num(done.tpot_ms)
 
 

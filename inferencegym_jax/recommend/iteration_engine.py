@@ -19,6 +19,7 @@ import numpy as np
 
 from inferencegym_jax.recommend.engine_settings import EngineSettings, draft_probability, tokens_of_verifications
 from inferencegym_jax.recommend.iteration_times import IterationTimes
+from inferencegym_jax.recommend.tokens_seen import TokensSeen
 
 
 class IterationEngine:
@@ -34,8 +35,6 @@ class IterationEngine:
         self.generated: list[int] = [0] * count
         self.target: list[int] = list(self.prompt)
         self.computed: list[int] = [0] * count
-        self.first_token: list[float] = [math.nan] * count
-        self.finish: list[float] = [math.nan] * count
         self.rejected: list[bool] = [False] * count
         self.last_iteration: list[int] = [-1] * count  # in which its last token is made
         self.drawn: dict[int, tuple[int, np.ndarray]] = {}  # with drafts: first iteration, tokens of each
@@ -50,7 +49,6 @@ class IterationEngine:
         self.times: IterationTimes = IterationTimes(
             profile, settings.quant_tier, settings.token_budget, settings.batch_size, longest
         )
-        self.path_ms: float = profile.path_ms
         self.pool: int = int(profile.pool_tokens(settings.quant_tier, settings.memory_gb))
         self.watermark: float = settings.kv_budget * self.pool
         self.most_decoding: int = settings.token_budget // self.width
@@ -68,7 +66,7 @@ class IterationEngine:
         self.preemptions: int = 0
         self.peak: int = 0
         self.just_preempted: bool = False
-        self.surfacing: list[tuple[int, bool]] = []
+        self.seen: TokensSeen = TokensSeen(count, int(profile.first_token_extra_iterations), profile.path_ms)
         self.chunks: list[tuple[int, int, int]] = []
         self.event: float = math.inf
         self.now: float = 0.0
@@ -133,6 +131,7 @@ class IterationEngine:
             request = self.ready.popleft()[1]
             self.away.remove(request)
             self.sampled(request)
+        self.seen.made_elsewhere(now)
         preempted = self.preemptions
         self.peak = max(self.peak, self.context + self.reserved)
         while self.context + self.reserved + self.drafts * (self.decoding + len(self.parked)) > self.pool:
@@ -148,9 +147,10 @@ class IterationEngine:
             self.admit(budget)
         if not self.decoding and not self.chunks:
             self.event = self.ready[0][0] if self.ready else math.inf
-            if self.surfacing:  # after the iteration that its requests would have had next
-                context = sum(self.prompt[r] + self.generated[r] for r, _ in self.surfacing)
-                self.surface(now + self.times.iteration(len(self.surfacing), context, (), 0, 0))
+            while those := self.seen.awaited():  # after the iterations that they would have had next
+                context = sum(self.prompt[request] + self.generated[request] for request in those)
+                now += self.times.iteration(len(those), context, (), 0, 0)
+                self.seen.ended(now)
             return False
         complete = sum(end == self.target[request] for request, _, end in self.chunks)
         self.event = now + self.times.iteration(
@@ -173,12 +173,14 @@ class IterationEngine:
         iteration, context, event = self.iteration, self.context, self.event
         times = self.times.decode_only(decoding, drafts)
         most = self.pool - self.reserved - drafts * decoding
+        unseen = self.seen.extra  # iterations after which whatever was made before is seen
         while event < before_ms and iteration not in leaving:
             after = context + (int(growth[iteration]) if drafts else decoding)
             if after > most:
                 break
-            if self.surfacing:
-                self.surface(event)
+            if unseen:
+                self.seen.ended(event)
+                unseen -= 1
             self.now = event
             context, iteration = after, iteration + 1
             event += times(context)
@@ -221,7 +223,6 @@ class IterationEngine:
 
     def end(self, now: float) -> None:
         """Carry out the iteration that ends."""
-        self.surface(now)
         at = self.iteration
         if self.decoding:
             self.context += int(self.growth[at]) if self.drafts else self.decoding
@@ -231,7 +232,7 @@ class IterationEngine:
                     self.last_iteration[request] = -1
                     self.generated[request] = self.output[request]
                     self.context -= self.prompt[request] + self.output[request]
-                    self.surfacing.append((request, True))
+                    self.seen.made(request, True)
                     self.drawn.pop(request, None)
         self.iteration = at + 1
         while self.parked and self.decoding < self.most_decoding:
@@ -243,25 +244,14 @@ class IterationEngine:
             if end == self.target[request]:
                 self.prefilling.remove(request)
                 self.sampled(request)
-
-    def surface(self, at: float) -> None:
-        """Tokens of the iteration before reach their clients."""
-        if not self.surfacing:
-            return
-        at += self.path_ms
-        for request, last in self.surfacing:
-            if math.isnan(self.first_token[request]):
-                self.first_token[request] = at
-            if last:
-                self.finish[request] = at
-        self.surfacing = []
+        self.seen.ended(now)
 
     def sampled(self, request: int) -> None:
         """A prompt is in: its first token is there, and it decodes if it wants more."""
         self.reserved -= self.target[request]
         self.generated[request] += 1
         left = self.output[request] - self.generated[request]
-        self.surfacing.append((request, left == 0))
+        self.seen.made(request, left == 0)
         if not left:
             return
         context = self.prompt[request] + self.generated[request]

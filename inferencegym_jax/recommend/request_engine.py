@@ -44,13 +44,13 @@ def serve_requests(
     if hopeless is not None and len(arrival_ms):
         for stop in np.linspace(arrival_ms[0], arrival_ms[-1], LOOKS + 1)[1:]:
             engine.run(min(float(stop), until_ms))
-            if hopeless(float(stop), np.asarray(engine.first_token)):
+            if hopeless(float(stop), np.asarray(engine.seen.first_token)):
                 break
         else:
             engine.run(until_ms)
     else:
         engine.run(until_ms)
-    first, finish = np.asarray(engine.first_token), np.asarray(engine.finish)
+    first, finish = np.asarray(engine.seen.first_token), np.asarray(engine.seen.finish)
     gaps = np.asarray(output, np.float64) - 1.0
     return Served(
         ttft_ms=first - arrival_ms,

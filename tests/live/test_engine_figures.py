@@ -175,6 +175,27 @@ def test_a_prompt_longer_than_an_iterations_budget_is_not_charged_its_iterations
     assert whole[1] > added[1] + 1.9 * gap  # as if the three iterations were the prompt's alone
 
 
+def test_h_is_told_by_a_prompt_of_one_token_where_short_prompts_hide_in_an_iteration() -> None:
+    """An iteration of up to 16 tokens takes 14 ms, and 0.9 ms a token beyond: a line through prompts of 64 and 256 ends
+    14 ms below nothing at no prompt, which would hide as many of h."""
+    cells, h, decode = Cells({}), 12.0, 14.0
+
+    def iteration(tokens: float) -> float:
+        return max(decode, 0.9 * tokens)
+
+    for bucket, length in ((0, 64), (2, 256)):
+        first = h + iteration(length)
+        cells.add((1, bucket), Slice(1.0, decode, 1.0, 0.0, [decode], [first] * 5, [1.0]))
+    assert prefill(cells, [0, 2])[1] == 0.0
+    for slower in (1.0, 1.2, 1.0):
+        first = h + slower * iteration(1)
+        cells.single.append(Slice(1.0, slower * decode, 1.0, 0.0, [decode], [first] * 5, [1.0]))
+    added, outside = prefill(cells, [0, 2])
+    assert outside == pytest.approx(h)
+    assert added == pytest.approx([iteration(64) - decode, iteration(256) - decode])
+    assert prefill(cells, [0]) == (pytest.approx(added[:1]), pytest.approx(h))  # one prompt length is enough
+
+
 CHUNKING = Times(a=17.0, b=1.0, c=0.05)
 
 

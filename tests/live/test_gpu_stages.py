@@ -22,6 +22,7 @@ from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.traffic import poisson_traffic
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable, load_table
 from tests.live.fake_engine import Times
+from tests.live.test_spare_trial import written
 from tests.live.test_trial import OUTPUT, TIMES, ideal
 
 SECONDS, WARMUP = 20.0, 4.0
@@ -189,4 +190,6 @@ def test_runs_are_sent_to_an_engine_and_predicted_without_it(
     assert all(record.outcome == "completed" for run in kept for record in run.records)
     found = judge(table, kept, warmup_s=2.0, report=lambda _: None)
     assert all(row["speed"]["decode"] > 0.9 for row in found["rows"]) and "then" in found
+    printed = stages.predicted(written(table, tmp_path / "t.parquet"), path, 2.0, None)
+    assert [row["speed"] for row in printed["rows"]] == [row["speed"] for row in found["rows"]]
     assert found["itl_median_error"] < 0.5 and found["ttft_median_error"] < 1.0  # sleeps of a busy machine are long

@@ -80,13 +80,15 @@ def test_every_cell_is_the_closed_form(measured: Any) -> None:
 
 
 def test_the_fit_finds_what_an_iteration_and_a_prompt_cost(measured: Any) -> None:
-    _, table, _ = measured
+    out, table, _ = measured
     fitted = json.loads(table.metadata["fitted"])
     assert fitted["iteration_ms"] == pytest.approx(TIMES.a, rel=0.25)
     prompts = np.asarray(table.axes["prompt_len_bucket"])
     slope = np.polyfit(prompts, fitted["prefill_ms"], 1)[0]
     assert slope == pytest.approx(TIMES.c, rel=0.4)
     assert fitted["request_overhead_ms"] < TIMES.a
+    cells = json.loads((out.parent / (out.name + ".state.json")).read_text())
+    assert len(cells["single"]) == 2 and all(len(piece["ttft_ms"]) > 4 for piece in cells["single"])
 
 
 def test_the_grid_spans_what_was_asked_and_locks_the_other_knobs(measured: Any) -> None:
@@ -170,9 +172,14 @@ def test_cells_survive_their_file(tmp_path: Path) -> None:
     cells = Cells({"model": "m"}, elapsed_s=3.5)
     cells.add((4, 1), Slice(1.0, 5.1, 3.5, 0.1, [5.0, 5.2], [9.0, 11.0], [700.0, 710.0], 0.25, 0.0))
     cells.acceptance = (2, [1.0, 1.7, 2.1, 2.2, 2.2])
+    cells.single.append(Slice(1.0, 5.0, 1.0, 0.0, [5.0], [17.0], [200.0]))
     cells.save(tmp_path / "s.json")
     assert Cells.load(tmp_path / "s.json", {"model": "m"}) == cells
     assert cells.tpot_ms((4, 1)) == pytest.approx(5.1) and cells.ttft_ms((4, 1), 50) == 10.0
+    before = json.loads((tmp_path / "s.json").read_text())
+    del before["single"]  # of before lone requests of one token were sent
+    (tmp_path / "s.json").write_text(json.dumps(before))
+    assert Cells.load(tmp_path / "s.json", {"model": "m"}).single_overhead_ms() is None
 
 
 def test_what_shares_a_gap_is_counted_from_when_tokens_came() -> None:

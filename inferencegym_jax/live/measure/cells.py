@@ -38,12 +38,14 @@ class Cells:
         slices: cell -> slices.
         elapsed_s: seconds spent so far, over all sittings.
         acceptance: drafts that the engine verifies, and ``engine_figures.acceptance_lengths``; None without drafts.
+        single: slices of lone requests whose prompt is a single token.
     """
 
     config: dict[str, Any]
     slices: dict[Cell, list[Slice]] = field(default_factory=dict)
     elapsed_s: float = 0.0
     acceptance: tuple[int, list[float]] | None = None
+    single: list[Slice] = field(default_factory=list[Slice])
 
     def add(self, cell: Cell, piece: Slice) -> None:
         """Keep a slice."""
@@ -80,6 +82,13 @@ class Cells:
                     longer += piece.itl_ms - piece.decode_ms
                     prefills += piece.prefills
         return max(longer / prefills, 0.0) if prefills else None
+
+    def single_overhead_ms(self) -> float | None:
+        """By how much the first token of a lone request with a prompt of one token, which is computed in an iteration
+        like any other, comes later than after one; the median of the slices. None where none was sent (a state of
+        before 2026-11-28)."""
+        late = [float(np.median(piece.ttft_ms)) - piece.itl_ms for piece in self.single]
+        return float(np.median(late)) if late else None
 
     def per_event(self, cell: Cell) -> float:
         """Output tokens of an event, of the median slice."""
@@ -133,6 +142,7 @@ class Cells:
             "config": self.config,
             "elapsed_s": self.elapsed_s,
             "acceptance": self.acceptance,
+            "single": [dataclasses.asdict(piece) for piece in self.single],
             "cells": [
                 {"concurrency": n, "bucket": bucket, "slices": [dataclasses.asdict(x) for x in piece]}
                 for (n, bucket), piece in sorted(self.slices.items())
@@ -154,6 +164,7 @@ class Cells:
             cells = cls(data["config"], elapsed_s=float(data["elapsed_s"]))
             if (acceptance := data.get("acceptance")) is not None:
                 cells.acceptance = int(acceptance[0]), [float(x) for x in acceptance[1]]
+            cells.single = [Slice(**values) for values in data.get("single", [])]
             for entry in data["cells"]:
                 slices = [Slice(**values) for values in entry["slices"]]
                 cells.slices[(int(entry["concurrency"]), int(entry["bucket"]))] = slices

@@ -7,10 +7,11 @@ the straight line between its neighbours is wrong, and to the cell whose interva
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from inferencegym_jax.table.latency_table import PROMPT_LENGTHS, LatencyTable
 SCAN_STEP = 4  # factor between scanned concurrencies
 KNEE = 1.05  # throughput that rises by less over a scan step has reached its knee
 SERVER_WAITS = 0.25  # share of the requests in flight that the server itself keeps waiting, beyond which it is full
+SINGLE_OUTPUT = 4  # mean output of the lone requests of one prompt token: many first tokens in a slice
 CURVATURE = 0.05  # a node is worth its column where the straight line misses it by more
 
 
@@ -124,9 +126,13 @@ class Measurement:
         """Measure until every cell is known well enough or the budget is spent; the grid is always completed."""
         before = await read_metrics(self.client)
         await self._scan()
+        if not self.cells.single:
+            await self._single()
         for bucket in self.buckets:
             for n in self.batch_sizes:
                 await self._once((n, bucket))
+        if len(self.cells.single) < 2:  # once more, some time later: the machine is not always equally fast
+            await self._single()
         while self.left_s > 0:
             refined = await self._refine()
             repeated = await self._repeat()
@@ -251,27 +257,40 @@ class Measurement:
         if cell not in self.cells.slices:
             await self._measure(cell)
 
-    async def _measure(self, cell: Cell) -> Slice:
+    async def _measure(self, cell: Cell) -> None:
         n, bucket = cell
         length = PROMPT_LENGTHS[bucket]
         n = self.in_flight(n, length)
-        self.report(Progress(self.cells.elapsed_s, self.settings.budget_s, f"{n} at once, prompts of {length}"))
         spacing = self.cells.ttft_ms((1, bucket), 50) / 1000.0 if (1, bucket) in self.cells.slices else 0.0
-        begun = time.monotonic()
-        piece = await run_cell(
+        again = len(self.cells.slices.get(cell, []))
+        async with self._timed(f"{n} at once, prompts of {length}"):
+            self.cells.add(cell, await self._slice(n, length, self.settings.output_tokens, again, spacing))
+
+    async def _single(self) -> None:
+        """Lone requests with a prompt of one token."""
+        async with self._timed("1 at once, prompts of 1"):
+            self.cells.single.append(await self._slice(1, 1, SINGLE_OUTPUT, len(self.cells.single)))
+
+    async def _slice(self, n: int, length: int, output: int, again: int, spacing_s: float = 0.0) -> Slice:
+        return await run_cell(
             self.client,
             self.engine.endpoint,
             n,
             length,
-            self.settings.output_tokens,
+            output,
             seconds=self.settings.slice_s,
-            spacing_s=spacing,
+            spacing_s=spacing_s,
             most_seconds=max(self.settings.budget_s / 12.0, 8.0 * self.settings.slice_s),
-            seed=self.settings.seed + len(self.cells.slices.get(cell, [])),
+            seed=self.settings.seed + again,
         )
+
+    @contextlib.asynccontextmanager
+    async def _timed(self, doing: str) -> AsyncIterator[None]:
+        """Time that counts as measuring, reported and kept."""
+        self.report(Progress(self.cells.elapsed_s, self.settings.budget_s, doing))
+        begun = time.monotonic()
+        yield
         self.cells.elapsed_s += time.monotonic() - begun
-        self.cells.add(cell, piece)
         if self.state is not None:
             self.cells.save(self.state)
-        self.report(Progress(self.cells.elapsed_s, self.settings.budget_s, f"{n} at once, prompts of {length}"))
-        return piece
+        self.report(Progress(self.cells.elapsed_s, self.settings.budget_s, doing))

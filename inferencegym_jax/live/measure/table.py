@@ -42,15 +42,18 @@ def prefill(cells: Cells, buckets: list[int], token_budget: int | None = None) -
     """What a prompt of each length adds to the iterations, and the time that a request spends outside them, ms.
 
     A prompt longer than an iteration's ``token_budget`` takes several, each with its constant, which is not the
-    prompt's: beside requests that decode those iterations are there anyway. A line through a lone request's TTFT in P,
-    less its own iterations, has that time as its intercept (with what ``first_token`` tells apart of it); with one
-    prompt length the two cannot be told apart, and all is prefill.
+    prompt's: beside requests that decode those iterations are there anyway. The time outside iterations is that of
+    lone requests whose prompt is one token (with what ``first_token`` tells apart of it). Without those it is the
+    intercept of a line through a lone request's TTFT in P, less its own iterations, which is too little where short
+    prompts cost an iteration next to nothing; with one prompt length the two cannot be told apart, and all is prefill.
     """
     lengths = np.array([PROMPT_LENGTHS[bucket] for bucket in buckets], float)
     unloaded_ms = np.array([cells.ttft_ms((1, bucket), 50) for bucket in buckets])
     chunks = np.ceil(lengths / token_budget) if token_budget else np.ones(len(buckets))
     rest = unloaded_ms - chunks * np.array([cells.gap_ms((1, bucket)) for bucket in buckets])
-    overhead = float(np.polyfit(lengths, rest, 1, w=1.0 / unloaded_ms)[1]) if len(buckets) > 1 else 0.0
+    overhead = cells.single_overhead_ms()
+    if overhead is None:
+        overhead = float(np.polyfit(lengths, rest, 1, w=1.0 / unloaded_ms)[1]) if len(buckets) > 1 else 0.0
     overhead = min(max(overhead, 0.0), max(float(rest.min()), 0.0))
     return np.maximum(rest - overhead, 0.0), overhead
 

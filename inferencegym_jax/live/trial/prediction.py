@@ -9,6 +9,7 @@ prediction and measurement are the same records.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,11 +65,13 @@ class _Request:
 
 
 class _Line(AdmissionLine[_Request]):
-    """The gate without an event loop."""
+    """The gate without an event loop. Who is let in reaches the engine ``path_s`` later: an iteration that begins in
+    between is without it, as where the engine begins the next one before the client's next request can be there."""
 
     def __init__(
         self,
         first: ProfileEngine,
+        path_s: float,
         observer_of: Callable[[AdmissionLine[Any]], Observer],
         spare: ForetoldSpare | None = None,
         second: ProfileEngine | None = None,
@@ -76,11 +79,24 @@ class _Line(AdmissionLine[_Request]):
         super().__init__(limit=1)
         self.engines, self.now = Engines(self, first, spare, second), 0.0
         self.observer = observer_of(self)
+        self.path_s = path_s  # of a request outside iterations
+        self._on_their_way: deque[tuple[float, ProfileEngine, EngineRequest]] = deque()
 
     def _let_in(self, item: _Request) -> None:
         item.admitted_s = self.now
         item.place = self.engines.enter()
-        item.place.handle.submit(item.work)
+        self._on_their_way.append((self.now + self.path_s, item.place.handle, item.work))
+
+    @property
+    def next_delivery(self) -> float:
+        """When the next request reaches its engine; infinite where none is on its way."""
+        return self._on_their_way[0][0] if self._on_their_way else float("inf")
+
+    def deliver(self, now: float) -> None:
+        """Hand over to the engines whoever has reached them."""
+        while self.next_delivery <= now:
+            _, engine, work = self._on_their_way.popleft()
+            engine.submit(work)
 
     def _turn_away(self, item: _Request) -> None:
         item.ended = "rejected"
@@ -94,7 +110,6 @@ class _Run:
     traffic: Traffic
     line: _Line
     step_seconds: float
-    path_s: float  # of a request outside iterations
     requests: list[_Request] = field(default_factory=list[_Request])
     inside: dict[EngineRequest, _Request] = field(default_factory=dict[EngineRequest, _Request])
 
@@ -123,7 +138,7 @@ class _Run:
             request = self.inside[work]
             if request.watched.first_s is None:
                 line.start(work.prompt)
-            line.observer.token(request.watched, now + self.path_s)
+            line.observer.token(request.watched, now)
             line.grow(1.0)
             if request.watched.tokens >= work.output:
                 request.ended = "completed"
@@ -186,9 +201,12 @@ def replayed(
     engine = ProfileEngine(times, max_num_seqs, token_budget)
     foretold = None if spare is None else ForetoldSpare(spare)
     other = None if spare is None else ProfileEngine(times, max_num_seqs, token_budget)
-    line = _Line(engine, lambda line: Observer(slo_ms, line, times.base_gb, slo_tpot_ms=slo_tpot_ms), foretold, other)
+    path_s = times.profile.path_ms / 1000.0
+    line = _Line(
+        engine, path_s, lambda line: Observer(slo_ms, line, times.base_gb, slo_tpot_ms=slo_tpot_ms), foretold, other
+    )
     pair = None if spare is None else Pair(line.engines, spare.slowdown)
-    run = _Run(traffic, line, step_seconds, times.profile.path_ms / 1000.0)
+    run = _Run(traffic, line, step_seconds)
     line.read_cache(0.0, times.pool_tokens)
     now, second, end, paid_s = 0.0, 0, traffic.seconds * step_seconds + DRAIN_S, 0.0
     steps = math.ceil(traffic.seconds)
@@ -209,6 +227,7 @@ def replayed(
             line.now = now
             foretold.tick(now)
         run.accept(now)
+        line.deliver(now)
         if now >= (second + 1) * step_seconds:
             second += 1
             metrics = engine.metrics() if pair is None else pair.metrics()
@@ -222,7 +241,7 @@ def replayed(
             if second < steps:
                 obey(ask(snapshot.observation))
         elif engine.idle if pair is None else pair.idle:
-            following = run.next_arrival()
+            following = min(run.next_arrival(), line.next_delivery)
             if following == float("inf") and not line.waiting and second >= steps:
                 break
             now = max(min(following, (second + 1) * step_seconds), now)
@@ -231,7 +250,8 @@ def replayed(
             run.accept(now)
             run.show(engine.end(), now)
         else:
-            now += pair.start(1000.0 * max(run.next_arrival() - now, 0.0)) / 1000.0
+            following = min(run.next_arrival(), line.next_delivery)
+            now += pair.start(1000.0 * max(following - now, 0.0)) / 1000.0
             run.accept(now)
             run.show(pair.end(), now)
     run.accept(float("inf"))
