@@ -51,14 +51,15 @@ class Speed:
 
 
 def speed_of(runs: Sequence[Sequence[Record]], table: LatencyTable) -> Speed | None:
-    """The speed of one engine while it served these runs, from when their tokens came.
+    """How fast the engine, or the two, were while they served these runs, from when their tokens came.
 
     A gap between two tokens of a request is an iteration. How many requests ran in it and which prompts it held is
     counted from the tokens of all (``measure.cell_run``), so that how long the queue was makes no difference; the table
     says what such an iteration takes. Requests that had no place yet do not count as running.
 
     Args:
-        runs: records of each run with ``token_s``, of one engine that serves nobody else.
+        runs: records of each run with ``token_s``, of an engine that serves nobody else, or of it and its spare, where
+            what they cost each other is part of the result.
         table: measured on it.
 
     Returns:
@@ -67,7 +68,8 @@ def speed_of(runs: Sequence[Sequence[Record]], table: LatencyTable) -> Speed | N
     """
     if int(table.metadata.get("first_token_extra_iterations", "0")):
         return None
-    parts = [part for run in runs if (part := _gaps(run, engine_times(table))) is not None]
+    engines = [[one for one in run if one.on_spare == spare] for run in runs for spare in (False, True)]
+    parts = [part for served in engines if (part := _gaps(served, engine_times(table))) is not None]
     if not parts:
         return None
     seconds, decode_s, added_s = np.concatenate(parts, axis=1)

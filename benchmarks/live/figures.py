@@ -222,6 +222,9 @@ def scenario_lines(found: dict[str, Any]) -> list[str]:
                 f"While both work, an iteration takes {times['slowdown']:.3f} (+- {100 * beside['half_width']:.1f} %) "
                 "times as long as beside an idle one, measured before the runs; the prediction has it."
             )
+    if then := found.get("speeds"):
+        each = "; ".join(f"{name} {Speed(**speed).shown}" for name, speed in then.items())
+        lines.append(f"Iterations in each policy's runs, and what prompts added, over those of the table: {each}.")
     choices = {name: value for name, value in found["choices"].items() if name != "grid"}
     lines += ["", *markdown(found), f"- Chosen by replay on days that were not sent: `{json.dumps(choices)}`."]
     return lines

@@ -11,7 +11,7 @@ import numpy as np
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.traffic import Traffic
 
-RECORDED = ("arrival_s", "prompt", "output", "outcome", "wait_ms", "ttft_ms", "tpot_ms", "tokens", "error")
+RECORDED = ("arrival_s", "prompt", "output", "outcome", "wait_ms", "ttft_ms", "tpot_ms", "tokens", "error", "on_spare")
 DIGITS = 5  # of the seconds at which tokens came
 
 

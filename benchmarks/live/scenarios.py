@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.live.engine_speed import speed_of
 from benchmarks.live.kept import columns_of
 from inferencegym_jax.cli.scenario_report import plot_scenario, scenario_table, verdict
 from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.scenarios.run import ScenarioRequest, run_scenario
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.runs import Trial
+from inferencegym_jax.table.latency_table import load_table
 
 LEARNED = "learned"
 
@@ -63,6 +66,7 @@ def scenario_stage(
     what is drawn to ``out/NAME.timeline.json`` and the requests to ``out/NAME.requests.json``, and give the rest, which
     is JSON-ready, to ``keep``: a run that is cut leaves what it found.
     """
+    on_table = load_table(table)
     request = ScenarioRequest(
         name,
         endpoint,
@@ -85,7 +89,9 @@ def scenario_stage(
         kept = {key: value for key, value in found.items() if key != "timeline"} | {"verdict": lines}
         (out / f"{name}.timeline.json").write_text(json.dumps(found["timeline"], separators=(",", ":")))
         (out / f"{name}.requests.json").write_text(json.dumps(lengths.named(requests(trial)), separators=(",", ":")))
-        keep(kept)
+        then = {policy: speed_of(runs, on_table) for policy, runs in trial.measured.items()}
+        kept["speeds"] = {policy: dataclasses.asdict(speed) for policy, speed in then.items() if speed is not None}
+        keep(lengths.named(kept))
 
     run_scenario(request, lambda text: console.print(text, highlight=False), show)
 

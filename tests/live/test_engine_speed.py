@@ -81,6 +81,16 @@ def test_a_machine_that_was_taken_away_for_a_while_is_no_slower_engine(table: La
     assert speed is not None and speed.decode == pytest.approx(1.0, rel=0.01)
 
 
+def test_two_engines_are_told_apart_by_who_made_the_tokens(table: LatencyTable) -> None:
+    slower = Times(a=1.1 * SLOW.a, b=1.1 * SLOW.b, c=1.1 * SLOW.c)
+    both = [served(slower, 2.5, seed=0), served(slower, 2.5, seed=1)]
+    run = [*both[0], *(dataclasses.replace(record, on_spare=True) for record in both[1])]
+    speed = speed_of([run], table)
+    assert speed is not None and (speed.decode, speed.prompt) == pytest.approx((1.1, 1.1), rel=0.03)
+    one = speed_of([[*both[0], *both[1]]], table)
+    assert one is not None and one.prompt < 0.8  # as if each had met the prompts of both
+
+
 def test_nothing_is_said_of_a_run_that_does_not_show_it(table: LatencyTable) -> None:
     records = served(SLOW, 2.5)
     assert speed_of([], table) is None and speed_of([[]], table) is None

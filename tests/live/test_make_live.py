@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import time
@@ -10,14 +11,18 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from benchmarks.live import __main__ as stages
-from benchmarks.live import days, figures, prediction, vllm
-from benchmarks.live.engine_speed import SLOWDOWNS
+from benchmarks.live import days, figures, prediction, scenarios, vllm
+from benchmarks.live.engine_speed import SLOWDOWNS, Speed
 from benchmarks.live.scenarios import ScenarioLengths
 from benchmarks.live.stage_lengths import LONG_RUN, SHORT_RUN, StageTimes
+from inferencegym_jax.live.capacity.settings import SpareSettings
+from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.outcome import Objective
+from inferencegym_jax.live.trial.runs import Trial
 from inferencegym_jax.live.trial.session import Record
 from tests.live.test_scenarios import result
 
@@ -105,6 +110,32 @@ def test_what_is_foretold_at_other_speeds_needs_a_run_of_drift_and_is_a_table_of
     assert lines[0].endswith("| at the engine's speed then |")
     assert lines[2] == "| open |" + " 60.0% |" * len(SLOWDOWNS) + "  |"
     assert lines[3] == "| switching |" + " 60.0% |" * len(SLOWDOWNS) + " 50.0% (1.080, 1.100) |"
+
+
+def test_a_scenario_keeps_how_fast_the_engines_were_in_each_policys_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = result() | {"order": ["two always", "general"]}
+
+    def run(request: Any, report: Any, show: Any) -> None:
+        del request, report
+        show(found, Trial({"two always": [[1.1]], "general": [[]]}, {}, {}))  # type: ignore[list-item]
+
+    monkeypatch.setattr(scenarios, "run_scenario", run)
+    monkeypatch.setattr(scenarios, "speed_of", lambda runs, _: Speed(runs[0][0], 1.0) if runs[0] else None)
+    monkeypatch.setattr(scenarios, "requests", lambda _: {})
+    monkeypatch.setattr(scenarios, "load_table", lambda _: None)
+    monkeypatch.setattr(scenarios, "plot_scenario", lambda *_: None)
+    kept: list[dict[str, Any]] = []
+    spare = SpareSettings("http://s:1", start_cmd="x")
+    arguments = ("second-instance", Endpoint("http://h:1", "m"), tmp_path / "t", spare)
+    lengths = ScenarioLengths(60, 1, ("two always", "general"))
+    scenarios.scenario_stage(*arguments, lengths, 64, tmp_path, Console(file=io.StringIO()), kept.append)
+    assert kept[-1]["speeds"] == {"two always": {"decode": 1.1, "prompt": 1.0}}
+    assert "verdict" in kept[-1] and "timeline" not in kept[-1]
+    assert "what prompts added, over those of the table: two always 1.100, 1.000." in "\n".join(
+        figures.scenario_lines(kept[-1])
+    )
 
 
 def test_prompts_that_cannot_be_sent_are_refused_before_an_engine_is_looked_for(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class Record:
 
     ``outcome``: completed, rejected (queue full), failed (``error`` says how), unfinished (the episode ended first).
     ``token_s``: when its tokens came, in steps from the episode's start; empty where that was foretold.
+    ``on_spare``: whether the spare engine was the one that they came from.
     """
 
     arrival_s: float
@@ -49,6 +50,7 @@ class Record:
     tokens: int = 0
     error: str | None = None
     token_s: array[float] = field(default_factory=lambda: array("d"), repr=False, compare=False)
+    on_spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ class Session:
         watched = self.observer.arrive(arrived_s, klass, prompt, output)
         admitted_s: float | None = None
         stream: Stream | None = None
+        on_spare = False
         outcome = "unfinished"
         try:
             await self.gate.enter(klass, prompt)
@@ -187,7 +190,7 @@ class Session:
                 self.gate.grow(1.0)
 
             try:
-                stream = await self._send(request, token)
+                stream, on_spare = await self._send(request, token)
             finally:
                 self.gate.leave(prompt + watched.tokens, None if watched.tokens else prompt)
             outcome = "completed" if stream.error is None else "failed"
@@ -197,10 +200,11 @@ class Session:
         finally:
             ended = ENDED.get(outcome, "gone")
             self.observer.finish(watched, ended, stream.tokens if stream is not None else None)
-            self.records.append(self._record(i, arrived_s, admitted_s, watched, stream, outcome))
+            self.records.append(self._record(i, arrived_s, admitted_s, watched, stream, on_spare, outcome))
 
-    async def _send(self, request: Generation, on_token: Callable[[Stream, float], None]) -> Stream:
-        """To the engine with the fewest requests; to the other one where that refuses the connection."""
+    async def _send(self, request: Generation, on_token: Callable[[Stream, float], None]) -> tuple[Stream, bool]:
+        """To the engine with the fewest requests; to the other one where that refuses the connection. What came, and
+        whether from the spare."""
         refused: Place[Callable[[], Server]] | None = None
         while True:
             place = self.engines.enter(refused)
@@ -211,7 +215,7 @@ class Session:
             finally:
                 self.engines.leave(place)
             if is_last or stream.error is None or stream.error.kind != "connect":
-                return stream
+                return stream, place.spare is not None
             refused = place
             self.engines.refused(place)
 
@@ -222,6 +226,7 @@ class Session:
         admitted_s: float | None,
         watched: Watched,
         stream: Stream | None,
+        on_spare: bool,
         outcome: str,
     ) -> Record:
         traffic = self.traffic
@@ -237,6 +242,7 @@ class Session:
             tokens=stream.tokens if stream is not None else 0,
             error=f"{stream.error.kind}: {stream.error.message}" if stream is not None and stream.error else None,
             token_s=array("d", [] if stream is None else self._steps(stream.token_s)),
+            on_spare=on_spare,
         )
 
     def _steps(self, moments_s: list[float]) -> list[float]:
