@@ -44,6 +44,24 @@ def test_they_serve_requests_alike_beyond_what_was_measured_too(prompt: int, sha
     assert ttft.mean() == pytest.approx(served.ttft_ms.mean(), rel=0.02)
 
 
+@pytest.mark.parametrize("extra", [0, 1, 2, 3])
+def test_a_token_is_seen_as_many_iterations_late_as_the_table_says(extra: int) -> None:
+    """A lone request, and one that comes while it decodes, 5 ms before an iteration ends."""
+    table, h = ideal(SLOW, OUTPUT), 3.0
+    late = {"path_ms": str(h), "first_token_extra_iterations": str(extra)}
+    table = dataclasses.replace(table, metadata=table.metadata | late)
+    profile, one, own = profile_of(table), SLOW.a + SLOW.b, SLOW.a + SLOW.b + 64 * SLOW.c
+    memory_gb = engine_times(table).base_gb + 1e6 * profile.kv_bytes_per_token / 1e9
+    settings = EngineSettings(RUNNING, 0, 0, False, memory_gb, profile.tokens_per_iteration)
+    lone = SLOW.a + 64 * SLOW.c  # with nobody beside it
+    arrival_ms = np.array([0.0, lone + 3 * one - 5.0])
+    served = serve_requests(arrival_ms, np.full(2, 64), np.full(2, OUTPUT), settings, profile)
+    both = one + SLOW.b  # ms of an iteration in which the two decode
+    assert served.ttft_ms[0] == pytest.approx(lone + extra * one + h, abs=2.0)
+    assert served.ttft_ms[1] == pytest.approx(5.0 + own + extra * both + h, abs=2.0)
+    assert served.tpot_ms[1] == pytest.approx((both * (OUTPUT - 5) + 4 * one) / (OUTPUT - 1), rel=0.05)
+
+
 def arriving(arrival_s: list[float], batch_size: int, h_ms: float = 12.0) -> list[float | None]:
     """TTFT, ms, of prompts of 64 tokens on an engine with h of its own."""
     table = ideal(SLOW, OUTPUT)

@@ -85,8 +85,8 @@ class Cells:
 
     def single_overhead_ms(self) -> float | None:
         """By how much the first token of a lone request with a prompt of one token, which is computed in an iteration
-        like any other, comes later than after one; the median of the slices. None where none was sent (a state of
-        before 2026-11-28)."""
+        like any other, comes later than after one; the median of the slices. None where none was sent (a state file of
+        an older version)."""
         late = [float(np.median(piece.ttft_ms)) - piece.itl_ms for piece in self.single]
         return float(np.median(late)) if late else None
 
