@@ -19,7 +19,8 @@ class TokensSeen:
     def __init__(self, count: int, extra: int, path_ms: float):
         self.first_token: list[float] = [math.nan] * count
         self.finish: list[float] = [math.nan] * count
-        self.extra, self.path_ms = extra, path_ms
+        self.extra: int = extra
+        self.path_ms: float = path_ms
         self._made: list[tuple[int, bool]] = []  # in the iteration that ends
         self._before: deque[list[tuple[int, bool]]] = deque([] for _ in range(extra))  # in those before it
 
