@@ -436,7 +436,7 @@ def control(engine: Engine, model: str, streams: int) -> dict[str, Any]:
     """The proxy's cost and what it keeps. Kills the engine if it is ours."""
     with proxy(engine.url, "reactive") as url:
         direct, through = Endpoint(engine.url, model), Endpoint(url, model)
-        found: dict[str, Any] = asyncio.run(added_ttft(direct, through, 200))
+        found: dict[str, Any] = asyncio.run(added_ttft(direct, through, 500))
         found["many"] = asyncio.run(many_streams(through, streams, 64))
         if engine.process is not None:
             found["kill"] = asyncio.run(killed_upstream(through, engine))

@@ -30,7 +30,7 @@ from tests.live.fake_engine import Times
 TIMES = Times(a=12.0, b=1.0, c=0.06)
 OUTPUT = 16
 SETTINGS = MeasureSettings(
-    budget_s=14.0, output_tokens=OUTPUT, most_concurrency=8, longest_prompt=256, slice_s=0.7, base_memory_gb=1.0
+    budget_s=17.0, output_tokens=OUTPUT, most_concurrency=8, longest_prompt=256, slice_s=0.7, base_memory_gb=1.0
 )
 
 
