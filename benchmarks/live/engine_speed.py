@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.live.kept import traffic_of
 from inferencegym_jax.episodes.policy import Policy
-from inferencegym_jax.live.measure.cell_run import FEWEST_GAPS, firsts_in, running_in
+from inferencegym_jax.live.measure.cell_run import FEWEST_GAPS, MOST_OFF, firsts_in, running_in
 from inferencegym_jax.live.scenarios.described import Drift, scenario_of
 from inferencegym_jax.live.scenarios.drift import drift, switching
 from inferencegym_jax.live.scenarios.rivals import BEST, NEXT, OPEN, SWITCHING
@@ -29,7 +29,6 @@ from inferencegym_jax.models import ServeAction
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable
 
 SLOWDOWNS = (1.0, 1.05, 1.1, 1.15, 1.2)
-MOST_OFF = 2.0  # times the usual ratio: a longer gap is of a request that was preempted, or of a machine taken away
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,9 @@ def _gaps(records: Sequence[Record], times: EngineTimes) -> np.ndarray | None:
     own_ms = np.array([times.prompt_ms(float(prompt)) for prompt in kinds])[kind]
     until = np.concatenate([[0.0], np.cumsum(own_ms)])
     begin, end = firsts_in(gaps, first_s[order])
-    decode_ms = [times.decode_ms(n, tokens) for n, tokens in zip(running_in(gaps), context, strict=True)]
-    return np.stack([gaps[:, 1] - gaps[:, 0], np.asarray(decode_ms) / 1000.0, (until[end] - until[begin]) / 1000.0])
+    iterations, iteration = np.unique(np.stack([running_in(gaps), context]), axis=1, return_inverse=True)
+    decode_ms = np.array([times.decode_ms(n, tokens) for n, tokens in iterations.T])[iteration.ravel()]
+    return np.stack([gaps[:, 1] - gaps[:, 0], decode_ms / 1000.0, (until[end] - until[begin]) / 1000.0])
 
 
 def _usual(seconds: np.ndarray, foretold_s: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from inferencegym_jax.live.trial.session import Record
-from inferencegym_jax.live.trial.traffic import Traffic
+from inferencegym_jax.live.trial.traffic import Traffic, joined
 
 RECORDED = ("arrival_s", "prompt", "output", "outcome", "wait_ms", "ttft_ms", "tpot_ms", "tokens", "error", "on_spare")
 DIGITS = 5  # of the seconds at which tokens came
@@ -31,10 +31,7 @@ def records_of(columns: dict[str, list[Any]]) -> list[Record]:
 
 
 def traffic_of(records: Sequence[Record], seconds: float) -> Traffic:
-    """What was sent in a run of so many seconds, as a prediction takes it; of one class."""
-    time_s = np.array([record.arrival_s for record in records], np.float64)
-    prompt, output = (
-        np.array([getattr(record, name) for record in records], np.int64) for name in ("prompt", "output")
-    )
-    phase = np.ones(max(int(np.ceil(seconds)), 1), np.int64)
-    return Traffic(time_s, prompt, output, np.zeros(len(time_s), np.int64), float(seconds), phase)
+    """What was sent in a run of so many seconds, as a prediction takes it."""
+    names = ("arrival_s", "prompt", "output", "klass")
+    columns = tuple(np.array([getattr(record, name) for record in records]) for name in names)
+    return joined([columns], float(seconds), np.ones(max(int(np.ceil(seconds)), 1), np.int64))

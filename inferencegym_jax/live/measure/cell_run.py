@@ -23,6 +23,7 @@ SUB_WINDOWS = 4  # of a slice: their scatter is the interval
 METRICS_EVERY_S = 0.5
 FEWEST_REQUESTS = 4  # whose first token a slice waits for
 FEWEST_GAPS = 20  # without a prefill, from which their mean says something
+MOST_OFF = 2.0  # times the median: a longer gap is of a machine taken away, or of a request that was preempted
 MOST_FAILURES = 3  # in a row, of one worker, until the cell is given up
 
 
@@ -233,13 +234,13 @@ def prefills_in(gaps: np.ndarray, firsts: np.ndarray) -> np.ndarray:
 def undisturbed(gaps: np.ndarray, firsts: np.ndarray) -> float | None:
     """Mean length, s, of the gaps in which nobody prefilled; None where they are fewer than ``FEWEST_GAPS``.
 
-    Those of more than twice their median are left out: something else took the machine, or a first token was seen so
-    late that it fell into the next gap. Arguments as of ``shared``.
+    Those of more than ``MOST_OFF`` times their median are left out: something else took the machine, or a first token
+    was seen so late that it fell into the next gap. Arguments as of ``shared``.
     """
     seconds = (gaps[:, 1] - gaps[:, 0])[prefills_in(gaps, firsts) == 0]
     if len(seconds) < FEWEST_GAPS:
         return None
-    return float(seconds[seconds <= 2.0 * np.median(seconds)].mean())
+    return float(seconds[seconds <= MOST_OFF * np.median(seconds)].mean())
 
 
 def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Slice:

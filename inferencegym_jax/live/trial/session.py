@@ -231,7 +231,7 @@ class Session:
     ) -> Record:
         traffic = self.traffic
         return Record(
-            arrival_s=self._steps([arrived_s])[0],
+            arrival_s=self._step_of(arrived_s),
             klass=int(traffic.klass[i]),
             prompt=int(traffic.prompt[i]),
             output=int(traffic.output[i]),
@@ -241,12 +241,12 @@ class Session:
             tpot_ms=stream.tpot_ms if stream is not None else None,
             tokens=stream.tokens if stream is not None else 0,
             error=f"{stream.error.kind}: {stream.error.message}" if stream is not None and stream.error else None,
-            token_s=array("d", [] if stream is None else self._steps(stream.token_s)),
+            token_s=array("d", [] if stream is None else map(self._step_of, stream.token_s)),
             on_spare=on_spare,
         )
 
-    def _steps(self, moments_s: list[float]) -> list[float]:
-        return [(moment_s - self.start_s) / self.step_seconds for moment_s in moments_s]
+    def _step_of(self, moment_s: float) -> float:
+        return (moment_s - self.start_s) / self.step_seconds
 
     async def drain(self, most_seconds: float) -> None:
         """Let what has arrived finish, for so long at most; what has not is recorded as unfinished."""
