@@ -108,7 +108,7 @@ def plan_second(
     others, first = rate_at_start(inflow, what, demand)
     others, pace = once(others, admission.pace_of(what, first))
     kept, reach = remainder(inflow.phases, long, what.passing * pace, span)
-    most = most_admitted(what, kept, reach, configuration)
+    most = most_admitted(what, inflow, demand, kept, reach, configuration)
     most, rate = once(most, jnp.maximum(jnp.minimum(others, most), 0.0))
     entering, end = rate * span, kept + rate * reach
     middle, gone = once(0.5 * (inflow.running + end), jnp.maximum(inflow.running + entering - end, 0.0))
@@ -124,10 +124,19 @@ def plan_second(
     return SecondPlan(entering, gone, most, middle, context, held, output, residence_ms)
 
 
-def most_admitted(what: admission.Engine, kept: jax.Array, reach: jax.Array, configuration: Configuration) -> jax.Array:
-    """Admissions a ms with which the slots are taken at the second's end."""
-    free = what.slots - jnp.maximum(kept - configuration.apart, 0.0)
-    return jnp.maximum(free / (reach + what.prefill_ms), 0.0)
+def most_admitted(
+    what: admission.Engine,
+    inflow: Inflow,
+    demand: admission.Demand,
+    kept: jax.Array,
+    reach: jax.Array,
+    configuration: Configuration,
+) -> jax.Array:
+    """Admissions a ms with which the slots are taken at the second's end. Those that are recomputed come first and go
+    on where they were, so that each holds a slot through the second."""
+    free = jnp.maximum(what.slots - jnp.maximum(kept - configuration.apart, 0.0), 0.0)
+    again = jnp.minimum(inflow.again, free)
+    return again * demand.inverse_ms + (free - again) / (reach + what.prefill_ms)
 
 
 @compile_unit
@@ -156,7 +165,8 @@ def solve(
     (pace,) = once(what.pace * jnp.maximum(left - likely * what.share_ms, 1.0 - admission.BUSIEST))
     passing = what.passing * pace
     kept, reach = remainder(inflow.phases, long, passing, configuration.span_ms)
-    (most,) = once(jnp.maximum(jnp.minimum(others, most_admitted(what, kept, reach, configuration)), 0.0))
+    most = most_admitted(what, inflow, demand, kept, reach, configuration)
+    (most,) = once(jnp.maximum(jnp.minimum(others, most), 0.0))
     return Solution(jnp.clip(wanted, 0.0, most), most, pace, passing, share, chance)
 
 
