@@ -18,9 +18,18 @@ from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.scenarios import described
 from inferencegym_jax.live.scenarios.described import Drift, SecondInstance, scenario_of
 from inferencegym_jax.live.scenarios.drift import LONG, drift, switching
-from inferencegym_jax.live.scenarios.judged import Segments, score, segments_of, static_reference, summaries
+from inferencegym_jax.live.scenarios.judged import Segments, Totals, score, segments_of, static_reference, summaries
 from inferencegym_jax.live.scenarios.objectives import RequestWork, margins
-from inferencegym_jax.live.scenarios.rivals import Foretold, drift_rivals, second_instance_rivals
+from inferencegym_jax.live.scenarios.rivals import (
+    FEWEST,
+    TUNED,
+    Following,
+    Foretold,
+    Tried,
+    drift_rivals,
+    searched_plans,
+    second_instance_rivals,
+)
 from inferencegym_jax.live.scenarios.run import ScenarioRequest, run_scenario
 from inferencegym_jax.live.scenarios.second_instance import Setting, cut_mean, second_instance, stretch
 from inferencegym_jax.live.server.streaming import Endpoint
@@ -30,6 +39,7 @@ from inferencegym_jax.live.trial.runs import Run, Trial, TrialSettings
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.models import ServeAction
 from inferencegym_jax.physics.observation import initial_observation
+from inferencegym_jax.policies.load_following import LoadPlan
 from inferencegym_jax.policies.policy_runner import PolicyRunner
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
@@ -154,6 +164,49 @@ def test_capacity_that_comes_and_goes_is_foretold_to_pay(two: Setting, table: La
     assert on_time["two always"] > on_time["one always"] + 0.1
     with pytest.raises(ValueError, match="policy = 'nobody'"):
         second_instance_rivals(of("second-instance"), two, SETTINGS, SECONDS, ("nobody",), said.append)
+
+
+class Listed(Foretold):
+    """Share on time and instances of each that is asked for, as they are listed."""
+
+    def __init__(self, setting: Setting, shares_and_instances: list[tuple[float, float]]):
+        super().__init__(setting, SETTINGS, SECONDS)
+        self.listed, self.asked = iter(shares_and_instances), []
+
+    def totals(self, policy: Tried) -> Totals:
+        self.asked.append(policy)
+        share, instances = (np.asarray([x]) for x in next(self.listed))
+        one = np.ones(1)
+        return Totals(share, share, instances * SECONDS, SECONDS * one, 0.0 * one, one)
+
+
+ALWAYS = {"one always": ServeAction(batch_size=32), "two always": ServeAction(batch_size=16, prefill_disagg=True)}
+
+
+@pytest.mark.parametrize(
+    ("foretold", "best", "fewest"),
+    [
+        ([(0.99, 1.9), (0.97, 1.2), (0.982, 1.7), (0.981, 1.75)], 1, 2),  # less than 0.98, but by score the best
+        ([(0.5, 1.1), (0.9, 1.1), (0.91, 1.9), (0.6, 1.2)], 1, 2),  # none is there: the one that is most on time
+        ([(0.99, 2.0), (0.985, 1.2), (0.99, 1.5), (0.98, 1.4)], 1, 1),
+    ],
+)
+def test_settings_are_chosen_by_score_and_by_instances(
+    two: Setting, foretold: list[tuple[float, float]], best: int, fewest: int
+) -> None:
+    one = Listed(two, [(0.5, 1.0), (0.99, 2.0), *foretold])
+    shipped = LoadPlan(average_s=7.0, batch_size=512)
+    found = searched_plans(one, shipped, ALWAYS, most=64, count=len(foretold))
+    plans = [policy._plan for policy in one.asked[2:]]
+    assert all(isinstance(policy, Following) for policy in one.asked[2:]) and plans[0].average_s == 7.0
+    assert [int(plan.batch_size) for plan in plans] == [512, 16, 16, 16]
+    assert all(0.5 <= plan.slots_share <= 1.0 and 8.0 <= plan.up_running <= 64.0 for plan in plans[2:])
+    for name, i in ((TUNED, best), (FEWEST, fewest)):
+        plan, figures = found[name]
+        assert plan.as_arrays() == plans[i]
+        assert (figures["on_time_share"], figures["instances"]) == pytest.approx(foretold[i])
+        assert figures["of_two_always"] == 0.99
+    assert found[TUNED][1]["score"] >= found[FEWEST][1]["score"]
 
 
 def record(second: float, ttft_ms: float, output: int = 10) -> Record:

@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.live.scenarios.described import Drift, SecondInstance
 from inferencegym_jax.live.scenarios.drift import LONG, SHORT, switching
-from inferencegym_jax.live.scenarios.judged import Segments, score, segments_of, static_reference
+from inferencegym_jax.live.scenarios.judged import Segments, Totals, score, segments_of, static_reference
 from inferencegym_jax.live.scenarios.second_instance import Setting
 from inferencegym_jax.live.trial.outcome import Objective
 from inferencegym_jax.live.trial.runs import Asked, TrialSettings, foretell
@@ -29,10 +29,13 @@ from inferencegym_jax.policies.policy_file import GENERAL, load_network
 from inferencegym_jax.table.latency_table import data_path
 
 TRAINING_SEED = 1 << 31  # of days that no evaluation sends
-ONE, TWO, FOLLOWING, TUNED = "one always", "two always", "load-following", "tuned"
+ONE, TWO, FOLLOWING = "one always", "two always", "load-following"
+TUNED, FEWEST = "tuned", "fewest instances"  # searched settings of the load-following controller
 BEST, NEXT, SWITCHING, OPEN = "best fixed pair", "next fixed pair", "switching", "open"
 CHOICE_DAYS = 2  # not sent, on which what is best for second-instance is chosen; one alone chose what fails on others
-SETTINGS = 32  # of the load-following controller, drawn for ``TUNED``
+SEARCH_DAYS = 4  # not sent, on which settings of the load-following controller are judged
+SETTINGS = 32  # of it, of which all but two are drawn
+LOWER = 0.01  # of the share on time that ``FEWEST`` may be below two always there, half of what it may be on a sent day
 Tried: TypeAlias = Policy | ServeAction | Asked
 
 
@@ -66,11 +69,18 @@ class Foretold:
         runs = [foretell(problem.table, sent, policy, problem.params, settings) for sent in self.traffic]
         return segments_of(runs, problem.spec, self.objective, settings.warmup_s, self.seconds)
 
+    def totals(self, policy: Tried) -> Totals:
+        """What a policy comes to on those days, arrays of shape (1,)."""
+        one = self.segments(policy)
+        return one.drawn(np.ones((1, len(one.asked)), np.int64))
+
     def scores(self, tried: Mapping[Any, Tried], fixed: Sequence[Any]) -> dict[Any, float]:
         """Score of each, against the best of those that are fixed."""
+        return self.scored({key: self.totals(policy) for key, policy in tried.items()}, fixed)
+
+    def scored(self, totals: Mapping[Any, Totals], fixed: Sequence[Any]) -> dict[Any, float]:
+        """Score of what each came to, against the best of those that are fixed."""
         spec = self.setting.problem.spec
-        segments = {key: self.segments(policy) for key, policy in tried.items()}
-        totals = {key: one.drawn(np.ones((1, len(one.asked)), np.int64)) for key, one in segments.items()}
         reference = static_reference(spec, {key: totals[key] for key in fixed})
         return {key: float(score(spec, one, reference)[0]) for key, one in totals.items()}
 
@@ -91,7 +101,8 @@ def second_instance_rivals(
         settings: of the trial, with the spare's times.
         seconds: length of a run.
         names: those of the scenario ("one always", "two always"; "load-following": the rule tuned once for all that
-            task 8 draws; "tuned": its thresholds searched on this table), "general", or a policy file.
+            task 8 draws; "tuned", "fewest instances": that rule with settings searched on this table, see
+            ``searched_plans``), "general", or a policy file.
         report: told what is searched.
 
     Raises:
@@ -118,17 +129,21 @@ def second_instance_rivals(
     }
     engine = engine_of(problem.table, problem.params)
     shipped = LoadPlan(**load_network(data_path(GENERAL))[1]["plan"])
+    plans = {FOLLOWING: shipped}
+    if TUNED in names or FEWEST in names:
+        report(f"searching {SETTINGS} settings of the load-following controller by replay, on {SEARCH_DAYS} such days")
+        searched = searched_plans(
+            Foretold(setting, settings, seconds, SEARCH_DAYS), shipped, actions, max(scenario.batch_sizes)
+        )
+        for name, (plan, found) in searched.items():
+            plans[name] = plan
+            choices[name] = dataclasses.asdict(plan) | {"foretold": found}
     policies: dict[str, Policy] = {}
     for name in names:
         if name in actions:
             policies[name] = static(actions[name])
-        elif name == FOLLOWING:
-            policies[name] = Partial(follow_load, engine, shipped.as_arrays())
-        elif name == TUNED:
-            report(f"searching {SETTINGS} settings of the load-following controller by replay, on the same days")
-            plan = tuned_plan(foretold, shipped, actions)
-            choices[TUNED] = dataclasses.asdict(plan)
-            policies[name] = Partial(follow_load, engine, plan.as_arrays())
+        elif name in plans:
+            policies[name] = Partial(follow_load, engine, plans[name].as_arrays())
         else:
             policies[name] = policy_of(name, problem, any_task=True)
     return Rivals(policies, tuple(name for name in names if name in actions), choices)
@@ -155,26 +170,61 @@ class Following:
 _act = jax.jit(act)
 
 
-def tuned_plan(foretold: Foretold, shipped: LoadPlan, fixed: Mapping[str, ServeAction]) -> LoadPlan:
-    """The shipped settings, or those of the drawn ones that have a higher score foretold."""
+def searched_plans(
+    foretold: Foretold, shipped: LoadPlan, fixed: Mapping[str, ServeAction], most: int, count: int = SETTINGS
+) -> dict[str, tuple[LoadPlan, dict[str, float]]]:
+    """Settings of the load-following controller, chosen among the shipped ones, those with the batch size of two
+    always, and drawn ones that limit the running to a share of what keeps the objective on the time per token.
+
+    Args:
+        foretold: runs on days that are not sent.
+        shipped: settings.
+        fixed: actions of "one always" and "two always".
+        most: running requests, up to which thresholds on them are drawn.
+        count: of settings.
+
+    Returns:
+        ``TUNED``: the settings with the highest score foretold. ``FEWEST``: those that pay for the fewest instances
+        among the settings whose share on time is foretold not more than ``LOWER`` below that of two always, or, where
+        none has it, those with the highest share. Each with its score, share on time and instances, and the
+        share on time of two always.
+    """
     rng = np.random.default_rng(0)
+
+    def spread(low: float, high: float) -> float:
+        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
     engine = engine_of(foretold.setting.problem.table, foretold.setting.problem.params)
-    size = int(fixed[TWO].batch_size)
-    plans = [shipped, shipped.replace(batch_size=size, slots_share=0.0, kv_budget=1.0)]
-    while len(plans) < SETTINGS:
+    plans = [shipped, shipped.replace(batch_size=int(fixed[TWO].batch_size), slots_share=0.0, kv_budget=1.0)]
+    while len(plans) < count:
         plans.append(
             plans[1].replace(
-                average_s=float(np.exp(rng.uniform(np.log(3.0), np.log(60.0)))),
-                up_load=rng.uniform(0.4, 1.0),
-                down_share=rng.uniform(0.5, 0.95),
-                up_waiting=float(np.exp(rng.uniform(np.log(2.0), np.log(50.0)))),
-                hold_s=float(np.exp(rng.uniform(np.log(3.0), np.log(90.0)))),
+                average_s=spread(2.0, 60.0),
+                up_load=rng.uniform(0.6, 1.4),
+                down_share=rng.uniform(0.5, 1.0),
+                up_waiting=spread(1.0, 50.0),
+                up_running=spread(8.0, most),
+                hold_s=spread(1.0, 60.0),
+                slots_share=rng.uniform(0.5, 1.0),
             )
         )
     tried: dict[Any, Tried] = dict(fixed)
     tried |= {i: Following(engine, plan) for i, plan in enumerate(plans)}
-    scores = foretold.scores(tried, list(fixed))
-    return plans[max(range(len(plans)), key=lambda i: scores[i])]
+    totals = {key: foretold.totals(policy) for key, policy in tried.items()}
+    scores = foretold.scored(totals, list(fixed))
+    on_time = {key: float(one.on_time_share[0]) for key, one in totals.items()}
+    paid = {key: float(one.gpus[0]) for key, one in totals.items()}
+    every = range(len(plans))
+    kept = [i for i in every if on_time[i] >= on_time[TWO] - LOWER]
+    fewest = min(kept, key=lambda i: paid[i]) if kept else max(every, key=lambda i: on_time[i])
+    chosen = {TUNED: max(every, key=lambda i: scores[i]), FEWEST: fewest}
+    return {
+        name: (
+            plans[i],
+            {"score": scores[i], "on_time_share": on_time[i], "instances": paid[i], "of_two_always": on_time[TWO]},
+        )
+        for name, i in chosen.items()
+    }
 
 
 def drift_rivals(
