@@ -62,7 +62,7 @@ INSTALL = $$( [ -x $(VENV)/bin/uv ] && echo $(VENV)/bin/uv pip install --quiet -
 export UV_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test test-ci test-slow lint format bench table serve policies docs notebook release audit recipes live install-% lock wheel clean
+.PHONY: help install demo test test-ci test-slow lint lint-style lint-types lint-strict lint-names format bench table serve policies docs notebook release audit recipes live install-% lock wheel clean
 .PRECIOUS: $(STAMPS)/%
 
 help: ## Show this list
@@ -87,11 +87,19 @@ test-ci: $(STAMPS)/test ## Run what CI runs: those that take longer and those th
 test-slow: $(STAMPS)/test ## Run the tests that are marked slow (each CI run takes a part of them)
 	JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --max-worker-restart 0 --timeout 900 $(END_STUCK) -m "slow and not release" $(PYTEST_ARGS)
 
-lint: $(STAMPS)/test ## Check style, formatting and types; the library strictly, and every public name
+lint: lint-style lint-types lint-strict lint-names ## Check style, formatting and types; the library strictly, and every public name
+
+lint-style: $(STAMPS)/test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+lint-types: $(STAMPS)/test
 	$(PY) -m pyright
+
+lint-strict: $(STAMPS)/test
 	$(PY) -m pyright -p pyrightstrict.json
+
+lint-names: $(STAMPS)/test
 	$(PY) tests/tools/public_types.py
 
 format: $(STAMPS)/test ## Mend style and formatting in place

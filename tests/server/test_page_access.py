@@ -55,7 +55,7 @@ def look(page: Browser, site: str, width: int, theme: str, query: str) -> None:
     page.js(MEASURES.read_text(encoding="utf-8") + "; null")
 
 
-@pytest.mark.parametrize("width", SIZES)
+@pytest.mark.parametrize("width", [390, pytest.param(768, marks=pytest.mark.slow), 1440])
 def test_axe_finds_nothing_and_every_word_can_be_read(page: Browser, site: str, axe: str, width: int) -> None:
     look(page, site, width, "light", "task=2&seed=0&policy=best_static&rival=baseline")
     page.js("document.body.classList.add('drawer')")  # the knobs, which a policy moves: disabled
@@ -79,7 +79,7 @@ def test_what_is_wrong_is_found(page: Browser, axe: str) -> None:
     assert any("faint" in found for found in page.js("small()"))
 
 
-@pytest.mark.parametrize(("width", "theme"), [(390, "dark"), (1440, "light")])
+@pytest.mark.parametrize(("width", "theme"), [(390, "dark"), pytest.param(1440, "light", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_where_you_drive(page: Browser, site: str, axe: str, width: int, theme: str) -> None:
     look(page, site, width, theme, "task=1&seed=0&policy=manual&rival=best_static")
     assert page.js("document.querySelector('#card canvas').checkVisibility()")

@@ -161,7 +161,7 @@ def test_dark_mode_follows_the_system_and_the_button(page: Browser, site: str) -
     assert brightness() < 0.2
     page.click("#theme")
     assert brightness() > 0.8
-    visit(page, site, "")
+    visit(page, site, "task=2&seed=0&policy=manual&rival=baseline")
     assert brightness() > 0.8  # kept over a reload
     page.js("localStorage.clear()")
 

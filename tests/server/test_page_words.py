@@ -141,7 +141,7 @@ def test_classes_and_the_share_on_time_have_their_chart(page: Browser, site: str
 
 
 def test_links_lead_to_repository_documentation_and_leaderboard(page: Browser, site: str) -> None:
-    visit(page, site, "")
+    visit(page, site, "task=2&seed=0&policy=manual&rival=baseline")
     links = page.js(
         "Object.fromEntries([...document.querySelectorAll('#links a')].filter((a) => a.checkVisibility())"
         ".map((a) => [a.textContent, a.href]))"
