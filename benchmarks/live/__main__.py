@@ -25,8 +25,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.live.engine_speed import drift_at_speeds
 from benchmarks.live.figures import write_figures
+from benchmarks.live.foretold_again import drift_at_speeds, second_at_speed
 from benchmarks.live.kept import records_of
 from benchmarks.live.prediction import judge, table_difference
 from benchmarks.live.proxy import added_ttft, killed_upstream, many_streams, proxy
@@ -54,6 +54,7 @@ from inferencegym_jax.live.trial.foretold import measure_spare
 from inferencegym_jax.live.trial.outcome import ranking
 from inferencegym_jax.live.trial.request import TrialRequest, compare
 from inferencegym_jax.live.trial.runs import TrialSettings
+from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 
 SCENARIOS = ("second-instance", "drift")
@@ -217,10 +218,10 @@ def main(
             return
         if name == "predict":
             keep("predict", predicted(table_path, out / "runs.json", warmup, against))
-        elif "drift" in results:
-            keep("speeds", speeds(load_table(table_path), results["drift"], out / "drift.requests.json", max_num_seqs))
+        elif set(SCENARIOS) & set(results):
+            keep("speeds", speeds(load_table(table_path), results, out, max_num_seqs, {LEARNED: str(second)}))
         else:
-            raise typer.BadParameter(f"stages: speeds needs what the stage drift keeps in {path}")
+            raise typer.BadParameter(f"stages: speeds needs what second-instance or drift keeps in {path}")
 
     if set(chosen) <= set(OFFLINE):
         for name in OFFLINE:
@@ -375,20 +376,35 @@ def predicted(table: Path, runs: Path, warmup_s: float, against: Path | None) ->
     return found
 
 
-def speeds(table: LatencyTable, drift: dict[str, Any], requests: Path, max_num_seqs: int) -> dict[str, Any]:
-    """What is foretold of the requests of drift where the engine is slower than its table; printed policy by policy."""
-    kept = json.loads(requests.read_text())["measured"]
-    sent = {name: [records_of(columns) for columns in repeats] for name, repeats in kept.items()}
-    shares = drift_at_speeds(table, drift, sent, max_num_seqs)
-    for name, row in shares.items():
-        each = ", ".join(f"{speed.shown}: {share:.1%}" for speed, share in row.items())
-        say(f"drift, {name}, share on time foretold where iterations and prompts take longer than in the table: {each}")
-    return {
-        "on_time": {
+def speeds(
+    table: LatencyTable, results: dict[str, Any], out: Path, max_num_seqs: int, files: dict[str, str]
+) -> dict[str, Any]:
+    """What is foretold of the requests that the scenarios sent at the engines' speed in each policy's runs, and of
+    drift where the engine is slower than its table; printed policy by policy."""
+    found: dict[str, Any] = {}
+    if "second-instance" in results:
+        sent = sent_in(out, "second-instance")
+        again = second_at_speed(table, results["second-instance"], sent, max_num_seqs, files)
+        found["second-instance"] = {name: dataclasses.asdict(one) for name, one in again.items()}
+        for name, one in again.items():
+            each = "; ".join("unknown" if speed is None else speed.shown for speed in one.speeds)
+            say(f"second-instance, {name}, foretold at the engines' speed in its runs, {each}: {one.on_time_share:.1%}")
+    if "drift" in results:
+        shares = drift_at_speeds(table, results["drift"], sent_in(out, "drift"), max_num_seqs)
+        found["on_time"] = {
             name: [dataclasses.asdict(speed) | {"share": share} for speed, share in row.items()]
             for name, row in shares.items()
         }
-    }
+        for name, row in shares.items():
+            each = ", ".join(f"{speed.shown}: {share:.1%}" for speed, share in row.items())
+            say(f"drift, {name}, share on time foretold where iterations and prompts take longer by: {each}")
+    return found
+
+
+def sent_in(out: Path, scenario: str) -> dict[str, list[list[Record]]]:
+    """The requests that a scenario sent: policy -> runs -> records."""
+    kept = json.loads((out / f"{scenario}.requests.json").read_text())["measured"]
+    return {name: [records_of(columns) for columns in repeats] for name, repeats in kept.items()}
 
 
 def gpu() -> str | None:

@@ -1,8 +1,8 @@
 """``second-instance`` over every day that was run, in one run of ``make live`` or in several.
 
 A repeat of ten minutes for each policy takes most of an hour, so the repeats that were written down need not be of one
-run: each is kept second by second (``second-instance.days.json``), and all of them together say what a policy saved. A
-day that is run again takes the place of the earlier one.
+run: each is kept second by second (``second-instance.days.json``), and all of them together say what a policy saved.
+Runs of one day stand beside each other: the engine was measured anew for each.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ def days_of(results: dict[str, Any], timeline: list[dict[str, Any]]) -> list[dic
 
 
 def with_days(kept: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The days of both, in order; of a day that both have, the new one."""
-    return sorted({one["day"]: one for one in [*kept, *new]}.values(), key=lambda one: one["day"])
+    """The days of both, in order; of a day that the same run has in both, the new one."""
+    every = {(one["day"], one["run"]["date"], one["run"]["command"]): one for one in [*kept, *new]}
+    return sorted(every.values(), key=lambda one: (one["day"], one["run"]["date"]))
 
 
 def figures(days: list[dict[str, Any]], policy: str) -> dict[str, Any]:
@@ -93,9 +94,13 @@ def days_lines(days: list[dict[str, Any]]) -> list[str]:
         return []
     names = list(dict.fromkeys(name for one in days for name in one["policies"]))
     every_day = ("all its days: fewer instance-seconds", "on time, points")
-    lengths = [len(one["load"]) for one in days]
+    longest = max(len(one["load"]) for one in days)
+    numbers = [one["day"] for one in days]
     named = [
-        f"day {one['day']}" + (f", {n} s" if n < max(lengths) else "") for one, n in zip(days, lengths, strict=True)
+        f"day {one['day']}"
+        + (f" on {one['run']['date']}" if numbers.count(one["day"]) > 1 else "")
+        + (f", {len(one['load'])} s" if len(one["load"]) < longest else "")
+        for one in days
     ]
     heads = ["policy", *named, *every_day]
     lines = [

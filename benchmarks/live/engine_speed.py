@@ -2,7 +2,7 @@
 is not always equally fast, and near saturation a tenth of an iteration decides how long the queue is.
 
 ``records with the moments of their tokens, table -> Speed``; ``table, Speed -> the table of an engine that is so much
-slower``; ``that table, requests that were sent -> drift's shares on time``.
+slower``.
 """
 
 from __future__ import annotations
@@ -11,24 +11,13 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from benchmarks.live.kept import traffic_of
-from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.live.measure.cell_run import FEWEST_GAPS, MOST_OFF, firsts_in, running_in
-from inferencegym_jax.live.scenarios.described import Drift, scenario_of
-from inferencegym_jax.live.scenarios.drift import drift, switching
-from inferencegym_jax.live.scenarios.rivals import BEST, NEXT, OPEN, SWITCHING
-from inferencegym_jax.live.trial.outcome import Objective
 from inferencegym_jax.live.trial.profile_engine import EngineTimes, engine_times
-from inferencegym_jax.live.trial.runs import TrialSettings, foretell
 from inferencegym_jax.live.trial.session import Record
-from inferencegym_jax.models import ServeAction
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable
-
-SLOWDOWNS = (1.0, 1.05, 1.1, 1.15, 1.2)
 
 
 @dataclass(frozen=True)
@@ -49,7 +38,7 @@ class Speed:
         return f"{self.decode:.3f}, {self.prompt:.3f}"
 
 
-def speed_of(runs: Sequence[Sequence[Record]], table: LatencyTable) -> Speed | None:
+def speed_of(runs: Sequence[Sequence[Record]], table: LatencyTable, slowdown: float = 1.0) -> Speed | None:
     """How fast the engine, or the two, were while they served these runs, from when their tokens came.
 
     A gap between two tokens of a request is an iteration. How many requests ran in it and which prompts it held is
@@ -57,9 +46,10 @@ def speed_of(runs: Sequence[Sequence[Record]], table: LatencyTable) -> Speed | N
     says what such an iteration takes. Requests that had no place yet do not count as running.
 
     Args:
-        runs: records of each run with ``token_s``, of an engine that serves nobody else, or of it and its spare, where
-            what they cost each other is part of the result.
+        runs: records of each run with ``token_s``, of an engine that serves nobody else, or of it and its spare.
         table: measured on it.
+        slowdown: by what an iteration takes longer while the other engine runs one too; 1 leaves what they cost each
+            other in the result.
 
     Returns:
         None where too few gaps without prefills were seen, or where first tokens surface iterations after their
@@ -67,8 +57,12 @@ def speed_of(runs: Sequence[Sequence[Record]], table: LatencyTable) -> Speed | N
     """
     if int(table.metadata.get("first_token_extra_iterations", "0")):
         return None
-    engines = [[one for one in run if one.on_spare == spare] for run in runs for spare in (False, True)]
-    parts = [part for served in engines if (part := _gaps(served, engine_times(table))) is not None]
+    times, parts = engine_times(table), list[np.ndarray]()
+    for run in runs:
+        first, spare = ([one for one in run if one.on_spare == on_spare] for on_spare in (False, True))
+        for own, other in ((first, spare), (spare, first)):
+            if (part := _gaps(own, other, times, slowdown)) is not None:
+                parts.append(part)
     if not parts:
         return None
     seconds, decode_s, added_s = np.concatenate(parts, axis=1)
@@ -83,9 +77,11 @@ def speed_of(runs: Sequence[Sequence[Record]], table: LatencyTable) -> Speed | N
     return Speed(decode, max(prompt, 0.0))
 
 
-def _gaps(records: Sequence[Record], times: EngineTimes) -> np.ndarray | None:
+def _gaps(
+    records: Sequence[Record], others: Sequence[Record], times: EngineTimes, slowdown: float
+) -> np.ndarray | None:
     """float64[3, gaps]: seconds of each, what its iteration takes in the table without prompts, and what those in it
-    add there."""
+    add there; both times ``slowdown`` where the other engine serves one of ``others``."""
     streams = [record for record in records if len(record.token_s)]
     moments = [np.asarray(record.token_s) for record in streams]
     if sum(len(moment) - 1 for moment in moments) < FEWEST_GAPS:
@@ -103,7 +99,15 @@ def _gaps(records: Sequence[Record], times: EngineTimes) -> np.ndarray | None:
     begin, end = firsts_in(gaps, first_s[order])
     iterations, iteration = np.unique(np.stack([running_in(gaps), context]), axis=1, return_inverse=True)
     decode_ms = np.array([times.decode_ms(n, tokens) for n, tokens in iterations.T])[iteration.ravel()]
-    return np.stack([gaps[:, 1] - gaps[:, 0], decode_ms / 1000.0, (until[end] - until[begin]) / 1000.0])
+    factor = np.where(_serves(others, gaps.mean(axis=1)), slowdown, 1.0) / 1000.0
+    return np.stack([gaps[:, 1] - gaps[:, 0], factor * decode_ms, factor * (until[end] - until[begin])])
+
+
+def _serves(records: Sequence[Record], at_s: np.ndarray) -> np.ndarray:
+    """bool: whether an engine has one of these requests, from when it was let in to its last token."""
+    begins = np.sort([one.arrival_s + (one.wait_ms or 0.0) / 1000.0 for one in records if len(one.token_s)])
+    ends = np.sort([one.token_s[-1] for one in records if len(one.token_s)])
+    return np.searchsorted(begins, at_s, "right") > np.searchsorted(ends, at_s, "left")
 
 
 def _usual(seconds: np.ndarray, foretold_s: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
@@ -136,47 +140,3 @@ def slowed(table: LatencyTable, speed: Speed) -> LatencyTable:
     if "path_ms" in metadata:
         metadata["path_ms"] = json.dumps(speed.decode * float(metadata["path_ms"]))
     return dataclasses.replace(table, values=values, metadata=metadata)
-
-
-def drift_at_speeds(
-    table: LatencyTable, found: dict[str, Any], sent: dict[str, list[list[Record]]], max_num_seqs: int
-) -> dict[str, dict[Speed, float]]:
-    """Share on time foretold of drift's policies, as they were chosen, for the requests that were sent.
-
-    Args:
-        table: measured.
-        found: what the stage ``drift`` kept.
-        sent: by policy, the records of each of its runs.
-        max_num_seqs: the engine's own limit.
-
-    Returns:
-        By policy a share for an engine of each of the ``SLOWDOWNS``, and last one for the engine's speed in the
-        policy's own runs, where their tokens tell it.
-    """
-    scenario, how, choices = scenario_of("drift"), found["how"], found["choices"]
-    assert isinstance(scenario, Drift)
-    params = drift(scenario, table, how["seconds"]).problem.params
-    objective = Objective((how["ttft_objective_ms"],) * 3, how["tpot_objective_ms"])
-    settings = TrialSettings(warmup_s=how["warmup_s"], max_num_seqs=max_num_seqs)
-    kinds = choices[SWITCHING]
-    policies: dict[str, Policy | ServeAction] = {
-        BEST: _pair(choices[BEST]),
-        NEXT: _pair(choices[NEXT]),
-        SWITCHING: switching(_pair(kinds["long prompts"]), _pair(kinds["short prompts"]), how["switch_at_prompt"]),
-        OPEN: ServeAction(batch_size=choices[OPEN]),
-    }
-    shares: dict[str, dict[Speed, float]] = {}
-    for name, repeats in sent.items():
-        traffics = [traffic_of(records, how["seconds"]) for records in repeats]
-        then = speed_of(repeats, table)
-        shares[name] = {}
-        for speed in [*(Speed(factor, factor) for factor in SLOWDOWNS), *([] if then is None else [then])]:
-            slower = slowed(table, speed)
-            runs = [foretell(slower, traffic, policies[name], params, settings).records for traffic in traffics]
-            counted = [record for run in runs for record in run if record.arrival_s >= how["warmup_s"]]
-            shares[name][speed] = round(sum(map(objective.met, counted)) / len(counted), 5)
-    return shares
-
-
-def _pair(pair: list[float]) -> ServeAction:
-    return ServeAction(batch_size=int(pair[0]), kv_budget=float(pair[1]))

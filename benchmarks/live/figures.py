@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.live import days
-from benchmarks.live.engine_speed import SLOWDOWNS, Speed
+from benchmarks.live.engine_speed import Speed
+from benchmarks.live.foretold_again import SLOWDOWNS
 from benchmarks.live.gpu_figures import gpu_block
 from benchmarks.live.prediction import PERCENTILES, TITLES, target_of
 from benchmarks.live.vllm import ROOT
@@ -96,8 +97,11 @@ def block(results: dict[str, Any], every_day: list[dict[str, Any]]) -> list[str]
             if name == "second-instance" and "learn-second" in results:
                 lines += learned_second(results["learn-second"])
             lines += elsewhere(results, name)
-            if name == "drift" and "speeds" in results:
-                lines += ["", *at_speeds(results["speeds"])]
+            again = results.get("speeds", {})
+            if name == "drift" and "on_time" in again:
+                lines += ["", *at_speeds(again)]
+            if name in again:
+                lines += ["", *second_again(results[name], again[name])]
             lines += ["", f"![Load, instances and share on time of {name}]({picture})"]
         if name == "second-instance" and (of_days := days.days_lines(every_day)):
             lines += ["", *of_days]
@@ -204,6 +208,20 @@ def at_speeds(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def second_again(found: dict[str, Any], again: dict[str, Any]) -> list[str]:
+    """What is foretold of second-instance at the engines' speed in each policy's runs, a row a policy."""
+    heads = ["policy", "on time: measured", "foretold", "at the engines' speed then", "instances: measured", "foretold"]
+    lines = ["| " + " | ".join([*heads, "at that speed", "iterations then, prompts, run by run"]) + " |"]
+    lines.append("|" + " --- |" * (len(heads) + 2))
+    for name, one in again.items():
+        sides = [found[side][name] for side in ("measured", "predicted")]
+        cells = [name, *(f"{side['on_time_share']['mean']:.1%}" for side in sides), f"{one['on_time_share']:.1%}"]
+        cells += [*(f"{side['instances']['mean']:.2f}" for side in sides), f"{one['instances']:.2f}"]
+        each = "; ".join("unknown" if speed is None else Speed(**speed).shown for speed in one["speeds"])
+        lines.append("| " + " | ".join([*cells, each]) + " |")
+    return lines
+
+
 def scenario_lines(found: dict[str, Any]) -> list[str]:
     """A scenario's table, verdict and what was chosen."""
     how = found["how"]
@@ -224,7 +242,7 @@ def scenario_lines(found: dict[str, Any]) -> list[str]:
             )
     if then := found.get("speeds"):
         each = "; ".join(f"{name} {Speed(**speed).shown}" for name, speed in then.items())
-        lines.append(f"Iterations in each policy's runs, and what prompts added, over those of the table: {each}.")
+        lines.append(f"Iterations in each policy's runs, and what prompts added, over what was foretold: {each}.")
     choices = {name: value for name, value in found["choices"].items() if name != "grid"}
     lines += ["", *markdown(found), f"- Chosen by replay on days that were not sent: `{json.dumps(choices)}`."]
     return lines

@@ -22,7 +22,13 @@ def columns_of(records: Sequence[Record]) -> dict[str, list[Any]]:
 
 
 def records_of(columns: dict[str, list[Any]]) -> list[Record]:
-    """The records that ``columns_of`` kept; their class, which is not in the file, is the first one."""
+    """The records that ``columns_of`` kept; their class, which is not in the file, is the first one.
+
+    Raises:
+        ValueError: a column is missing, as in files from before it was kept.
+    """
+    if missing := [name for name in (*RECORDED, "token_s") if name not in columns]:
+        raise ValueError(f"requests: lack {missing[0]}; this version keeps it of what it sends, so send them again")
     lines = zip(*(columns[name] for name in RECORDED), columns["token_s"], strict=True)
     return [
         Record(klass=0, **dict(zip(RECORDED, values, strict=True)), token_s=array("d", moments))

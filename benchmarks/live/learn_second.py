@@ -20,17 +20,9 @@ from inferencegym_jax.adapters.relative_views import CorrectedControl
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.episodes import parallel
 from inferencegym_jax.live.scenarios.described import SecondInstance, scenario_of
-from inferencegym_jax.live.scenarios.rivals import (
-    CHOICE_DAYS,
-    FOLLOWING,
-    ONE,
-    TRAINING_SEED,
-    TWO,
-    Foretold,
-    Tried,
-    second_instance_rivals,
-)
+from inferencegym_jax.live.scenarios.rivals import CHOICE_DAYS, FOLLOWING, ONE, TWO, second_instance_rivals
 from inferencegym_jax.live.scenarios.second_instance import INSTANCES, Setting, second_instance
+from inferencegym_jax.live.scenarios.unsent_days import TRAINING_SEED, Foretold, Tried
 from inferencegym_jax.live.trial.foretold import SpareTimes
 from inferencegym_jax.live.trial.runs import TrialSettings
 from inferencegym_jax.live.trial.traffic import mean_rate, scaled_params

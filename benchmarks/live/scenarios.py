@@ -89,7 +89,8 @@ def scenario_stage(
         kept = {key: value for key, value in found.items() if key != "timeline"} | {"verdict": lines}
         (out / f"{name}.timeline.json").write_text(json.dumps(found["timeline"], separators=(",", ":")))
         (out / f"{name}.requests.json").write_text(json.dumps(lengths.named(requests(trial)), separators=(",", ":")))
-        then = {policy: speed_of(runs, on_table) for policy, runs in trial.measured.items()}
+        slowdown = found["how"].get("spare", {}).get("slowdown", 1.0)
+        then = {policy: speed_of(runs, on_table, slowdown) for policy, runs in trial.measured.items()}
         kept["speeds"] = {policy: dataclasses.asdict(speed) for policy, speed in then.items() if speed is not None}
         keep(lengths.named(kept))
 

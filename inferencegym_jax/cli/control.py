@@ -26,7 +26,7 @@ from inferencegym_jax.cli.spare_options import (
     spare_of,
 )
 from inferencegym_jax.models import QUEUE_CAPACITY
-from inferencegym_jax.policies.names import GENERAL, POLICY_HELP
+from inferencegym_jax.policies.names import POLICY_HELP, is_told_objectives
 
 console = notices()
 PLAIN_TASK, LEASING_TASK = "4", "7"
@@ -59,6 +59,9 @@ def control(
     table: TableFile = None,
     queue: Annotated[int, typer.Option(help="most requests waiting; beyond it 429")] = QUEUE_CAPACITY,
     slo_ttft_ms: Annotated[str, typer.Option(help="TTFT objective in ms: one, or by class 200,2000,none")] = "300",
+    slo_tpot_ms: Annotated[
+        float, typer.Option(help="objective on a request's mean time per output token; default: none")
+    ] = math.inf,
     stall_timeout: Annotated[
         float, typer.Option(help="seconds without a chunk until a stream counts as broken")
     ] = 60.0,
@@ -100,6 +103,8 @@ def control(
     for name, value in (("--stall-timeout", stall_timeout), ("--first-byte-timeout", first_byte_timeout)):
         if not 0 < value < math.inf:
             fail(f"{name} {value}: must be a number of seconds above 0")
+    if not slo_tpot_ms > 0:
+        fail(f"--slo-tpot-ms {slo_tpot_ms}: must be a number of milliseconds above 0")
     description: dict[str, Any] = {
         "start_cmd": start_cmd,
         "stop_cmd": stop_cmd,
@@ -114,14 +119,14 @@ def control(
         second = spare_of(spare, description)
         default = PLAIN_TASK if second is None else LEASING_TASK
         objectives = parse_slo(slo_ttft_ms)
-        # the general policy is told the objective that holds here; the others have their task's
-        told = policy == GENERAL and math.isfinite(objectives[0])
-        config = {"slo_ttft_ms": objectives[0]} if told else None
+        told = {"slo_ttft_ms": objectives[0], "slo_tpot_ms": slo_tpot_ms} if is_told_objectives(policy) else {}
+        config = {name: value for name, value in told.items() if math.isfinite(value)} or None
         problem = registry.problem(task_of(default if task is None else task), table=table, config=config)
         settings = ControlSettings(
             upstream=upstream,
             queue=queue,
             slo_ms=objectives,
+            slo_tpot_ms=slo_tpot_ms,
             stall_timeout_s=stall_timeout,
             first_byte_timeout_s=first_byte_timeout,
             base_memory_gb=base_memory_gb,

@@ -183,6 +183,10 @@ def trial(
         str | None,
         typer.Option(help="second-instance or drift: traffic, objectives and rivals are fixed, lengths may be given"),
     ] = None,
+    save_policies: Annotated[
+        Path | None,
+        typer.Option(help="folder for policy files of what second-instance searched (tuned, fewest instances)"),
+    ] = None,
     spare: SpareUrl = None,
     start_cmd: StartCmd = None,
     stop_cmd: StopCmd = None,
@@ -225,6 +229,8 @@ def trial(
             endpoint, second = server(base_url, model, api_key_env), spare_of(spare, found_options)
             scenario_trial(context, scenario, endpoint, second, names)
         return
+    if save_policies is not None:
+        fail(f"--save-policies {save_policies}: needs --scenario second-instance, which searches settings")
     with sentences(EngineError):
         second = spare_of(spare, found_options)
         default = PLAIN_TASK if second is None else LEASING_TASK

@@ -12,8 +12,10 @@ from inferencegym_jax.cli.output import answers, fail, notices
 from inferencegym_jax.cli.scenario_report import plot_scenario, scenario_table, verdict
 from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.measure.beside import BESIDE_S
+from inferencegym_jax.live.scenarios.plan_search import SEARCHED, searched_in
 from inferencegym_jax.live.scenarios.run import ScenarioRequest, run_scenario
 from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.policies.plan_file import save_plan
 
 FIXED = (
     "trace",
@@ -68,10 +70,28 @@ def scenario_trial(
         seed=context.params["seed"],
         beside_s=BESIDE_S if beside_s is None else beside_s,
     )
+    folder = context.params["save_policies"]
+    if folder is not None and not set(SEARCHED) & set(request.names):
+        names = " or ".join(map(repr, SEARCHED))
+        fail(f"--save-policies {folder}: no settings are searched; --policies must name {names}")
     console = notices()
     with console.status("starting") as status:
         results = run_scenario(request, status.update if console.is_terminal else console.print)
+    if folder is not None:
+        for path in save_searched(results, request, folder):
+            console.print(f"[bold]{path}[/]: for --policy of control and --policies of trial")
     show(results, context.params["plot"], bool(context.params["json_output"]))
+
+
+def save_searched(found: dict[str, Any], request: ScenarioRequest, folder: Path) -> list[Path]:
+    """Write the settings that a scenario's rivals were searched for as policy files into a folder; the paths."""
+    paths = []
+    for name, plan in searched_in(found["choices"]).items():
+        if name in request.names:
+            paths.append(folder / f"{name.replace(' ', '-')}.npz")
+            about = {"task": request.scenario.task, "scenario": request.name, "table": str(request.table)}
+            save_plan(paths[-1], plan, about | {"foretold": found["choices"][name]["foretold"]})
+    return paths
 
 
 def show(found: dict[str, Any], plot: Path | None, as_json: bool) -> None:

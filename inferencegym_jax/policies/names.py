@@ -12,7 +12,7 @@ from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import ServeAction, shown
 from inferencegym_jax.policies.builtin import baseline, random, static
 from inferencegym_jax.policies.knob_text import knob_values
-from inferencegym_jax.policies.policy_file import general_for, load_network, playable, shipped_file
+from inferencegym_jax.policies.policy_file import general_for, load_network, playable, reads_relative, shipped_file
 from inferencegym_jax.policies.reactive_plans import reactive_for
 from inferencegym_jax.registry import Problem
 
@@ -36,6 +36,18 @@ POLICY_HELP = (
     f"{', '.join(NAMES)}, {GENERAL} (open-loop tasks), a policy file (.npz) or a training run's folder, or knobs: "
     "batch_size=64,kv_budget=0.5"
 )
+
+
+def is_told_objectives(name: str) -> bool:
+    """Whether the policy of a name acts by the objectives of the problem that it is given, so that it can be told those
+    that hold: ``general``, and a file whose network or controller reads the observation in their units.
+
+    Raises:
+        ValueError: a path that is no policy file.
+    """
+    if name.replace("-", "_") == GENERAL:
+        return True
+    return Path(name).exists() and reads_relative(load_network(name)[1])
 
 
 def policy_of(name: str, problem: Problem, *, any_task: bool = False) -> Policy:

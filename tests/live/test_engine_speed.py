@@ -11,16 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.live.engine_speed import SLOWDOWNS, Speed, drift_at_speeds, speed_of
+from benchmarks.live.engine_speed import Speed, speed_of
+from benchmarks.live.foretold_again import SLOWDOWNS, drift_at_speeds, second_at_speed
 from benchmarks.live.kept import columns_of, records_of, traffic_of
-from inferencegym_jax.live.scenarios.described import Drift, scenario_of
+from inferencegym_jax.live.scenarios.described import Drift, SecondInstance, scenario_of
 from inferencegym_jax.live.scenarios.drift import drift
-from inferencegym_jax.live.scenarios.rivals import BEST, NEXT, OPEN, SWITCHING
+from inferencegym_jax.live.scenarios.plan_search import FEWEST
+from inferencegym_jax.live.scenarios.rivals import BEST, NEXT, OPEN, SWITCHING, TWO
+from inferencegym_jax.live.scenarios.second_instance import second_instance
 from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.foretold import SpareTimes
 from inferencegym_jax.live.trial.live_env import LiveEnv
-from inferencegym_jax.live.trial.runs import run_policy
+from inferencegym_jax.live.trial.outcome import Objective
+from inferencegym_jax.live.trial.runs import TrialSettings, foretell, run_policy
 from inferencegym_jax.live.trial.session import Record
-from inferencegym_jax.live.trial.traffic import poisson_traffic
+from inferencegym_jax.live.trial.traffic import Traffic, poisson_traffic
+from inferencegym_jax.models import ServeAction
+from inferencegym_jax.policies.load_following import LoadPlan
 from inferencegym_jax.table.latency_table import LatencyTable
 from tests.live.fake_engine import Times
 from tests.live.test_trial import OUTPUT, SLOW, ideal
@@ -91,6 +98,20 @@ def test_two_engines_are_told_apart_by_who_made_the_tokens(table: LatencyTable) 
     assert one is not None and one.prompt < 0.8  # as if each had met the prompts of both
 
 
+def test_what_two_engines_cost_each_other_is_told_from_how_fast_they_are(table: LatencyTable) -> None:
+    slower = Times(a=1.1 * SLOW.a, b=1.1 * SLOW.b, c=1.1 * SLOW.c)
+    both = [served(slower, 9.0, seed=0), served(slower, 9.0, seed=1)]
+    run = [*both[0], *(dataclasses.replace(record, on_spare=True) for record in both[1])]
+    speed = speed_of([run], table, slowdown=1.1)
+    assert speed is not None and (speed.decode, speed.prompt) == pytest.approx((1.0, 1.0), rel=0.03)
+    alone = speed_of([served(SLOW, 2.5)], table, slowdown=1.1)  # the other one has nobody
+    assert alone is not None and (alone.decode, alone.prompt) == pytest.approx((1.0, 1.0), rel=0.03)
+    early = [dataclasses.replace(one, token_s=array("d", [at / 100.0 for at in one.token_s])) for one in both[1]]
+    gone = [dataclasses.replace(one, arrival_s=one.arrival_s / 100.0, on_spare=True) for one in early]
+    after = speed_of([[*served(SLOW, 2.5), *gone]], table, slowdown=1.5)  # the other one had some in the first second
+    assert after is not None and after.decode < 1.1
+
+
 def test_nothing_is_said_of_a_run_that_does_not_show_it(table: LatencyTable) -> None:
     records = served(SLOW, 2.5)
     assert speed_of([], table) is None and speed_of([[]], table) is None
@@ -99,15 +120,50 @@ def test_nothing_is_said_of_a_run_that_does_not_show_it(table: LatencyTable) -> 
     assert speed_of([records], later) is None  # a gap is not that of the prefills whose first tokens it shows
 
 
+def as_sent(traffic: Traffic) -> list[Record]:
+    """Requests without the moments of their tokens."""
+    columns = (traffic.time_s, traffic.prompt, traffic.output)
+    return [Record(float(at), 0, int(p), int(o), "completed") for at, p, o in zip(*columns, strict=True)]
+
+
+def test_requests_of_second_instance_are_foretold_at_the_speed_of_each_run() -> None:
+    table, spare, seconds = ideal(SLOW, 32, 8192), SpareTimes(0.5, 0.5, 10.0, slowdown=1.1), 60
+    scenario = scenario_of("second-instance")
+    assert isinstance(scenario, SecondInstance)
+    setting = second_instance(scenario, table, spare, seconds, [0, 1])
+    traffics = [setting.traffic(day) for day in (0, 1)]
+    plan = dataclasses.asdict(LoadPlan(batch_size=32, average_s=5.0, up_waiting=2.0, hold_s=5.0))
+    found = {
+        "how": setting.how | {"seconds": seconds, "warmup_s": 5.0},
+        "choices": {TWO: {"batch_size": 16}, FEWEST: plan | {"foretold": {"score": 0.9}}},
+    }
+    found = json.loads(json.dumps(found))
+    sent = {name: [as_sent(traffic) for traffic in traffics] for name in (TWO, FEWEST)}
+    again = second_at_speed(table, found, sent, 64)
+    assert again[TWO].speeds == [None, None]
+    settings = TrialSettings(warmup_s=5.0, max_num_seqs=64, spare=spare)
+    always = ServeAction(batch_size=16, prefill_disagg=True)
+    runs = [foretell(table, traffic, always, setting.problem.params, settings) for traffic in traffics]
+    objective = Objective((setting.objective.ttft_ms,) * 3, setting.objective.tpot_ms)
+    counted = [one for run in runs for one in run.records if one.arrival_s >= 5.0]
+    assert again[TWO].on_time_share == pytest.approx(sum(map(objective.met, counted)) / len(counted))
+    assert again[TWO].instances == pytest.approx(2.0, abs=0.02)
+    assert 1.0 < again[FEWEST].instances < 2.0 and again[FEWEST].on_time_share > 0.5
+    crawling = served(Times(a=3.0 * SLOW.a, b=3.0 * SLOW.b, c=3.0 * SLOW.c), 1.0)
+    timed = [
+        dataclasses.replace(one, token_s=crawling[i].token_s) if i < len(crawling) else one
+        for i, one in enumerate(sent[TWO][0])
+    ]
+    slower = second_at_speed(table, found, {TWO: [timed, sent[TWO][1]]}, 64)[TWO]
+    assert slower.speeds[0] is not None and slower.speeds[0].decode > 2.0 and slower.speeds[1] is None
+    assert slower.on_time_share < again[TWO].on_time_share - 0.1
+
+
 def test_requests_of_drift_that_were_sent_are_foretold_at_each_speed(table: LatencyTable) -> None:
     scenario = scenario_of("drift")
     assert isinstance(scenario, Drift)
     setting = drift(scenario, table, 60)
-    traffic = setting.traffic(0)
-    sent = [
-        Record(float(at), 0, int(prompt), int(output), "completed")
-        for at, prompt, output in zip(traffic.time_s, traffic.prompt, traffic.output, strict=True)
-    ]
+    sent = as_sent(setting.traffic(0))
     kinds = {"long prompts": [4, 0.5], "short prompts": [32, 0.5]}
     found = {
         "how": setting.how | {"seconds": 60, "warmup_s": 5.0},
@@ -129,6 +185,10 @@ def test_what_is_kept_of_requests_comes_back(table: LatencyTable) -> None:
     assert [len(record.token_s) for record in again] == [len(record.token_s) for record in records]
     before, after = (speed_of([one], table) for one in (records, again))
     assert before is not None and after is not None and after.decode == pytest.approx(before.decode, rel=1e-3)
+    lacking = columns_of(records)
+    del lacking["token_s"]
+    with pytest.raises(ValueError, match="requests: lack token_s"):
+        records_of(lacking)
     sent = traffic_of(again, 60.5)
     assert sent.time_s.tolist() == [record.arrival_s for record in records] and len(sent.phase) == 61
 

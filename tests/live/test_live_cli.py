@@ -13,7 +13,10 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from inferencegym_jax import registry
 from inferencegym_jax.cli.live import app
+from inferencegym_jax.policies.load_following import LoadPlan
+from inferencegym_jax.policies.plan_file import save_plan
 from inferencegym_jax.table.latency_table import load_table
 from tests.live.conftest import ROOT
 
@@ -46,6 +49,8 @@ def call(*arguments: Any, **environment: str) -> Any:
         (["control", "--upstream", "nowhere", "--policy", "baseline"], "upstream = 'nowhere': must be http://"),
         (["control", "--upstream", "http://h:1", "--policy", "baseline", "--slo-ttft-ms", "0"], "'0' must be"),
         (["control", "--upstream", "http://h:1", "--policy", "baseline", "--queue", "-1"], "--queue -1"),
+        (["control", *PLAIN, "--slo-tpot-ms", "0"], "--slo-tpot-ms 0.0: must be a number of milliseconds above 0"),
+        (["control", *PLAIN, "--slo-tpot-ms", "nan"], "--slo-tpot-ms nan: must be a number"),
         (
             ["control", *PLAIN, "--start-cmd", "x"],
             "--start-cmd x: says how a spare engine is run; name one with --spare",
@@ -68,6 +73,11 @@ def call(*arguments: Any, **environment: str) -> Any:
         (["trial", *TRIAL, "--scenario", "drift", "--seconds", "5"], "must be more than the warm-up of 10"),
         (["trial", *TRIAL, "--scenario", "drift", "--policies", "open"], "must hold 'best fixed pair'"),
         (["trial", *TRIAL, "--scenario", "drift"], "no such file"),
+        (["trial", *TRIAL, "--save-policies", "x"], "--save-policies x: needs --scenario second-instance"),
+        (
+            ["trial", *TRIAL, "--scenario", "second-instance", *SPARE, "--save-policies", "x"],
+            "--policies must name 'tuned' or 'fewest instances'",
+        ),
         (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "x", "--policies", ","], "none given"),
         (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "x", "--classes", "1,2"], "--classes '1,2'"),
         (["trial", "--base-url", "http://h:1", "--model", "m", "--table", "x", "--classes", "1,1,0"], "add up to 1"),
@@ -117,6 +127,26 @@ def test_control_listens_where_it_says_and_refuses_a_port_in_use(engine: Any) ->
     finally:
         process.kill()
         process.wait()
+
+
+def test_control_tells_the_objectives_to_policies_that_act_by_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def problem(task: Any, table: Any = None, config: Any = None) -> Any:
+        del task, table
+        asked.append(config)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(registry, "problem", problem)
+    save_plan(tmp_path / "mine.npz", LoadPlan(), {"task": "second-gpu-fast"})
+    both = ("--slo-ttft-ms", "2000", "--slo-tpot-ms", "100")
+    for policy in (tmp_path / "mine.npz", "general", "reactive", TASK_4):
+        assert call("control", "--upstream", "http://h:1", "--policy", policy, *SPARE, *both).exit_code == 2
+    assert asked == [{"slo_ttft_ms": 2000.0, "slo_tpot_ms": 100.0}] * 2 + [None] * 2
+    call("control", "--upstream", "http://h:1", "--policy", "general", "--slo-ttft-ms", "none,200")
+    assert asked[-1] is None
 
 
 def test_help_lists_the_three_commands_without_importing_a_server() -> None:

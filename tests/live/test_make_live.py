@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from benchmarks.live import __main__ as stages
 from benchmarks.live import days, figures, prediction, scenarios, vllm
-from benchmarks.live.engine_speed import SLOWDOWNS, Speed
+from benchmarks.live.engine_speed import Speed
+from benchmarks.live.foretold_again import SLOWDOWNS
 from benchmarks.live.scenarios import ScenarioLengths
 from benchmarks.live.stage_lengths import LONG_RUN, SHORT_RUN, StageTimes
 from inferencegym_jax.live.capacity.settings import SpareSettings
@@ -98,11 +99,11 @@ def test_a_server_of_ones_own_needs_its_models_name(tmp_path: Path) -> None:
     assert refused.exit_code == 2 and "with --base-url it must be the name" in said and not (tmp_path / "out").exists()
 
 
-def test_what_is_foretold_at_other_speeds_needs_a_run_of_drift_and_is_a_table_of_its_own(tmp_path: Path) -> None:
+def test_what_is_foretold_at_other_speeds_needs_a_scenarios_run_and_is_a_table_of_its_own(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(stages.main)
     refused = CliRunner().invoke(app, ["--stages", "speeds", "--out", str(tmp_path)])
-    assert refused.exit_code == 2 and "speeds needs what the stage drift" in " ".join(refused.output.split())
+    assert refused.exit_code == 2 and "needs what second-instance or drift keeps" in " ".join(refused.output.split())
     row = [{"decode": factor, "prompt": factor, "share": 0.6} for factor in SLOWDOWNS]
     then = {"decode": 1.08, "prompt": 1.1, "share": 0.5}
     lines = figures.at_speeds({"on_time": {"open": row, "switching": [*row, then]}})
@@ -110,6 +111,10 @@ def test_what_is_foretold_at_other_speeds_needs_a_run_of_drift_and_is_a_table_of
     assert lines[0].endswith("| at the engine's speed then |")
     assert lines[2] == "| open |" + " 60.0% |" * len(SLOWDOWNS) + "  |"
     assert lines[3] == "| switching |" + " 60.0% |" * len(SLOWDOWNS) + " 50.0% (1.080, 1.100) |"
+    one = {"speeds": [{"decode": 1.08, "prompt": 1.1}, None], "on_time_share": 0.912, "instances": 1.456}
+    lines = figures.second_again(result(), {"general": one})
+    assert lines[2] == "| general | 96.0% | 90.0% | 91.2% | 1.50 | 1.40 | 1.46 | 1.080, 1.100; unknown |"
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
 
 
 def test_a_scenario_keeps_how_fast_the_engines_were_in_each_policys_runs(
@@ -122,7 +127,7 @@ def test_a_scenario_keeps_how_fast_the_engines_were_in_each_policys_runs(
         show(found, Trial({"two always": [[1.1]], "general": [[]]}, {}, {}))  # type: ignore[list-item]
 
     monkeypatch.setattr(scenarios, "run_scenario", run)
-    monkeypatch.setattr(scenarios, "speed_of", lambda runs, _: Speed(runs[0][0], 1.0) if runs[0] else None)
+    monkeypatch.setattr(scenarios, "speed_of", lambda runs, *_: Speed(runs[0][0], 1.0) if runs[0] else None)
     monkeypatch.setattr(scenarios, "requests", lambda _: {})
     monkeypatch.setattr(scenarios, "load_table", lambda _: None)
     monkeypatch.setattr(scenarios, "plot_scenario", lambda *_: None)
@@ -133,7 +138,7 @@ def test_a_scenario_keeps_how_fast_the_engines_were_in_each_policys_runs(
     scenarios.scenario_stage(*arguments, lengths, 64, tmp_path, Console(file=io.StringIO()), kept.append)
     assert kept[-1]["speeds"] == {"two always": {"decode": 1.1, "prompt": 1.0}}
     assert "verdict" in kept[-1] and "timeline" not in kept[-1]
-    assert "what prompts added, over those of the table: two always 1.100, 1.000." in "\n".join(
+    assert "what prompts added, over what was foretold: two always 1.100, 1.000." in "\n".join(
         figures.scenario_lines(kept[-1])
     )
 
@@ -294,9 +299,14 @@ def test_days_of_several_runs_are_one_figure() -> None:
     )
 
 
-def test_a_day_that_is_run_again_takes_the_place_of_the_earlier_one(tmp_path: Path) -> None:
+def test_a_day_that_is_run_again_stands_beside_the_earlier_one(tmp_path: Path) -> None:
     kept, again = [one_day(0, 1.0, 0), one_day(2, 1.0, 0)], one_day(0, 1.5, 8)
-    assert days.with_days(kept, [again, one_day(1, 1.0, 0)]) == [again, one_day(1, 1.0, 0), kept[1]]
+    assert days.with_days(kept, [again, one_day(1, 1.0, 0)]) == [again, one_day(1, 1.0, 0), kept[1]]  # the same run
+    later = {**again, "run": {**again["run"], "date": "2026-11-28"}}
+    both = days.with_days(kept, [later])
+    assert both == [kept[0], later, kept[1]] and days.figures(both, "general")["days"] == [0, 0, 2]
+    heads = next(line for line in days.days_lines(both) if line.startswith("| policy"))
+    assert heads.startswith("| policy | day 0 on 2026-11-26 | day 0 on 2026-11-28 | day 2 | all its days")
     assert days.kept_days(tmp_path / "none.json") == []
     timeline = [{key: again[key] for key in ("load", "policies")}]
     how = {"stretches": [{"day": 0, "rate_scale": 1.0, "first": 5}], "warmup_s": 10, "reference": "two always"}
@@ -308,7 +318,7 @@ def test_a_day_that_is_run_again_takes_the_place_of_the_earlier_one(tmp_path: Pa
 
 def test_the_days_that_are_kept_stand_on_the_page() -> None:
     every = days.kept_days(figures.KEPT.with_name(days.NAME))
-    assert len({one["day"] for one in every}) == len(every) >= 1
+    assert days.with_days([], every) == every and every
     text = figures.PAGE.read_text()
     for line in days.days_lines(every):
         assert line in text

@@ -14,24 +14,18 @@ import numpy as np
 import pytest
 
 from inferencegym_jax.cli.scenario_report import markdown, misplaced, plot_scenario, rows, verdict
+from inferencegym_jax.cli.scenario_trial import save_searched
 from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.scenarios import described
 from inferencegym_jax.live.scenarios.described import Drift, SecondInstance, scenario_of
 from inferencegym_jax.live.scenarios.drift import LONG, drift, switching
 from inferencegym_jax.live.scenarios.judged import Segments, Totals, score, segments_of, static_reference, summaries
 from inferencegym_jax.live.scenarios.objectives import RequestWork, margins
-from inferencegym_jax.live.scenarios.rivals import (
-    FEWEST,
-    TUNED,
-    Following,
-    Foretold,
-    Tried,
-    drift_rivals,
-    searched_plans,
-    second_instance_rivals,
-)
+from inferencegym_jax.live.scenarios.plan_search import FEWEST, TUNED, Following, searched_in, searched_plans
+from inferencegym_jax.live.scenarios.rivals import TWO, drift_rivals, rival_of, second_instance_rivals
 from inferencegym_jax.live.scenarios.run import ScenarioRequest, run_scenario
 from inferencegym_jax.live.scenarios.second_instance import Setting, cut_mean, second_instance, stretch
+from inferencegym_jax.live.scenarios.unsent_days import Foretold, Tried
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.foretold import SpareTimes
 from inferencegym_jax.live.trial.outcome import Objective
@@ -40,6 +34,7 @@ from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.models import ServeAction
 from inferencegym_jax.physics.observation import initial_observation
 from inferencegym_jax.policies.load_following import LoadPlan
+from inferencegym_jax.policies.names import policy_of
 from inferencegym_jax.policies.policy_runner import PolicyRunner
 from inferencegym_jax.table.latency_table import LatencyTable, load_table
 from inferencegym_jax.tasks import NOT_NORMALISED, get_task, make_params
@@ -196,7 +191,7 @@ def test_settings_are_chosen_by_score_and_by_instances(
 ) -> None:
     one = Listed(two, [(0.5, 1.0), (0.99, 2.0), *foretold])
     shipped = LoadPlan(average_s=7.0, batch_size=512)
-    found = searched_plans(one, shipped, ALWAYS, most=64, count=len(foretold))
+    found = searched_plans(one, shipped, ALWAYS, TWO, most=64, count=len(foretold))
     plans = [policy._plan for policy in one.asked[2:]]
     assert all(isinstance(policy, Following) for policy in one.asked[2:]) and plans[0].average_s == 7.0
     assert [int(plan.batch_size) for plan in plans] == [512, 16, 16, 16]
@@ -208,8 +203,27 @@ def test_settings_are_chosen_by_score_and_by_instances(
         plan, figures = found[name]
         assert plan.as_arrays() == plans[i]
         assert (figures["on_time_share"], figures["instances"]) == pytest.approx(foretold[i])
-        assert figures["of_two_always"] == 0.99
+        assert figures["reference_on_time_share"] == 0.99
         assert figures["score"] == scores[i]
+    choices = json.loads(json.dumps({n: dataclasses.asdict(p) | {"foretold": f} for n, (p, f) in found.items()}))
+    assert searched_in(choices) == {name: plan for name, (plan, _) in found.items()}
+    assert rival_of(FEWEST, choices, two.problem).args[1] == found[FEWEST][0].as_arrays()  # type: ignore[attr-defined]
+
+
+def test_what_was_searched_is_a_policy_file_that_is_deployed(two: Setting, tmp_path: Path) -> None:
+    plan = LoadPlan(average_s=3.0, up_waiting=2.0, hold_s=5.0, batch_size=32)
+    found = {"choices": {FEWEST: dataclasses.asdict(plan) | {"foretold": {"instances": 1.4}}}}
+    spare = SpareSettings("http://s:1", start_cmd="x")
+    names = ("two always", FEWEST)
+    request = ScenarioRequest("second-instance", Endpoint("http://h:1", "m"), Path("t.parquet"), spare, names)
+    assert save_searched(found, request, tmp_path / "new") == [tmp_path / "new" / "fewest-instances.npz"]
+    own = [PolicyRunner(policy_of(str(tmp_path / "new" / "fewest-instances.npz"), two.problem))]
+    own.append(PolicyRunner(rival_of(FEWEST, found["choices"], two.problem)))
+    seen = initial_observation((1.0, 0.0, 0.0))
+    for waiting in (0.0, 5.0, 5.0, 0.0):
+        actions = [runner.ask(dataclasses.replace(seen, queue_depth=np.float32(waiting))) for runner in own]
+        assert actions[0] == actions[1] and actions[0].batch_size == 32
+    assert actions[0].prefill_disagg
 
 
 def record(second: float, ttft_ms: float, output: int = 10) -> Record:

@@ -25,6 +25,8 @@ from inferencegym_jax.table.latency_table import LatencyTable
 Place: TypeAlias = tuple[httpx.AsyncClient, Endpoint]
 BESIDE_S = 5.0  # seconds of a slice, unless said otherwise
 TURNS = ("first", "both", "second", "second", "both", "first")  # there and back, so that a drifting host cancels
+PRECISE = 0.04  # half-width of the interval, as a share, at which the turns end
+MOST_ROUNDS = 5  # of the turns
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Beside:
 
 
 async def measure_beside(first: Place, second: Place, load: Load) -> Beside:
-    """Keep one engine busy, both, and the other one, by turns.
+    """Keep one engine busy, both, and the other one, by turns, until the interval is as narrow as ``PRECISE`` or
+    ``MOST_ROUNDS`` rounds are over: on a host that others use too a few slices say 2 % where it is 12.
 
     Args:
         first: an open client and the endpoint that ``probe`` returned.
@@ -92,20 +95,27 @@ async def measure_beside(first: Place, second: Place, load: Load) -> Beside:
     engines = {"first": first, "second": second}
     alone: dict[str, list[Slice]] = {name: [] for name in engines}
     together: dict[str, list[Slice]] = {name: [] for name in engines}
-    for seed, turn in enumerate(TURNS):
+    for seed in range(MOST_ROUNDS * len(TURNS)):
+        turn = TURNS[seed % len(TURNS)]
         if turn == "both":
             for name, piece in (await _both(engines, load, seed)).items():
                 together[name].append(piece)
         else:
             alone[turn].append(await _slice(engines[turn], load, seed, None))
-    ratios = [_mean(together[name]) / _mean(alone[name]) for name in engines]
-    sides = [side[name] for side in (alone, together) for name in engines]
+        if (seed + 1) % len(TURNS) == 0 and _beside(alone, together).half_width <= PRECISE:
+            break
+    return _beside(alone, together)
+
+
+def _beside(alone: Mapping[str, list[Slice]], together: Mapping[str, list[Slice]]) -> Beside:
+    ratios = [_mean(together[name]) / _mean(alone[name]) for name in alone]
+    sides = [*alone.values(), *together.values()]
     parts = [half_width([x for piece in pieces for x in piece.tpot_ms]) for pieces in sides]
     return Beside(
         slowdown=float(np.exp(np.mean(np.log(ratios)))),
-        half_width=math.hypot(*parts) / len(engines),
-        alone_ms=[piece.itl_ms for name in engines for piece in alone[name]],
-        together_ms=[piece.itl_ms for name in engines for piece in together[name]],
+        half_width=math.hypot(*parts) / len(ratios),
+        alone_ms=[piece.itl_ms for pieces in alone.values() for piece in pieces],
+        together_ms=[piece.itl_ms for pieces in together.values() for piece in pieces],
     )
 
 

@@ -59,6 +59,7 @@ class ControlSettings:
         upstream: the engine's root URL.
         queue: most requests waiting.
         slo_ms: TTFT objective of each class, for the policy's observation.
+        slo_tpot_ms: objective on a request's mean time per output token, for the same; inf for none.
         connect_timeout_s: until a connection to the upstream is there.
         first_byte_timeout_s: from sending a request upstream to its first byte.
         stall_timeout_s: between two chunks of an answer.
@@ -74,6 +75,7 @@ class ControlSettings:
     upstream: str
     queue: int = QUEUE_CAPACITY
     slo_ms: tuple[float, float, float] = (300.0, 2000.0, math.inf)
+    slo_tpot_ms: float = math.inf
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 600.0
     stall_timeout_s: float = 60.0
@@ -102,7 +104,8 @@ def create_app(settings: ControlSettings, policy: Asks, policy_name: str, source
     """
     gate = Gate(limit=None, capacity=settings.queue)
     metrics = ControlMetrics()
-    observer = Observer(settings.slo_ms, gate, settings.base_memory_gb)
+    tpot_ms = (settings.slo_tpot_ms,) * len(settings.slo_ms)
+    observer = Observer(settings.slo_ms, gate, settings.base_memory_gb, slo_tpot_ms=tpot_ms)
     controller = Controller(
         observer,
         policy,

@@ -7,36 +7,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-import jax
-import numpy as np
 from jax.tree_util import Partial
 
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.live.scenarios.described import Drift, SecondInstance
 from inferencegym_jax.live.scenarios.drift import LONG, SHORT, switching
-from inferencegym_jax.live.scenarios.judged import Segments, Totals, score, segments_of, static_reference
+from inferencegym_jax.live.scenarios.plan_search import DAYS, SEARCHED, SETTINGS, searched_in, searched_plans
 from inferencegym_jax.live.scenarios.second_instance import Setting
-from inferencegym_jax.live.trial.outcome import Objective
-from inferencegym_jax.live.trial.runs import Asked, TrialSettings, foretell
-from inferencegym_jax.models import ServeAction, ServeObservation
+from inferencegym_jax.live.scenarios.unsent_days import Foretold, Tried
+from inferencegym_jax.live.trial.runs import TrialSettings
+from inferencegym_jax.models import ServeAction
 from inferencegym_jax.policies.builtin import static
-from inferencegym_jax.policies.engine_units import Engine, engine_of
-from inferencegym_jax.policies.load_following import LoadPlan, Memory, act, follow_load
+from inferencegym_jax.policies.engine_units import engine_of
+from inferencegym_jax.policies.load_following import LoadPlan, follow_load
 from inferencegym_jax.policies.names import policy_of
 from inferencegym_jax.policies.policy_file import GENERAL, load_network
 from inferencegym_jax.table.latency_table import data_path
 
-TRAINING_SEED = 1 << 31  # of days that no evaluation sends
 ONE, TWO, FOLLOWING = "one always", "two always", "load-following"
-TUNED, FEWEST = "tuned", "fewest instances"  # searched settings of the load-following controller
 BEST, NEXT, SWITCHING, OPEN = "best fixed pair", "next fixed pair", "switching", "open"
 CHOICE_DAYS = 2  # not sent, on which what is best for second-instance is chosen; one alone chose what fails on others
-SEARCH_DAYS = 4  # not sent, on which settings of the load-following controller are judged
-SETTINGS = 32  # of it, of which all but two are drawn
-LOWER = 0.01  # of the share on time that ``FEWEST`` may be below two always there, half of what it may be on a sent day
-Tried: TypeAlias = Policy | ServeAction | Asked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,43 +38,6 @@ class Rivals:
     policies: dict[str, Policy]
     fixed: tuple[str, ...]
     choices: dict[str, Any]
-
-
-class Foretold:
-    """Runs foretold on days that are not sent, each once.
-
-    Args:
-        setting: the scenario on this engine.
-        settings: of the trial.
-        seconds: length of a run.
-        days: how many.
-    """
-
-    def __init__(self, setting: Setting, settings: TrialSettings, seconds: int, days: int = 1):
-        self.setting, self.settings, self.seconds = setting, settings, seconds
-        self.objective = Objective((setting.objective.ttft_ms,) * 3, setting.objective.tpot_ms)
-        self.traffic = [setting.traffic(TRAINING_SEED + day) for day in range(days)]
-
-    def segments(self, policy: Tried) -> Segments:
-        """A policy on those days."""
-        problem, settings = self.setting.problem, self.settings
-        runs = [foretell(problem.table, sent, policy, problem.params, settings) for sent in self.traffic]
-        return segments_of(runs, problem.spec, self.objective, settings.warmup_s, self.seconds)
-
-    def totals(self, policy: Tried) -> Totals:
-        """What a policy comes to on those days, arrays of shape (1,)."""
-        one = self.segments(policy)
-        return one.drawn(np.ones((1, len(one.asked)), np.int64))
-
-    def scores(self, tried: Mapping[Any, Tried], fixed: Sequence[Any]) -> dict[Any, float]:
-        """Score of each, against the best of those that are fixed."""
-        return self.scored({key: self.totals(policy) for key, policy in tried.items()}, fixed)
-
-    def scored(self, totals: Mapping[Any, Totals], fixed: Sequence[Any]) -> dict[Any, float]:
-        """Score of what each came to, against the best of those that are fixed."""
-        spec = self.setting.problem.spec
-        reference = static_reference(spec, {key: totals[key] for key in fixed})
-        return {key: float(score(spec, one, reference)[0]) for key, one in totals.items()}
 
 
 def second_instance_rivals(
@@ -102,7 +57,7 @@ def second_instance_rivals(
         seconds: length of a run.
         names: those of the scenario ("one always", "two always"; "load-following": the rule tuned once for all that
             task 8 draws; "tuned", "fewest instances": that rule with settings searched on this table, see
-            ``searched_plans``), "general", or a policy file.
+            ``plan_search``), "general", or a policy file.
         report: told what is searched.
 
     Raises:
@@ -127,104 +82,37 @@ def second_instance_rivals(
         }
         for leased, (name, action) in enumerate(actions.items())
     }
-    engine = engine_of(problem.table, problem.params)
-    shipped = LoadPlan(**load_network(data_path(GENERAL))[1]["plan"])
-    plans = {FOLLOWING: shipped}
-    if TUNED in names or FEWEST in names:
-        report(f"searching {SETTINGS} settings of the load-following controller by replay, on {SEARCH_DAYS} such days")
-        searched = searched_plans(
-            Foretold(setting, settings, seconds, SEARCH_DAYS), shipped, actions, max(scenario.batch_sizes)
-        )
-        for name, (plan, found) in searched.items():
-            plans[name] = plan
-            choices[name] = dataclasses.asdict(plan) | {"foretold": found}
-    policies: dict[str, Policy] = {}
-    for name in names:
-        if name in actions:
-            policies[name] = static(actions[name])
-        elif name in plans:
-            policies[name] = Partial(follow_load, engine, plans[name].as_arrays())
-        else:
-            policies[name] = policy_of(name, problem, any_task=True)
+    if set(SEARCHED) & set(names):
+        report(f"searching {SETTINGS} settings of the load-following controller by replay, on {DAYS} such days")
+        on_more_days = Foretold(setting, settings, seconds, DAYS)
+        searched = searched_plans(on_more_days, _shipped_plan(), actions, TWO, max(scenario.batch_sizes))
+        choices |= {n: dataclasses.asdict(plan) | {"foretold": found} for n, (plan, found) in searched.items()}
+    policies = {name: rival_of(name, choices, problem) for name in names}
     return Rivals(policies, tuple(name for name in names if name in actions), choices)
 
 
-class Following:
-    """The load-following controller, asked second by second; one compiled program for all settings."""
-
-    def __init__(self, engine: Engine, plan: LoadPlan):
-        self._engine, self._plan, self._memory = engine, plan.as_arrays(), Memory.start()
-
-    def reset(self, seed: int = 0) -> None:
-        """Start an episode; the controller draws nothing."""
-        del seed
-        self._memory = Memory.start()
-
-    def ask(self, observation: ServeObservation) -> ServeAction:
-        """The action of a second."""
-        seen = jax.tree.map(lambda x: np.asarray(x, np.float32), observation)
-        action, self._memory = _act(self._engine, self._plan, np.full(1, np.nan, np.float32), seen, self._memory)
-        return jax.tree.map(lambda x: np.asarray(x).item(), action)
-
-
-_act = jax.jit(act)
-
-
-def searched_plans(
-    foretold: Foretold, shipped: LoadPlan, fixed: Mapping[str, ServeAction], most: int, count: int = SETTINGS
-) -> dict[str, tuple[LoadPlan, dict[str, float]]]:
-    """Settings of the load-following controller, chosen among the shipped ones, those with the batch size of two
-    always, and drawn ones that limit the running to a share of what keeps the objective on the time per token.
+def rival_of(name: str, choices: Mapping[str, Any], problem: Problem) -> Policy:
+    """A rival of ``second-instance``, as it was chosen.
 
     Args:
-        foretold: runs on days that are not sent.
-        shipped: settings.
-        fixed: actions of "one always" and "two always".
-        most: running requests, up to which thresholds on them are drawn.
-        count: of settings.
+        name: of it, or a policy's.
+        choices: ``Rivals.choices``, which may have been JSON.
+        problem: the scenario on the engine's table.
 
-    Returns:
-        ``TUNED``: the settings with the highest score foretold. ``FEWEST``: those that pay for the fewest instances
-        among the settings whose share on time is foretold not more than ``LOWER`` below that of two always, or, where
-        none has it, those with the highest share. Each with its score, share on time and instances, and the
-        share on time of two always.
+    Raises:
+        ValueError: a name that there is not.
+        FileNotFoundError: no such file.
     """
-    rng = np.random.default_rng(0)
+    if name in (ONE, TWO):
+        return static(ServeAction(batch_size=choices[name]["batch_size"], prefill_disagg=name == TWO))
+    if name == FOLLOWING or name in SEARCHED:
+        plan = _shipped_plan() if name == FOLLOWING else searched_in(choices)[name]
+        return Partial(follow_load, engine_of(problem.table, problem.params), plan.as_arrays())
+    return policy_of(name, problem, any_task=True)
 
-    def spread(low: float, high: float) -> float:
-        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
-    engine = engine_of(foretold.setting.problem.table, foretold.setting.problem.params)
-    plans = [shipped, shipped.replace(batch_size=int(fixed[TWO].batch_size), slots_share=0.0, kv_budget=1.0)]
-    while len(plans) < count:
-        plans.append(
-            plans[1].replace(
-                average_s=spread(2.0, 60.0),
-                up_load=rng.uniform(0.6, 1.4),
-                down_share=rng.uniform(0.5, 1.0),
-                up_waiting=spread(1.0, 50.0),
-                up_running=spread(8.0, most),
-                hold_s=spread(1.0, 60.0),
-                slots_share=rng.uniform(0.5, 1.0),
-            )
-        )
-    tried: dict[Any, Tried] = dict(fixed)
-    tried |= {i: Following(engine, plan) for i, plan in enumerate(plans)}
-    totals = {key: foretold.totals(policy) for key, policy in tried.items()}
-    scores = foretold.scored(totals, list(fixed))
-    on_time = {key: float(one.on_time_share[0]) for key, one in totals.items()}
-    paid = {key: float(one.gpus[0]) for key, one in totals.items()}
-    every = range(len(plans))
-    kept = [i for i in every if on_time[i] >= on_time[TWO] - LOWER]
-    fewest = min(kept, key=lambda i: paid[i]) if kept else max(every, key=lambda i: on_time[i])
-    chosen = {TUNED: max(every, key=lambda i: scores[i]), FEWEST: fewest}
-    return {
-        name: (
-            plans[i],
-            {"score": scores[i], "on_time_share": on_time[i], "instances": paid[i], "of_two_always": on_time[TWO]},
-        )
-        for name, i in chosen.items()
-    }
+def _shipped_plan() -> LoadPlan:
+    return LoadPlan(**load_network(data_path(GENERAL))[1]["plan"])
 
 
 def drift_rivals(

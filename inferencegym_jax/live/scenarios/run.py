@@ -22,8 +22,9 @@ from inferencegym_jax.live.measure.beside import BESIDE_S, check_beside, load_of
 from inferencegym_jax.live.scenarios.described import Drift, LiveScenario, SecondInstance, scenario_of
 from inferencegym_jax.live.scenarios.drift import LONG, SHORT, drift
 from inferencegym_jax.live.scenarios.judged import Segments, latencies, segments_of, static_reference, summaries
-from inferencegym_jax.live.scenarios.rivals import Foretold, Rivals, drift_rivals, second_instance_rivals
+from inferencegym_jax.live.scenarios.rivals import Rivals, drift_rivals, second_instance_rivals
 from inferencegym_jax.live.scenarios.second_instance import Setting, second_instance
+from inferencegym_jax.live.scenarios.unsent_days import Foretold
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.foretold import SpareTimes, measure_spare
 from inferencegym_jax.live.trial.outcome import Objective, ranking
