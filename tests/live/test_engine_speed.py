@@ -126,6 +126,7 @@ def as_sent(traffic: Traffic) -> list[Record]:
     return [Record(float(at), 0, int(p), int(o), "completed") for at, p, o in zip(*columns, strict=True)]
 
 
+@pytest.mark.ci
 def test_requests_of_second_instance_are_foretold_at_the_speed_of_each_run() -> None:
     table, spare, seconds = ideal(SLOW, 32, 8192), SpareTimes(0.5, 0.5, 10.0, slowdown=1.1), 60
     scenario = scenario_of("second-instance")

@@ -26,7 +26,7 @@ Place: TypeAlias = tuple[httpx.AsyncClient, Endpoint]
 BESIDE_S = 5.0  # seconds of a slice, unless said otherwise
 TURNS = ("first", "both", "second", "second", "both", "first")  # there and back, so that a drifting host cancels
 PRECISE = 0.04  # half-width of the interval, as a share, at which the turns end
-MOST_ROUNDS = 5  # of the turns
+MOST_ROUNDS = 3  # of the turns, each a minute and a half on a slow engine
 
 
 @dataclass(frozen=True)

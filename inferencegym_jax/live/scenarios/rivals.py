@@ -24,6 +24,7 @@ from inferencegym_jax.policies.engine_units import engine_of
 from inferencegym_jax.policies.load_following import LoadPlan, follow_load
 from inferencegym_jax.policies.names import policy_of
 from inferencegym_jax.policies.policy_file import GENERAL, load_network
+from inferencegym_jax.registry import Problem
 from inferencegym_jax.table.latency_table import data_path
 
 ONE, TWO, FOLLOWING = "one always", "two always", "load-following"
