@@ -8,6 +8,7 @@ slower``.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,17 +56,10 @@ def speed_of(runs: Sequence[Sequence[Record]], table: LatencyTable, slowdown: fl
         None where too few gaps without prefills were seen, or where first tokens surface iterations after their
         prefills (``first_token_extra_iterations``), so that a gap does not show what it held.
     """
-    if int(table.metadata.get("first_token_extra_iterations", "0")):
+    gaps = _gaps_of(runs, table, slowdown)
+    if gaps is None:
         return None
-    times, parts = engine_times(table), list[np.ndarray]()
-    for run in runs:
-        first, spare = ([one for one in run if one.on_spare == on_spare] for on_spare in (False, True))
-        for own, other in ((first, spare), (spare, first)):
-            if (part := _gaps(own, other, times, slowdown)) is not None:
-                parts.append(part)
-    if not parts:
-        return None
-    seconds, decode_s, added_s = np.concatenate(parts, axis=1)
+    _, seconds, decode_s, added_s = gaps
     alone = added_s == 0.0
     if alone.sum() < FEWEST_GAPS:
         return None
@@ -77,11 +71,48 @@ def speed_of(runs: Sequence[Sequence[Record]], table: LatencyTable, slowdown: fl
     return Speed(decode, max(prompt, 0.0))
 
 
+def longer_by(
+    runs: Sequence[Sequence[Record]], table: LatencyTable, slowdown: float, edges: Sequence[float]
+) -> list[float | None]:
+    """By what all iterations took longer than was foretold, with and without prompts, in each part of the runs.
+
+    Sums over sums, so that a prompt that is counted in its iteration's neighbour, as where the tokens of one come over
+    tens of milliseconds, makes no difference; what stalls the machine counts.
+
+    Args:
+        runs, table, slowdown: see ``speed_of``.
+        edges: of the parts, seconds, rising.
+
+    Returns:
+        A number a part; None as for ``speed_of``.
+    """
+    gaps = _gaps_of(runs, table, slowdown)
+    found: list[float | None] = []
+    for begin, end in itertools.pairwise(edges):
+        inside = np.zeros((4, 0)) if gaps is None else gaps[:, (begin <= gaps[0]) & (gaps[0] < end)]
+        enough = inside.shape[1] >= FEWEST_GAPS
+        found.append(float(inside[1].sum() / (inside[2] + inside[3]).sum()) if enough else None)
+    return found
+
+
+def _gaps_of(runs: Sequence[Sequence[Record]], table: LatencyTable, slowdown: float) -> np.ndarray | None:
+    """``_gaps`` of all runs and engines; None where there are none that tell."""
+    if int(table.metadata.get("first_token_extra_iterations", "0")):
+        return None
+    times, parts = engine_times(table), list[np.ndarray]()
+    for run in runs:
+        first, spare = ([one for one in run if one.on_spare == on_spare] for on_spare in (False, True))
+        for own, other in ((first, spare), (spare, first)):
+            if (part := _gaps(own, other, times, slowdown)) is not None:
+                parts.append(part)
+    return np.concatenate(parts, axis=1) if parts else None
+
+
 def _gaps(
     records: Sequence[Record], others: Sequence[Record], times: EngineTimes, slowdown: float
 ) -> np.ndarray | None:
-    """float64[3, gaps]: seconds of each, what its iteration takes in the table without prompts, and what those in it
-    add there; both times ``slowdown`` where the other engine serves one of ``others``."""
+    """float64[4, gaps]: the middle of each, its seconds, what its iteration takes in the table without prompts, and
+    what those in it add there; both times ``slowdown`` where the other engine serves one of ``others``."""
     streams = [record for record in records if len(record.token_s)]
     moments = [np.asarray(record.token_s) for record in streams]
     if sum(len(moment) - 1 for moment in moments) < FEWEST_GAPS:
@@ -99,8 +130,9 @@ def _gaps(
     begin, end = firsts_in(gaps, first_s[order])
     iterations, iteration = np.unique(np.stack([running_in(gaps), context]), axis=1, return_inverse=True)
     decode_ms = np.array([times.decode_ms(n, tokens) for n, tokens in iterations.T])[iteration.ravel()]
-    factor = np.where(_serves(others, gaps.mean(axis=1)), slowdown, 1.0) / 1000.0
-    return np.stack([gaps[:, 1] - gaps[:, 0], factor * decode_ms, factor * (until[end] - until[begin])])
+    middle = gaps.mean(axis=1)
+    factor = np.where(_serves(others, middle), slowdown, 1.0) / 1000.0
+    return np.stack([middle, gaps[:, 1] - gaps[:, 0], factor * decode_ms, factor * (until[end] - until[begin])])
 
 
 def _serves(records: Sequence[Record], at_s: np.ndarray) -> np.ndarray:

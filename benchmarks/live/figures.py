@@ -211,14 +211,19 @@ def at_speeds(found: dict[str, Any]) -> list[str]:
 def second_again(found: dict[str, Any], again: dict[str, Any]) -> list[str]:
     """What is foretold of second-instance at the engines' speed in each policy's runs, a row a policy."""
     heads = ["policy", "on time: measured", "foretold", "at the engines' speed then", "instances: measured", "foretold"]
-    lines = ["| " + " | ".join([*heads, "at that speed", "iterations then, prompts, run by run"]) + " |"]
+    lines = ["| " + " | ".join([*heads, "at that speed", "decode, prompts; all iterations by fifths"]) + " |"]
     lines.append("|" + " --- |" * (len(heads) + 2))
     for name, one in again.items():
         sides = [found[side][name] for side in ("measured", "predicted")]
         cells = [name, *(f"{side['on_time_share']['mean']:.1%}" for side in sides), f"{one['on_time_share']:.1%}"]
         cells += [*(f"{side['instances']['mean']:.2f}" for side in sides), f"{one['instances']:.2f}"]
-        each = "; ".join("unknown" if speed is None else Speed(**speed).shown for speed in one["speeds"])
-        lines.append("| " + " | ".join([*cells, each]) + " |")
+        each = [
+            ("unknown" if speed is None else Speed(**speed).shown)
+            + "; "
+            + " / ".join("unknown" if part is None else f"{part:.2f}" for part in parts)
+            for speed, parts in zip(one["speeds"], one["parts"], strict=True)
+        ]
+        lines.append("| " + " | ".join([*cells, "<br>".join(each)]) + " |")
     return lines
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.live.engine_speed import Speed, slowed, speed_of
+from benchmarks.live.engine_speed import Speed, longer_by, slowed, speed_of
 from benchmarks.live.kept import traffic_of
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.live.scenarios.described import Drift, SecondInstance, scenario_of
@@ -28,6 +28,7 @@ from inferencegym_jax.models import ServeAction
 from inferencegym_jax.table.latency_table import LatencyTable
 
 SLOWDOWNS = (1.0, 1.05, 1.1, 1.15, 1.2)
+PARTS = 5  # of a run, whose speeds are told apart
 
 
 def drift_at_speeds(
@@ -76,11 +77,13 @@ class AtSpeed:
 
     Attributes:
         speeds: of the engines in each run, over what the prediction had; None where its tokens do not tell it.
+        parts: by what all iterations took longer than foretold in each of ``PARTS`` equal parts of it.
         on_time_share: foretold at these speeds, over all runs.
         instances: the same, mean number paid for.
     """
 
     speeds: list[Speed | None]
+    parts: list[list[float | None]]
     on_time_share: float
     instances: float
 
@@ -122,9 +125,11 @@ def second_at_speed(
             )
             for speed, records in zip(speeds, repeats, strict=True)
         ]
-        parts = segments_of(runs, problem.spec, _objective(how), warmup_s, seconds)
-        totals = parts.drawn(np.ones((1, len(parts.asked)), np.int64))
-        result[name] = AtSpeed(speeds, float(totals.on_time_share[0]), float(totals.gpus[0]))
+        segments = segments_of(runs, problem.spec, _objective(how), warmup_s, seconds)
+        totals = segments.drawn(np.ones((1, len(segments.asked)), np.int64))
+        edges = np.linspace(0.0, seconds, PARTS + 1).tolist()
+        parts = [longer_by([records], table, spare.slowdown, edges) for records in repeats]
+        result[name] = AtSpeed(speeds, parts, float(totals.on_time_share[0]), float(totals.gpus[0]))
     return result
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.live.engine_speed import Speed, speed_of
-from benchmarks.live.foretold_again import SLOWDOWNS, drift_at_speeds, second_at_speed
+from benchmarks.live.engine_speed import Speed, longer_by, speed_of
+from benchmarks.live.foretold_again import PARTS, SLOWDOWNS, drift_at_speeds, second_at_speed
 from benchmarks.live.kept import columns_of, records_of, traffic_of
 from inferencegym_jax.live.scenarios.described import Drift, SecondInstance, scenario_of
 from inferencegym_jax.live.scenarios.drift import drift
@@ -88,6 +88,20 @@ def test_a_machine_that_was_taken_away_for_a_while_is_no_slower_engine(table: La
     assert speed is not None and speed.decode == pytest.approx(1.0, rel=0.01)
 
 
+def test_the_speed_of_a_part_of_a_run_is_its_own(table: LatencyTable) -> None:
+    slower = Times(a=1.2 * SLOW.a, b=1.2 * SLOW.b, c=1.2 * SLOW.c)
+    later = [
+        dataclasses.replace(
+            record, arrival_s=record.arrival_s + 100.0, token_s=array("d", [at + 100.0 for at in record.token_s])
+        )
+        for record in served(slower, 2.5, seed=1)
+    ]
+    run = [*served(SLOW, 2.5), *later]
+    first, second, none = longer_by([run], table, 1.0, (0.0, 100.0, 200.0, 300.0))
+    assert (first, second) == pytest.approx((1.0, 1.2), rel=0.02) and none is None
+    assert longer_by([[]], table, 1.0, (0.0, 1.0)) == [None]
+
+
 def test_two_engines_are_told_apart_by_who_made_the_tokens(table: LatencyTable) -> None:
     slower = Times(a=1.1 * SLOW.a, b=1.1 * SLOW.b, c=1.1 * SLOW.c)
     both = [served(slower, 2.5, seed=0), served(slower, 2.5, seed=1)]
@@ -141,7 +155,7 @@ def test_requests_of_second_instance_are_foretold_at_the_speed_of_each_run() -> 
     found = json.loads(json.dumps(found))
     sent = {name: [as_sent(traffic) for traffic in traffics] for name in (TWO, FEWEST)}
     again = second_at_speed(table, found, sent, 64)
-    assert again[TWO].speeds == [None, None]
+    assert again[TWO].speeds == [None, None] and again[TWO].parts == [[None] * PARTS] * 2
     settings = TrialSettings(warmup_s=5.0, max_num_seqs=64, spare=spare)
     always = ServeAction(batch_size=16, prefill_disagg=True)
     runs = [foretell(table, traffic, always, setting.problem.params, settings) for traffic in traffics]

@@ -111,9 +111,11 @@ def test_what_is_foretold_at_other_speeds_needs_a_scenarios_run_and_is_a_table_o
     assert lines[0].endswith("| at the engine's speed then |")
     assert lines[2] == "| open |" + " 60.0% |" * len(SLOWDOWNS) + "  |"
     assert lines[3] == "| switching |" + " 60.0% |" * len(SLOWDOWNS) + " 50.0% (1.080, 1.100) |"
-    one = {"speeds": [{"decode": 1.08, "prompt": 1.1}, None], "on_time_share": 0.912, "instances": 1.456}
+    slow = {"decode": 1.08, "prompt": 1.1}
+    one = {"speeds": [slow, None], "parts": [[0.9, 1.314], [None]], "on_time_share": 0.912, "instances": 1.456}
     lines = figures.second_again(result(), {"general": one})
-    assert lines[2] == "| general | 96.0% | 90.0% | 91.2% | 1.50 | 1.40 | 1.46 | 1.080, 1.100; unknown |"
+    each = "1.080, 1.100; 0.90 / 1.31<br>unknown; unknown"
+    assert lines[2] == f"| general | 96.0% | 90.0% | 91.2% | 1.50 | 1.40 | 1.46 | {each} |"
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
 
 
