@@ -96,16 +96,16 @@ def searched_plans(
     every = range(len(plans))
     kept = [i for i in every if on_time[i] >= on_time[reference] - LOWER]
     fewest = min(kept, key=lambda i: paid[i]) if kept else max(every, key=lambda i: on_time[i])
-    chosen = {TUNED: max(every, key=lambda i: scores[i]), FEWEST: fewest}
+    best = {TUNED: max(every, key=lambda i: scores[i]), FEWEST: fewest}
 
     def figures(i: int) -> dict[str, float]:
         own = {"score": scores[i], "on_time_share": on_time[i], "instances": paid[i]}
         return own | {"reference_on_time_share": on_time[reference]}
 
-    return {name: (plans[i], figures(i)) for name, i in chosen.items()}
+    return {name: (plans[i], figures(i)) for name, i in best.items()}
 
 
 def searched_in(choices: Mapping[str, Any]) -> dict[str, LoadPlan]:
     """The searched settings among ``Rivals.choices``, which may have been JSON, by name."""
-    found = {name: dict(choices[name]) for name in SEARCHED if name in choices}
-    return {name: LoadPlan(**{k: x for k, x in one.items() if k != "foretold"}) for name, one in found.items()}
+    entries = {name: dict(choices[name]) for name in SEARCHED if name in choices}
+    return {name: LoadPlan(**{k: x for k, x in one.items() if k != "foretold"}) for name, one in entries.items()}

@@ -86,8 +86,8 @@ def second_instance_rivals(
     if set(SEARCHED) & set(names):
         report(f"searching {SETTINGS} settings of the load-following controller by replay, on {DAYS} such days")
         on_more_days = Foretold(setting, settings, seconds, DAYS)
-        searched = searched_plans(on_more_days, _shipped_plan(), actions, TWO, max(scenario.batch_sizes))
-        choices |= {n: dataclasses.asdict(plan) | {"foretold": found} for n, (plan, found) in searched.items()}
+        plans = searched_plans(on_more_days, _shipped_plan(), actions, TWO, max(scenario.batch_sizes))
+        choices |= {n: dataclasses.asdict(plan) | {"foretold": figures} for n, (plan, figures) in plans.items()}
     policies = {name: rival_of(name, choices, problem) for name in names}
     return Rivals(policies, tuple(name for name in names if name in actions), choices)
 
