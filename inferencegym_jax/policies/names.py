@@ -45,8 +45,9 @@ def is_told_objectives(name: str) -> bool:
     Raises:
         ValueError: a path that is no policy file.
     """
-    if name.replace("-", "_") == GENERAL:
-        return True
+    usual = name.replace("-", "_")
+    if usual == GENERAL or usual in NAMES:
+        return usual == GENERAL
     return Path(name).exists() and reads_relative(load_network(name)[1])
 
 

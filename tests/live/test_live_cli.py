@@ -140,6 +140,8 @@ def test_control_tells_the_objectives_to_policies_that_act_by_them(
         raise ValueError("far enough")
 
     monkeypatch.setattr(registry, "problem", problem)
+    (tmp_path / "reactive").mkdir()
+    monkeypatch.chdir(tmp_path)  # a folder of a policy's name is not meant
     save_plan(tmp_path / "mine.npz", LoadPlan(), {"task": "second-gpu-fast"})
     both = ("--slo-ttft-ms", "2000", "--slo-tpot-ms", "100")
     for policy in (tmp_path / "mine.npz", "general", "reactive", TASK_4):

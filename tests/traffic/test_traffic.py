@@ -85,7 +85,7 @@ def logged(tmp_path_factory):
         return ig.load_trace(path)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_log_is_replayed_second_by_second(logged):
     table = ig.load_table()
     params = make_params(
