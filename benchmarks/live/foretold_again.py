@@ -111,6 +111,7 @@ def second_at_speed(
     setting = second_instance(scenario, table, spare, seconds, [])
     settings = TrialSettings(warmup_s=warmup_s, max_num_seqs=max_num_seqs, spare=spare)
     problem, files = setting.problem, files or {}
+    edges = np.linspace(0.0, seconds, PARTS + 1).tolist()
     result: dict[str, AtSpeed] = {}
     for name, repeats in sent.items():
         policy = rival_of(files.get(name, name), found["choices"], problem)
@@ -125,9 +126,7 @@ def second_at_speed(
             )
             for speed, records in zip(speeds, repeats, strict=True)
         ]
-        segments = segments_of(runs, problem.spec, _objective(how), warmup_s, seconds)
-        totals = segments.drawn(np.ones((1, len(segments.asked)), np.int64))
-        edges = np.linspace(0.0, seconds, PARTS + 1).tolist()
+        totals = segments_of(runs, problem.spec, _objective(how), warmup_s, seconds).total()
         parts = [longer_by([records], table, spare.slowdown, edges) for records in repeats]
         result[name] = AtSpeed(speeds, parts, float(totals.on_time_share[0]), float(totals.gpus[0]))
     return result

@@ -245,7 +245,7 @@ class Observer:
         return jax.tree.map(np.asarray, seen)
 
 
-_observe = jax.jit(observe)  # operation by operation it takes 5 ms of every second
+_observe = jax.jit(observe)  # operation by operation it takes milliseconds of every second
 
 
 def _delta(now: float | None, before: float | None) -> float:

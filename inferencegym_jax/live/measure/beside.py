@@ -82,7 +82,7 @@ class Beside:
 
 async def measure_beside(first: Place, second: Place, load: Load) -> Beside:
     """Keep one engine busy, both, and the other one, by turns, until the interval is as narrow as ``PRECISE`` or
-    ``MOST_ROUNDS`` rounds are over: on a host that others use too a few slices say 2 % where it is 12.
+    ``MOST_ROUNDS`` rounds are over: on a host that others use too a few slices say little.
 
     Args:
         first: an open client and the endpoint that ``probe`` returned.
@@ -95,14 +95,14 @@ async def measure_beside(first: Place, second: Place, load: Load) -> Beside:
     engines = {"first": first, "second": second}
     alone: dict[str, list[Slice]] = {name: [] for name in engines}
     together: dict[str, list[Slice]] = {name: [] for name in engines}
-    for seed in range(MOST_ROUNDS * len(TURNS)):
-        turn = TURNS[seed % len(TURNS)]
-        if turn == "both":
-            for name, piece in (await _both(engines, load, seed)).items():
-                together[name].append(piece)
-        else:
-            alone[turn].append(await _slice(engines[turn], load, seed, None))
-        if (seed + 1) % len(TURNS) == 0 and _beside(alone, together).half_width <= PRECISE:
+    for begin in range(0, MOST_ROUNDS * len(TURNS), len(TURNS)):
+        for seed, turn in enumerate(TURNS, begin):
+            if turn == "both":
+                for name, piece in (await _both(engines, load, seed)).items():
+                    together[name].append(piece)
+            else:
+                alone[turn].append(await _slice(engines[turn], load, seed, None))
+        if _beside(alone, together).half_width <= PRECISE:
             break
     return _beside(alone, together)
 

@@ -38,6 +38,10 @@ class Segments:
     steps: np.ndarray  # seconds
     knob_jitter: float  # mean over the runs, see ``scoring.aggregates``
 
+    def total(self) -> Totals:
+        """Sums over every segment, once; of shape (1,)."""
+        return self.drawn(np.ones((1, len(self.asked)), np.int64))
+
     def drawn(self, counts: np.ndarray) -> Totals:
         """Sums over resamples, ``counts`` int64[resamples, segments]; of shape (resamples,)."""
         asked, on_time, tokens, good, instance_s, steps = (

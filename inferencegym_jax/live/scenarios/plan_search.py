@@ -107,5 +107,8 @@ def searched_plans(
 
 def searched_in(choices: Mapping[str, Any]) -> dict[str, LoadPlan]:
     """The searched settings among ``Rivals.choices``, which may have been JSON, by name."""
-    entries = {name: dict(choices[name]) for name in SEARCHED if name in choices}
-    return {name: LoadPlan(**{k: x for k, x in one.items() if k != "foretold"}) for name, one in entries.items()}
+    return {
+        name: LoadPlan(**{key: value for key, value in choices[name].items() if key != "foretold"})
+        for name in SEARCHED
+        if name in choices
+    }

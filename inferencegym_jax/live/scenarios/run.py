@@ -196,10 +196,7 @@ def run_scenario(
 def _normalisers(setting: Setting, rivals: Rivals, settings: TrialSettings, seconds: int) -> dict[str, float]:
     """What the live log's grader divides by: the best fixed policy, foretold."""
     foretold = Foretold(setting, settings, seconds)
-    totals = {}
-    for name in rivals.fixed:
-        one = foretold.segments(rivals.policies[name])
-        totals[name] = one.drawn(np.ones((1, len(one.asked)), np.int64))
+    totals = {name: foretold.totals(rivals.policies[name]) for name in rivals.fixed}
     return setting.problem.normalisers | static_reference(setting.problem.spec, totals)
 
 

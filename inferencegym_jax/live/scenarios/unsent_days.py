@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.live.scenarios.judged import Segments, Totals, score, segments_of, static_reference
 from inferencegym_jax.live.scenarios.second_instance import Setting
@@ -44,8 +42,7 @@ class Foretold:
 
     def totals(self, policy: Tried) -> Totals:
         """What a policy comes to on those days, arrays of shape (1,)."""
-        one = self.segments(policy)
-        return one.drawn(np.ones((1, len(one.asked)), np.int64))
+        return self.segments(policy).total()
 
     def scores(self, tried: Mapping[Any, Tried], fixed: Sequence[Any]) -> dict[Any, float]:
         """Score of each, against the best of those that are fixed."""
