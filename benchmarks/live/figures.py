@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.live import days
-from benchmarks.live.engine_speed import Speed
 from benchmarks.live.foretold_again import SLOWDOWNS
 from benchmarks.live.gpu_figures import gpu_block
 from benchmarks.live.prediction import PERCENTILES, TITLES, target_of
 from benchmarks.live.vllm import ROOT
 from inferencegym_jax.cli.scenario_report import markdown
+from inferencegym_jax.live.trial.engine_speed import Speed
 
 PAGE = ROOT / "docs" / "live.md"
 IMAGES = ROOT / "docs" / "images"
@@ -242,8 +242,13 @@ def scenario_lines(found: dict[str, Any]) -> list[str]:
         )
         if (beside := times.get("beside")) is not None:
             lines.append(
-                f"While both work, an iteration takes {times['slowdown']:.3f} (+- {100 * beside['half_width']:.1f} %) "
+                f"While both work, an iteration takes {beside['slowdown']:.3f} (+- {100 * beside['half_width']:.1f} %) "
                 "times as long as beside an idle one, measured before the runs; the prediction has it."
+            )
+        if (longer := times.get("under_load")) is not None:
+            lines.append(
+                f"At the peaks of two days that were not sent to any rival it took {longer:.3f} times as long as that, "
+                f"on both; the prediction has {times['slowdown']:.3f} while both work."
             )
     if then := found.get("speeds"):
         each = "; ".join(f"{name} {Speed(**speed).shown}" for name, speed in then.items())

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.live.engine_speed import Speed, longer_by, slowed, speed_of
 from benchmarks.live.kept import traffic_of
 from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.live.scenarios.described import Drift, SecondInstance, scenario_of
@@ -20,6 +19,7 @@ from inferencegym_jax.live.scenarios.drift import drift, switching
 from inferencegym_jax.live.scenarios.judged import segments_of
 from inferencegym_jax.live.scenarios.rivals import BEST, NEXT, OPEN, SWITCHING, rival_of
 from inferencegym_jax.live.scenarios.second_instance import second_instance
+from inferencegym_jax.live.trial.engine_speed import Speed, longer_by, slowed, speed_of
 from inferencegym_jax.live.trial.foretold import SpareTimes
 from inferencegym_jax.live.trial.outcome import Objective
 from inferencegym_jax.live.trial.runs import TrialSettings, foretell

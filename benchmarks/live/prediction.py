@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 import inferencegym_jax as ig
-from benchmarks.live.engine_speed import slowed, speed_of
 from benchmarks.live.sent import OPEN_GATE, Sent
 from inferencegym_jax.cli.scenario_report import POINTS
 from inferencegym_jax.live.scenarios.objectives import TASK as SCENARIO_TASK
 from inferencegym_jax.live.scenarios.objectives import objectives
+from inferencegym_jax.live.trial.engine_speed import slowed, speed_of
 from inferencegym_jax.live.trial.outcome import Objective
 from inferencegym_jax.live.trial.profile_engine import engine_times
 from inferencegym_jax.live.trial.runs import TrialSettings, predict

@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.live.engine_speed import speed_of
 from benchmarks.live.kept import columns_of
 from inferencegym_jax.cli.scenario_report import plot_scenario, scenario_table, verdict
 from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.scenarios.run import ScenarioRequest, run_scenario
 from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.engine_speed import speed_of
 from inferencegym_jax.live.trial.runs import Trial
 from inferencegym_jax.table.latency_table import load_table
 

@@ -15,6 +15,7 @@ from inferencegym_jax.cli.options import BaseMemory, LogColumns, LogFrom, LogLas
 from inferencegym_jax.cli.output import answers, fail, notices, sentences
 from inferencegym_jax.cli.spare_options import (
     BesideSeconds,
+    CalibrationRuns,
     HealthPath,
     Lease,
     SleepPath,
@@ -197,6 +198,7 @@ def trial(
     start_timeout: StartTimeout = None,
     stop_timeout: StopTimeout = None,
     beside_seconds: BesideSeconds = None,
+    calibration_runs: CalibrationRuns = None,
     api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
     json_output: Json = False,
 ) -> None:
@@ -231,6 +233,8 @@ def trial(
         return
     if save_policies is not None:
         fail(f"--save-policies {save_policies}: needs --scenario second-instance, which searches settings")
+    if calibration_runs is not None:
+        fail(f"--calibration-runs {calibration_runs}: needs --scenario second-instance, whose days it sends")
     with sentences(EngineError):
         second = spare_of(spare, found_options)
         default = PLAIN_TASK if second is None else LEASING_TASK

@@ -12,6 +12,7 @@ from inferencegym_jax.cli.output import answers, fail, notices
 from inferencegym_jax.cli.scenario_report import plot_scenario, scenario_table, verdict
 from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.measure.beside import BESIDE_S
+from inferencegym_jax.live.scenarios.calibration import CALIBRATION_RUNS
 from inferencegym_jax.live.scenarios.plan_search import SEARCHED, searched_in
 from inferencegym_jax.live.scenarios.run import ScenarioRequest, run_scenario
 from inferencegym_jax.live.server.streaming import Endpoint
@@ -56,7 +57,9 @@ def scenario_trial(
         if option in user_options:
             flag = FLAGS.get(option, option.replace("_", "-"))
             fail(f"--{flag} {user_options[option]}: contradicts --scenario, which fixes it")
-    beside_s = context.params["beside_seconds"]
+    beside_s, calibration_runs = context.params["beside_seconds"], context.params["calibration_runs"]
+    if calibration_runs is not None and spare is None:
+        fail(f"--calibration-runs {calibration_runs}: scenario {name!r} was given no second instance (--spare)")
     request = ScenarioRequest(
         name=name,
         endpoint=endpoint,
@@ -69,6 +72,7 @@ def scenario_trial(
         max_num_seqs=context.params["max_num_seqs"],
         seed=context.params["seed"],
         beside_s=BESIDE_S if beside_s is None else beside_s,
+        calibration_runs=CALIBRATION_RUNS if calibration_runs is None else calibration_runs,
     )
     folder = context.params["save_policies"]
     if folder is not None and not set(SEARCHED) & set(request.names):

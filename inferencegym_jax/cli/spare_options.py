@@ -35,6 +35,13 @@ BesideSeconds = Annotated[
         "default: 5; 0: they share nothing"
     ),
 ]
+CalibrationRuns = Annotated[
+    int | None,
+    typer.Option(
+        help="of --scenario second-instance: peaks of days that are not sent, sent to both engines before anything is "
+        "foretold, for how long iterations take under that load; default: 2; 0: none"
+    ),
+]
 Lease = Annotated[float | None, typer.Option(help="seconds for which the spare is kept at least; default: 60")]
 StartTimeout = Annotated[
     float | None, typer.Option(help="seconds from a start to the first healthy answer, at most; default: 600")

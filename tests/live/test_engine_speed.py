@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.live.engine_speed import Speed, longer_by, speed_of
 from benchmarks.live.foretold_again import PARTS, SLOWDOWNS, drift_at_speeds, second_at_speed
 from benchmarks.live.kept import columns_of, records_of, traffic_of
 from inferencegym_jax.live.scenarios.described import Drift, SecondInstance, scenario_of
@@ -20,6 +19,7 @@ from inferencegym_jax.live.scenarios.plan_search import FEWEST
 from inferencegym_jax.live.scenarios.rivals import BEST, NEXT, OPEN, SWITCHING, TWO
 from inferencegym_jax.live.scenarios.second_instance import second_instance
 from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.engine_speed import Speed, longer_by, speed_of
 from inferencegym_jax.live.trial.foretold import SpareTimes
 from inferencegym_jax.live.trial.live_env import LiveEnv
 from inferencegym_jax.live.trial.outcome import Objective

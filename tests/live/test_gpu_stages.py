@@ -13,10 +13,10 @@ import typer
 
 from benchmarks.live import __main__ as stages
 from benchmarks.live import figures, gpu_figures, prediction
-from benchmarks.live.engine_speed import Speed, slowed
 from benchmarks.live.prediction import judge
 from benchmarks.live.sent import Sent, read_runs, send, write_runs
 from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.engine_speed import Speed, slowed
 from inferencegym_jax.live.trial.runs import TrialSettings, predict
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.traffic import poisson_traffic

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from benchmarks.live import __main__ as stages
 from benchmarks.live import days, figures, prediction, scenarios, vllm
-from benchmarks.live.engine_speed import Speed
 from benchmarks.live.foretold_again import SLOWDOWNS
 from benchmarks.live.scenarios import ScenarioLengths
 from benchmarks.live.stage_lengths import LONG_RUN, SHORT_RUN, StageTimes
 from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.server.streaming import Endpoint
+from inferencegym_jax.live.trial.engine_speed import Speed
 from inferencegym_jax.live.trial.outcome import Objective
 from inferencegym_jax.live.trial.runs import Trial
 from inferencegym_jax.live.trial.session import Record

@@ -423,6 +423,7 @@ def test_second_instance_on_engines_whose_times_are_known(
             warmup_s=5.0,
             pause_s=0.1,
             beside_s=1.0,
+            calibration_runs=0,
         ),
         keep=lambda *so_far: kept.append(so_far),
     )

@@ -19,6 +19,7 @@ import numpy as np
 
 from inferencegym_jax.live.capacity.settings import SpareSettings, check_apart
 from inferencegym_jax.live.measure.beside import BESIDE_S, check_beside, load_of
+from inferencegym_jax.live.scenarios.calibration import CALIBRATION_RUNS, under_load
 from inferencegym_jax.live.scenarios.described import Drift, LiveScenario, SecondInstance, scenario_of
 from inferencegym_jax.live.scenarios.drift import LONG, SHORT, drift
 from inferencegym_jax.live.scenarios.judged import Segments, latencies, segments_of, static_reference, summaries
@@ -53,6 +54,7 @@ class ScenarioRequest:
         step_seconds: 1; shorter in tests only.
         pause_s: between runs.
         beside_s: of each slice in which what two instances cost each other is measured; 0: they share nothing.
+        calibration_runs: peaks of days that are not sent, sent to both before anything is foretold; 0: none.
     """
 
     name: str
@@ -68,6 +70,7 @@ class ScenarioRequest:
     step_seconds: float = 1.0
     pause_s: float = 1.0
     beside_s: float = BESIDE_S
+    calibration_runs: int = CALIBRATION_RUNS
 
     def __post_init__(self) -> None:
         scenario = self.scenario
@@ -78,6 +81,8 @@ class ScenarioRequest:
         if self.spare is not None:
             check_apart(self.endpoint.base_url, self.spare.url)
         check_beside(self.beside_s)
+        if self.calibration_runs < 0:
+            raise ValueError(f"calibration-runs = {self.calibration_runs}: must be at least 0 (0: none)")
         if self.run_seconds <= self.warmup:
             raise ValueError(f"seconds = {self.run_seconds}: must be more than the warm-up of {self.warmup:g}")
         if len(set(self.names)) < len(self.names):
@@ -145,6 +150,8 @@ def run_scenario(
         report("starting and stopping the second instance once, for its times and for what the two cost each other")
         load = load_of(table, request.beside_s) if request.beside_s else None
         times = asyncio.run(measure_spare(request.spare, request.endpoint, load))
+        assert isinstance(scenario, SecondInstance)
+        times = under_load(scenario, table, times, request.endpoint, request.spare, request.calibration_runs, report)
     settings, seconds = request.settings(times), request.run_seconds
     report("fitting the scenario to the measured engine")
     if isinstance(scenario, SecondInstance):

@@ -71,6 +71,8 @@ class SpareTimes:
         slowdown: no seconds, but by what an iteration's time is multiplied while both engines run one; 1 where they
             share nothing.
         beside: how that was measured; None where it was not.
+        under_load: by what ``slowdown`` was multiplied for iterations under the load that is sent
+            (``scenarios.calibration``); None where that was not measured.
     """
 
     start_s: float
@@ -78,6 +80,7 @@ class SpareTimes:
     lease_s: float = 60.0
     slowdown: float = 1.0
     beside: Beside | None = None
+    under_load: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.slowdown < float("inf"):

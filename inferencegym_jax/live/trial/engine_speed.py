@@ -87,12 +87,12 @@ def longer_by(
         A number a part; None as for ``speed_of``.
     """
     gaps = _gaps_of(runs, table, slowdown)
-    found: list[float | None] = []
+    factors: list[float | None] = []
     for begin, end in itertools.pairwise(edges):
         inside = np.zeros((4, 0)) if gaps is None else gaps[:, (begin <= gaps[0]) & (gaps[0] < end)]
         enough = inside.shape[1] >= FEWEST_GAPS
-        found.append(float(inside[1].sum() / (inside[2] + inside[3]).sum()) if enough else None)
-    return found
+        factors.append(float(inside[1].sum() / (inside[2] + inside[3]).sum()) if enough else None)
+    return factors
 
 
 def _gaps_of(runs: Sequence[Sequence[Record]], table: LatencyTable, slowdown: float) -> np.ndarray | None:
