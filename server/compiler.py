@@ -13,21 +13,17 @@ import hashlib
 import logging
 import os
 import pickle
-import platform
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import OrderedDict
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-import jax
-
 import inferencegym_jax as ig
 import server
-from inferencegym_jax.episodes import parallel, single_step
+from inferencegym_jax.episodes import kept, parallel, single_step
 from inferencegym_jax.policies.reactive_control import ReactivePlan
 from inferencegym_jax.table.latency_table import data_path
 from server.plans import plan_of, plan_order, planned_here
@@ -50,49 +46,14 @@ class CompilerFailed(RuntimeError):
 
 @functools.cache
 def _version() -> bytes:
-    """What decides a program beside its order: sources, data, versions, flags and the processor."""
-    state = hashlib.sha256()
+    """What decides a program beside its order: sources and data, and what they are compiled with (``kept``)."""
+    state = hashlib.sha256(kept.surroundings())
     data = data_path("calibration.json").parent
     for folder in (*(Path(str(package.__file__)).parent for package in (ig, server)), data):
         for path in sorted(folder.rglob("*")):
-            if path.suffix == ".py":
-                state.update(path.read_bytes())
-            elif path.is_file() and path.suffix != ".pyc":
-                about = path.stat()
-                state.update(f"{path.name} {about.st_size} {about.st_mtime_ns}".encode())
-    flags = {name: value for name, value in os.environ.items() if name.startswith(("JAX_", "XLA_", "PJRT_"))}
-    flags.pop("JAX_COMPILATION_CACHE_DIR", None)
-    cpu = Path("/proc/cpuinfo")
-    features = [line for line in cpu.read_text().splitlines() if line.startswith("flags")][:1] if cpu.exists() else []
-    versions = [version(name) for name in ("jax", "jaxlib")]
-    state.update(repr((sorted(flags.items()), features, versions, platform.python_version())).encode())
+            if path.suffix == ".py" or (folder == data and path.is_file()):
+                state.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     return state.digest()
-
-
-def folder_of_programs() -> str | None:
-    """Where JAX keeps compiled programs."""
-    config: Any = jax.config
-    return config.jax_compilation_cache_dir
-
-
-def kept_at(order: bytes) -> Path | None:
-    """Where what the child makes of an order is kept; None: nowhere."""
-    folder = folder_of_programs()
-    if not folder:
-        return None
-    return Path(folder) / f"inferencegym-{hashlib.sha256(_version() + order).hexdigest()}"
-
-
-def keep(path: Path, made: bytes) -> None:
-    """Write a file whole, or not at all: others may be reading and writing the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}-{os.getpid()}-{threading.get_ident()}")
-    try:
-        part.write_bytes(made)
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 class Files:
@@ -163,7 +124,7 @@ class Compiler:
 
     def start(self) -> None:
         """Start the child ahead of its first order; where programs are kept only with that order."""
-        if not folder_of_programs():
+        if kept.folder() is None:
             with self._lock:
                 self._running()
 
@@ -206,15 +167,14 @@ class Compiler:
             return None
         if not keeps:
             return self._order(order)
-        path = kept_at(order)
-        if path is not None and path.is_file():
-            return path.read_bytes()
-        digest = hashlib.sha256(order).digest()
-        made = self._files.read(digest) if path is None else None
+        in_folder = kept.folder() is not None
+        key = _version() + order if in_folder else hashlib.sha256(order).digest()
+        read, keep = (kept.read, kept.write) if in_folder else (self._files.read, self._files.keep)
+        made = read(key)
         if made is None:
             made = self._order(order)
             try:
-                self._files.keep(digest, made) if path is None else keep(path, made)
+                keep(key, made)
             except OSError as error:  # the program is there, and is compiled again when it is asked for again
                 log.warning("a compiled program cannot be kept: %s", error)
         return made

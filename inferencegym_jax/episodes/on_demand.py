@@ -47,8 +47,12 @@ class Compiled:
         """The compiled program (``jax.stages.Compiled``), made where there is none yet."""
         with self._lock:
             if self._program is None:
-                self._program = jax.jit(self._function).lower(*self._shapes).compile()
+                self._program = self.lowered().compile()
         return self._program
+
+    def lowered(self) -> Any:
+        """What is compiled (``jax.stages.Lowered``), traced anew."""
+        return jax.jit(self._function).lower(*self._shapes)
 
 
 class Together:

@@ -162,7 +162,7 @@ def loop_bytes(loop: Loop) -> bytes:
         TypeError, AttributeError, pickle.PicklingError: it takes or gives what cannot be pickled.
     """
     function = getattr(importlib.import_module(loop.module), loop.name)
-    return portable.to_bytes(function.lower(*loop.static, *loop.arguments).compile(compiler_options=CPU_OPTIONS))
+    return portable.compiled(function.lower(*loop.static, *loop.arguments), CPU_OPTIONS)
 
 
 def compile_with(maker: Callable[[Loop], bytes | None] | None) -> None:

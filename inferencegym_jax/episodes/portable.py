@@ -7,11 +7,41 @@ itself is one. A process that lives long has its programs compiled by one that d
 
 from __future__ import annotations
 
+import logging
 import pickle
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
+
+from inferencegym_jax.episodes import kept
+
+log = logging.getLogger(__name__)
+
+
+def compiled(lowered: Any, options: Mapping[str, Any] | None = None) -> bytes:
+    """``to_bytes`` of what was lowered, compiled; or what a process kept that compiled the same before (``kept``).
+
+    Other sources of this library often come to the same program: then only tracing it takes time.
+
+    Args:
+        lowered: ``jax.stages.Lowered``.
+        options: of the compiler.
+
+    Raises:
+        RuntimeError, ValueError, TypeError, AttributeError, pickle.PicklingError: see ``to_bytes``.
+    """
+    structure = pickle.dumps((lowered.in_tree, lowered.out_tree, sorted((options or {}).items())))
+    key = b"\0".join((kept.surroundings(), structure, lowered.as_text().encode()))
+    made = kept.read(key)
+    if made is None:
+        made = to_bytes(lowered.compile(compiler_options=None if options is None else dict(options)))
+        try:
+            kept.write(key, made)
+        except OSError as error:  # it is there, and is compiled again by the next process
+            log.warning("a compiled program cannot be kept: %s", error)
+    return made
 
 
 def to_bytes(program: Any) -> bytes:

@@ -185,7 +185,7 @@ def step_bytes(env: Any) -> bytes:
         TypeError, AttributeError, pickle.PicklingError: the environment has parts that cannot be pickled.
     """
     program = _Program(env)
-    return pickle.dumps((program, [portable.to_bytes(part.load()) for part in (program.reset, program.step)]))
+    return pickle.dumps((program, [portable.compiled(part.lowered()) for part in (program.reset, program.step)]))
 
 
 def compile_with(maker: Callable[[Any], bytes | None] | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import tempfile
 import threading
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import inferencegym_jax as ig
+from inferencegym_jax.episodes import kept
 from inferencegym_jax.episodes.single_step import SingleStep
 from inferencegym_jax.policies.reactive_plans import plan_for
 from server import compiler as module
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.ci
 @pytest.fixture
 def compiler() -> Iterator[Compiler]:
     """One that keeps nothing in a folder, where the suite's processes keep what they compiled."""
-    before = module.folder_of_programs()
+    before = kept.folder()
     jax.config.update("jax_compilation_cache_dir", None)
     made = Compiler()
     yield made
@@ -96,18 +98,30 @@ def test_an_order_over_which_it_ends_fails_and_the_next_is_answered(compiler: Co
     assert is_running(compiler)
 
 
-def test_what_it_made_is_kept_and_taken_from_there(compiler: Compiler, tmp_path: Path):
+def test_what_it_made_is_kept_and_taken_from_there(compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     compiler.start()
     assert not is_running(compiler)  # perhaps everything is there
-    kept = tmp_path / "inferencegym-0"
-    module.keep(kept, b"program")
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"program"]
     order = pickle.dumps(("step", pickle.dumps("what")))
-    path = module.kept_at(order)
-    assert path is not None and path != module.kept_at(order + b" ")
-    module.keep(path, b"made before")
+    kept.write(module._version() + order, b"made before")
     assert compiler._ask("step", "what") == b"made before" and not is_running(compiler)
+    made = iter((b"another", b"not asked for again"))
+    monkeypatch.setattr(compiler, "_order", lambda order: next(made))
+    assert [compiler._ask("step", "else") for _ in range(2)] == [b"another"] * 2
+
+
+def test_programs_are_told_apart_by_what_sources_and_data_say_not_by_when_they_were_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A fresh clone of the same commit has everything written anew."""
+    (tmp_path / "numbers.csv").write_text("1")
+    monkeypatch.setattr(module, "data_path", lambda name: tmp_path / name)
+    version = module._version.__wrapped__
+    first = version()
+    os.utime(tmp_path / "numbers.csv", (0, 0))
+    assert version() == first
+    (tmp_path / "numbers.csv").write_text("2")
+    assert version() != first
 
 
 def test_what_cannot_be_sent_is_left_to_the_server_and_said(compiler: Compiler, caplog: pytest.LogCaptureFixture):
