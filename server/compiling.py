@@ -13,11 +13,26 @@ import threading
 import traceback
 from typing import Any, BinaryIO
 
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
 from inferencegym_jax.episodes.parallel import loop_bytes
 from inferencegym_jax.episodes.single_step import step_bytes
 from server.plans import plan_bytes
 
-MAKERS = {"step": step_bytes, "loop": loop_bytes, "plan": plan_bytes}
+
+def plan_with_cache(order: Any) -> bytes:
+    """``plan_bytes``; a plan is numbers, so that what computes it may come from JAX's folder of programs."""
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()  # JAX asks once whether there is one
+    try:
+        return plan_bytes(order)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+
+
+MAKERS = {"step": step_bytes, "loop": loop_bytes, "plan": plan_with_cache}
 
 
 def read(orders: BinaryIO, pending: queue.Queue[tuple[str, bytes]]) -> None:
