@@ -96,11 +96,13 @@ def days_lines(days: list[dict[str, Any]]) -> list[str]:
     every_day = ("all its days: fewer instance-seconds", "on time, points")
     longest = max(len(one["load"]) for one in days)
     numbers = [one["day"] for one in days]
+    dated = [(one["day"], one["run"]["date"]) for one in days]
     named = [
         f"day {one['day']}"
         + (f" on {one['run']['date']}" if numbers.count(one["day"]) > 1 else "")
+        + (f", {dated[:place].count(dated[place]) + 1}" if dated.count(dated[place]) > 1 else "")
         + (f", {len(one['load'])} s" if len(one["load"]) < longest else "")
-        for one in days
+        for place, one in enumerate(days)
     ]
     heads = ["policy", *named, *every_day]
     lines = [

@@ -118,10 +118,11 @@ def control(
     with sentences():
         second = spare_of(spare, description)
         default = PLAIN_TASK if second is None else LEASING_TASK
-        objectives = parse_slo(slo_ttft_ms)
-        told = {"slo_ttft_ms": objectives[0], "slo_tpot_ms": slo_tpot_ms} if is_told_objectives(policy) else {}
+        name, objectives = task_of(default if task is None else task), parse_slo(slo_ttft_ms)
+        acts_by_them = is_told_objectives(policy, name)
+        told = {"slo_ttft_ms": objectives[0], "slo_tpot_ms": slo_tpot_ms} if acts_by_them else {}
         config = {name: value for name, value in told.items() if math.isfinite(value)} or None
-        problem = registry.problem(task_of(default if task is None else task), table=table, config=config)
+        problem = registry.problem(name, table=table, config=config)
         settings = ControlSettings(
             upstream=upstream,
             queue=queue,

@@ -12,9 +12,17 @@ from inferencegym_jax.episodes.policy import Policy
 from inferencegym_jax.models import ServeAction, shown
 from inferencegym_jax.policies.builtin import baseline, random, static
 from inferencegym_jax.policies.knob_text import knob_values
-from inferencegym_jax.policies.policy_file import general_for, load_network, playable, reads_relative, shipped_file
+from inferencegym_jax.policies.policy_file import (
+    general_for,
+    has_trained,
+    load_network,
+    playable,
+    reads_relative,
+    shipped_file,
+)
 from inferencegym_jax.policies.reactive_plans import reactive_for
 from inferencegym_jax.registry import Problem
+from inferencegym_jax.tasks import TaskSpec
 
 WEIGHTLESS: dict[str, Policy] = {"random": random}
 """Built-in policies that look at the observation or draw, and need no weights."""
@@ -38,14 +46,21 @@ POLICY_HELP = (
 )
 
 
-def is_told_objectives(name: str) -> bool:
+def is_told_objectives(name: str, task: int | str | TaskSpec) -> bool:
     """Whether the policy of a name acts by the objectives of the problem that it is given, so that it can be told those
-    that hold: ``general``, and a file whose network or controller reads the observation in their units.
+    that hold: ``general``, and a file whose network or controller reads the observation in their units, the file of
+    ``trained`` among them.
+
+    Args:
+        name: see ``policy_of``.
+        task: whose ``trained`` is meant.
 
     Raises:
-        ValueError: a path that is no policy file.
+        ValueError: a path that is no policy file, or an unknown task.
     """
     usual = name.replace("-", "_")
+    if usual == "trained":
+        return has_trained(task) and reads_relative(load_network(shipped_file(task))[1])
     if usual == GENERAL or usual in NAMES:
         return usual == GENERAL
     return Path(name).exists() and reads_relative(load_network(name)[1])

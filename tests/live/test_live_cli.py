@@ -144,9 +144,11 @@ def test_control_tells_the_objectives_to_policies_that_act_by_them(
     monkeypatch.chdir(tmp_path)  # a folder of a policy's name is not meant
     save_plan(tmp_path / "mine.npz", LoadPlan(), {"task": "second-gpu-fast"})
     both = ("--slo-ttft-ms", "2000", "--slo-tpot-ms", "100")
-    for policy in (tmp_path / "mine.npz", "general", "reactive", TASK_4):
+    for policy in (tmp_path / "mine.npz", "general", "trained", "reactive", TASK_4):
         assert call("control", "--upstream", "http://h:1", "--policy", policy, *SPARE, *both).exit_code == 2
-    assert asked == [{"slo_ttft_ms": 2000.0, "slo_tpot_ms": 100.0}] * 2 + [None] * 2
+    assert asked == [{"slo_ttft_ms": 2000.0, "slo_tpot_ms": 100.0}] * 3 + [None] * 2  # trained: task 7's
+    call("control", "--upstream", "http://h:1", "--policy", "trained", "--task", "4", *both)
+    assert asked[-1] is None  # its file reads the observation as it is
     call("control", "--upstream", "http://h:1", "--policy", "general", "--slo-ttft-ms", "none,200")
     assert asked[-1] is None
 

@@ -45,10 +45,7 @@ SMALL = TrainConfig(
     evaluate_every=2,
     evaluation_episodes=4,
 )
-ENVIRONMENT = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-}
+ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu"}
 
 
 def parameters(result: Result) -> np.ndarray:
