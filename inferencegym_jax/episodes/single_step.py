@@ -185,7 +185,9 @@ def step_bytes(env: Any) -> bytes:
         TypeError, AttributeError, pickle.PicklingError: the environment has parts that cannot be pickled.
     """
     program = _Program(env)
-    return pickle.dumps((program, [portable.compiled(part.lowered()) for part in (program.reset, program.step)]))
+    reset, step = program.reset, program.step
+    assert isinstance(reset, Compiled) and isinstance(step, Compiled)  # made here, not loaded
+    return pickle.dumps((program, [portable.compiled(part.lowered()) for part in (reset, step)]))
 
 
 def compile_with(maker: Callable[[Any], bytes | None] | None) -> None:
