@@ -17,7 +17,7 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 
 from inferencegym_jax.episodes import kept
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 def compiled(lowered: Any, options: Mapping[str, Any] | None = None) -> bytes:
