@@ -80,7 +80,9 @@ def longer_by(
     tens of milliseconds, makes no difference; what stalls the machine counts.
 
     Args:
-        runs, table, slowdown: see ``speed_of``.
+        runs: see ``speed_of``.
+        table: see ``speed_of``.
+        slowdown: see ``speed_of``.
         edges: of the parts, seconds, rising.
 
     Returns:
