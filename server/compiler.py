@@ -169,15 +169,8 @@ class Compiler:
             return self._order(order)
         in_folder = kept.folder() is not None
         key = _version() + order if in_folder else hashlib.sha256(order).digest()
-        read, keep = (kept.read, kept.write) if in_folder else (self._files.read, self._files.keep)
-        made = read(key)
-        if made is None:
-            made = self._order(order)
-            try:
-                keep(key, made)
-            except OSError as error:  # the program is there, and is compiled again when it is asked for again
-                log.warning("a compiled program cannot be kept: %s", error)
-        return made
+        read, write = (kept.read, kept.write) if in_folder else (self._files.read, self._files.keep)
+        return kept.read_or_make(key, lambda: self._order(order), read, write)
 
     def _order(self, order: bytes) -> bytes:
         with self._lock:

@@ -247,7 +247,7 @@ def scenario_lines(found: dict[str, Any]) -> list[str]:
             )
         if (longer := times.get("under_load")) is not None:
             lines.append(
-                f"At the peaks of two days that were not sent to any rival it took {longer:.3f} times as long as that, "
+                f"At the peaks of days that no rival was sent it took {longer:.3f} times as long as that, "
                 f"on both; the prediction has {times['slowdown']:.3f} while both work."
             )
     if then := found.get("speeds"):

@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import platform
 import threading
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 
+log: logging.Logger = logging.getLogger(__name__)
 PREFIX = "inferencegym-"
 
 
@@ -72,6 +75,31 @@ def write(key: bytes, made: bytes) -> None:
     if not content.is_file():
         _write_whole(content, made)
     _write_whole(path, digest.encode())
+
+
+def read_or_make(
+    key: bytes,
+    make: Callable[[], bytes],
+    read: Callable[[bytes], bytes | None] = read,
+    write: Callable[[bytes, bytes], None] = write,
+) -> bytes:
+    """What is kept of a key, or else made and kept; where it cannot be kept it is there all the same, and is made again
+    when it is asked for again, which the log says.
+
+    Args:
+        key: of ``read`` and ``write``.
+        make: makes it.
+        read: where it may be.
+        write: keeps it; an ``OSError`` says that it cannot.
+    """
+    made = read(key)
+    if made is None:
+        made = make()
+        try:
+            write(key, made)
+        except OSError as error:
+            log.warning("a compiled program cannot be kept: %s", error)
+    return made
 
 
 def _names(key: bytes) -> Path | None:

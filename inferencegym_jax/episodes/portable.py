@@ -7,7 +7,6 @@ itself is one. A process that lives long has its programs compiled by one that d
 
 from __future__ import annotations
 
-import logging
 import pickle
 from collections.abc import Mapping
 from typing import Any
@@ -16,8 +15,6 @@ import jax
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
 from inferencegym_jax.episodes import kept
-
-log: logging.Logger = logging.getLogger(__name__)
 
 
 def compiled(lowered: Any, options: Mapping[str, Any] | None = None) -> bytes:
@@ -34,14 +31,8 @@ def compiled(lowered: Any, options: Mapping[str, Any] | None = None) -> bytes:
     """
     structure = pickle.dumps((lowered.in_tree, lowered.out_tree, sorted((options or {}).items())))
     key = b"\0".join((kept.surroundings(), structure, lowered.as_text().encode()))
-    made = kept.read(key)
-    if made is None:
-        made = to_bytes(lowered.compile(compiler_options=None if options is None else dict(options)))
-        try:
-            kept.write(key, made)
-        except OSError as error:  # it is there, and is compiled again by the next process
-            log.warning("a compiled program cannot be kept: %s", error)
-    return made
+    own = None if options is None else dict(options)
+    return kept.read_or_make(key, lambda: to_bytes(lowered.compile(compiler_options=own)))
 
 
 def to_bytes(program: Any) -> bytes:
