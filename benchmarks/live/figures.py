@@ -250,6 +250,11 @@ def scenario_lines(found: dict[str, Any]) -> list[str]:
                 f"At the peaks of days that no rival was sent it took {longer:.3f} times as long as that, "
                 f"on both; the prediction has {times['slowdown']:.3f} while both work."
             )
+    if (seen := how.get("calibration")) is not None:
+        lines.append(
+            "Just before, both kinds by turns, as no rival was sent them, took this many times as long as in the table "
+            f"(iterations, and what prompts add): {Speed(**seen).shown}; the prediction has that."
+        )
     if then := found.get("speeds"):
         each = "; ".join(f"{name} {Speed(**speed).shown}" for name, speed in then.items())
         lines.append(f"Iterations in each policy's runs, and what prompts added, over what was foretold: {each}.")

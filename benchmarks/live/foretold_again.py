@@ -31,6 +31,17 @@ SLOWDOWNS = (1.0, 1.05, 1.1, 1.15, 1.2)
 PARTS = 5  # of a run, whose speeds are told apart
 
 
+def foretold_on(table: LatencyTable, how: dict[str, Any]) -> LatencyTable:
+    """The table that a scenario's prediction had: the measured one, as fast as the engine was just before it.
+
+    Args:
+        table: measured.
+        how: of what the stage kept.
+    """
+    seen = how.get("calibration")
+    return table if seen is None else slowed(table, Speed(**seen))
+
+
 def drift_at_speeds(
     table: LatencyTable, found: dict[str, Any], sent: dict[str, list[list[Record]]], max_num_seqs: int
 ) -> dict[str, dict[Speed, float]]:
@@ -43,11 +54,12 @@ def drift_at_speeds(
         max_num_seqs: the engine's own limit.
 
     Returns:
-        By policy a share for an engine of each of the ``SLOWDOWNS``, and last one for the engine's speed in the
-        policy's own runs, where their tokens tell it.
+        By policy a share for an engine of each of the ``SLOWDOWNS``, over what the prediction had, and last one for
+        the engine's speed in the policy's own runs, where their tokens tell it.
     """
     scenario, how, choices = scenario_of("drift"), found["how"], found["choices"]
     assert isinstance(scenario, Drift)
+    table = foretold_on(table, how)
     params = drift(scenario, table, how["seconds"]).problem.params
     objective = _objective(how)
     settings = TrialSettings(warmup_s=how["warmup_s"], max_num_seqs=max_num_seqs)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.live.foretold_again import foretold_on
 from benchmarks.live.kept import columns_of
 from inferencegym_jax.cli.scenario_report import plot_scenario, scenario_table, verdict
 from inferencegym_jax.live.capacity.settings import SpareSettings
@@ -89,8 +90,8 @@ def scenario_stage(
         kept = {key: value for key, value in found.items() if key != "timeline"} | {"verdict": lines}
         (out / f"{name}.timeline.json").write_text(json.dumps(found["timeline"], separators=(",", ":")))
         (out / f"{name}.requests.json").write_text(json.dumps(lengths.named(requests(trial)), separators=(",", ":")))
-        slowdown = found["how"].get("spare", {}).get("slowdown", 1.0)
-        then = {policy: speed_of(runs, on_table, slowdown) for policy, runs in trial.measured.items()}
+        slowdown, foretold = found["how"].get("spare", {}).get("slowdown", 1.0), foretold_on(on_table, found["how"])
+        then = {policy: speed_of(runs, foretold, slowdown) for policy, runs in trial.measured.items()}
         kept["speeds"] = {policy: dataclasses.asdict(speed) for policy, speed in then.items() if speed is not None}
         keep(lengths.named(kept))
 

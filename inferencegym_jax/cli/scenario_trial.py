@@ -58,8 +58,6 @@ def scenario_trial(
             flag = FLAGS.get(option, option.replace("_", "-"))
             fail(f"--{flag} {user_options[option]}: contradicts --scenario, which fixes it")
     beside_s, calibration_runs = context.params["beside_seconds"], context.params["calibration_runs"]
-    if calibration_runs is not None and spare is None:
-        fail(f"--calibration-runs {calibration_runs}: scenario {name!r} was given no second instance (--spare)")
     request = ScenarioRequest(
         name=name,
         endpoint=endpoint,

@@ -38,8 +38,8 @@ BesideSeconds = Annotated[
 CalibrationRuns = Annotated[
     int | None,
     typer.Option(
-        help="of --scenario second-instance: peaks of days that are not sent, sent to both engines before anything is "
-        "foretold, for how long iterations take under that load; default: 2; 0: none"
+        help="of a --scenario: peaks of days (second-instance, to both engines) or turns of both kinds (drift) that no "
+        "policy is sent, sent before anything is foretold, for how long iterations take then; default: 2; 0: none"
     ),
 ]
 Lease = Annotated[float | None, typer.Option(help="seconds for which the spare is kept at least; default: 60")]

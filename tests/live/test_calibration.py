@@ -1,4 +1,4 @@
-"""The slowdown under a scenario's own load, of engines whose times are known."""
+"""How fast engines are under a scenario's own load, of engines whose times are known."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 
 from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.scenarios import calibration
-from inferencegym_jax.live.scenarios.calibration import CALIBRATION_RUNS, FILL_S, under_load
-from inferencegym_jax.live.scenarios.described import SecondInstance, scenario_of
+from inferencegym_jax.live.scenarios.calibration import CALIBRATION_RUNS, FILL_S, at_speed, under_load
+from inferencegym_jax.live.scenarios.described import Drift, SecondInstance, scenario_of
 from inferencegym_jax.live.scenarios.unsent_days import TRAINING_SEED
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.foretold import SpareTimes
+from inferencegym_jax.live.trial.profile_engine import engine_times
 from inferencegym_jax.table.latency_table import LatencyTable
 from tests.live.conftest import free_port
 from tests.live.test_engine_speed import served
@@ -72,6 +73,36 @@ def test_tokens_that_tell_nothing_leave_it_as_it_is(
     assert under_load(scenario, table, TIMES, endpoint, SPARE, report=said.append) == TIMES
     assert "stays as it is" in said[-1]
     assert under_load(scenario, table, TIMES, endpoint, SPARE, runs=0) is TIMES
+
+
+@pytest.mark.parametrize("longer", (0.9, 1.25))
+def test_drift_is_foretold_on_an_engine_as_fast_as_it_is_now(
+    monkeypatch: pytest.MonkeyPatch, table: LatencyTable, longer: float
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def run(env: Any, policy: Any, day: int, traffic: Any) -> tuple[Any, list[Any]]:
+        asked.append((day, traffic.seconds))
+        times = dataclasses.replace(SLOW, a=SLOW.a * longer, b=SLOW.b * longer, c=SLOW.c * 1.1)
+        return served(times, 2.0, seed=day % 7), []
+
+    monkeypatch.setattr(calibration, "run_policy", run)
+    monkeypatch.setattr(calibration, "LiveEnv", lambda *_, **__: contextlib.nullcontext())
+    scenario = scenario_of("drift")
+    assert isinstance(scenario, Drift)
+    said: list[str] = []
+    found, speed = at_speed(scenario, table, Endpoint("http://h:1", "m"), report=said.append)
+    assert speed is not None
+    assert speed.decode == pytest.approx(longer, rel=0.02) and speed.prompt == pytest.approx(1.1, rel=0.03)
+    before, now = engine_times(table), engine_times(found)
+    assert now.decode_ms(8, 100.0) == pytest.approx(speed.decode * before.decode_ms(8, 100.0), rel=0.01)
+    assert now.prompt_ms(128.0) == pytest.approx(speed.prompt * before.prompt_ms(128.0), rel=0.01)
+    assert asked == [(TRAINING_SEED + day, 2 * scenario.phase_s) for day in range(CALIBRATION_RUNS)]
+    assert speed.shown in said[-1]
+    assert at_speed(scenario, table, Endpoint("http://h:1", "m"), runs=0) == (table, None)
+    monkeypatch.setattr(calibration, "run_policy", lambda *_: ([], []))
+    assert at_speed(scenario, table, Endpoint("http://h:1", "m"), report=said.append) == (table, None)
+    assert "stays as it is" in said[-1]
 
 
 @pytest.mark.slow  # real seconds

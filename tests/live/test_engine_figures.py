@@ -51,6 +51,7 @@ def test_h_the_first_tokens_iteration_and_the_pool_are_the_engines(launch: Calla
     assert profile_of(table, {"kv_bytes_per_token": 131072.0}).tokens_per_iteration == 3000  # as the endpoint says
     assert found["first_token_extra_iterations"] == TIMES.extra
     assert found["first_token_estimate"] == pytest.approx(TIMES.extra, abs=0.4)
+    assert found["prefill_ms"][-1] == pytest.approx(TIMES.c * 256, rel=0.3)
     # with HTTP and a busy machine above it; without the extra iteration of 20 ms it would be 50 at least
     assert TIMES.path - 6.0 < found["request_overhead_ms"] < TIMES.path + 15.0
     assert found["iteration_ms"] == pytest.approx(TIMES.a, rel=0.25)

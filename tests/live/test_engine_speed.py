@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from array import array
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -42,24 +43,29 @@ def table() -> LatencyTable:
 
 def served(times: Times, rate: float, prompts: tuple[int, ...] = (64, 192), seed: int = 0) -> list[Record]:
     """Poisson arrivals on an engine of these times, iteration by iteration: every request that waits enters the next
-    one, with its whole prompt, and each that runs yields a token at its end."""
+    one, with its whole prompt, and each that runs yields a token at its end, which is seen ``times.extra`` iterations
+    later."""
     rng = np.random.default_rng(seed)
     arrivals = np.sort(rng.uniform(0.0, SECONDS, rng.poisson(rate * SECONDS)))
     lengths = rng.choice(prompts, len(arrivals))
     outputs = rng.integers(16, 49, len(arrivals))
     moments: list[list[float]] = [[] for _ in arrivals]
+    sampled = Counter[int]()
     now, entered, running = 0.0, 0, list[int]()
-    while entered < len(arrivals) or running:
-        if not running:
+    made: deque[list[int]] = deque([[] for _ in range(times.extra)])
+    while entered < len(arrivals) or running or any(made):
+        if not running and not any(made):
             now = max(now, float(arrivals[entered]))
         new = list(range(entered, int(np.searchsorted(arrivals, now, "right"))))
         entered += len(new)
         decoding = max(len(running), 1)
         now += (times.a + times.b * decoding + times.c * float(lengths[new].sum())) / 1000.0
         running += new
-        for one in running:
+        made.append(running)
+        for one in made.popleft():
             moments[one].append(now + float(rng.uniform(0.0, 2e-4)))  # as a client sees it
-        running = [one for one in running if len(moments[one]) < outputs[one]]
+        sampled.update(running)
+        running = [one for one in running if sampled[one] < outputs[one]]
     return [
         Record(float(at), 0, int(prompt), int(output), "completed", 0.0, token_s=array("d", seen))
         for at, prompt, output, seen in zip(arrivals, lengths, outputs, moments, strict=True)
@@ -68,10 +74,12 @@ def served(times: Times, rate: float, prompts: tuple[int, ...] = (64, 192), seed
 
 @pytest.mark.parametrize("rate", [1.0, 2.5, 6.0])
 @pytest.mark.parametrize(("decode", "prompt"), [(1.0, 1.0), (1.15, 1.15), (0.9, 1.2)])
+@pytest.mark.parametrize("extra", [0, 1, 2])
 def test_how_much_slower_iterations_and_prompts_were_is_found_whatever_the_load(
-    table: LatencyTable, rate: float, decode: float, prompt: float
+    table: LatencyTable, rate: float, decode: float, prompt: float, extra: int
 ) -> None:
-    times = Times(a=decode * SLOW.a, b=decode * SLOW.b, c=prompt * SLOW.c)
+    times = Times(a=decode * SLOW.a, b=decode * SLOW.b, c=prompt * SLOW.c, extra=extra)
+    table = dataclasses.replace(table, metadata=table.metadata | {"first_token_extra_iterations": str(extra)})
     speed = speed_of([served(times, rate), served(times, rate, seed=1)], table)
     assert speed is not None
     assert speed.decode == pytest.approx(decode, rel=0.01)
@@ -130,8 +138,6 @@ def test_nothing_is_said_of_a_run_that_does_not_show_it(table: LatencyTable) -> 
     records = served(SLOW, 2.5)
     assert speed_of([], table) is None and speed_of([[]], table) is None
     assert speed_of([[dataclasses.replace(record, token_s=array("d")) for record in records]], table) is None
-    later = dataclasses.replace(table, metadata=table.metadata | {"first_token_extra_iterations": "1"})
-    assert speed_of([records], later) is None  # a gap is not that of the prefills whose first tokens it shows
 
 
 def as_sent(traffic: Traffic) -> list[Record]:
@@ -186,7 +192,7 @@ def test_requests_of_drift_that_were_sent_are_foretold_at_each_speed(table: Late
     }
     shares = drift_at_speeds(table, found, {BEST: [sent], OPEN: [sent[::4]]}, 64)
     assert list(shares) == [BEST, OPEN] and [speed.decode for speed in shares[BEST]] == list(SLOWDOWNS)
-    assert shares[BEST][Speed(1.0, 1.0)] > shares[BEST][Speed(1.2, 1.2)] + 0.2
+    assert shares[BEST][Speed(1.0, 1.0)] > shares[BEST][Speed(1.2, 1.2)] + 0.1
     assert shares[OPEN][Speed(1.0, 1.0)] == 1.0  # a quarter of them: what was sent is foretold, not the scenario's
     seen = served(Times(a=3.0 * SLOW.a, b=3.0 * SLOW.b, c=3.0 * SLOW.c), 1.0)
     own = list(drift_at_speeds(table, found, {NEXT: [seen]}, 64)[NEXT])[-1]

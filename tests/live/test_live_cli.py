@@ -73,6 +73,8 @@ def call(*arguments: Any, **environment: str) -> Any:
         (["trial", *TRIAL, "--scenario", "drift", "--seconds", "5"], "must be more than the warm-up of 10"),
         (["trial", *TRIAL, "--scenario", "drift", "--policies", "open"], "must hold 'best fixed pair'"),
         (["trial", *TRIAL, "--scenario", "drift"], "no such file"),
+        (["trial", *TRIAL, "--scenario", "drift", "--calibration-runs", "-1"], "must be at least 0 (0: none)"),
+        (["trial", *TRIAL, "--calibration-runs", "1"], "needs --scenario, whose traffic it sends"),
         (["trial", *TRIAL, "--save-policies", "x"], "--save-policies x: needs --scenario second-instance"),
         (
             ["trial", *TRIAL, "--scenario", "second-instance", *SPARE, "--save-policies", "x"],

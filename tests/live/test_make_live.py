@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,27 @@ def test_it_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(subprocess, "run", install)
     assert vllm.fetched(tmp_path) and not vllm.fetched(tmp_path)
     assert calls == [["bash", str(vllm.SCRIPT), "install", str(tmp_path)]] and vllm.SCRIPT.is_file()
+
+
+def test_two_that_fetch_at_once_do_it_once_and_what_was_cut_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def install(command: list[str], check: bool) -> None:
+        calls.append(len(calls))
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / "vllm").touch()
+        if calls == [0]:
+            raise KeyboardInterrupt  # in the middle of it
+        time.sleep(0.3)
+
+    monkeypatch.setattr(subprocess, "run", install)
+    with pytest.raises(KeyboardInterrupt):
+        vllm.fetched(tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(vllm.fetched, [tmp_path] * 2)) == [False, True]
+    assert calls == [0, 1]
 
 
 def test_where_it_cannot_be_fetched_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

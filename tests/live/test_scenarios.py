@@ -29,6 +29,7 @@ from inferencegym_jax.live.scenarios.unsent_days import Foretold, Tried
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.foretold import SpareTimes
 from inferencegym_jax.live.trial.outcome import Objective
+from inferencegym_jax.live.trial.profile_engine import engine_times
 from inferencegym_jax.live.trial.runs import Run, Trial, TrialSettings
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.models import ServeAction
@@ -294,6 +295,17 @@ def test_kinds_come_by_turns_at_the_load_that_was_written_down(drifting: Setting
     assert set(sent.prompt[turn == 0]) == {long["prompt"]} and set(sent.prompt[turn == 1]) == {short["prompt"]}
     assert long["prompt"] > short["prompt"] and long["output"] < short["output"]
     assert drifting.load(sent).mean() == pytest.approx(of("drift").load, rel=0.3)
+    times = engine_times(table)
+    for kind in (long, short):  # some number of requests serves the load within the objective on the time per token
+        prompt, output, rate = kind["prompt"], kind["output"], kind["requests_per_s"] / of("drift").load
+        prompt_ms = times.prompt_ms(prompt)
+        most = max(
+            1000.0 * n / ((output - 1) * took + n * prompt_ms)
+            for n in range(1, 65)
+            if (took := times.decode_ms(n, prompt + output / 2)) + n * prompt_ms / (output - 1)
+            <= drifting.objective.tpot_ms
+        )
+        assert rate == pytest.approx(most, rel=0.05)
     alone = drift(of("drift"), table, 60, LONG).traffic(3)
     assert set(alone.prompt) == {long["prompt"]}
 
@@ -443,10 +455,11 @@ def test_second_instance_on_engines_whose_times_are_known(
 
 
 @pytest.mark.slow  # real seconds
-def test_drift_on_an_engine_whose_times_are_known(
-    launch: Callable[..., Any], table: LatencyTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("longer", (1.0, 1.3))
+def test_drift_on_an_engine_that_is_slower_than_its_table(
+    launch: Callable[..., Any], table: LatencyTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longer: float
 ) -> None:
-    flags = [str(x) for name in ("a", "b", "c") for x in (f"--{name}", getattr(TIMES, name))]
+    flags = [str(x) for name in ("a", "b", "c") for x in (f"--{name}", longer * getattr(TIMES, name))]
     small = dataclasses.replace(of("drift"), batch_sizes=(4, 32), kv_budgets=(0.25, 1.0), phase_s=5)
     monkeypatch.setattr("inferencegym_jax.live.scenarios.run.scenario_of", lambda _: small)
     endpoint = Endpoint(launch(*flags).url, "fake")
@@ -455,6 +468,12 @@ def test_drift_on_an_engine_whose_times_are_known(
         ScenarioRequest("drift", endpoint, path, seconds=20, repeats=1, warmup_s=5.0, max_num_seqs=64, pause_s=0.1)
     )
     assert set(found["measured"]) == set(small.policies)
+    seen = found["how"]["calibration"]
+    assert seen["decode"] == pytest.approx(longer, rel=0.1) and seen["prompt"] == pytest.approx(longer, rel=0.15)
+    of_table = drift(small, table, 20).how
+    for own, other in zip(found["how"]["kinds"], of_table["kinds"], strict=True):
+        assert own["requests_per_s"] == pytest.approx(other["requests_per_s"] / longer, rel=0.15)
+    assert found["how"]["tpot_objective_ms"] == pytest.approx(longer * of_table["tpot_objective_ms"], rel=0.1)
     for row in found["measured"].values():
         assert row["instances"]["mean"] == pytest.approx(1.0, rel=0.02)
     assert max(abs(gap) for gap in found["gap"].values()) < 0.2

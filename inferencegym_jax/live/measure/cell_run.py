@@ -24,6 +24,7 @@ METRICS_EVERY_S = 0.5
 FEWEST_REQUESTS = 4  # whose first token a slice waits for
 FEWEST_GAPS = 20  # without a prefill, from which their mean says something
 MOST_OFF = 2.0  # times the median: a longer gap is of a machine taken away, or of a request that was preempted
+MOST_EXTRA = 3  # iterations after its own until a first token surfaces, at most
 MOST_FAILURES = 3  # in a row, of one worker, until the cell is given up
 
 
@@ -43,7 +44,9 @@ class Slice:
         waiting: mean requests that the server itself kept waiting, or None.
         failures: requests that did not end as they should.
         per_event: output tokens an event, as the server counted them: above 1 where it verifies drafts.
-        decode_ms: mean of the gaps in which nobody prefilled; None where there were too few of them.
+        decode_ms: mean of the gaps in which nobody prefilled, if a first token surfaces at the end of its prefill's
+            iteration; None where there were too few of them.
+        late_decode_ms: the same if it surfaces 1, 2, ... ``MOST_EXTRA`` iterations after; empty in older files.
     """
 
     seconds: float
@@ -58,6 +61,12 @@ class Slice:
     failures: int = 0
     per_event: float = 1.0
     decode_ms: float | None = None
+    late_decode_ms: list[float | None] = field(default_factory=list["float | None"])
+
+    def undisturbed_ms(self, extra: int) -> float | None:
+        """Mean of the gaps in which nobody prefilled, if first tokens surface ``extra`` iterations after their own."""
+        by_extra = [self.decode_ms, *self.late_decode_ms]
+        return by_extra[extra] if extra < len(by_extra) else None
 
 
 @dataclass
@@ -66,7 +75,7 @@ class _Tally:
 
     started: float = np.inf
     ended: float = np.inf
-    gaps: list[tuple[float, float]] = field(default_factory=list)  # (from, to)
+    gaps: list[tuple[Stream, int]] = field(default_factory=list)  # of a request, and the place of the token at its end
     firsts: list[float] = field(default_factory=list)  # when first tokens came, those before the slice too
     tokens: list[float] = field(default_factory=list)  # when
     ttft_ms: list[float] = field(default_factory=list)
@@ -93,7 +102,21 @@ class _Tally:
         if first:
             self.ttft_ms.append(1000.0 * (now - stream.sent_s))
         else:
-            self.gaps.append((stream.token_s[-2], now))
+            self.gaps.append((stream, len(stream.token_s) - 1))
+
+    def windows(self, extra: int) -> tuple[np.ndarray, np.ndarray]:
+        """The gaps whose request got ``extra`` more tokens in the slice, float64[gaps, 2] (from, to), and the gaps in
+        which the first tokens of their prefills surface, that many tokens later."""
+        later = [
+            (stream.token_s, place)
+            for stream, place in self.gaps
+            if place + extra < len(stream.token_s) and stream.token_s[place + extra] <= self.ended
+        ]
+        gaps, shown = (
+            np.array([moments[place - 1 + by : place + 1 + by] for moments, place in later]).reshape(-1, 2)
+            for by in (0, extra)
+        )
+        return gaps, shown
 
 
 async def run_cell(
@@ -231,13 +254,20 @@ def prefills_in(gaps: np.ndarray, firsts: np.ndarray) -> np.ndarray:
     return end - begin
 
 
-def undisturbed(gaps: np.ndarray, firsts: np.ndarray) -> float | None:
+def undisturbed(gaps: np.ndarray, firsts: np.ndarray, shown: np.ndarray | None = None) -> float | None:
     """Mean length, s, of the gaps in which nobody prefilled; None where they are fewer than ``FEWEST_GAPS``.
 
     Those of more than ``MOST_OFF`` times their median are left out: something else took the machine, or a first token
-    was seen so late that it fell into the next gap. Arguments as of ``shared``.
+    was seen so late that it fell into the next gap.
+
+    Args:
+        gaps: see ``shared``.
+        firsts: see ``shared``.
+        shown: the gaps in which the first tokens of each one's prefills surface; default: the same ones.
     """
-    seconds = (gaps[:, 1] - gaps[:, 0])[prefills_in(gaps, firsts) == 0]
+    if not len(gaps):
+        return None
+    seconds = (gaps[:, 1] - gaps[:, 0])[prefills_in(gaps if shown is None else shown, firsts) == 0]
     if len(seconds) < FEWEST_GAPS:
         return None
     return float(seconds[seconds <= MOST_OFF * np.median(seconds)].mean())
@@ -247,13 +277,15 @@ def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Sli
     if not tally.gaps or not tally.ttft_ms:
         raise EngineError("nothing was measured in this slice: no request got its first token and a second one in time")
     edges = tally.started + np.linspace(0.0, length, SUB_WINDOWS + 1)
-    gaps = np.asarray(tally.gaps)
+    gaps, _ = tally.windows(0)
     seconds = gaps[:, 1] - gaps[:, 0]
     count, _ = np.histogram(gaps[:, 1], edges)
     total, _ = np.histogram(gaps[:, 1], edges, weights=seconds)
     tokens, _ = np.histogram(np.asarray(tally.tokens), edges)
-    inside, prefills = shared(gaps, np.asarray(tally.firsts))
-    decode_s = undisturbed(gaps, np.asarray(tally.firsts))
+    firsts = np.asarray(tally.firsts)
+    inside, prefills = shared(gaps, firsts)
+    undisturbed_s = [undisturbed(of, firsts, shown) for of, shown in map(tally.windows, range(MOST_EXTRA + 1))]
+    decode_ms, *late_decode_ms = (None if one is None else round(1000.0 * one, 4) for one in undisturbed_s)
     per_event = tally.output / tally.events if tally.events else 1.0
     usage = [reading.kv_usage for reading in readings if reading.kv_usage is not None]
     waiting = [reading.waiting for reading in readings if reading.waiting is not None]
@@ -269,5 +301,6 @@ def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Sli
         waiting=float(np.mean(waiting)) if waiting else None,
         failures=tally.failures,
         per_event=round(per_event, 5),
-        decode_ms=None if decode_s is None else round(1000.0 * decode_s, 4),
+        decode_ms=decode_ms,
+        late_decode_ms=late_decode_ms,
     )

@@ -9,16 +9,40 @@ from __future__ import annotations
 
 import numpy as np
 
+from inferencegym_jax.live.measure.cell_run import MOST_EXTRA
 from inferencegym_jax.live.measure.cells import Cells
 from inferencegym_jax.live.server.probe import EngineMetrics
 from inferencegym_jax.models import KNOBS
 from inferencegym_jax.table.latency_table import PROMPT_LENGTHS
 
-MOST_EXTRA = 3  # iterations
 MOST_MISSED = 1.0  # iterations between the estimate and the nearest of 0 to 3: beyond, something else makes them wait
 LEAST_RISE = 1.2  # of an iteration over that of a lone request, from which the two can be told apart
+CLEARLY = 1.25  # times the next one, from which the largest of what prompts add by their first token's delay tells it
 LEAST_SHARE = 0.01  # of the pool, from which its gauge says something
 SPEC_LENGTHS: tuple[int, ...] = KNOBS["spec_length"].choices
+
+
+def first_token_seen(cells: Cells, buckets: list[int]) -> int | None:
+    """Iterations after its own until a first token surfaces, from which gaps are the longer ones.
+
+    A prefill lengthens the gap of its own iteration. So where its first token surfaces e iterations later, the gaps
+    that have one e gaps after them are the longer ones; at another delay gaps with and without prefills are mixed.
+
+    Args:
+        cells: measured.
+        buckets: of prompts that an iteration takes in whole.
+
+    Returns:
+        0 to ``MOST_EXTRA``; None where slices are of older files, prompts add too little, or no delay stands out.
+    """
+    added: list[float] = []
+    for extra in range(MOST_EXTRA + 1):
+        each = [one for bucket in buckets if (one := cells.beside_ms(bucket, extra)) is not None]
+        if not each:
+            return None
+        added.append(max(each))
+    best = int(np.argmax(added))
+    return best if added[best] > CLEARLY * sorted(added)[-2] else None
 
 
 def first_token(cells: Cells, batch_sizes: list[int], bucket: int) -> tuple[int, float | None]:

@@ -9,8 +9,8 @@
 
 h is the time outside iterations, p what a prompt adds to an engine that does nothing else, q what it adds to an
 iteration of others, e the iterations after its own until a first token surfaces (``measure.first_token``). t is read
-off the gaps in which nobody prefilled (``cell_run.undisturbed``), and then q off the others; where e is not 0, a gap
-is not that of its first tokens, and where a prompt takes several iterations, neither: there q = p. So each cell gives
+off the gaps in which nobody prefilled (``cell_run.undisturbed``), and then q off the others: those whose first tokens
+surface e gaps later. Where a prompt takes several iterations, none is its own: there q = p. So each cell gives
 t at its own m; each prompt length's curve is read off at the whole numbers n of the axis, and the table holds what
 every table means by TPOT: ``t(n) + (n / O) q``, n requests that decode outputs of O tokens and one prefill for each
 that leaves, with ``tps = n / tpot``.
@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inferencegym_jax.live.measure.cells import Cells
-from inferencegym_jax.live.measure.engine_figures import first_token
+from inferencegym_jax.live.measure.engine_figures import first_token, first_token_seen
 from inferencegym_jax.live.server.probe import Engine
 from inferencegym_jax.table.latency_table import PROMPT_LENGTHS, LatencyTable, table_from_columns
 from inferencegym_jax.tasks import calibration
@@ -67,11 +67,11 @@ def beside(
         cells: measured.
         buckets: of the prompts.
         alone_ms: what it adds to an engine that does nothing else, which stands where the cells do not show it.
-        extra: iterations after its own until a first token surfaces; only without any its gap is that of the prefill.
+        extra: iterations after its own until a first token surfaces: so many gaps after that of its prefill.
         token_budget: tokens of an iteration; None where it is not known.
     """
     own = [
-        None if extra or (token_budget and PROMPT_LENGTHS[bucket] > token_budget) else cells.beside_ms(bucket)
+        None if token_budget and PROMPT_LENGTHS[bucket] > token_budget else cells.beside_ms(bucket, extra)
         for bucket in buckets
     ]
     added = [alone if one is None else one for one, alone in zip(own, alone_ms, strict=True)]
@@ -92,6 +92,9 @@ class _Prompts(NamedTuple):
 def _prompts(cells: Cells, batch_sizes: list[int], buckets: list[int], token_budget: int | None) -> _Prompts:
     alone, overhead = prefill(cells, buckets, token_budget)
     extra, estimate = first_token(cells, batch_sizes, buckets[0])
+    whole = [bucket for bucket in buckets if not token_budget or PROMPT_LENGTHS[bucket] <= token_budget]
+    if (shown := first_token_seen(cells, whole)) is not None:
+        extra = shown
     return _Prompts(alone, *beside(cells, buckets, alone, extra, token_budget), overhead, extra, estimate)
 
 
@@ -125,7 +128,8 @@ def build_columns(
     for bucket, prompt_ms, shown in zip(buckets, prompts.beside, prompts.seen, strict=True):
         column = [(n, bucket) for n in batch_sizes]
         inside = np.array([cells.inside(cell) for cell in column])
-        iteration = np.array([max(cells.decode_ms(cell, prompt_ms, shown), LEAST_MS) for cell in column])
+        extra = prompts.extra if shown else None
+        iteration = np.array([max(cells.decode_ms(cell, prompt_ms, extra), LEAST_MS) for cell in column])
         p50 = np.array([cells.ttft_ms(cell, 50) for cell in column])
         p99 = np.array([cells.ttft_ms(cell, 99) for cell in column])
         # of cells that the pool cut to one number, the first: the line to it goes on to the others

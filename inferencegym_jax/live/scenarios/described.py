@@ -73,7 +73,7 @@ class Drift(Common):
 
     Attributes:
         phase_s: seconds for which a kind comes.
-        load: of each kind, as a share of what the engine can serve of it.
+        load: of each kind, as a share of what the engine can serve of it within the objective on the time per token.
         long: prompts.
         short: prompts.
         kv_budgets: that fixed pairs choose from, beside ``batch_sizes``.

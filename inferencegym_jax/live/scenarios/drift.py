@@ -46,14 +46,14 @@ def drift(scenario: Drift, table: LatencyTable, seconds: int, kind: int | None =
         (max(round(one.prompt_share * longest), 1), max(round(one.output_share * output), 2))
         for one in (scenario.long, scenario.short)
     ]
-    works = [RequestWork(table, params.engine, longest, float(out)) for _, out in lengths]
+    mean_prompt, mean_output = (float(np.mean(column)) for column in zip(*lengths, strict=True))
+    objective = objectives(table, params.engine, mean_prompt, mean_output)
+    params = held_to(params, objective, seconds)
+    works = [RequestWork(table, params.engine, longest, float(out), objective.tpot_ms) for _, out in lengths]
     rates = [
         1000.0 * scenario.load / float(work.of(np.asarray(float(prompt))))
         for work, (prompt, _) in zip(works, lengths, strict=True)
     ]
-    mean_prompt, mean_output = (float(np.mean(column)) for column in zip(*lengths, strict=True))
-    objective = objectives(table, params.engine, mean_prompt, mean_output)
-    params = held_to(params, objective, seconds)
 
     def traffic(seed: int) -> Traffic:
         parts: list[tuple[np.ndarray, ...]] = []

@@ -19,7 +19,7 @@ import numpy as np
 
 from inferencegym_jax.live.capacity.settings import SpareSettings, check_apart
 from inferencegym_jax.live.measure.beside import BESIDE_S, check_beside, load_of
-from inferencegym_jax.live.scenarios.calibration import CALIBRATION_RUNS, under_load
+from inferencegym_jax.live.scenarios.calibration import CALIBRATION_RUNS, at_speed, under_load
 from inferencegym_jax.live.scenarios.described import Drift, LiveScenario, SecondInstance, scenario_of
 from inferencegym_jax.live.scenarios.drift import LONG, SHORT, drift
 from inferencegym_jax.live.scenarios.judged import Segments, latencies, segments_of, static_reference, summaries
@@ -54,7 +54,8 @@ class ScenarioRequest:
         step_seconds: 1; shorter in tests only.
         pause_s: between runs.
         beside_s: of each slice in which what two instances cost each other is measured; 0: they share nothing.
-        calibration_runs: peaks of days that are not sent, sent to both before anything is foretold; 0: none.
+        calibration_runs: before anything is foretold, so many peaks of days that are not sent go to both engines, or of
+            drift so many turns of both kinds to the one; 0: none.
     """
 
     name: str
@@ -159,7 +160,10 @@ def run_scenario(
         seeds = [settings.seed + repeat for repeat in range(settings.repeats)]
         setting = second_instance(scenario, table, times, seconds, seeds)
     else:
+        report("sending both kinds of requests, for how fast the engine is")
+        table, speed = at_speed(scenario, table, request.endpoint, request.calibration_runs, report)
         setting = drift(scenario, table, seconds)
+        setting.how["calibration"] = None if speed is None else dataclasses.asdict(speed)
         alone = [drift(scenario, table, seconds, kind) for kind in (LONG, SHORT)]
     drain_s = max(DRAIN_TTFT * setting.objective.ttft_ms / 1000.0, LEAST_DRAIN_S)
     settings = dataclasses.replace(settings, drain_s=drain_s)

@@ -53,8 +53,7 @@ def speed_of(runs: Sequence[Sequence[Record]], table: LatencyTable, slowdown: fl
             other in the result.
 
     Returns:
-        None where too few gaps without prefills were seen, or where first tokens surface iterations after their
-        prefills (``first_token_extra_iterations``), so that a gap does not show what it held.
+        None where too few gaps without prefills were seen.
     """
     gaps = _gaps_of(runs, table, slowdown)
     if gaps is None:
@@ -99,8 +98,6 @@ def longer_by(
 
 def _gaps_of(runs: Sequence[Sequence[Record]], table: LatencyTable, slowdown: float) -> np.ndarray | None:
     """``_gaps`` of all runs and engines; None where there are none that tell."""
-    if int(table.metadata.get("first_token_extra_iterations", "0")):
-        return None
     times, parts = engine_times(table), list[np.ndarray]()
     for run in runs:
         first, spare = ([one for one in run if one.on_spare == on_spare] for on_spare in (False, True))
@@ -117,11 +114,19 @@ def _gaps(
     what those in it add there; both times ``slowdown`` where the other engine serves one of ``others``."""
     streams = [record for record in records if len(record.token_s)]
     moments = [np.asarray(record.token_s) for record in streams]
-    if sum(len(moment) - 1 for moment in moments) < FEWEST_GAPS:
+    of_each = [np.stack([moment[:-1], moment[1:]], axis=1) for moment in moments]
+    extra = times.profile.first_token_extra_iterations  # gaps after that of its prefill, a first token surfaces
+    counts = [max(len(own) - extra, 0) for own in of_each]
+    if sum(counts) < FEWEST_GAPS:
         return None
-    gaps = np.concatenate([np.stack([moment[:-1], moment[1:]], axis=1) for moment in moments])
+    # who decodes in an iteration shows a token at both ends of the gap ``extra`` later
+    decoding = running_in(np.concatenate(of_each))
+    ends = np.cumsum([len(own) for own in of_each])
+    running = np.concatenate([decoding[end - count : end] for end, count in zip(ends, counts, strict=True)])
+    gaps = np.concatenate([own[:count] for own, count in zip(of_each, counts, strict=True)])
+    shown = np.concatenate([own[len(own) - count :] for own, count in zip(of_each, counts, strict=True)])
     context = np.concatenate(
-        [record.prompt + np.arange(1.0, len(moment)) for record, moment in zip(streams, moments, strict=True)]
+        [record.prompt + np.arange(1.0, count + 1.0) for record, count in zip(streams, counts, strict=True)]
     )
     first_s = np.array([moment[0] for moment in moments])
     order = np.argsort(first_s)
@@ -129,8 +134,8 @@ def _gaps(
     kinds, kind = np.unique(prompts[order], return_inverse=True)
     own_ms = np.array([times.prompt_ms(float(prompt)) for prompt in kinds])[kind]
     until = np.concatenate([[0.0], np.cumsum(own_ms)])
-    begin, end = firsts_in(gaps, first_s[order])
-    iterations, iteration = np.unique(np.stack([running_in(gaps), context]), axis=1, return_inverse=True)
+    begin, end = firsts_in(shown, first_s[order])
+    iterations, iteration = np.unique(np.stack([running, context]), axis=1, return_inverse=True)
     decode_ms = np.array([times.decode_ms(n, tokens) for n, tokens in iterations.T])[iteration.ravel()]
     middle = gaps.mean(axis=1)
     factor = np.where(_serves(others, middle), slowdown, 1.0) / 1000.0
