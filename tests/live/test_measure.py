@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from inferencegym_jax.cli.measure_report import measure_and_report
-from inferencegym_jax.live.measure.cell_run import MOST_EXTRA, Slice, shared, undisturbed
+from inferencegym_jax.live.measure.cell_run import MOST_EXTRA, Slice, added_by_prefills, shared, undisturbed
 from inferencegym_jax.live.measure.cells import Cells, StateError, half_width
 from inferencegym_jax.live.measure.engine_figures import first_token_seen
 from inferencegym_jax.live.measure.plan import Measurement, MeasureSettings, Progress
@@ -219,10 +219,11 @@ def test_a_decode_iteration_is_that_of_the_gaps_in_which_nobody_prefilled() -> N
     own = np.array([pair for of_one in moments for pair in itertools.pairwise(of_one[:-1])])
     next_ones = np.array([pair for of_one in moments for pair in itertools.pairwise(of_one[1:])])
     late = ends[1::5] + rng.uniform(0.0, 0.002, 20)
-    assert undisturbed(own, late, next_ones) == pytest.approx(0.030, rel=0.01)
-    mixed = undisturbed(own, late)
-    assert mixed is not None and mixed > 0.031
+    assert undisturbed(own, late) == pytest.approx(0.030, rel=0.01)
     assert undisturbed(np.zeros((0, 2)), firsts) is None
+    for shown, added_s in ((own, -0.005), (next_ones, 0.020)):  # of five gaps one is longer, and not the next
+        assert added_by_prefills(own, shown, late) == pytest.approx(added_s, abs=5e-4)
+    assert added_by_prefills(own[:10], own[:10], late) is None
 
 
 def test_what_a_prompt_adds_beside_others_is_told_from_what_it_adds_alone() -> None:
@@ -237,7 +238,7 @@ def test_what_a_prompt_adds_beside_others_is_told_from_what_it_adds_alone() -> N
             cells.add((n, bucket), piece(gap, float(n), prefills, decode, 1.5 * gap + added))
     alone_ms, _ = prefill(cells, [0, 1])
     assert alone_ms == pytest.approx([50.0, 100.0])
-    added_ms, seen = beside(cells, [0, 1], alone_ms, extra=0)
+    added_ms, seen = beside(cells, [0, 1], alone_ms)
     assert added_ms == pytest.approx([60.0, 120.0]) and seen == [True, True]
     engine = Engine(Endpoint("http://h:1", "m"), None, None, None, False)
     columns = build_columns(cells, [1, 8, 16], [0, 1], engine, 32, 1.0)
@@ -245,32 +246,28 @@ def test_what_a_prompt_adds_beside_others_is_told_from_what_it_adds_alone() -> N
     assert fitted["prefill_ms"] == pytest.approx([60.0, 120.0])
     assert fitted["prefill_alone_share"] == pytest.approx(150.0 / 180.0, abs=1e-4)
     assert [fitted["iteration_ms"], fitted["running_ms"]] == pytest.approx([18.0, 2.0])
-    # slices that do not tell their prefills at that delay, or prompts that took several iterations
-    for extra, budget in ((1, None), (0, 32)):
-        as_alone, seen = beside(cells, [0, 1], alone_ms, extra, budget)
-        assert as_alone == pytest.approx(alone_ms) and seen == [False, False]
+    as_alone, seen = beside(cells, [0, 1], alone_ms, 32)  # prompts took several iterations
+    assert as_alone == pytest.approx(alone_ms) and seen == [False, False]
 
 
 @pytest.mark.parametrize("extra", [0, 1, 2])
 def test_when_first_tokens_surface_is_told_from_the_gaps_that_are_longer(extra: int) -> None:
-    """Prompts add 60 ms; at another delay than the engine's the gaps without prefills are as long as all."""
+    """Prompts add 60 ms, which gaps show so many before the first token."""
     cells = Cells({})
     for n, decode, prefills in ((8, 34.0, 0.25), (16, 50.0, 0.5)):
         gap = decode + prefills * 60.0
-        none: list[float | None] = [gap - 0.1 * prefills * delay for delay in range(MOST_EXTRA + 1)]
-        none[extra] = decode
-        piece = Slice(1.0, gap, float(n), prefills, [gap], [900.0], [100.0], 0.5, None, 0, 1.0, none[0], none[1:])
-        cells.add((n, 0), piece)
-    cells.add((1, 0), Slice(1.0, 20.0, 1.0, 0.0, [20.0], [80.0], [50.0], None, None, 0, 1.0, 20.0, [20.0] * MOST_EXTRA))
+        added = [5.0 * (-1) ** delay for delay in range(MOST_EXTRA + 1)]
+        added[extra] = 60.0
+        cells.add((n, 0), Slice(1.0, gap, n, prefills, [gap], [900.0], [9.0], decode_ms=decode, added_ms=added))
+    cells.add((1, 0), Slice(1.0, 20.0, 1.0, 0.0, [20.0], [80.0], [50.0], decode_ms=20.0))
     assert first_token_seen(cells, [0]) == extra
     assert first_token_seen(cells, []) is None  # every prompt takes several iterations
-    assert beside(cells, [0], np.array([50.0]), extra) == (pytest.approx([60.0]), [True])
     columns = build_columns(cells, [1, 8, 16], [0], Engine(Endpoint("http://h:1", "m"), None, None, None, False), 32, 1)
     fitted = fit(cells, columns, [0], 32)
     assert fitted["first_token_extra_iterations"] == extra
     assert [fitted["iteration_ms"], fitted["running_ms"]] == pytest.approx([18.0, 2.0])
     for pieces in cells.slices.values():
-        pieces[:] = [dataclasses.replace(piece, late_decode_ms=[]) for piece in pieces]  # as of an older file
+        pieces[:] = [dataclasses.replace(piece, added_ms=[]) for piece in pieces]  # as of an older file
     assert first_token_seen(cells, [0]) is None
 
 

@@ -44,9 +44,9 @@ class Slice:
         waiting: mean requests that the server itself kept waiting, or None.
         failures: requests that did not end as they should.
         per_event: output tokens an event, as the server counted them: above 1 where it verifies drafts.
-        decode_ms: mean of the gaps in which nobody prefilled, if a first token surfaces at the end of its prefill's
-            iteration; None where there were too few of them.
-        late_decode_ms: the same if it surfaces 1, 2, ... ``MOST_EXTRA`` iterations after; empty in older files.
+        decode_ms: mean of the gaps in which nobody prefilled; None where there were too few of them.
+        added_ms: by how much a gap is longer for each first token that surfaces in it, or 1, ... ``MOST_EXTRA`` gaps
+            later; empty where there were too few of either, and in older files.
     """
 
     seconds: float
@@ -61,12 +61,7 @@ class Slice:
     failures: int = 0
     per_event: float = 1.0
     decode_ms: float | None = None
-    late_decode_ms: list[float | None] = field(default_factory=list["float | None"])
-
-    def undisturbed_ms(self, extra: int) -> float | None:
-        """Mean of the gaps in which nobody prefilled, if first tokens surface ``extra`` iterations after their own."""
-        by_extra = [self.decode_ms, *self.late_decode_ms]
-        return by_extra[extra] if extra < len(by_extra) else None
+    added_ms: list[float] = field(default_factory=list[float])
 
 
 @dataclass
@@ -105,8 +100,8 @@ class _Tally:
             self.gaps.append((stream, len(stream.token_s) - 1))
 
     def windows(self, extra: int) -> tuple[np.ndarray, np.ndarray]:
-        """The gaps whose request got ``extra`` more tokens in the slice, float64[gaps, 2] (from, to), and the gaps in
-        which the first tokens of their prefills surface, that many tokens later."""
+        """The gaps whose request got ``extra`` more tokens in the slice, and those that many tokens later;
+        float64[gaps, 2] each, from and to."""
         later = [
             (stream.token_s, place)
             for stream, place in self.gaps
@@ -240,6 +235,18 @@ def running_in(gaps: np.ndarray) -> np.ndarray:
     return np.searchsorted(starts, middle, "right") - np.searchsorted(ends, middle, "left")
 
 
+def surfacing_in(gaps: np.ndarray, shown: np.ndarray | None = None) -> np.ndarray:
+    """Where first tokens of prefills that a gap may hold surface, float64[gaps, 2]: in it, or in the next one, which is
+    taken to be as long; for the engine may schedule ahead, and a stream that begins needs longer than one that goes on.
+
+    Args:
+        gaps: float64[gaps, 2], from and to, seconds.
+        shown: the gaps in which they should surface, where these are known to be later ones.
+    """
+    ends = 2.0 * gaps[:, 1] - gaps[:, 0]
+    return np.stack([gaps[:, 0], ends if shown is None else np.maximum(ends, shown[:, 1])], axis=1)
+
+
 def firsts_in(gaps: np.ndarray, firsts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which first tokens each gap was shared with: places in rising ``firsts``, from the first to beyond the last,
     int[gaps] each. A first token belongs to the gap that it falls into when both are seen a quarter of a typical gap
@@ -254,23 +261,35 @@ def prefills_in(gaps: np.ndarray, firsts: np.ndarray) -> np.ndarray:
     return end - begin
 
 
-def undisturbed(gaps: np.ndarray, firsts: np.ndarray, shown: np.ndarray | None = None) -> float | None:
-    """Mean length, s, of the gaps in which nobody prefilled; None where they are fewer than ``FEWEST_GAPS``.
+def undisturbed(gaps: np.ndarray, firsts: np.ndarray) -> float | None:
+    """Mean length, s, of the gaps in which nobody prefilled (``surfacing_in``); None where they are fewer than
+    ``FEWEST_GAPS``.
 
-    Those of more than ``MOST_OFF`` times their median are left out: something else took the machine, or a first token
-    was seen so late that it fell into the next gap.
-
-    Args:
-        gaps: see ``shared``.
-        firsts: see ``shared``.
-        shown: the gaps in which the first tokens of each one's prefills surface; default: the same ones.
+    Those of more than ``MOST_OFF`` times their median are left out: something else took the machine. Arguments as of
+    ``shared``.
     """
-    if not len(gaps):
+    if len(gaps) < FEWEST_GAPS:
         return None
-    seconds = (gaps[:, 1] - gaps[:, 0])[prefills_in(gaps if shown is None else shown, firsts) == 0]
+    seconds = (gaps[:, 1] - gaps[:, 0])[prefills_in(surfacing_in(gaps), firsts) == 0]
     if len(seconds) < FEWEST_GAPS:
         return None
     return float(seconds[seconds <= MOST_OFF * np.median(seconds)].mean())
+
+
+def added_by_prefills(gaps: np.ndarray, shown: np.ndarray, firsts: np.ndarray) -> float | None:
+    """By how much a gap is longer, s, for each first token in ``shown``, its gap or a later one: the slope of the line
+    through the gaps. None where either is always the same, or gaps are fewer than ``FEWEST_GAPS``.
+
+    Args:
+        gaps: float64[gaps, 2], from and to, seconds.
+        shown: the same.
+        firsts: float64[requests], when first tokens came.
+    """
+    if len(gaps) < FEWEST_GAPS:
+        return None
+    seconds, prefills = gaps[:, 1] - gaps[:, 0], prefills_in(shown, firsts)
+    spread = float(np.var(prefills))
+    return None if spread == 0.0 else float(np.mean((seconds - seconds.mean()) * prefills)) / spread
 
 
 def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Slice:
@@ -284,8 +303,9 @@ def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Sli
     tokens, _ = np.histogram(np.asarray(tally.tokens), edges)
     firsts = np.asarray(tally.firsts)
     inside, prefills = shared(gaps, firsts)
-    undisturbed_s = [undisturbed(of, firsts, shown) for of, shown in map(tally.windows, range(MOST_EXTRA + 1))]
-    decode_ms, *late_decode_ms = (None if one is None else round(1000.0 * one, 4) for one in undisturbed_s)
+    decode_s = undisturbed(gaps, firsts)
+    added_s = [added_by_prefills(*tally.windows(extra), firsts) for extra in range(MOST_EXTRA + 1)]
+    known = [round(1000.0 * one, 4) for one in added_s if one is not None]
     per_event = tally.output / tally.events if tally.events else 1.0
     usage = [reading.kv_usage for reading in readings if reading.kv_usage is not None]
     waiting = [reading.waiting for reading in readings if reading.waiting is not None]
@@ -301,6 +321,6 @@ def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Sli
         waiting=float(np.mean(waiting)) if waiting else None,
         failures=tally.failures,
         per_event=round(per_event, 5),
-        decode_ms=decode_ms,
-        late_decode_ms=late_decode_ms,
+        decode_ms=None if decode_s is None else round(1000.0 * decode_s, 4),
+        added_ms=known if len(known) == len(added_s) else [],
     )

@@ -61,33 +61,25 @@ class Cells:
         """Mean time per output token, likewise: a gap over the tokens of its event."""
         return float(np.median([piece.itl_ms / piece.per_event for piece in self.slices[cell]]))
 
-    def decode_ms(self, cell: Cell, prefill_ms: float, extra: int | None = 0) -> float:
+    def decode_ms(self, cell: Cell, prefill_ms: float, seen: bool = True) -> float:
         """The same without the prefills of others: an iteration that only decodes, over the tokens that it yields.
 
         Args:
             cell: measured.
             prefill_ms: what a prompt adds to an iteration.
-            extra: iterations after its own until a first token surfaces: then it is the mean of the gaps in which
-                nobody prefilled, where a slice had enough of them; None where gaps do not tell their prefills. The
-                difference between all gaps and the prefills in them is small where there are many, and carries the
-                errors of both.
+            seen: of the gaps in which nobody prefilled, where a slice had enough of them. The difference between all
+                gaps and the prefills in them is small where there are many, and carries the errors of both.
         """
-        return float(np.median([_decode_ms(piece, prefill_ms, extra) / piece.per_event for piece in self.slices[cell]]))
+        return float(np.median([_decode_ms(piece, prefill_ms, seen) / piece.per_event for piece in self.slices[cell]]))
 
-    def beside_ms(self, bucket: int, extra: int = 0) -> float | None:
+    def beside_ms(self, bucket: int) -> float | None:
         """What a prompt of this length adds to an iteration of requests that decode: by how much the gaps of all cells
-        are longer than those in which nobody prefilled, over the prefills in them. None where no cell tells.
-
-        Args:
-            bucket: of the prompt length.
-            extra: iterations after its own until a first token surfaces.
-        """
+        are longer than those in which nobody prefilled, over the prefills in them. None where no cell tells."""
         longer, prefills = 0.0, 0.0
         for (_, of_cell), pieces in self.slices.items():
             for piece in pieces:
-                undisturbed_ms = piece.undisturbed_ms(extra)
-                if of_cell == bucket and undisturbed_ms is not None and piece.prefills > 0:
-                    longer += piece.itl_ms - undisturbed_ms
+                if of_cell == bucket and piece.decode_ms is not None and piece.prefills > 0:
+                    longer += piece.itl_ms - piece.decode_ms
                     prefills += piece.prefills
         return max(longer / prefills, 0.0) if prefills else None
 
@@ -187,9 +179,8 @@ class Cells:
         return cells
 
 
-def _decode_ms(piece: Slice, prefill_ms: float, extra: int | None) -> float:
-    undisturbed_ms = None if extra is None else piece.undisturbed_ms(extra)
-    return piece.itl_ms - piece.prefills * prefill_ms if undisturbed_ms is None else undisturbed_ms
+def _decode_ms(piece: Slice, prefill_ms: float, seen: bool) -> float:
+    return piece.decode_ms if seen and piece.decode_ms is not None else piece.itl_ms - piece.prefills * prefill_ms
 
 
 def half_width(values: list[float]) -> float:

@@ -26,23 +26,22 @@ def first_token_seen(cells: Cells, buckets: list[int]) -> int | None:
     """Iterations after its own until a first token surfaces, from which gaps are the longer ones.
 
     A prefill lengthens the gap of its own iteration. So where its first token surfaces e iterations later, the gaps
-    that have one e gaps after them are the longer ones; at another delay gaps with and without prefills are mixed.
+    that have one e gaps after them are the longer ones.
 
     Args:
         cells: measured.
         buckets: of prompts that an iteration takes in whole.
 
     Returns:
-        0 to ``MOST_EXTRA``; None where slices are of older files, prompts add too little, or no delay stands out.
+        0 to ``MOST_EXTRA``; None where slices do not tell (older files), or no delay stands out.
     """
-    added: list[float] = []
-    for extra in range(MOST_EXTRA + 1):
-        each = [one for bucket in buckets if (one := cells.beside_ms(bucket, extra)) is not None]
-        if not each:
-            return None
-        added.append(max(each))
-    best = int(np.argmax(added))
-    return best if added[best] > CLEARLY * sorted(added)[-2] else None
+    pieces = [piece for (_, bucket), of_cell in cells.slices.items() if bucket in buckets for piece in of_cell]
+    added = [np.multiply(piece.added_ms, piece.prefills * len(piece.ttft_ms)) for piece in pieces if piece.added_ms]
+    if not added:
+        return None
+    total = np.sum(added, axis=0)
+    best = int(np.argmax(total))
+    return best if total[best] > CLEARLY * max(float(np.sort(total)[-2]), 0.0) else None
 
 
 def first_token(cells: Cells, batch_sizes: list[int], bucket: int) -> tuple[int, float | None]:

@@ -9,8 +9,8 @@
 
 h is the time outside iterations, p what a prompt adds to an engine that does nothing else, q what it adds to an
 iteration of others, e the iterations after its own until a first token surfaces (``measure.first_token``). t is read
-off the gaps in which nobody prefilled (``cell_run.undisturbed``), and then q off the others: those whose first tokens
-surface e gaps later. Where a prompt takes several iterations, none is its own: there q = p. So each cell gives
+off the gaps in which nobody prefilled (``cell_run.undisturbed``), and then q off the others; where a prompt takes
+several iterations, no gap is its own: there q = p. So each cell gives
 t at its own m; each prompt length's curve is read off at the whole numbers n of the axis, and the table holds what
 every table means by TPOT: ``t(n) + (n / O) q``, n requests that decode outputs of O tokens and one prefill for each
 that leaves, with ``tps = n / tpot``.
@@ -59,7 +59,7 @@ def prefill(cells: Cells, buckets: list[int], token_budget: int | None = None) -
 
 
 def beside(
-    cells: Cells, buckets: list[int], alone_ms: np.ndarray, extra: int, token_budget: int | None = None
+    cells: Cells, buckets: list[int], alone_ms: np.ndarray, token_budget: int | None = None
 ) -> tuple[np.ndarray, list[bool]]:
     """What a prompt of each length adds to an iteration of requests that decode, ms, and whether the cells showed it.
 
@@ -67,11 +67,10 @@ def beside(
         cells: measured.
         buckets: of the prompts.
         alone_ms: what it adds to an engine that does nothing else, which stands where the cells do not show it.
-        extra: iterations after its own until a first token surfaces: so many gaps after that of its prefill.
         token_budget: tokens of an iteration; None where it is not known.
     """
     own = [
-        None if token_budget and PROMPT_LENGTHS[bucket] > token_budget else cells.beside_ms(bucket, extra)
+        None if token_budget and PROMPT_LENGTHS[bucket] > token_budget else cells.beside_ms(bucket)
         for bucket in buckets
     ]
     added = [alone if one is None else one for one, alone in zip(own, alone_ms, strict=True)]
@@ -93,9 +92,9 @@ def _prompts(cells: Cells, batch_sizes: list[int], buckets: list[int], token_bud
     alone, overhead = prefill(cells, buckets, token_budget)
     extra, estimate = first_token(cells, batch_sizes, buckets[0])
     whole = [bucket for bucket in buckets if not token_budget or PROMPT_LENGTHS[bucket] <= token_budget]
-    if (shown := first_token_seen(cells, whole)) is not None:
-        extra = shown
-    return _Prompts(alone, *beside(cells, buckets, alone, extra, token_budget), overhead, extra, estimate)
+    if (seen := first_token_seen(cells, whole)) is not None:
+        extra = seen
+    return _Prompts(alone, *beside(cells, buckets, alone, token_budget), overhead, extra, estimate)
 
 
 def build_columns(
@@ -128,8 +127,7 @@ def build_columns(
     for bucket, prompt_ms, shown in zip(buckets, prompts.beside, prompts.seen, strict=True):
         column = [(n, bucket) for n in batch_sizes]
         inside = np.array([cells.inside(cell) for cell in column])
-        extra = prompts.extra if shown else None
-        iteration = np.array([max(cells.decode_ms(cell, prompt_ms, extra), LEAST_MS) for cell in column])
+        iteration = np.array([max(cells.decode_ms(cell, prompt_ms, shown), LEAST_MS) for cell in column])
         p50 = np.array([cells.ttft_ms(cell, 50) for cell in column])
         p99 = np.array([cells.ttft_ms(cell, 99) for cell in column])
         # of cells that the pool cut to one number, the first: the line to it goes on to the others

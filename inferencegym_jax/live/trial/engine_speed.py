@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inferencegym_jax.live.measure.cell_run import FEWEST_GAPS, MOST_OFF, firsts_in, running_in
+from inferencegym_jax.live.measure.cell_run import FEWEST_GAPS, MOST_OFF, firsts_in, running_in, surfacing_in
 from inferencegym_jax.live.trial.profile_engine import EngineTimes, engine_times
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.table.latency_table import METRICS, LatencyTable
@@ -42,9 +42,10 @@ class Speed:
 def speed_of(runs: Sequence[Sequence[Record]], table: LatencyTable, slowdown: float = 1.0) -> Speed | None:
     """How fast the engine, or the two, were while they served these runs, from when their tokens came.
 
-    A gap between two tokens of a request is an iteration. How many requests ran in it and which prompts it held is
-    counted from the tokens of all (``measure.cell_run``), so that how long the queue was makes no difference; the table
-    says what such an iteration takes. Requests that had no place yet do not count as running.
+    A gap between two tokens of a request is an iteration, and those of all that run in it count as one. How many
+    requests ran in it and which prompts it held is counted from the tokens of all (``measure.cell_run``), so that how
+    long the queue was makes no difference; the table says what such an iteration takes. Requests that had no place yet
+    do not count as running.
 
     Args:
         runs: records of each run with ``token_s``, of an engine that serves nobody else, or of it and its spare.
@@ -58,15 +59,17 @@ def speed_of(runs: Sequence[Sequence[Record]], table: LatencyTable, slowdown: fl
     gaps = _gaps_of(runs, table, slowdown)
     if gaps is None:
         return None
-    _, seconds, decode_s, added_s = gaps
-    alone = added_s == 0.0
+    _, seconds, decode_s, added_s, weight, near_s = gaps
+    alone = near_s == 0.0
     if alone.sum() < FEWEST_GAPS:
         return None
-    decode = _over(seconds[alone], decode_s[alone])
-    if (~alone).sum() < FEWEST_GAPS:
+    ratio = seconds / (decode_s + near_s)
+    usual = ratio <= MOST_OFF * np.median(ratio[alone])
+    kept, left = alone & usual, ~alone & usual
+    decode = float(weight[kept] @ seconds[kept] / (weight[kept] @ decode_s[kept]))
+    if (~alone).sum() < FEWEST_GAPS or not added_s[left].any():
         return Speed(decode, decode)
-    left = ~alone & _usual(seconds, decode_s + added_s, ~alone)
-    prompt = float((seconds[left] - decode * decode_s[left]).sum() / added_s[left].sum())
+    prompt = float(weight[left] @ (seconds[left] - decode * decode_s[left]) / (weight[left] @ added_s[left]))
     return Speed(decode, max(prompt, 0.0))
 
 
@@ -75,8 +78,9 @@ def longer_by(
 ) -> list[float | None]:
     """By what all iterations took longer than was foretold, with and without prompts, in each part of the runs.
 
-    Sums over sums, so that a prompt that is counted in its iteration's neighbour, as where the tokens of one come over
-    tens of milliseconds, makes no difference; what stalls the machine counts.
+    Sums over sums, each iteration once however many run in it, so that a prompt that is counted in its iteration's
+    neighbour, as where the tokens of one come over tens of milliseconds, makes no difference; what stalls the machine
+    counts.
 
     Args:
         runs: see ``speed_of``.
@@ -90,9 +94,10 @@ def longer_by(
     gaps = _gaps_of(runs, table, slowdown)
     factors: list[float | None] = []
     for begin, end in itertools.pairwise(edges):
-        inside = np.zeros((4, 0)) if gaps is None else gaps[:, (begin <= gaps[0]) & (gaps[0] < end)]
+        inside = np.zeros((6, 0)) if gaps is None else gaps[:, (begin <= gaps[0]) & (gaps[0] < end)]
+        _, seconds, decode_s, added_s, weight, _ = inside
         enough = inside.shape[1] >= FEWEST_GAPS
-        factors.append(float(inside[1].sum() / (inside[2] + inside[3]).sum()) if enough else None)
+        factors.append(float(weight @ seconds / (weight @ (decode_s + added_s))) if enough else None)
     return factors
 
 
@@ -110,8 +115,10 @@ def _gaps_of(runs: Sequence[Sequence[Record]], table: LatencyTable, slowdown: fl
 def _gaps(
     records: Sequence[Record], others: Sequence[Record], times: EngineTimes, slowdown: float
 ) -> np.ndarray | None:
-    """float64[4, gaps]: the middle of each, its seconds, what its iteration takes in the table without prompts, and
-    what those in it add there; both times ``slowdown`` where the other engine serves one of ``others``."""
+    """float64[6, gaps]: the middle of each, its seconds, what its iteration takes in the table without prompts, and
+    what those in it add there, both times ``slowdown`` where the other engine serves one of ``others``; its weight,
+    with which the gaps of an iteration are one; and what prompts add that it may hold, for a first token that is seen
+    late falls into the next gap."""
     streams = [record for record in records if len(record.token_s)]
     moments = [np.asarray(record.token_s) for record in streams]
     of_each = [np.stack([moment[:-1], moment[1:]], axis=1) for moment in moments]
@@ -134,12 +141,16 @@ def _gaps(
     kinds, kind = np.unique(prompts[order], return_inverse=True)
     own_ms = np.array([times.prompt_ms(float(prompt)) for prompt in kinds])[kind]
     until = np.concatenate([[0.0], np.cumsum(own_ms)])
-    begin, end = firsts_in(shown, first_s[order])
+    own, near = (
+        until[end] - until[begin]
+        for begin, end in (firsts_in(window, first_s[order]) for window in (shown, surfacing_in(gaps, shown)))
+    )
     iterations, iteration = np.unique(np.stack([running, context]), axis=1, return_inverse=True)
     decode_ms = np.array([times.decode_ms(n, tokens) for n, tokens in iterations.T])[iteration.ravel()]
     middle = gaps.mean(axis=1)
     factor = np.where(_serves(others, middle), slowdown, 1.0) / 1000.0
-    return np.stack([middle, gaps[:, 1] - gaps[:, 0], factor * decode_ms, factor * (until[end] - until[begin])])
+    foretold_s = [factor * decode_ms, factor * own, 1.0 / running, factor * near]
+    return np.stack([middle, gaps[:, 1] - gaps[:, 0], *foretold_s])
 
 
 def _serves(records: Sequence[Record], at_s: np.ndarray) -> np.ndarray:
@@ -147,16 +158,6 @@ def _serves(records: Sequence[Record], at_s: np.ndarray) -> np.ndarray:
     begins = np.sort([one.arrival_s + (one.wait_ms or 0.0) / 1000.0 for one in records if len(one.token_s)])
     ends = np.sort([one.token_s[-1] for one in records if len(one.token_s)])
     return np.searchsorted(begins, at_s, "right") > np.searchsorted(ends, at_s, "left")
-
-
-def _usual(seconds: np.ndarray, foretold_s: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
-    ratio = seconds / foretold_s
-    return ratio <= MOST_OFF * np.median(ratio if among is None else ratio[among])
-
-
-def _over(seconds: np.ndarray, foretold_s: np.ndarray) -> float:
-    usual = _usual(seconds, foretold_s)
-    return float(seconds[usual].sum() / foretold_s[usual].sum())
 
 
 def slowed(table: LatencyTable, speed: Speed) -> LatencyTable:
