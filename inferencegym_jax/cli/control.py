@@ -27,6 +27,7 @@ from inferencegym_jax.cli.spare_options import (
 )
 from inferencegym_jax.models import QUEUE_CAPACITY
 from inferencegym_jax.policies.names import POLICY_HELP, is_told_objectives
+from inferencegym_jax.tasks import get_task
 
 console = notices()
 PLAIN_TASK, LEASING_TASK = "4", "7"
@@ -119,8 +120,9 @@ def control(
         second = spare_of(spare, description)
         default = PLAIN_TASK if second is None else LEASING_TASK
         name, objectives = task_of(default if task is None else task), parse_slo(slo_ttft_ms)
-        acts_by_them = is_told_objectives(policy, name)
-        told = {"slo_ttft_ms": objectives[0], "slo_tpot_ms": slo_tpot_ms} if acts_by_them else {}
+        told = {"slo_ttft_ms": objectives[0]} if is_told_objectives(policy, name) else {}
+        if told and get_task(name).dynamics == "open_loop":  # the others have no objective on the time per token
+            told["slo_tpot_ms"] = slo_tpot_ms
         config = {name: value for name, value in told.items() if math.isfinite(value)} or None
         problem = registry.problem(name, table=table, config=config)
         settings = ControlSettings(

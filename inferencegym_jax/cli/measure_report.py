@@ -45,9 +45,10 @@ def measure_and_report(
     show_table(table, cells, results)
     results.print(
         f"an iteration takes {summary['iteration_ms']:g} ms and {summary['running_ms']:g} ms a running request; a "
-        f"request spends {summary['request_overhead_ms']:g} ms outside iterations, and its first token surfaces "
+        f"request spends {summary['request_overhead_ms']:g} ms outside iterations "
+        f"({summary['request_overhead_busy_ms']:g} while others run), and its first token surfaces "
         f"{summary['first_token_extra_iterations']} iterations after its own"
-        + ("" if summary["first_token_estimate"] is not None else " (assumed: no batch tells)")
+        + (" (assumed: no batch tells)" if summary["first_token_source"] == "assumed" else "")
     )
     if summary["kv_cache_tokens"]:
         source = {"server": "as the server says", "stated": "as stated", "gauge": "as its gauge rose"}

@@ -22,7 +22,7 @@ from inferencegym_jax.policies.policy_file import (
 )
 from inferencegym_jax.policies.reactive_plans import reactive_for
 from inferencegym_jax.registry import Problem
-from inferencegym_jax.tasks import TaskSpec
+from inferencegym_jax.tasks import TaskSpec, get_task
 
 WEIGHTLESS: dict[str, Policy] = {"random": random}
 """Built-in policies that look at the observation or draw, and need no weights."""
@@ -48,12 +48,13 @@ POLICY_HELP = (
 
 def is_told_objectives(name: str, task: int | str | TaskSpec) -> bool:
     """Whether the policy of a name acts by the objectives of the problem that it is given, so that it can be told those
-    that hold: ``general``, and a file whose network or controller reads the observation in their units, the file of
-    ``trained`` among them.
+    that hold: ``general``, ``reactive`` where the task does not draw its objectives, and a file whose network or
+    controller reads the observation in their units, the file of ``trained`` among them. ``best_static`` was searched
+    for the task's own.
 
     Args:
         name: see ``policy_of``.
-        task: whose ``trained`` is meant.
+        task: whose ``trained`` or ``reactive`` is meant.
 
     Raises:
         ValueError: a path that is no policy file, or an unknown task.
@@ -61,6 +62,8 @@ def is_told_objectives(name: str, task: int | str | TaskSpec) -> bool:
     usual = name.replace("-", "_")
     if usual == "trained":
         return has_trained(task) and reads_relative(load_network(shipped_file(task))[1])
+    if usual == "reactive":
+        return get_task(task).draws is None
     if usual == GENERAL or usual in NAMES:
         return usual == GENERAL
     return Path(name).exists() and reads_relative(load_network(name)[1])

@@ -24,7 +24,7 @@ from inferencegym_jax.models import KNOBS, shown
 from inferencegym_jax.table.columns import number_columns
 from inferencegym_jax.table.engine_profile import EngineProfile
 from inferencegym_jax.table.errors import TableError
-from inferencegym_jax.table.profile_format import ENGINE_METADATA, POOL_METADATA
+from inferencegym_jax.table.profile_format import ENGINE_METADATA, POOL_METADATA, REPLAY_METADATA
 
 PROMPT_LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)  # tokens of prompt_len_bucket 0 to 7
 KEYS = ("spec_length", "quant_tier", "prefill_disagg", "batch_size", "kv_budget", "prompt_len_bucket")
@@ -94,8 +94,9 @@ class LatencyTable:
 
     @functools.cached_property
     def _content(self) -> tuple[Any, ...]:
-        """The digest, and what an engine profile is read or derived from."""
-        return self.digest, self.engine, *(self.metadata.get(key) for key in (*POOL_METADATA, *ENGINE_METADATA))
+        """The digest, and what an engine profile and the replay of a trial are read or derived from."""
+        read = (*POOL_METADATA, *ENGINE_METADATA, *REPLAY_METADATA)
+        return self.digest, self.engine, *(self.metadata.get(key) for key in read)
 
     @property
     def reference_acceptance(self) -> float:

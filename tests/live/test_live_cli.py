@@ -148,7 +148,12 @@ def test_control_tells_the_objectives_to_policies_that_act_by_them(
     both = ("--slo-ttft-ms", "2000", "--slo-tpot-ms", "100")
     for policy in (tmp_path / "mine.npz", "general", "trained", "reactive", TASK_4):
         assert call("control", "--upstream", "http://h:1", "--policy", policy, *SPARE, *both).exit_code == 2
-    assert asked == [{"slo_ttft_ms": 2000.0, "slo_tpot_ms": 100.0}] * 3 + [None] * 2  # trained: task 7's
+    assert asked == [{"slo_ttft_ms": 2000.0, "slo_tpot_ms": 100.0}] * 4 + [None]  # trained: task 7's
+    for task, told in (("2", {"slo_ttft_ms": 2000.0}), ("8", None)):  # closed loop; draws its objectives
+        call("control", "--upstream", "http://h:1", "--policy", "reactive", "--task", task, *both)
+        assert asked[-1] == told
+    call("control", "--upstream", "http://h:1", "--policy", "best_static", *both)
+    assert asked[-1] is None
     call("control", "--upstream", "http://h:1", "--policy", "trained", "--task", "4", *both)
     assert asked[-1] is None  # its file reads the observation as it is
     call("control", "--upstream", "http://h:1", "--policy", "general", "--slo-ttft-ms", "none,200")

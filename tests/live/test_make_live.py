@@ -17,16 +17,18 @@ from typer.testing import CliRunner
 
 from benchmarks.live import __main__ as stages
 from benchmarks.live import days, figures, prediction, scenarios, vllm
-from benchmarks.live.foretold_again import SLOWDOWNS
+from benchmarks.live.foretold_again import SLOWDOWNS, foretold_on
 from benchmarks.live.scenarios import ScenarioLengths
 from benchmarks.live.stage_lengths import LONG_RUN, SHORT_RUN, StageTimes
 from inferencegym_jax.live.capacity.settings import SpareSettings
 from inferencegym_jax.live.server.streaming import Endpoint
 from inferencegym_jax.live.trial.engine_speed import Speed
 from inferencegym_jax.live.trial.outcome import Objective
+from inferencegym_jax.live.trial.profile_engine import engine_times
 from inferencegym_jax.live.trial.runs import Trial
 from inferencegym_jax.live.trial.session import Record
 from tests.live.test_scenarios import result
+from tests.live.test_trial import SLOW, ideal
 
 
 def test_the_engine_is_where_it_was_named_or_in_the_users_cache(
@@ -165,6 +167,18 @@ def test_a_scenario_keeps_how_fast_the_engines_were_in_each_policys_runs(
     assert "what prompts added, over what was foretold: two always 1.100, 1.000." in "\n".join(
         figures.scenario_lines(kept[-1])
     )
+
+
+def test_how_fast_the_engine_was_before_drift_is_what_its_prediction_had_and_on_the_page() -> None:
+    table, seen = ideal(SLOW, 32), {"decode": 1.1, "prompt": 0.9}
+    slower = engine_times(foretold_on(table, {"calibration": seen}))
+    assert slower.decode_ms(8, 100.0) == pytest.approx(1.1 * engine_times(table).decode_ms(8, 100.0), rel=0.01)
+    assert slower.prompt_ms(128.0) == pytest.approx(0.9 * engine_times(table).prompt_ms(128.0), rel=0.01)
+    assert all(foretold_on(table, how) is table for how in ({"calibration": None}, {}))  # none was made, an older run
+    found = result("drift")
+    of_drift = {key: value for key, value in found["how"].items() if key != "spare"}
+    lines = figures.scenario_lines(found | {"how": of_drift | {"calibration": seen}})
+    assert "(iterations, and what prompts add): 1.100, 0.900; the prediction has that." in "\n".join(lines)
 
 
 def test_prompts_that_cannot_be_sent_are_refused_before_an_engine_is_looked_for(tmp_path: Path) -> None:
