@@ -146,11 +146,10 @@ def measured(found: dict[str, Any]) -> list[str]:
     pool, extra = found.get("kv_cache_tokens"), found.get("first_token_extra_iterations", "?")
     prompts = ", ".join(map(str, found["prompt_lengths"]))
     added = ", ".join(f"{x:.0f}" for x in found["prefill_ms"])
-    busy = f" ({found['request_overhead_busy_ms']:.1f} while others run)" if "request_overhead_busy_ms" in found else ""
     return [
         f"`measure`: {found['cells']} cells in {found['seconds']:.0f} s; an iteration takes {found['iteration_ms']:.1f}"
         f" ms and {found['running_ms']:.2f} ms a running request, prompts of {prompts} tokens add {added} ms; h "
-        f"{found['request_overhead_ms']:.1f} ms{busy}, extra iterations of a first token {extra}, pool "
+        f"{found['request_overhead_ms']:.1f} ms, extra iterations of a first token {extra}, pool "
         f"{'unknown' if not pool else f'{pool:.0f} tokens'}."
     ]
 

@@ -45,8 +45,7 @@ def measure_and_report(
     show_table(table, cells, results)
     results.print(
         f"an iteration takes {summary['iteration_ms']:g} ms and {summary['running_ms']:g} ms a running request; a "
-        f"request spends {summary['request_overhead_ms']:g} ms outside iterations "
-        f"({summary['request_overhead_busy_ms']:g} while others run), and its first token surfaces "
+        f"request spends {summary['request_overhead_ms']:g} ms outside iterations, and its first token surfaces "
         f"{summary['first_token_extra_iterations']} iterations after its own"
         + (" (assumed: no batch tells)" if summary["first_token_source"] == "assumed" else "")
     )

@@ -29,7 +29,7 @@ ENGINE_METADATA = (
     "overhead_ms_per_sequence",
     "first_token_extra_iterations",
 )
-REPLAY_METADATA = ("kv_block_tokens", "prefill_alone_share", "path_busy_ms")  # that live trials read beside the profile
+REPLAY_METADATA = ("kv_block_tokens", "prefill_alone_share")  # that live trials read beside the profile
 TEXTS = ("model", "gpu", "engine", "source", "licence")
 
 

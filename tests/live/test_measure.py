@@ -18,7 +18,7 @@ from rich.console import Console
 from inferencegym_jax.cli.measure_report import measure_and_report
 from inferencegym_jax.live.measure.cell_run import MOST_EXTRA, Slice, added_by_prefills, shared, undisturbed
 from inferencegym_jax.live.measure.cells import Cells, StateError, half_width
-from inferencegym_jax.live.measure.engine_figures import busy_overhead_ms, first_token_seen
+from inferencegym_jax.live.measure.engine_figures import first_token_seen
 from inferencegym_jax.live.measure.plan import Measurement, MeasureSettings, Progress
 from inferencegym_jax.live.measure.table import beside, build_columns, fit, prefill, read_off
 from inferencegym_jax.live.server.probe import Engine, EngineError, probe
@@ -87,7 +87,7 @@ def test_the_fit_finds_what_an_iteration_and_a_prompt_cost(measured: Any) -> Non
     prompts = np.asarray(table.axes["prompt_len_bucket"])
     slope = np.polyfit(prompts, fitted["prefill_ms"], 1)[0]
     assert slope == pytest.approx(TIMES.c, rel=0.4)
-    assert fitted["request_overhead_ms"] <= fitted["request_overhead_busy_ms"] < TIMES.a
+    assert fitted["request_overhead_ms"] < TIMES.a
     cells = json.loads((out.parent / (out.name + ".state.json")).read_text())
     assert len(cells["single"]) == 2 and all(len(piece["ttft_ms"]) > 4 for piece in cells["single"])
 
@@ -270,33 +270,6 @@ def test_when_first_tokens_surface_is_told_from_the_gaps_that_are_longer(extra: 
     for pieces in cells.slices.values():
         pieces[:] = [dataclasses.replace(piece, added_ms=[]) for piece in pieces]  # as of an older file
     assert first_token_seen(cells, [0]) is None
-
-
-def test_what_a_request_spends_outside_iterations_while_others_run_is_what_is_left_of_its_first_token() -> None:
-    """15 ms of a lone request; 40 where the engine works. An iteration of 30 ms and now and then one of 120: 34.5 ms on
-    average, of which 29.6 are left when somebody comes."""
-    rest_ms, gap = (19 * 30.0**2 + 120.0**2) / (2.0 * (19 * 30.0 + 120.0)), (19 * 30.0 + 120.0) / 20.0
-
-    def cells(extra: int = 0, waiting: float | None = None, **old: Any) -> Cells:
-        first = 40.0 + rest_ms + (1 + extra) * gap + 90.0
-        pieces = [
-            Slice(9.0, gap, 4.0, 0.05, [gap], [first - 8.0, first + 8.0], [1.0], decode_ms=30.0, rest_ms=rest_ms),
-            Slice(9.0, gap, 4.0, 0.05, [gap], [9000.0], [1.0], decode_ms=30.0, rest_ms=rest_ms, waiting=3.0),
-        ]
-        alone = Slice(9.0, 26.0, 1.0, 0.0, [26.0], [26.0 + 15.0 + 90.0], [1.0], decode_ms=26.0, rest_ms=13.0)
-        pieces[0] = dataclasses.replace(pieces[0], waiting=waiting, **old)
-        return Cells({}, {(1, 0): [alone], (4, 0): pieces}, single=[dataclasses.replace(alone, ttft_ms=[41.0])])
-
-    for extra in (0, 1):
-        assert busy_overhead_ms(cells(extra), [0], [90.0], extra) == pytest.approx(40.0)
-    assert busy_overhead_ms(cells(waiting=2.0), [0], [90.0], 0) is None
-    assert busy_overhead_ms(cells(rest_ms=None), [0], [90.0], 0) is None
-    assert busy_overhead_ms(cells(), [0], [900.0], 0) == 0.0
-    engine = Engine(Endpoint("http://h:1", "m"), None, None, None, False)
-    for own, wanted in ((cells(), 40.0), (cells(rest_ms=None), 15.0)):  # an older file: that of a lone request
-        fitted = fit(own, build_columns(own, [1, 4], [0], engine, 32, 1.0), [0], 32)
-        assert fitted["request_overhead_ms"] == pytest.approx(15.0)
-        assert fitted["request_overhead_busy_ms"] == pytest.approx(wanted)
 
 
 def test_half_width_is_students() -> None:

@@ -4,7 +4,6 @@ on tables that were measured."""
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from inferencegym_jax.live.trial.traffic import Traffic, poisson_traffic
 from inferencegym_jax.recommend.engine_settings import EngineSettings
 from inferencegym_jax.recommend.request_engine import serve_requests
 from inferencegym_jax.table import profile_of
-from inferencegym_jax.table.latency_table import TableError
+from inferencegym_jax.table.profile_format import REPLAY_METADATA
 from tests.live.test_trial import SLOW, ideal
 
 OUTPUT, RUNNING = 32, 64
@@ -64,13 +63,10 @@ def test_a_token_is_seen_as_many_iterations_late_as_the_table_says(extra: int) -
     assert served.tpot_ms[1] == pytest.approx((both * (OUTPUT - 5) + 4 * one) / (OUTPUT - 1), rel=0.05)
 
 
-def arriving(
-    arrival_s: list[float], batch_size: int, h_ms: float = 12.0, busy_ms: float | str | None = None
-) -> list[float | None]:
-    """TTFT, ms, of prompts of 64 tokens on an engine with h of its own, and another one while it works."""
+def arriving(arrival_s: list[float], batch_size: int, h_ms: float = 12.0) -> list[float | None]:
+    """TTFT, ms, of prompts of 64 tokens on an engine with h of its own."""
     table = ideal(SLOW, OUTPUT)
-    busy = {} if busy_ms is None else {"path_busy_ms": str(busy_ms)}
-    table = dataclasses.replace(table, metadata=table.metadata | {"path_ms": str(h_ms)} | busy)
+    table = dataclasses.replace(table, metadata=table.metadata | {"path_ms": str(h_ms)})
     count = len(arrival_s)
     columns = np.full(count, 64), np.full(count, OUTPUT), np.zeros(count, np.int64)
     traffic = Traffic(np.array(arrival_s), *columns, 10.0, np.ones(10, np.int64))
@@ -88,21 +84,15 @@ def test_a_request_that_comes_shortly_before_an_iteration_ends_misses_the_next_o
     assert late == pytest.approx(11.0 + one + own, rel=5e-3)
 
 
-def test_a_request_takes_longer_to_an_engine_that_works() -> None:
-    one, own = SLOW.a + SLOW.b, SLOW.a + SLOW.b + 64 * SLOW.c
-    comes = 12.0 + own + one - 2.0  # 2 ms before the end of the lone request's first iteration after its first token
-    lone, other = arriving([0.0, comes / 1000.0], 512, busy_ms=40.0)
-    assert lone == pytest.approx(12.0 + own, rel=5e-3)  # it found nobody
-    assert other == pytest.approx(2.0 + math.ceil(38.0 / one) * one + own, rel=5e-3)
-    assert arriving([0.0, comes / 1000.0], 512, busy_ms=0.0) == arriving(
-        [0.0, comes / 1000.0], 512
-    )  # never less than h
-    for bad in (-1.0, "soon", math.inf, math.nan):
-        with pytest.raises(TableError, match="path_busy_ms = .*must be a number of at least 0"):
-            arriving([0.0], 512, busy_ms=bad)
-
-
 def test_a_place_that_a_finished_request_left_stands_empty_until_the_next_one_has_reached_the_engine() -> None:
     one, own = SLOW.a + SLOW.b, SLOW.a + SLOW.b + 64 * SLOW.c
     took = 12.0 + own + (OUTPUT - 1) * one
     assert arriving([0.0, 0.001], 1)[1] == pytest.approx(took - 1.0 + 12.0 + own, rel=5e-3)
+
+
+def test_tables_that_differ_in_what_the_replay_reads_alone_are_two() -> None:
+    table = ideal(SLOW, OUTPUT)
+    for key in REPLAY_METADATA:
+        other = dataclasses.replace(table, metadata=table.metadata | {key: "3"})
+        assert other != table and engine_times(other) is not engine_times(table)
+    assert dataclasses.replace(table, metadata=table.metadata | {"measured_at": "now"}) == table

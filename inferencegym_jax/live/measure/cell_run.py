@@ -47,7 +47,6 @@ class Slice:
         decode_ms: mean of the gaps in which nobody prefilled; None where there were too few of them.
         added_ms: by how much a gap is longer for each first token that surfaces in it, or 1, ... ``MOST_EXTRA`` gaps
             later; empty where there were too few of either, and in older files.
-        rest_ms: mean rest of the iteration under way, as who comes at any moment finds it; None in older files.
     """
 
     seconds: float
@@ -63,7 +62,6 @@ class Slice:
     per_event: float = 1.0
     decode_ms: float | None = None
     added_ms: list[float] = field(default_factory=list[float])
-    rest_ms: float | None = None
 
 
 @dataclass
@@ -325,5 +323,4 @@ def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Sli
         per_event=round(per_event, 5),
         decode_ms=None if decode_s is None else round(1000.0 * decode_s, 4),
         added_ms=known if len(known) == len(added_s) else [],
-        rest_ms=round(500.0 * float((seconds**2).sum() / seconds.sum()), 4),  # a long one is met more often
     )

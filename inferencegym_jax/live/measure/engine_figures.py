@@ -18,7 +18,6 @@ from inferencegym_jax.table.latency_table import PROMPT_LENGTHS
 MOST_MISSED = 1.0  # iterations between the estimate and the nearest of 0 to 3: beyond, something else makes them wait
 LEAST_RISE = 1.2  # of an iteration over that of a lone request, from which the two can be told apart
 CLEARLY = 1.25  # times the next one, from which the largest of what prompts add by their first token's delay tells it
-MOST_WAITING = 0.1  # requests that the server holds back on average, from which a first token waits for that
 LEAST_SHARE = 0.01  # of the pool, from which its gauge says something
 SPEC_LENGTHS: tuple[int, ...] = KNOBS["spec_length"].choices
 
@@ -79,32 +78,6 @@ def first_token(cells: Cells, batch_sizes: list[int], bucket: int) -> tuple[int,
     estimate = float(np.average(values, weights=weights))
     extra = int(np.clip(round(estimate), 0, MOST_EXTRA))
     return (extra, estimate) if abs(estimate - extra) <= MOST_MISSED else (0, None)
-
-
-def busy_overhead_ms(cells: Cells, buckets: list[int], added_ms: list[float], extra: int) -> float | None:
-    """Time, ms, that a request spends outside iterations while the engine works on others.
-
-    Front end and engine wait for each other then, on a shared processor or for a lock, so it is longer than that of a
-    lone request. Of a first token it is what is left beside the rest R of the iteration under way, its own T and the
-    extra ones, and its prompt's q: ``TTFT - R - (1 + e) T - q``; the median over the slices.
-
-    Args:
-        cells: measured.
-        buckets: of prompts that an iteration takes in whole.
-        added_ms: q, what each adds to an iteration of others.
-        extra: e, iterations after its own until a first token surfaces.
-
-    Returns:
-        At least 0; None where slices do not tell (older files, nobody beside it, requests that the server held back).
-    """
-    left = [
-        float(np.mean(piece.ttft_ms)) - piece.rest_ms - (1.0 + extra) * piece.itl_ms - added_ms[buckets.index(bucket)]
-        for (n, bucket), pieces in cells.slices.items()
-        if n > 1 and bucket in buckets
-        for piece in pieces
-        if piece.rest_ms is not None and not (piece.waiting or 0.0) > MOST_WAITING
-    ]
-    return max(float(np.median(left)), 0.0) if left else None
 
 
 def pool_seen(cells: Cells, output_tokens: int) -> float | None:

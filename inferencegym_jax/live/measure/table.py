@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inferencegym_jax.live.measure.cells import Cells
-from inferencegym_jax.live.measure.engine_figures import busy_overhead_ms, first_token, first_token_seen
+from inferencegym_jax.live.measure.engine_figures import first_token, first_token_seen
 from inferencegym_jax.live.server.probe import Engine
 from inferencegym_jax.table.latency_table import PROMPT_LENGTHS, LatencyTable, table_from_columns
 from inferencegym_jax.tasks import calibration
@@ -87,7 +87,6 @@ class _Prompts(NamedTuple):
     extra: int
     estimate: float | None  # of ``extra`` by TTFT, before rounding
     source: str  # what told ``extra``: gaps, TTFT, or nothing ("assumed")
-    busy_overhead: float | None  # while the engine works on others
 
 
 def _prompts(cells: Cells, batch_sizes: list[int], buckets: list[int], token_budget: int | None) -> _Prompts:
@@ -97,10 +96,7 @@ def _prompts(cells: Cells, batch_sizes: list[int], buckets: list[int], token_bud
     whole = [bucket for bucket in buckets if not token_budget or PROMPT_LENGTHS[bucket] <= token_budget]
     if (seen := first_token_seen(cells, whole)) is not None:
         extra, source = seen, "gaps"
-    added, told = beside(cells, buckets, alone, token_budget)
-    of_told = {bucket: float(ms) for bucket, ms, known in zip(buckets, added, told, strict=True) if known}
-    busy = busy_overhead_ms(cells, list(of_told), list(of_told.values()), extra)
-    return _Prompts(alone, added, told, overhead, extra, estimate, source, busy)
+    return _Prompts(alone, *beside(cells, buckets, alone, token_budget), overhead, extra, estimate, source)
 
 
 def build_columns(
@@ -185,12 +181,11 @@ def fit(
 
     Returns:
         prefill_ms (beside requests that decode, one a bucket), prefill_alone_share (what a prompt adds to an idle
-        engine, over that; the mean), request_overhead_ms (of a lone request, and ``_busy_`` while the engine works on
-        others), first_token_extra_iterations with what told them and the estimate by TTFT, iteration_ms (a), running_ms
-        (b), fit_error (median share).
+        engine, over that; the mean), request_overhead_ms, first_token_extra_iterations with what told them and the
+        estimate by TTFT, iteration_ms (a), running_ms (b), fit_error (median share).
     """
     batch_sizes = sorted(set(map(int, columns["batch_size"])))
-    alone, added, _, overhead, extra, estimate, source, busy = _prompts(cells, batch_sizes, buckets, token_budget)
+    alone, added, _, overhead, extra, estimate, source = _prompts(cells, batch_sizes, buckets, token_budget)
     n, tpot = np.asarray(columns["batch_size"]), np.asarray(columns["tpot_ms"])
     place = np.searchsorted(buckets, np.asarray(columns["prompt_len_bucket"], int))
     iteration = tpot - n / output_tokens * added[place]
@@ -201,8 +196,7 @@ def fit(
         "prefill_ms": [round(float(x), 4) for x in added],
         "prefill_alone_share": round(float(alone.sum() / added.sum()), 4) if added.sum() > 0.0 else 1.0,
         # of the intercept, what extra iterations of a lone request do not explain
-        "request_overhead_ms": (lone := round(max(overhead - extra * alone_ms, 0.0), 4)),
-        "request_overhead_busy_ms": lone if busy is None else round(max(busy, lone), 4),
+        "request_overhead_ms": round(max(overhead - extra * alone_ms, 0.0), 4),
         "first_token_extra_iterations": extra,
         "first_token_source": source,
         "first_token_estimate": None if estimate is None else round(estimate, 3),
@@ -247,7 +241,6 @@ def build_metadata(
         "base_memory_gb": str(base_memory_gb),
         "engine_overhead_ms": "0",  # wall-clock iterations hold the scheduler's time already
         "path_ms": str(fitted["request_overhead_ms"]),
-        "path_busy_ms": str(fitted["request_overhead_busy_ms"]),
         "first_token_extra_iterations": str(fitted["first_token_extra_iterations"]),
         "prefill_ms": json.dumps(fitted["prefill_ms"]),
         "prefill_alone_share": str(fitted["prefill_alone_share"]),

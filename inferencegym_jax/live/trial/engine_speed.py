@@ -177,6 +177,6 @@ def slowed(table: LatencyTable, speed: Speed) -> LatencyTable:
     tpot = METRICS.index("tpot_ms")
     values[..., tpot] = speed.decode * (values[..., tpot] - of_prompts) + speed.prompt * of_prompts
     metadata["prefill_ms"] = json.dumps((speed.prompt * prompt_ms).tolist())
-    for name in {"path_ms", "path_busy_ms"} & set(metadata):
-        metadata[name] = json.dumps(speed.decode * float(metadata[name]))
+    if "path_ms" in metadata:
+        metadata["path_ms"] = json.dumps(speed.decode * float(metadata["path_ms"]))
     return dataclasses.replace(table, values=values, metadata=metadata)

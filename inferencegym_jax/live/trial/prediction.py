@@ -8,8 +8,8 @@ prediction and measurement are the same records.
 
 from __future__ import annotations
 
-import heapq
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ from inferencegym_jax.live.loop.admission_line import AdmissionLine
 from inferencegym_jax.live.loop.fates import Watched
 from inferencegym_jax.live.loop.observer import Observer, Snapshot
 from inferencegym_jax.live.trial.foretold import ForetoldSpare, Pair, SpareTimes
-from inferencegym_jax.live.trial.profile_engine import EngineRequest, EngineTimes, ProfileEngine, engine_times
+from inferencegym_jax.live.trial.profile_engine import EngineRequest, ProfileEngine, engine_times
 from inferencegym_jax.live.trial.session import Record
 from inferencegym_jax.live.trial.traffic import Traffic
 from inferencegym_jax.models import ServeAction, ServeObservation
@@ -65,14 +65,13 @@ class _Request:
 
 
 class _Line(AdmissionLine[_Request]):
-    """The gate without an event loop. Who is let in reaches the engine some time later, that of a request outside
-    iterations, longer while the engine works: an iteration that begins in between is without it, as where the engine
-    begins the next one before the client's next request can be there."""
+    """The gate without an event loop. Who is let in reaches the engine ``path_s`` later: an iteration that begins in
+    between is without it, as where the engine begins the next one before the client's next request can be there."""
 
     def __init__(
         self,
         first: ProfileEngine,
-        times: EngineTimes,
+        path_s: float,
         observer_of: Callable[[AdmissionLine[Any]], Observer],
         spare: ForetoldSpare | None = None,
         second: ProfileEngine | None = None,
@@ -80,15 +79,13 @@ class _Line(AdmissionLine[_Request]):
         super().__init__(limit=1)
         self.engines, self.now = Engines(self, first, spare, second), 0.0
         self.observer = observer_of(self)
-        self.times = times
-        self._on_their_way: list[tuple[float, int, ProfileEngine, EngineRequest]] = []
+        self.path_s = path_s  # of a request outside iterations
+        self._on_their_way: deque[tuple[float, ProfileEngine, EngineRequest]] = deque()
 
     def _let_in(self, item: _Request) -> None:
         item.admitted_s = self.now
         item.place = self.engines.enter()
-        engine = item.place.handle
-        path_s = self.times.path_s if engine.idle else self.times.busy_path_s
-        heapq.heappush(self._on_their_way, (self.now + path_s, item.number, engine, item.work))
+        self._on_their_way.append((self.now + self.path_s, item.place.handle, item.work))
 
     @property
     def next_delivery(self) -> float:
@@ -98,7 +95,7 @@ class _Line(AdmissionLine[_Request]):
     def deliver(self, now: float) -> None:
         """Hand over to the engines whoever has reached them."""
         while self.next_delivery <= now:
-            _, _, engine, work = heapq.heappop(self._on_their_way)
+            _, engine, work = self._on_their_way.popleft()
             engine.submit(work)
 
     def _turn_away(self, item: _Request) -> None:
@@ -204,8 +201,9 @@ def replayed(
     engine = ProfileEngine(times, max_num_seqs, token_budget)
     foretold = None if spare is None else ForetoldSpare(spare)
     other = None if spare is None else ProfileEngine(times, max_num_seqs, token_budget)
+    path_s = times.profile.path_ms / 1000.0
     line = _Line(
-        engine, times, lambda line: Observer(slo_ms, line, times.base_gb, slo_tpot_ms=slo_tpot_ms), foretold, other
+        engine, path_s, lambda line: Observer(slo_ms, line, times.base_gb, slo_tpot_ms=slo_tpot_ms), foretold, other
     )
     pair = None if spare is None else Pair(line.engines, spare.slowdown)
     run = _Run(traffic, line, step_seconds)

@@ -41,10 +41,8 @@ class EngineTimes:
         grid = iterations_of(table)
         self.profile = profile = grid.profile
         self.pool_tokens = profile.pool_tokens(TIER)
-        self.block_tokens = _number(table, "kv_block_tokens", 1.0)
-        self.alone_share = _number(table, "prefill_alone_share", 1.0)
-        self.path_s = profile.path_ms / 1000.0  # of a request outside iterations; while the engine works on others:
-        self.busy_path_s = max(self.path_s, _number(table, "path_busy_ms", 0.0) / 1000.0)
+        self.block_tokens = _positive(table, "kv_block_tokens")
+        self.alone_share = _positive(table, "prefill_alone_share")
         self.base_gb = float(profile.weights_gb[TIER]) + profile.runtime_gb
         params = EngineParams(
             overhead_ms=np.float32(profile.overhead_ms),
@@ -94,19 +92,16 @@ class EngineTimes:
         return float(np.interp(tokens, self._prompts, self._attention)) if tokens >= 1.0 else 0.0
 
 
-def _number(table: LatencyTable, key: str, default: float) -> float:
-    """A number of the metadata, ``default`` where the table does not say: tokens of a block of the pool, of which a
-    request holds whole ones; what a prompt adds to an idle engine, over what it adds beside requests that decode; and
-    the time of a request outside iterations while the engine works on others, which alone may be 0."""
-    text = table.metadata.get(key, str(default))
+def _positive(table: LatencyTable, key: str) -> float:
+    """A number of the metadata: tokens of a block of the pool, of which a request holds whole ones; what a prompt adds
+    to an idle engine, over what it adds beside requests that decode. 1 where the table does not say."""
+    text = table.metadata.get(key, "1")
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (0.0 < value < math.inf or value == default):
-        raise TableError(
-            f"{table.name}: metadata {key} = {shown(text)}; must be a number {'above' if default else 'of at least'} 0"
-        )
+    if not 0.0 < value < math.inf:
+        raise TableError(f"{table.name}: metadata {key} = {shown(text)}; must be a number above 0")
     return value
 
 
