@@ -57,6 +57,23 @@ def test_a_forged_log_says_where_it_first_differs(field, change):
     assert "step 17" in result["feedback"]
 
 
+def test_what_became_of_requests_may_differ_by_a_hundred_thousandth_of_them_and_no_more():
+    """A share that one processor rounds to 0 and another to a millionth is, of ten requests, more than 1e-5."""
+    actions = [{}] * 40
+    log = ig.verify(7, 1, None, actions)["episode_log"]
+    step = max(range(40), key=lambda i: log[i]["outcome"]["asked"][0])
+    whole = sum(map(sum, (log[step]["outcome"]["asked"], log[step]["outcome"]["present"])))
+    assert whole > 5
+    for share, is_same in ((0.8e-5, True), (3e-5, False)):
+        claimed = json.loads(json.dumps(log))
+        claimed[step]["outcome"]["late"][0] += share * whole
+        assert ig.verify(7, 1, None, actions, claimed)["verified"] is is_same
+    claimed = json.loads(json.dumps(log))
+    claimed[step]["outcome"]["gpu_seconds"] += 0.8e-5 * whole + 1e-4  # no request
+    found = ig.verify(7, 1, None, actions, claimed)
+    assert found["first_difference"]["field"] == "outcome.gpu_seconds"
+
+
 def test_a_forged_reward_and_a_shorter_log_are_found():
     log, actions = play(1, 2, steps=20)
     log[3]["reward"] += 0.01
