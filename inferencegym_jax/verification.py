@@ -19,7 +19,7 @@ from inferencegym_jax import registry
 from inferencegym_jax.environment import Environment
 from inferencegym_jax.models import KNOBS, EnvParams, ServeAction, check_seed, plain
 from inferencegym_jax.registry import make
-from inferencegym_jax.scoring.episode_log import log_entry
+from inferencegym_jax.scoring.episode_log import BY_CLASS, log_entry
 from inferencegym_jax.scoring.grader import grade
 from inferencegym_jax.table.latency_table import LatencyTable
 from inferencegym_jax.tasks import TaskSpec, get_task
@@ -27,10 +27,7 @@ from inferencegym_jax.tasks import TaskSpec, get_task
 # relative, of what became of requests to all that a second had; a log that went through JSON, another batch shape or
 # another machine differs by a few ulps
 TOLERANCE = 1e-5
-COUNTS: frozenset[str] = frozenset(
-    {f"outcome.{name}" for name in ("asked", "on_time", "late", "rejected", "failed", "present")}
-    | {"metrics.slo_violations"}
-)
+COUNTS: frozenset[str] = frozenset({f"outcome.{name}" for name in (*BY_CLASS, "present")} | {"metrics.slo_violations"})
 
 
 def action_from(given: Any, where: str = "action", baseline: Mapping[str, Any] | None = None) -> ServeAction:

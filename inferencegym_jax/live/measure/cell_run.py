@@ -296,7 +296,8 @@ def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Sli
     if not tally.gaps or not tally.ttft_ms:
         raise EngineError("nothing was measured in this slice: no request got its first token and a second one in time")
     edges = tally.started + np.linspace(0.0, length, SUB_WINDOWS + 1)
-    gaps, _ = tally.windows(0)
+    windows = [tally.windows(extra) for extra in range(MOST_EXTRA + 1)]
+    gaps, _ = windows[0]
     seconds = gaps[:, 1] - gaps[:, 0]
     count, _ = np.histogram(gaps[:, 1], edges)
     total, _ = np.histogram(gaps[:, 1], edges, weights=seconds)
@@ -304,7 +305,7 @@ def _summary(tally: _Tally, length: float, readings: list[EngineMetrics]) -> Sli
     firsts = np.asarray(tally.firsts)
     inside, prefills = shared(gaps, firsts)
     decode_s = undisturbed(gaps, firsts)
-    added_s = [added_by_prefills(*tally.windows(extra), firsts) for extra in range(MOST_EXTRA + 1)]
+    added_s = [added_by_prefills(*window, firsts) for window in windows]
     known = [round(1000.0 * one, 4) for one in added_s if one is not None]
     per_event = tally.output / tally.events if tally.events else 1.0
     usage = [reading.kv_usage for reading in readings if reading.kv_usage is not None]
